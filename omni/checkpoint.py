@@ -1,0 +1,174 @@
+"""Checkpoints without Lightning: read one, rebuild its parts, load a part into another model.
+
+A checkpoint of omni holds, beside what Lightning puts there:
+
+- `parts`: for each part the recipe that rebuilds it (see `Part.recipe`),
+- `tokenizer`: its state (see `Tokenizer.state`),
+- `lineage`: stage, step, fingerprints of configuration, data and tokenizer, and the same for every ancestor,
+- `rng`: the states of the random number generators.
+
+All of it is plain data and tensors, so that reading a checkpoint never runs code that lies in it.
+"""
+
+import importlib
+import pickle
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import torch
+from torch import nn
+
+from omni.errors import UserError
+from omni.models.part import Part
+from omni.tokenizer import Tokenizer
+
+P = TypeVar("P", bound=Part)
+
+
+class Lineage(TypedDict):
+    """Where weights come from.
+
+    Keys:
+        stage: Class of the stage that trained them.
+        step: Optimizer steps it had made.
+        config: Fingerprint of its configuration.
+        data: Fingerprint of its data.
+        tokenizer: Fingerprint of its tokenizer.
+        ancestors: The lineage of each part that was loaded at its start.
+    """
+
+    stage: str
+    step: int
+    config: str
+    data: str
+    tokenizer: str
+    ancestors: dict[str, "Lineage"]
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU, its tensors mapped from the file rather than copied.
+
+    Raises:
+        UserError: If the file is missing, no checkpoint, cut off, or not written by omni.
+    """
+    path = Path(path)
+    if not path.is_file():
+        reason = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
+        raise UserError(f"checkpoint {path} {reason}: give the .ckpt file of a run, such as lightning_logs/thinker/best.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint {path} cannot be read: it is cut off, damaged or no checkpoint at all") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "parts", "lineage"} <= checkpoint.keys():
+        raise UserError(f"checkpoint {path} was not written by omni: it has no parts and no lineage")
+    return checkpoint
+
+
+def build(recipe: dict[str, Any]) -> Part:
+    """Makes a part, untrained, from its recipe.
+
+    Raises:
+        UserError: If the recipe names something that is no `Part`, cannot be imported, or takes other arguments.
+    """
+    module, _, name = recipe["class_path"].rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the checkpoint needs {recipe['class_path']}, which cannot be imported: {error}") from error
+    # Only parts: a checkpoint must not be able to call whatever else is installed.
+    if not (isinstance(cls, type) and issubclass(cls, Part)):
+        raise UserError(f"the checkpoint names {recipe['class_path']} as a part, which is none")
+    arguments = {
+        key: build(value) if isinstance(value, dict) and "class_path" in value else value
+        for key, value in recipe["init_args"].items()
+    }
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise UserError(f"the checkpoint's {recipe['class_path']} belongs to another version of omni: {error}") from error
+
+
+def load_part(part: nn.Module, name: str, path: str | Path) -> Lineage:
+    """Loads the weights of the part called `name` from a checkpoint of any stage, strictly.
+
+    Args:
+        part: The module to fill.
+        name: The part's name in the checkpoint.
+        path: The checkpoint.
+
+    Returns:
+        The checkpoint's lineage.
+
+    Raises:
+        UserError: If the checkpoint has no such part, or one of other shapes.
+    """
+    checkpoint = read(path)
+    _fill(part, name, checkpoint, path)
+    return checkpoint["lineage"]
+
+
+def from_checkpoint(path: str | Path, name: str, kind: type[P]) -> tuple[P, Tokenizer]:
+    """Rebuilds a part from a checkpoint alone, in eval mode.
+
+    Args:
+        path: The checkpoint.
+        name: The part's name.
+        kind: The class that the part must have.
+
+    Returns:
+        The part and the tokenizer it was trained with.
+
+    Raises:
+        UserError: If the checkpoint has no such part, or one of another kind.
+    """
+    checkpoint = read(path)
+    if name not in checkpoint["parts"]:
+        raise UserError(_no_such_part(checkpoint, name, path))
+    part = build(checkpoint["parts"][name])
+    if not isinstance(part, kind):
+        raise UserError(f"{name} of {path} is a {type(part).__name__}, and a {kind.__name__} is needed")
+    _fill(part, name, checkpoint, path)
+    return part.eval(), Tokenizer.from_state(checkpoint["tokenizer"])
+
+
+def tokenizer_of(path: str | Path) -> Tokenizer:
+    """The tokenizer that travels in a checkpoint."""
+    return Tokenizer.from_state(read(path)["tokenizer"])
+
+
+def check_fit(part: nn.Module, name: str, checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """Compares a part with the weights that a checkpoint holds for it.
+
+    Returns:
+        The weights, by their names in the part.
+
+    Raises:
+        UserError: If there are none, or names or shapes differ.
+    """
+    prefix = f"{name}."
+    weights = {key.removeprefix(prefix): w for key, w in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    if not weights:
+        raise UserError(_no_such_part(checkpoint, name, path))
+    own = part.state_dict()
+    differing = [
+        f"{key} is {_shape(weights.get(key))} there and {_shape(own.get(key))} here"
+        for key in sorted({*own, *weights})
+        if _shape(weights.get(key)) != _shape(own.get(key))
+    ]
+    if differing:
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise UserError(f"{name} of {path} is another than that of this configuration: {differing[0]}{more}")
+    return weights
+
+
+def _shape(weight: torch.Tensor | None) -> str:
+    return "missing" if weight is None else "×".join(map(str, weight.shape)) or "a scalar"
+
+
+def _fill(part: nn.Module, name: str, checkpoint: dict[str, Any], path: str | Path) -> None:
+    part.load_state_dict(check_fit(part, name, checkpoint, path))
+
+
+def _no_such_part(checkpoint: dict[str, Any], name: str, path: str | Path) -> str:
+    held = ", ".join(sorted(checkpoint["parts"])) or "none"
+    return f"checkpoint {path} of stage {checkpoint['lineage']['stage']} holds no part {name!r}; it holds: {held}"

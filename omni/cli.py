@@ -1,0 +1,105 @@
+"""The command `omni`: one table of verbs."""
+
+import os
+import re
+import sys
+from importlib import import_module
+from typing import Any
+
+from omni.errors import UserError
+
+# verb -> (module:function, what it does). The trainer verbs go to LightningCLI, all others to jsonargparse.
+TRAINER_VERBS = {
+    "fit": "Train a stage: omni fit --config configs/thinker.yaml",
+    "validate": "Measure a checkpoint on the validation data.",
+    "test": "Measure a checkpoint on the test data.",
+    "predict": "Write what a checkpoint says to data.",
+}
+VERBS = {
+    "generate": ("omni.inference:generate", "Continue a text with a trained Thinker."),
+    "data world": ("omni.data.world:write", "Write the embedded data set, the world."),
+    "data tokenizer": ("omni.data.vocabulary:train_tokenizer", "Train a tokenizer on text."),
+    "plan": ("omni.plan:run", "Count a configuration's parameters and memory before training it."),
+    "bench thinker": ("omni.bench:thinker", "Race the Thinker against Hugging Face's Llama of the same size."),
+}
+PARSING_VERBS = ("plan",)  # they get the arguments as they are: what they take is what `fit` takes
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Runs the verb that `args`, or the command line, begins with.
+
+    A user's mistake ends in one line on stderr and exit code 2; `JSONARGPARSE_DEBUG=true` shows the traceback.
+    """
+    argv = sys.argv[1:] if args is None else list(args)
+    try:
+        result = _dispatch(argv)
+        return None if args is None else result  # the console script's sys.exit takes what is returned for a status
+    except UserError as error:
+        _fail(str(error), 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has had enough
+        raise SystemExit(0) from None
+
+
+def _dispatch(argv: list[str]) -> Any:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return None
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"omni {version('omni')}")
+        return None
+    if argv[0] in TRAINER_VERBS:
+        from omni.training import run
+
+        return run(argv)
+    for words in (2, 1):
+        verb = " ".join(argv[:words])
+        if verb in VERBS:
+            return _call(verb, argv[words:])
+    known = sorted({*TRAINER_VERBS, *VERBS})
+    raise UserError(f"unknown verb {' '.join(argv[:2])!r}; the verbs are: {', '.join(known)}")
+
+
+def _call(verb: str, argv: list[str]) -> Any:
+    from jsonargparse import ArgumentError, auto_cli
+
+    module, _, name = VERBS[verb][0].partition(":")
+    function = getattr(import_module(module), name)
+    if verb in PARSING_VERBS:
+        return function(argv)
+    try:
+        return auto_cli(function, args=argv, prog=f"omni {verb}", as_positional=False, exit_on_error=False)
+    except ArgumentError as error:
+        raise UserError(f"{one_line(error)} (`omni {verb} --help` tells what there is)") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What jsonargparse complains of, as one line: the innermost problem behind the keys that lead to it."""
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    message = " ".join(line for line in lines if line and not _NOISE.match(line))
+    message = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", message)
+    return re.sub(r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':", r"\1:", message)
+
+
+# What every failed choice between types adds, and says nothing of the one that was meant.
+_NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value")
+
+
+def _help() -> str:
+    rows = {**TRAINER_VERBS, **{verb: what for verb, (_, what) in VERBS.items()}}
+    width = max(map(len, rows))
+    verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in rows.items())
+    return f"usage: omni VERB [options]\n\n{verbs}\n\n`omni VERB --help` tells its options."
+
+
+def _fail(message: str, code: int) -> None:
+    if os.environ.get("JSONARGPARSE_DEBUG", "").lower() not in ("", "0", "false"):
+        raise
+    print(f"omni: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Which rows a training batch holds: shuffled anew each epoch, shared out over ranks, and found again on resuming."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, final
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from omni.errors import UserError
+
+Ints = NDArray[np.integer]
+
+
+class EpochBatches(Sampler[list[int]], ABC):
+    """An endless sequence of batches, epoch after epoch, that can be entered anywhere.
+
+    An iteration gives one epoch's number of batches, beginning at the batch that `position` tells.
+
+    Args:
+        position: How many batches of the sequence are behind us, or None for whole epochs, one an iteration.
+    """
+
+    def __init__(self, position: Callable[[], int | None] | None = None):
+        self.position = position or (lambda: None)
+        self._iterations = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Batches of an epoch, the same in every epoch and on every rank."""
+
+    @abstractmethod
+    def epoch(self, number: int) -> Sequence[Ints] | Ints:
+        """The batches of an epoch: row numbers of each."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        position = self.position()
+        if position is None:
+            position = self._iterations * len(self)
+        self._iterations += 1  # here and not on `iter`, which a DataLoader calls twice when its workers start
+        yield from islice(self._sequence(position), len(self))
+
+    def _sequence(self, position: int) -> Iterator[list[int]]:
+        number, done = divmod(position, len(self))
+        while True:
+            yield from (batch.tolist() for batch in self.epoch(number)[done:])
+            number, done = number + 1, 0
+
+
+@final
+class ShuffledBatches(EpochBatches):
+    """Batches of equal size from a permutation that depends on seed and epoch only.
+
+    Batch `b` of all ranks together is the same set of rows however many ranks share it. The rows left over at an
+    epoch's end are dropped: other ones each time.
+
+    Args:
+        num_rows: Rows of the data set.
+        batch_size: Rows of a batch on each rank; where a rank's share holds fewer, its one batch is that small.
+        seed: Of the permutations.
+        rank: Of this process.
+        world_size: Number of ranks.
+        position: See `EpochBatches`.
+
+    Raises:
+        UserError: If there are fewer rows than ranks.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        position: Callable[[], int | None] | None = None,
+    ):
+        super().__init__(position)
+        _check_share(num_rows, world_size)
+        self.num_rows = num_rows
+        self.batch_size = min(batch_size, num_rows // world_size)
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        if self.batch_size < batch_size:
+            rank_zero_info(f"The training data has {num_rows} rows: one batch of {self.batch_size} a rank and epoch")
+
+    def __len__(self) -> int:
+        return self.num_rows // self.world_size // self.batch_size
+
+    def epoch(self, number: int) -> Ints:
+        order = np.random.default_rng([self.seed, number]).permutation(self.num_rows)
+        share = order[self.rank :: self.world_size][: len(self) * self.batch_size]
+        return share.reshape(len(self), self.batch_size)
+
+
+@final
+class OrderedBatches(Sampler[list[int]]):
+    """Every row once, in order, for validation: as many batches on every rank, of sizes that differ by one at most.
+
+    Args:
+        num_rows: Rows of the data set.
+        batch_size: Most rows of a batch.
+        rank: Of this process.
+        world_size: Number of ranks.
+
+    Raises:
+        UserError: If there are fewer rows than ranks.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, *, rank: int = 0, world_size: int = 1):
+        _check_share(num_rows, world_size)
+        largest, smallest = -(-num_rows // world_size), num_rows // world_size
+        num_batches = -(-largest // batch_size)
+        if smallest < num_batches:  # one row a batch, and not the same number on every rank
+            rank_zero_info(f"Validation leaves out {num_rows % world_size} rows, to have as many batches on every rank")
+            num_batches, num_rows = smallest, smallest * world_size
+        self.batches = [part.tolist() for part in np.array_split(np.arange(rank, num_rows, world_size), num_batches)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+@final
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader that continues in mid-epoch. Lightning asks for these two methods before it believes that.
+
+    Nothing is kept here: the position comes from `ResumableData`.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+
+class ResumableData(L.LightningDataModule, ABC):
+    """Abstract: a data module that resumes at the exact next batch, whenever the checkpoint was saved.
+
+    Lightning saves how many training batches it has finished, and that number alone tells which comes next: a trainer's
+    epochs may be cut short (`max_steps`, `limit_train_batches`), those of the data go on where they were.
+
+    Args:
+        num_workers: Processes that load batches; 0: the training process does.
+        seed: Of the shuffling.
+    """
+
+    def __init__(self, *, num_workers: int, seed: int):
+        super().__init__()
+        self.num_workers = num_workers
+        self.seed = seed
+        self._shift = 0  # position of the data minus Lightning's count: not 0 once the batches have changed
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Identifies, in hex, the content of the data and how it is read; known after `setup`."""
+
+    @abstractmethod
+    def train_batches(self) -> EpochBatches:
+        """The sequence of training batches; its position is `self.position`."""
+
+    def position(self) -> int | None:
+        """How many batches of the sequence are behind us; None without a trainer."""
+        trainer: Any = self.trainer
+        if trainer is None:
+            return None
+        position = self._finished() + self._shift
+        if overfit := trainer.overfit_batches:
+            position %= overfit if isinstance(overfit, int) else max(1, int(overfit * len(self.train_batches())))
+        return position
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.trainer is None:
+            return {}
+        return {
+            "finished": self._finished(),
+            "shift": self._shift,
+            "batches_per_epoch": len(self.train_batches()),
+            "fingerprint": self.fingerprint,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        before, now = state_dict["batches_per_epoch"], len(self.train_batches())
+        self._shift = state_dict["shift"]
+        if (before, state_dict["fingerprint"]) != (now, self.fingerprint):
+            position = (state_dict["finished"] + self._shift) * now // before
+            self._shift = position - state_dict["finished"]
+            rank_zero_warn(
+                f"The training data or its batches have changed since the checkpoint ({before} batches an epoch, "
+                f"now {now}): continuing at batch {position % now} of epoch {position // now}"
+            )
+
+    def loader(self, dataset: Dataset[Any], batches: Sampler[list[int]]) -> ResumableLoader:
+        """A loader for a data set whose `__getitems__` returns a whole batch."""
+        return ResumableLoader(dataset, batch_sampler=batches, collate_fn=_same, **self.loader_options())
+
+    def loader_options(self) -> dict[str, Any]:
+        """Arguments that all loaders have in common."""
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "generator": torch.Generator().manual_seed(self.seed),  # so that no loader draws from the global one
+        }
+
+    def rank(self) -> dict[str, int]:
+        """`rank` and `world_size`.
+
+        Raises:
+            UserError: If Lightning is about to share the batches out a second time.
+        """
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        world_size = self.trainer.world_size
+        if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise UserError("trainer.use_distributed_sampler is true: set it to false, the data shares itself out")
+        return {"rank": self.trainer.global_rank, "world_size": world_size}
+
+    def _finished(self) -> int:
+        """Training batches that have been trained on.
+
+        `processed` counts a batch before the hooks in which checkpoints are saved, and the total, unlike the current
+        count, is never set back.
+        """
+        trainer: Any = self.trainer
+        return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+
+def _check_share(num_rows: int, world_size: int) -> None:
+    if num_rows < world_size:
+        raise UserError(f"{num_rows} rows cannot be shared out over {world_size} ranks: use fewer devices or more data")
+
+
+def _same(batch: Any) -> Any:
+    return batch

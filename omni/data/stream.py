@@ -1,0 +1,192 @@
+"""Text that is tokenised and packed while it is read, for corpora too large to be prepared."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any, final
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from omni.batch import TextBatch
+from omni.data.documents import Documents
+from omni.data.packing import pack
+from omni.errors import UserError
+from omni.tokenizer import BOS, EOS, Tokenizer
+
+_DOCUMENTS = 64  # tokenised together
+
+
+@final
+class TextStream(IterableDataset[TextBatch]):
+    """One pass over a corpus in batches of packed rows; every rank and worker reads its own share of the documents.
+
+    Enough documents for `buffer` rows are packed together and their rows shuffled; so are the sources in each epoch.
+    Nothing but the arguments and `epoch` decides what comes.
+
+    Args:
+        sources: The corpus.
+        tokenizer: Encodes it.
+        context: Tokens that the model reads in a row.
+        batch_size: Rows of a batch. The last rows of a share that fill none are dropped, unless they are all it has.
+        buffer: Rows that are packed and shuffled together.
+        seed: Of the shuffling.
+        rank: Of this process.
+        world_size: Number of ranks.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Documents],
+        tokenizer: Tokenizer,
+        *,
+        context: int,
+        batch_size: int,
+        buffer: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.sources = sources
+        self.tokenizer = tokenizer
+        self.capacity = context + 1
+        self.batch_size = batch_size
+        self.buffer = buffer
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[TextBatch]:
+        worker = get_worker_info()
+        workers = worker.num_workers if worker else 1
+        share, shares = self.rank * workers + (worker.id if worker else 0), self.world_size * workers
+        inputs, targets = np.empty((2, 0, self.capacity - 1), np.int64)
+        count = 0  # rows that were yielded
+        for block in self._blocks(share, shares):
+            inputs, targets = np.concatenate([inputs, block[0]]), np.concatenate([targets, block[1]])
+            while len(inputs) >= self.batch_size:
+                yield _batch(inputs[: self.batch_size], targets[: self.batch_size], share + count * shares, shares)
+                inputs, targets = inputs[self.batch_size :], targets[self.batch_size :]
+                count += self.batch_size
+        if not count and len(inputs):
+            yield _batch(inputs, targets, share, shares)
+
+    def _blocks(self, share: int, shares: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Inputs and targets of `buffer` rows at a time, shuffled."""
+        random = np.random.default_rng([self.seed, self.epoch, share])
+        documents, size = [], 0
+        for document in self._documents(share, shares):
+            documents.append(document)
+            size += len(document)
+            if size >= self.buffer * self.capacity:
+                yield self._pack(documents, random)
+                documents, size = [], 0
+        if documents:
+            yield self._pack(documents, random)
+
+    def _documents(self, share: int, shares: int) -> Iterator[NDArray[np.int64]]:
+        """The tokens of each document of a share."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.sources))
+        texts = chain.from_iterable(
+            # the share turns with the sources: of many files of one document each, every share gets some
+            self.sources[number].read_share((share + turn) % shares, shares, int(np.uint32(self.seed + self.epoch)))
+            for turn, number in enumerate(order)
+        )
+        while some := list(islice(texts, _DOCUMENTS)):
+            for tokens in self.tokenizer.encode_batch(some):
+                yield np.array([BOS, *tokens, EOS])
+
+    def _pack(
+        self, documents: list[NDArray[np.int64]], random: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        packing = pack(np.array([len(document) for document in documents]), self.capacity)
+        return packing.gather(np.concatenate(documents), random.permutation(len(packing)))
+
+
+@final
+class StreamLoader(DataLoader[TextBatch]):
+    """Passes over a stream, one after the other, that can be entered at any batch by reading up to it again.
+
+    An iteration goes on where the last one ended, so that a trainer may cut its epochs short, and ends with the pass.
+
+    Args:
+        stream: The data.
+        position: How many batches of all passes are behind us; None: all that were drawn.
+        starts: Where each pass began, as far as known; this list is kept up to date.
+        agree: Of several ranks, whether all have one more batch: none may go on alone.
+        **options: Of the DataLoader.
+    """
+
+    def __init__(
+        self,
+        stream: TextStream,
+        *,
+        position: Callable[[], int | None],
+        starts: list[int],
+        agree: Callable[[bool], bool] = bool,
+        **options: Any,
+    ):
+        super().__init__(stream, batch_size=None, **options)
+        self._stream = stream
+        self._wanted = position
+        self._starts = starts
+        self._agree = agree
+        self._iterator = None  # of the pass that is being read; where Lightning looks for workers to stop
+        self._drawn = starts[-1]  # batches of all passes, up to the last that was drawn
+        self._last: TextBatch | None = None
+
+    def __iter__(self) -> Iterator[TextBatch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        position = self._wanted()
+        if position is None:
+            position = self._drawn
+        if self._iterator is not None and self._last is not None and position == self._drawn - 1:
+            yield self._last  # Lightning drew it to know whether there is one, and did not use it
+        elif self._iterator is None or position != self._drawn:
+            self._seek(position)
+        while (batch := self._draw()) is not None:
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning asks for this and the next method before it believes that the loader can resume."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+    def _seek(self, position: int) -> None:
+        number = bisect_right(self._starts, position) - 1
+        del self._starts[number + 1 :]
+        self._stream.epoch = number
+        self._iterator = super().__iter__()
+        self._drawn, self._last = self._starts[number], None
+        skipped = position - self._drawn
+        if skipped:
+            rank_zero_info(f"Reading the stream's pass {number} again up to batch {skipped}, where training continues")
+        for _ in tqdm(range(skipped), desc="reading again", disable=None if skipped else True):
+            if next(self._iterator, None) is None:
+                raise UserError(
+                    f"the stream ends before batch {skipped}, where the checkpoint continues: it has changed"
+                )
+            self._drawn += 1
+
+    def _draw(self) -> TextBatch | None:
+        assert self._iterator is not None
+        batch = next(self._iterator, None)
+        if self._agree(batch is not None):
+            self._drawn, self._last = self._drawn + 1, batch
+            return batch
+        if self._drawn == self._starts[-1]:
+            raise UserError("the stream holds no batch for some rank: use fewer devices or more data")
+        self._starts.append(self._drawn)
+        self._iterator = None
+        return None
+
+
+def _batch(inputs: NDArray[np.int64], targets: NDArray[np.int64], first: int, step: int) -> TextBatch:
+    rows = first + step * torch.arange(len(inputs))
+    return TextBatch(torch.from_numpy(inputs.copy()), torch.from_numpy(targets.copy()), rows)

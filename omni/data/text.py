@@ -1,0 +1,275 @@
+"""Text for next-token prediction."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, final
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
+
+from omni.batch import TextBatch
+from omni.data.corpus import DocumentSplit, FirstDocuments, fingerprint, open_corpus, tail_split
+from omni.data.documents import Documents
+from omni.data.packing import PackingReport
+from omni.data.sampling import OrderedBatches, ResumableData, ShuffledBatches
+from omni.data.stream import StreamLoader, TextStream
+from omni.data.tokens import PackedRows, TokenFile
+from omni.data.vocabulary import find_tokenizer
+from omni.errors import UserError
+from omni.tokenizer import NUM_SPECIALS, Tokenizer
+
+_STREAM_VAL_DOCUMENTS = (
+    1000  # held out of each source of a stream: 0.5 M tokens or so, a minute of validation at tiny size
+)
+
+
+class _Plan(NamedTuple):
+    """What is read with what; found anew by every process."""
+
+    sources: dict[str, list[Documents]]  # by split, as the next two
+    identities: dict[str, str]
+    files: dict[str, TokenFile]  # a stream has none for its training split
+    tokenizer: Tokenizer
+
+
+@final
+class TextData(ResumableData):
+    """Text, tokenised once, packed into full rows and shuffled anew each epoch; see `omni.batch.TextBatch`.
+
+    Each document becomes bos, its tokens, eos. Documents share rows, are never cropped, and no row is asked to predict
+    across the border between two. The tokens are kept in `cache_dir` under a key of content and tokenizer.
+
+    Args:
+        train: Files (.txt, .jsonl, .parquet), patterns, folders, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
+        val: The same, for validation. By default it is held out of `train`.
+        tokenizer: `bpe` (learned from the training text at first use), `bytes`, a .model file, or a .ckpt file.
+        vocab_size: Of `bpe`: 32 specials, 256 bytes, the rest learned.
+        context: Tokens that the model reads in a row.
+        batch_size: Rows of a batch on each device.
+        val_batch_size: Rows of a validation batch; by default `batch_size`.
+        val_fraction: Share held out where `val` is not given.
+        val_split: Hold out `documents`, chosen by their text whatever the seed, or the `tail` of every file.
+        document_separator: Regular expression between the documents of a .txt file; by default a file is one document.
+        text_column: Where the text is in .jsonl, .parquet and on the Hub.
+        streaming: Tokenise and pack while reading, for a corpus too large to prepare. Resuming reads the pass again.
+        shuffle_buffer: Rows that are packed and shuffled together when streaming.
+        num_workers: Processes that load batches; 0: the training process does, which is fast unless streaming.
+        seed: Of the shuffling.
+        cache_dir: Where tokens, tokenizers and downloads are kept.
+
+    Attributes:
+        tokenizer: Encodes the text; after `setup`.
+        report: What packing made of each split; after `setup`. A stream's training split is not in it.
+
+    Raises:
+        UserError: If an argument is out of range.
+    """
+
+    tokenizer: Tokenizer
+
+    def __init__(
+        self,
+        train: str | list[str],
+        val: str | list[str] | None = None,
+        *,
+        tokenizer: str = "bpe",
+        vocab_size: int = 32000,
+        context: int = 256,
+        batch_size: int = 8,
+        val_batch_size: int | None = None,
+        val_fraction: float = 0.05,
+        val_split: Literal["documents", "tail"] = "documents",
+        document_separator: str | None = None,
+        text_column: str = "text",
+        streaming: bool = False,
+        shuffle_buffer: int = 2048,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str = "data/cache",
+    ):
+        super().__init__(num_workers=num_workers, seed=seed)
+        self.train_entries = [train] if isinstance(train, str) else list(train)
+        self.val_entries = [val] if isinstance(val, str) else val
+        self.tokenizer_spec = tokenizer
+        self.vocab_size = vocab_size
+        self.context = context
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size
+        self.val_fraction = val_fraction
+        self.val_split = val_split
+        self.document_separator = document_separator
+        self.text_column = text_column
+        self.streaming = streaming
+        self.shuffle_buffer = shuffle_buffer
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.report: dict[str, PackingReport] = {}
+        self._check_arguments()
+        self._plan: _Plan | None = None
+        self._rows: dict[str, PackedRows] = {}
+        self._starts = [0]  # of the passes over a stream, in batches
+
+    @property
+    def fingerprint(self) -> str:
+        plan = self._plan_of(may_write=False)
+        options = (self.context, self.streaming, self.shuffle_buffer if self.streaming else 0)
+        return _digest(*plan.identities.values(), plan.tokenizer.fingerprint, *options)
+
+    def prepare_data(self) -> None:
+        plan = self._plan_of(may_write=True)
+        for split, file in plan.files.items():
+            if not file.complete:
+                file.write(plan.sources[split], plan.tokenizer, label=split)
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._rows:
+            return
+        if self.trainer is None:
+            self.prepare_data()
+        plan = self._plan_of(may_write=False)
+        self.tokenizer = plan.tokenizer
+        for split, file in plan.files.items():
+            self._check_file(split, file)
+            self._rows[split] = PackedRows(file, self.context)
+            self.report[split] = report = self._rows[split].packing.report
+            rank_zero_info(
+                f"{split}: {report.documents:,} documents, {report.tokens:,} tokens in {report.rows:,} rows of "
+                f"{self.context + 1}, {report.padding:.2%} padding, {report.cropped:.2%} cropped"
+            )
+
+    def train_batches(self) -> ShuffledBatches:
+        rows = len(self._rows["train"])
+        return ShuffledBatches(rows, self.batch_size, seed=self.seed, position=self.position, **self.rank())
+
+    def train_dataloader(self) -> DataLoader[TextBatch]:
+        return self._stream_loader() if self.streaming else self.loader(self._rows["train"], self.train_batches())
+
+    def val_dataloader(self) -> DataLoader[TextBatch]:
+        rows, batch_size = self._rows["val"], self.val_batch_size or self.batch_size
+        return self.loader(rows, OrderedBatches(len(rows), batch_size, **self.rank()))
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self.streaming or self.trainer is None:
+            return super().state_dict()
+        return {"finished": self._finished(), "starts": list(self._starts), "stream": self._stream_identity()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self.streaming:
+            return super().load_state_dict(state_dict)
+        self._starts[:] = state_dict["starts"]
+        if state_dict["stream"] != self._stream_identity():
+            self._starts.append(state_dict["finished"])
+            rank_zero_warn(
+                "The stream has changed since the checkpoint (data, devices, workers or batches): a new pass begins"
+            )
+        return None
+
+    def _stream_identity(self) -> str:
+        shares = self.rank()["world_size"] * max(1, self.num_workers)
+        return _digest(self.fingerprint, shares, self.batch_size, self.seed)
+
+    def _stream_loader(self) -> StreamLoader:
+        trainer: Any = self.trainer
+        if trainer is not None and trainer.overfit_batches:
+            raise UserError("trainer.overfit_batches needs rows that can be read again: set data.streaming to false")
+        plan, rank = self._plan_of(may_write=False), self.rank()
+        stream = TextStream(
+            plan.sources["train"],
+            plan.tokenizer,
+            context=self.context,
+            batch_size=self.batch_size,
+            buffer=self.shuffle_buffer,
+            seed=self.seed,
+            **rank,
+        )
+        agree = bool  # a rank alone agrees with itself
+        if trainer is not None and rank["world_size"] > 1:
+            agree = trainer.strategy.reduce_boolean_decision
+        options = self.loader_options() | {"persistent_workers": False}  # a worker learns of the next pass by being new
+        return StreamLoader(stream, position=self.position, starts=self._starts, agree=agree, **options)
+
+    def _plan_of(self, *, may_write: bool) -> _Plan:
+        """What to read with what, found once by each process.
+
+        Raises:
+            UserError: If a source is not there, or the tokenizer is not and must not be learned by this process.
+        """
+        if self._plan is None:
+            sources = self._sources()
+            content = not self.streaming
+            identities = {split: fingerprint(part, content=content) for split, part in sources.items()}
+            tokenizer = find_tokenizer(
+                self.tokenizer_spec,
+                sources["train"],
+                identity=identities["train"],
+                vocab_size=self.vocab_size,
+                cache_dir=self.cache_dir,
+                may_train=may_write,
+            )
+            files = {
+                split: TokenFile(self.cache_dir / _digest(identity, tokenizer.fingerprint)[:32])
+                for split, identity in identities.items()
+                if split == "val" or not self.streaming
+            }
+            self._plan = _Plan(sources, identities, files, tokenizer)
+        return self._plan
+
+    def _sources(self) -> dict[str, list[Documents]]:
+        """The documents of each split."""
+        options: dict[str, Any] = {
+            "text_column": self.text_column,
+            "document_separator": self.document_separator,
+            "cache_dir": self.cache_dir,
+            "streaming": self.streaming,
+        }
+        train = open_corpus(self.train_entries, **options)
+        if self.val_entries is not None:
+            val = open_corpus(self.val_entries, hub_split="validation", **options)
+            if twice := {source.name for source in train} & {source.name for source in val}:
+                raise UserError(f"{min(twice)} is in data.train and in data.val: leave it out of one")
+        elif self.val_split == "tail":
+            train, val = tail_split(train, self.val_fraction)
+        else:
+            train, val = DocumentSplit(train, self.val_fraction, exact=not self.streaming).parts()
+            if self.streaming:
+                val = [*(FirstDocuments(source, _STREAM_VAL_DOCUMENTS) for source in val)]
+        return {"train": [*train], "val": [*val]}
+
+    def _check_file(self, split: str, file: TokenFile) -> None:
+        if not file.complete:
+            raise UserError(
+                f"{file.stem}.bin is not there: data.cache_dir must be a folder that all ranks of a node see"
+            )
+        if not file.counts["documents"]:
+            raise UserError(f"no document is left for data.{split}: change data.val_fraction, or give data.val")
+        if split == "train" and file.counts["tokens"] <= self.context:
+            raise UserError(
+                f"data.train has {file.counts['tokens']} tokens, fewer than one row of {self.context + 1}: "
+                "give more text, or set data.context lower"
+            )
+
+    def _check_arguments(self) -> None:
+        least = {"context": 1, "batch_size": 1, "val_batch_size": 1, "shuffle_buffer": 1, "num_workers": 0, "seed": 0}
+        for name, limit in least.items():
+            value = getattr(self, name)
+            if value is not None and value < limit:
+                raise UserError(f"data.{name} is {value}: it must be {limit} or more")
+        if not 0 < self.val_fraction < 1:
+            raise UserError(f"data.val_fraction is {self.val_fraction}: it must lie between 0 and 1")
+        if self.tokenizer_spec == "bpe" and self.vocab_size <= NUM_SPECIALS + 256:
+            raise UserError(
+                f"data.vocab_size is {self.vocab_size}: it must be more than {NUM_SPECIALS} specials + 256 bytes"
+            )
+        if self.streaming and self.val_split == "tail" and self.val_entries is None:
+            raise UserError("data.val_split: tail needs the end of a stream: give data.val, or set it to documents")
+        for name, entries in (("train", self.train_entries), ("val", self.val_entries)):
+            if entries is not None and not entries:
+                raise UserError(f"data.{name} is an empty list: name a file, a pattern, a folder or hub:OWNER/NAME")
+        try:
+            re.compile(self.document_separator or "")
+        except re.error as error:
+            raise UserError(f"data.document_separator is no regular expression: {error}") from None
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()

@@ -1,0 +1,161 @@
+"""Decoding: tokens out of a Thinker, one at a time, for many prompts at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omni.errors import UserError
+from omni.models.thinker import Thinker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Args:
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_k: Keep only the `top_k` likeliest tokens; 0 keeps all.
+        top_p: Keep only the likeliest tokens that together hold this probability (arXiv:1904.09751), in (0, 1].
+        repetition_penalty: Logits of tokens seen in the row are divided (if positive) or multiplied (if negative) by
+            this (CTRL, arXiv:1909.05858); 1 changes nothing.
+        seed: Each row draws from its own stream, made from the seed and the row's number: what a row says does not
+            depend on the rows beside it.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "temperature": (self.temperature >= 0, "0 or more"),
+            "top_k": (self.top_k >= 0, "0 (all) or more"),
+            "top_p": (0 < self.top_p <= 1, "over 0 and at most 1"),
+            "repetition_penalty": (self.repetition_penalty > 0, "over 0"),
+            "seed": (0 <= self.seed < 2**63, "0 or more and less than 2**63"),
+        }
+        for name, (holds, bounds) in wanted.items():
+            if not holds:
+                raise UserError(f"{name} must be {bounds}, not {getattr(self, name)}")
+
+    def choose(self, logits: Tensor, seen: Tensor, draws: Tensor) -> Tensor:
+        """Chooses a token for each row.
+
+        Args:
+            logits: (batch, vocab).
+            seen: (batch, vocab) of bool: tokens that the row holds already.
+            draws: (batch,), uniform in [0, 1).
+
+        Returns:
+            (batch,) of int64.
+        """
+        if self.repetition_penalty != 1:
+            penalty = torch.where(logits > 0, 1 / self.repetition_penalty, self.repetition_penalty)
+            logits = torch.where(seen, logits * penalty, logits)
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        logits = logits.float() / self.temperature
+        kept = min(self.top_k or logits.shape[-1], logits.shape[-1])
+        if kept == logits.shape[-1] and self.top_p == 1:
+            return _draw(logits.softmax(-1), draws)
+        values, tokens = logits.topk(kept, dim=-1)  # sorted, likeliest first
+        probabilities = values.softmax(-1)
+        if self.top_p < 1:
+            before = probabilities.cumsum(-1) - probabilities
+            probabilities = probabilities.masked_fill(before >= self.top_p, 0)
+        return tokens.gather(-1, _draw(probabilities, draws)[:, None])[:, 0]
+
+
+def _draw(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """Inverts the cumulative distribution; `probabilities` (batch, choices) need not sum to 1."""
+    cumulative = probabilities.double().cumsum(-1)
+    choice = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    # A draw within rounding of the total would fall behind the last choice that has any probability.
+    return torch.minimum(choice, (probabilities > 0).long().mul_(_ranks(probabilities)).amax(-1))
+
+
+def _ranks(like: Tensor) -> Tensor:
+    return torch.arange(like.shape[-1], device=like.device)
+
+
+@torch.inference_mode()
+def generate(
+    thinker: Thinker,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    stop: int,
+    vocab_size: int | None = None,
+    sampling: Sampling | None = None,
+) -> Iterator[list[int | None]]:
+    """Continues prompts of any lengths together, step by step.
+
+    Args:
+        thinker: The model, in eval mode.
+        prompts: Tokens of each prompt; none may be empty.
+        max_tokens: Most tokens to add to a row, at least 1.
+        stop: The token that ends a row.
+        vocab_size: Tokens that the tokenizer has, where the Thinker has more; the rest is never chosen.
+        sampling: How tokens are chosen; the defaults of `Sampling` if not given.
+
+    Yields:
+        For each step the new token of each row, or None where the row has ended. The stop token is yielded.
+
+    Raises:
+        UserError: If there is no prompt, one is empty or holds a token that the model lacks, or `max_tokens` < 1.
+    """
+    sampling = sampling or Sampling()
+    vocab_size = vocab_size or thinker.vocab_size
+    _check(prompts, max_tokens, vocab_size)
+    device = thinker.embedding.weight.device
+    lengths = [len(prompt) for prompt in prompts]
+    tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
+    seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.tensor(prompt)
+        seen[row, tokens[row, : len(prompt)]] = True
+    tokens, seen = tokens.to(device), seen.to(device)
+    draws = _uniform(sampling.seed, len(prompts), max_tokens).to(device)
+
+    cache = thinker.new_cache(len(prompts), max(lengths) + max_tokens)
+    hidden = thinker.encode(tokens, cache=cache).hidden
+    cache.advance(lengths)
+    rows = torch.arange(len(prompts), device=device)
+    last = hidden[rows, torch.tensor(lengths, device=device) - 1]
+    ended = [False] * len(prompts)
+    for step in range(max_tokens):
+        chosen = sampling.choose(thinker.logits(last)[:, :vocab_size], seen, draws[:, step])
+        said = chosen.tolist()
+        yield [None if over else token for over, token in zip(ended, said, strict=True)]
+        ended = [over or token == stop for over, token in zip(ended, said, strict=True)]
+        if all(ended) or step == max_tokens - 1:
+            return
+        if sampling.repetition_penalty != 1:
+            seen[rows, chosen] = True
+        last = thinker.encode(chosen[:, None], cache=cache).hidden[:, 0]
+        cache.advance(1)
+
+
+def _check(prompts: Sequence[Sequence[int]], max_tokens: int, vocab_size: int) -> None:
+    if max_tokens < 1:
+        raise UserError(f"max_tokens must be 1 or more, not {max_tokens}")
+    if not prompts:
+        raise UserError("there is no prompt to continue")
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise UserError(f"prompt {row} has no tokens: begin it with bos")
+        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+            raise UserError(f"prompt {row} holds a token outside the vocabulary of {vocab_size}")
+
+
+def _uniform(seed: int, rows: int, steps: int) -> Tensor:
+    """Each row's own stream of draws, (rows, steps): the same whatever the number of rows or steps."""
+    streams = [
+        torch.rand(steps, generator=torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63), dtype=torch.double)
+        for row in range(rows)
+    ]
+    return torch.stack(streams)

@@ -1,0 +1,87 @@
+"""Multi-head attention."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from omni.layers.cache import KVCache
+from omni.layers.norm import RMSNorm
+from omni.layers.rotary import rotate
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention (arXiv:2305.13245) with rotary positions and QK-norm (arXiv:2010.04245).
+
+    Args:
+        dim: Width of input and output.
+        num_heads: Heads of queries.
+        num_kv_heads: Heads of keys and values; each serves `num_heads / num_kv_heads` heads of queries.
+        head_dim: Size of a head.
+        qk_norm: Whether queries and keys are normalised, with a learned scale for each head.
+        causal: Whether a position sees only itself and those before it.
+        dropout: Share of attention weights dropped in training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        qk_norm: bool = True,
+        causal: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_heads % num_kv_heads:
+            raise ValueError(f"num_heads ({num_heads}) must be a multiple of num_kv_heads ({num_kv_heads})")
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
+        self.causal, self.dropout = causal, dropout
+        self.qkv = nn.Linear(dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
+        self.qk_norm = RMSNorm(num_heads + num_kv_heads, head_dim) if qk_norm else nn.Identity()
+        self.out = nn.Linear(num_heads * head_dim, dim, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        *,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """Attends.
+
+        Args:
+            x: (batch, time, dim).
+            angles: Cosines and sines of the positions, from `RotaryEmbedding`.
+            mask: (batch, 1, time or 1, keys) of bool, true where a key may be seen. It replaces causality: give one
+                that is causal, or none.
+            cache: Earlier keys and values; the new ones are appended.
+            layer: The layer's number in the cache.
+
+        Returns:
+            (batch, time, dim).
+        """
+        qkv = rearrange(self.qkv(x), "b t (h d) -> b t h d", d=self.head_dim)
+        queries_keys, values = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
+        queries_keys = rotate(self.qk_norm(queries_keys), *angles).transpose(1, 2)
+        queries, keys = queries_keys.split((self.num_heads, self.num_kv_heads), dim=1)
+        values = values.transpose(1, 2)
+        causal = self.causal and mask is None
+        if cache is not None:
+            causal = causal and not any(cache.lengths)
+            keys, values = cache.append(layer, keys, values)
+            keys, values = keys.to(queries.dtype), values.to(queries.dtype)
+        attended = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=causal and x.shape[1] > 1,
+            dropout_p=self.dropout if self.training else 0.0,
+            enable_gqa=self.num_heads != self.num_kv_heads,
+        )
+        return self.out(rearrange(attended, "b h t d -> b t (h d)"))

@@ -1,0 +1,99 @@
+"""The keys and values that a causal Transformer has already computed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Keys and values of all layers, allocated once, for rows of unequal length.
+
+    A row's new entries go behind its own last one, so rows need no padding between prompt and answer. The lengths are
+    known on the host as well as on the device: choosing the cheap path (all rows equally long) never waits for a GPU.
+
+    Args:
+        num_layers: Number of layers.
+        batch_size: Number of rows.
+        max_length: Entries a row can hold.
+        num_kv_heads: Heads of keys and values.
+        head_dim: Size of a head.
+        dtype: Type of keys and values.
+        device: Where they lie.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        batch_size: int,
+        max_length: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        shape = (num_layers, batch_size, num_kv_heads, max_length, head_dim)
+        # Zeros, not garbage: a masked entry gets weight 0, and 0 × NaN would still be NaN.
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.max_length = max_length
+        self.lengths = [0] * batch_size
+        self._slots = torch.zeros(batch_size, dtype=torch.long, device=device)
+        self._rows = torch.arange(batch_size, device=device)[:, None]
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all rows are equally long."""
+        return len(set(self.lengths)) == 1
+
+    def slots(self, time: int) -> Tensor:
+        """Where the next `time` entries of each row go: (batch, time). Also their positions, for text."""
+        return self._slots[:, None] + torch.arange(time, device=self._slots.device)
+
+    def mask(self, time: int) -> Tensor | None:
+        """Which entries the next `time` queries may see: (batch, 1, time, entries) of bool.
+
+        None where no mask is needed: an empty cache is causal by itself, and a single query behind rows of equal
+        length sees everything.
+        """
+        longest = max(self.lengths)
+        if longest == 0 or (time == 1 and self.uniform):
+            return None
+        entries = torch.arange(longest + time, device=self._slots.device)
+        return (entries <= self.slots(time)[..., None])[:, None]
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores what a layer computed for the new entries; `advance` makes them count.
+
+        Args:
+            layer: Number of the layer.
+            keys: (batch, num_kv_heads, time, head_dim).
+            values: Like `keys`.
+
+        Returns:
+            All keys and values so far, each (batch, num_kv_heads, entries, head_dim).
+
+        Raises:
+            ValueError: If a row would grow over `max_length`.
+        """
+        time, longest = keys.shape[2], max(self.lengths)
+        if longest + time > self.max_length:
+            raise ValueError(f"the cache holds {self.max_length} entries; {longest} are used, {time} more do not fit")
+        if self.uniform:
+            self.keys[layer, :, :, longest : longest + time] = keys
+            self.values[layer, :, :, longest : longest + time] = values
+        else:
+            slots = self.slots(time)
+            self.keys[layer][self._rows, :, slots] = keys.transpose(1, 2).to(self.keys.dtype)
+            self.values[layer][self._rows, :, slots] = values.transpose(1, 2).to(self.values.dtype)
+        return self.keys[layer, :, :, : longest + time], self.values[layer, :, :, : longest + time]
+
+    def advance(self, entries: int | Sequence[int]) -> None:
+        """Counts new entries: the same number for each row, or one number a row (the rest was padding)."""
+        counts = [entries] * len(self.lengths) if isinstance(entries, int) else list(entries)
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        if isinstance(entries, int):
+            self._slots += entries
+        else:
+            self._slots += torch.tensor(counts, device=self._slots.device)

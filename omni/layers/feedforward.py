@@ -1,0 +1,38 @@
+"""The position-wise network of a Transformer block."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["swiglu", "relu2", "gelu"]
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """SwiGLU (arXiv:2002.05202, halves the last axis), squared ReLU (arXiv:2109.08668) or GELU."""
+    if activation == "swiglu":
+        gate, value = x.chunk(2, dim=-1)
+        return F.silu(gate) * value
+    if activation == "relu2":
+        return F.relu(x).square()
+    return F.gelu(x)
+
+
+class FeedForward(nn.Module):
+    """Up, activation, down.
+
+    Args:
+        dim: Width of input and output.
+        ffn_dim: Width between.
+        activation: `swiglu` has a third matrix, the gate; it lies in `up` beside the other, one matrix product.
+    """
+
+    def __init__(self, dim: int, ffn_dim: int, *, activation: Activation = "swiglu") -> None:
+        super().__init__()
+        self.activation: Activation = activation
+        self.up = nn.Linear(dim, 2 * ffn_dim if activation == "swiglu" else ffn_dim, bias=False)
+        self.down = nn.Linear(ffn_dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (batch, time, dim) to the same shape."""
+        return self.down(activate(self.up(x), self.activation))

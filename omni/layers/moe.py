@@ -1,0 +1,90 @@
+"""Mixture of experts in place of the position-wise network."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni.layers.feedforward import Activation, activate
+
+
+class MixtureOfExperts(nn.Module):
+    """Each token is worked on by its `experts_per_token` best experts (Mixtral, arXiv:2401.04088). None is dropped.
+
+    Token–expert pairs are sorted by expert and all experts run as one grouped matrix product: no loop over tokens or
+    experts, no capacity, and in bf16 on a GPU nothing that the host must wait for (elsewhere PyTorch's own fallback of
+    `grouped_mm` loops over the experts). Dropping nothing also means that a token's result does not depend on its
+    neighbours: cached decoding equals uncached.
+
+    Args:
+        dim: Width of input and output.
+        ffn_dim: Width inside an expert.
+        num_experts: Number of experts.
+        experts_per_token: How many work on a token.
+        activation: As in `FeedForward`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        *,
+        num_experts: int,
+        experts_per_token: int = 2,
+        activation: Activation = "swiglu",
+    ) -> None:
+        super().__init__()
+        if not 1 <= experts_per_token <= num_experts:
+            raise ValueError(f"experts_per_token must lie in 1..{num_experts}, not {experts_per_token}")
+        self.num_experts, self.experts_per_token = num_experts, experts_per_token
+        self.activation: Activation = activation
+        self.router = nn.Linear(dim, num_experts, bias=False)
+        width = 2 * ffn_dim if activation == "swiglu" else ffn_dim
+        self.up = nn.Parameter(torch.empty(num_experts, dim, width))
+        self.down = nn.Parameter(torch.empty(num_experts, ffn_dim, dim))
+        for weight in (self.up, self.down):
+            nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+
+    @property
+    def num_idle_parameters(self) -> int:
+        """Parameters of the experts that do not work on a token."""
+        return (self.up[0].numel() + self.down[0].numel()) * (self.num_experts - self.experts_per_token)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Routes and computes.
+
+        Args:
+            x: (batch, time, dim).
+            mask: (batch, time) of bool, true where a token is no padding. Padding does not count in the balance.
+
+        Returns:
+            (batch, time, dim), and the balance loss: a scalar, 1 when all experts are used alike.
+        """
+        tokens = x.flatten(0, 1)
+        probabilities = F.softmax(self.router(tokens).float(), dim=-1)
+        weights, experts = probabilities.topk(self.experts_per_token, dim=-1)
+        weights = weights / weights.sum(-1, keepdim=True)
+        chosen = experts[..., None] == torch.arange(self.num_experts, device=x.device)  # (tokens, chosen, experts)
+
+        order = experts.flatten().argsort(stable=True)
+        ends = chosen.sum((0, 1)).cumsum(0).to(torch.int32)
+        dtype = self._product_dtype(x)
+        hidden = F.grouped_mm(tokens.to(dtype)[order // self.experts_per_token], self.up.to(dtype), offs=ends)
+        outputs = F.grouped_mm(activate(hidden, self.activation), self.down.to(dtype), offs=ends)
+        outputs = outputs[order.argsort()].unflatten(0, (-1, self.experts_per_token))
+        mixed = (outputs * weights[..., None].to(dtype)).sum(1)
+        return mixed.to(x.dtype).unflatten(0, x.shape[:2]), self._balance(chosen.sum(1), probabilities, mask)
+
+    @staticmethod
+    def _product_dtype(x: Tensor) -> torch.dtype:
+        """What autocast would choose, were grouped_mm on its list; on the meta device it exists in bf16 only."""
+        if x.device.type == "meta":
+            return torch.bfloat16
+        return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+
+    def _balance(self, chosen: Tensor, probabilities: Tensor, mask: Tensor | None) -> Tensor:
+        """Share of tokens routed to each expert × its mean probability (Switch Transformer, arXiv:2101.03961)."""
+        valid = torch.ones_like(probabilities[:, :1]) if mask is None else mask.flatten()[:, None].float()
+        count = valid.sum().clamp(min=1)
+        routed = (chosen * valid).sum(0) / (count * self.experts_per_token)
+        expected = (probabilities * valid).sum(0) / count
+        return self.num_experts * (routed * expected).sum()

@@ -1,0 +1,29 @@
+"""Root-mean-square normalisation."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Divides by the root mean square over the last axis and scales (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    The weight is stored in the precision of the parameters and cast to that of the input: `nn.RMSNorm` with fp32
+    weights and bf16 input leaves PyTorch's fused kernel and warns.
+
+    Args:
+        shape: Shape of the weight; the mean is taken over its last axis.
+        eps: Added to the mean square.
+    """
+
+    def __init__(self, *shape: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(*shape))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises `x` (..., *shape); shape and dtype stay."""
+        weight = self.weight.to(x.dtype)
+        if weight.dim() == 1:
+            return F.rms_norm(x, weight.shape, weight, self.eps)
+        return F.rms_norm(x, weight.shape[-1:], None, self.eps) * weight

@@ -1,0 +1,216 @@
+"""The one Transformer: Thinker, Talker and both encoders differ by its arguments."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from omni.layers.attention import Attention
+from omni.layers.cache import KVCache
+from omni.layers.conv import ConvModule
+from omni.layers.feedforward import Activation, FeedForward
+from omni.layers.moe import MixtureOfExperts
+from omni.layers.norm import RMSNorm
+from omni.layers.rotary import RotaryEmbedding
+
+
+class TransformerOutput(NamedTuple):
+    """What a Transformer returns.
+
+    Attributes:
+        hidden: (batch, time, dim), after the last norm.
+        balance_loss: Mean balance loss of the mixture-of-experts layers, a scalar; 0 where there are none.
+    """
+
+    hidden: Tensor
+    balance_loss: Tensor
+
+
+class Block(nn.Module):
+    """Attention, optionally a convolution, and a feed-forward network, each behind a norm and beside a residual."""
+
+    def __init__(
+        self, dim: int, *, attention: Attention, ffn: FeedForward | MixtureOfExperts, conv: ConvModule | None, dropout: float
+    ) -> None:
+        super().__init__()
+        self.attention_norm, self.attention = RMSNorm(dim), attention
+        self.conv_norm, self.conv = (RMSNorm(dim), conv) if conv is not None else (None, None)
+        self.ffn_norm, self.ffn = RMSNorm(dim), ffn
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        valid: Tensor | None,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One block: (batch, time, dim) to the same shape, and the balance loss of its experts."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), angles, mask=mask, cache=cache, layer=layer))
+        if self.conv is not None and self.conv_norm is not None:
+            x = x + self.dropout(self.conv(self.conv_norm(x), valid))
+        if isinstance(self.ffn, MixtureOfExperts):
+            update, balance = self.ffn(self.ffn_norm(x), valid)
+        else:
+            update, balance = self.ffn(self.ffn_norm(x)), None
+        return x + self.dropout(update), balance
+
+
+class Transformer(nn.Module):
+    """A pre-norm Transformer (arXiv:1706.03762) with RMSNorm, rotary positions, QK-norm and grouped-query attention.
+
+    Args:
+        dim: Width of the residual stream.
+        num_layers: Number of blocks.
+        num_heads: Heads of queries.
+        num_kv_heads: Heads of keys and values; `num_heads` if not given.
+        head_dim: Size of a head; `dim / num_heads` if not given.
+        ffn_dim: Width inside the feed-forward network.
+        activation: `swiglu`, `relu2` or `gelu`.
+        causal: Whether a position sees only itself and those before it.
+        rope_axes: Number of position axes (see `RotaryEmbedding`).
+        rope_theta: Base of the rotary wavelengths.
+        qk_norm: Whether queries and keys are normalised.
+        dropout: Share dropped of attention weights and of each block's updates, in training.
+        num_experts: 0 for a dense network, or the number of experts in each block.
+        experts_per_token: Experts that work on a token.
+        conv_kernel: 0, or the span in frames of a Conformer convolution in each block.
+        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        ffn_dim: int,
+        activation: Activation = "swiglu",
+        causal: bool = True,
+        rope_axes: int = 1,
+        rope_theta: float = 10_000.0,
+        qk_norm: bool = True,
+        dropout: float = 0.0,
+        num_experts: int = 0,
+        experts_per_token: int = 2,
+        conv_kernel: int = 0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if head_dim is None and dim % num_heads:
+            raise ValueError(f"dim ({dim}) must be a multiple of num_heads ({num_heads}), or head_dim be given")
+        self.dim, self.num_layers, self.causal = dim, num_layers, causal
+        self.head_dim = head_dim or dim // num_heads
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
+        self.num_experts, self.gradient_checkpointing = num_experts, gradient_checkpointing
+        self.rotary = RotaryEmbedding(self.head_dim, theta=rope_theta, num_axes=rope_axes)
+        self.blocks = nn.ModuleList(
+            Block(
+                dim,
+                attention=Attention(
+                    dim,
+                    num_heads=num_heads,
+                    num_kv_heads=self.num_kv_heads,
+                    head_dim=self.head_dim,
+                    qk_norm=qk_norm,
+                    causal=causal,
+                    dropout=dropout,
+                ),
+                ffn=MixtureOfExperts(
+                    dim, ffn_dim, num_experts=num_experts, experts_per_token=experts_per_token, activation=activation
+                )
+                if num_experts
+                else FeedForward(dim, ffn_dim, activation=activation),
+                conv=ConvModule(dim, kernel_size=conv_kernel, causal=causal) if conv_kernel else None,
+                dropout=dropout,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = RMSNorm(dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws matrices with variance 1 / fan-in; those that write to the residual stream smaller with depth.
+
+        Each of the `2 × num_layers` updates gets 1 / sqrt(2 × num_layers), so that the stream keeps its size (GPT-2).
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith(("out.weight", "down.weight", "ffn.down")):
+                    parameter.mul_((2 * self.num_layers) ** -0.5)
+
+    def new_cache(
+        self, batch_size: int, max_length: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> KVCache:
+        """An empty cache for rows of up to `max_length` positions.
+
+        Raises:
+            ValueError: If the Transformer cannot be cached: it is bidirectional, or has convolutions.
+        """
+        if not self.causal or any(block.conv is not None for block in self._blocks):
+            raise ValueError("only a causal Transformer without convolutions can be cached")
+        return KVCache(
+            self.num_layers, batch_size, max_length, self.num_kv_heads, self.head_dim, dtype=dtype, device=device
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> TransformerOutput:
+        """Runs all blocks.
+
+        Args:
+            x: (batch, time, dim).
+            positions: As in `RotaryEmbedding`; consecutive, behind what is cached, if not given.
+            mask: (batch, time) of bool, false at padding. A causal Transformer needs none for padding at the end.
+            cache: Earlier keys and values. The new ones are appended, and count once `cache.advance` is called.
+
+        Returns:
+            Hidden states and balance loss.
+        """
+        time = x.shape[1]
+        if positions is None:
+            positions = torch.arange(time, device=x.device) if cache is None else cache.slots(time)
+        attention_mask = self._attention_mask(time, mask, cache)
+        angles = self.rotary(positions)
+        balances = []
+        for layer, block in enumerate(self._blocks):
+            if self.gradient_checkpointing and self.training:
+                x, balance = checkpoint(block, x, angles, mask, attention_mask, cache, layer, use_reentrant=False)
+            else:
+                x, balance = block(x, angles, mask, attention_mask, cache, layer)
+            if balance is not None:
+                balances.append(balance)
+        balance_loss = torch.stack(balances).mean() if balances else x.new_zeros(())
+        return TransformerOutput(self.norm(x), balance_loss)
+
+    @property
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _attention_mask(self, time: int, mask: Tensor | None, cache: KVCache | None) -> Tensor | None:
+        """Which keys each query sees: (batch, 1, time or 1, keys), or None where causality or nothing suffices."""
+        if cache is not None:
+            if mask is not None:
+                raise ValueError("a cache knows its rows' lengths: advance it by them instead of giving a mask")
+            return cache.mask(time)
+        if mask is None:
+            return None
+        visible = mask[:, None, None, :]
+        if self.causal:
+            order = torch.arange(time, device=mask.device)
+            # The diagonal keeps padded rows finite: a query that sees no key at all would be NaN.
+            visible = (visible & (order <= order[:, None])) | (order == order[:, None])
+        return visible

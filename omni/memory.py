@@ -1,0 +1,98 @@
+"""Memory: counted while a computation runs, read and written in human units."""
+
+import re
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from omni.errors import UserError
+
+_UNITS = {"k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the bytes of all tensors made while it is active, each storage once, until it is freed.
+
+    It counts fake tensors (`FakeTensorMode`) like real ones, and sees what operations return, not what a kernel takes
+    for itself meanwhile.
+
+    Attributes:
+        live: Bytes now.
+        peak: Most bytes so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._storages: dict[int, ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operation and counts what comes out."""
+        if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
+            func = _fake_grouped_mm
+        result = func(*args, **(kwargs or {}))
+        self.add(result)
+        return result
+
+    def add(self, tensors: Any) -> None:
+        """Counts tensors, however nested."""
+        for tensor in tree_leaves(tensors):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._storages:
+            return
+
+        def forget(_: Any) -> None:
+            self.live -= size
+            del self._storages[key]
+
+        self._storages[key] = ref(storage, forget)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+def _fake_grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    """The shape of `grouped_mm`, for every type: PyTorch's own fake refuses fp32."""
+    if a.dim() == b.dim() == 2:
+        assert offs is not None
+        return a.new_empty(len(offs), a.shape[0], b.shape[1])
+    groups = a.shape[:1] if a.dim() == b.dim() == 3 else ()
+    return a.new_empty(*groups, a.shape[-2], b.shape[-1])
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `12GB` (powers of 1000) or `24GiB` (of 1024).
+
+    Raises:
+        UserError: If it is no number with a unit.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(i?)b\s*", text, re.IGNORECASE)
+    if match is None:
+        raise UserError(f"{text!r} is no amount of memory: write a number and a unit, such as 12GB, 24GiB or 800MB")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** _UNITS[unit.lower()])
+
+
+def format_size(size: float) -> str:
+    """Bytes as a person reads them, such as `3.1 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def format_count(count: int) -> str:
+    """A number of parameters as a person reads it, such as `20.32 M`."""
+    for divisor, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= divisor:
+            return f"{count / divisor:.2f} {unit}"
+    return str(count)

@@ -1,0 +1,47 @@
+"""Metrics, synchronised over ranks by torchmetrics."""
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class TokenLoss(Metric):
+    """Next-token loss over a whole data set, and what follows from it.
+
+    Losses are summed over tokens, not averaged over batches, so the result does not depend on the batch size.
+    `compute` returns the loss in nats per token, its perplexity, and the bits per byte of text, which also counts what
+    a tokenizer's longer or shorter tokens hide.
+    """
+
+    full_state_update = False
+    total: Tensor
+    tokens: Tensor
+    bytes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "tokens", "bytes"):
+            self.add_state(name, torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+
+    def update(self, nll: Tensor, scored: Tensor, num_bytes: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            nll: Loss of each position in nats, 0 where not scored; any shape.
+            scored: Which positions are scored; bool.
+            num_bytes: UTF-8 bytes that each target stands for; 0 where not scored.
+        """
+        self.total += nll.double().sum()
+        self.tokens += scored.sum()
+        self.bytes += num_bytes.sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        """`loss` (nats per token), `perplexity`, `bits_per_byte`."""
+        loss = self.total / self.tokens
+        return {
+            "loss": loss.float(),
+            "perplexity": loss.exp().float(),
+            "bits_per_byte": (self.total / math.log(2) / self.bytes).float(),
+        }

@@ -1,0 +1,35 @@
+"""What every exchangeable part of the model shares: it knows how it was made."""
+
+import inspect
+from typing import Any, Self
+
+from torch import nn
+
+
+class Part(nn.Module):
+    """A plain module that remembers its constructor's arguments, so that a checkpoint can rebuild it.
+
+    Nothing has to be called or passed on for this: a part built by the command, in a notebook or inside another part
+    is recorded alike.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        arguments = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs).arguments
+        self.__dict__["_arguments"] = dict(list(arguments.items())[1:])
+        return self
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The part's class and arguments as plain data: `{"class_path": ..., "init_args": {...}}`, parts nested."""
+        arguments = {
+            name: value.recipe if isinstance(value, Part) else value for name, value in self._arguments.items()
+        }
+        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": arguments}
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    _arguments: dict[str, Any]

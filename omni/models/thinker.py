@@ -1,0 +1,179 @@
+"""The Thinker: a decoder language model."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from omni import losses
+from omni.layers.cache import KVCache
+from omni.layers.feedforward import Activation
+from omni.layers.transformer import Transformer, TransformerOutput
+from omni.models.part import Part
+
+
+class ThinkerOutput(NamedTuple):
+    """What the Thinker returns.
+
+    Attributes:
+        logits: (batch, time, vocab).
+        hidden: (batch, time, dim), after the last norm.
+        balance_loss: Scalar, see `TransformerOutput`.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    balance_loss: Tensor
+
+
+class Thinker(Part):
+    """A causal Transformer over tokens, or over embeddings of anything placed among them.
+
+    Args:
+        vocab_size: Number of tokens; at least that of the tokenizer.
+        dim: Width of the residual stream.
+        num_layers: Number of blocks.
+        num_heads: Heads of queries.
+        num_kv_heads: Heads of keys and values; `num_heads` if not given.
+        head_dim: Size of a head; `dim / num_heads` if not given.
+        ffn_dim: Width inside the feed-forward network.
+        activation: `swiglu`, `relu2` or `gelu`.
+        rope_axes: 1, or 3 for TM-RoPE: time, height and width. On text both are the same, exactly.
+        rope_theta: Base of the rotary wavelengths.
+        qk_norm: Whether queries and keys are normalised.
+        dropout: Share dropped in training.
+        num_experts: 0 for a dense network, or the number of experts in each block.
+        experts_per_token: Experts that work on a token.
+        tied: Whether the head shares the embedding's matrix.
+        logit_softcap: Squashes logits to ± this value by a tanh (Gemma 2, arXiv:2408.00118).
+        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        dim: int = 256,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        ffn_dim: int = 1024,
+        activation: Activation = "swiglu",
+        rope_axes: int = 1,
+        rope_theta: float = 10_000.0,
+        qk_norm: bool = True,
+        dropout: float = 0.0,
+        num_experts: int = 0,
+        experts_per_token: int = 2,
+        tied: bool = True,
+        logit_softcap: float | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.dim, self.logit_softcap = vocab_size, dim, logit_softcap
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.transformer = Transformer(
+            dim=dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            ffn_dim=ffn_dim,
+            activation=activation,
+            rope_axes=rope_axes,
+            rope_theta=rope_theta,
+            qk_norm=qk_norm,
+            dropout=dropout,
+            num_experts=num_experts,
+            experts_per_token=experts_per_token,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        self.head = nn.Linear(dim, vocab_size, bias=False)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.head.weight, std=0.02)  # logits near 0: the first loss is ln(vocab_size)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    @property
+    def mixture(self) -> bool:
+        """Whether its feed-forward networks are mixtures of experts."""
+        return self.transformer.num_experts > 0
+
+    @property
+    def flops_per_token(self) -> float:
+        """Floating-point operations of training on one token, attention's own products left out: 6 a weight used.
+
+        The usual estimate (arXiv:2001.08361): 2 for the forward pass, 4 for the backward pass. An embedding is looked
+        up, not multiplied; of the experts only those that work on a token count.
+        """
+        multiplied = sum(p.numel() for p in self.transformer.parameters()) + self.head.weight.numel()
+        for block in self.transformer.blocks:
+            multiplied -= getattr(block.ffn, "num_idle_parameters", 0)
+        return 6.0 * multiplied
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Looks up tokens (batch, time): (batch, time, dim)."""
+        return self.embedding(tokens)
+
+    def encode(
+        self,
+        tokens: Tensor | None = None,
+        *,
+        embeddings: Tensor | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> TransformerOutput:
+        """Runs all but the head; arguments as in `forward`."""
+        if (tokens is None) == (embeddings is None):
+            raise ValueError("the Thinker takes either tokens or embeddings")
+        if embeddings is None:
+            assert tokens is not None
+            embeddings = self.embed(tokens)
+        return self.transformer(embeddings, positions=positions, mask=mask, cache=cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Applies the head to hidden states (..., dim): (..., vocab)."""
+        logits = self.head(hidden)
+        cap = self.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def forward(
+        self,
+        tokens: Tensor | None = None,
+        *,
+        embeddings: Tensor | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> ThinkerOutput:
+        """Predicts the token after each position.
+
+        Args:
+            tokens: (batch, time) of int64.
+            embeddings: (batch, time, dim), instead of tokens.
+            positions: (time,), (batch, time) or (rope_axes, batch, time); consecutive if not given.
+            mask: (batch, time) of bool, false at padding; padding at the end needs none.
+            cache: Earlier keys and values. The new ones are appended, and count once `cache.advance` is called.
+
+        Returns:
+            Logits, hidden states and balance loss.
+        """
+        hidden, balance_loss = self.encode(
+            tokens, embeddings=embeddings, positions=positions, mask=mask, cache=cache
+        )
+        return ThinkerOutput(self.logits(hidden), hidden, balance_loss)
+
+    def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Sum of the next-token losses over hidden states, in chunks (see `losses.linear_cross_entropy`)."""
+        return losses.linear_cross_entropy(hidden, self.head.weight, targets, softcap=self.logit_softcap)
+
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Each position's next-token loss in nats, without gradient (see `losses.token_nll`)."""
+        return losses.token_nll(hidden, self.head.weight, targets, softcap=self.logit_softcap)
+
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """An empty cache of the head's device and precision for rows of up to `max_length` positions."""
+        weight = self.embedding.weight
+        return self.transformer.new_cache(batch_size, max_length, dtype=weight.dtype, device=weight.device)

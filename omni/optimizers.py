@@ -1,0 +1,178 @@
+"""Optimizers and the course of the learning rate."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+OptimizerName = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+def adamw(
+    module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float, fused: bool = True
+) -> torch.optim.AdamW:
+    """AdamW (arXiv:1711.05101) over all trainable parameters; only matrices decay, norms and scales do not."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/), for matrices.
+
+    Takes the steps of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Moonlight, arXiv:2502.16982), which a
+    test compares it with. That one always computes in bf16, one matrix after another; on a CPU without bf16 in hardware
+    it took 9 × the time of the forward and backward pass. This one computes in the precision that the device is fast
+    in, and all matrices of one shape together.
+
+    Args:
+        params: Matrices.
+        lr: Learning rate; the update's root mean square is 0.2 of it, about that of AdamW's.
+        momentum: Decay of the (Nesterov) momentum.
+        weight_decay: Decoupled decay.
+    """
+
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a quintic whose 5-fold iteration takes singular values to about 1
+    ITERATIONS = 5
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.1
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step; matrices without a gradient stay."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in shapes.items():
+                updates = self.orthogonalise(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
+                scale = 0.2 * max(shape) ** 0.5
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
+
+    def _momentum(self, parameter: nn.Parameter, decay: float) -> Tensor:
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter.grad)
+        state["momentum"].lerp_(parameter.grad, 1 - decay)
+        return parameter.grad.lerp(state["momentum"], decay)
+
+    @classmethod
+    def orthogonalise(cls, matrices: Tensor) -> Tensor:
+        """Takes all singular values of (count, rows, columns) to about 1, by Newton–Schulz iterations."""
+        a, b, c = cls.COEFFICIENTS
+        x = matrices.to(torch.bfloat16 if matrices.device.type == "cuda" else torch.float32)
+        tall = x.shape[1] > x.shape[2]
+        x = x.mT if tall else x
+        x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+        for _ in range(cls.ITERATIONS):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        return x.mT if tall else x
+
+
+class MuonWithAdamW(Optimizer):
+    """Muon for hidden matrices, AdamW for the rest, as one optimizer.
+
+    Lightning's automatic optimisation takes one optimizer only. Muon's updates are as large as AdamW's, so both share
+    one learning rate.
+
+    Args:
+        muon: The optimizer of the hidden matrices.
+        adamw: The optimizer of embeddings, heads, norms and scales.
+    """
+
+    def __init__(self, muon: Muon, adamw: torch.optim.AdamW) -> None:
+        self.optimizers: tuple[Optimizer, Optimizer] = (muon, adamw)
+        super().__init__([group for optimizer in self.optimizers for group in optimizer.param_groups], {})
+        self._share_groups()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Both optimizers' steps."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both optimizers' states."""
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave."""
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        # The same dictionaries, not copies: what a schedule writes here, both optimizers read.
+        self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+
+def muon(
+    module: nn.Module,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+    momentum: float = 0.95,
+    fused: bool = True,
+) -> MuonWithAdamW:
+    """Muon for the matrices inside blocks, AdamW for embeddings, heads, and all that is no matrix."""
+    outer = {
+        id(parameter)
+        for name, child in module.named_modules()
+        if isinstance(child, nn.Embedding) or name.rpartition(".")[2] == "head"
+        for parameter in child.parameters()
+    }
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    hidden = [p for p in trainable if p.dim() == 2 and id(p) not in outer]
+    chosen = {id(p) for p in hidden}
+    rest = nn.ParameterList([p for p in trainable if id(p) not in chosen])
+    return MuonWithAdamW(
+        Muon(hidden, lr=lr, momentum=momentum, weight_decay=weight_decay),
+        adamw(rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused),
+    )
+
+
+def lr_factor(step: int, *, schedule: Schedule, warmup_steps: int, total_steps: float, final: float) -> float:
+    """The learning rate at an optimizer step, as a share of its peak.
+
+    Args:
+        step: Steps made so far.
+        schedule: What follows the linear warm-up.
+        warmup_steps: Steps until the peak.
+        total_steps: Steps of the whole run; infinite only with `constant`.
+        final: The share that is left at the end.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    left = 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return final + (1 - final) * left
+
+
+def scale_gradients(parameters: Iterable[nn.Parameter], factor: Tensor | float) -> None:
+    """Multiplies all gradients in place, by a number that may lie on the device."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if gradients:
+        torch._foreach_mul_(gradients, factor)

@@ -1,0 +1,294 @@
+"""What a configuration will need: its parameters and its memory, measured without making a single weight."""
+
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from omni.cli import one_line
+from omni.errors import UserError
+from omni.memory import Ledger, format_count, format_size, parse_size
+from omni.optimizers import adamw, muon
+from omni.stages.stage import Stage
+from omni.training import OmniCLI, best_precision
+
+# Lightning's names, and what they mean: type of the weights, type that autocast multiplies in.
+PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
+    "64-true": (torch.float64, None),
+    "32-true": (torch.float32, None),
+    "bf16-mixed": (torch.float32, torch.bfloat16),
+    "16-mixed": (torch.float32, torch.float16),
+    "bf16-true": (torch.bfloat16, None),
+    "16-true": (torch.float16, None),
+}
+_ALIASES = {"64": "64-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a configuration needs. Memory is in bytes.
+
+    Attributes:
+        stage: Class of the stage.
+        batch: Shape of each tensor of a batch, by its name.
+        precision: Of training, in Lightning's words.
+        optimizer: Its name.
+        parameters: Number of parameters by part.
+        total_parameters: Number of parameters of the stage, those that parts share counted once.
+        trained_parameters: Those of them that are not frozen.
+        weights: Parameters and buffers.
+        gradients: One for each trained parameter.
+        optimizer_state: What the optimizer keeps between its steps.
+        activations: What lives from the forward to the backward pass of a batch.
+        workspace: What the worst moment of a step needs beyond all of these.
+        inference_weights: Parameters of all parts as inference loads them, in fp32.
+        cache: Keys and values of one row as long as the context.
+        gpu_memory: What there is; None if that was not told.
+    """
+
+    stage: str
+    batch: dict[str, tuple[int, ...]]
+    precision: str
+    optimizer: str
+    parameters: dict[str, int]
+    total_parameters: int
+    trained_parameters: int
+    weights: int
+    gradients: int
+    optimizer_state: int
+    activations: int
+    workspace: int
+    inference_weights: int
+    cache: int
+    gpu_memory: int | None = None
+
+    @property
+    def training(self) -> int:
+        """Memory of training. No single moment needs more; most need less, as gradients replace activations."""
+        return self.weights + self.gradients + self.optimizer_state + self.activations + self.workspace
+
+    @property
+    def inference(self) -> int:
+        """Memory of inference on one row."""
+        return self.inference_weights + self.cache
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether training fits `gpu_memory`; None if that was not told."""
+        return None if self.gpu_memory is None else self.training <= self.gpu_memory
+
+
+def run(argv: list[str]) -> Plan:
+    """Counts the parameters and the memory of a configuration, and prints both.
+
+    Nothing is read but the configuration: no data, no GPU, no memory for weights. The stage is built of fake tensors,
+    which know their shapes only, and makes a whole training step with them while every tensor that comes and goes is
+    counted. So checkpointing, precision, experts and frozen parts show as they will be. Not counted: what a device's
+    libraries take (CUDA's context, cuBLAS's workspace), fragmentation, memory that a kernel takes for itself, and the
+    copies that several devices exchange.
+
+    Args:
+        argv: What `omni fit` takes, and `--gpu_memory`.
+
+    Raises:
+        UserError: If the configuration is wrong; the message is one line.
+    """
+    try:
+        cli = _PlanCLI(argv)
+    except ArgumentError as error:
+        raise UserError(f"{one_line(error)} (`omni plan --help` tells what there is)") from error
+    print(_report(cli.plan, chosen=cli.config["trainer"]["precision"] is None, told=cli.config["gpu_memory"]))
+    return cli.plan
+
+
+class _PlanCLI(OmniCLI):
+    """Reads what `omni fit` reads, and makes the stage alone: no trainer, no data."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self._argv = argv
+        super().__init__(run=False)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        description = "Count a configuration's parameters and memory. Takes what `omni fit` takes, and --gpu_memory."
+        return super().init_parser(**kwargs, prog="omni plan", description=description)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--gpu_memory", type=str | None, default=None, help="Memory to fit, such as 12GB or 24GiB.")
+        # `ckpt_path` and whatever else `fit` takes and writes into a run's config.yaml; nothing here depends on it.
+        parser.add_method_arguments(self.trainer_class, "fit", skip=self.subcommands()["fit"])
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(self._argv)
+
+    def _set_seed(self) -> None:
+        """Nothing here is random."""
+
+    def instantiate_classes(self) -> None:
+        told, trainer, data = self.config["gpu_memory"], self.config["trainer"], self.config.get("data")
+        gpu_memory = None if told is None else parse_size(told)
+        with FakeTensorMode(), warnings.catch_warnings():
+            # Metrics copy their states, and PyTorch's copy asks each tensor where its data lies.
+            warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+            try:
+                stage = self.parser.instantiate(Namespace(model=self.config["model"]))["model"]
+            except ValueError as error:
+                raise UserError(f"model: {one_line(error)}") from error
+            self.plan = measure(
+                stage,
+                data["init_args"].as_dict() if data is not None else {},
+                precision=trainer["precision"] or best_precision(trainer["accelerator"]),
+                accumulating=trainer["accumulate_grad_batches"] > 1,
+                gpu_memory=gpu_memory,
+            )
+
+
+def measure(
+    stage: Stage,
+    data: Mapping[str, Any],
+    *,
+    precision: str | int = "32-true",
+    accumulating: bool = False,
+    gpu_memory: int | None = None,
+) -> Plan:
+    """Makes one training step and counts what it needs.
+
+    Args:
+        stage: The stage, without a trainer. Make it, and call this, under `FakeTensorMode` unless it is small.
+        data: Arguments of its data module.
+        precision: As the trainer's.
+        accumulating: Whether gradients of earlier micro-batches lie beside a batch's activations.
+        gpu_memory: Bytes that there are.
+
+    Raises:
+        UserError: If the precision cannot be planned, or `data` does not tell how large a batch is.
+    """
+    precision = _ALIASES.get(str(precision), str(precision))
+    if precision not in PRECISIONS:
+        raise UserError(f"trainer.precision {precision} cannot be planned; these can: {', '.join(PRECISIONS)}")
+    dtype, _ = PRECISIONS[precision]
+    inference_weights = _bytes(p for part in stage.parts.values() for p in part.parameters())
+    cache = _cache_bytes(stage, data.get("context"))
+    for name in stage.frozen:
+        stage.part(name).requires_grad_(False)
+    for tensor in stage.train().state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)  # not `stage.to`, which cannot convert fake parameters
+    batch = _example_batch(stage, data, dtype)
+    trained = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    return Plan(
+        stage=type(stage).__name__,
+        batch={name: tuple(tensor.shape) for name, tensor in batch._asdict().items() if isinstance(tensor, Tensor)},
+        precision=precision,
+        optimizer=stage.optimizer_name,
+        parameters={name: part.num_parameters for name, part in stage.parts.items()},
+        total_parameters=sum(parameter.numel() for parameter in stage.parameters()),
+        trained_parameters=sum(parameter.numel() for parameter in trained),
+        weights=_bytes([*stage.parameters(), *stage.buffers()]),
+        gradients=_bytes(trained),
+        **_step(stage, batch, precision, passes=2 if accumulating else 1),
+        inference_weights=inference_weights,
+        cache=cache,
+        gpu_memory=gpu_memory,
+    )
+
+
+def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str, int]:
+    """What a training step of one or two micro-batches needs beyond weights and gradients, in bytes."""
+    optimizer, ledger = _optimizer(stage, precision), Ledger()
+    ledger.add([*stage.parameters(), *stage.buffers()])
+    activations = 0
+    with ledger:
+        for _ in range(passes):
+            before = ledger.peak = ledger.live
+            with _autocast(precision):
+                loss = stage.loss(batch)
+            activations = ledger.live - before
+            loss.total.backward()
+            del loss
+        pass_peak, before = ledger.peak, ledger.live
+        optimizer.step()
+    state = ledger.live - before  # made by the first step; from the second on it lies beside a batch's activations
+    peak = max(pass_peak + state, ledger.peak)
+    return {
+        "optimizer_state": state,
+        "activations": activations,
+        "workspace": max(0, peak - ledger.live - activations),
+    }
+
+
+def _optimizer(stage: Stage, precision: str) -> Optimizer:
+    make = {"adamw": adamw, "muon": muon}[stage.optimizer_name]
+    fused = precision != "16-mixed"  # as in `Stage.configure_optimizers`
+    return make(stage, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay, fused=fused)
+
+
+def _autocast(precision: str) -> AbstractContextManager[Any]:
+    _, dtype = PRECISIONS[precision]
+    return nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)  # where fake tensors say they lie
+
+
+def _example_batch(stage: Stage, data: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    try:
+        batch = stage.example_batch(data)
+    except KeyError as error:
+        raise UserError(f"data.init_args has no {error}, which {type(stage).__name__} needs to plan a batch") from error
+    return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, batch)
+
+
+def _cache_bytes(stage: Stage, context: int | None) -> int:
+    caches: list[Any] = []
+    if context is not None:
+        caches = [part.new_cache(1, context) for part in stage.parts.values() if hasattr(part, "new_cache")]
+    return _bytes(tensor for cache in caches for tensor in (cache.keys, cache.values))
+
+
+def _bytes(tensors: Any) -> int:
+    """Bytes of tensors, each counted once."""
+    return sum({tensor: tensor.numel() * tensor.element_size() for tensor in tensors}.values())
+
+
+def _report(plan: Plan, *, chosen: bool, told: str | None) -> str:
+    """The plan as aligned tables."""
+    batch = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in plan.batch.items())
+    frozen = plan.total_parameters - plan.trained_parameters
+    tables = {
+        ("parameters", ""): {
+            **{name: format_count(count) for name, count in plan.parameters.items()},
+            "total": format_count(plan.total_parameters) + (f", {format_count(frozen)} of them frozen" if frozen else ""),
+        },
+        ("training", "memory"): {
+            "weights": format_size(plan.weights),
+            "gradients": format_size(plan.gradients),
+            f"optimizer state ({plan.optimizer})": format_size(plan.optimizer_state),
+            "activations": format_size(plan.activations),
+            "workspace": format_size(plan.workspace),
+            "total": format_size(plan.training),
+        },
+        ("inference, one row", "memory"): {
+            "weights": format_size(plan.inference_weights),
+            "KV cache": format_size(plan.cache),
+            "total": format_size(plan.inference),
+        },
+    }
+    width = max(len(name) for table in tables.values() for name in table)
+    lines = [
+        f"{plan.stage}: {batch}",
+        f"precision {plan.precision}" + (" (the best here; trainer.precision sets another)" if chosen else ""),
+    ]
+    for (title, unit), rows in tables.items():
+        lines += ["", f"{title:<{width}}  {unit:>12}".rstrip()]
+        lines += [f"{name:<{width}}  {value:>12}" for name, value in rows.items()]
+    if plan.fits is not None:
+        answer = "yes" if plan.fits else "no"
+        lines += ["", f"fits {told}: {answer} (uses {format_size(plan.training)})"]
+    return "\n".join(lines)

@@ -1,0 +1,253 @@
+"""What all stages share: parts, loss, optimizer, lineage."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from omni import checkpoint as checkpoints
+from omni.errors import UserError
+from omni.losses import Loss
+from omni.models.part import Part
+from omni.optimizers import OptimizerName, Schedule, adamw, lr_factor, muon, scale_gradients
+from omni.tokenizer import Tokenizer
+
+# Losses reach the backward pass divided by this instead of by the number of scored items, which is known only when the
+# last micro-batch has been seen; then the gradients are set right. A power of two, so that nothing is rounded.
+UNIT = 1024
+
+
+class Stage(LightningModule, ABC):
+    """A part of the model, its task and how it is trained. Subclasses keep the parts and say what the loss is.
+
+    Args:
+        optimizer: `adamw`, or `muon` for the matrices inside blocks and AdamW for the rest.
+        lr: Peak learning rate.
+        betas: AdamW's decay rates.
+        weight_decay: Decay of matrices.
+        schedule: What follows the warm-up: `cosine`, `linear` or `constant`.
+        warmup_steps: Optimizer steps of linear warm-up.
+        final_lr: Share of the peak learning rate that is left at the end.
+        frozen: Names of parts that are not trained; they stay in eval mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        optimizer: OptimizerName = "adamw",
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+        schedule: Schedule = "cosine",
+        warmup_steps: int = 100,
+        final_lr: float = 0.1,
+        frozen: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if lr <= 0:
+            raise UserError(f"model.init_args.lr must be over 0, not {lr}")
+        if warmup_steps < 0:
+            raise UserError(f"model.init_args.warmup_steps must be 0 or more, not {warmup_steps}")
+        self.optimizer_name: OptimizerName = optimizer
+        self.lr, self.betas, self.weight_decay = lr, betas, weight_decay  # `lr` is what Lightning's Tuner sets
+        self.lr_schedule: Schedule = schedule
+        self.warmup_steps, self.final_lr = warmup_steps, final_lr
+        self.frozen = tuple(frozen)
+        self.ancestors: dict[str, checkpoints.Lineage] = {}
+        self.config_fingerprint: str | None = None
+        self._counted: Tensor | None = None
+        self._bad_step: Tensor | None = None
+        self._rng: dict[str, Any] | None = None
+
+    # ------------------------------------------------------------------ parts
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The exchangeable parts by name."""
+        return {name: child for name, child in self.named_children() if isinstance(child, Part)}
+
+    def part(self, name: str) -> Part:
+        """The part called `name`.
+
+        Raises:
+            UserError: If there is none.
+        """
+        if name not in self.parts:
+            raise UserError(f"{type(self).__name__} has no part {name!r}; it has: {', '.join(self.parts)}")
+        return self.parts[name]
+
+    def init_part(self, name: str, path: str) -> None:
+        """Fills a part with the weights of an earlier stage, and remembers where they came from."""
+        self.ancestors[name] = checkpoints.load_part(self.part(name), name, path)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the data that the stage is attached to."""
+        return self.trainer.datamodule.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+
+    def setup(self, stage: str) -> None:
+        """Freezes what is to be frozen, and refuses parts that were trained with another tokenizer."""
+        for name in self.frozen:
+            self.part(name).requires_grad_(False)
+        for name, lineage in self.ancestors.items():
+            if lineage["tokenizer"] != self.tokenizer.fingerprint:
+                raise UserError(
+                    f"init_from.{name} was trained with another tokenizer than the data's: "
+                    "give data.init_args.tokenizer that checkpoint"
+                )
+
+    def train(self, mode: bool = True) -> "Stage":
+        """Frozen parts stay in eval mode whatever the trainer says."""
+        super().train(mode)
+        for name in self.frozen:
+            self.part(name).eval()
+        return self
+
+    # ------------------------------------------------------------------ loss
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Loss:
+        """The loss of a batch as a sum, the number of items it sums over, and terms to log."""
+
+    @abstractmethod
+    def example_batch(self, data: Mapping[str, Any]) -> Any:
+        """A batch of the largest shapes that a data module with the arguments `data` gives; what it holds is idle.
+
+        `omni plan` measures the memory of its loss, on tensors that have shapes and no values: `loss` must not look
+        into them on the host.
+        """
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One micro-batch. The gradient of the whole accumulated batch is that of the mean over all its items."""
+        loss = self.loss(batch)
+        self._watch(loss.total, batch, batch_idx)
+        count = loss.count.detach()
+        self._counted = count if self._counted is None else self._counted + count
+        self.log("train/loss", loss.mean.detach(), prog_bar=True)
+        self.log_dict({f"train/loss/{name}": term.detach() for name, term in loss.terms.items()})
+        return loss.total / UNIT
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turns gradients of `total / UNIT`, averaged over micro-batches and ranks, into those of the true mean."""
+        assert self._counted is not None
+        counted = self._counted.float()
+        if self.trainer.world_size > 1:
+            counted = self.all_gather(counted).sum()
+        averaged = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        scale_gradients(self.parameters(), UNIT * averaged / counted.clamp(min=1))
+        self._counted = None
+
+    def _watch(self, total: Tensor, batch: Any, batch_idx: int) -> None:
+        """Stops at a loss that is not finite: at once on a CPU, elsewhere when Lightning reads the loss anyway."""
+        if total.device.type == "cpu":
+            if not total.isfinite():
+                raise self._not_finite(self.global_step, batch_idx, batch)
+        elif total.device.type != "meta":
+            now = torch.full_like(total, self.global_step, dtype=torch.long).detach()
+            never = torch.full_like(now, -1)
+            seen = never if self._bad_step is None else self._bad_step
+            self._bad_step = torch.where((seen < 0) & ~total.detach().isfinite(), now, seen)
+            if self.global_step % self.trainer.log_every_n_steps == 0:
+                self._refuse_bad_step()
+
+    def _refuse_bad_step(self) -> None:
+        if self._bad_step is not None and (step := int(self._bad_step)) >= 0:
+            raise self._not_finite(step, step * self.trainer.accumulate_grad_batches, None)
+
+    def _not_finite(self, step: int, batch_idx: int, batch: Any) -> UserError:
+        rows = getattr(batch, "rows", None)
+        where = f", rows {rows.tolist()}" if rows is not None else ""
+        return UserError(
+            f"the training loss is not finite at step {step} (batch {batch_idx}{where}): lower model.init_args.lr, "
+            "raise the precision, or look at these rows; checkpoints written before this step are good"
+        )
+
+    # ------------------------------------------------------------------ optimisation
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and a schedule that moves once an optimizer step."""
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf") and self.lr_schedule != "constant":
+            raise UserError(f"a {self.lr_schedule} schedule needs an end: set trainer.max_steps or trainer.max_epochs")
+        make = {"adamw": adamw, "muon": muon}[self.optimizer_name]
+        optimizer = make(
+            self,
+            lr=self.lr,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            # Lightning cannot clip under a fused optimizer that unscales fp16 gradients by itself.
+            fused=self.trainer.precision != "16-mixed",
+        )
+        schedule = LambdaLR(
+            optimizer,
+            lambda step: lr_factor(
+                step, schedule=self.lr_schedule, warmup_steps=self.warmup_steps, total_steps=total, final=self.final_lr
+            ),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ------------------------------------------------------------------ checkpoints
+
+    @property
+    def lineage(self) -> checkpoints.Lineage:
+        """Where the weights in this stage come from, up to now."""
+        recipes = json.dumps({name: part.recipe for name, part in self.parts.items()}, sort_keys=True, default=str)
+        return {
+            "stage": type(self).__name__,
+            "step": self.global_step,
+            "config": self.config_fingerprint or hashlib.sha256(recipes.encode()).hexdigest(),
+            "data": self.trainer.datamodule.fingerprint,  # pyright: ignore[reportAttributeAccessIssue]
+            "tokenizer": self.tokenizer.fingerprint,
+            "ancestors": self.ancestors,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what rebuilds the parts without Lightning and without their ancestors."""
+        self._refuse_bad_step()
+        checkpoint["parts"] = {name: part.recipe for name, part in self.parts.items()}
+        checkpoint["tokenizer"] = self.tokenizer.state()
+        checkpoint["lineage"] = self.lineage
+        checkpoint["rng"] = {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], path: str) -> None:
+        """Refuses a checkpoint of another stage, or of parts of other shapes.
+
+        Raises:
+            UserError: Naming what differs.
+        """
+        stage = checkpoint["lineage"]["stage"]
+        if stage != type(self).__name__:
+            raise UserError(
+                f"{path} is a checkpoint of stage {stage}, which {type(self).__name__} cannot continue; "
+                "to begin with its parts, give --init_from"
+            )
+        for name, part in self.parts.items():
+            checkpoints.check_fit(part, name, checkpoint, path)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes back the lineage and the random numbers, and refuses another tokenizer's checkpoint."""
+        lineage: checkpoints.Lineage = checkpoint["lineage"]
+        if lineage["tokenizer"] != self.tokenizer.fingerprint:
+            raise UserError(
+                "the data's tokenizer is not the one this checkpoint was trained with: "
+                "set data.init_args.tokenizer to the checkpoint"
+            )
+        self.ancestors = lineage["ancestors"]
+        self._rng = checkpoint["rng"]
+
+    def on_train_start(self) -> None:
+        """Continues the random numbers where the checkpoint left them."""
+        if self._rng is not None:
+            torch.set_rng_state(self._rng["cpu"])
+            if len(self._rng["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(self._rng["cuda"])
+            self._rng = None

@@ -1,0 +1,464 @@
+"""Text tokens, every special id, and the chat template. No torch and no Lightning, so that inference starts fast.
+
+Ids are laid out alike in every tokenizer: 32 specials, then the 256 bytes, then (SentencePiece) the learned pieces.
+Each id stands for a fixed string of bytes, and text is the UTF-8 reading of those bytes: decoding, streaming and bits
+per byte all follow from that one table.
+"""
+
+import codecs
+import contextlib
+import hashlib
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import sentencepiece
+
+from omni.errors import UserError
+
+_NAMED = (
+    *("<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>"),
+    *("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+    *("<|image|>", "<|image_start|>", "<|image_end|>"),
+    *("<|video_start|>", "<|video_end|>"),
+    *("<|audio|>", "<|audio_start|>", "<|audio_end|>"),
+    *("<|speech_start|>", "<|speech_end|>"),
+)
+NUM_SPECIALS = 32
+SPECIALS = _NAMED + tuple(f"<|spare_{i}|>" for i in range(len(_NAMED), NUM_SPECIALS))
+"""The name of every special; its position is its id. To name one more, append to `_NAMED`: no id moves."""
+
+PAD, BOS, EOS, UNK = range(4)
+SYSTEM, USER, ASSISTANT, END = range(4, 8)
+IMAGE, IMAGE_START, IMAGE_END = range(8, 11)
+VIDEO_START, VIDEO_END = range(11, 13)  # the frames of a video are IMAGE placeholders
+AUDIO, AUDIO_START, AUDIO_END = range(13, 16)
+SPEECH_START, SPEECH_END = range(16, 18)
+
+_BYTES = [bytes([value]) for value in range(256)]
+_FIRST_PIECE = NUM_SPECIALS + len(_BYTES)
+_SPACE_MARK = "▁"  # U+2581: how SentencePiece writes a space
+_UNPIECED = re.compile(rf"([\r\n{_SPACE_MARK}])")  # always bytes: the mark would be read as a space, and pieces hold no
+# line end, so that a long text is encoded line by line (4 MB in one call: 3.9 s whole, 1.0 s by line)
+
+
+class Tokenizer(ABC):
+    """Text to ids and back, without loss: `decode(encode(text)) == text` for every text.
+
+    Args:
+        pieces: the bytes that each id stands for, specials first (empty); its length is the vocabulary size.
+    """
+
+    def __init__(self, pieces: Sequence[bytes]):
+        self._pieces = tuple(pieces)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids, specials included."""
+        return len(self._pieces)
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without bos and eos. A special's name in the text is plain text: it never yields its id.
+
+        Raises:
+            UserError: the text holds a lone surrogate, which no UTF-8 can express.
+        """
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for every text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, tokens: Iterable[int], *, skip_specials: bool = True) -> str:
+        """The text of some ids; bytes that are not UTF-8 become U+FFFD.
+
+        Args:
+            tokens: ids of this tokenizer.
+            skip_specials: leave specials out; otherwise their names stand in the text.
+
+        Raises:
+            UserError: an id is not of this tokenizer.
+        """
+        return b"".join(self._bytes_of(token, skip_specials) for token in tokens).decode(errors="replace")
+
+    def token_bytes(self) -> list[int]:
+        """The number of UTF-8 bytes that each id stands for: the denominator of bits per byte. Specials count 0."""
+        return [len(piece) for piece in self._pieces]
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Plain data that `from_state` rebuilds this tokenizer from; `torch.load(weights_only=True)` reads it."""
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> "Tokenizer":
+        """The tokenizer that `state` came from.
+
+        Raises:
+            UserError: the state is no tokenizer's, or its ids are not laid out as ours.
+        """
+        match state:
+            case {"kind": "bytes"}:
+                return ByteTokenizer()
+            case {"kind": "sentencepiece", "model": bytes(model)}:
+                return SentencePieceTokenizer(model)
+        raise UserError("the stored tokenizer is neither bytes nor sentencepiece: load it with the omni that saved it")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256, in hex, of kind and content: equal exactly for tokenizers that encode alike by construction."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.state().items()):
+            content = value if isinstance(value, bytes) else str(value).encode()
+            digest.update(f"{key}:{len(content)}:".encode() + content)
+        return digest.hexdigest()
+
+    def _bytes_of(self, token: int, skip_specials: bool = True) -> bytes:
+        if not 0 <= token < len(self._pieces):
+            raise UserError(
+                f"token {token} is outside this tokenizer's ids 0..{self.vocab_size - 1}: "
+                "decode with the tokenizer that the model was trained with"
+            )
+        return SPECIALS[token].encode() if token < NUM_SPECIALS and not skip_specials else self._pieces[token]
+
+    def __reduce__(self):
+        return Tokenizer.from_state, (self.state(),)
+
+
+@final
+class ByteTokenizer(Tokenizer):
+    """The 32 specials and the 256 bytes: nothing to train, any text, about one token a character in English."""
+
+    def __init__(self):
+        super().__init__([b""] * NUM_SPECIALS + _BYTES)
+
+    def encode(self, text: str) -> list[int]:
+        return _byte_tokens(text)
+
+    def state(self) -> dict[str, Any]:
+        return {"kind": "bytes"}
+
+
+@final
+class SentencePieceTokenizer(Tokenizer):
+    """Byte-pair pieces learned by `train_sentencepiece`; what no piece covers falls back to bytes (arXiv:1808.06226).
+
+    Args:
+        model: a serialised SentencePiece model with our layout of ids.
+        source: where it comes from, for error messages.
+
+    Raises:
+        UserError: not a SentencePiece model, or one with other ids, specials or normalisation than ours.
+    """
+
+    def __init__(self, model: bytes, *, source: str = "the stored tokenizer"):
+        advice = "train one with `omni data tokenizer`"
+        try:
+            if not model:  # SentencePiece takes it for an uninitialised model and logs on every use
+                raise RuntimeError
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError:
+            raise UserError(f"{source} is not a SentencePiece model: {advice}") from None
+        if fault := _layout_fault(processor):
+            raise UserError(f"{source} is not an omni tokenizer ({fault}): {advice}")
+        self._model = model
+        self._processor = processor
+        learned = (processor.id_to_piece(i) for i in range(_FIRST_PIECE, processor.get_piece_size()))
+        super().__init__(
+            [b""] * NUM_SPECIALS + _BYTES + [piece.replace(_SPACE_MARK, " ").encode() for piece in learned]
+        )
+        if self.decode(self.encode(_PROBE)) != _PROBE:
+            raise UserError(f"{source} is not an omni tokenizer (it normalises or drops text): {advice}")
+
+    def encode(self, text: str) -> list[int]:
+        segments = _UNPIECED.split(_checked(text))
+        return _joined(segments, map(self._processor.encode, segments[::2]))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for every text, in threads."""
+        split = [_UNPIECED.split(_checked(text)) for text in texts]
+        encoded = iter(self._processor.encode([segment for segments in split for segment in segments[::2]]))
+        return [_joined(segments, encoded) for segments in split]
+
+    def state(self) -> dict[str, Any]:
+        return {"kind": "sentencepiece", "model": self._model}
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "SentencePieceTokenizer":
+        """Reads a `.model` file.
+
+        Raises:
+            UserError: the file cannot be read, or is not a tokenizer of ours.
+        """
+        try:
+            model = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}): train a tokenizer with `omni data tokenizer`"
+            ) from None
+        return cls(model, source=str(path))
+
+    def save(self, path: str | Path) -> None:
+        """Writes a `.model` file, whole or not at all; makes its folder.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(self._model)
+            os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise UserError(f"{path} cannot be written ({error.strerror}): choose another path") from None
+
+
+class StreamDecoder:
+    """Decodes token by token: the pushes and the finish, joined, are exactly `tokenizer.decode` of all tokens.
+
+    A character is held back until its last byte has come.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """The text that this token completes; often empty."""
+        return self._decoder.decode(self._tokenizer._bytes_of(token))
+
+    def finish(self) -> str:
+        """What was held back, as U+FFFD; the decoder is then ready for another text."""
+        return self._decoder.decode(b"", final=True)
+
+
+def open_tokenizer(spec: str | Path) -> Tokenizer:
+    """The tokenizer that a setting names.
+
+    Args:
+        spec: `bytes`, or the path of a `.model` file that `omni data tokenizer` wrote.
+
+    Raises:
+        UserError: neither of the two, or the file is not a tokenizer of ours.
+    """
+    if str(spec) == "bytes":
+        return ByteTokenizer()
+    if Path(spec).suffix == ".model":
+        return SentencePieceTokenizer.from_file(spec)
+    raise UserError(f"tokenizer {str(spec)!r} is unknown: give `bytes` or the path of a .model file")
+
+
+def train_sentencepiece(
+    texts: Iterable[str], *, vocab_size: int, max_bytes: int = 100_000_000
+) -> SentencePieceTokenizer:
+    """Learns byte-pair pieces. The same texts give the same bytes, so the fingerprint is the corpus's.
+
+    Args:
+        texts: documents, mixed well if there are more than `max_bytes`.
+        vocab_size: ids in all: 32 specials, 256 bytes, the rest learned.
+        max_bytes: stop reading after this much UTF-8; memory and time grow with it.
+
+    Raises:
+        UserError: no text, too little text for `vocab_size`, a `vocab_size` too small, or a lone surrogate.
+    """
+    if vocab_size <= _FIRST_PIECE:
+        raise UserError(f"vocab_size {vocab_size} leaves no room for pieces: use more than {_FIRST_PIECE}")
+    lines = list(_training_lines(texts, max_bytes))
+    if not lines:
+        raise UserError("the tokenizer's corpus holds no text: name files that do")
+    model = BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            required_chars=_SPACE_MARK,  # else a corpus without spaces would spell them with the mark's bytes
+            **dict(zip(("pad_id", "bos_id", "eos_id", "unk_id"), (PAD, BOS, EOS, UNK), strict=True)),
+            **dict(zip(("pad_piece", "bos_piece", "eos_piece", "unk_piece"), SPECIALS, strict=False)),
+            control_symbols=list(SPECIALS[UNK + 1 :]),
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,  # one token for an indentation
+            split_digits=True,
+            max_sentence_length=4 * _LINE_CHARS,
+            num_threads=1,  # the model stores it; two save little (15 MB, vocab_size 16000: 1.4 s against 0.9 s)
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _training_error(str(error), vocab_size) from None
+    return SentencePieceTokenizer(model.getvalue())
+
+
+class ChatTokens(NamedTuple):
+    """A conversation as ids.
+
+    Attributes:
+        tokens: bos, then for every turn its role, its content and `<|end|>`.
+        scored: true where the loss counts: the content and the `<|end|>` of the assistant's turns.
+    """
+
+    tokens: list[int]
+    scored: list[bool]
+
+
+def encode_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    placeholders: Sequence[int] | None = None,
+    add_generation_prompt: bool = False,
+) -> ChatTokens:
+    """Lays a conversation out as the models read it.
+
+    Args:
+        tokenizer: encodes the text.
+        messages: each with a `role` (system, user, assistant) and a `content`: a string, or a list of parts
+            `{"type": "text", "text": ...}` or `{"type": "image" | "audio" | "video", ...}`. The assistant's turns are
+            text only.
+        placeholders: the number of features of every media part, in order; one each by default.
+        add_generation_prompt: end with `<|assistant|>`, for the model to go on.
+
+    Raises:
+        UserError: no messages, a message that is not as above, or placeholders that do not fit the media parts.
+    """
+    if not messages:
+        raise UserError("the conversation has no messages: give at least one")
+    turns = [_read_message(index, message) for index, message in enumerate(messages)]
+    num_media = sum(kind in _MEDIA for _, parts in turns for kind, _ in parts)
+    counts = [1] * num_media if placeholders is None else list(placeholders)
+    if len(counts) != num_media or any(count < 1 for count in counts):
+        raise UserError(f"placeholders {counts} do not fit {num_media} media parts: give one positive number for each")
+    tokens, scored, features = [BOS], [False], iter(counts)
+    for role, parts in turns:
+        content = []
+        for kind, text in parts:
+            if kind == "text":
+                content += tokenizer.encode(text)
+            else:
+                start, placeholder, end = _MEDIA[kind]
+                content += [start, *[placeholder] * next(features), end]
+        tokens += [_ROLES[role], *content, END]
+        scored += [False, *[role == "assistant"] * (len(content) + 1)]
+    if add_generation_prompt:
+        tokens.append(ASSISTANT)
+        scored.append(False)
+    return ChatTokens(tokens, scored)
+
+
+_ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+_MEDIA = {
+    "image": (IMAGE_START, IMAGE, IMAGE_END),
+    "audio": (AUDIO_START, AUDIO, AUDIO_END),
+    "video": (VIDEO_START, IMAGE, VIDEO_END),
+}
+
+
+def _read_message(index: int, message: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """The role, and the parts as (type, text); the text of media is empty."""
+    role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
+    if not isinstance(role, str) or role not in _ROLES:
+        raise UserError(f"message {index}: role {role!r} is unknown: use one of {', '.join(_ROLES)}")
+    if isinstance(content, str):
+        return role, [("text", _checked(content, f"message {index}"))]
+    if not isinstance(content, Sequence):
+        raise UserError(f"message {index}: content is a {type(content).__name__}: give a string or a list of parts")
+    parts = []
+    for part in content:
+        match part:
+            case {"type": "text", "text": str(text)}:
+                parts.append(("text", _checked(text, f"message {index}")))
+            case {"type": "text"}:
+                raise UserError(f'message {index}: a text part has no text: write {{"type": "text", "text": "..."}}')
+            case {"type": str(kind)} if kind in _MEDIA:
+                if role == "assistant":
+                    raise UserError(f"message {index}: the assistant's turn holds {kind!r}: it may hold text only")
+                parts.append((kind, ""))
+            case _:
+                kind = part.get("type") if isinstance(part, Mapping) else part
+                raise UserError(f"message {index}: part type {kind!r} is unknown: use text, {', '.join(_MEDIA)}")
+    return role, parts
+
+
+def _byte_tokens(text: str) -> list[int]:
+    return [NUM_SPECIALS + value for value in _utf8(text)]
+
+
+def _joined(segments: list[str], encoded: Iterator[list[int]]) -> list[int]:
+    """The ids of a text that `_UNPIECED` split; `encoded` holds those of the segments between the separators."""
+    tokens = list(next(encoded))
+    for separator in segments[1::2]:
+        tokens += _byte_tokens(separator)
+        tokens += next(encoded)
+    return tokens
+
+
+def _checked(text: str, name: str = "the text") -> str:
+    _utf8(text, name)
+    return text
+
+
+def _utf8(text: str, name: str = "the text") -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"character {error.start} of {name} is a lone surrogate (U+{ord(text[error.start]):04X}), "
+            "which is not valid Unicode: read the file with its right encoding"
+        ) from None
+
+
+_PROBE = "  ﬁ　Å A\u030a\t\r\n x 12 "  # each part is changed by one of SentencePiece's usual normalisations
+
+
+def _layout_fault(processor: sentencepiece.SentencePieceProcessor) -> str | None:
+    """How a SentencePiece model differs from the layout that this module's ids assume."""
+    if processor.get_piece_size() < _FIRST_PIECE:
+        return f"it has {processor.get_piece_size()} ids, fewer than the specials and bytes"
+    if processor.unk_id() != UNK:
+        return f"its unknown id is {processor.unk_id()}, not {UNK}"
+    for i, name in enumerate(SPECIALS):
+        if processor.id_to_piece(i) not in (name, f"<|spare_{i}|>"):  # a model older than the name has a spare there
+            return f"id {i} is {processor.id_to_piece(i)!r}, not {name!r}"
+        if i != UNK and not processor.is_control(i):
+            return f"id {i} is {name!r}, but text can produce it"
+    if not all(processor.is_byte(i) for i in range(NUM_SPECIALS, _FIRST_PIECE)):
+        return f"ids {NUM_SPECIALS}..{_FIRST_PIECE - 1} are not the bytes"
+    return None
+
+
+_LINE_CHARS = 1024  # at most 4 bytes each; SentencePiece drops a line of more bytes than its limit
+_LINE = re.compile(rf"[^\r\n▁]{{1,{_LINE_CHARS}}}(?=[ \r\n▁]|\Z)|[^\r\n▁]{{1,{_LINE_CHARS}}}")  # cut before a space
+
+_VISIBLE = re.compile(r"[^\s\0]")  # SentencePiece learns nothing from other lines, and fails if all are such
+
+
+def _training_lines(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
+    """Lines short enough to be kept. Line ends and the space mark are no part of a piece: they stay bytes."""
+    num_bytes = 0
+    for row, text in enumerate(texts):
+        for match in _LINE.finditer(_checked(text, f"document {row}")):
+            if not _VISIBLE.search(match[0]):
+                continue
+            if num_bytes >= max_bytes:
+                return
+            num_bytes += len(match[0].encode())
+            yield match[0]
+
+
+def _training_error(message: str, vocab_size: int) -> Exception:
+    """SentencePiece's complaints about the size of vocabulary or corpus as our errors; anything else is a bug."""
+    if most := re.search(r"too high.*<= (\d+)", message):
+        return UserError(f"the corpus is too small for vocab_size {vocab_size}: use at most {most[1]}, or more text")
+    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return UserError(f"vocab_size {vocab_size} cannot hold the corpus's characters: use at least {least[1]}")
+    return RuntimeError(f"SentencePiece could not train: {message}")

@@ -1,0 +1,287 @@
+"""Which batches training sees: shared out over ranks and workers, and after a resume the very next ones."""
+
+import json
+import random
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateFinder
+
+from omni.data.sampling import OrderedBatches, ShuffledBatches
+from omni.data.stream import StreamLoader
+from omni.data.text import TextData
+from omni.errors import UserError
+
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:.*does not have many workers"
+    ),  # the rows are mapped: there is nothing to wait for
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),  # Lightning 2.6 under PyTorch 2.14
+]
+
+
+class Recorder(L.LightningModule):
+    """Trains nothing and remembers the batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.lr = 0.1
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((batch.rows.tolist(), batch.tokens.sum().item()))
+        if len(self.seen) == getattr(self, "fails_at", None):
+            raise RuntimeError("planted")
+        return self.weight.sum()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.lr)
+
+
+class SaveEverywhere(L.Callback):
+    """Saves a checkpoint in every hook in which Lightning's own callbacks do."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.saved = []
+
+    def save(self, trainer, module, *_):
+        if not trainer.sanity_checking:
+            path = self.folder / f"{len(self.saved)}.ckpt"
+            trainer.save_checkpoint(path)
+            self.saved.append((path, len(module.seen)))
+
+    on_train_start = on_train_batch_end = on_validation_start = on_validation_end = on_train_epoch_end = (
+        on_train_end
+    ) = save
+
+
+@pytest.fixture
+def make(tmp_path):
+    rng = random.Random(0)
+    rows = ({"text": "".join(rng.choices("abcdefgh é", k=rng.randint(1, 60)))} for _ in range(60))
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def make(**options):
+        options = {"tokenizer": "bytes", "context": 32, "batch_size": 6, "val_fraction": 0.1} | options
+        return TextData(str(tmp_path / "t.jsonl"), cache_dir=str(tmp_path / "cache"), **options)
+
+    return make
+
+
+@pytest.fixture
+def fit(tmp_path):
+    def fit(data, *, module=None, ckpt_path=None, **options):
+        module = module or Recorder()
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        options = {"enable_checkpointing": False, "accelerator": "cpu", "default_root_dir": tmp_path} | quiet | options
+        L.Trainer(**options).fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return module.seen
+
+    return fit
+
+
+TRAINERS = [
+    {"max_epochs": 2, "val_check_interval": 3},
+    {"max_epochs": 2, "accumulate_grad_batches": 2},
+    {"max_epochs": 4, "limit_train_batches": 3, "accumulate_grad_batches": 2},
+    {"max_epochs": -1, "max_steps": 17},
+]
+# not with a stream: where a loader without a length ends, Lightning itself groups accumulated batches anew on resuming
+STEPPED = {"max_epochs": -1, "max_steps": 7, "accumulate_grad_batches": 2, "check_val_every_n_epoch": None}
+CASES = [(options, streaming) for options in TRAINERS for streaming in (False, True)]
+
+
+@pytest.mark.parametrize(("options", "streaming"), [*CASES, (STEPPED | {"val_check_interval": 4}, False)], ids=str)
+def test_resuming_gives_the_batches_that_would_have_come(make, fit, tmp_path, options, streaming):
+    kind = {"streaming": streaming, "shuffle_buffer": 9}
+    saver = SaveEverywhere(tmp_path)
+    whole = fit(make(**kind), callbacks=[saver], **options)
+    assert len({str(batch) for batch in whole}) == len(whole)
+    assert len(saver.saved) > len(whole)
+    for path, seen in saver.saved[:: 4 if streaming else 3] + saver.saved[-3:]:
+        assert fit(make(**kind), ckpt_path=path, **options) == whole[seen:]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
+def test_resuming_with_workers(make, fit, tmp_path, streaming):
+    kind = {"streaming": streaming, "shuffle_buffer": 9, "num_workers": 2}
+    saver = SaveEverywhere(tmp_path)
+    whole = fit(make(**kind), callbacks=[saver], max_epochs=2)
+    for path, seen in saver.saved[5::9]:
+        assert fit(make(**kind), ckpt_path=path, max_epochs=2) == whole[seen:]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
+def test_a_finished_run_that_is_prolonged_goes_on_in_the_same_epoch(make, fit, tmp_path, streaming):
+    kind = {"streaming": streaming, "shuffle_buffer": 9}
+    whole = fit(make(**kind), max_steps=16, max_epochs=-1)
+    saver = SaveEverywhere(tmp_path)
+    fit(make(**kind), max_steps=5, max_epochs=-1, callbacks=[saver])
+    for path, seen in saver.saved[-3:]:  # the batch's, the epoch's and the training's end
+        assert seen == 5
+        assert fit(make(**kind), ckpt_path=path, max_steps=16, max_epochs=-1) == whole[5:]
+
+
+def test_an_interrupted_batch_comes_again(make, fit, tmp_path):
+    whole = fit(make(), max_steps=8, max_epochs=-1)
+    module, path = Recorder(), tmp_path / "exception.ckpt"
+    module.fails_at = 4
+    saver = LambdaCallback()
+    saver.on_exception = lambda trainer, *_: trainer.save_checkpoint(path)
+    with pytest.raises(RuntimeError, match="planted"):
+        fit(make(), module=module, max_steps=8, max_epochs=-1, callbacks=[saver])
+    assert fit(make(), ckpt_path=path, max_steps=8, max_epochs=-1) == whole[3:]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
+def test_a_learning_rate_finder_leaves_no_trace(make, fit, streaming):
+    kind = {"streaming": streaming, "shuffle_buffer": 9}
+    whole = fit(make(**kind), max_steps=8, max_epochs=-1)
+    finder = LearningRateFinder(num_training_steps=5, min_lr=1e-6, max_lr=1e-5)
+    seen = fit(make(**kind), max_steps=8, max_epochs=-1, callbacks=[finder])
+    assert len(seen) > 8
+    assert seen[-8:] == whole
+
+
+def test_overfitting_sees_the_same_batches_again(make, fit):
+    seen = fit(make(), overfit_batches=2, max_epochs=3)
+    assert seen == seen[:2] * 3
+    with pytest.raises(UserError, match=r"overfit_batches needs .* data\.streaming"):
+        fit(make(streaming=True), overfit_batches=2, max_epochs=3)
+
+
+def test_epochs_cut_short_walk_through_all_the_data(make, fit):
+    whole = fit(make(), max_epochs=1)
+    assert fit(make(), max_epochs=4, limit_train_batches=3)[: len(whole)] == whole[:12]
+    stream = {"streaming": True, "shuffle_buffer": 9}
+    assert fit(make(**stream), max_epochs=3, limit_train_batches=3) == fit(make(**stream), max_epochs=1)[:9]
+
+
+def test_other_batches_continue_at_the_same_share_of_the_data(make, fit, tmp_path):
+    saver = SaveEverywhere(tmp_path)
+    whole = fit(make(), callbacks=[saver], max_steps=6, max_epochs=-1)
+    (path, _), per_epoch = saver.saved[-1], len(make_ready(make()).train_batches())
+    with pytest.warns(UserWarning, match=r"batches have changed .* continuing at batch \d+ of epoch 0"):
+        smaller = fit(make(batch_size=3), ckpt_path=path, max_steps=8, max_epochs=-1)
+    rows = [row for batch, _ in whole for row in batch]
+    now = len(make_ready(make(batch_size=3)).train_batches())
+    assert smaller[0][0] == fit(make(batch_size=3), max_epochs=1)[6 * now // per_epoch][0]
+    assert len(set(rows) & {row for batch, _ in smaller for row in batch}) <= 3
+
+
+def test_a_changed_stream_begins_a_new_pass(make, fit, tmp_path):
+    saver = SaveEverywhere(tmp_path)
+    fit(make(streaming=True), callbacks=[saver], max_steps=3, max_epochs=-1)
+    with pytest.warns(UserWarning, match="a new pass begins"):
+        seen = fit(make(streaming=True, batch_size=3), ckpt_path=saver.saved[-1][0], max_steps=6, max_epochs=-1)
+    data = make_ready(make(streaming=True, batch_size=3))
+    loader = data.train_dataloader()
+    list(loader)  # the first pass
+    assert seen[0][0] == next(iter(loader)).rows.tolist()
+
+
+def make_ready(data):
+    data.setup()
+    return data
+
+
+def test_ranks_share_each_epoch_out():
+    for world_size, rows in [(1, 23), (2, 23), (3, 40), (4, 4)]:
+        ranks = [ShuffledBatches(rows, 3, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+        for _ in range(2):
+            epoch = [[row for batch in sampler for row in batch] for sampler in ranks]
+            seen = [row for share in epoch for row in share]
+            assert len(set(seen)) == len(seen)
+            assert len({len(share) for share in epoch}) == 1
+            assert len(seen) > rows - 3 * world_size
+
+
+def test_a_global_batch_is_the_same_rows_on_any_number_of_ranks():
+    one = ShuffledBatches(64, 8, seed=3)
+    two = [ShuffledBatches(64, 4, seed=3, rank=rank, world_size=2) for rank in range(2)]
+    for whole, *shares in zip(one, *two, strict=True):
+        assert sorted(whole) == sorted([*shares[0], *shares[1]])
+
+
+def test_validation_sees_every_row_once_on_ranks_with_as_many_batches():
+    for rows in range(1, 30):
+        for world_size in range(1, min(rows, 4) + 1):
+            for batch_size in (1, 2, 4):
+                ranks = [
+                    list(OrderedBatches(rows, batch_size, rank=r, world_size=world_size)) for r in range(world_size)
+                ]
+                seen = sorted(row for batches in ranks for batch in batches for row in batch)
+                assert len({len(batches) for batches in ranks}) == 1
+                assert all(1 <= len(batch) <= batch_size for batches in ranks for batch in batches)
+                left_out = rows % world_size if batch_size == 1 else 0
+                assert seen == list(range(rows - left_out))
+    with pytest.raises(UserError, match="2 rows cannot be shared out over 3 ranks"):
+        OrderedBatches(2, 1, world_size=3)
+
+
+def test_fewer_rows_than_a_batch_make_one_smaller_batch(make):
+    data = make_ready(make(batch_size=10_000))
+    (batch,) = data.train_dataloader()
+    assert len(batch.rows) == data.report["train"].rows
+
+
+class Ranked:
+    """What data asks of a trainer, for one of two ranks."""
+
+    def __init__(self, rank, *, injects=False):
+        self.global_rank, self.world_size = rank, 2
+        self.overfit_batches = 0.0
+        self._accelerator_connector = SimpleNamespace(use_distributed_sampler=injects)
+        self.fit_loop = SimpleNamespace(
+            epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=0)))
+        )
+        self.strategy = SimpleNamespace(reduce_boolean_decision=bool)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
+def test_ranks_and_workers_see_disjoint_data(make, streaming, workers):
+    def tokens(rank):
+        data = make(streaming=streaming, shuffle_buffer=9, batch_size=1, num_workers=workers)
+        data.setup()
+        data.trainer = rank
+        return [tuple(batch.tokens[0].tolist()) for batch in data.train_dataloader()]
+
+    alone, shares = tokens(None), [tokens(Ranked(rank)) for rank in range(2)]
+    assert not set(shares[0]) & set(shares[1])
+    assert shares[0] == tokens(Ranked(0))
+    predicted = [sum(len(row) for row in rows) for rows in (alone, shares[0] + shares[1])]
+    assert np.isclose(*predicted, rtol=0.1)  # of a stream, each share packs for itself
+
+
+def test_lightning_must_not_share_out_a_second_time(make):
+    data = make_ready(make())
+    data.trainer = Ranked(0, injects=True)
+    with pytest.raises(UserError, match=r"trainer\.use_distributed_sampler is true: set it to false"):
+        data.train_dataloader()
+
+
+def test_no_rank_goes_on_alone_in_a_stream(make):
+    data = make_ready(make(streaming=True, batch_size=2))
+    data.trainer = Ranked(0)
+    answers = iter([True, True, False])
+    data.trainer.strategy.reduce_boolean_decision = lambda more: more and next(answers)
+    assert len(list(data.train_dataloader())) == 2
+    assert data._starts == [0, 2]
+
+
+def test_a_stream_holds_out_what_it_does_not_train_on(make):
+    stream, rows = make_ready(make(streaming=True, batch_size=1)), make_ready(make(batch_size=1))
+    assert stream.report["val"] == rows.report["val"]
+    assert stream._plan_of(may_write=False).tokenizer.fingerprint == rows.tokenizer.fingerprint
+    trained = sum((batch.targets >= 0).sum().item() for batch in stream.train_dataloader())
+    assert trained == sum((batch.targets >= 0).sum().item() for batch in rows.train_dataloader())
+    assert isinstance(stream.train_dataloader(), StreamLoader)
