@@ -54,7 +54,9 @@ def read(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         reason = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
-        raise UserError(f"checkpoint {path} {reason}: give the .ckpt file of a run, such as lightning_logs/thinker/best.ckpt")
+        raise UserError(
+            f"checkpoint {path} {reason}: give the .ckpt file of a run, such as lightning_logs/thinker/best.ckpt"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
@@ -85,7 +87,9 @@ def build(recipe: dict[str, Any]) -> Part:
     try:
         return cls(**arguments)
     except TypeError as error:
-        raise UserError(f"the checkpoint's {recipe['class_path']} belongs to another version of omni: {error}") from error
+        raise UserError(
+            f"the checkpoint's {recipe['class_path']} belongs to another version of omni: {error}"
+        ) from error
 
 
 def load_part(part: nn.Module, name: str, path: str | Path) -> Lineage:

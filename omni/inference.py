@@ -38,7 +38,9 @@ class TextModel:
     def __init__(self, thinker: Thinker, tokenizer: Tokenizer) -> None:
         self.thinker, self.tokenizer = thinker, tokenizer
 
-    def stream(self, prompts: Sequence[str], *, max_tokens: int = 128, sampling: Sampling | None = None) -> Iterator[Delta]:
+    def stream(
+        self, prompts: Sequence[str], *, max_tokens: int = 128, sampling: Sampling | None = None
+    ) -> Iterator[Delta]:
         """Continues all prompts together, piece by piece.
 
         Args:
@@ -78,7 +80,6 @@ class TextModel:
         for row, text in self.stream(prompts, max_tokens=max_tokens, sampling=sampling):
             texts[row] += text
         return texts
-
 
 
 def load(path: str | Path, *, device: str = "auto") -> TextModel:

@@ -30,9 +30,7 @@ class Loss(NamedTuple):
         return self.total / self.count.clamp(min=1)
 
 
-def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, softcap: float | None = None
-) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, softcap: float | None = None) -> Tensor:
     """Sum of the cross-entropies of `hidden @ weight.T`, without ever holding all logits.
 
     The logits of a large vocabulary dwarf everything else (32 k × 8 × 512 positions are 524 MB in fp32). Here they exist

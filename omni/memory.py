@@ -39,11 +39,13 @@ class Ledger(TorchDispatchMode):
         self.add(result)
         return result
 
-    def add(self, tensors: Any) -> None:
-        """Counts tensors, however nested."""
+    def add(self, tensors: Any) -> int:
+        """Counts tensors, however nested, and returns how many bytes were new."""
+        before = self.live
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, Tensor):
                 self._add(tensor.untyped_storage())
+        return self.live - before
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = id(storage), storage.nbytes()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentError, Namespace
+from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -48,7 +49,7 @@ class Plan:
         weights: Parameters and buffers.
         gradients: One for each trained parameter.
         optimizer_state: What the optimizer keeps between its steps.
-        activations: What lives from the forward to the backward pass of a batch.
+        activations: A batch, and what lives from its forward to its backward pass.
         workspace: What the worst moment of a step needs beyond all of these.
         inference_weights: Parameters of all parts as inference loads them, in fp32.
         cache: Keys and values of one row as long as the context.
@@ -125,7 +126,7 @@ class _PlanCLI(OmniCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument("--gpu_memory", type=str | None, default=None, help="Memory to fit, such as 12GB or 24GiB.")
         # `ckpt_path` and whatever else `fit` takes and writes into a run's config.yaml; nothing here depends on it.
-        parser.add_method_arguments(self.trainer_class, "fit", skip=self.subcommands()["fit"])
+        parser.add_method_arguments(Trainer, "fit", skip={*self.subcommands()["fit"]})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(self._argv)
@@ -133,23 +134,29 @@ class _PlanCLI(OmniCLI):
     def _set_seed(self) -> None:
         """Nothing here is random."""
 
+    def _add_instantiators(self) -> None:
+        """They record hyper-parameters for checkpoints, and no checkpoint is written."""
+
     def instantiate_classes(self) -> None:
-        told, trainer, data = self.config["gpu_memory"], self.config["trainer"], self.config.get("data")
+        told, trainer = self.config["gpu_memory"], self.config["trainer"]
         gpu_memory = None if told is None else parse_size(told)
+        self._make("data")  # refuses wrong arguments; it opens no file before it is set up
         with FakeTensorMode(), warnings.catch_warnings():
             # Metrics copy their states, and PyTorch's copy asks each tensor where its data lies.
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-            try:
-                stage = self.parser.instantiate(Namespace(model=self.config["model"]))["model"]
-            except ValueError as error:
-                raise UserError(f"model: {one_line(error)}") from error
             self.plan = measure(
-                stage,
-                data["init_args"].as_dict() if data is not None else {},
+                self._make("model"),
+                self.config["data"]["init_args"].as_dict(),
                 precision=trainer["precision"] or best_precision(trainer["accelerator"]),
                 accumulating=trainer["accumulate_grad_batches"] > 1,
                 gpu_memory=gpu_memory,
             )
+
+    def _make(self, key: str) -> Any:
+        try:
+            return self.parser.instantiate(Namespace({key: self.config[key]}))[key]
+        except ValueError as error:
+            raise UserError(f"{key}: {one_line(error)}") from error
 
 
 def measure(
@@ -185,6 +192,8 @@ def measure(
             tensor.data = tensor.data.to(dtype)  # not `stage.to`, which cannot convert fake parameters
     batch = _example_batch(stage, data, dtype)
     trained = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+    if not trained:
+        raise UserError("model.init_args.frozen names every part: nothing is left to train")
     return Plan(
         stage=type(stage).__name__,
         batch={name: tuple(tensor.shape) for name, tensor in batch._asdict().items() if isinstance(tensor, Tensor)},
@@ -206,24 +215,21 @@ def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str,
     """What a training step of one or two micro-batches needs beyond weights and gradients, in bytes."""
     optimizer, ledger = _optimizer(stage, precision), Ledger()
     ledger.add([*stage.parameters(), *stage.buffers()])
-    activations = 0
+    activations = inputs = ledger.add(batch)
     with ledger:
         for _ in range(passes):
             before = ledger.peak = ledger.live
             with _autocast(precision):
                 loss = stage.loss(batch)
-            activations = ledger.live - before
+            activations = inputs + ledger.live - before
             loss.total.backward()
             del loss
         pass_peak, before = ledger.peak, ledger.live
         optimizer.step()
     state = ledger.live - before  # made by the first step; from the second on it lies beside a batch's activations
     peak = max(pass_peak + state, ledger.peak)
-    return {
-        "optimizer_state": state,
-        "activations": activations,
-        "workspace": max(0, peak - ledger.live - activations),
-    }
+    workspace = max(0, peak - (ledger.live - inputs + activations))
+    return {"optimizer_state": state, "activations": activations, "workspace": workspace}
 
 
 def _optimizer(stage: Stage, precision: str) -> Optimizer:
@@ -246,9 +252,8 @@ def _example_batch(stage: Stage, data: Mapping[str, Any], dtype: torch.dtype) ->
 
 
 def _cache_bytes(stage: Stage, context: int | None) -> int:
-    caches: list[Any] = []
-    if context is not None:
-        caches = [part.new_cache(1, context) for part in stage.parts.values() if hasattr(part, "new_cache")]
+    parts: list[Any] = [part for part in stage.parts.values() if hasattr(part, "new_cache")]
+    caches = [part.new_cache(1, context) for part in parts if context is not None]
     return _bytes(tensor for cache in caches for tensor in (cache.keys, cache.values))
 
 
@@ -259,12 +264,13 @@ def _bytes(tensors: Any) -> int:
 
 def _report(plan: Plan, *, chosen: bool, told: str | None) -> str:
     """The plan as aligned tables."""
-    batch = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in plan.batch.items())
     frozen = plan.total_parameters - plan.trained_parameters
+    remark = f", {format_count(frozen)} of them frozen" if frozen else ""
+    batch = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in plan.batch.items())
     tables = {
         ("parameters", ""): {
             **{name: format_count(count) for name, count in plan.parameters.items()},
-            "total": format_count(plan.total_parameters) + (f", {format_count(frozen)} of them frozen" if frozen else ""),
+            "total": format_count(plan.total_parameters) + remark,
         },
         ("training", "memory"): {
             "weights": format_size(plan.weights),

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import omni.data.text
 import omni.stages.thinker  # noqa: F401  importing a stage or a data module makes its bare class name known
@@ -71,8 +72,11 @@ class OmniCLI(LightningCLI):
         """Keeps the user's configuration: Lightning would let a checkpoint's hyper-parameters override it."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Fills in the precision where it was left open, and makes checkpoints atomic."""
+        """Fills in the precision where it was left open, makes checkpoints atomic, and the progress bar cheap."""
         config = self._get(self.config_init, "trainer", default={})
+        if config["enable_progress_bar"] is not False:
+            # A refresh reads the loss, for which a GPU must be waited for.
+            config["callbacks"] = [*(config["callbacks"] or []), TQDMProgressBar(refresh_rate=10)]
         if config["precision"] is None:
             config["precision"] = best_precision(config["accelerator"])
         trainer = super().instantiate_trainer(**kwargs)
@@ -84,7 +88,9 @@ class OmniCLI(LightningCLI):
         """Loads the parts of earlier stages, or finds the checkpoint to resume."""
         self._resolve_checkpoint("fit")
         self.model.config_fingerprint = self._fingerprint()
-        if self._get(self.config, "ckpt_path") is None:
+        if self.config_init["fit"].get("ckpt_path") is None:
+            if self.trainer.is_global_zero:
+                keep_earlier_run(Path(run_folder(self.trainer)))
             for name, path in (self._get(self.config, "init_from") or {}).items():
                 self.model.init_part(name, path)
 
@@ -154,7 +160,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             temporary.replace(path)
         except (OSError, RuntimeError) as error:  # PyTorch's writer reports a full disk as RuntimeError
-            raise UserError(f"checkpoint {path} could not be written ({error}); the one before it is untouched") from error
+            raise UserError(
+                f"checkpoint {path} could not be written ({error}); the one before it is untouched"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -186,27 +194,43 @@ class StageCheckpoint(ModelCheckpoint):
         self.dirpath = str(run_folder(trainer))
         super().setup(trainer, pl_module, stage)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the end of training too, where it is not a multiple of `every_n_train_steps`."""
+        super().on_train_end(trainer, pl_module)
+        if self.monitor is None and self._last_global_step_saved != trainer.global_step:
+            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
 
-class KeepEarlierRun(Callback):
-    """A run that starts anew moves the files of the one before it to `earlier/1`, `earlier/2`, ... of its folder.
 
-    So neither its checkpoints nor its curves are lost or mixed with the new ones.
+class WritePredictions(BasePredictionWriter):
+    """Writes what `omni predict` gives, a list with one entry a batch, to `predictions.pt` in the run's folder."""
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any
+    ) -> None:
+        """Writes."""
+        path = Path(run_folder(trainer)) / "predictions.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(predictions, path)
+        rank_zero_info(f"predictions: {path}")
+
+
+def keep_earlier_run(folder: Path) -> None:
+    """Moves the files of the run in `folder`, if there is one, to `earlier/1`, `earlier/2`, ... in it.
+
+    So a run that starts anew neither loses the checkpoints of the one before nor mixes their curves.
     """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Moves, unless the run is resumed."""
-        folder = Path(run_folder(trainer))
-        if stage != "fit" or trainer.ckpt_path is not None or not trainer.is_global_zero:
-            return
-        if not any((folder / f"{name}.ckpt").exists() for name in ("best", "last")):
-            return
-        earlier = folder / "earlier"
-        target = earlier / str(1 + max((int(p.name) for p in earlier.glob("*") if p.name.isdigit()), default=0))
-        target.mkdir(parents=True)
-        for path in folder.iterdir():
-            if path.is_file():
-                path.rename(target / path.name)
-        rank_zero_info(f"{folder} held an earlier run: moved to {target}. To resume it instead: --ckpt_path last")
+    if not any((folder / f"{name}.ckpt").exists() for name in ("best", "last")):
+        return
+    earlier = folder / "earlier"
+    target = earlier / str(1 + max((int(p.name) for p in earlier.glob("*") if p.name.isdigit()), default=0))
+    target.mkdir(parents=True)
+    for path in folder.iterdir():
+        if path.is_file():
+            path.rename(target / path.name)
+    rank_zero_info(f"{folder} held an earlier run: moved to {target}. To resume a run: --ckpt_path last")
 
 
 class Stopped(Exception):
@@ -295,7 +319,11 @@ class Throughput(Callback):
     ) -> None:
         """Counts, and logs when Lightning logs."""
         self._tokens += batch.tokens.numel() if hasattr(batch, "tokens") else 0
-        if not self._tokens or (trainer.global_step % trainer.log_every_n_steps) or trainer.fit_loop._should_accumulate():
+        if (
+            not self._tokens
+            or (trainer.global_step % trainer.log_every_n_steps)
+            or trainer.fit_loop._should_accumulate()
+        ):
             return
         # Kernels may still run: what was launched since the last log stands for what was finished since then.
         self._seconds += time.perf_counter() - self._started
@@ -346,6 +374,8 @@ def run(argv: list[str]) -> OmniCLI:
         return OmniCLI()
     except ArgumentError as error:
         raise UserError(f"{one_line(error)} (`omni {argv[0]} --help` tells what there is)") from error
+    except MisconfigurationException as error:
+        raise UserError(one_line(error)) from error
     except Stopped as stop:
         print(f"omni: {stop}")
         raise SystemExit(stop.exit_code) from None

@@ -92,17 +92,17 @@ def test_the_formats_hold_the_same_documents(make, tmp_path):
             assert sum(map(len, shares)) == len(documents)
 
 
-@pytest.mark.parametrize("separator", [r"<\|end\|>", r"^ = [^=]+ = $", r"(?=^ = [^=]+ = $)"])
+@pytest.mark.parametrize("separator", [r"<\|end\|>", r"^ = [^=]+ = $", r"(?=^ = [^=]+ = $)", r"\.(?! keep)"])
 def test_a_separator_splits_alike_whatever_the_blocks(tmp_path, monkeypatch, separator):
     import omni.data.documents as module
 
-    chapters = "".join(f"\n = Title {i} = \n" + "é word\n" * (7 * i % 11) + "<|end|>" for i in range(50))
+    chapters = "".join(f"\n = Title {i} = \n" + "é word. keep.\n" * (7 * i % 11) + "<|end|>" for i in range(50))
     (tmp_path / "t.txt").write_text(chapters)
     whole = list(open_corpus([str(tmp_path / "t.txt")], document_separator=separator)[0].read())
     monkeypatch.setattr(module, "_BLOCK", 37)
     monkeypatch.setattr(module, "_REACH", 40)
     assert list(open_corpus([str(tmp_path / "t.txt")], document_separator=separator)[0].read()) == whole
-    assert 49 <= len(whole) <= 51
+    assert len(whole) >= 49
 
 
 def test_copies_of_a_document_stay_together_and_seeds_hold_out_the_same(make, tmp_path):
@@ -163,7 +163,9 @@ def test_tokens_are_made_once_for_a_content_and_a_tokenizer(make, tmp_path):
     assert make(context=8, seed=3, batch_size=2).report["train"].tokens == data.report["train"].tokens
     assert files_of(tmp_path / "cache") == before
     assert make(val_fraction=0.5).fingerprint != data.fingerprint
-    assert make(tokenizer="bpe", vocab_size=320).fingerprint != data.fingerprint
+    other = make(tokenizer="bpe", vocab_size=320)
+    assert other.fingerprint != data.fingerprint
+    assert other.report["train"].tokens < data.report["train"].tokens
     changed = make(write_jsonl(tmp_path / "train.jsonl", texts(81)))
     assert changed.fingerprint != data.fingerprint
     assert changed.report["train"].documents + changed.report["val"].documents == 81

@@ -137,16 +137,13 @@ class StreamLoader(DataLoader[TextBatch]):
         self._starts = starts
         self._agree = agree
         self._iterator = None  # of the pass that is being read; where Lightning looks for workers to stop
-        self._drawn = starts[-1]  # batches of all passes, up to the last that was drawn
-        self._last: TextBatch | None = None
+        self._drawn = starts[-1]  # batches of all passes so far
 
     def __iter__(self) -> Iterator[TextBatch]:  # pyright: ignore[reportIncompatibleMethodOverride]
         position = self._wanted()
         if position is None:
             position = self._drawn
-        if self._iterator is not None and self._last is not None and position == self._drawn - 1:
-            yield self._last  # Lightning drew it to know whether there is one, and did not use it
-        elif self._iterator is None or position != self._drawn:
+        if self._iterator is None or position != self._drawn:
             self._seek(position)
         while (batch := self._draw()) is not None:
             yield batch
@@ -163,7 +160,7 @@ class StreamLoader(DataLoader[TextBatch]):
         del self._starts[number + 1 :]
         self._stream.epoch = number
         self._iterator = super().__iter__()
-        self._drawn, self._last = self._starts[number], None
+        self._drawn = self._starts[number]
         skipped = position - self._drawn
         if skipped:
             rank_zero_info(f"Reading the stream's pass {number} again up to batch {skipped}, where training continues")
@@ -178,7 +175,7 @@ class StreamLoader(DataLoader[TextBatch]):
         assert self._iterator is not None
         batch = next(self._iterator, None)
         if self._agree(batch is not None):
-            self._drawn, self._last = self._drawn + 1, batch
+            self._drawn += 1
             return batch
         if self._drawn == self._starts[-1]:
             raise UserError("the stream holds no batch for some rank: use fewer devices or more data")

@@ -43,6 +43,7 @@ class TextData(ResumableData):
     Args:
         train: Files (.txt, .jsonl, .parquet), patterns, folders, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
         val: The same, for validation. By default it is held out of `train`.
+        test: The same, for `omni test` and `omni predict`.
         tokenizer: `bpe` (learned from the training text at first use), `bytes`, a .model file, or a .ckpt file.
         vocab_size: Of `bpe`: 32 specials, 256 bytes, the rest learned.
         context: Tokens that the model reads in a row.
@@ -72,6 +73,7 @@ class TextData(ResumableData):
         self,
         train: str | list[str],
         val: str | list[str] | None = None,
+        test: str | list[str] | None = None,
         *,
         tokenizer: str = "bpe",
         vocab_size: int = 32000,
@@ -91,6 +93,7 @@ class TextData(ResumableData):
         super().__init__(num_workers=num_workers, seed=seed)
         self.train_entries = [train] if isinstance(train, str) else list(train)
         self.val_entries = [val] if isinstance(val, str) else val
+        self.test_entries = [test] if isinstance(test, str) else test
         self.tokenizer_spec = tokenizer
         self.vocab_size = vocab_size
         self.context = context
@@ -113,7 +116,7 @@ class TextData(ResumableData):
     def fingerprint(self) -> str:
         plan = self._plan_of(may_write=False)
         options = (self.context, self.streaming, self.shuffle_buffer if self.streaming else 0)
-        return _digest(*plan.identities.values(), plan.tokenizer.fingerprint, *options)
+        return _digest(plan.identities["train"], plan.identities["val"], plan.tokenizer.fingerprint, *options)
 
     def prepare_data(self) -> None:
         plan = self._plan_of(may_write=True)
@@ -145,7 +148,22 @@ class TextData(ResumableData):
         return self._stream_loader() if self.streaming else self.loader(self._rows["train"], self.train_batches())
 
     def val_dataloader(self) -> DataLoader[TextBatch]:
-        rows, batch_size = self._rows["val"], self.val_batch_size or self.batch_size
+        return self._ordered("val")
+
+    def test_dataloader(self) -> DataLoader[TextBatch]:
+        return self._ordered("test")
+
+    def predict_dataloader(self) -> DataLoader[TextBatch]:
+        # Lightning wraps the sampler, to know which rows a prediction is of; it cannot wrap a batch sampler of ours.
+        loader, share = self._ordered("test"), self.rank()
+        rows = range(share["rank"], len(self._rows["test"]), share["world_size"])
+        batch_size = self.val_batch_size or self.batch_size
+        return DataLoader(loader.dataset, batch_size=batch_size, sampler=rows, collate_fn=loader.collate_fn)
+
+    def _ordered(self, split: str) -> DataLoader[TextBatch]:
+        if split not in self._rows:
+            raise UserError(f"there is no text to {split} on: give data.init_args.{split}")
+        rows, batch_size = self._rows[split], self.val_batch_size or self.batch_size
         return self.loader(rows, OrderedBatches(len(rows), batch_size, **self.rank()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -209,7 +227,7 @@ class TextData(ResumableData):
             files = {
                 split: TokenFile(self.cache_dir / _digest(identity, tokenizer.fingerprint)[:32])
                 for split, identity in identities.items()
-                if split == "val" or not self.streaming
+                if split != "train" or not self.streaming
             }
             self._plan = _Plan(sources, identities, files, tokenizer)
         return self._plan
@@ -233,7 +251,10 @@ class TextData(ResumableData):
             train, val = DocumentSplit(train, self.val_fraction, exact=not self.streaming).parts()
             if self.streaming:
                 val = [*(FirstDocuments(source, _STREAM_VAL_DOCUMENTS) for source in val)]
-        return {"train": [*train], "val": [*val]}
+        splits = {"train": [*train], "val": [*val]}
+        if self.test_entries is not None:
+            splits["test"] = [*open_corpus(self.test_entries, hub_split="test", **options)]
+        return splits
 
     def _check_file(self, split: str, file: TokenFile) -> None:
         if not file.complete:
@@ -262,7 +283,11 @@ class TextData(ResumableData):
             )
         if self.streaming and self.val_split == "tail" and self.val_entries is None:
             raise UserError("data.val_split: tail needs the end of a stream: give data.val, or set it to documents")
-        for name, entries in (("train", self.train_entries), ("val", self.val_entries)):
+        for name, entries in (
+            ("train", self.train_entries),
+            ("val", self.val_entries),
+            ("test", self.test_entries),
+        ):
             if entries is not None and not entries:
                 raise UserError(f"data.{name} is an empty list: name a file, a pattern, a folder or hub:OWNER/NAME")
         try:

@@ -31,7 +31,13 @@ class Block(nn.Module):
     """Attention, optionally a convolution, and a feed-forward network, each behind a norm and beside a residual."""
 
     def __init__(
-        self, dim: int, *, attention: Attention, ffn: FeedForward | MixtureOfExperts, conv: ConvModule | None, dropout: float
+        self,
+        dim: int,
+        *,
+        attention: Attention,
+        ffn: FeedForward | MixtureOfExperts,
+        conv: ConvModule | None,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.attention_norm, self.attention = RMSNorm(dim), attention

@@ -160,9 +160,7 @@ class Thinker(Part):
         Returns:
             Logits, hidden states and balance loss.
         """
-        hidden, balance_loss = self.encode(
-            tokens, embeddings=embeddings, positions=positions, mask=mask, cache=cache
-        )
+        hidden, balance_loss = self.encode(tokens, embeddings=embeddings, positions=positions, mask=mask, cache=cache)
         return ThinkerOutput(self.logits(hidden), hidden, balance_loss)
 
     def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -95,6 +95,8 @@ class Stage(LightningModule, ABC):
         """Freezes what is to be frozen, and refuses parts that were trained with another tokenizer."""
         for name in self.frozen:
             self.part(name).requires_grad_(False)
+        if stage == "fit" and not any(parameter.requires_grad for parameter in self.parameters()):
+            raise UserError("model.init_args.frozen leaves nothing to train: take a part from it")
         for name, lineage in self.ancestors.items():
             if lineage["tokenizer"] != self.tokenizer.fingerprint:
                 raise UserError(

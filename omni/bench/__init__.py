@@ -1,0 +1,1 @@
+"""Races against peers, both in one run on the same machine."""

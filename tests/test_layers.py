@@ -1,0 +1,481 @@
+"""The Transformer's layers: what each may see, and that each equals the plain formula it stands for."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from omni.layers.attention import Attention
+from omni.layers.conv import ConvModule
+from omni.layers.feedforward import FeedForward, activate
+from omni.layers.moe import MixtureOfExperts
+from omni.layers.norm import RMSNorm
+from omni.layers.rotary import RotaryEmbedding, rotate
+from omni.layers.transformer import Transformer
+
+TOY = {"dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 48}
+KINDS = {
+    "dense": {},
+    "gqa": {"num_kv_heads": 2},
+    "moe": {"num_experts": 4},
+    "axes": {"rope_axes": 3},
+    "relu2": {"activation": "relu2", "qk_norm": False},
+    "conv": {"conv_kernel": 3},
+}
+ACTIVATIONS = ["swiglu", "relu2", "gelu"]
+
+kinds = pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+
+
+def noise(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def unlike(module, seed=0):
+    """The module in eval mode with its norms' scales away from 1, so that none can be left out unseen."""
+    torch.manual_seed(seed)
+    for child in module.modules():
+        if isinstance(child, RMSNorm):
+            nn.init.uniform_(child.weight, 0.5, 1.5)
+    return module.eval()
+
+
+def transformer(**options):
+    torch.manual_seed(0)
+    return unlike(Transformer(**{**TOY, **options}))
+
+
+def close(actual, expected, tolerance=1e-5):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def changed(first, second):
+    """Which positions of (batch, time, dim) differ in any row."""
+    return ((first - second).abs() > 1e-5).flatten(2).any(-1).any(0).tolist()
+
+
+# ---------------------------------------------------------------- what a position sees
+
+
+@kinds
+@pytest.mark.parametrize("position", [0, 3, 6])
+@torch.no_grad()
+def test_a_causal_position_changes_itself_and_what_follows_only(options, position):
+    model, x = transformer(**options), noise(2, 7, 32)
+    other = x.clone()
+    other[:, position] = noise(2, 32, seed=2)
+    assert changed(model(x).hidden, model(other).hidden) == [False] * position + [True] * (7 - position)
+
+
+@kinds
+@torch.no_grad()
+def test_a_bidirectional_position_changes_all(options):
+    model, x = transformer(causal=False, **options), noise(2, 7, 32)
+    other = x.clone()
+    other[:, 5] = noise(2, 32, seed=2)
+    assert all(changed(model(x).hidden, model(other).hidden))
+
+
+@kinds
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_padded_equals_unpadded_under_a_mask(options, causal, side):
+    model, lengths, time = transformer(causal=causal, **options), (5, 9, 2), 9
+    padded, mask = 50 * noise(3, time, 32), torch.zeros(3, time, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        mask[row, slice(length) if side == "right" else slice(time - length, time)] = True
+    rows = [noise(length, 32, seed=length) for length in lengths]
+    padded[mask] = torch.cat(rows)
+    hidden = model(padded, mask=mask).hidden
+    assert hidden.isfinite().all()
+    for row, (alone, valid) in enumerate(zip(rows, mask, strict=True)):
+        close(hidden[row, valid], model(alone[None]).hidden[0])
+
+
+@kinds
+@torch.no_grad()
+def test_padding_at_the_end_needs_no_mask_where_causal(options):
+    model, x = transformer(**options), noise(2, 5, 32)
+    padded = torch.cat((x, 50 * noise(2, 4, 32, seed=2)), dim=1)
+    close(model(padded).hidden[:, :5], model(x).hidden)
+
+
+@kinds
+@pytest.mark.parametrize("causal", [True, False])
+@torch.no_grad()
+def test_a_batch_equals_its_rows(options, causal):
+    model, x = transformer(causal=causal, **options), noise(3, 6, 32)
+    close(model(x).hidden, torch.cat([model(row[None]).hidden for row in x]))
+
+
+@pytest.mark.parametrize(("causal", "reach"), [(True, range(4, 9)), (False, range(2, 7))])
+@torch.no_grad()
+def test_the_convolution_reaches_as_far_as_its_kernel(causal, reach):
+    torch.manual_seed(0)
+    conv, x = unlike(ConvModule(8, kernel_size=5, causal=causal)), noise(1, 12, 8)
+    other = x.clone()
+    other[:, 4] += 1
+    assert [t for t, differs in enumerate(changed(conv(x), conv(other))) if differs] == list(reach)
+
+
+@torch.no_grad()
+def test_no_mask_is_made_where_causality_or_nothing_suffices(monkeypatch):
+    calls, attend = [], F.scaled_dot_product_attention
+
+    def spy(*args, attn_mask=None, is_causal=False, **kwargs):
+        calls.append((attn_mask is not None, is_causal))
+        return attend(*args, attn_mask=attn_mask, is_causal=is_causal, **kwargs)
+
+    def seen(model, x, **kwargs):
+        calls.clear()
+        model(x, **kwargs)
+        assert len(calls) == 2
+        return calls[0] if calls[0] == calls[1] else calls
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    model, x = transformer(), noise(2, 5, 32)
+    assert seen(model, x) == (False, True)
+    assert seen(transformer(causal=False), x) == (False, False)
+    assert seen(model, x, mask=torch.ones(2, 5, dtype=torch.bool)) == (True, False)
+    cache = model.new_cache(2, 12)
+    assert seen(model, x, cache=cache) == (False, True)  # a prompt
+    cache.advance(5)
+    assert seen(model, x[:, :1], cache=cache) == (False, False)  # one token behind equally long rows
+    assert seen(model, x, cache=cache) == (True, False)
+    cache.advance([1, 3])
+    assert seen(model, x[:, :1], cache=cache) == (True, False)
+
+
+# ---------------------------------------------------------------- attention
+
+
+def naive_attention(attention, x, theta=10_000.0):
+    """Attention with all heads of keys and values written out, and rotation by complex numbers."""
+    heads, kv_heads, size = attention.num_heads, attention.num_kv_heads, attention.head_dim
+    projected = (x @ attention.qkv.weight.T).unflatten(-1, (heads + 2 * kv_heads, size))
+    queries_keys, values = projected[:, :, : heads + kv_heads], projected[:, :, heads + kv_heads :]
+    if isinstance(attention.qk_norm, RMSNorm):
+        queries_keys = queries_keys / (queries_keys.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        queries_keys = queries_keys * attention.qk_norm.weight
+    frequencies = theta ** (-torch.arange(size // 2) * 2 / size)
+    turns = torch.polar(torch.ones(()), torch.arange(x.shape[1])[:, None, None] * frequencies)
+    turned = torch.complex(*queries_keys.chunk(2, dim=-1)) * turns
+    queries_keys = torch.cat((turned.real, turned.imag), dim=-1)
+    outputs = []
+    for head in range(heads):
+        kv_head = head // (heads // kv_heads)
+        scores = queries_keys[:, :, head] @ queries_keys[:, :, heads + kv_head].mT / math.sqrt(size)
+        if attention.causal:
+            scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
+        outputs.append(scores.softmax(-1) @ values[:, :, kv_head])
+    return torch.cat(outputs, dim=-1) @ attention.out.weight.T
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("qk_norm", [True, False])
+@pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
+@torch.no_grad()
+def test_attention_equals_the_formula_with_repeated_heads(num_kv_heads, qk_norm, causal):
+    torch.manual_seed(0)
+    attention = unlike(
+        Attention(32, num_heads=4, num_kv_heads=num_kv_heads, head_dim=8, qk_norm=qk_norm, causal=causal)
+    )
+    x = noise(2, 9, 32)
+    close(attention(x, RotaryEmbedding(8)(torch.arange(9))), naive_attention(attention, x))
+
+
+def test_fewer_heads_of_keys_and_values_are_fewer_parameters_and_a_smaller_cache():
+    full, grouped = (Attention(32, num_heads=4, num_kv_heads=n, head_dim=8, qk_norm=False) for n in (4, 1))
+    count = [sum(p.numel() for p in attention.parameters()) for attention in (full, grouped)]
+    assert count[0] - count[1] == 2 * 3 * 8 * 32  # keys and values of three heads
+    assert transformer(num_kv_heads=1).new_cache(2, 5).keys.numel() * 4 == transformer().new_cache(2, 5).keys.numel()
+
+
+@pytest.mark.parametrize(("qk_norm", "same"), [(True, True), (False, False)])
+@torch.no_grad()
+def test_qk_norm_makes_the_size_of_queries_and_keys_idle(qk_norm, same):
+    torch.manual_seed(0)
+    attention = unlike(Attention(32, num_heads=4, num_kv_heads=4, head_dim=8, qk_norm=qk_norm))
+    x, angles = noise(2, 6, 32), RotaryEmbedding(8)(torch.arange(6))
+    before = attention(x, angles)
+    attention.qkv.weight[: 2 * 32] *= 100
+    assert torch.allclose(attention(x, angles), before, atol=1e-4) == same
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(8,), (3, 8)])
+def test_rms_norm_is_its_formula_over_the_last_axis_and_keeps_the_type(shape, dtype):
+    norm, x = unlike(RMSNorm(*shape)), 5 * noise(2, 4, *shape)
+    expected = x / x.square().mean(-1, keepdim=True).sqrt() * norm.weight
+    actual = norm(x.to(dtype))
+    assert actual.dtype == dtype
+    close(actual.float(), expected, 1e-5 if dtype == torch.float32 else 3e-2)
+
+
+# ---------------------------------------------------------------- positions
+
+
+def test_rotation_keeps_lengths_and_scores_depend_on_the_distance_only():
+    rotary, query, key = RotaryEmbedding(16), noise(1, 1, 1, 16), noise(1, 1, 1, 16, seed=2)
+
+    def score(query_position, key_position):
+        turned = [
+            rotate(x, *rotary(torch.tensor([position])))
+            for x, position in ((query, query_position), (key, key_position))
+        ]
+        close(turned[0].norm(), query.norm())
+        return (turned[0] * turned[1]).sum()
+
+    for distance in (0, 1, 7):
+        close(score(300 + distance, 300), score(distance, 0), 1e-4)
+    assert (score(1, 0) - score(0, 0)).abs() > 1e-3
+    assert (score(0, 1) - score(1, 0)).abs() > 1e-3  # ahead is not behind
+
+
+@kinds
+@torch.no_grad()
+def test_shifting_all_positions_changes_nothing(options):
+    model, x = transformer(**options), noise(2, 6, 32)
+    close(model(x, positions=torch.arange(6) + 50).hidden, model(x).hidden, 1e-4)
+    assert not torch.allclose(model(x, positions=torch.arange(6) * 2).hidden, model(x).hidden, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_axes", [2, 3])
+@pytest.mark.parametrize("time", [1, 5, 8, 33])
+@torch.no_grad()
+def test_equal_axes_are_one_axis_exactly(num_axes, time):
+    one, several, x = transformer(), transformer(rope_axes=num_axes), noise(2, time, 32)
+    positions = torch.stack((torch.arange(time), torch.arange(time) * 3 + 11))
+    axes = positions.expand(num_axes, 2, time)
+    for angles, expected in zip(several.rotary(axes), one.rotary(positions), strict=True):
+        assert torch.equal(angles, expected)
+    assert torch.equal(several(x, positions=axes).hidden, one(x, positions=positions).hidden)
+    assert torch.equal(several(x).hidden, one(x).hidden)
+
+
+@pytest.mark.parametrize("axis", range(3))
+@torch.no_grad()
+def test_each_axis_turns_its_own_frequencies(axis):
+    model, x = transformer(rope_axes=3), noise(1, 5, 32)
+    positions = torch.arange(5).expand(3, 1, 5).clone()
+    moved = positions.clone()
+    moved[axis, :, 3] += 2
+    differs = (model.rotary(moved)[1] != model.rotary(positions)[1])[0, :, 0]
+    assert differs.nonzero().tolist() == [[3, i] for i in range(4) if i % 3 == axis]
+    assert not torch.allclose(model(x, positions=moved).hidden, model(x, positions=positions).hidden, atol=1e-4)
+
+
+def test_angles_stay_exact_in_a_model_of_low_precision():
+    model = transformer().bfloat16()
+    for angles, expected in zip(model.rotary(torch.arange(2000)), RotaryEmbedding(8)(torch.arange(2000)), strict=True):
+        assert torch.equal(angles, expected)
+
+
+# ---------------------------------------------------------------- feed-forward and experts
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@torch.no_grad()
+def test_the_feed_forward_network_is_its_formula(activation):
+    torch.manual_seed(0)
+    ffn, x = FeedForward(8, 12, activation=activation), noise(2, 3, 8)
+    up = x @ ffn.up.weight.T
+    inner = {
+        "swiglu": lambda: up[..., :12] * up[..., :12].sigmoid() * up[..., 12:],
+        "relu2": lambda: up.clamp(min=0) ** 2,
+        "gelu": lambda: up * 0.5 * (1 + torch.erf(up / math.sqrt(2))),
+    }[activation]()
+    close(ffn(x), inner @ ffn.down.weight.T)
+    assert sum(p.numel() for p in ffn.parameters()) == (3 if activation == "swiglu" else 2) * 8 * 12
+
+
+def experts(**options):
+    torch.manual_seed(0)
+    return MixtureOfExperts(16, 24, **{"num_experts": 4, **options})
+
+
+def naive_experts(moe, x):
+    """Output and balance loss, one token and one expert at a time."""
+    outputs, used, likely = [], torch.zeros(moe.num_experts), torch.zeros(moe.num_experts)
+    for token in x.flatten(0, 1):
+        probabilities = (moe.router.weight @ token).softmax(0)
+        chosen = sorted(range(moe.num_experts), key=lambda e: -probabilities[e].item())[: moe.experts_per_token]
+        share = probabilities[chosen].sum()
+        outputs.append(
+            sum(probabilities[e] / share * (activate(token @ moe.up[e], moe.activation) @ moe.down[e]) for e in chosen)
+        )
+        used[chosen] += 1
+        likely = likely + probabilities
+    balance = moe.num_experts * (used / used.sum() * likely / len(outputs)).sum()
+    return torch.stack(outputs).view_as(x), balance
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("experts_per_token", [1, 2, 4])
+def test_experts_equal_a_loop_in_value_and_gradient(activation, experts_per_token):
+    moe, direction = experts(activation=activation, experts_per_token=experts_per_token), noise(3, 5, 16, seed=2)
+    results = []
+    for compute in (moe, lambda x: naive_experts(moe, x)):
+        x = noise(3, 5, 16).requires_grad_()
+        output, balance = compute(x)
+        gradients = torch.autograd.grad((output * direction).sum() + 3 * balance, [x, *moe.parameters()])
+        results.append((output, balance, *gradients))
+    for actual, expected in zip(*results, strict=True):
+        close(actual, expected, 1e-4)
+
+
+@torch.no_grad()
+def test_a_token_is_worked_on_alike_whatever_is_beside_it():
+    moe, x = experts(), noise(4, 6, 16)
+    order = torch.randperm(4, generator=torch.Generator().manual_seed(0))
+    whole = moe(x)[0]
+    close(moe(x[order])[0], whole[order])
+    close(moe(x[2:3, 3:4])[0], whole[2:3, 3:4])
+
+
+@pytest.mark.parametrize("experts_per_token", [1, 2])
+@torch.no_grad()
+def test_balance_is_one_when_experts_are_used_alike_and_more_when_they_collapse(experts_per_token):
+    moe = experts(experts_per_token=experts_per_token)
+    moe.router.weight.copy_(torch.eye(4, 16) + 0.5 * torch.eye(4, 16).roll(1, 0))  # token i prefers i, then i + 1
+    alike = 10 * torch.eye(4, 16).repeat(3, 1, 1)
+    close(moe(alike)[1], torch.ones(()))
+    collapsed = moe(alike[:, :1].expand(3, 4, 16))[1]
+    assert collapsed > 1.5
+    assert collapsed <= 4 / experts_per_token + 1e-5
+
+
+@torch.no_grad()
+def test_balance_ignores_padding():
+    moe, x = experts(), noise(2, 8, 16)
+    mask = torch.arange(8) < torch.tensor([[5], [8]])
+    other = torch.where(mask[..., None], x, noise(16, seed=2))
+    real = x[mask][None]
+    close(moe(other, mask)[1], moe(real)[1])
+    close(moe(x, mask)[1], moe(real)[1])
+    assert (moe(other)[1] - moe(real)[1]).abs() > 1e-4
+    model = transformer(num_experts=4)
+    x = noise(2, 8, 32)
+    padded = torch.where(mask[..., None], x, noise(32, seed=2))
+    close(model(padded, mask=mask).balance_loss, model(x, mask=mask).balance_loss)
+
+
+@torch.no_grad()
+def test_the_transformer_returns_the_mean_balance_of_its_layers():
+    model, seen = transformer(num_experts=4), []
+    for block in model.blocks:
+        block.ffn.register_forward_hook(lambda module, args, output: seen.append(output[1]))
+    balance = model(noise(2, 8, 32)).balance_loss
+    assert len(seen) == 2
+    close(balance, torch.stack(seen).mean())
+    assert transformer()(noise(2, 8, 32)).balance_loss == 0
+
+
+@kinds
+@torch.no_grad()
+def test_autocast_stays_close_to_full_precision(options):
+    model, x = transformer(**options), noise(2, 6, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model(x).hidden
+    if "num_experts" in options:  # a token near the border between two experts may change sides
+        assert hidden.float().sub(model(x).hidden).square().mean() < 0.05
+    else:
+        close(hidden.float(), model(x).hidden, 0.1)
+
+
+# ---------------------------------------------------------------- training
+
+
+@kinds
+@torch.no_grad()
+def test_dropout_drops_in_training_only(options):
+    torch.manual_seed(0)
+    dropping, plain, x = transformer(dropout=0.3, **options), transformer(**options), noise(2, 6, 32)
+    plain.load_state_dict(dropping.state_dict())
+    assert torch.equal(dropping(x).hidden, plain(x).hidden)
+    dropping.train()
+    first, second = dropping(x).hidden, dropping(x).hidden
+    assert not torch.allclose(first, second, atol=1e-3)
+    assert not torch.allclose(first, plain(x).hidden, atol=1e-3)
+
+
+def test_dropout_reaches_the_attention_weights_in_training_only():
+    attention = Attention(32, num_heads=4, num_kv_heads=4, head_dim=8, dropout=0.3)
+    x, angles = noise(1, 6, 32), RotaryEmbedding(8)(torch.arange(6))
+    torch.manual_seed(0)
+    assert not torch.allclose(attention(x, angles), attention(x, angles), atol=1e-3)
+    attention.eval()
+    assert torch.equal(attention(x, angles), attention(x, angles))
+
+
+@kinds
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradient_checkpointing_changes_neither_loss_nor_gradients(options, dropout):
+    results, runs = [], []
+    for checkpointing in (False, True):
+        model = transformer(dropout=dropout, gradient_checkpointing=checkpointing, **options).train()
+        count = []
+        model.blocks[0].ffn.register_forward_pre_hook(lambda module, args, count=count: count.append(1))
+        x = noise(2, 6, 32).requires_grad_()
+        torch.manual_seed(3)
+        hidden, balance = model(x)
+        loss = (hidden * noise(2, 6, 32, seed=2)).sum() + balance
+        loss.backward()
+        results.append((loss, x.grad, *(p.grad for p in model.parameters())))
+        runs.append(len(count))
+    assert runs == [1, 2]  # computed again in the backward pass
+    for kept, recomputed in zip(*results, strict=True):
+        assert torch.equal(kept, recomputed)
+
+
+@pytest.mark.parametrize("num_layers", [1, 8])
+@pytest.mark.parametrize("num_experts", [0, 3])
+def test_matrices_that_write_to_the_stream_start_smaller_with_depth(num_layers, num_experts):
+    torch.manual_seed(0)
+    model = Transformer(dim=64, num_layers=num_layers, num_heads=4, ffn_dim=96, num_experts=num_experts)
+    for block in model.blocks:
+        assert block.attention.qkv.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
+        assert block.attention.out.weight.std().item() == pytest.approx((64 * 2 * num_layers) ** -0.5, rel=0.05)
+        up, down = (w if num_experts else w.weight for w in (block.ffn.up, block.ffn.down))
+        assert up.std().item() == pytest.approx(64**-0.5, rel=0.05)
+        assert down.std().item() == pytest.approx((96 * 2 * num_layers) ** -0.5, rel=0.05)
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"head_dim": 7}, "even"),
+        ({"num_heads": 5}, "num_heads"),
+        ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads"),
+        ({"conv_kernel": 4}, "odd"),
+        ({"num_experts": 2, "experts_per_token": 3}, "experts_per_token"),
+        ({"num_experts": 2, "experts_per_token": 0}, "experts_per_token"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        Transformer(**{**TOY, **options})
+
+
+@pytest.mark.parametrize("options", [{"causal": False}, {"conv_kernel": 3}, {"causal": False, "conv_kernel": 3}])
+def test_what_cannot_be_cached_is_refused(options):
+    with pytest.raises(ValueError, match="cached"):
+        transformer(**options).new_cache(1, 4)
+
+
+def test_a_cache_and_a_mask_together_are_refused():
+    model = transformer()
+    with pytest.raises(ValueError, match="mask"):
+        model(noise(2, 3, 32), cache=model.new_cache(2, 4), mask=torch.ones(2, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("num_axes", [1, 2])
+def test_positions_of_other_axes_are_refused(num_axes):
+    with pytest.raises(ValueError, match="axes"):
+        transformer(rope_axes=num_axes)(noise(2, 3, 32), positions=torch.zeros(3, 2, 3))

@@ -1,0 +1,256 @@
+"""The chunked cross-entropy equals the plain one and never holds more than a chunk; metrics do not see the batches."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from omni import losses
+from omni.batch import IGNORE
+from omni.losses import Loss, linear_cross_entropy, token_nll
+from omni.metrics import TokenLoss
+from omni.tokenizer import BOS, EOS, ByteTokenizer
+
+VOCAB, DIM = 37, 16
+SOFTCAPS = [None, 3.0]
+CHUNKS = [1, 5, 24, 1000]  # positions; 24 are all there are
+
+softcaps = pytest.mark.parametrize("softcap", SOFTCAPS)
+
+
+@pytest.fixture(params=CHUNKS)
+def chunk(request, monkeypatch):
+    """How many positions a chunk holds."""
+    monkeypatch.setattr(losses, "CHUNK_BYTES", request.param * VOCAB * 4)
+    return request.param
+
+
+def problem(dtype=torch.float32):
+    """Hidden states (2, 12, dim), weights, and targets of which a third is not scored."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 12, DIM, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(VOCAB, DIM, generator=generator).to(dtype).requires_grad_()
+    targets = torch.randint(VOCAB, (2, 12), generator=generator)
+    targets[torch.rand(2, 12, generator=generator) < 0.3] = IGNORE
+    assert 0 < (targets == IGNORE).sum() < 24
+    return hidden, weight, targets
+
+
+def plain(hidden, weight, targets, softcap, reduction="sum"):
+    """The cross-entropy of all logits at once, in double precision."""
+    logits = hidden.double() @ weight.double().T
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
+
+
+def close(actual, expected, tolerance=1e-5):
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=tolerance, atol=tolerance)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else (output,):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return output
+
+
+# ---------------------------------------------------------------- cross-entropy
+
+
+@softcaps
+def test_value_and_gradients_are_those_of_the_plain_loss(chunk, softcap):
+    hidden, weight, targets = problem()
+    loss, expected = linear_cross_entropy(hidden, weight, targets, softcap=softcap), plain(*problem(), softcap)
+    assert loss.dtype == torch.float32
+    close(loss, expected)
+    gradients = torch.autograd.grad(2.5 * loss, (hidden, weight))
+    reference = problem()[:2]
+    for actual, wanted in zip(
+        gradients, torch.autograd.grad(2.5 * plain(*reference, targets, softcap), reference), strict=True
+    ):
+        close(actual, wanted)
+
+
+@softcaps
+def test_the_gradient_is_that_of_finite_differences(softcap, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 2 * 5 * 4)  # two positions of five tokens
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 4, generator=generator, dtype=torch.double).requires_grad_()
+    weight = torch.randn(5, 4, generator=generator, dtype=torch.double).requires_grad_()
+    targets = torch.tensor([4, IGNORE, 0])
+    # Logits are fp32 whatever comes in, so the step must be wide and the tolerance with it.
+    assert torch.autograd.gradcheck(
+        lambda h, w: linear_cross_entropy(h, w, targets, softcap=softcap).double(),
+        (hidden, weight),
+        eps=1e-2,
+        atol=1e-3,
+        rtol=1e-3,
+    )
+
+
+@softcaps
+def test_one_of_the_two_gradients_suffices(chunk, softcap):
+    for frozen in (0, 1):
+        inputs = problem()
+        inputs[frozen].requires_grad_(False)
+        linear_cross_entropy(*inputs, softcap=softcap).backward()
+        expected = problem()
+        plain(*expected, softcap).backward()
+        assert inputs[frozen].grad is None
+        close(inputs[1 - frozen].grad, expected[1 - frozen].grad)
+
+
+@softcaps
+def test_autocast_stays_close_and_returns_full_precision(chunk, softcap):
+    inputs, expected = problem(), problem()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(*inputs, softcap=softcap)
+        nll = token_nll(*inputs, softcap=softcap)
+    assert loss.dtype == nll.dtype == torch.float32
+    loss.backward()
+    wanted = plain(*expected, softcap)
+    wanted.backward()
+    close(loss, wanted, 1e-2)
+    close(nll.sum(), wanted, 1e-2)
+    for actual, reference in zip(inputs[:2], expected[:2], strict=True):
+        assert actual.grad.dtype == torch.float32
+        assert (actual.grad - reference.grad).norm() < 0.02 * reference.grad.norm()
+
+
+@softcaps
+def test_under_autocast_the_weight_gradient_does_not_lose_small_chunks(softcap, monkeypatch):
+    errors = []
+    for positions in (1, 24):
+        monkeypatch.setattr(losses, "CHUNK_BYTES", positions * VOCAB * 4)
+        inputs, expected = problem(), problem()
+        with torch.autocast("cpu", torch.bfloat16):
+            linear_cross_entropy(*inputs, softcap=softcap).backward()
+        plain(*expected, softcap).backward()
+        errors.append((inputs[1].grad - expected[1].grad).norm().item())
+    assert errors[0] < 1.5 * errors[1]
+
+
+@softcaps
+def test_all_ignored_is_zero_with_zero_gradients(chunk, softcap):
+    hidden, weight, targets = problem()
+    ignored = torch.full_like(targets, IGNORE)
+    loss = linear_cross_entropy(hidden, weight, ignored, softcap=softcap)
+    loss.backward()
+    assert loss == 0
+    assert not hidden.grad.any()
+    assert not weight.grad.any()
+    assert not token_nll(hidden, weight, ignored, softcap=softcap).any()
+
+
+@softcaps
+def test_each_position_has_its_loss_and_they_sum_to_the_whole(chunk, softcap):
+    hidden, weight, targets = problem()
+    nll = token_nll(hidden, weight, targets, softcap=softcap)
+    assert nll.shape == targets.shape
+    assert not nll.requires_grad
+    assert not nll[targets == IGNORE].any()
+    close(nll.flatten(), plain(hidden, weight, targets, softcap, reduction="none"))
+    close(nll.sum(), linear_cross_entropy(hidden, weight, targets, softcap=softcap))
+
+
+@softcaps
+def test_large_logits_stay_finite(chunk, softcap):
+    hidden, weight, targets = problem()
+    inputs = [(300 * hidden).detach().requires_grad_(), weight]
+    loss = linear_cross_entropy(*inputs, targets, softcap=softcap)
+    loss.backward()
+    close(loss, plain(*inputs, targets, softcap), 1e-4)
+    assert all(x.grad.isfinite().all() for x in inputs)
+
+
+@pytest.mark.parametrize("positions", [1, 3])
+def test_no_tensor_is_larger_than_a_chunk_of_logits(positions, monkeypatch):
+    vocab, dim, count = 500, 2, 40
+    hidden = torch.randn(count, dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight = torch.randn(vocab, dim, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    targets = torch.arange(count)
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 4 * positions * vocab)
+    allowed = max(positions * vocab, weight.numel())
+    for compute in (
+        lambda: linear_cross_entropy(hidden, weight, targets).backward(),
+        lambda: linear_cross_entropy(hidden, weight, targets, softcap=3.0).backward(),
+        lambda: token_nll(hidden, weight, targets),
+    ):
+        with Largest() as seen:
+            compute()
+        assert positions * vocab <= seen.numel <= allowed
+    with Largest() as seen:
+        plain(hidden, weight, targets, None).backward()
+    assert seen.numel >= count * vocab  # what the plain loss holds
+
+
+def test_the_mean_is_over_what_was_scored():
+    assert Loss(torch.tensor(6.0), torch.tensor(4), {}).mean == 1.5
+    assert Loss(torch.tensor(0.0), torch.tensor(0), {}).mean == 0
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def measured(text):
+    """Losses of each byte, what is scored, and bytes, as a model with a byte tokenizer gives them."""
+    tokenizer = ByteTokenizer()
+    targets = torch.tensor([*tokenizer.encode(text), EOS, IGNORE, BOS, *tokenizer.encode("é"), IGNORE])
+    scored = targets != IGNORE
+    nll = torch.rand(len(targets), generator=torch.Generator().manual_seed(0)) * 5 * scored
+    return nll, scored, torch.tensor(tokenizer.token_bytes())[targets.clamp(min=0)] * scored
+
+
+def metric_of(*batches):
+    metric = TokenLoss()
+    for batch in batches:
+        metric.update(*batch)
+    return metric.compute()
+
+
+def test_the_metric_is_the_direct_computation():
+    text = "Ein schöner Satz.\n日本"
+    nll, scored, num_bytes = measured(text)
+    values = metric_of((nll, scored, num_bytes))
+    loss = nll.double().sum() / scored.sum()
+    close(values["loss"], loss)
+    close(values["perplexity"], loss.exp())
+    size = len((text + "é").encode())  # specials are scored but stand for no text
+    close(values["bits_per_byte"], nll.double().sum() / math.log(2) / size)
+    assert scored.sum() == size + 2
+
+
+@pytest.mark.parametrize("sizes", [(1, 25), (13, 13), (20, 1, 5), (1,) * 26])
+def test_the_metric_does_not_depend_on_the_batches(sizes):
+    data = measured("x" * 20)
+    assert len(data[0]) == 26
+    whole, split = metric_of(data), metric_of(*zip(*(values.split(sizes) for values in data), strict=True))
+    assert whole.keys() == split.keys() == {"loss", "perplexity", "bits_per_byte"}
+    for name in whole:
+        close(split[name], whole[name], 1e-6)
+
+
+def test_a_uniform_guess_costs_the_bits_of_the_vocabulary():
+    nll = torch.full((2, 5), math.log(256))
+    values = metric_of((nll, torch.ones(2, 5, dtype=torch.bool), torch.ones(2, 5, dtype=torch.long)))
+    close(values["bits_per_byte"], torch.tensor(8.0))
+    close(values["perplexity"], torch.tensor(256.0))
+
+
+def test_many_small_losses_do_not_drown_in_the_sum():
+    metric = TokenLoss()
+    one = torch.ones(1, dtype=torch.long)
+    metric.update(torch.tensor([2.0**25]), one.bool(), one)
+    for _ in range(4):
+        metric.update(torch.tensor([1.0]), one.bool(), one)
+    assert metric.total == 2**25 + 4

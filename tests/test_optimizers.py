@@ -1,0 +1,293 @@
+"""Muon takes PyTorch's steps, every parameter has one optimizer, and the schedule reaches both."""
+
+import io
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from omni.layers.norm import RMSNorm
+from omni.models.thinker import Thinker
+from omni.optimizers import Muon, adamw, lr_factor, muon, scale_gradients
+
+SETTINGS = {"lr": 0.01, "betas": (0.9, 0.95), "weight_decay": 0.1}
+SHAPES = [(24, 24), (16, 48), (48, 16), (16, 48), (24, 24)]
+KINDS = {
+    "plain": {"qk_norm": False},
+    "qk_norm": {},
+    "untied": {"tied": False, "qk_norm": False},
+    "moe": {"num_experts": 2, "qk_norm": False},
+}
+
+kinds = pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+both = pytest.mark.parametrize("make", [adamw, muon])
+
+
+def thinker(**options):
+    torch.manual_seed(0)
+    return Thinker(**{"vocab_size": 30, "dim": 16, "num_layers": 2, "num_heads": 2, "ffn_dim": 24, **options})
+
+
+def matrices():
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+def learn(model, optimizer, steps, *, seed=1):
+    """Trains on random tokens; the same seed gives the same gradients at the same weights."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        tokens = torch.randint(30, (2, 8), generator=generator)
+        optimizer.zero_grad()
+        model.cross_entropy(model.encode(tokens).hidden, tokens.roll(-1, 1)).backward()
+        optimizer.step()
+
+
+def stored(state):
+    """The state as it comes out of a file that may hold plain data only."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def is_matrix(model, name):
+    """Whether a parameter is a matrix (or a stack of them), not a norm's scale of whatever shape."""
+    return not isinstance(model.get_submodule(name.rpartition(".")[0]), RMSNorm)
+
+
+def equal(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+# ---------------------------------------------------------------- Muon
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+@pytest.mark.parametrize("momentum", [0.0, 0.95])
+def test_muon_takes_the_steps_of_pytorch(momentum, weight_decay):
+    ours, theirs = matrices(), matrices()
+    settings = {"lr": 0.02, "momentum": momentum, "weight_decay": weight_decay}
+    optimizers = [Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(6):
+        before = [p.detach().clone() for p in ours]
+        for mine, its in zip(ours, theirs, strict=True):
+            its.data.copy_(mine.data)
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            its.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        for mine, its, old in zip(ours, theirs, before, strict=True):
+            step, expected = mine.detach() - old, its.detach() - old
+            assert expected.norm() > 0
+            assert (step - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16), (1, 8)])
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+def test_orthogonalising_takes_singular_values_to_about_one_and_keeps_directions(shape, size):
+    random = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    left, _, right = torch.linalg.svd(random, full_matrices=False)
+    values = torch.linspace(0.1, 1, min(shape), dtype=torch.double)
+    result = Muon.orthogonalise((size * left * values @ right).float()).double()
+    turned = left.mT @ result @ right.mT  # diagonal where the singular vectors are the same
+    singular = turned.diagonal(dim1=1, dim2=2)
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
+    assert (turned - torch.diag_embed(singular)).abs().max() < 1e-3
+
+
+def test_orthogonalising_nothing_gives_nothing():
+    assert not Muon.orthogonalise(torch.zeros(2, 4, 6)).any()
+
+
+def test_muons_update_has_a_fifth_of_the_learning_rate_as_root_mean_square():
+    for parameter in matrices():
+        optimizer, before = Muon([parameter], lr=0.5, weight_decay=0.0), parameter.detach().clone()
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        optimizer.step()
+        assert (parameter - before).square().mean().sqrt().item() == pytest.approx(0.1, rel=0.2)
+
+
+def test_a_matrix_without_a_gradient_stays():
+    parameters = matrices()
+    parameters[0].grad = torch.ones_like(parameters[0])
+    Muon(parameters, lr=0.1).step()
+    moved = [not torch.equal(new, old) for new, old in zip(parameters, matrices(), strict=True)]
+    assert moved == [True] + [False] * (len(SHAPES) - 1)
+
+
+# ---------------------------------------------------------------- who gets what
+
+
+@both
+@kinds
+def test_only_matrices_decay(make, options):
+    model = thinker(**options)
+    optimizer, before = make(model, **SETTINGS), {n: p.detach().clone() for n, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        kept = 1 - 0.01 * 0.1 if is_matrix(model, name) else 1
+        torch.testing.assert_close(parameter.detach(), before[name] * kept, rtol=1e-6, atol=0, msg=name)
+
+
+@both
+@kinds
+@pytest.mark.parametrize("frozen", [None, "transformer.blocks.0", "embedding"])
+def test_every_trainable_parameter_is_in_one_group(make, options, frozen):
+    model = thinker(**options)
+    if frozen:
+        model.get_submodule(frozen).requires_grad_(False)
+    grouped = [p for group in make(model, **SETTINGS).param_groups for p in group["params"]]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert sorted(map(id, grouped)) == sorted(map(id, trainable))
+
+
+@kinds
+def test_muon_gets_the_matrices_inside_blocks_and_adamw_the_rest(options):
+    model = thinker(**options)
+    chosen = {id(p) for group in muon(model, **SETTINGS).optimizers[0].param_groups for p in group["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in chosen}
+    linear = {f"{name}.weight" for name, module in model.transformer.named_modules() if isinstance(module, nn.Linear)}
+    assert names == {f"transformer.{name}" for name in linear}
+    assert len(names) >= 4
+
+
+@both
+def test_both_learn(make):
+    model = thinker()
+    tokens = torch.arange(8)[None]
+
+    def loss():
+        return model.cross_entropy(model.encode(tokens).hidden, tokens.roll(-1, 1))
+
+    optimizer, before = make(model, **SETTINGS), loss().item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert loss().item() < before / 2
+
+
+def test_a_closure_is_called_once_and_its_loss_returned():
+    model = thinker()
+    optimizer, calls = muon(model, **SETTINGS), []
+
+    def closure():
+        assert torch.is_grad_enabled()
+        calls.append(1)
+        return torch.tensor(7.0)
+
+    with torch.no_grad():
+        assert optimizer.step(closure) == 7
+    assert calls == [1]
+
+
+# ---------------------------------------------------------------- state
+
+
+@both
+@kinds
+def test_a_stored_optimizer_goes_on_as_if_never_stopped(make, options):
+    model, twin = thinker(**options), thinker(**options)
+    optimizer = make(model, **SETTINGS)
+    learn(model, optimizer, 3)
+    state, weights = stored(optimizer.state_dict()), stored(model.state_dict())
+    learn(model, optimizer, 3, seed=2)
+
+    resumed = make(twin, **SETTINGS)
+    twin.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    learn(twin, resumed, 3, seed=2)
+    assert equal(twin, model)
+
+    forgetful = make(twin, **SETTINGS)
+    twin.load_state_dict(weights)
+    learn(twin, forgetful, 3, seed=2)
+    assert not equal(twin, model)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_learning_rate_written_outside_reaches_both_optimizers(loaded):
+    model = thinker()
+    optimizer = muon(model, **SETTINGS)
+    learn(model, optimizer, 1)
+    if loaded:
+        optimizer.load_state_dict(stored(optimizer.state_dict()))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    assert [g["lr"] for inner in optimizer.optimizers for g in inner.param_groups] == [0.0] * 3
+    before = [p.detach().clone() for p in model.parameters()]
+    learn(model, optimizer, 1)
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_a_schedule_goes_on_behind_a_loaded_state():
+    rates, state = [], None
+    for start, stop in ((0, 3), (3, 6)):
+        model = thinker()
+        optimizer = muon(model, **SETTINGS)
+        schedule = LambdaLR(optimizer, lambda step: 1 / (1 + step))
+        if state is not None:
+            optimizer.load_state_dict(state[0])
+            schedule.load_state_dict(state[1])
+        for _ in range(start, stop):
+            rates.append([group["lr"] for inner in optimizer.optimizers for group in inner.param_groups])
+            learn(model, optimizer, 1)
+            schedule.step()
+        state = stored(optimizer.state_dict()), schedule.state_dict()
+    for step, found in enumerate(rates):
+        assert found == pytest.approx([0.01 / (1 + step)] * 3)
+
+
+# ---------------------------------------------------------------- schedule
+
+
+def factors(schedule, *, warmup_steps=10, total_steps=110, final=0.1):
+    return [
+        lr_factor(step, schedule=schedule, warmup_steps=warmup_steps, total_steps=total_steps, final=final)
+        for step in range(total_steps + 5)
+    ]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_warm_up_is_a_line_to_the_peak_that_wastes_no_step(schedule):
+    assert factors(schedule)[:11] == pytest.approx([(step + 1) / 10 for step in range(10)] + [1.0])
+    assert factors(schedule, warmup_steps=0)[0] == 1
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_decay_falls_from_the_peak_to_what_is_left_and_stays(schedule, final):
+    decay = factors(schedule, final=final)[10:]
+    assert decay[0] == pytest.approx(1)
+    assert decay[50] == pytest.approx((1 + final) / 2)  # both are halfway there in the middle
+    assert decay[100:] == pytest.approx([final] * 5)
+    assert all(later <= earlier + 1e-12 for earlier, later in zip(decay, decay[1:], strict=False))
+    quarter = 0.75 if schedule == "linear" else (1 + math.cos(math.pi / 4)) / 2
+    assert decay[25] == pytest.approx(final + (1 - final) * quarter)
+
+
+def test_constant_stays_at_the_peak_without_an_end():
+    assert factors("constant")[10:] == [1.0] * 105
+    assert lr_factor(10**9, schedule="constant", warmup_steps=5, total_steps=math.inf, final=0.0) == 1
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_run_shorter_than_its_warm_up_stays_in_bounds(schedule):
+    assert all(0 <= factor <= 1 for factor in factors(schedule, warmup_steps=10, total_steps=5))
+
+
+@pytest.mark.parametrize("factor", [0.5, torch.tensor(0.5)])
+def test_gradients_are_scaled_where_there_are_any(factor):
+    parameters = matrices()
+    scale_gradients(parameters, factor)
+    parameters[1].grad = torch.full(SHAPES[1], 4.0)
+    scale_gradients(parameters, factor)
+    assert (parameters[1].grad == 2).all()
+    assert parameters[0].grad is None

@@ -1,0 +1,211 @@
+"""A plan counts what there is, and measures without weights what training really needs."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from omni.cli import main
+from omni.errors import UserError
+from omni.memory import Ledger, format_count, format_size, parse_size
+from omni.models.thinker import Thinker
+from omni.plan import Plan, measure, run
+from omni.stages.thinker import ThinkerPretraining
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SIZES = sorted(CONFIGS.glob("models/*/thinker.yaml"))
+DATA = {"batch_size": 4, "context": 64}
+TOY = {"vocab_size": 512, "dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "ffn_dim": 128}
+
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def stage_of(thinker: dict[str, Any], **kwargs: Any) -> ThinkerPretraining:
+    return ThinkerPretraining(Thinker(**{**TOY, **thinker}), **kwargs)
+
+
+def plan_of(thinker: dict[str, Any] | None = None, *, precision: str = "32-true", **kwargs: Any) -> Plan:
+    with FakeTensorMode():
+        return measure(stage_of(thinker or {}, **kwargs), DATA, precision=precision)
+
+
+def command(*args: str, config: Path = CONFIGS / "thinker.yaml") -> list[str]:
+    return ["plan", "--config", str(config), *args, "--data.init_args.batch_size=1", "--data.init_args.context=8"]
+
+
+def parameters_of(size: dict[str, Any]) -> int:
+    """The parameters of a Thinker with QK-norm and SwiGLU, by hand."""
+    dim, heads, layers, ffn = size["dim"], size["num_heads"], size["num_layers"], size["ffn_dim"]
+    head, kv_heads, experts = dim // heads, size.get("num_kv_heads", heads), size.get("num_experts", 0)
+    attention = dim * dim + 2 * dim * kv_heads * head + dim * dim + (heads + kv_heads) * head
+    network = max(1, experts) * 3 * dim * ffn + experts * dim
+    matrices = 1 if size.get("tied", True) else 2
+    return matrices * size["vocab_size"] * dim + layers * (attention + network + 2 * dim) + dim
+
+
+def saved_bytes(stage: ThinkerPretraining) -> int:
+    """What PyTorch keeps for the backward pass of a real batch, besides the parameters."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in stage.parameters()}
+    kept = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage  # kept alive, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = stage.loss(stage.example_batch(DATA))
+    assert loss.total.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def test_every_size_is_counted_by_hand():
+    assert [path.parent.name for path in SIZES] == ["laptop", "large", "medium", "small", "tiny", "xl"]
+    for path in SIZES:
+        size = yaml.safe_load(path.read_text())
+        with FakeTensorMode():
+            assert Thinker(**size).num_parameters == parameters_of(size), path
+
+
+def test_the_largest_size_is_planned_without_its_weights(tmp_path: Path):
+    size = CONFIGS / "models/xl/thinker.yaml"
+    config = yaml.safe_load((CONFIGS / "thinker.yaml").read_text())
+    config["model"]["init_args"]["thinker"] = str(size)
+    path = tmp_path / "xl.yaml"
+    path.write_text(yaml.safe_dump(config))
+    plan = main(command("--gpu_memory=24GiB", config=path))
+    assert plan.total_parameters == parameters_of(yaml.safe_load(size.read_text()))
+    assert plan.weights == plan.gradients == 4 * plan.total_parameters
+    assert not plan.fits
+
+
+def test_tiny_as_documented(capsys: pytest.CaptureFixture[str]):
+    plan = main(command("--trainer.precision=bf16-mixed", "--gpu_memory=12GB"))
+    assert plan.total_parameters == pytest.approx(20.3e6, rel=0.01)
+    assert plan.parameters == {"thinker": plan.total_parameters}
+    assert plan.batch == {"tokens": (1, 8), "targets": (1, 8), "rows": (1,)}
+    assert plan.cache == 2 * 4 * 2 * 64 * 8 * 4  # keys and values, layers, heads, their size, context, bytes
+    out, err = capsys.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert lines[1] == "precision bf16-mixed"
+    assert lines[-1] == f"fits 12GB: yes (uses {format_size(plan.training)})"
+    assert any(line.split() == ["thinker", "20.32", "M"] for line in lines)
+
+
+def test_verdict_follows_the_memory():
+    plan = plan_of()
+    assert plan.fits is None
+    assert dataclasses.replace(plan, gpu_memory=plan.training).fits
+    assert not dataclasses.replace(plan, gpu_memory=plan.training - 1).fits
+
+
+@pytest.mark.parametrize("thinker", [{}, {"gradient_checkpointing": True}, {"num_experts": 4}, {"tied": False}])
+def test_activations_are_those_of_a_real_batch(thinker: dict[str, Any]):
+    assert plan_of(thinker).activations == pytest.approx(saved_bytes(stage_of(thinker)), rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("thinker", [{}, {"num_experts": 4, "gradient_checkpointing": True}])
+def test_a_plan_equals_the_count_of_a_real_step(thinker: dict[str, Any], precision: str):
+    assert plan_of(thinker, precision=precision) == measure(stage_of(thinker), DATA, precision=precision)
+
+
+def test_what_saves_memory_shows():
+    plain = plan_of()
+    assert plan_of({"gradient_checkpointing": True}).activations < plain.activations / 3
+    assert plan_of(precision="bf16-mixed").activations < plain.activations
+    assert plan_of(precision="bf16-true").weights == plain.weights / 2
+    assert plan_of(optimizer="muon").optimizer_state < plain.optimizer_state
+
+
+def test_optimizer_state_by_hand():
+    thinker = Thinker(**TOY)
+    everything, steps = thinker.num_parameters, 4 * len(list(thinker.parameters()))  # each state counts its steps
+    linear = [module for module in thinker.transformer.modules() if isinstance(module, torch.nn.Linear)]
+    hidden = sum(module.weight.numel() for module in linear)
+    assert plan_of().optimizer_state == pytest.approx(4 * 2 * everything, abs=steps)
+    assert plan_of(optimizer="muon").optimizer_state == pytest.approx(4 * (2 * everything - hidden), rel=0.01)
+
+
+def test_accumulation_needs_room_for_earlier_gradients():
+    with FakeTensorMode():
+        once, often = (measure(stage_of({}), DATA, accumulating=accumulating) for accumulating in (False, True))
+    assert often.training >= once.training
+    assert often.activations == once.activations
+
+
+def test_frozen_parts_have_no_gradients_and_no_state():
+    with pytest.raises(UserError, match="nothing is left to train"):
+        plan_of(frozen=["thinker"])
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["--gpu_memory=12"], "'12' is no amount of memory"),
+        (["--gpu_memory=12 apples"], "write a number and a unit"),
+        (["--model.init_args.colour=red"], "'colour' is not accepted"),
+        (["--colour=red"], "unrecognized arguments: --colour=red"),
+        (["--model.init_args.thinker.init_args.dim=255"], "dim (255) must be a multiple of num_heads (4)"),
+        (["--trainer.precision=transformer-engine"], "precision transformer-engine cannot be planned"),
+    ],
+)
+def test_mistakes_end_in_one_line(args: list[str], complaint: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main(command(*args))
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_s_own_configuration_can_be_planned(tmp_path: Path):
+    kept = yaml.safe_load((CONFIGS / "thinker.yaml").read_text())
+    kept["model"]["init_args"]["thinker"] = {"class_path": "omni.models.thinker.Thinker", "init_args": TOY}
+    kept["trainer"].pop("callbacks+", None)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**kept, "ckpt_path": None, "weights_only": None}))
+    assert run(["--config", str(path)]).total_parameters == parameters_of(TOY)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("12GB", 12 * 10**9), ("24 GiB", 24 * 2**30), ("800mb", 8 * 10**8), ("1.5TiB", 3 * 2**39), ("4kB", 4000)],
+)
+def test_sizes_are_read(text: str, size: int):
+    assert parse_size(text) == size
+
+
+def test_numbers_are_written_for_people():
+    assert [format_size(n) for n in (0, 512, 2**20, 3.1 * 2**30, 5 * 2**40)] == [
+        "0 B", "512 B", "1.0 MiB", "3.1 GiB", "5.0 TiB"
+    ]  # fmt: skip
+    assert [format_count(n) for n in (12, 1536, 20_320_000, 3_371_017_216)] == ["12", "1.54 k", "20.32 M", "3.37 B"]
+
+
+def test_ledger_counts_storages_not_tensors():
+    ledger = Ledger()
+    with ledger:
+        a = torch.zeros(100)
+        b = a.view(10, 10)[2:]
+        assert ledger.live == 400
+        del a
+        assert ledger.live == 400  # the view holds it
+        c = b + 1
+        del b
+        assert (ledger.live, ledger.peak) == (c.untyped_storage().nbytes(), 720)

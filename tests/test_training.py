@@ -1,0 +1,289 @@
+"""Training through the command: what a run leaves behind, and that stopping and going on changes nothing."""
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from omni import checkpoint as checkpoints
+from omni.models.thinker import Thinker
+
+RUN = Path("lightning_logs/thinker")
+
+
+def scalars(run: Path, tag: str) -> dict[int, float]:
+    """A curve from TensorBoard's files; where a run was resumed, the later value of a step counts."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(tag)}
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoints.read(path)["state_dict"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class SignalAt(Callback):
+    """Sends this process a signal in the middle of a training step."""
+
+    def __init__(self, step: int, signum: int) -> None:
+        self.step, self.signum = step, signum
+
+    def on_before_zero_grad(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            signal.raise_signal(self.signum)
+
+
+class TestRun:
+    def test_leaves_two_checkpoints_and_its_curves(self, fit):
+        fit()
+        assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+        names = ("loss", "perplexity", "bits_per_byte")
+        curves = {name: scalars(RUN, f"val/{name}") for name in names}
+        assert all(sorted(curve) == [2, 5] for curve in curves.values())
+        assert curves["perplexity"][5] == pytest.approx(torch.tensor(curves["loss"][5]).exp().item(), rel=1e-4)
+        assert min(scalars(RUN, "train/tokens_per_second").values()) > 0
+        assert 0 < scalars(RUN, "train/mfu")[5] < 1
+
+    def test_validation_writes_continuations(self, fit):
+        fit(model__init_args__sample_prompts='["the red"]')
+        events = EventAccumulator(str(RUN))
+        events.Reload()
+        text = events.Tensors("val/samples/text_summary")[-1].tensor_proto.string_val[0].decode()
+        assert text.startswith("**the red** ")
+        assert len(text) > len("**the red** ")
+
+    def test_learns(self, fit):
+        fit(trainer__max_steps=60, trainer__val_check_interval=30, model__init_args__lr=3e-3)
+        losses = scalars(RUN, "val/loss")
+        assert losses[59] < losses[29] < 4.5 < torch.tensor(288.0).log()
+
+    def test_a_new_run_keeps_the_earlier_one(self, fit):
+        fit()
+        before = weights(RUN / "best.ckpt")
+        fit(seed_everything=1)
+        assert same(before, weights(RUN / "earlier/1/best.ckpt"))
+        assert not same(before, weights(RUN / "best.ckpt"))
+
+    def test_checkpoint_is_self_contained(self, fit, workplace):
+        cli = fit()
+        (workplace / "corpus.txt").unlink()
+        thinker, tokenizer = checkpoints.from_checkpoint(RUN / "last.ckpt", "thinker", Thinker)
+        tokens = torch.tensor([[1, *tokenizer.encode("the red star")]])
+        cli.model.eval()
+        with torch.no_grad():
+            assert torch.equal(thinker(tokens).logits, cli.model.thinker(tokens).logits)
+        lineage = checkpoints.read(RUN / "last.ckpt")["lineage"]
+        assert lineage["stage"] == "ThinkerPretraining"
+        assert lineage["step"] == 6
+        assert lineage["ancestors"] == {}
+        assert lineage["data"]
+        assert lineage["tokenizer"] == tokenizer.fingerprint
+
+    @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+    @pytest.mark.parametrize("schedule", ["cosine", "linear"])
+    def test_optimizers_and_schedules_by_config(self, fit, optimizer, schedule):
+        fit(model__init_args__optimizer=optimizer, model__init_args__schedule=schedule, model__init_args__final_lr=0.5)
+        tag = "lr-MuonWithAdamW/pg1" if optimizer == "muon" else "lr-AdamW/pg1"
+        rates = scalars(RUN, tag)
+        assert rates[0] == pytest.approx(0.5e-3)
+        assert rates[1] == pytest.approx(1e-3)
+        assert rates[5] < rates[3] < 1e-3
+
+    def test_lightning_callbacks_by_config(self, fit):
+        stopping = (
+            '{"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "min_delta": 100, "patience": 1}}'
+        )
+        finder = '{"class_path": "LearningRateFinder", "init_args": {"num_training_steps": 40, "max_lr": 0.1}}'
+        cli = fit(
+            "fit",
+            f"--trainer.callbacks+={stopping}",
+            f"--trainer.callbacks+={finder}",
+            trainer__profiler="simple",
+            trainer__max_steps=100,
+        )
+        assert cli.trainer.global_step == 6  # two validations without a gain of 100
+        assert cli.model.lr != 1e-3
+
+    @pytest.mark.parametrize("verb", ["validate", "test"])
+    def test_measures_a_checkpoint(self, fit, verb):
+        fit()
+        cli = fit(verb, "--ckpt_path=best", **({"data__init_args__test": "corpus.txt"} if verb == "test" else {}))
+        measured = cli.trainer.callback_metrics
+        prefix = "val" if verb == "validate" else verb
+        if verb == "validate":
+            assert measured["val/loss"].item() == pytest.approx(min(scalars(RUN, "val/loss").values()), rel=1e-5)
+        assert measured[f"{prefix}/bits_per_byte"] > 0
+
+    def test_predict_writes_losses(self, fit):
+        fit()
+        fit("predict", "--ckpt_path=best", data__init_args__test="corpus.txt")
+        losses = torch.load(RUN / "predictions.pt", weights_only=True)
+        assert losses[0].shape == (4, 16)
+        assert losses[0].min() >= 0
+
+
+class TestResume:
+    @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+    def test_equals_never_stopped(self, fit, optimizer):
+        options = {
+            "trainer__max_steps": 40,
+            "trainer__val_check_interval": 10,
+            "model__init_args__optimizer": optimizer,
+            "model__init_args__thinker__init_args__dropout": 0.1,
+        }
+        fit(**options)
+        whole, curve = weights(RUN / "last.ckpt"), scalars(RUN, "train/loss")
+        with pytest.raises(SystemExit) as stop:
+            fit(
+                "fit",
+                '--trainer.callbacks+={"class_path": "test_training.SignalAt", "init_args": {"step": 20, "signum": 15}}',
+                **options,
+            )
+        assert stop.value.code == 128 + signal.SIGTERM
+        stopped = checkpoints.read(RUN / "last.ckpt")["lineage"]["step"]
+        assert 20 <= stopped <= 21
+        fit("fit", "--ckpt_path=last", **options)
+        assert same(whole, weights(RUN / "last.ckpt"))
+        resumed = scalars(RUN, "train/loss")
+        assert len(resumed) >= 39  # the value of the very step that was stopped may not have been written
+        assert resumed.items() <= curve.items()
+
+    def test_survives_sigkill_at_any_moment(self, fit, workplace):
+        options = {"trainer__max_steps": 16, "trainer__val_check_interval": 5}
+        frequent = '--trainer.callbacks+={"class_path": "omni.training.StageCheckpoint", "init_args": {"filename": "last", "every_n_train_steps": 1}}'
+        fit("fit", frequent, **options)
+        whole = weights(RUN / "last.ckpt")
+        fit(trainer__max_steps=1)  # so that this process has all imported, and the child begins at once
+        child = os.fork()
+        if child == 0:
+            try:
+                fit("fit", frequent, **options)
+            finally:
+                os._exit(0)
+        while not (RUN / "last.ckpt").exists() or checkpoints.read(RUN / "last.ckpt")["lineage"]["step"] < 4:
+            time.sleep(0.002)
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        fit("fit", frequent, "--ckpt_path=last", **options)
+        assert same(whole, weights(RUN / "last.ckpt"))
+
+    def test_ctrl_c_exits_cleanly(self, fit, capfd):
+        with pytest.raises(SystemExit) as stop:
+            fit(
+                "fit",
+                '--trainer.callbacks+={"class_path": "test_training.SignalAt", "init_args": {"step": 2, "signum": 2}}',
+            )
+        assert stop.value.code == 128 + signal.SIGINT
+        output = capfd.readouterr()
+        assert "stopped at step 3 by SIGINT; go on with --ckpt_path" in output.out
+        assert "Traceback" not in output.err
+
+    def test_last_without_a_run_is_refused(self, fit, fails):
+        assert "last.ckpt does not exist" in fails(fit, "fit", "--ckpt_path=last")
+
+    def test_user_config_wins_over_the_checkpoint(self, fit):
+        fit()
+        cli = fit("fit", "--ckpt_path=last", trainer__max_steps=7, model__init_args__weight_decay=0.3)
+        assert cli.model.weight_decay == 0.3
+        assert cli.trainer.global_step == 7
+
+
+class TestFailure:
+    def test_non_finite_loss_names_step_and_rows(self, fit, fails):
+        message = fails(fit, model__init_args__lr=1e30, model__init_args__warmup_steps=0, trainer__gradient_clip_val=0)
+        assert "not finite at step" in message
+        assert "rows [" in message
+
+    def test_full_disk_keeps_the_previous_checkpoint(self, fit, fails):
+        fit()
+        before = (RUN / "last.ckpt").read_bytes()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+        try:
+            message = fails(fit, "fit", "--ckpt_path=last", trainer__max_steps=12)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "could not be written" in message
+        assert (RUN / "last.ckpt").read_bytes() == before
+        assert [path.name for path in RUN.glob(".*")] == []
+
+
+class TestOptimisation:
+    def test_accumulation_equals_the_big_batch(self, fit):
+        options = {"model__init_args__optimizer": "adamw", "trainer__val_check_interval": 6}
+        # A context longer than most documents: rows, and so micro-batches, hold unequal numbers of scored tokens.
+        options |= {"data__init_args__document_separator": "\n", "data__init_args__val_split": "documents"}
+        big = fit(**options, data__init_args__batch_size=8, trainer__max_steps=4).model
+        small = fit(
+            **{**options, "trainer__val_check_interval": 24},
+            data__init_args__batch_size=2,
+            trainer__accumulate_grad_batches=4,
+            trainer__max_steps=4,
+        ).model
+        for name, weight in big.named_parameters():
+            torch.testing.assert_close(small.get_parameter(name), weight, rtol=1e-3, atol=2e-5)
+
+    @pytest.mark.parametrize("num_experts", [0, 4])
+    def test_step_waits_for_no_device(self, fit, num_experts):
+        """On the meta device tensors have no values: whatever would make the host wait for one raises instead.
+
+        `.item()`, `bool(tensor)`, `nonzero`, masks as indices: all of them. What Lightning itself reads stays out.
+        """
+        stage = fit(model__init_args__thinker__init_args__num_experts=num_experts).model
+        batch = next(iter(stage.trainer.datamodule.train_dataloader()))
+        optimizer = stage.trainer.optimizers[0]
+        stage.to("meta").train()
+        stage.log = stage.log_dict = lambda *args, **kwargs: None
+        stage.training_step(type(batch)(*(value.to("meta") for value in batch)), 0).backward()
+        stage.on_before_optimizer_step(optimizer)
+        gradients = [parameter.grad for parameter in stage.parameters()]
+        assert all(gradient is not None and gradient.device.type == "meta" for gradient in gradients)
+        with pytest.raises(RuntimeError):  # the proof that meta tensors do raise
+            float(stage.thinker.embedding.weight.sum())
+
+
+class TestInitFrom:
+    def test_begins_with_the_parts_of_an_earlier_stage(self, fit, workplace):
+        fit()
+        first = RUN.rename("first")
+        cli = fit(
+            "fit",
+            f"--init_from.thinker={first}/best.ckpt",
+            trainer__max_steps=1,
+            model__init_args__lr=1e-12,
+            model__init_args__weight_decay=0,
+        )
+        before = weights(first / "best.ckpt")
+        for name, weight in cli.model.state_dict().items():
+            torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-6)
+        ancestor = checkpoints.read(RUN / "last.ckpt")["lineage"]["ancestors"]["thinker"]
+        assert ancestor == checkpoints.read(first / "best.ckpt")["lineage"]
+
+    def test_ancestors_are_needed_only_to_start(self, fit, workplace):
+        fit()
+        Path("first.ckpt").write_bytes((RUN / "best.ckpt").read_bytes())
+        fit("fit", "--init_from.thinker=first.ckpt", trainer__max_steps=3)
+        Path("first.ckpt").unlink()
+        cli = fit("fit", "--init_from.thinker=first.ckpt", "--ckpt_path=last", trainer__max_steps=6)
+        assert cli.trainer.global_step == 6
+        assert checkpoints.read(RUN / "last.ckpt")["lineage"]["ancestors"]["thinker"]["step"] in (3, 6)
+
+    def test_refuses(self, fit, fails, workplace):
+        fit()
+        Path("first.ckpt").write_bytes((RUN / "best.ckpt").read_bytes())
+        assert "has no part 'talker'" in fails(fit, "fit", "--init_from.talker=first.ckpt")
+        assert "leaves nothing to train" in fails(fit, model__init_args__frozen='["thinker"]')
+        message = fails(fit, "fit", "--init_from.thinker=first.ckpt", model__init_args__thinker__init_args__dim=64)
+        assert "is 288×32 there and 288×64 here" in message
+        assert "does not exist" in fails(fit, "fit", "--init_from.thinker=nowhere.ckpt")
