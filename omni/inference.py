@@ -103,7 +103,7 @@ def load(path: str | Path, *, device: str = "auto") -> TextModel:
 
 def generate(
     checkpoint: str,
-    text: list[str] | None = None,
+    text: list[str] | str | None = None,
     *,
     file: str | None = None,
     max_tokens: int = 128,
@@ -121,7 +121,7 @@ def generate(
 
     Args:
         checkpoint: A checkpoint that holds a Thinker, such as lightning_logs/thinker/best.ckpt.
-        text: One or several texts to continue.
+        text: A text to continue, or several: '[one, another]'. Without one, documents are begun.
         file: A file with one prompt a line; `-` reads standard input.
         max_tokens: Most tokens to add.
         temperature: Spread of the choice; 0 always takes the likeliest token.
@@ -142,11 +142,11 @@ def generate(
     _print(prompts, model.stream(prompts, max_tokens=max_tokens, sampling=sampling))
 
 
-def _prompts(text: list[str] | None, file: str | None) -> list[str]:
+def _prompts(text: list[str] | str | None, file: str | None) -> list[str]:
     if text is not None and file is not None:
         raise UserError("give either text or file, not both")
     if text is not None:
-        return text
+        return [text] if isinstance(text, str) else text
     if file is None:
         return [""]
     try:

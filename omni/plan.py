@@ -218,7 +218,7 @@ def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str,
     activations = inputs = ledger.add(batch)
     with ledger:
         for _ in range(passes):
-            before = ledger.peak = ledger.live
+            before = ledger.live
             with _autocast(precision):
                 loss = stage.loss(batch)
             activations = inputs + ledger.live - before

@@ -376,6 +376,11 @@ def run(argv: list[str]) -> OmniCLI:
         raise UserError(f"{one_line(error)} (`omni {argv[0]} --help` tells what there is)") from error
     except MisconfigurationException as error:
         raise UserError(one_line(error)) from error
+    except ValueError as error:
+        # So jsonargparse wraps what a constructor raised; any other ValueError is a fault of ours.
+        if not str(error).startswith("Does not validate against any of the Union subtypes"):
+            raise
+        raise UserError(one_line(error)) from error
     except Stopped as stop:
         print(f"omni: {stop}")
         raise SystemExit(stop.exit_code) from None

@@ -2,6 +2,7 @@
 
 import io
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -67,7 +68,10 @@ def equal(first, second):
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 @pytest.mark.parametrize("momentum", [0.0, 0.95])
-def test_muon_takes_the_steps_of_pytorch(momentum, weight_decay):
+@pytest.mark.parametrize(("exact", "tolerance"), [(False, 0.03), (True, 1e-4)])
+def test_muon_takes_the_steps_of_pytorch(momentum, weight_decay, exact, tolerance, monkeypatch):
+    if exact:  # theirs rounds to bf16, which alone makes a difference of 1 to 3 %
+        monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     ours, theirs = matrices(), matrices()
     settings = {"lr": 0.02, "momentum": momentum, "weight_decay": weight_decay}
     optimizers = [Muon(ours, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")]
@@ -83,7 +87,7 @@ def test_muon_takes_the_steps_of_pytorch(momentum, weight_decay):
         for mine, its, old in zip(ours, theirs, before, strict=True):
             step, expected = mine.detach() - old, its.detach() - old
             assert expected.norm() > 0
-            assert (step - expected).norm() < 0.02 * expected.norm()
+            assert (step - expected).norm() < tolerance * expected.norm()
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16), (1, 8)])
@@ -268,7 +272,7 @@ def test_the_decay_falls_from_the_peak_to_what_is_left_and_stays(schedule, final
     assert decay[0] == pytest.approx(1)
     assert decay[50] == pytest.approx((1 + final) / 2)  # both are halfway there in the middle
     assert decay[100:] == pytest.approx([final] * 5)
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(decay, decay[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(decay))
     quarter = 0.75 if schedule == "linear" else (1 + math.cos(math.pi / 4)) / 2
     assert decay[25] == pytest.approx(final + (1 - final) * quarter)
 

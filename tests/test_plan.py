@@ -1,6 +1,7 @@
 """A plan counts what there is, and measures without weights what training really needs."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,15 @@ import torch
 import yaml
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from omni.batch import TextBatch
 from omni.cli import main
 from omni.errors import UserError
+from omni.losses import Loss
 from omni.memory import Ledger, format_count, format_size, parse_size
 from omni.models.thinker import Thinker
+from omni.optimizers import adamw
 from omni.plan import Plan, measure, run
+from omni.stages.stage import Stage
 from omni.stages.thinker import ThinkerPretraining
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -25,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of Fa
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _alone():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -141,16 +146,54 @@ def test_optimizer_state_by_hand():
     assert plan_of(optimizer="muon").optimizer_state == pytest.approx(4 * (2 * everything - hidden), rel=0.01)
 
 
-def test_accumulation_needs_room_for_earlier_gradients():
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("thinker", [{}, {"vocab_size": 8192}, {"gradient_checkpointing": True}])
+def test_no_moment_of_a_real_step_needs_more(thinker: dict[str, Any], micro_batches: int):
+    stage = stage_of(thinker)
+    optimizer = adamw(stage, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    with Ledger() as ledger:
+        ledger.add(list(stage.parameters()))
+        for _ in range(2):
+            ledger.peak = 0  # the first step only makes the optimizer's state
+            for _ in range(micro_batches):
+                stage.loss(stage.example_batch(DATA)).total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
     with FakeTensorMode():
-        once, often = (measure(stage_of({}), DATA, accumulating=accumulating) for accumulating in (False, True))
-    assert often.training >= once.training
-    assert often.activations == once.activations
+        plan = measure(stage_of(thinker), DATA, accumulating=micro_batches > 1)
+    assert ledger.peak <= plan.training <= ledger.peak + min(plan.gradients, plan.activations)
+
+
+class Pair(Stage):
+    """Two Thinkers that learn the same."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.first, self.second = Thinker(**TOY), Thinker(**TOY)
+
+    def loss(self, batch: TextBatch) -> Loss:
+        hidden = self.first.encode(self.second.encode(batch.tokens).hidden.argmax(-1)).hidden
+        return Loss(self.first.cross_entropy(hidden, batch.targets), torch.tensor(batch.tokens.numel()), {})
+
+    def example_batch(self, data: Mapping[str, Any]) -> TextBatch:
+        return stage_of({}).example_batch(data)
 
 
 def test_frozen_parts_have_no_gradients_and_no_state():
+    with FakeTensorMode():
+        plan = measure(Pair(frozen=["second"]), DATA)
+    assert plan.parameters["first"] == plan.parameters["second"] == plan.trained_parameters
+    assert plan.total_parameters == 2 * plan.trained_parameters
+    assert plan.weights == 2 * plan.gradients == plan.inference_weights
+    assert plan.optimizer_state == plan_of().optimizer_state
+    assert plan.cache == 2 * plan_of().cache
     with pytest.raises(UserError, match="nothing is left to train"):
         plan_of(frozen=["thinker"])
+
+
+def test_a_batch_must_be_told():
+    with FakeTensorMode(), pytest.raises(UserError, match=r"data\.init_args has no 'batch_size'"):
+        measure(stage_of({}), {"context": 8})
 
 
 @pytest.mark.parametrize(

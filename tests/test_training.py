@@ -283,6 +283,7 @@ class TestInitFrom:
         fit()
         Path("first.ckpt").write_bytes((RUN / "best.ckpt").read_bytes())
         assert "has no part 'talker'" in fails(fit, "fit", "--init_from.talker=first.ckpt")
+        assert "has no part 'talker'" in fails(fit, model__init_args__frozen='["talker"]')
         assert "leaves nothing to train" in fails(fit, model__init_args__frozen='["thinker"]')
         message = fails(fit, "fit", "--init_from.thinker=first.ckpt", model__init_args__thinker__init_args__dim=64)
         assert "is 288×32 there and 288×64 here" in message

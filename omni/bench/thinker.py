@@ -101,15 +101,18 @@ def race(
         memory: Measure the peak memory of training too, of each in a process of its own.
         json: A file to write all numbers to.
     """
-    for name, value in {"repeats": repeats, "steps": steps, "batch_size": batch_size, "context": context - 1}.items():
+    numbers = {"repeats": repeats, "steps": steps, "batch_size": batch_size, "context": context - 1}
+    for name, value in {**numbers, "decode_tokens": decode_tokens}.items():
         if value < 1:
             raise UserError(f"{name} is too small for a race")
+    if json is not None and not Path(json).parent.is_dir():
+        raise UserError(f"json: there is no folder {Path(json).parent}")
     import_transformers()
     if threads is not None:
         torch.set_num_threads(threads)
     best = _best_precision()
     chosen = best if precision == "auto" else precision
-    sizes = {setting: _size(setting) for setting in settings.split(",")}
+    sizes = {setting.strip(): _size(setting.strip()) for setting in settings.split(",")}
     parameters = {setting: _count(setting, size) for setting, size in sizes.items()}
     task = {"batch_size": batch_size, "context": context, "precision": chosen}
     results = []

@@ -1,0 +1,154 @@
+"""A race is fair, says what it ran, and measures all it promises. How fast anyone is, no test can say."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from omni.bench import contestants
+from omni.bench.thinker import race
+from omni.cli import main
+from omni.errors import UserError
+
+TOY: dict[str, Any] = {
+    "vocab_size": 4096, "dim": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "ffn_dim": 64
+}  # fmt: skip
+TASK = {"batch_size": 2, "context": 16, "precision": "32-true"}
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # transformers' own
+
+
+@pytest.fixture(autouse=True)
+def _seeded_and_alone():
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> str:
+    path = tmp_path / "toy.yaml"
+    path.write_text(json.dumps(TOY))
+    return str(path)
+
+
+@pytest.fixture
+def _transformers():
+    pytest.importorskip("transformers")
+
+
+@pytest.mark.usefixtures("_transformers")
+def test_a_race(toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "out.json"
+    arguments = f"--settings {toy} --repeats 2 --steps 1 --batch_size 2 --context 16 --decode_tokens 4 --memory false"
+    report = main(
+        ["bench", "thinker", *arguments.split(), "--precision", "32-true", "--threads", "1", "--json", str(path)]
+    )
+    assert [result.measure for result in report.results] == [
+        "training, tokens/s",
+        "as shipped, tokens/s",
+        "decoding 1 row, tokens/s",
+        "decoding 8 rows, tokens/s",
+    ]
+    assert all(result.omni > 0 and result.hf > 0 and len(result.ratios) == 2 for result in report.results)
+    written = json.loads(path.read_text())
+    assert written["parameters"][toy] == report.parameters[toy]
+    out, err = capsys.readouterr()
+    for told in ("torch ", "transformers ", "threads: 1", "32-true, 2 × 16", *(row.measure for row in report.results)):
+        assert told in out
+    assert "training" in err  # the progress
+    table = [line for line in out.splitlines() if line.startswith(toy)]
+    assert len({line.index(" ×") for line in table}) == 1  # aligned
+
+
+@pytest.mark.usefixtures("_transformers")
+@pytest.mark.parametrize("tied", [True, False])
+def test_contestants_are_alike(tied: bool):
+    size = {**TOY, "tied": tied}
+    omni, hf = (contestants.count_parameters(name, size) for name in ("omni", "hf"))
+    assert omni == hf + 2 * (4 + 2) * 8  # QK-norm: layers, heads, their size
+    real = [contestants.make(name, size).model for name in ("omni", "hf")]
+    assert [sum(p.numel() for p in model.parameters()) for model in real] == [omni, hf]
+    assert {p.dtype for model in real for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("_transformers")
+@pytest.mark.parametrize("name", ["omni", "hf"])
+def test_both_minimise_the_same_loss(name: contestants.Name):
+    contestant = contestants.make(name, TOY)
+    tokens = contestants.random_tokens(contestant, 2, 16)
+    logits = contestant.model(tokens).logits
+    wanted = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    torch.testing.assert_close(contestant.loss(tokens), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_transformers")
+@pytest.mark.parametrize("name", ["omni", "hf"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_steps_lower_the_loss(name: contestants.Name, precision: str):
+    training = contestants.Training(contestants.make(name, TOY), **{**TASK, "precision": precision})
+    before = training.contestant.loss(training.tokens).item()
+    for _ in range(5):
+        training.step()
+    assert training.contestant.loss(training.tokens).item() < before
+
+
+@pytest.mark.usefixtures("_transformers")
+@pytest.mark.parametrize("name", ["omni", "hf"])
+def test_both_say_as_much_as_they_are_asked(name: contestants.Name):
+    contestant = contestants.make(name, TOY)
+    contestant.model.eval()
+    assert contestant.decode(contestants.random_tokens(contestant, 3, 5), 7) == 3 * 7
+
+
+@pytest.mark.usefixtures("_transformers")
+def test_memory_is_measured_after_the_libraries_are_loaded():
+    assert contestants.training_memory("omni", {**TOY, "dim": 256}, 1, TASK) > 4 * 4096 * 256
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_transformers")
+def test_memory_is_measured_in_new_processes(toy: str):
+    report = race(settings=toy, repeats=1, steps=1, batch_size=2, context=64, decode_tokens=2, precision="32-true")
+    result = report.results[-1]
+    assert result.measure == "peak memory of training"
+    assert min(result.omni, result.hf) > 4 * 4 * report.parameters[toy]["omni"]  # weights, gradients, two moments
+
+
+@pytest.mark.usefixtures("_transformers")
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [({"num_experts": 4}, "cannot have num_experts 4"), ({"vocab_size": 64, "dim": 8}, "no fair race")],
+)
+def test_unfair_races_are_refused(changes: dict[str, Any], complaint: str, tmp_path: Path):
+    path = tmp_path / "unfair.yaml"
+    path.write_text(json.dumps(TOY | changes))
+    with pytest.raises(UserError, match=complaint):
+        race(settings=str(path), precision="32-true")
+
+
+@pytest.mark.usefixtures("_transformers")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"settings": "huge"}, "'huge' is none of tiny-32k, tied-4k"),
+        ({"repeats": 0}, "repeats is too small"),
+        ({"context": 1}, "context is too small"),
+        ({"json": "no/such/folder/out.json"}, "there is no folder"),
+    ],
+)
+def test_mistakes_are_found_before_the_race(arguments: dict[str, Any], complaint: str):
+    with pytest.raises(UserError, match=complaint):
+        race(**{"precision": "32-true", **arguments})
+
+
+def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, toy: str):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match=r"pip install 'omni\[hf\]'"):
+        race(settings=toy)

@@ -1,0 +1,98 @@
+"""The laws of the house: imports go down, Lightning stays where it belongs, and no file collects odds and ends."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "omni"
+
+# What each room may import of the others; itself, and errors, always.
+CORE = {"batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"}
+MAY_IMPORT = {
+    "errors": set(),
+    "batch": set(),
+    "tokenizer": set(),
+    "chat_template": {"tokenizer"},
+    "layers": set(),
+    "losses": {"batch", "layers"},
+    "metrics": {"batch", "layers"},
+    "optimizers": set(),
+    "models": {"batch", "layers", "losses"},
+    "checkpoint": {"models", "tokenizer"},
+    "generation": {"models", "layers"},
+    "inference": CORE | {"layers"},
+    "data": CORE | {"layers"},
+    "stages": CORE | {"layers", "optimizers", "inference"},
+    "training": {"stages", "data", "checkpoint", "cli"},
+    "memory": set(),
+    "plan": {"training", "stages", "memory", "optimizers", "cli"},
+    "bench": CORE | {"layers", "optimizers", "memory", "training", "cli"},
+    "cli": {"training", "inference", "data", "plan", "bench"},
+    "__init__": {"inference"},
+}
+LIGHTNING = {"training", "stages", "data", "plan"}
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_all_files_were_found():
+    assert len(FILES) > 40
+    assert {room(path) for path in FILES} <= MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("omni.")}
+    rooms = {name for name in used if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
+    assert rooms <= MAY_IMPORT[room(path)] | {room(path), "errors"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_some_rooms_know_lightning(path):
+    if room(path) not in LIGHTNING:
+        assert not any(name.split(".")[0] in ("lightning", "pytorch_lightning") for name in imports(path))
+
+
+def test_stages_and_data_meet_in_the_batch_only():
+    for path in FILES:
+        if room(path) in ("stages", "data"):
+            other = "omni.data" if room(path) == "stages" else "omni.stages"
+            assert not any(name.startswith(other) for name in imports(path))
+
+
+def test_no_file_collects_odds_and_ends():
+    assert not [path for path in FILES if path.stem in ("utils", "util", "common", "helpers", "misc")]
+
+
+def test_help_needs_no_torch_and_inference_no_lightning():
+    program = (
+        "import sys; from omni.cli import main; main(['--help']); assert 'torch' not in sys.modules\n"
+        "import omni; omni.load\n"
+        "assert 'torch' in sys.modules\n"
+        "assert not {name.split('.')[0] for name in sys.modules} & {'lightning', 'pytorch_lightning', 'datasets'}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fit" in done.stdout
+    assert "data world" in done.stdout
