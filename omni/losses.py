@@ -16,25 +16,26 @@ class Loss(NamedTuple):
 
     Attributes:
         total: Sum over all scored items, a scalar with a graph.
-        count: Number of scored items, a scalar.
+        num_items: Number of scored items, a scalar.
         terms: Further scalars to log, by name, each a mean.
     """
 
     total: Tensor
-    count: Tensor
+    num_items: Tensor
     terms: dict[str, Tensor]
 
     @property
     def mean(self) -> Tensor:
         """The loss of one scored item."""
-        return self.total / self.count.clamp(min=1)
+        return self.total / self.num_items.clamp(min=1)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, softcap: float | None = None) -> Tensor:
     """Sum of the cross-entropies of `hidden @ weight.T`, without ever holding all logits.
 
-    The logits of a large vocabulary dwarf everything else (32 k × 8 × 512 positions are 524 MB in fp32). Here they exist
-    for one chunk of positions at a time, and the gradient is computed from them at once, so nothing is computed twice.
+    The logits of a large vocabulary dwarf everything else (32 k × 8 × 512 positions are 524 MB in fp32). Here they
+    exist for one chunk of positions at a time, and the gradient is computed from them at once, so nothing is computed
+    twice.
     The same idea as in "Cut Your Losses" (arXiv:2411.09009) and Liger kernels (arXiv:2410.10989), in plain PyTorch.
 
     Args:

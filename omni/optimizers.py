@@ -175,4 +175,4 @@ def scale_gradients(parameters: Iterable[nn.Parameter], factor: Tensor | float) 
     """Multiplies all gradients in place, by a number that may lie on the device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if gradients:
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]

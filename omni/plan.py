@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentError, Namespace
-from lightning import Trainer
-from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
@@ -118,17 +116,17 @@ class _PlanCLI(OmniCLI):
         self._argv = argv
         super().__init__(run=False)
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+    def init_parser(self, **kwargs: Any) -> Any:
         description = "Count a configuration's parameters and memory. Takes what `omni fit` takes, and --gpu_memory."
         return super().init_parser(**kwargs, prog="omni plan", description=description)
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+    def add_arguments_to_parser(self, parser: Any) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--gpu_memory", type=str | None, default=None, help="Memory to fit, such as 12GB or 24GiB.")
         # `ckpt_path` and whatever else `fit` takes and writes into a run's config.yaml; nothing here depends on it.
-        parser.add_method_arguments(Trainer, "fit", skip={*self.subcommands()["fit"]})
+        parser.add_method_arguments(self.trainer_class, "fit", skip=self.subcommands()["fit"])
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+    def parse_arguments(self, parser: Any, args: Any) -> None:
         self.config = parser.parse_args(self._argv)
 
     def _set_seed(self) -> None:
@@ -156,7 +154,8 @@ class _PlanCLI(OmniCLI):
         try:
             return self.parser.instantiate(Namespace({key: self.config[key]}))[key]
         except ValueError as error:
-            raise UserError(f"{key}: {one_line(error)}") from error
+            message = one_line(error)
+            raise UserError(message if message.startswith(f"{key}.") else f"{key}: {message}") from error
 
 
 def measure(

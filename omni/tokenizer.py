@@ -1,4 +1,4 @@
-"""Text tokens, every special id, and the chat template. No torch and no Lightning, so that inference starts fast.
+"""Text tokens and every special id. No torch and no Lightning, so that inference starts fast.
 
 Ids are laid out alike in every tokenizer: 32 specials, then the 256 bytes, then (SentencePiece) the learned pieces.
 Each id stands for a fixed string of bytes, and text is the UTF-8 reading of those bytes: decoding, streaming and bits
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import sentencepiece
 
@@ -175,12 +175,12 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(f"{source} is not an omni tokenizer (it normalises or drops text): {advice}")
 
     def encode(self, text: str) -> list[int]:
-        segments = _UNPIECED.split(_checked(text))
+        segments = _UNPIECED.split(check_text(text))
         return _joined(segments, map(self._processor.encode, segments[::2]))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for every text, in threads."""
-        split = [_UNPIECED.split(_checked(text)) for text in texts]
+        split = [_UNPIECED.split(check_text(text)) for text in texts]
         encoded = iter(self._processor.encode([segment for segments in split for segment in segments[::2]]))
         return [_joined(segments, encoded) for segments in split]
 
@@ -299,96 +299,6 @@ def train_sentencepiece(
     return SentencePieceTokenizer(model.getvalue())
 
 
-class ChatTokens(NamedTuple):
-    """A conversation as ids.
-
-    Attributes:
-        tokens: bos, then for every turn its role, its content and `<|end|>`.
-        scored: true where the loss counts: the content and the `<|end|>` of the assistant's turns.
-    """
-
-    tokens: list[int]
-    scored: list[bool]
-
-
-def encode_chat(
-    tokenizer: Tokenizer,
-    messages: Sequence[Mapping[str, Any]],
-    *,
-    placeholders: Sequence[int] | None = None,
-    add_generation_prompt: bool = False,
-) -> ChatTokens:
-    """Lays a conversation out as the models read it.
-
-    Args:
-        tokenizer: encodes the text.
-        messages: each with a `role` (system, user, assistant) and a `content`: a string, or a list of parts
-            `{"type": "text", "text": ...}` or `{"type": "image" | "audio" | "video", ...}`. The assistant's turns are
-            text only.
-        placeholders: the number of features of every media part, in order; one each by default.
-        add_generation_prompt: end with `<|assistant|>`, for the model to go on.
-
-    Raises:
-        UserError: no messages, a message that is not as above, or placeholders that do not fit the media parts.
-    """
-    if not messages:
-        raise UserError("the conversation has no messages: give at least one")
-    turns = [_read_message(index, message) for index, message in enumerate(messages)]
-    num_media = sum(kind in _MEDIA for _, parts in turns for kind, _ in parts)
-    counts = [1] * num_media if placeholders is None else list(placeholders)
-    if len(counts) != num_media or any(count < 1 for count in counts):
-        raise UserError(f"placeholders {counts} do not fit {num_media} media parts: give one positive number for each")
-    tokens, scored, features = [BOS], [False], iter(counts)
-    for role, parts in turns:
-        content = []
-        for kind, text in parts:
-            if kind == "text":
-                content += tokenizer.encode(text)
-            else:
-                start, placeholder, end = _MEDIA[kind]
-                content += [start, *[placeholder] * next(features), end]
-        tokens += [_ROLES[role], *content, END]
-        scored += [False, *[role == "assistant"] * (len(content) + 1)]
-    if add_generation_prompt:
-        tokens.append(ASSISTANT)
-        scored.append(False)
-    return ChatTokens(tokens, scored)
-
-
-_ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
-_MEDIA = {
-    "image": (IMAGE_START, IMAGE, IMAGE_END),
-    "audio": (AUDIO_START, AUDIO, AUDIO_END),
-    "video": (VIDEO_START, IMAGE, VIDEO_END),
-}
-
-
-def _read_message(index: int, message: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
-    """The role, and the parts as (type, text); the text of media is empty."""
-    role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
-    if not isinstance(role, str) or role not in _ROLES:
-        raise UserError(f"message {index}: role {role!r} is unknown: use one of {', '.join(_ROLES)}")
-    if isinstance(content, str):
-        return role, [("text", _checked(content, f"message {index}"))]
-    if not isinstance(content, Sequence):
-        raise UserError(f"message {index}: content is a {type(content).__name__}: give a string or a list of parts")
-    parts = []
-    for part in content:
-        match part:
-            case {"type": "text", "text": str(text)}:
-                parts.append(("text", _checked(text, f"message {index}")))
-            case {"type": "text"}:
-                raise UserError(f'message {index}: a text part has no text: write {{"type": "text", "text": "..."}}')
-            case {"type": str(kind)} if kind in _MEDIA:
-                if role == "assistant":
-                    raise UserError(f"message {index}: the assistant's turn holds {kind!r}: it may hold text only")
-                parts.append((kind, ""))
-            case _:
-                kind = part.get("type") if isinstance(part, Mapping) else part
-                raise UserError(f"message {index}: part type {kind!r} is unknown: use text, {', '.join(_MEDIA)}")
-    return role, parts
-
-
 def _byte_tokens(text: str) -> list[int]:
     return [NUM_SPECIALS + value for value in _utf8(text)]
 
@@ -402,7 +312,12 @@ def _joined(segments: list[str], encoded: Iterator[list[int]]) -> list[int]:
     return tokens
 
 
-def _checked(text: str, name: str = "the text") -> str:
+def check_text(text: str, name: str = "the text") -> str:
+    """The text, if it is valid Unicode.
+
+    Raises:
+        UserError: If it holds half of a surrogate pair; `name` says whose text it is.
+    """
     _utf8(text, name)
     return text
 
@@ -446,7 +361,7 @@ def _training_lines(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
     """Lines short enough to be kept. Line ends and the space mark are no part of a piece: they stay bytes."""
     num_bytes = 0
     for row, text in enumerate(texts):
-        for match in _LINE.finditer(_checked(text, f"document {row}")):
+        for match in _LINE.finditer(check_text(text, f"document {row}")):
             if not _VISIBLE.search(match[0]):
                 continue
             if num_bytes >= max_bytes:

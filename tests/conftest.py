@@ -45,7 +45,24 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder as the current one, with `corpus.txt`: sentences of a few words."""
     monkeypatch.chdir(tmp_path)
     rng = random.Random(0)
-    words = "the a red green blue star circle is above below left right of and small large".split()
+    words = [
+        "the",
+        "a",
+        "red",
+        "green",
+        "blue",
+        "star",
+        "circle",
+        "is",
+        "above",
+        "below",
+        "left",
+        "right",
+        "of",
+        "and",
+        "small",
+        "large",
+    ]
     sentences = [" ".join(rng.choices(words, k=rng.randint(3, 9))) + "." for _ in range(150)]
     (tmp_path / "corpus.txt").write_text("\n".join(sentences), encoding="utf-8")
     return tmp_path

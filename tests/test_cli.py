@@ -90,7 +90,9 @@ class TestGenerate:
     def test_many_prompts_and_samples_in_one_batch(self, trained, capsys):
         from omni import load
 
-        main(["generate", "--checkpoint", trained, "--text", "[a star, the]", "--num_samples", "2", "--max_tokens", "6"])
+        main(
+            ["generate", "--checkpoint", trained, "--text", "[a star, the]", "--num_samples", "2", "--max_tokens", "6"]
+        )
         pieces = capsys.readouterr().out.rstrip("\n").split("\n--------\n")
         assert [piece[:3] for piece in pieces] == ["a s", "a s", "the", "the"]
         from omni.generation import Sampling

@@ -32,7 +32,9 @@ def test_model_sizes_build(path):
 def test_stages_build(path, monkeypatch):
     from omni.training import OmniCLI
 
-    monkeypatch.setattr("sys.argv", ["omni", "--config", str(path), "--trainer.logger=false", "--trainer.accelerator=cpu"])
+    monkeypatch.setattr(
+        "sys.argv", ["omni", "--config", str(path), "--trainer.logger=false", "--trainer.accelerator=cpu"]
+    )
     with torch.device("meta"):
         cli = OmniCLI(run=False)
     assert isinstance(cli.model, Stage)

@@ -26,14 +26,15 @@ MAY_IMPORT = {
     "inference": CORE | {"layers"},
     "data": CORE | {"layers"},
     "stages": CORE | {"layers", "optimizers", "inference"},
-    "training": {"stages", "data", "checkpoint", "cli"},
+    "callbacks": set(),
+    "training": {"stages", "data", "checkpoint", "callbacks", "cli"},
     "memory": set(),
     "plan": {"training", "stages", "memory", "optimizers", "cli"},
     "bench": CORE | {"layers", "optimizers", "memory", "training", "cli"},
     "cli": {"training", "inference", "data", "plan", "bench"},
     "__init__": {"inference"},
 }
-LIGHTNING = {"training", "stages", "data", "plan"}
+LIGHTNING = {"training", "callbacks", "stages", "data", "plan"}
 
 
 def imports(path: Path) -> set[str]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateFinder
 
-from omni.data.sampling import OrderedBatches, ShuffledBatches
 from omni.data.stream import StreamLoader
 from omni.data.text import TextData
 from omni.errors import UserError
@@ -172,12 +171,29 @@ def test_other_batches_continue_at_the_same_share_of_the_data(make, fit, tmp_pat
     saver = SaveEverywhere(tmp_path)
     whole = fit(make(), callbacks=[saver], max_steps=6, max_epochs=-1)
     (path, _), per_epoch = saver.saved[-1], len(make_ready(make()).train_batches())
-    with pytest.warns(UserWarning, match=r"batches have changed .* continuing at batch \d+ of epoch 0"):
+    with pytest.warns(UserWarning, match=r"batches or its seed have changed .* continuing at batch \d+ of epoch 0"):
         smaller = fit(make(batch_size=3), ckpt_path=path, max_steps=8, max_epochs=-1)
     rows = [row for batch, _ in whole for row in batch]
     now = len(make_ready(make(batch_size=3)).train_batches())
     assert smaller[0][0] == fit(make(batch_size=3), max_epochs=1)[6 * now // per_epoch][0]
     assert len(set(rows) & {row for batch, _ in smaller for row in batch}) <= 3
+
+
+def test_another_seed_is_said(make, fit, tmp_path):
+    saver = SaveEverywhere(tmp_path)
+    fit(make(), callbacks=[saver], max_steps=3, max_epochs=-1)
+    with pytest.warns(UserWarning, match="its seed have changed"):
+        seen = fit(make(seed=1), ckpt_path=saver.saved[-1][0], max_steps=6, max_epochs=-1)
+    assert seen == fit(make(seed=1), max_steps=6, max_epochs=-1)[3:]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
+def test_evaluating_a_checkpoint_on_other_data_warns_of_nothing(make, fit, tmp_path, streaming):
+    saver = SaveEverywhere(tmp_path)
+    fit(make(streaming=streaming), callbacks=[saver], max_steps=3, max_epochs=-1)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    data = make(streaming=streaming, val_fraction=0.3, batch_size=2)
+    trainer.validate(Recorder(), data, ckpt_path=saver.saved[-1][0], weights_only=True, verbose=False)
 
 
 def test_a_changed_stream_begins_a_new_pass(make, fit, tmp_path):
@@ -194,40 +210,6 @@ def test_a_changed_stream_begins_a_new_pass(make, fit, tmp_path):
 def make_ready(data):
     data.setup()
     return data
-
-
-def test_ranks_share_each_epoch_out():
-    for world_size, rows in [(1, 23), (2, 23), (3, 40), (4, 4)]:
-        ranks = [ShuffledBatches(rows, 3, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
-        for _ in range(2):
-            epoch = [[row for batch in sampler for row in batch] for sampler in ranks]
-            seen = [row for share in epoch for row in share]
-            assert len(set(seen)) == len(seen)
-            assert len({len(share) for share in epoch}) == 1
-            assert len(seen) > rows - 3 * world_size
-
-
-def test_a_global_batch_is_the_same_rows_on_any_number_of_ranks():
-    one = ShuffledBatches(64, 8, seed=3)
-    two = [ShuffledBatches(64, 4, seed=3, rank=rank, world_size=2) for rank in range(2)]
-    for whole, *shares in zip(one, *two, strict=True):
-        assert sorted(whole) == sorted([*shares[0], *shares[1]])
-
-
-def test_validation_sees_every_row_once_on_ranks_with_as_many_batches():
-    for rows in range(1, 30):
-        for world_size in range(1, min(rows, 4) + 1):
-            for batch_size in (1, 2, 4):
-                ranks = [
-                    list(OrderedBatches(rows, batch_size, rank=r, world_size=world_size)) for r in range(world_size)
-                ]
-                seen = sorted(row for batches in ranks for batch in batches for row in batch)
-                assert len({len(batches) for batches in ranks}) == 1
-                assert all(1 <= len(batch) <= batch_size for batches in ranks for batch in batches)
-                left_out = rows % world_size if batch_size == 1 else 0
-                assert seen == list(range(rows - left_out))
-    with pytest.raises(UserError, match="2 rows cannot be shared out over 3 ranks"):
-        OrderedBatches(2, 1, world_size=3)
 
 
 def test_fewer_rows_than_a_batch_make_one_smaller_batch(make):
@@ -278,7 +260,9 @@ def test_files_of_one_document_are_shared_out_too(make, tmp_path):
         (tmp_path / f"{i}.txt").write_text(f"document {i}")
     seen = []
     for rank in range(2):
-        data = make_ready(make(train=str(tmp_path / "*.txt"), streaming=True, batch_size=1, val_fraction=0.2))
+        data = make_ready(
+            make(train=str(tmp_path / "*.txt"), val=str(tmp_path / "t.jsonl"), streaming=True, batch_size=1)
+        )
         data.trainer = Ranked(rank)
         seen.append(count(batch.targets[0].tolist() for batch in data.train_dataloader()))
     assert min(seen) >= sum(seen) // 2 - len("document 0") - 1

@@ -12,8 +12,9 @@ import sentencepiece
 import torch
 
 from omni import tokenizer as t
+from omni.chat_template import encode_chat
 from omni.errors import UserError
-from omni.tokenizer import ByteTokenizer, SentencePieceTokenizer, StreamDecoder, Tokenizer, encode_chat
+from omni.tokenizer import ByteTokenizer, SentencePieceTokenizer, StreamDecoder, Tokenizer
 
 NASTY = [
     "",

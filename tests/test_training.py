@@ -1,5 +1,6 @@
 """Training through the command: what a run leaves behind, and that stopping and going on changes nothing."""
 
+import json
 import os
 import resource
 import signal
@@ -31,6 +32,11 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def callback(path: str, **arguments: Any) -> str:
+    """The option that adds a callback."""
+    return f"--trainer.callbacks+={json.dumps({'class_path': path, 'init_args': arguments})}"
 
 
 class SignalAt(Callback):
@@ -101,14 +107,12 @@ class TestRun:
         assert rates[5] < rates[3] < 1e-3
 
     def test_lightning_callbacks_by_config(self, fit):
-        stopping = (
-            '{"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "min_delta": 100, "patience": 1}}'
-        )
-        finder = '{"class_path": "LearningRateFinder", "init_args": {"num_training_steps": 40, "max_lr": 0.1}}'
+        stopping = callback("EarlyStopping", monitor="val/loss", min_delta=100, patience=1)
+        finder = callback("LearningRateFinder", num_training_steps=40, max_lr=0.1)
         cli = fit(
             "fit",
-            f"--trainer.callbacks+={stopping}",
-            f"--trainer.callbacks+={finder}",
+            stopping,
+            finder,
             trainer__profiler="simple",
             trainer__max_steps=100,
         )
@@ -147,7 +151,7 @@ class TestResume:
         with pytest.raises(SystemExit) as stop:
             fit(
                 "fit",
-                '--trainer.callbacks+={"class_path": "test_training.SignalAt", "init_args": {"step": 20, "signum": 15}}',
+                callback("test_training.SignalAt", step=20, signum=15),
                 **options,
             )
         assert stop.value.code == 128 + signal.SIGTERM
@@ -161,7 +165,7 @@ class TestResume:
 
     def test_survives_sigkill_at_any_moment(self, fit, workplace):
         options = {"trainer__max_steps": 16, "trainer__val_check_interval": 5}
-        frequent = '--trainer.callbacks+={"class_path": "omni.training.StageCheckpoint", "init_args": {"filename": "last", "every_n_train_steps": 1}}'
+        frequent = callback("omni.callbacks.StageCheckpoint", filename="last", every_n_train_steps=1)
         fit("fit", frequent, **options)
         whole = weights(RUN / "last.ckpt")
         fit(trainer__max_steps=1)  # so that this process has all imported, and the child begins at once
@@ -182,7 +186,7 @@ class TestResume:
         with pytest.raises(SystemExit) as stop:
             fit(
                 "fit",
-                '--trainer.callbacks+={"class_path": "test_training.SignalAt", "init_args": {"step": 2, "signum": 2}}',
+                callback("test_training.SignalAt", step=2, signum=2),
             )
         assert stop.value.code == 128 + signal.SIGINT
         output = capfd.readouterr()

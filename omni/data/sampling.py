@@ -188,16 +188,19 @@ class ResumableData(L.LightningDataModule, ABC):
             "shift": self._shift,
             "batches_per_epoch": len(self.train_batches()),
             "fingerprint": self.fingerprint,
+            "seed": self.seed,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.trainer is None or not self.trainer.training:
+            return  # a checkpoint that is only evaluated
         before, now = state_dict["batches_per_epoch"], len(self.train_batches())
         self._shift = state_dict["shift"]
-        if (before, state_dict["fingerprint"]) != (now, self.fingerprint):
+        if (before, state_dict["fingerprint"], state_dict["seed"]) != (now, self.fingerprint, self.seed):
             position = (state_dict["finished"] + self._shift) * now // before
             self._shift = position - state_dict["finished"]
             rank_zero_warn(
-                f"The training data or its batches have changed since the checkpoint ({before} batches an epoch, "
+                f"The data, its batches or its seed have changed since the checkpoint ({before} batches an epoch, "
                 f"now {now}): continuing at batch {position % now} of epoch {position // now}"
             )
 

@@ -172,7 +172,7 @@ class TextData(ResumableData):
         return {"finished": self._finished(), "starts": list(self._starts), "stream": self._stream_identity()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self.streaming:
+        if not self.streaming or self.trainer is None or not self.trainer.training:
             return super().load_state_dict(state_dict)
         self._starts[:] = state_dict["starts"]
         if state_dict["stream"] != self._stream_identity():

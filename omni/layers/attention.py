@@ -1,6 +1,5 @@
 """Multi-head attention."""
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn

@@ -129,7 +129,7 @@ class Stage(LightningModule, ABC):
         """One micro-batch. The gradient of the whole accumulated batch is that of the mean over all its items."""
         loss = self.loss(batch)
         self._watch(loss.total, batch, batch_idx)
-        count = loss.count.detach()
+        count = loss.num_items.detach()
         self._counted = count if self._counted is None else self._counted + count
         self.log("train/loss", loss.mean.detach(), prog_bar=True)
         self.log_dict({f"train/loss/{name}": term.detach() for name, term in loss.terms.items()})
@@ -140,7 +140,9 @@ class Stage(LightningModule, ABC):
         assert self._counted is not None
         counted = self._counted.float()
         if self.trainer.world_size > 1:
-            counted = self.all_gather(counted).sum()
+            gathered = self.all_gather(counted)
+            assert isinstance(gathered, Tensor)
+            counted = gathered.sum()
         averaged = self.trainer.accumulate_grad_batches * self.trainer.world_size
         scale_gradients(self.parameters(), UNIT * averaged / counted.clamp(min=1))
         self._counted = None
@@ -155,7 +157,7 @@ class Stage(LightningModule, ABC):
             never = torch.full_like(now, -1)
             seen = never if self._bad_step is None else self._bad_step
             self._bad_step = torch.where((seen < 0) & ~total.detach().isfinite(), now, seen)
-            if self.global_step % self.trainer.log_every_n_steps == 0:
+            if self.global_step % getattr(self.trainer, "log_every_n_steps") == 0:  # noqa: B009  pyright does not see it
                 self._refuse_bad_step()
 
     def _refuse_bad_step(self) -> None:

@@ -1,0 +1,241 @@
+"""What every run does beside training: checkpoints, a clean stop, throughput, predictions."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
+from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
+
+from omni.errors import UserError
+
+
+def run_folder(trainer: Trainer) -> str:
+    """Where a run writes: the logger's folder, or the trainer's without a logger."""
+    return trainer.log_dir or trainer.default_root_dir
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the old checkpoint and puts the new one in its place in one step.
+
+    A kill or a full disk at any moment leaves the old one as it was. (Lightning's own transaction goes through the
+    system's temporary folder, from which a move to another disk is a copy that can be cut.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Saves, or leaves everything as it was and raises."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:  # PyTorch's writer reports a full disk as RuntimeError
+            raise UserError(
+                f"checkpoint {path} could not be written ({error}); the one before it is untouched"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class StageCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that writes into the run's folder, beside its logs.
+
+    Args:
+        filename: Name without suffix: `best` or `last`.
+        monitor: What decides the best; None keeps the newest.
+        mode: Whether lower (`min`) or higher (`max`) is better.
+        every_n_train_steps: Optimizer steps between checkpoints; 0 for after each validation.
+    """
+
+    def __init__(
+        self, filename: str, *, monitor: str | None = None, mode: str = "min", every_n_train_steps: int = 0
+    ) -> None:
+        super().__init__(
+            filename=filename,
+            monitor=monitor,
+            mode=mode,
+            every_n_train_steps=every_n_train_steps or None,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Takes the run's folder."""
+        self.dirpath = str(run_folder(trainer))
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the end of training too, where it is not a multiple of `every_n_train_steps`."""
+        super().on_train_end(trainer, pl_module)
+        if self.monitor is None and self._last_global_step_saved != trainer.global_step:
+            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class WritePredictions(BasePredictionWriter):
+    """Writes what `omni predict` gives, a list with one entry a batch, to `predictions.pt` in the run's folder."""
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any
+    ) -> None:
+        """Writes."""
+        path = Path(run_folder(trainer)) / "predictions.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(predictions, path)
+        rank_zero_info(f"predictions: {path}")
+
+
+def keep_earlier_run(folder: Path) -> None:
+    """Moves the files of the run in `folder`, if there is one, to `earlier/1`, `earlier/2`, ... in it.
+
+    So a run that starts anew neither loses the checkpoints of the one before nor mixes their curves.
+    """
+    if not any((folder / f"{name}.ckpt").exists() for name in ("best", "last")):
+        return
+    earlier = folder / "earlier"
+    target = earlier / str(1 + max((int(p.name) for p in earlier.glob("*") if p.name.isdigit()), default=0))
+    target.mkdir(parents=True)
+    for path in folder.iterdir():
+        if path.is_file():
+            path.rename(target / path.name)
+    rank_zero_info(f"{folder} held an earlier run: moved to {target}. To resume a run: --ckpt_path last")
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and has saved.
+
+    Args:
+        signum: The signal that asked.
+        path: The checkpoint.
+        step: Optimizer steps made.
+    """
+
+    def __init__(self, signum: int, path: Path, step: int) -> None:
+        super().__init__(f"stopped at step {step} by {signal.Signals(signum).name}; go on with --ckpt_path {path}")
+        self.exit_code = 128 + signum
+
+
+class GracefulStop(Callback):
+    """SIGINT (Ctrl-C) and SIGTERM end the run after the current optimizer step, with `last.ckpt` saved.
+
+    A second signal ends it at once.
+    """
+
+    def __init__(self) -> None:
+        self._signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes over the signals."""
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._before[signum] = signal.signal(signum, self._remember)
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        self._signum = signum
+        self._give_back()
+        rank_zero_info("\nstopping after this step; again to stop at once")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves and stops, once gradients are no longer being accumulated."""
+        if self._signum is None or trainer.fit_loop._should_accumulate():
+            return
+        path = Path(run_folder(trainer)) / "last.ckpt"
+        trainer.save_checkpoint(path)
+        raise Stopped(self._signum, path, trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gives the signals back."""
+        self._give_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Gives the signals back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before = {}
+
+
+class Throughput(Callback):
+    """Logs `train/tokens_per_second`, `train/mfu` and, on a GPU, `train/peak_memory_gib`.
+
+    Time spent in validation and checkpoints does not count. MFU is the share of the device's peak that the model's
+    own operations make use of (PaLM, arXiv:2204.02311); for that the stage must tell its `flops_per_token`.
+
+    Args:
+        peak_tflops: The device's peak at the training precision; measured with a large matrix product if not given.
+    """
+
+    def __init__(self, peak_tflops: float | None = None) -> None:
+        self.peak_tflops = peak_tflops
+        self._tokens, self._seconds, self._started = 0, 0.0, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures the peak."""
+        if self.peak_tflops is None and hasattr(pl_module, "flops_per_token"):
+            self.peak_tflops = measure_peak_tflops(pl_module.device, trainer.precision)
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Starts the clock."""
+        self._started = self._started or time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts, and logs when Lightning logs."""
+        self._tokens += batch.tokens.numel() if hasattr(batch, "tokens") else 0
+        if not self._tokens or (trainer.global_step % _log_interval(trainer)) or trainer.fit_loop._should_accumulate():
+            return
+        # Kernels may still run: what was launched since the last log stands for what was finished since then.
+        self._seconds += time.perf_counter() - self._started
+        rate = self._tokens / self._seconds
+        metrics = {"train/tokens_per_second": rate}
+        if self.peak_tflops:
+            flops: Any = pl_module.flops_per_token
+            metrics["train/mfu"] = rate * flops / (self.peak_tflops * 1e12)
+        if pl_module.device.type == "cuda":
+            metrics["train/peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        pl_module.log_dict(metrics)
+        self._tokens, self._seconds, self._started = 0, 0.0, 0.0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        if self._started:
+            self._seconds += time.perf_counter() - self._started
+            self._started = 0.0
+
+
+def _log_interval(trainer: Trainer) -> int:
+    return int(getattr(trainer, "log_every_n_steps"))  # noqa: B009  set by a connector, which pyright does not see
+
+
+def measure_peak_tflops(device: torch.device, precision: Any, *, size: int = 1024, seconds: float = 0.3) -> float:
+    """TFLOP/s of square matrix products on a device at a training precision."""
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(precision), torch.float32)
+    size = size * 8 if device.type == "cuda" else size
+    a = torch.randn(size, size, device=device).to(dtype)
+    torch.mm(a, a)
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        torch.mm(a, a)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        done += 1
+    return 2 * size**3 * done / (time.perf_counter() - start) / 1e12
