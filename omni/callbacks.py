@@ -14,6 +14,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from omni.errors import UserError
+from omni.precision import measure_peak_tflops
 
 
 def run_folder(trainer: Trainer) -> str:
@@ -224,18 +225,3 @@ class Throughput(Callback):
 
 def _log_interval(trainer: Trainer) -> int:
     return int(getattr(trainer, "log_every_n_steps"))  # noqa: B009  set by a connector, which pyright does not see
-
-
-def measure_peak_tflops(device: torch.device, precision: Any, *, size: int = 1024, seconds: float = 0.3) -> float:
-    """TFLOP/s of square matrix products on a device at a training precision."""
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(precision), torch.float32)
-    size = size * 8 if device.type == "cuda" else size
-    a = torch.randn(size, size, device=device).to(dtype)
-    torch.mm(a, a)
-    done, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        torch.mm(a, a)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        done += 1
-    return 2 * size**3 * done / (time.perf_counter() - start) / 1e12

@@ -75,21 +75,26 @@ def build(recipe: dict[str, Any]) -> Part:
     module, _, name = recipe["class_path"].rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"the checkpoint needs {recipe['class_path']}, which cannot be imported: {error}") from error
     # Only parts: a checkpoint must not be able to call whatever else is installed.
     if not (isinstance(cls, type) and issubclass(cls, Part)):
         raise UserError(f"the checkpoint names {recipe['class_path']} as a part, which is none")
-    arguments = {
-        key: build(value) if isinstance(value, dict) and "class_path" in value else value
-        for key, value in recipe["init_args"].items()
-    }
+    arguments = {key: _build_nested(value) for key, value in recipe["init_args"].items()}
     try:
         return cls(**arguments)
     except TypeError as error:
         raise UserError(
             f"the checkpoint's {recipe['class_path']} belongs to another version of omni: {error}"
         ) from error
+
+
+def _build_nested(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_build_nested(item) for item in value]
+    if isinstance(value, dict):
+        return build(value) if "class_path" in value else {key: _build_nested(item) for key, item in value.items()}
+    return value
 
 
 def load_part(part: nn.Module, name: str, path: str | Path) -> Lineage:

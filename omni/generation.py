@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from torch import Tensor
@@ -58,7 +59,8 @@ class Sampling:
             logits = torch.where(seen, logits * penalty, logits)
         if self.temperature == 0:
             return logits.argmax(-1)
-        logits = logits.float() / self.temperature
+        logits = logits.float()
+        logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # tiny ones overflow to -inf only
         kept = min(self.top_k or logits.shape[-1], logits.shape[-1])
         if kept == logits.shape[-1] and self.top_p == 1:
             return _draw(logits.softmax(-1), draws)
@@ -153,9 +155,9 @@ def _check(prompts: Sequence[Sequence[int]], max_tokens: int, vocab_size: int) -
 
 
 def _uniform(seed: int, rows: int, steps: int) -> Tensor:
-    """Each row's own stream of draws, (rows, steps): the same whatever the number of rows or steps."""
-    streams = [
-        torch.rand(steps, generator=torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63), dtype=torch.double)
-        for row in range(rows)
-    ]
-    return torch.stack(streams)
+    """Each row's own stream of draws, (rows, steps): the same whatever the number of rows or steps.
+
+    Python's generator, because PyTorch's on a CPU looks at 32 bits of a seed only.
+    """
+    streams = [Random(f"{seed}/{row}") for row in range(rows)]
+    return torch.tensor([[stream.random() for _ in range(steps)] for stream in streams], dtype=torch.double)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from omni.layers.moe import MixtureOfExperts
+
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -34,7 +36,7 @@ class Muon(Optimizer):
     in, and all matrices of one shape together.
 
     Args:
-        params: Matrices.
+        params: Matrices, or stacks of them, (..., rows, columns).
         lr: Learning rate; the update's root mean square is 0.2 of it, about that of AdamW's.
         momentum: Decay of the (Nesterov) momentum.
         weight_decay: Decoupled decay.
@@ -57,8 +59,9 @@ class Muon(Optimizer):
                 if parameter.grad is not None:
                     shapes.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in shapes.items():
-                updates = self.orthogonalise(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
-                scale = 0.2 * max(shape) ** 0.5
+                momenta = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
+                updates = self.orthogonalise(momenta.view(-1, *shape[-2:])).view_as(momenta)
+                scale = 0.2 * max(shape[-2:]) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
@@ -135,17 +138,17 @@ def muon(
     momentum: float = 0.95,
     fused: bool = True,
 ) -> MuonWithAdamW:
-    """Muon for the matrices inside blocks, AdamW for embeddings, heads, and all that is no matrix."""
-    outer = {
-        id(parameter)
-        for name, child in module.named_modules()
-        if isinstance(child, nn.Embedding) or name.rpartition(".")[2] == "head"
-        for parameter in child.parameters()
-    }
+    """Muon for the matrices of linear layers and experts, AdamW for all else: embeddings, heads, routers, scales."""
+    matrices: set[int] = set()
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear) and name.rpartition(".")[2] not in ("head", "router"):
+            matrices.add(id(child.weight))
+        elif isinstance(child, MixtureOfExperts):
+            matrices |= {id(child.up), id(child.down)}
+    matrices -= {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}  # a tied head
     trainable = [p for p in module.parameters() if p.requires_grad]
-    hidden = [p for p in trainable if p.dim() == 2 and id(p) not in outer]
-    chosen = {id(p) for p in hidden}
-    rest = nn.ParameterList([p for p in trainable if id(p) not in chosen])
+    hidden = [p for p in trainable if id(p) in matrices]
+    rest = nn.ParameterList([p for p in trainable if id(p) not in matrices])
     return MuonWithAdamW(
         Muon(hidden, lr=lr, momentum=momentum, weight_decay=weight_decay),
         adamw(rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused),

@@ -10,15 +10,14 @@ import torch
 from jsonargparse import ArgumentError, Namespace
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from omni.cli import one_line
 from omni.errors import UserError
 from omni.memory import Ledger, format_count, format_size, parse_size
-from omni.optimizers import adamw, muon
+from omni.precision import best_precision
 from omni.stages.stage import Stage
-from omni.training import OmniCLI, best_precision
+from omni.training import OmniCLI
 
 # Lightning's names, and what they mean: type of the weights, type that autocast multiplies in.
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
@@ -212,7 +211,7 @@ def measure(
 
 def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str, int]:
     """What a training step of one or two micro-batches needs beyond weights and gradients, in bytes."""
-    optimizer, ledger = _optimizer(stage, precision), Ledger()
+    optimizer, ledger = stage.make_optimizer(precision), Ledger()
     ledger.add([*stage.parameters(), *stage.buffers()])
     activations = inputs = ledger.add(batch)
     with ledger:
@@ -229,12 +228,6 @@ def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str,
     peak = max(pass_peak + state, ledger.peak)
     workspace = max(0, peak - (ledger.live - inputs + activations))
     return {"optimizer_state": state, "activations": activations, "workspace": workspace}
-
-
-def _optimizer(stage: Stage, precision: str) -> Optimizer:
-    make = {"adamw": adamw, "muon": muon}[stage.optimizer_name]
-    fused = precision != "16-mixed"  # as in `Stage.configure_optimizers`
-    return make(stage, lr=stage.lr, betas=stage.betas, weight_decay=stage.weight_decay, fused=fused)
 
 
 def _autocast(precision: str) -> AbstractContextManager[Any]:

@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -22,6 +21,7 @@ import omni.stages.thinker  # noqa: F401  importing a stage or a data module mak
 from omni import checkpoint as checkpoints
 from omni.callbacks import AtomicCheckpointIO, Stopped, keep_earlier_run, run_folder
 from omni.errors import UserError
+from omni.precision import best_precision
 from omni.stages.stage import Stage
 
 # What a user can do nothing about: Lightning's use of PyTorch, its advertisement, and a folder that is not empty
@@ -117,19 +117,6 @@ class OmniCLI(LightningCLI):
         """A hash of what is trained on what: the configuration of model, data, seed, and parts loaded."""
         config = self._get(self.config, "model"), self._get(self.config, "data")
         return hashlib.sha256(repr((config, self._get(self.config, "init_from"))).encode()).hexdigest()
-
-
-def best_precision(accelerator: str) -> str:
-    """`bf16-mixed` where the device multiplies bf16 in hardware, `32-true` elsewhere (5 × faster there, measured).
-
-    Args:
-        accelerator: The trainer's; `auto` is a GPU where there is one.
-    """
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
 def run(argv: list[str]) -> OmniCLI:

@@ -28,6 +28,13 @@ def test_model_sizes_build(path):
     assert part.num_parameters > 1e6
 
 
+@pytest.mark.parametrize("name", PARTS)
+def test_sizes_of_a_part_name_the_same_arguments(name):
+    """One size given over another is merged with it: an argument that only the other names would stay."""
+    files = [path for path in MODELS if path.stem == name]
+    assert len({frozenset(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in files}) == 1
+
+
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_stages_build(path, monkeypatch):
     from omni.training import OmniCLI

@@ -270,7 +270,7 @@ def test_settings_out_of_range_are_refused_by_name(options):
         ([], {}, "no prompt"),
         ([[1], []], {}, "prompt 1"),
         ([[1], [2], [3, VOCAB]], {}, "prompt 2"),
-        ([[-1]], {}, "prompt 0"),
+        ([[5, -1]], {}, "prompt 0"),
         ([[20]], {"vocab_size": 20}, "prompt 0"),
     ],
     ids=str,

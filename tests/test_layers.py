@@ -159,7 +159,7 @@ def naive_attention(attention, x, theta=10_000.0):
     queries_keys, values = projected[:, :, : heads + kv_heads], projected[:, :, heads + kv_heads :]
     if isinstance(attention.qk_norm, RMSNorm):
         queries_keys = queries_keys / (queries_keys.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-        queries_keys = queries_keys * attention.qk_norm.weight
+        queries_keys = queries_keys * attention.qk_norm.weight.view(-1, attention.head_dim)
     frequencies = theta ** (-torch.arange(size // 2) * 2 / size)
     turns = torch.polar(torch.ones(()), torch.arange(x.shape[1])[:, None, None] * frequencies)
     turned = torch.complex(*queries_keys.chunk(2, dim=-1)) * turns
@@ -209,7 +209,7 @@ def test_qk_norm_makes_the_size_of_queries_and_keys_idle(qk_norm, same):
 @pytest.mark.parametrize("shape", [(8,), (3, 8)])
 def test_rms_norm_is_its_formula_over_the_last_axis_and_keeps_the_type(shape, dtype):
     norm, x = unlike(RMSNorm(*shape)), 5 * noise(2, 4, *shape)
-    expected = x / x.square().mean(-1, keepdim=True).sqrt() * norm.weight
+    expected = x / x.square().mean(-1, keepdim=True).sqrt() * norm.weight.view(shape)
     actual = norm(x.to(dtype))
     assert actual.dtype == dtype
     close(actual.float(), expected, 1e-5 if dtype == torch.float32 else 3e-2)

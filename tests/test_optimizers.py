@@ -104,6 +104,20 @@ def test_orthogonalising_takes_singular_values_to_about_one_and_keeps_directions
     assert (turned - torch.diag_embed(singular)).abs().max() < 1e-3
 
 
+def test_a_stack_is_stepped_like_its_matrices_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    stack = nn.Parameter(torch.randn(15, 8, 12, generator=generator))
+    single = [nn.Parameter(matrix.detach().clone()) for matrix in stack]
+    optimizers = Muon([stack], lr=0.1), Muon(single, lr=0.1)
+    for _ in range(3):
+        stack.grad = torch.randn(stack.shape, generator=generator)
+        for matrix, gradient in zip(single, stack.grad, strict=True):
+            matrix.grad = gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        torch.testing.assert_close(stack.detach(), torch.stack([matrix.detach() for matrix in single]))
+
+
 def test_orthogonalising_nothing_gives_nothing():
     assert not Muon.orthogonalise(torch.zeros(2, 4, 6)).any()
 
@@ -158,7 +172,9 @@ def test_muon_gets_the_matrices_inside_blocks_and_adamw_the_rest(options):
     chosen = {id(p) for group in muon(model, **SETTINGS).optimizers[0].param_groups for p in group["params"]}
     names = {name for name, p in model.named_parameters() if id(p) in chosen}
     linear = {f"{name}.weight" for name, module in model.transformer.named_modules() if isinstance(module, nn.Linear)}
-    assert names == {f"transformer.{name}" for name in linear}
+    experts = {name for name, _ in model.transformer.named_parameters() if name.endswith(("ffn.up", "ffn.down"))}
+    inside = {name for name in linear | experts if "router" not in name}
+    assert names == {f"transformer.{name}" for name in inside}
     assert len(names) >= 4
 
 

@@ -133,9 +133,13 @@ def test_positions_on_three_axes_are_cached_like_any():
     assert not torch.allclose(whole, thinker(tokens).logits, atol=1e-2)
 
 
+@pytest.mark.parametrize("inside", [True, False])
 @torch.no_grad()
-def test_a_cache_under_autocast_stays_close():
-    thinker, tokens, cache = make(num_kv_heads=2), words(2, 8), make(num_kv_heads=2).new_cache(2, 8)
+def test_a_cache_under_autocast_stays_close(inside):
+    thinker, tokens = make(num_kv_heads=2), words(2, 8)
+    with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+        cache = thinker.new_cache(2, 8)
+    assert cache.keys.dtype == cache.values.dtype == (torch.bfloat16 if inside else torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         first = thinker(tokens[:, :6], cache=cache).logits
         cache.advance([6, 3])
@@ -193,9 +197,10 @@ def test_losses_are_those_of_the_logits(options):
     close(thinker.cross_entropy(output.hidden, targets), expected.sum())
 
 
-def test_the_first_loss_is_about_that_of_a_uniform_guess():
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_first_loss_is_about_that_of_a_uniform_guess(tied):
     torch.manual_seed(0)
-    thinker, tokens = Thinker(**TOY), words(4, 16)
+    thinker, tokens = Thinker(**TOY, tied=tied), words(4, 16)
     assert thinker.nll(thinker(tokens).hidden, words(4, 16, seed=2)).mean().exp().item() == pytest.approx(40, rel=0.1)
 
 

@@ -27,6 +27,7 @@ from omni.bench.contestants import (
 )
 from omni.errors import UserError
 from omni.memory import format_size
+from omni.precision import best_precision
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # What the settings change in the documented tiny size.
@@ -110,7 +111,7 @@ def race(
     import_transformers()
     if threads is not None:
         torch.set_num_threads(threads)
-    best = _best_precision()
+    best = best_precision("auto")
     chosen = best if precision == "auto" else precision
     sizes = {setting.strip(): _size(setting.strip()) for setting in settings.split(",")}
     parameters = {setting: _count(setting, size) for setting, size in sizes.items()}
@@ -126,12 +127,6 @@ def race(
     if json is not None:
         Path(json).write_text(dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
     return report
-
-
-def _best_precision() -> str:
-    from omni.training import best_precision  # takes Lightning along, which nothing else here needs
-
-    return best_precision("auto")
 
 
 def _size(setting: str) -> dict[str, Any]:

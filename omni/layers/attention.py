@@ -73,7 +73,6 @@ class Attention(nn.Module):
         if cache is not None:
             causal = causal and not any(cache.lengths)
             keys, values = cache.append(layer, keys, values)
-            keys, values = keys.to(queries.dtype), values.to(queries.dtype)
         attended = F.scaled_dot_product_attention(
             queries,
             keys,

@@ -1,5 +1,7 @@
 """Root-mean-square normalisation."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,18 +14,19 @@ class RMSNorm(nn.Module):
     weights and bf16 input leaves PyTorch's fused kernel and warns.
 
     Args:
-        shape: Shape of the weight; the mean is taken over its last axis.
+        shape: Last axes of the input, with a scale for each entry; the mean is taken over the last axis alone. The
+            weight is stored flat: it is no matrix, so it neither decays nor is orthogonalised.
         eps: Added to the mean square.
     """
 
     def __init__(self, *shape: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(*shape))
-        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(math.prod(shape)))
+        self.shape, self.eps = shape, eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises `x` (..., *shape); shape and dtype stay."""
         weight = self.weight.to(x.dtype)
-        if weight.dim() == 1:
-            return F.rms_norm(x, weight.shape, weight, self.eps)
-        return F.rms_norm(x, weight.shape[-1:], None, self.eps) * weight
+        if len(self.shape) == 1:
+            return F.rms_norm(x, self.shape, weight, self.eps)
+        return F.rms_norm(x, self.shape[-1:], None, self.eps) * weight.view(self.shape)

@@ -15,16 +15,18 @@ class Part(nn.Module):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        arguments = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs).arguments
-        self.__dict__["_arguments"] = dict(list(arguments.items())[1:])
+        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
+        arguments = dict(list(bound.arguments.items())[1:])
+        for name, parameter in bound.signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(name, {})
+        self.__dict__["_arguments"] = arguments
         return self
 
     @property
     def recipe(self) -> dict[str, Any]:
         """The part's class and arguments as plain data: `{"class_path": ..., "init_args": {...}}`, parts nested."""
-        arguments = {
-            name: value.recipe if isinstance(value, Part) else value for name, value in self._arguments.items()
-        }
+        arguments = {name: _plain(value) for name, value in self._arguments.items()}
         return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": arguments}
 
     @property
@@ -33,3 +35,13 @@ class Part(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     _arguments: dict[str, Any]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Part):
+        return value.recipe
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

@@ -172,6 +172,8 @@ class Thinker(Part):
         return losses.token_nll(hidden, self.head.weight, targets, softcap=self.logit_softcap)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
-        """An empty cache of the head's device and precision for rows of up to `max_length` positions."""
-        weight = self.embedding.weight
-        return self.transformer.new_cache(batch_size, max_length, dtype=weight.dtype, device=weight.device)
+        """An empty cache for rows of up to `max_length` positions, in the precision that attention computes in."""
+        weight, device = self.embedding.weight, self.embedding.weight.device
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else weight.dtype
+        return self.transformer.new_cache(batch_size, max_length, dtype=dtype, device=device)

@@ -109,6 +109,7 @@ class ThinkerPretraining(Stage):
         """Continuations as Markdown: each prompt in bold, then what follows."""
         model = TextModel(self.thinker, self.tokenizer)
         sampling = Sampling(temperature=0.8, top_p=0.95)
-        texts = model.generate(self.sample_prompts, max_tokens=self.sample_tokens, sampling=sampling)
+        with torch.compiler.set_stance("force_eager"):  # every length would be compiled anew
+            texts = model.generate(self.sample_prompts, max_tokens=self.sample_tokens, sampling=sampling)
         pairs = zip(self.sample_prompts, texts, strict=True)
         return "\n\n".join(f"**{prompt or '(start)'}** {text}" for prompt, text in pairs)
