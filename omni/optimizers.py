@@ -14,9 +14,7 @@ OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "constant"]
 
 
-def adamw(
-    module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float, fused: bool = True
-) -> torch.optim.AdamW:
+def adamw(module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
     """AdamW (arXiv:1711.05101) over all trainable parameters; only matrices decay, norms and scales do not."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
@@ -24,7 +22,11 @@ def adamw(
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+    # A fused optimizer offers to undo the scaling of fp16 gradients by itself, and Lightning then refuses to clip them,
+    # in bf16 too. Without the offer, the scaler does it before they are clipped.
+    optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+    return optimizer
 
 
 class Muon(Optimizer):
@@ -136,7 +138,6 @@ def muon(
     betas: tuple[float, float],
     weight_decay: float,
     momentum: float = 0.95,
-    fused: bool = True,
 ) -> MuonWithAdamW:
     """Muon for the matrices of linear layers and experts, AdamW for all else: embeddings, heads, routers, scales."""
     matrices: set[int] = set()
@@ -151,7 +152,7 @@ def muon(
     rest = nn.ParameterList([p for p in trainable if id(p) not in matrices])
     return MuonWithAdamW(
         Muon(hidden, lr=lr, momentum=momentum, weight_decay=weight_decay),
-        adamw(rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused),
+        adamw(rest, lr=lr, betas=betas, weight_decay=weight_decay),
     )
 
 

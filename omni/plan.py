@@ -211,7 +211,7 @@ def measure(
 
 def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str, int]:
     """What a training step of one or two micro-batches needs beyond weights and gradients, in bytes."""
-    optimizer, ledger = stage.make_optimizer(precision), Ledger()
+    optimizer, ledger = stage.make_optimizer(), Ledger()
     ledger.add([*stage.parameters(), *stage.buffers()])
     activations = inputs = ledger.add(batch)
     with ledger:

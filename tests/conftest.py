@@ -20,6 +20,8 @@ TOY = {
     "model.init_args.thinker.init_args.dim": "32",
     "model.init_args.thinker.init_args.num_layers": "2",
     "model.init_args.thinker.init_args.ffn_dim": "48",
+    "model.init_args.optimizer": "adamw",
+    "model.init_args.lr": "1e-3",
     "model.init_args.warmup_steps": "2",
     "model.init_args.sample_tokens": "4",
     "data.init_args.train": "corpus.txt",

@@ -1,5 +1,6 @@
 """Muon takes PyTorch's steps, every parameter has one optimizer, and the schedule reaches both."""
 
+import copy
 import io
 import math
 from itertools import pairwise
@@ -311,3 +312,22 @@ def test_gradients_are_scaled_where_there_are_any(factor):
     scale_gradients(parameters, factor)
     assert (parameters[1].grad == 2).all()
     assert parameters[0].grad is None
+
+
+@both
+def test_fp16_gradients_are_unscaled_once_and_clipped(make):
+    """As Lightning does it: unscale, clip, step. A fused AdamW that unscaled again would step almost nowhere."""
+    model, scaler = thinker(), torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    plain = copy.deepcopy(model)
+    tokens = torch.arange(8)[None]
+    for which in (model, plain):
+        optimizer = make(which, **SETTINGS)
+        loss = which.cross_entropy(which.encode(tokens).hidden, tokens.roll(-1, 1))
+        (scaler.scale(loss) if which is model else loss).backward()
+        if which is model:
+            assert not getattr(optimizer, "_step_supports_amp_scaling", False)
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(which.parameters(), 1.0)
+        scaler.step(optimizer) if which is model else optimizer.step()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight, plain.get_parameter(name), rtol=1e-4, atol=1e-6)

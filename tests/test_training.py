@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,7 +15,9 @@ from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from omni import checkpoint as checkpoints
+from omni.layers.transformer import Transformer
 from omni.models.thinker import Thinker
+from omni.precision import best_precision
 
 RUN = Path("lightning_logs/thinker")
 
@@ -105,6 +108,13 @@ class TestRun:
         assert rates[0] == pytest.approx(0.5e-3)
         assert rates[1] == pytest.approx(1e-3)
         assert rates[5] < rates[3] < 1e-3
+
+    @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true", "null"])
+    def test_precision_by_config(self, fit, precision):
+        cli = fit(trainer__precision=precision, trainer__max_steps=3)
+        assert cli.trainer.precision == (best_precision("cpu") if precision == "null" else precision)
+        assert all(weight.dtype == torch.float32 for weight in cli.model.parameters())
+        assert scalars(RUN, "val/loss")[2] < 6
 
     def test_lightning_callbacks_by_config(self, fit):
         stopping = callback("EarlyStopping", monitor="val/loss", min_delta=100, patience=1)
@@ -248,6 +258,7 @@ class TestOptimisation:
         batch = next(iter(stage.trainer.datamodule.train_dataloader()))
         optimizer = stage.trainer.optimizers[0]
         stage.to("meta").train()
+        stage.trainer.log_every_n_steps = 50  # this step is none at which Lightning logs
         stage.log = stage.log_dict = lambda *args, **kwargs: None
         stage.training_step(type(batch)(*(value.to("meta") for value in batch)), 0).backward()
         stage.on_before_optimizer_step(optimizer)
@@ -255,6 +266,24 @@ class TestOptimisation:
         assert all(gradient is not None and gradient.device.type == "meta" for gradient in gradients)
         with pytest.raises(RuntimeError):  # the proof that meta tensors do raise
             float(stage.thinker.embedding.weight.sum())
+
+
+class TestCompile:
+    def test_compiles_every_transformer_in_place(self, fit, monkeypatch):
+        compiled = []
+        monkeypatch.setattr(Transformer, "compile", lambda module: compiled.append(module))
+        cli = fit(model__init_args__compile=True, trainer__max_steps=1)
+        assert compiled == [cli.model.thinker.transformer]
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+    @pytest.mark.filterwarnings("ignore")  # the compiler's own
+    def test_changes_no_result(self, fit):
+        fit()
+        eager = scalars(RUN, "train/loss")
+        fit(model__init_args__compile=True)
+        assert scalars(RUN, "train/loss") == pytest.approx(eager, rel=1e-4)
+        assert "thinker.embedding.weight" in weights(RUN / "last.ckpt")
 
 
 class TestInitFrom:

@@ -34,6 +34,10 @@ class Contestant(Protocol):
         """The mean loss of all tokens (batch, time) but the first of each row."""
         ...
 
+    def lay_out_for_decoding(self) -> None:
+        """Does to the weights what loading a trained model does."""
+        ...
+
     def decode(self, tokens: Tensor, max_tokens: int) -> int:
         """Continues rows (batch, time) greedily, with a cache; returns how many tokens were said."""
         ...
@@ -53,6 +57,10 @@ class Omni:
         """See `Contestant`."""
         targets = torch.cat((tokens[:, 1:], tokens.new_full((len(tokens), 1), IGNORE)), dim=1)
         return self.model.cross_entropy(self.model.encode(tokens).hidden, targets) / tokens[:, 1:].numel()
+
+    def lay_out_for_decoding(self) -> None:
+        """See `Contestant`."""
+        self.model.lay_out_for_decoding()
 
     def decode(self, tokens: Tensor, max_tokens: int) -> int:
         """See `Contestant`."""
@@ -103,6 +111,9 @@ class Llama:
     def loss(self, tokens: Tensor) -> Tensor:
         """See `Contestant`."""
         return self.model(input_ids=tokens, labels=tokens).loss
+
+    def lay_out_for_decoding(self) -> None:
+        """Nothing: Llama decodes with the weights as they were trained."""
 
     def decode(self, tokens: Tensor, max_tokens: int) -> int:
         """See `Contestant`."""

@@ -161,6 +161,7 @@ def _races(
     contestants = [make(name, size) for name in NAMES]
     for contestant in contestants:
         contestant.model.eval().to(torch.bfloat16 if task["precision"] == "bf16-mixed" else torch.float32)
+        contestant.lay_out_for_decoding()
     for rows in (1, 8):
         prompts = random_tokens(contestants[0], rows, PROMPT)
         blocks = [lambda who=who, prompts=prompts: who.decode(prompts, decode_tokens) for who in contestants]

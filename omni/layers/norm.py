@@ -27,6 +27,11 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises `x` (..., *shape); shape and dtype stay."""
         weight = self.weight.to(x.dtype)
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            # PyTorch's own is made of a dozen operations here: a fifth of the time of decoding a token, measured.
+            size = x.shape[-1]
+            square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+            return (x * square.div_(size).add_(self.eps).rsqrt_().to(x.dtype)).mul_(weight.view(self.shape))
         if len(self.shape) == 1:
             return F.rms_norm(x, self.shape, weight, self.eps)
         return F.rms_norm(x, self.shape[-1:], None, self.eps) * weight.view(self.shape)

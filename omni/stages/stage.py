@@ -161,13 +161,12 @@ class Stage(LightningModule, ABC):
         if total.device.type == "cpu":
             if not total.isfinite():
                 raise self._not_finite(self.global_step, batch_idx, batch)
-        elif total.device.type != "meta":
-            now = torch.full_like(total, self.global_step, dtype=torch.long).detach()
-            never = torch.full_like(now, -1)
-            seen = never if self._bad_step is None else self._bad_step
-            self._bad_step = torch.where((seen < 0) & ~total.detach().isfinite(), now, seen)
-            if self.global_step % getattr(self.trainer, "log_every_n_steps") == 0:  # noqa: B009  pyright does not see it
-                self._refuse_bad_step()
+            return
+        now = torch.full_like(total, self.global_step, dtype=torch.long).detach()
+        seen = torch.full_like(now, -1) if self._bad_step is None else self._bad_step
+        self._bad_step = torch.where((seen < 0) & ~total.detach().isfinite(), now, seen)
+        if self.global_step % getattr(self.trainer, "log_every_n_steps") == 0:  # noqa: B009  pyright does not see it
+            self._refuse_bad_step()
 
     def _refuse_bad_step(self) -> None:
         if self._bad_step is not None and (step := int(self._bad_step)) >= 0:
@@ -183,23 +182,17 @@ class Stage(LightningModule, ABC):
 
     # ------------------------------------------------------------------ optimisation
 
-    def make_optimizer(self, precision: Any) -> Optimizer:
-        """The optimizer of all that is trained, at a trainer's precision."""
-        return {"adamw": adamw, "muon": muon}[self.optimizer_name](
-            self,
-            lr=self.lr,
-            betas=self.betas,
-            weight_decay=self.weight_decay,
-            # Lightning cannot clip under a fused optimizer that unscales fp16 gradients by itself.
-            fused=precision != "16-mixed",
-        )
+    def make_optimizer(self) -> Optimizer:
+        """The optimizer of all that is trained."""
+        make = {"adamw": adamw, "muon": muon}[self.optimizer_name]
+        return make(self, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and a schedule that moves once an optimizer step."""
         total = self.trainer.estimated_stepping_batches
         if total == float("inf") and self.lr_schedule != "constant":
             raise UserError(f"a {self.lr_schedule} schedule needs an end: set trainer.max_steps or trainer.max_epochs")
-        optimizer = self.make_optimizer(self.trainer.precision)
+        optimizer = self.make_optimizer()
         schedule = LambdaLR(
             optimizer,
             lambda step: lr_factor(
