@@ -130,7 +130,8 @@ def run(argv: list[str]) -> OmniCLI:
 
     from omni.cli import one_line
 
-    before, sys.argv = sys.argv, ["omni", *argv]  # LightningCLI warns of arguments that are not the command line's
+    # LightningCLI warns of arguments that are not the command line's, and DDP starts its other ranks with them.
+    before, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:
         return OmniCLI()
     except ArgumentError as error:

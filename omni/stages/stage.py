@@ -149,9 +149,8 @@ class Stage(LightningModule, ABC):
         assert self._counted is not None
         counted = self._counted.float()
         if self.trainer.world_size > 1:
-            gathered = self.all_gather(counted)
-            assert isinstance(gathered, Tensor)
-            counted = gathered.sum()
+            counted = self.trainer.strategy.reduce(counted, reduce_op="sum")
+            assert isinstance(counted, Tensor)
         averaged = self.trainer.accumulate_grad_batches * self.trainer.world_size
         scale_gradients(self.parameters(), UNIT * averaged / counted.clamp(min=1))
         self._counted = None

@@ -88,7 +88,7 @@ class ThinkerPretraining(Stage):
         """Logs the metrics and lets the Thinker write."""
         metrics = self.val_metrics.compute()
         self.val_metrics.reset()
-        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, prog_bar=True)
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, prog_bar=True, sync_dist=True)
         if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero and self.sample_prompts:
             self.logger.experiment.add_text("val/samples", self._samples(), self.global_step)
 
@@ -98,7 +98,8 @@ class ThinkerPretraining(Stage):
 
     def on_test_epoch_end(self) -> None:
         """Logs `test/loss`, `test/perplexity` and `test/bits_per_byte`."""
-        self.log_dict({f"test/{name}": value for name, value in self.val_metrics.compute().items()})
+        metrics = self.val_metrics.compute()
+        self.log_dict({f"test/{name}": value for name, value in metrics.items()}, sync_dist=True)
         self.val_metrics.reset()
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
