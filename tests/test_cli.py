@@ -174,3 +174,11 @@ class TestCheckpoints:
         del checkpoint["parts"]["thinker"]
         torch.save(checkpoint, "empty.ckpt")
         assert "holds no part 'thinker'; it holds: none" in fails(main, ["generate", "--checkpoint", "empty.ckpt"])
+
+
+def test_data_tokenizer_learns_what_fit_can_use(fit, workplace):
+    main(["data", "tokenizer", "--text", "corpus.txt", "--out", "words.model", "--vocab_size", "320"])
+    options = {"data__init_args__tokenizer": "words.model", "model__init_args__thinker__init_args__vocab_size": 320}
+    cli = fit(**options)
+    assert cli.datamodule.tokenizer.vocab_size == 320
+    assert cli.datamodule.tokenizer.decode(cli.datamodule.tokenizer.encode("a red star")) == "a red star"

@@ -11,7 +11,7 @@ from omni.tokenizer import Tokenizer, open_tokenizer, train_sentencepiece
 
 
 def train_tokenizer(
-    text: list[str],
+    text: list[str] | str,
     out: Path,
     vocab_size: int = 32000,
     text_column: str = "text",
@@ -34,7 +34,9 @@ def train_tokenizer(
     out = Path(out)
     if out.suffix != ".model":
         raise UserError(f"out {out} would not be found again: let its name end in .model")
-    sources = open_corpus(text, text_column=text_column, document_separator=document_separator)
+    sources = open_corpus(
+        [text] if isinstance(text, str) else text, text_column=text_column, document_separator=document_separator
+    )
     tokenizer = train_sentencepiece(_texts(sources), vocab_size=vocab_size, max_bytes=max_bytes)
     tokenizer.save(out)
     print(f"{out}: {tokenizer.vocab_size} ids")
