@@ -67,6 +67,7 @@ class StageCheckpoint(ModelCheckpoint):
             mode=mode,
             every_n_train_steps=every_n_train_steps or None,
             enable_version_counter=False,
+            save_on_train_epoch_end=False,  # Lightning regroups accumulated batches when it resumes from there
             auto_insert_metric_name=False,
         )
 
