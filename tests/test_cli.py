@@ -74,6 +74,23 @@ def test_mistakes_end_in_one_line(arguments, complaint, fails, workplace):
     assert complaint in fails(main, arguments)
 
 
+def test_a_folder_that_cannot_be_written_is_named(fit, fails, workplace):
+    Path("taken").touch()
+    message = fails(fit, trainer__logger__init_args__save_dir="taken/logs")
+    assert "taken" in message
+
+
+def test_ctrl_c_outside_training_ends_without_a_traceback(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omni.cli._dispatch", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(["generate"])
+    assert stop.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
 @pytest.fixture
 def trained(fit):
     fit()
