@@ -17,12 +17,14 @@ class Loss(NamedTuple):
     Attributes:
         total: Sum over all scored items, a scalar with a graph.
         num_items: Number of scored items, a scalar.
-        terms: Further scalars to log, by name, each a mean.
+        terms: Parts of the loss to log, by name, each a mean.
+        stats: Further scalars to log, by name.
     """
 
     total: Tensor
     num_items: Tensor
-    terms: dict[str, Tensor]
+    terms: dict[str, Tensor] = {}  # noqa: RUF012  never written to
+    stats: dict[str, Tensor] = {}  # noqa: RUF012
 
     @property
     def mean(self) -> Tensor:

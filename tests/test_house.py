@@ -10,11 +10,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "omni"
 
 # What each room may import of the others; itself, and errors, always.
-CORE = {"batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"}
+CORE = {
+    *("batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"),
+    *("normalization", "units", "ctc"),
+}
 MAY_IMPORT = {
     "errors": set(),
     "batch": set(),
     "tokenizer": set(),
+    "normalization": set(),
+    "units": {"normalization"},
+    "media": set(),
+    "ctc": {"units"},
+    "figures": {"media", "units"},
     "chat_template": {"tokenizer"},
     "layers": set(),
     "losses": {"batch", "layers"},
@@ -25,7 +33,7 @@ MAY_IMPORT = {
     "generation": {"models", "layers"},
     "inference": CORE | {"layers"},
     "data": CORE | {"layers"},
-    "stages": CORE | {"layers", "optimizers", "inference"},
+    "stages": CORE | {"layers", "optimizers", "inference", "figures"},
     "precision": set(),
     "callbacks": {"precision"},
     "training": {"stages", "data", "checkpoint", "callbacks", "precision", "cli"},
