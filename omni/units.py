@@ -45,6 +45,10 @@ class Units(ABC):
         """The text of some units; blanks are left out, repeats are kept."""
 
     @abstractmethod
+    def surface(self, unit: int) -> str:
+        """What a unit writes, spaces included: joined over a text they give the text, save for a space in front."""
+
+    @abstractmethod
     def outside(self, text: str) -> set[str]:
         """Characters of the normalised text that no unit can write."""
 
@@ -105,6 +109,9 @@ class Characters(Units):
     def decode(self, units: Iterable[int]) -> str:
         return "".join(self.characters[unit - 1] for unit in units if unit != BLANK)
 
+    def surface(self, unit: int) -> str:
+        return self.characters[unit - 1]
+
     def outside(self, text: str) -> set[str]:
         return {character for character in self.normalize(text) if character not in self._numbers}
 
@@ -143,6 +150,9 @@ class Pieces(Units):
     def decode(self, units: Iterable[int]) -> str:
         return self._processor.DecodeIds([self._pieces[unit - 1] for unit in units if unit != BLANK])
 
+    def surface(self, unit: int) -> str:
+        return self._processor.IdToPiece(self._pieces[unit - 1]).replace("▁", " ")
+
     def outside(self, text: str) -> set[str]:
         unknown = self._processor.unk_id()
         return {character for character in self.normalize(text) if unknown in self._processor.EncodeAsIds(character)}
@@ -166,7 +176,9 @@ def open_units(spec: str, *, characters: str = ENGLISH, normalization: TextNorma
         return Characters(characters, normalization)
     path = Path(spec)
     if not path.is_file():
-        raise UserError(f"data.units is {spec!r}: give `characters`, a SentencePiece .model file, or a recogniser's .ckpt file")
+        raise UserError(
+            f"data.units is {spec!r}: give `characters`, a SentencePiece .model file, or a recogniser's .ckpt file"
+        )
     try:
         return Pieces(path.read_bytes(), normalization)
     except RuntimeError as error:

@@ -29,9 +29,12 @@ MAY_IMPORT = {
     "metrics": {"batch", "layers"},
     "optimizers": {"layers"},
     "models": {"batch", "layers", "losses"},
-    "checkpoint": {"models", "tokenizer"},
+    "checkpoint": {"models", "tokenizer", "units", "media"},
     "generation": {"models", "layers"},
     "inference": CORE | {"layers"},
+    "recognition": CORE | {"layers"},
+    "transcription": {"recognition", "media"},
+    "wer": {"recognition", "transcription", "normalization", "data"},
     "data": CORE | {"layers"},
     "stages": CORE | {"layers", "optimizers", "inference", "figures"},
     "precision": set(),
@@ -40,8 +43,8 @@ MAY_IMPORT = {
     "memory": set(),
     "plan": {"training", "stages", "memory", "precision", "cli"},
     "bench": CORE | {"layers", "optimizers", "memory", "precision"},
-    "cli": {"training", "inference", "data", "plan", "bench"},
-    "__init__": {"inference"},
+    "cli": {"training", "inference", "transcription", "wer", "data", "plan", "bench"},
+    "__init__": {"inference", "recognition"},
 }
 LIGHTNING = {"training", "callbacks", "stages", "data", "plan"}
 

@@ -82,7 +82,7 @@ class AudioEncoder(Part):
         if downsampling not in (4, 8):
             raise ValueError(f"downsampling must be 4 or 8, not {downsampling}")
         self.vocab_size, self.num_mels, self.dim = vocab_size, num_mels, dim
-        self.downsampling, self.subframes, self.attention_span = downsampling, subframes, attention_span
+        self.downsampling, self.subframes = downsampling, subframes
         halvings = downsampling.bit_length() - 1
         channels = [1, *(conv_channels * 2**i for i in range(halvings))]
         self.convs = nn.ModuleList(
@@ -101,6 +101,7 @@ class AudioEncoder(Part):
             causal=False,
             dropout=dropout,
             conv_kernel=conv_kernel,
+            attention_span=attention_span,
             gradient_checkpointing=gradient_checkpointing,
         )
         self.head_input = nn.Linear(dim, subframes * head_dim)

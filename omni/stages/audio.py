@@ -34,6 +34,8 @@ class SpeechRecognition(Stage):
         kwargs: See `Stage`.
     """
 
+    hears = True
+
     def __init__(self, audio_encoder: AudioEncoder, *, samples: int = 4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.audio_encoder = audio_encoder
