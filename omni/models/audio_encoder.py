@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from omni.layers.transformer import Transformer
 from omni.models.part import Part
 
+_HEAD_KERNEL = 11  # sub-frames: a frame sees what both of its neighbours are about to write
+
 
 class AudioFeatures(NamedTuple):
     """What the encoder hears.
@@ -71,7 +73,7 @@ class AudioEncoder(Part):
         ffn_dim: int = 768,
         downsampling: Literal[4, 8] = 8,
         subframes: int = 4,
-        head_dim: int = 96,
+        head_dim: int = 64,
         conv_channels: int = 16,
         conv_kernel: int = 0,
         attention_span: int = 0,
@@ -105,7 +107,7 @@ class AudioEncoder(Part):
             gradient_checkpointing=gradient_checkpointing,
         )
         self.head_input = nn.Linear(dim, subframes * head_dim)
-        self.head_conv = nn.Conv1d(head_dim, head_dim, 5, padding=2)
+        self.head_conv = nn.Conv1d(head_dim, head_dim, _HEAD_KERNEL, padding=_HEAD_KERNEL // 2)
         self.head = nn.Linear(head_dim, vocab_size)
 
     def num_frames(self, mel_frames: Any) -> Any:

@@ -11,12 +11,13 @@ from torch.utils.data import DataLoader
 from omni import checkpoint
 from omni.batch import SpeechBatch
 from omni.ctc import least_subframes
-from omni.data.sampling import ResumableData
 from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.buckets import BucketedBatches, SortedBatches, padding_share
 from omni.data.speech.features import FeatureFile
 from omni.data.speech.rows import Row, Skipped, SpeechRows, identity, read_rows, report_skipped, split_by_speaker
+from omni.data.speech.stream import SpeechStream
 from omni.data.speech.utterances import fingerprint, open_utterances
+from omni.data.stream import StreamableData
 from omni.errors import UserError
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, mel_constants
 from omni.normalization import TextNormalization
@@ -31,7 +32,7 @@ class _Plan(NamedTuple):
 
 
 @final
-class SpeechData(ResumableData):
+class SpeechData(StreamableData):
     """Utterances in batches of similar length, as log-mel spectrograms; see `omni.batch.SpeechBatch`.
 
     Rows that cannot be used (audio missing, too short or long, text that the units cannot write or that CTC cannot
@@ -55,6 +56,8 @@ class SpeechData(ResumableData):
         cache_features: Keep spectrograms on disk: 184 MB for an hour of audio at 128 filters. Augmentation must then
             leave waveforms as they are.
         text_column: Where the text is in manifests and on the Hub.
+        streaming: Read while training, for a corpus too large to prepare; `val` must be given. Resuming reads again.
+        shuffle_buffer: Utterances that are shuffled and sorted into batches together when streaming.
         num_workers: Processes that load batches; 0: the training process does.
         seed: Of shuffling and augmentation.
         cache_dir: Where durations, spectrograms and downloads are kept.
@@ -87,11 +90,13 @@ class SpeechData(ResumableData):
         augmentation: Augmentation = Augmentation(),  # noqa: B008  immutable
         cache_features: bool = False,
         text_column: str = "text",
+        streaming: bool = False,
+        shuffle_buffer: int = 512,
         num_workers: int = 0,
         seed: int = 0,
         cache_dir: str = "data/cache",
     ):
-        super().__init__(num_workers=num_workers, seed=seed)
+        super().__init__(streaming=streaming, num_workers=num_workers, seed=seed)
         self.entries = {
             split: [given] if isinstance(given, str) else given
             for split, given in {"train": train, "val": val, "test": test}.items()
@@ -103,7 +108,8 @@ class SpeechData(ResumableData):
         self.batch_seconds, self.max_batch_rows = batch_seconds, max_batch_rows
         self.min_duration, self.max_duration = min_duration, max_duration
         self.augmentation, self.cache_features = augmentation, cache_features
-        self.text_column = text_column
+        self.text_column, self.shuffle_buffer = text_column, shuffle_buffer
+        self._subframes: Callable[[int], int] | None = None
         self.cache_dir = Path(cache_dir).expanduser()
         self._check_arguments()
         self._plan: _Plan | None = None
@@ -112,8 +118,9 @@ class SpeechData(ResumableData):
     @property
     def fingerprint(self) -> str:
         rows = self._plan_of(may_write=False).rows
+        train = " ".join(self.entries["train"]) if self.streaming else identity(rows["train"])
         options = (self.tokenizer.fingerprint, self.batch_seconds, self.max_batch_rows, self.augmentation)
-        return fingerprint([identity(rows["train"]), identity(rows["val"]), *map(str, options)])
+        return fingerprint([train, identity(rows["val"]), *map(str, options)])
 
     def prepare_data(self) -> None:
         plan = self._plan_of(may_write=True)
@@ -144,6 +151,7 @@ class SpeechData(ResumableData):
         Raises:
             UserError: If no row is left.
         """
+        self._subframes = subframes
         for split, data in self._rows.items():
             keep, skipped = [], []
             for number, row in enumerate(data.rows):
@@ -171,7 +179,30 @@ class SpeechData(ResumableData):
             **self.rank(),
         )
 
+    @property
+    def stream_identity(self) -> str:
+        return f"{self.fingerprint} {self.shuffle_buffer}"
+
+    def _stream(self) -> SpeechStream:
+        stream = SpeechStream(
+            open_utterances(self.entries["train"], text_column=self.text_column, cache_dir=self.cache_dir),
+            self.tokenizer,
+            num_mels=self.num_mels,
+            augmentation=self.augmentation,
+            batch_seconds=self.batch_seconds,
+            max_rows=self.max_batch_rows,
+            min_duration=self.min_duration,
+            max_duration=self.max_duration,
+            buffer=self.shuffle_buffer,
+            seed=self.seed,
+            **self.rank(),
+        )
+        stream.subframes = self._subframes
+        return stream
+
     def train_dataloader(self) -> DataLoader[SpeechBatch]:
+        if self.streaming:
+            return self.stream_loader(self._stream())
         return self.loader(self._rows["train"], self.train_batches())
 
     def val_dataloader(self) -> DataLoader[SpeechBatch]:
@@ -208,7 +239,8 @@ class SpeechData(ResumableData):
         """The rows of each split, found once by each process."""
         if self._plan is None:
             self.tokenizer = self._units()
-            rows = {split: self._read(split, may_write=may_write) for split in self.entries}
+            splits = [split for split in self.entries if split != "train" or not self.streaming]
+            rows = {split: self._read(split, may_write=may_write) for split in splits}
             if "val" not in rows:
                 rows["train"], rows["val"] = split_by_speaker(rows["train"], self.val_fraction, self.val_speakers)
             files = {}
@@ -241,7 +273,13 @@ class SpeechData(ResumableData):
         return rows
 
     def _check_arguments(self) -> None:
-        for name, least in {"max_batch_rows": 1, "num_workers": 0, "seed": 0, "num_mels": 1}.items():
+        for name, least in {
+            "max_batch_rows": 1,
+            "shuffle_buffer": 1,
+            "num_workers": 0,
+            "seed": 0,
+            "num_mels": 1,
+        }.items():
             if getattr(self, name) < least:
                 raise UserError(f"data.{name} is {getattr(self, name)}: it must be {least} or more")
         if not 0 < self.val_fraction < 1:
@@ -253,6 +291,10 @@ class SpeechData(ResumableData):
                 f"data.batch_seconds ({self.batch_seconds}) must hold an utterance of data.max_duration "
                 f"({self.max_duration} s): raise the one or lower the other"
             )
+        if self.streaming and "val" not in self.entries:
+            raise UserError("data.streaming reads train as it comes: give data.val")
+        if self.streaming and self.cache_features:
+            raise UserError("data.streaming keeps nothing on disk: set data.cache_features to false")
         if self.val_speakers is not None and "val" in self.entries:
             raise UserError("give either data.val or data.val_speakers, not both")
         if any(not entries for entries in self.entries.values()):

@@ -101,7 +101,7 @@ def read_rows(
         found = list(source.rows())
         durations = _durations(source, found, cache_dir, may_write=may_write)
         for number, (utterance, duration) in enumerate(zip(found, durations, strict=True)):
-            why, encoded = None, []
+            why, spelled = None, []
             if isinstance(duration, str):
                 why = _FAULTS[duration]
             elif duration < min_duration:
@@ -109,23 +109,23 @@ def read_rows(
             elif duration > max_duration:
                 why = f"longer than data.max_duration, {max_duration} s"
             else:
-                encoded, why = _encoded(utterance.text, units)
+                spelled, why = encoded(utterance.text, units)
             if why is None:
-                rows.append(Row(source, number, utterance, float(duration), encoded))
+                rows.append(Row(source, number, utterance, float(duration), spelled))
             else:
                 skipped.append(Skipped(utterance.where, why))
     return rows, skipped
 
 
-def _encoded(text: str, units: Units) -> tuple[list[int], str | None]:
+def encoded(text: str, units: Units) -> tuple[list[int], str | None]:
     """The units of a text, or why it cannot be written in them."""
     try:
         if outside := units.outside(text):
             return [], f"characters that no unit writes, such as {min(outside)!r}"
-        encoded = units.encode(text)
+        spelled = units.encode(text)
     except UserError as error:
         return [], str(error)
-    return encoded, None if encoded else "no text"
+    return spelled, None if spelled else "no text"
 
 
 def report_skipped(split: str, skipped: Sequence[Skipped], used: int) -> None:

@@ -8,6 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -62,6 +63,11 @@ class Utterances(ABC):
     def audio(self, number: int, row: Utterance) -> AudioSource:
         """What to read the row of that number from."""
         return row.audio
+
+    def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource]]:
+        """Every row of one of `shares` disjoint shares and its audio; where a source is in parts, `seed` shuffles."""
+        for number, row in islice(enumerate(self.rows()), share, None, shares):
+            yield row, self.audio(number, row)
 
     def identity(self, row: Utterance) -> str:
         """Changes when the row's audio changes, as well as can be told without reading it."""
@@ -178,6 +184,18 @@ class HubUtterances(Utterances):
         if not isinstance(cell, dict) or not (cell.get("bytes") or cell.get("path")):
             raise AudioError("missing", f"{self.name}: column {self.audio_key!r} holds no audio")
         return cell["bytes"] or cell["path"]
+
+    def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource]]:
+        from datasets.distributed import split_dataset_by_node
+
+        table = self.open(streaming=True).shuffle(seed=seed, buffer_size=1)  # the order of its files
+        number = 0
+        # not `__iter__`: in a worker that would share the files out once more
+        for batch in split_dataset_by_node(table, share, shares).iter(batch_size=8):
+            for cells in zip(*batch.values(), strict=True):
+                row = dict(zip(batch, cells, strict=True))
+                yield self.utterance(row, number), self.content(row[self.audio_key])
+                number += 1
 
     def identity(self, row: Utterance) -> str:
         return f"{row.audio} {self.table._fingerprint}"

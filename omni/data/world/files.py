@@ -37,7 +37,7 @@ def write(
     *,
     documents: int = 20000,
     val_documents: int = 500,
-    utterances: int = 4000,
+    utterances: int = 6000,
     val_utterances: int = 300,
     seed: int = 0,
 ) -> None:

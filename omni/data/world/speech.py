@@ -10,7 +10,6 @@ import numpy as np
 from omni.data.world import espeak
 from omni.data.world.captions import caption, dense_caption
 from omni.data.world.documents import REQUESTS, sentences
-from omni.data.world.facts import FACTS
 from omni.data.world.questions import questions
 from omni.data.world.reasoning import REASONING
 from omni.data.world.scene import Scene, pick, sample_scene
@@ -35,7 +34,7 @@ SPEAKERS = {
     # Variants that nobody in training has.
     "val": ("en-us+f3", "en-us+m4", "en+Annie", "en+rob", "en-gb-scotland+belinda", "en-gb-x-rp+m7"),
 }
-RATES = range(140, 201)  # words per minute
+RATES = range(110, 171)  # words per minute: about 15 characters a second, as people speak
 PITCHES = range(25, 76)
 WORDS = range(3, 15)  # in a sentence: most take 1 to 4 seconds
 # Words of so few sentences that training may lack them: validation goes without.
@@ -97,7 +96,7 @@ def utterance(seed: int, split: str, index: int) -> Utterance:
 
 
 def _sentence(scene: Scene, rng: Random) -> str | None:
-    """Something short that a person would say about a scene."""
+    """Something short that a person would say about a scene; what is true of all scenes is written, not said."""
     kind = rng.random()
     if kind < 0.34:
         asked = pick(rng, questions(scene, rng, 3))
@@ -109,7 +108,7 @@ def _sentence(scene: Scene, rng: Random) -> str | None:
         return text if rng.random() < 0.6 else consequence(after, rng, thing)
     if kind < 0.52:
         return pick(rng, (caption(scene, rng), *dense_caption(scene, rng)))
-    maker = pick(rng, STATEMENTS if kind < 0.76 else FACTS if kind < 0.90 else REASONING)
+    maker = pick(rng, STATEMENTS if kind < 0.85 else REASONING)
     text = maker(scene, rng)
     return text and pick(rng, sentences(text))
 
