@@ -135,7 +135,7 @@ TOY_SPEECH = {
     "model.init_args.warmup_steps": "2",
     "data.init_args.train": "speech/train.jsonl",
     "data.init_args.val": "speech/val.jsonl",
-    "data.init_args.characters": '" abc"',
+    "data.init_args.characters": " abc",
     "data.init_args.num_mels": "16",
     "data.init_args.batch_seconds": "8",
     "data.init_args.max_duration": "4",

@@ -94,7 +94,7 @@ def test_learning_counts_steps_until_half_of_the_words_are_right(workplace, spee
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--size", "huge"], "neither"),
+        (["--size", "huge", "--world", "null"], "neither"),
         (["--repeats", "0"], "repeats is 0"),
         (["--world", "nowhere"], "omni data world"),
     ],

@@ -43,7 +43,8 @@ class AudioEncoder(Part):
 
     Convolutions halve the rate two or three times; a bidirectional Transformer follows. Its CTC head (Graves et al.,
     2006) writes several sub-frames for each frame, for 12.5 frames a second are fewer than the characters of English
-    speech; a convolution over sub-frames lets neighbours agree on who writes a character. Padding is masked everywhere: a row's features do not depend on its batch.
+    speech; a convolution over sub-frames lets neighbours agree on who writes a character. Padding is masked
+    everywhere: a row's features do not depend on its batch.
 
     Args:
         vocab_size: Units that the head writes, blank included (see `omni.units`).
