@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "training": {"stages", "data", "checkpoint", "callbacks", "precision", "cli"},
     "memory": set(),
     "plan": {"training", "stages", "memory", "precision", "cli"},
-    "bench": CORE | {"layers", "optimizers", "memory", "precision"},
+    "bench": CORE | {"layers", "optimizers", "memory", "precision", "data"},
     "cli": {"training", "inference", "transcription", "wer", "data", "plan", "bench"},
     "__init__": {"inference", "recognition"},
 }

@@ -15,9 +15,10 @@ import pytest
 import soundfile
 
 from omni.cli import main
-from omni.data.world import espeak, files, recordings, speech, write
+from omni.data.world import espeak, files, recordings, scene, speech, write
 from omni.data.world.espeak import synthesize
 from omni.data.world.files import text_row
+from omni.data.world.language import NUMBERS
 from omni.data.world.workers import in_order
 from omni.errors import UserError
 
@@ -132,22 +133,25 @@ class TestSentencesAndSpeakers:
         train, val = ({name.partition("+")[2] for name in speech.SPEAKERS[split]} for split in ("train", "val"))
         assert not train & val
         assert [len(set(speech.SPEAKERS[split])) for split in ("train", "val")] == [160, 6]
-        assert {speech.utterance(0, split, i).speaker for split in SIZES for i in range(200)} == {
-            *speech.SPEAKERS["train"],
-            *speech.SPEAKERS["val"],
-        }
+        for split, least in (("train", 100), ("val", 6)):
+            drawn = {speech.utterance(0, split, i).speaker for i in range(200)}
+            assert drawn <= set(speech.SPEAKERS[split])
+            assert len(drawn) >= least
 
     def test_every_speaker_is_heard_and_sounds_like_no_other(self):
         heard = {}
-        for speaker in (*speech.SPEAKERS["train"], *speech.SPEAKERS["val"]):
+        accents = [name for name in speech.SPEAKERS["train"] if "+" not in name or name.endswith("+m3")]
+        variants = [name for name in speech.SPEAKERS["train"] if name.startswith("en-us+")]
+        speakers = {*accents, *variants, *speech.SPEAKERS["val"]}
+        for speaker in sorted(speakers):
             loud = speech.Utterance("", "There are four large purple hearts.", speaker, 170, 50)
             wave = speech.samples(loud).astype(float) / 2**15
             assert -35 < 20 * np.log10(np.sqrt(np.mean(wave**2))) < -10, speaker
-            assert np.abs(wave).max() < 0.95, speaker
+            assert np.abs(wave).max() < 0.999, speaker
             assert 1.2 < len(wave) / speech.SAMPLE_RATE < 4, speaker
             assert 60 < fundamental(wave * 2**15, speech.SAMPLE_RATE) < 350, speaker
             heard[wave.tobytes()] = speaker
-        assert len(heard) == 30
+        assert len(heard) == len(speakers) > 30
 
     def test_no_sentence_of_validation_is_trained_on(self, texts):
         train, val = ({speech.normalised(text) for text in texts[split]} for split in ("train", "val"))
@@ -156,11 +160,19 @@ class TestSentencesAndSpeakers:
         assert len(val) > 200
         assert {speech.sentence_split(f" {text[:-1].upper()}  !") for text in texts["val"]} == {"val"}
 
-    def test_training_holds_every_word_of_validation_and_nearly_all_of_the_text(self, texts):
+    def test_training_holds_every_word_of_validation_and_those_of_scenes(self, texts):
         train, val = ({w for text in texts[split] for w in speech.normalised(text).split()} for split in SIZES)
         assert val <= train
-        text = speech.normalised(" ".join(text_row(0, "train", index)["text"] for index in range(300)))
-        assert len(set(text.split()) - train) <= 6  # what joins sentences, such as "in the end", is not said alone
+        assert {
+            *scene.COLOURS,
+            *scene.SHAPES,
+            *scene.SIZES,
+            *scene.RELATIONS,
+            *NUMBERS,
+            "row",
+            "column",
+            "many",
+        } <= train
         assert train <= {word for index in range(3000) for word in _words(index)}
 
     def test_sentences_are_short_and_written_as_people_write(self, texts):
