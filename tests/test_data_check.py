@@ -227,6 +227,13 @@ def test_two_silences_are_no_copies(good, found):
     assert found(manifest("m.jsonl", [*good, *rows])).keys() == {"silent"}
 
 
+def test_a_strange_format_is_told_where_all_have_it_too(workplace, found):
+    rows = [row(save(f"{n}.wav", np.repeat(voice(seed=n)[:, None], 3, 1))) for n in range(2)]
+    assert len(found(manifest("m.jsonl", rows))["odd format"]) == 2
+    rows = [row(save(f"{n}.wav", voice(seed=n, rate=22_050), 22_050)) for n in range(2)]
+    assert found(manifest("m.jsonl", rows)) == {}
+
+
 def test_the_frames_of_the_encoder_count(good, found):
     rows = manifest("m.jsonl", good)
     assert len(found(rows, subframes=1)["infeasible"]) == 10  # 12.5 a second, and 16 are needed

@@ -168,7 +168,7 @@ class TestSentencesAndSpeakers:
             *scene.SHAPES,
             *scene.SIZES,
             *scene.RELATIONS,
-            *NUMBERS,
+            *NUMBERS[1:],
             "row",
             "column",
             "many",
