@@ -1,6 +1,7 @@
 """The verb `transcribe`: audio files in; text, JSON or subtitles out."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,8 @@ def transcribe_files(
     Args:
         files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...); `-` reads standard input.
         checkpoint: A checkpoint that holds an audio encoder, such as lightning_logs/audio/best.ckpt.
-        timestamps: Times of words, or of characters; in `json`, and as lines of `start end text` in `text`.
+        timestamps: Times of words, or of characters; in `json`, and as lines of `start end text` in `text`. Subtitles
+            have those of words.
         format: Plain text, one JSON object a line, or subtitles of one file.
         out: Write to this file, or, if it is a folder, to one file each; otherwise to standard output.
         window: Longer audio is heard in windows of so many seconds.
@@ -46,8 +48,11 @@ def transcribe_files(
     recognizer = load_recognizer(checkpoint, device=device)
     subtitles = format in ("srt", "vtt")
     to_folder = out is not None and out.is_dir()
+    if subtitles and timestamps == "char":
+        raise UserError(f"{format} subtitles are made of words: leave --timestamps out")
     if subtitles and len(files) > 1 and not to_folder:
         raise UserError(f"{format} subtitles of {len(files)} files need a folder: give --out FOLDER")
+    targets = _targets(files, out, format) if out is not None and to_folder else None
     sources: list[AudioSource] = [sys.stdin.buffer.read() if file == "-" else Path(file) for file in files]
     wanted = timestamps or ("word" if subtitles else None)
     found: dict[int, str] = {}
@@ -62,7 +67,7 @@ def transcribe_files(
                 bar.write(f"omni: {transcript}", file=sys.stderr)
                 continue
             found[number] = written(transcript, format, file=files[number] if len(files) > 1 else None)
-    _put(found, files, out, format, to_folder=to_folder)
+    _put(found, targets, out)
     if failed:
         raise SystemExit(2)
 
@@ -129,15 +134,32 @@ def _clock(seconds: float, format: Format) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{mark}{rest % 1000:03d}"
 
 
-def _put(found: dict[int, str], files: Sequence[str], out: Path | None, format: Format, *, to_folder: bool) -> None:
+def _targets(files: Sequence[str], folder: Path, format: Format) -> list[Path]:
+    """The file for each transcript: by its audio's name, and folders where names repeat."""
+    ending = {"text": "txt"}.get(format, format)
+    names = [Path("stdin") if file == "-" else Path(file).absolute().with_suffix("") for file in files]
+    if len({name.name for name in names}) == len(names):
+        names = [Path(name.name) for name in names]
+    else:
+        shared = os.path.commonpath([name.parent for name in names if name.is_absolute()])
+        names = [name.relative_to(shared) if name.is_absolute() else name for name in names]
+    for number, name in enumerate(names):
+        if (first := names.index(name)) < number:
+            raise UserError(
+                f"{files[first]} and {files[number]} would both be written to {folder / name}.{ending}: "
+                "transcribe them into different folders"
+            )
+    return [folder / f"{name}.{ending}" for name in names]
+
+
+def _put(found: dict[int, str], targets: Sequence[Path] | None, out: Path | None) -> None:
     ordered = [found[number] for number in sorted(found)]
     if out is None:
         for text in ordered:
             print(text)
-    elif to_folder:
-        ending = {"text": "txt"}.get(format, format)
-        for number in sorted(found):
-            stem = "stdin" if files[number] == "-" else Path(files[number]).stem
-            (out / f"{stem}.{ending}").write_text(found[number] + "\n", encoding="utf-8")
+    elif targets is not None:
+        for number, text in found.items():
+            targets[number].parent.mkdir(parents=True, exist_ok=True)
+            targets[number].write_text(text + "\n", encoding="utf-8")
     else:
         out.write_text("\n".join(ordered) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from omni.data.speech.utterances import Utterance, Utterances, open_utterances
 from omni.errors import UserError
+from omni.media.audio import AUDIO_SUFFIXES
 from omni.normalization import TextNormalization
 from omni.recognition import load_recognizer
 
@@ -200,21 +201,35 @@ def _hypotheses(
 
 
 def _matched(path: Path, lines: Sequence[str], said: Sequence[Utterance]) -> list[str]:
-    """The text for each row, found by its file's name."""
-    texts: dict[str, str] = {}
+    """The text for each row, found by its file's name, with as many of its folders as tell all files apart."""
+    longest = max(len(_trail(row.audio)) for row in said)
+    files = {_trail(row.audio) for row in said}
+    parts = next(n for n in range(1, longest + 1) if len({file[-n:] for file in files}) == len(files))
+    texts: dict[tuple[str, ...], str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            key, text = row.get("id") or row["audio"], row["text"]
+            key, text = row.get("audio") or row["id"], row["text"]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path} row {number}: is no JSON object with `text` and `audio` or `id`") from None
-        texts[Path(str(key)).stem] = str(text)
-    missing = next((row for row in said if Path(row.audio).stem not in texts), None)
+        if not isinstance(text, str):
+            raise UserError(f'{path} row {number}: `text` is {text!r}, no text: write "" where nothing was understood')
+        name = _trail(str(key))[-parts:]
+        if texts.setdefault(name, text) != text:
+            raise UserError(f"{path} row {number}: {key} has two different texts: keep one of them")
+    missing = next((row for row in said if _trail(row.audio)[-parts:] not in texts), None)
     if missing is not None:
-        raise UserError(f"{path}: has no row for {missing.audio} ({missing.where})")
-    return [texts[Path(row.audio).stem] for row in said]
+        folders = f", told apart by the last {parts} parts of its path" if parts > 1 else ""
+        raise UserError(f"{path}: has no row for {missing.audio} ({missing.where}){folders}")
+    return [texts[_trail(row.audio)[-parts:]] for row in said]
+
+
+def _trail(file: str) -> tuple[str, ...]:
+    """A file's folders and its name, without the ending of audio."""
+    path = Path(file)
+    return (path.with_suffix("") if path.suffix.lower() in AUDIO_SUFFIXES else path).parts
 
 
 def _stated(normalize: TextNormalization) -> str:

@@ -1,5 +1,7 @@
 """What training does to utterances: bounded, seeded, and never where it was not asked for."""
 
+import math
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,6 +9,7 @@ import torch
 
 from omni.data.speech.augmentation import Augmentation
 from omni.errors import UserError
+from omni.media.audio import STD, LogMel
 
 AUDIO = 0.1 * torch.sin(torch.arange(16_000) * 0.2)
 
@@ -50,6 +53,25 @@ def test_masks_are_bounded_and_leave_the_original_alone():
         shares.append(int(frames + bins))
     assert max(shares) > 20
     assert mel.min() == 1
+
+
+def test_another_vocal_tract_moves_a_tone_and_nothing_else():
+    mel = LogMel(80)(AUDIO)
+    assert torch.equal(Augmentation(vocal_tract=0.2).of_mel(mel, rng()), Augmentation(vocal_tract=0.2).of_mel(mel, rng()))
+    peaks = {int(Augmentation(vocal_tract=0.2).of_mel(mel, rng(seed))[50].argmax()) for seed in range(40)}
+    low, high = (int(LogMel(80)(0.1 * torch.sin(torch.arange(16_000) * 0.2 * f))[50].argmax()) for f in (1 / 1.2, 1.2))
+    assert low < int(mel[50].argmax()) < high
+    assert peaks <= set(range(low, high + 1))
+    assert len(peaks) >= high - low - 1
+
+
+def test_the_equalizer_changes_sound_within_its_bounds_and_keeps_silence():
+    mel = LogMel(80)(torch.cat([AUDIO, torch.zeros(8_000)]))
+    for seed in range(20):
+        changed = Augmentation(equalizer=6).of_mel(mel, rng(seed)) - mel
+        assert changed.abs().max() <= 6 * math.log(10) / 20 / STD + 1e-5
+        assert changed[30].abs().max() > 0.01
+        assert changed[120].abs().max() == 0
 
 
 def test_speed_changes_length_and_pitch_by_its_factor():

@@ -1,6 +1,7 @@
 """A recogniser at work: batches, windows and times change nothing of what is said."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,44 @@ class TestCommand:
         assert report["difference"]["low"] <= report["difference"]["wer"] <= report["difference"]["high"]
         assert sum(part["words"] for part in report["by_speaker"].values()) == report["words"]
         assert sum(part["utterances"] for part in report["by_words"].values()) == 8
+
+    def test_files_of_one_name_are_told_apart_by_their_folders(self, checkpoint, speech, capfd, fails):
+        rows = [json.loads(line) for line in (speech / "val.jsonl").read_text().splitlines()]
+        for row in rows:
+            folder = Path("takes", row["id"])
+            folder.mkdir(parents=True)
+            shutil.copy(speech / row["audio"], folder / "take.wav")
+            row["audio"] = f"{row['id']}/take.wav"
+        Path("takes/all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        Path("perfect.jsonl").write_text("\n".join(json.dumps({"audio": r["audio"], "text": r["text"]}) for r in rows))
+        main(["eval", "wer", "--reference", "takes/all.jsonl", "--hypothesis", "perfect.jsonl", "--json_file", "r.json"])
+        assert json.loads(Path("r.json").read_text())["wer"] == 0
+        Path("out").mkdir()
+        files = [f"takes/{row['audio']}" for row in rows[:2]]
+        main(["transcribe", *files, "--checkpoint", checkpoint, "--out", "out"])
+        assert sorted(map(str, Path("out").rglob("*.txt"))) == [f"out/{row['id']}/take.txt" for row in rows[:2]]
+        shutil.copy(files[0], files[0].replace(".wav", ".flac"))
+        again = [*files, files[0].replace(".wav", ".flac")]
+        told = fails(main, ["transcribe", *again, "--checkpoint", checkpoint, "--out", "out"])
+        assert "would both be written to" in told
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            ('{"id": "val-0", "text": null}', "row 1: `text` is None, no text"),
+            ('{"id": "val-0", "text": "a"}\n{"id": "val-0", "text": "b"}', "row 2: val-0 has two different texts"),
+            ("[]", "row 1: is no JSON object"),
+        ],
+    )
+    def test_hypotheses_that_make_no_sense_are_refused(self, speech, fails, line, words):
+        Path("bad.jsonl").write_text(line)
+        arguments = ["eval", "wer", "--reference", str(speech / "val.jsonl"), "--hypothesis", "bad.jsonl"]
+        assert words in fails(main, arguments)
+
+    def test_subtitles_are_of_words(self, checkpoint, speech, fails):
+        file = str(speech / "val-0.wav")
+        arguments = ["transcribe", file, "--checkpoint", checkpoint, "--format", "srt", "--timestamps", "char"]
+        assert "subtitles are made of words" in fails(main, arguments)
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

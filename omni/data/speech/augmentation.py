@@ -1,5 +1,6 @@
 """What training does to speech so that a recogniser gets used to more than it is given."""
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,9 @@ import torchaudio
 from torch import Tensor
 
 from omni.errors import UserError
-from omni.media.audio import AUDIO_SUFFIXES, HOP_LENGTH, SAMPLE_RATE, read_audio
+from omni.media.audio import AUDIO_SUFFIXES, HOP_LENGTH, SAMPLE_RATE, SILENCE, STD, LogMel, read_audio
+
+_BANDS = 5  # of the equalizer
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,10 @@ class Augmentation:
         time_mask: Longest span, in seconds; never more than a fifth of the utterance.
         freq_masks: Bands blanked out.
         freq_mask: Widest band, as a share of the mel filters.
+        vocal_tract: Largest stretch of the frequency axis, as if by a longer or shorter vocal tract (Jaitly and Hinton,
+            2013): 0.15 draws factors between 1 / 1.15 and 1.15.
+        equalizer: Largest change of loudness at single frequencies, in dB, smooth between them, as if by another
+            microphone (FilterAugment, arXiv:2110.03282); what is silent stays so.
         speed: Factors of speed, of which one is drawn (pitch changes with it): [0.9, 1.0, 1.1] say.
         gain: Largest change of loudness up or down, in dB.
         noise: Folder of noises to add; half of the utterances get one.
@@ -35,6 +42,8 @@ class Augmentation:
     time_mask: float = 0.3
     freq_masks: int = 0
     freq_mask: float = 0.2
+    vocal_tract: float = 0.0
+    equalizer: float = 0.0
     speed: tuple[float, ...] = ()
     gain: float = 0.0
     noise: str | None = None
@@ -48,7 +57,7 @@ class Augmentation:
             UserError: Naming the option.
         """
         option = "data.init_args.augmentation"
-        least = ("silence", "time_masks", "time_mask", "freq_masks", "freq_mask", "gain")
+        least = ("silence", "time_masks", "time_mask", "freq_masks", "freq_mask", "vocal_tract", "equalizer", "gain")
         for name in least:
             if getattr(self, name) < 0:
                 raise UserError(f"{option}.{name} is {getattr(self, name)}: it must be 0 or more")
@@ -86,8 +95,12 @@ class Augmentation:
         return lead, tail
 
     def of_mel(self, mel: Tensor, rng: np.random.Generator) -> Tensor:
-        """SpecAugment: (frames, num_mels) to the same shape; masked is the mean of all speech, 0."""
+        """Vocal tract, equalizer and SpecAugment: (frames, num_mels) to the same shape; masked is 0, speech's mean."""
         frames, num_mels = mel.shape
+        if self.vocal_tract:
+            mel = _stretched(mel, (1 + self.vocal_tract) ** rng.uniform(-1, 1))
+        if self.equalizer:
+            mel = _equalized(mel, rng.uniform(-self.equalizer, self.equalizer, size=_BANDS + 1))
         if not (self.time_masks or self.freq_masks):
             return mel
         mel = mel.clone()
@@ -115,6 +128,28 @@ class Augmentation:
         if not (audio.any() and noise.any()):
             return audio
         return torchaudio.functional.add_noise(audio, noise, torch.tensor(rng.uniform(*self.snr)))
+
+
+def _stretched(mel: Tensor, factor: float) -> Tensor:
+    """A spectrogram whose frequencies are multiplied by a factor."""
+    centres = _centres(mel.shape[1])
+    place = torch.from_numpy(np.interp(centres / factor, centres, np.arange(len(centres)))).to(mel.dtype)
+    below = place.long().clamp(max=len(centres) - 2)
+    return mel[:, below].lerp(mel[:, below + 1], place - below)
+
+
+def _equalized(mel: Tensor, gains: np.ndarray) -> Tensor:
+    """A spectrogram with so many dB more at evenly spaced mel filters."""
+    decibels = np.interp(np.linspace(0, 1, mel.shape[1]), np.linspace(0, 1, len(gains)), gains)
+    louder = (mel + torch.from_numpy(decibels * math.log(10) / 20 / STD).to(mel.dtype)).clamp(min=SILENCE)
+    return louder.where(mel > SILENCE, mel)
+
+
+@cache
+def _centres(num_mels: int) -> np.ndarray:
+    """The middle of each mel filter: its mean frequency, in bins of the spectrum."""
+    filters = LogMel(num_mels).filters.double().numpy()
+    return np.arange(len(filters)) @ filters / filters.sum(0)
 
 
 def _rms(audio: Tensor) -> Tensor:
