@@ -1,5 +1,6 @@
 """Connectionist temporal classification (Graves et al., ICML 2006): loss, decoding and alignment of emissions."""
 
+import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from omni.errors import UserError
 from omni.units import BLANK
+
+_NEVER = -math.inf
+_UNLIKELY = -10.0  # units below this log-probability do not lengthen a prefix
 
 
 class Span(NamedTuple):
@@ -82,6 +86,64 @@ def greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
         units = torch.unique_consecutive(row[:length])
         rows.append(units[units != BLANK].tolist())
     return rows
+
+
+def beam_search(log_probs: Tensor, width: int) -> list[int]:
+    """The likeliest text: prefixes grow unit by unit, and each sums over its alignments (Graves and Jaitly, 2014).
+
+    The likeliest path, which `greedy` takes, may spell another text: where a unit could as well be written in either of
+    two frames, it appears in both or in none.
+
+    Args:
+        log_probs: (sub-frames, vocab_size), of one row without padding.
+        width: Prefixes that are kept.
+
+    Returns:
+        Its units.
+    """
+    values, units = (found.tolist() for found in log_probs.topk(min(width, log_probs.shape[1])))
+    blanks = log_probs[:, BLANK].tolist()
+    frames = log_probs.tolist()
+    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, _NEVER)}  # ending in a blank, and in a unit
+    for frame, blank, likeliest in zip(frames, blanks, map(zip, units, values), strict=True):
+        grown = [(unit, value) for unit, value in likeliest if unit != BLANK and value > _UNLIKELY]
+        found: dict[tuple[int, ...], tuple[float, float]] = {}
+        for prefix, (in_blank, in_unit) in beams.items():
+            both = _either(in_blank, in_unit)
+            after_blank, after_unit = found.get(prefix, (_NEVER, _NEVER))
+            if prefix:
+                after_unit = _either(after_unit, in_unit + frame[prefix[-1]])
+            found[prefix] = (_either(after_blank, both + blank), after_unit)
+            for unit, value in grown:
+                longer = (*prefix, unit)
+                before = in_blank if prefix and prefix[-1] == unit else both
+                after_blank, after_unit = found.get(longer, (_NEVER, _NEVER))
+                found[longer] = (after_blank, _either(after_unit, before + value))
+        beams = dict(sorted(found.items(), key=lambda item: -_either(*item[1]))[:width])
+    return list(max(beams, key=lambda prefix: _either(*beams[prefix])))
+
+
+def decode(log_probs: Tensor, lengths: Tensor, *, beam: int) -> list[list[int]]:
+    """What is said in each row.
+
+    Args:
+        log_probs: (batch, sub-frames, vocab_size).
+        lengths: (batch,): sub-frames of each row.
+        beam: Prefixes that `beam_search` keeps; 1: `greedy`.
+
+    Returns:
+        Units of each row.
+    """
+    if beam == 1:
+        return greedy(log_probs, lengths)
+    rows = zip(log_probs.float().cpu(), lengths.tolist(), strict=True)
+    return [beam_search(row[:length], beam) for row, length in rows]
+
+
+def _either(one: float, other: float) -> float:
+    """The logarithm of the sum of two probabilities, from their logarithms."""
+    high, low = max(one, other), min(one, other)
+    return high if low == _NEVER else high + math.log1p(math.exp(low - high))
 
 
 def align(log_probs: Tensor, units: list[int]) -> list[Span]:

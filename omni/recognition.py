@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni.checkpoint import from_checkpoint
-from omni.ctc import Span, align, greedy
+from omni.ctc import Span, align, decode
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel, audio_blocks, audio_info
 from omni.models.audio_encoder import AudioEncoder
@@ -57,10 +57,18 @@ class Recognizer:
         encoder: The model, in eval mode.
         units: What its head writes.
         device: Where it runs.
+        beam: Prefixes that the search for a transcript keeps; 1: the likeliest unit of each sub-frame is taken.
+
+    Raises:
+        UserError: If the beam is less than 1.
     """
 
-    def __init__(self, encoder: AudioEncoder, units: Units, *, device: torch.device | str = "cpu") -> None:
-        self.encoder, self.units = encoder.to(device), units
+    def __init__(
+        self, encoder: AudioEncoder, units: Units, *, device: torch.device | str = "cpu", beam: int = 8
+    ) -> None:
+        if beam < 1:
+            raise UserError(f"beam is {beam}: it must be 1 or more")
+        self.encoder, self.units, self.beam = encoder.to(device), units, beam
         self.device = torch.device(device)
         self.log_mel = LogMel(encoder.num_mels).to(device)
 
@@ -191,7 +199,8 @@ class _Joiner:
     """
 
     def __init__(self, recognizer: Recognizer, overlap: float, timestamps: Timestamps | None) -> None:
-        self.units, self.seconds = recognizer.units, recognizer.encoder.subframe_seconds
+        self.units, self.beam = recognizer.units, recognizer.beam
+        self.seconds = recognizer.encoder.subframe_seconds
         self.shared = round(overlap / self.seconds)
         self.timestamps = timestamps
         self.held: Tensor | None = None  # of the last window, what is not yet written
@@ -227,13 +236,12 @@ class _Joiner:
         if not len(log_probs):
             return
         best = log_probs.argmax(-1)
-        (units,) = greedy(log_probs[None], torch.tensor([len(log_probs)]))
-        if units and best[0] == self.last != BLANK:
+        if best[0] == self.last != BLANK:
             log_probs = log_probs.clone()
             goes_on = int((best != best[0]).to(torch.int).argmax()) or len(best)
             log_probs[:goes_on] = log_probs.new_full((), -30.0)  # written before the cut: it is the same one
             log_probs[:goes_on, BLANK] = 0.0
-            units = units[1:]
+        (units,) = decode(log_probs[None], torch.tensor([len(log_probs)]), beam=self.beam)
         self.written += units
         if self.timestamps:
             spans = align(log_probs, units)
@@ -324,12 +332,13 @@ def _pieces(source: AudioSource | Tensor, window: float, overlap: float) -> Iter
         yield source[first : first + size].float()
 
 
-def load_recognizer(path: str | Path, *, device: str = "auto") -> Recognizer:
+def load_recognizer(path: str | Path, *, device: str = "auto", beam: int = 8) -> Recognizer:
     """Loads a recogniser from the checkpoint of any stage that holds an audio encoder and its units.
 
     Args:
         path: The checkpoint.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        beam: See `Recognizer`.
 
     Raises:
         UserError: If the checkpoint is missing, damaged or without them, or the device is not there.
@@ -340,7 +349,7 @@ def load_recognizer(path: str | Path, *, device: str = "auto") -> Recognizer:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return Recognizer(encoder, units, device=device)
+        return Recognizer(encoder, units, device=device, beam=beam)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 

@@ -28,6 +28,7 @@ def transcribe_files(
     out: Path | None = None,
     window: float = 20.0,
     overlap: float = 4.0,
+    beam: int = 8,
     device: str = "auto",
 ) -> None:
     """Write down what is said in audio files, with a recogniser trained by stage B.
@@ -43,9 +44,10 @@ def transcribe_files(
         out: Write to this file, or, if it is a folder, to one file each; otherwise to standard output.
         window: Longer audio is heard in windows of so many seconds.
         overlap: Seconds that two windows share.
+        beam: Prefixes that the search for a transcript keeps; 1: the likeliest unit of each sub-frame is taken.
         device: cpu, cuda, or auto.
     """
-    recognizer = load_recognizer(checkpoint, device=device)
+    recognizer = load_recognizer(checkpoint, device=device, beam=beam)
     subtitles = format in ("srt", "vtt")
     to_folder = out is not None and out.is_dir()
     if subtitles and timestamps == "char":

@@ -122,6 +122,7 @@ def evaluate(
     worst: int = 5,
     text_column: str = "text",
     json_file: Path | None = None,
+    beam: int = 8,
     device: str = "auto",
 ) -> None:
     """Count word and character errors, by speaker and by length, and show the worst rows.
@@ -137,11 +138,12 @@ def evaluate(
         worst: How many of the worst rows are shown.
         text_column: Where the text is in the reference.
         json_file: Write all figures, and every row, to this file.
+        beam: Of a checkpoint: prefixes that the search for a transcript keeps; 1: the likeliest unit of each sub-frame.
         device: Of a checkpoint: cpu, cuda, or auto.
     """
     (source,) = open_utterances([reference], text_column=text_column, hub_split="test")
     said = list(source.rows())
-    normalize, understood = _hypotheses(hypothesis, source, said, device)
+    normalize, understood = _hypotheses(hypothesis, source, said, device, beam)
     rows = _rows(said, understood, normalize)
     report: dict[str, Any] = {"reference": reference, "hypothesis": hypothesis, "normalization": normalize.state()}
     print(f"{reference}\n  as {hypothesis} has it; {_stated(normalize)}\n")
@@ -151,7 +153,7 @@ def evaluate(
     report |= _tables(rows)
     _show_worst(rows, worst)
     if other is not None:
-        _, understood = _hypotheses(other, source, said, device)
+        _, understood = _hypotheses(other, source, said, device, beam)
         rivals = _rows(said, understood, normalize)
         difference, low, high = compare(rows, rivals)
         verdict = "the difference may be chance" if low <= 0 <= high else "the difference is no chance"
@@ -175,12 +177,12 @@ def _rows(said: Sequence[Utterance], understood: Sequence[str], normalize: TextN
 
 
 def _hypotheses(
-    spec: str, source: Utterances, said: Sequence[Utterance], device: str
+    spec: str, source: Utterances, said: Sequence[Utterance], device: str, beam: int
 ) -> tuple[TextNormalization, list[str]]:
     """What a system understood of each row, and how its text is to be normalised."""
     path = Path(spec).expanduser()
     if path.suffix == ".ckpt":
-        recognizer = load_recognizer(path, device=device)
+        recognizer = load_recognizer(path, device=device, beam=beam)
         audio = [source.audio(number, row) for number, row in enumerate(said)]
         found = [""] * len(said)
         for number, transcript in tqdm(

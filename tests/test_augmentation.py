@@ -55,6 +55,18 @@ def test_masks_are_bounded_and_leave_the_original_alone():
     assert mel.min() == 1
 
 
+def test_tempo_changes_length_and_not_pitch():
+    mel = LogMel(80)(AUDIO)
+    lengths = []
+    for seed in range(40):
+        changed = Augmentation(tempo=0.25).of_mel(mel, rng(seed))
+        assert changed.shape[1] == 80
+        assert (changed.argmax(1) == mel[50].argmax()).float().mean() > 0.9
+        lengths.append(len(changed))
+    assert 80 <= min(lengths) < 88
+    assert 115 < max(lengths) <= 125
+
+
 def test_another_vocal_tract_moves_a_tone_and_nothing_else():
     mel = LogMel(80)(AUDIO)
     assert torch.equal(Augmentation(vocal_tract=0.2).of_mel(mel, rng()), Augmentation(vocal_tract=0.2).of_mel(mel, rng()))
@@ -91,8 +103,10 @@ def test_gain_stays_within_its_bounds():
     assert 4 < max(gains) <= 6
 
 
-def test_noise_is_added_at_the_ratio_asked_for_in_half_of_the_cases(folder):
-    augmentation = Augmentation(noise=folder, snr=(10, 10))
+@pytest.mark.parametrize("made", [True, False])
+def test_noise_is_added_at_the_ratio_asked_for_in_half_of_the_cases(folder, made):
+    augmentation = Augmentation(noise="coloured" if made else folder, snr=(10, 10))
+    augmentation.check()
     changed = 0
     for seed in range(60):
         noise = augmentation.of_waveform(AUDIO, rng(seed)) - AUDIO
@@ -100,6 +114,17 @@ def test_noise_is_added_at_the_ratio_asked_for_in_half_of_the_cases(folder):
             changed += 1
             assert 20 * float((AUDIO.norm() / noise.norm()).log10()) == pytest.approx(10, abs=0.1)
     assert 18 < changed < 42
+
+
+def test_made_noise_is_of_many_colours():
+    tilts = []
+    for seed in range(60):
+        noise = Augmentation(noise="coloured", snr=(0, 0)).of_waveform(AUDIO, rng(seed)) - AUDIO
+        if noise.any():
+            power = torch.fft.rfft(noise).abs().square()
+            tilts.append(float((power[4_000:].mean() / power[1:4_000].mean()).log10()))
+    assert min(tilts) < -1
+    assert max(tilts) > 0.3
 
 
 def test_a_room_keeps_length_and_level(tmp_path):

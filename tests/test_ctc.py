@@ -1,11 +1,12 @@
 """CTC against the sum over all alignments, and alignments that follow the text."""
 
-from itertools import pairwise, product
+import math
+from itertools import groupby, pairwise, product
 
 import pytest
 import torch
 
-from omni.ctc import align, boundaries, ctc_nll, greedy, is_feasible, least_subframes
+from omni.ctc import align, beam_search, boundaries, ctc_nll, decode, greedy, is_feasible, least_subframes
 from omni.errors import UserError
 from omni.units import BLANK
 
@@ -93,3 +94,36 @@ def test_boundaries_share_all_subframes_out_midway_between_spikes():
     assert borders[-1] == 12
     assert 5 <= borders[1] <= 6
     assert boundaries([], 7) == [0, 7]
+
+
+def likelihoods(log_probs: torch.Tensor) -> dict[tuple[int, ...], float]:
+    """Every text that sub-frames can spell, with its probability, path by path."""
+    time, vocab = log_probs.shape
+    found: dict[tuple[int, ...], float] = {}
+    for path in product(range(vocab), repeat=time):
+        units = tuple(unit for unit, _ in groupby(path) if unit)
+        chance = math.exp(sum(float(log_probs[t, unit]) for t, unit in enumerate(path)))
+        found[units] = found.get(units, 0.0) + chance
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_wide_beam_finds_the_likeliest_text_of_all(seed):
+    log_probs = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed)).log_softmax(-1)
+    found = likelihoods(log_probs)
+    assert beam_search(log_probs, 400) == list(max(found, key=found.__getitem__))
+
+
+def test_a_unit_that_fits_two_frames_is_written_once():
+    blank_or_one = torch.tensor([[0.55, 0.45, 0.0], [0.55, 0.45, 0.0], [0.01, 0.0, 0.99]]).clamp(min=1e-9).log()
+    lengths = torch.tensor([3])
+    assert decode(blank_or_one[None], lengths, beam=1) == [[2]]
+    assert decode(blank_or_one[None], lengths, beam=4) == [[1, 2]]
+
+
+def test_each_row_is_searched_within_its_length():
+    log_probs = torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+    lengths = torch.tensor([9, 4, 1])
+    rows = decode(log_probs, lengths, beam=6)
+    assert rows == [beam_search(row[:length], 6) for row, length in zip(log_probs, lengths.tolist(), strict=True)]
+    assert decode(log_probs, lengths, beam=1) == greedy(log_probs, lengths)

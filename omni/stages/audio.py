@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from omni.batch import SpeechBatch
-from omni.ctc import ctc_nll, greedy
+from omni.ctc import ctc_nll, decode
 from omni.errors import UserError
 from omni.figures import spectrogram_figure
 from omni.losses import Loss
@@ -31,15 +31,18 @@ class SpeechRecognition(Stage):
     Args:
         audio_encoder: The model.
         samples: Utterances shown at each validation.
+        beam: Prefixes that the search for a transcript keeps; 1: the likeliest unit of each sub-frame is taken.
         kwargs: See `Stage`.
     """
 
     hears = True
 
-    def __init__(self, audio_encoder: AudioEncoder, *, samples: int = 4, **kwargs: Any) -> None:
+    def __init__(self, audio_encoder: AudioEncoder, *, samples: int = 4, beam: int = 8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.audio_encoder = audio_encoder
-        self.num_samples = samples
+        if beam < 1:
+            raise ValueError(f"beam is {beam}: it must be 1 or more")
+        self.num_samples, self.beam = samples, beam
         self.val_loss, self.wer, self.cer = MeanOfItems(), WordErrorRate(), CharErrorRate()
         self._samples: list[tuple[Tensor, Emissions, str, str]] = []
 
@@ -118,7 +121,7 @@ class SpeechRecognition(Stage):
         emissions = self.emit(batch)
         nll, feasible = ctc_nll(*emissions, batch.targets, batch.target_lengths)
         self.val_loss.update(nll.sum(), (batch.target_lengths * feasible).sum())
-        hypotheses = [self.units.decode(row) for row in greedy(*emissions)]
+        hypotheses = [self.units.decode(row) for row in decode(*emissions, beam=self.beam)]
         lengths = batch.target_lengths.tolist()
         references = [self.units.decode(row[:n]) for row, n in zip(batch.targets.tolist(), lengths, strict=True)]
         self.wer.update(hypotheses, references)
@@ -144,7 +147,7 @@ class SpeechRecognition(Stage):
 
     def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[str]:
         """The transcript of each row."""
-        return [self.units.decode(row) for row in greedy(*self.emit(batch))]
+        return [self.units.decode(row) for row in decode(*self.emit(batch), beam=self.beam)]
 
     def _log_metrics(self, split: str) -> None:
         metrics = {"loss": self.val_loss, "wer": self.wer, "cer": self.cer}

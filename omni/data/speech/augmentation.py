@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
 from omni.errors import UserError
 from omni.media.audio import AUDIO_SUFFIXES, HOP_LENGTH, SAMPLE_RATE, SILENCE, STD, LogMel, read_audio
 
+COLOURED = "coloured"  # noise that is made, not recorded
 _BANDS = 5  # of the equalizer
 
 
@@ -26,13 +28,16 @@ class Augmentation:
         time_mask: Longest span, in seconds; never more than a fifth of the utterance.
         freq_masks: Bands blanked out.
         freq_mask: Widest band, as a share of the mel filters.
+        tempo: Largest stretch of the time axis of a spectrogram, pitch unchanged: 0.25 draws factors of duration between
+            1 / 1.25 and 1.25.
         vocal_tract: Largest stretch of the frequency axis, as if by a longer or shorter vocal tract (Jaitly and Hinton,
             2013): 0.15 draws factors between 1 / 1.15 and 1.15.
         equalizer: Largest change of loudness at single frequencies, in dB, smooth between them, as if by another
             microphone (FilterAugment, arXiv:2110.03282); what is silent stays so.
         speed: Factors of speed, of which one is drawn (pitch changes with it): [0.9, 1.0, 1.1] say.
         gain: Largest change of loudness up or down, in dB.
-        noise: Folder of noises to add; half of the utterances get one.
+        noise: Folder of noises to add, or `coloured`: Gaussian noise of a random spectral slope, from blue to brown. Half
+            of the utterances get one.
         snr: Signal-to-noise ratio, from and to, in dB.
         rooms: Folder of room impulse responses; a third of the utterances get one.
     """
@@ -42,6 +47,7 @@ class Augmentation:
     time_mask: float = 0.3
     freq_masks: int = 0
     freq_mask: float = 0.2
+    tempo: float = 0.0
     vocal_tract: float = 0.0
     equalizer: float = 0.0
     speed: tuple[float, ...] = ()
@@ -57,7 +63,7 @@ class Augmentation:
             UserError: Naming the option.
         """
         option = "data.init_args.augmentation"
-        least = ("silence", "time_masks", "time_mask", "freq_masks", "freq_mask", "vocal_tract", "equalizer", "gain")
+        least = ("silence", "time_masks", "time_mask", "freq_masks", "freq_mask", "tempo", "vocal_tract", "equalizer", "gain")
         for name in least:
             if getattr(self, name) < 0:
                 raise UserError(f"{option}.{name} is {getattr(self, name)}: it must be 0 or more")
@@ -66,7 +72,8 @@ class Augmentation:
         if self.snr[0] > self.snr[1]:
             raise UserError(f"{option}.snr is {list(self.snr)}: the lower bound comes first")
         for name in ("noise", "rooms"):
-            if folder := getattr(self, name):
+            folder = getattr(self, name)
+            if folder and (name, folder) != ("noise", COLOURED):
                 _audio_files(folder, f"{option}.{name}")
 
     @property
@@ -83,7 +90,8 @@ class Augmentation:
         if self.rooms and rng.random() < 1 / 3:
             audio = self._in_room(audio, _pick(self.rooms, rng))
         if self.noise and rng.random() < 0.5:
-            audio = self._in_noise(audio, _pick(self.noise, rng), rng)
+            noise = _coloured(len(audio), rng) if self.noise == COLOURED else _pick(self.noise, rng)
+            audio = self._in_noise(audio, noise, rng)
         if self.gain:
             audio = audio * 10 ** (rng.uniform(-self.gain, self.gain) / 20)
         return audio
@@ -95,7 +103,12 @@ class Augmentation:
         return lead, tail
 
     def of_mel(self, mel: Tensor, rng: np.random.Generator) -> Tensor:
-        """Vocal tract, equalizer and SpecAugment: (frames, num_mels) to the same shape; masked is 0, speech's mean."""
+        """Tempo, vocal tract, equalizer and SpecAugment: (frames, num_mels) to (frames of another number, num_mels).
+
+        What is masked becomes 0, the mean of speech.
+        """
+        if self.tempo:
+            mel = _in_tempo(mel, (1 + self.tempo) ** rng.uniform(-1, 1))
         frames, num_mels = mel.shape
         if self.vocal_tract:
             mel = _stretched(mel, (1 + self.vocal_tract) ** rng.uniform(-1, 1))
@@ -123,11 +136,23 @@ class Augmentation:
     def _in_noise(self, audio: Tensor, noise: Tensor, rng: np.random.Generator) -> Tensor:
         """The utterance with a random stretch of a noise, repeated where it is shorter."""
         start = int(rng.integers(0, len(noise)))
-        noise = noise.roll(-start)
-        noise = noise.repeat(-(-len(audio) // len(noise)))[: len(audio)]
+        noise = noise[(start + torch.arange(len(audio))) % len(noise)]
         if not (audio.any() and noise.any()):
             return audio
         return torchaudio.functional.add_noise(audio, noise, torch.tensor(rng.uniform(*self.snr)))
+
+
+def _coloured(samples: int, rng: np.random.Generator) -> Tensor:
+    """Gaussian noise whose power rises or falls with frequency, by up to 6 dB an octave."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    frequency = np.arange(len(spectrum)).clip(1)
+    return torch.from_numpy(np.fft.irfft(spectrum * frequency ** rng.uniform(-1, 1), samples)).float()
+
+
+def _in_tempo(mel: Tensor, factor: float) -> Tensor:
+    """A spectrogram that lasts so many times as long, frames interpolated."""
+    frames = max(1, round(len(mel) * factor))
+    return F.interpolate(mel.T[None], frames, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 def _stretched(mel: Tensor, factor: float) -> Tensor:
