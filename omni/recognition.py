@@ -1,53 +1,17 @@
 """A trained audio encoder at work, without Lightning: audio in, what is said and when out."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from omni.checkpoint import from_checkpoint
-from omni.ctc import Span, align, decode
 from omni.errors import UserError
-from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel, audio_blocks, audio_info
+from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel
 from omni.models.audio_encoder import AudioEncoder
-from omni.units import BLANK, Units
-
-Timestamps = Literal["word", "char"]
-
-_REACH = 0.1  # seconds that a word may begin before, or end after, the spikes of its outer units
-
-
-class Word(NamedTuple):
-    """A word, or a character, and when it is said.
-
-    Attributes:
-        text: Without spaces.
-        start: In seconds.
-        end: In seconds.
-        score: Mean probability of its units, 0–1.
-    """
-
-    text: str
-    start: float
-    end: float
-    score: float
-
-
-class Transcript(NamedTuple):
-    """What is said in a piece of audio.
-
-    Attributes:
-        text: All of it.
-        words: With their times; empty unless these were asked for.
-        duration: Of the audio, in seconds.
-    """
-
-    text: str
-    words: tuple[Word, ...]
-    duration: float
+from omni.units import Units
+from omni.windows import Joiner, Timestamps, Transcript, windows
 
 
 class Recognizer:
@@ -153,8 +117,8 @@ class Recognizer:
         if not 0 <= overlap <= window / 2 or window < frame:
             raise UserError(f"an overlap of {overlap:g} s does not fit a window of {window:g} s: at most half of it")
         pending: list[tuple[int, Tensor, bool]] = []
-        joiners: dict[int, _Joiner] = {}
-        for number, piece, last in _windows(sources, window, overlap):
+        joiners: dict[int, Joiner] = {}
+        for number, piece, last in windows(sources, window, overlap):
             if isinstance(piece, UserError):
                 joiners.pop(number, None)
                 pending = [item for item in pending if item[0] != number]
@@ -171,7 +135,7 @@ class Recognizer:
     def _hear(
         self,
         pending: Sequence[tuple[int, Tensor, bool]],
-        joiners: "dict[int, _Joiner]",
+        joiners: dict[int, Joiner],
         overlap: float,
         timestamps: Timestamps | None,
         progress: Callable[[float], object] | None,
@@ -180,156 +144,20 @@ class Recognizer:
         emissions = self.emit([audio for _, audio, _ in pending])
         for (number, audio, last), log_probs in zip(pending, emissions, strict=True):
             known = joiners.get(number)
-            joiner = known or joiners.setdefault(number, _Joiner(self, overlap, timestamps))
+            joiner = known or Joiner(
+                self.units,
+                seconds=self.encoder.subframe_seconds,
+                overlap=overlap,
+                beam=self.beam,
+                timestamps=timestamps,
+            )
+            joiners[number] = joiner
             fresh = len(audio) / SAMPLE_RATE - (overlap if known else 0)
             joiner.add(log_probs, fresh)
             if progress is not None:
                 progress(fresh)
             if last:
                 yield number, joiners.pop(number).finish()
-
-
-class _Joiner:
-    """Puts the windows of one recording together, holding no more than the last of them.
-
-    Args:
-        recognizer: Whose windows they are.
-        overlap: Seconds that two windows share.
-        timestamps: Whether times are wanted.
-    """
-
-    def __init__(self, recognizer: Recognizer, overlap: float, timestamps: Timestamps | None) -> None:
-        self.units, self.beam = recognizer.units, recognizer.beam
-        self.seconds = recognizer.encoder.subframe_seconds
-        self.shared = round(overlap / self.seconds)
-        self.timestamps = timestamps
-        self.held: Tensor | None = None  # of the last window, what is not yet written
-        self.time = 0  # in sub-frames, of the first that is held
-        self.last = BLANK  # the likeliest unit just before
-        self.written: list[int] = []
-        self.spans: list[Span] = []
-        self.duration = 0.0
-
-    def add(self, log_probs: Tensor, fresh: float) -> None:
-        """Takes the next window, of which so many seconds are new."""
-        self.duration += fresh
-        if self.held is not None:
-            shared = min(self.shared, len(log_probs), len(self.held))
-            before = len(self.held) - shared
-            cut = _quietest(self.held[before:], log_probs[:shared], self._pauses())
-            self._write(self.held[: before + cut])
-            log_probs = log_probs[cut:]
-        self.held = log_probs
-
-    def finish(self) -> Transcript:
-        """Writes what is left, and tells all."""
-        assert self.held is not None
-        self._write(self.held)
-        text = " ".join("".join(map(self.units.surface, self.written)).split())
-        return Transcript(text, tuple(self._words()), self.duration)
-
-    def _pauses(self) -> list[int]:
-        """Units that mean that nothing is being said."""
-        return [BLANK, *(unit for unit in range(1, self.units.vocab_size) if self.units.surface(unit).isspace())]
-
-    def _write(self, log_probs: Tensor) -> None:
-        if not len(log_probs):
-            return
-        best = log_probs.argmax(-1)
-        if best[0] == self.last != BLANK:
-            log_probs = log_probs.clone()
-            goes_on = int((best != best[0]).to(torch.int).argmax()) or len(best)
-            log_probs[:goes_on] = log_probs.new_full((), -30.0)  # written before the cut: it is the same one
-            log_probs[:goes_on, BLANK] = 0.0
-        (units,) = decode(log_probs[None], torch.tensor([len(log_probs)]), beam=self.beam)
-        self.written += units
-        if self.timestamps:
-            spans = align(log_probs, units)
-            self.spans += [span._replace(start=span.start + self.time, end=span.end + self.time) for span in spans]
-        self.time += len(log_probs)
-        self.last = int(best[-1])
-
-    def _words(self) -> Iterator[Word]:
-        if not self.timestamps:
-            return
-        reach = round(_REACH / self.seconds)
-        group: list[int] = []
-        for i, span in enumerate([*self.spans, None]):
-            surface = " " if span is None else self.units.surface(span.unit)
-            if group and (self.timestamps == "char" or surface[0].isspace()):
-                yield self._word(group, reach)
-                group = []
-            if surface.strip():
-                group.append(i)
-
-    def _word(self, group: Sequence[int], reach: int) -> Word:
-        first, last = self.spans[group[0]], self.spans[group[-1]]
-        before = self.spans[group[0] - 1].end if group[0] else 0
-        after = self.spans[group[-1] + 1].start if group[-1] + 1 < len(self.spans) else self.time
-        start = max(first.start - reach, (before + first.start) / 2)
-        end = min(last.end + reach, (last.end + after) / 2)
-        text = "".join(self.units.surface(self.spans[i].unit) for i in group).strip()
-        score = sum(self.spans[i].score for i in group) / len(group)
-        return Word(text, start * self.seconds, min(end * self.seconds, self.duration), score)
-
-
-def _quietest(before: Tensor, after: Tensor, pauses: Sequence[int]) -> int:
-    """Where two windows that overlap are surest that nothing is being said: a sub-frame of the overlap.
-
-    Args:
-        before: (shared sub-frames, vocab_size), the end of the earlier window.
-        after: The same sub-frames as the later window hears them.
-        pauses: Units that mean that nothing is being said.
-    """
-    if not len(before):
-        return 0
-    quiet = (before[:, pauses].logsumexp(1) + after[:, pauses].logsumexp(1))[None]
-    width = min(9, len(before))  # a pause between words, not the blank between two letters
-    smooth = F.avg_pool1d(F.pad(quiet, (width // 2, (width - 1) // 2), mode="replicate"), width, 1)[0]
-    # At its edge a window lacks context: in doubt the middle.
-    middle = torch.linspace(-1, 1, len(smooth)).abs()
-    return int((smooth - 0.5 * middle).argmax())
-
-
-def _windows(
-    sources: Sequence[AudioSource | Tensor], window: float, overlap: float
-) -> Iterator[tuple[int, Tensor | UserError, bool]]:
-    """Windows of all sources, the shortest source first; whether it is the source's last one."""
-    durations: dict[int, float] = {}
-    for number, source in enumerate(sources):
-        try:
-            durations[number] = _duration(source)
-        except UserError as error:
-            yield number, error, True
-    for number in sorted(durations, key=durations.__getitem__):
-        held: Tensor | None = None
-        try:
-            for piece in _pieces(sources[number], window, overlap):
-                if held is not None:
-                    yield number, held, False
-                held = piece
-        except UserError as error:
-            yield number, error, True
-            continue
-        if held is not None:
-            yield number, held, True
-
-
-def _duration(source: AudioSource | Tensor) -> float:
-    if isinstance(source, Tensor):
-        if source.ndim != 1 or not len(source) or not source.isfinite().all():
-            raise UserError(f"audio of shape {tuple(source.shape)}: give (samples,) of finite numbers at 16 kHz")
-        return len(source) / SAMPLE_RATE
-    return audio_info(source).duration
-
-
-def _pieces(source: AudioSource | Tensor, window: float, overlap: float) -> Iterable[Tensor]:
-    if not isinstance(source, Tensor):
-        yield from audio_blocks(source, window, overlap)
-        return
-    size, step = round(window * SAMPLE_RATE), round((window - overlap) * SAMPLE_RATE)
-    for first in range(0, max(1, len(source) - (size - step)), step):
-        yield source[first : first + size].float()
 
 
 def load_recognizer(path: str | Path, *, device: str = "auto", beam: int = 8) -> Recognizer:

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from omni.errors import UserError
 from omni.media.audio import AudioSource
-from omni.recognition import Timestamps, Transcript, Word, load_recognizer
+from omni.recognition import load_recognizer
+from omni.windows import Timestamps, Transcript, Word
 
 Format = Literal["text", "json", "srt", "vtt"]
 

@@ -12,9 +12,10 @@ from omni.cli import main
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE
 from omni.models.audio_encoder import AudioEncoder
-from omni.recognition import Recognizer, Word
+from omni.recognition import Recognizer
 from omni.transcription import captions, written
 from omni.units import Characters
+from omni.windows import Transcript, Word
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,9 @@ class TestCommand:
             row["audio"] = f"{row['id']}/take.wav"
         Path("takes/all.jsonl").write_text("\n".join(map(json.dumps, rows)))
         Path("perfect.jsonl").write_text("\n".join(json.dumps({"audio": r["audio"], "text": r["text"]}) for r in rows))
-        main(["eval", "wer", "--reference", "takes/all.jsonl", "--hypothesis", "perfect.jsonl", "--json_file", "r.json"])
+        main(
+            ["eval", "wer", "--reference", "takes/all.jsonl", "--hypothesis", "perfect.jsonl", "--json_file", "r.json"]
+        )
         assert json.loads(Path("r.json").read_text())["wer"] == 0
         Path("out").mkdir()
         files = [f"takes/{row['audio']}" for row in rows[:2]]
@@ -244,8 +247,6 @@ class TestCommand:
 
 
 def test_subtitle_clocks():
-    from omni.recognition import Transcript
-
     transcript = Transcript("a", (Word("a", 3661.5, 3662.0, 1.0),), 4000.0)
     assert "01:01:01,500 --> 01:01:02,000" in written(transcript, "srt")
     assert "01:01:01.500 --> 01:01:02.000" in written(transcript, "vtt")

@@ -30,14 +30,14 @@ class Augmentation:
         freq_mask: Widest band, as a share of the mel filters.
         tempo: Largest stretch of the time axis of a spectrogram, pitch unchanged: 0.25 draws factors of duration between
             1 / 1.25 and 1.25.
-        vocal_tract: Largest stretch of the frequency axis, as if by a longer or shorter vocal tract (Jaitly and Hinton,
-            2013): 0.15 draws factors between 1 / 1.15 and 1.15.
+        vocal_tract: Largest stretch of the frequency axis, as if by a longer or shorter vocal tract (Jaitly and
+            Hinton, 2013): 0.15 draws factors between 1 / 1.15 and 1.15.
         equalizer: Largest change of loudness at single frequencies, in dB, smooth between them, as if by another
             microphone (FilterAugment, arXiv:2110.03282); what is silent stays so.
         speed: Factors of speed, of which one is drawn (pitch changes with it): [0.9, 1.0, 1.1] say.
         gain: Largest change of loudness up or down, in dB.
-        noise: Folder of noises to add, or `coloured`: Gaussian noise of a random spectral slope, from blue to brown. Half
-            of the utterances get one.
+        noise: Folder of noises to add, or `coloured`: Gaussian noise of a random spectral slope, from blue to brown.
+            Half of the utterances get one.
         snr: Signal-to-noise ratio, from and to, in dB.
         rooms: Folder of room impulse responses; a third of the utterances get one.
     """
@@ -63,7 +63,17 @@ class Augmentation:
             UserError: Naming the option.
         """
         option = "data.init_args.augmentation"
-        least = ("silence", "time_masks", "time_mask", "freq_masks", "freq_mask", "tempo", "vocal_tract", "equalizer", "gain")
+        least = (
+            "silence",
+            "time_masks",
+            "time_mask",
+            "freq_masks",
+            "freq_mask",
+            "tempo",
+            "vocal_tract",
+            "equalizer",
+            "gain",
+        )
         for name in least:
             if getattr(self, name) < 0:
                 raise UserError(f"{option}.{name} is {getattr(self, name)}: it must be 0 or more")
