@@ -28,8 +28,8 @@ class Augmentation:
         time_mask: Longest span, in seconds; never more than a fifth of the utterance.
         freq_masks: Bands blanked out.
         freq_mask: Widest band, as a share of the mel filters.
-        tempo: Largest stretch of the time axis of a spectrogram, pitch unchanged: 0.25 draws factors of duration between
-            1 / 1.25 and 1.25.
+        tempo: Largest stretch of the time axis of a spectrogram, pitch unchanged: 0.25 draws factors of duration
+            between 1 / 1.25 and 1.25.
         vocal_tract: Largest stretch of the frequency axis, as if by a longer or shorter vocal tract (Jaitly and
             Hinton, 2013): 0.15 draws factors between 1 / 1.15 and 1.15.
         equalizer: Largest change of loudness at single frequencies, in dB, smooth between them, as if by another
