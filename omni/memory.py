@@ -73,7 +73,7 @@ def _fake_grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, 
 
 def _fake_ctc(log_probs: Tensor, targets: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
     """The shapes of CTC: a loss for each row, and the table of its alignments, kept for the backward pass."""
-    subframes, rows, _ = log_probs.shape
+    subframes, rows = log_probs.shape[:2]
     return log_probs.new_empty(rows), log_probs.new_empty(rows, subframes, 2 * targets.shape[1] + 1)
 
 
