@@ -11,6 +11,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
 
 from omni import checkpoint as checkpoints
 from omni.errors import UserError
@@ -121,6 +122,17 @@ class Stage(LightningModule, ABC):
         super().train(mode)
         for name in self.frozen:
             self.part(name).eval()
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Stage":
+        """Metrics move with the stage and keep their precision: a sum in bf16 stops growing at 256."""
+        metrics = [module for module in self.modules() if isinstance(module, Metric)]
+        states = [(metric, name, value.dtype) for metric in metrics for name, value in metric.metric_state.items()
+                  if isinstance(value, Tensor)]  # fmt: skip
+        super()._apply(fn, recurse)
+        for metric, name, dtype in states:
+            for holder in (metric.__dict__, metric._defaults):
+                holder[name] = holder[name].to(dtype)
         return self
 
     # ------------------------------------------------------------------ loss
