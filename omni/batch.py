@@ -20,6 +20,11 @@ class TextBatch(NamedTuple):
     targets: Tensor
     rows: Tensor
 
+    @property
+    def work(self) -> tuple[float, str]:
+        """What the batch holds to be learned from: an amount and its unit."""
+        return self.tokens.numel(), "tokens"
+
 
 class Attribute(NamedTuple):
     """Something that images are classified by.

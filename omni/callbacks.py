@@ -174,10 +174,11 @@ class GracefulStop(Callback):
 
 
 class Throughput(Callback):
-    """Logs `train/tokens_per_second`, `train/mfu` and, on a GPU, `train/peak_memory_gib`.
+    """Logs `train/tokens_per_second` or `train/audio_seconds_per_second`, `train/mfu` and, on a GPU, memory.
 
     Time spent in validation and checkpoints does not count. MFU is the share of the device's peak that the model's
-    own operations make use of (PaLM, arXiv:2204.02311); for that the stage must tell its `flops_per_token`.
+    own operations make use of (PaLM, arXiv:2204.02311); for that the stage must tell its `flops_per_work`, those of a
+    token or of a second of audio.
 
     Args:
         peak_tflops: The device's peak at the training precision; measured with a large matrix product if not given.
@@ -185,11 +186,11 @@ class Throughput(Callback):
 
     def __init__(self, peak_tflops: float | None = None) -> None:
         self.peak_tflops = peak_tflops
-        self._tokens, self._seconds, self._started = 0, 0.0, 0.0
+        self._work, self._seconds, self._started = 0.0, 0.0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures the peak."""
-        if self.peak_tflops is None and hasattr(pl_module, "flops_per_token"):
+        if self.peak_tflops is None and hasattr(pl_module, "flops_per_work"):
             self.peak_tflops = measure_peak_tflops(pl_module.device, trainer.precision)
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -202,20 +203,21 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts, and logs when Lightning logs."""
-        self._tokens += batch.tokens.numel() if hasattr(batch, "tokens") else 0
-        if not self._tokens or (trainer.global_step % _log_interval(trainer)) or trainer.fit_loop._should_accumulate():
+        work, unit = batch.work
+        self._work += work
+        if (trainer.global_step % _log_interval(trainer)) or trainer.fit_loop._should_accumulate():
             return
         # Kernels may still run: what was launched since the last log stands for what was finished since then.
         self._seconds += time.perf_counter() - self._started
-        rate = self._tokens / self._seconds
-        metrics = {"train/tokens_per_second": rate}
+        rate = self._work / self._seconds
+        metrics = {f"train/{unit}_per_second": rate}
         if self.peak_tflops:
-            flops: Any = pl_module.flops_per_token
+            flops: Any = pl_module.flops_per_work
             metrics["train/mfu"] = rate * flops / (self.peak_tflops * 1e12)
         if pl_module.device.type == "cuda":
             metrics["train/peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         pl_module.log_dict(metrics)
-        self._tokens, self._seconds, self._started = 0, 0.0, 0.0
+        self._work, self._seconds, self._started = 0.0, 0.0, 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""

@@ -53,13 +53,13 @@ class HubDataset(Documents):
         import datasets
 
         datasets.disable_progress_bars()
-        with _hub_errors(self.name):
+        with hub_errors(self.name, "data.train"):
             return datasets.load_dataset_builder(
                 self.repository, self.config or None, cache_dir=str(self.cache_dir / "hub")
             )
 
     def _table(self) -> Any:
-        with _hub_errors(self.name):
+        with hub_errors(self.name, "data.train"):
             if self.streaming:
                 return self._builder.as_streaming_dataset(self.split)
             self._builder.download_and_prepare()
@@ -70,7 +70,7 @@ class HubDataset(Documents):
         # not `__iter__`: in a worker that would share the files out once more, and leave some workers without any
         batches = table.iter(batch_size=64)
         while True:
-            with _hub_errors(self.name):
+            with hub_errors(self.name, "data.train"):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -87,7 +87,7 @@ class HubDataset(Documents):
 
 
 @contextmanager
-def _hub_errors(name: str) -> Iterator[None]:
+def hub_errors(name: str, option: str) -> Iterator[None]:
     """Turns the many ways in which a data set cannot be had into one line."""
     from datasets.exceptions import DatasetsError
 
@@ -96,7 +96,7 @@ def _hub_errors(name: str) -> Iterator[None]:
     except ConnectionError as error:
         raise UserError(
             f"{name}: the Hub cannot be reached: check the network, or download the data set "
-            "and name its .jsonl or .parquet files in data.train"
+            f"and name its files in {option}"
         ) from error
     except (OSError, ValueError, DatasetsError) as error:
         raise UserError(f"{name}: cannot be loaded ({str(error).splitlines()[0]}): check its name and split") from error

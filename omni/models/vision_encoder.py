@@ -130,6 +130,22 @@ class VisionEncoder(Part):
         """Width of the tokens that the Thinker gets."""
         return self.dim * self.reduction_factor**2 if self.reduction == "shuffle" else self.dim
 
+    @property
+    def flops_per_image(self) -> float:
+        """Floating-point operations of training on an image of `image_size`, attention's own products left out.
+
+        6 for each use of a weight: 2 in the forward pass, 4 in the backward pass (arXiv:2001.08361).
+        """
+        used = sum(p.numel() for p in self.transformer.parameters()) * (self.grid**2 + 1)
+        side = self.image_size
+        for module in self.stem.modules():
+            if isinstance(module, nn.Conv2d):
+                side //= module.stride[0]
+                used += module.weight.numel() * side**2
+            elif isinstance(module, nn.Linear):
+                used += module.weight.numel() * self.grid**2
+        return 6.0 * used
+
     def forward(self, images: Tensor) -> VisionOutput:
         """Sees.
 

@@ -107,10 +107,11 @@ class Stage(LightningModule, ABC):
                 if isinstance(module, Transformer):
                     module.compile()  # in place: the names of the weights stay
         for name, lineage in self.ancestors.items():
-            if lineage["tokenizer"] != self.tokenizer.fingerprint:
+            reads = hasattr(self.part(name), "vocab_size")  # others do not know what a token is
+            if reads and lineage["tokenizer"] != self.tokenizer.fingerprint:
                 raise UserError(
-                    f"init_from.{name} was trained with another tokenizer than the data's: "
-                    "give data.init_args.tokenizer that checkpoint"
+                    f"init_from.{name} was trained with another tokenizer than the data's: give that checkpoint as "
+                    "data.init_args.tokenizer (of text) or data.init_args.units (of speech)"
                 )
 
     def train(self, mode: bool = True) -> "Stage":
@@ -142,6 +143,7 @@ class Stage(LightningModule, ABC):
         self._counted = count if self._counted is None else self._counted + count
         self.log("train/loss", loss.mean.detach(), prog_bar=True)
         self.log_dict({f"train/loss/{name}": term.detach() for name, term in loss.terms.items()})
+        self.log_dict({f"train/{name}": value.detach() for name, value in loss.stats.items()})
         return loss.total / UNIT
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -246,8 +248,8 @@ class Stage(LightningModule, ABC):
         lineage: checkpoints.Lineage = checkpoint["lineage"]
         if lineage["tokenizer"] != self.tokenizer.fingerprint:
             raise UserError(
-                "the data's tokenizer is not the one this checkpoint was trained with: "
-                "set data.init_args.tokenizer to the checkpoint"
+                "the data's tokenizer is not the one this checkpoint was trained with: set data.init_args.tokenizer "
+                "(of text) or data.init_args.units (of speech) to the checkpoint"
             )
         self.ancestors = lineage["ancestors"]
         self._rng = checkpoint["rng"]

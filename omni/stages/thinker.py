@@ -50,7 +50,7 @@ class ThinkerPretraining(Stage):
         self.register_buffer("token_bytes", torch.zeros(0, dtype=torch.long), persistent=False)
 
     @property
-    def flops_per_token(self) -> float:
+    def flops_per_work(self) -> float:
         """See `Thinker.flops_per_token`."""
         return self.thinker.flops_per_token
 
