@@ -17,10 +17,12 @@ TRAINER_VERBS = {
 }
 VERBS = {
     "generate": ("omni.inference:generate", "Continue a text with a trained Thinker."),
+    "classify": ("omni.classify:classify", "Tell what is in images with a trained vision encoder."),
     "data world": ("omni.data.world:write", "Write the embedded data set, the world."),
     "data tokenizer": ("omni.data.vocabulary:train_tokenizer", "Train a tokenizer on text."),
     "plan": ("omni.plan:run", "Count a configuration's parameters and memory before training it."),
     "bench thinker": ("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
+    "bench vision": ("omni.bench.vision:race", "Race the vision encoder against torchvision's of the same size."),
 }
 PARSING_VERBS = ("plan",)  # they get the arguments as they are: what they take is what `fit` takes
 
