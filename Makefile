@@ -1,12 +1,15 @@
 # Two commands: `make quickstart` and `make test`. Both make the environment first, once.
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := lightning_logs/world/thinker
+RUNS := lightning_logs/world
+HELD_OUT := data/world/speech/val/world-val-000000.wav
 
 .PHONY: quickstart test lint check install clean
 
-quickstart: $(RUN)/done  ## world, stage A, and a text of its own
-	$(BIN)/omni generate --checkpoint $(RUN)/best.ckpt --text "The picture shows" --max_tokens 80
+quickstart: $(RUNS)/thinker/done $(RUNS)/audio/done  ## world, stages A and B: a text of its own, a sentence never heard
+	$(BIN)/omni generate --checkpoint $(RUNS)/thinker/best.ckpt --text "The picture shows" --max_tokens 80
+	@echo "said:  $$(head -n 1 data/world/speech/val.jsonl)"
+	@echo "heard: $$($(BIN)/omni transcribe $(HELD_OUT) --checkpoint $(RUNS)/audio/best.ckpt)"
 
 test: .venv/installed  ## the tests
 	$(BIN)/python -m pytest
@@ -31,9 +34,13 @@ data/world/world.json: .venv/installed
 	@touch $@
 
 # A run that was cut goes on where it was; one whose configuration has changed since begins anew.
-$(RUN)/done: data/world/world.json configs/base.yaml configs/world/thinker.yaml configs/models/laptop/thinker.yaml
-	$(BIN)/omni fit --config configs/world/thinker.yaml $(if $(wildcard $(RUN)/done),,$(if $(wildcard $(RUN)/last.ckpt),--ckpt_path last))
+.SECONDARY:
+$(RUNS)/%/done: data/world/world.json configs/base.yaml configs/world/%.yaml
+	$(BIN)/omni fit --config configs/world/$*.yaml $(if $(wildcard $(RUNS)/$*/done),,$(if $(wildcard $(RUNS)/$*/last.ckpt),--ckpt_path last))
 	@touch $@
+
+$(RUNS)/thinker/done: configs/models/laptop/thinker.yaml
+$(RUNS)/audio/done: configs/models/laptop/audio_encoder.yaml
 
 clean:  ## all that was made, the environment too
 	rm -rf .venv data lightning_logs/world

@@ -1,17 +1,18 @@
 """Small models that read, hear, see and speak, trained from scratch on one machine."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omni.inference import load as load
+    from omni.recognition import transcribe as transcribe
 
-__all__ = ["load"]
+_HOMES = {"load": "inference", "transcribe": "recognition"}
+__all__ = ["load", "transcribe"]
 
 
 def __getattr__(name: str) -> Any:
     # Late, because `omni --help` must not wait for PyTorch.
     if name in __all__:
-        from omni import inference
-
-        return getattr(inference, name)
+        return getattr(import_module(f"omni.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'omni' has no attribute {name!r}")

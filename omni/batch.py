@@ -26,6 +26,31 @@ class TextBatch(NamedTuple):
         return self.tokens.numel(), "tokens"
 
 
+class SpeechBatch(NamedTuple):
+    """Spoken utterances and what is said in them.
+
+    Attributes:
+        mels: (batch, mel frames, num_mels), float32, from `omni.media.audio.LogMel`; silence behind each row's end.
+        mel_lengths: (batch,), int64: mel frames of each row.
+        targets: (batch, units), int64: the units of the text, `omni.units.BLANK` behind each row's end.
+        target_lengths: (batch,), int64: units of each row.
+        rows: (batch,), int64. Numbers of the rows in their data set.
+        seconds: Of audio in the batch, padding left out.
+    """
+
+    mels: Tensor
+    mel_lengths: Tensor
+    targets: Tensor
+    target_lengths: Tensor
+    rows: Tensor
+    seconds: float
+
+    @property
+    def work(self) -> tuple[float, str]:
+        """What the batch holds to be learned from: an amount and its unit."""
+        return self.seconds, "audio_seconds"
+
+
 class Attribute(NamedTuple):
     """Something that images are classified by.
 

@@ -5,6 +5,7 @@ A checkpoint of omni holds, beside what Lightning puts there:
 - `parts`: for each part the recipe that rebuilds it (see `Part.recipe`),
 - `tokenizer`: its state (see `Tokenizer.state`),
 - `lineage`: stage, step, fingerprints of configuration, data and tokenizer, and the same for every ancestor,
+- `audio`: the constants of the spectrograms that its parts hear, if any (see `omni.media.audio.mel_constants`),
 - `rng`: the states of the random number generators.
 
 All of it is plain data and tensors, so that reading a checkpoint never runs code that lies in it.
@@ -19,8 +20,10 @@ import torch
 from torch import nn
 
 from omni.errors import UserError
+from omni.media.audio import mel_constants
 from omni.models.part import Part
 from omni.tokenizer import Tokenizer
+from omni.units import Units
 
 P = TypeVar("P", bound=Part)
 
@@ -63,6 +66,13 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} cannot be read: it is cut off, damaged or no checkpoint at all") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "parts", "lineage"} <= checkpoint.keys():
         raise UserError(f"checkpoint {path} was not written by omni: it has no parts and no lineage")
+    there, here = checkpoint.get("audio"), mel_constants()
+    if there is not None and there != here:
+        key = next(key for key in here if there.get(key) != here[key])
+        raise UserError(
+            f"checkpoint {path} hears spectrograms of another kind ({key} is {there.get(key)} there and {here[key]} "
+            "here): use the version of omni that trained it"
+        )
     return checkpoint
 
 
@@ -116,7 +126,7 @@ def load_part(part: nn.Module, name: str, path: str | Path) -> Lineage:
     return checkpoint["lineage"]
 
 
-def from_checkpoint(path: str | Path, name: str, kind: type[P]) -> tuple[P, Tokenizer]:
+def from_checkpoint(path: str | Path, name: str, kind: type[P]) -> tuple[P, Tokenizer | Units]:
     """Rebuilds a part from a checkpoint alone, in eval mode.
 
     Args:
@@ -125,7 +135,7 @@ def from_checkpoint(path: str | Path, name: str, kind: type[P]) -> tuple[P, Toke
         kind: The class that the part must have.
 
     Returns:
-        The part and the tokenizer it was trained with.
+        The part, and the tokenizer or the units of speech it was trained with.
 
     Raises:
         UserError: If the checkpoint has no such part, or one of another kind.
@@ -137,7 +147,11 @@ def from_checkpoint(path: str | Path, name: str, kind: type[P]) -> tuple[P, Toke
     if not isinstance(part, kind):
         raise UserError(f"{name} of {path} is a {type(part).__name__}, and a {kind.__name__} is needed")
     _fill(part, name, checkpoint, path)
-    return part.eval(), Tokenizer.from_state(checkpoint["tokenizer"])
+    return part.eval(), _vocabulary(checkpoint["tokenizer"])
+
+
+def _vocabulary(state: dict[str, Any]) -> Tokenizer | Units:
+    return Units.from_state(state) if "normalization" in state else Tokenizer.from_state(state)
 
 
 def tokenizer_of(path: str | Path) -> Tokenizer:

@@ -4,25 +4,46 @@ import os
 import re
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from omni.errors import UserError
 
-# verb -> (module:function, what it does). The trainer verbs go to LightningCLI, all others to jsonargparse.
+# The trainer verbs go to LightningCLI, all others to jsonargparse.
 TRAINER_VERBS = {
     "fit": "Train a stage: omni fit --config configs/thinker.yaml",
     "validate": "Measure a checkpoint on the validation data.",
     "test": "Measure a checkpoint on the test data.",
     "predict": "Write what a checkpoint says to data.",
 }
+
+
+class Verb(NamedTuple):
+    """A verb.
+
+    Attributes:
+        target: `module:function`; its signature is the verb's arguments, its docstring their help.
+        help: What it does, in a line.
+        positionals: Arguments given by position; `+` behind the last one: it takes one or more.
+    """
+
+    target: str
+    help: str
+    positionals: tuple[str, ...] = ()
+
+
 VERBS = {
-    "generate": ("omni.inference:generate", "Continue a text with a trained Thinker."),
-    "classify": ("omni.classify:classify", "Tell what is in images with a trained vision encoder."),
-    "data world": ("omni.data.world:write", "Write the embedded data set, the world."),
-    "data tokenizer": ("omni.data.vocabulary:train_tokenizer", "Train a tokenizer on text."),
-    "plan": ("omni.plan:run", "Count a configuration's parameters and memory before training it."),
-    "bench thinker": ("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
-    "bench vision": ("omni.bench.vision:race", "Race the vision encoder against torchvision's of the same size."),
+    "generate": Verb("omni.inference:generate", "Continue a text with a trained Thinker."),
+    "transcribe": Verb("omni.transcription:transcribe_files", "Write down what is said in audio files.", ("files+",)),
+    "classify": Verb("omni.classify:classify", "Tell what is in images with a trained vision encoder.", ("images+",)),
+    "data world": Verb("omni.data.world:write", "Write the embedded data set, the world."),
+    "data tokenizer": Verb("omni.data.vocabulary:train_tokenizer", "Train a tokenizer on text."),
+    "data prepare": Verb("omni.data.prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")),
+    "data check": Verb("omni.data.check:check", "Look for what would hurt training.", ("manifests+",)),
+    "eval wer": Verb("omni.wer:evaluate", "Count word errors, by speaker and length, or compare two systems."),
+    "plan": Verb("omni.plan:run", "Count a configuration's parameters and memory before training it."),
+    "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
+    "bench audio": Verb("omni.bench.audio:race", "Race the audio encoder against torchaudio's Conformer."),
+    "bench vision": Verb("omni.bench.vision:race", "Race the vision encoder against torchvision's of the same size."),
 }
 PARSING_VERBS = ("plan",)  # they get the arguments as they are: what they take is what `fit` takes
 
@@ -72,16 +93,40 @@ def _dispatch(argv: list[str]) -> Any:
 
 
 def _call(verb: str, argv: list[str]) -> Any:
-    from jsonargparse import ArgumentError, auto_cli
+    from jsonargparse import ArgumentError, ArgumentParser, auto_cli
 
-    module, _, name = VERBS[verb][0].partition(":")
+    target, _, positionals = VERBS[verb]
+    module, _, name = target.partition(":")
     function = getattr(import_module(module), name)
     if verb in PARSING_VERBS:
         return function(argv)
     try:
-        return auto_cli(function, args=argv, prog=f"omni {verb}", as_positional=False, exit_on_error=False)
+        if not positionals:
+            return auto_cli(function, args=argv, prog=f"omni {verb}", as_positional=False, exit_on_error=False)
+        parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
+        _add_positionals(parser, function, positionals)
+        arguments: Any = parser.instantiate_classes(parser.parse_args(argv))
     except ArgumentError as error:
         raise UserError(f"{one_line(error)} (`omni {verb} --help` tells what there is)") from error
+    return function(**arguments.as_dict())
+
+
+def _add_positionals(parser: Any, function: Any, positionals: tuple[str, ...]) -> None:
+    """Fills a parser with a function's arguments, some of them given by position."""
+    from docstring_parser import parse
+
+    docstring = parse(function.__doc__ or "")
+    parser.description = "\n\n".join(filter(None, (docstring.short_description, docstring.long_description)))
+    help_of = {parameter.arg_name: parameter.description for parameter in docstring.params}
+    types = get_type_hints(function)
+    for positional in positionals:
+        name = positional.rstrip("+")
+        if positional.endswith("+"):
+            (item,) = get_args(types[name])
+            parser.add_argument(name, nargs="+", type=item, help=help_of.get(name))
+        else:
+            parser.add_argument(name, type=types[name], help=help_of.get(name))
+    parser.add_function_arguments(function, skip={name.rstrip("+") for name in positionals}, as_group=False)
 
 
 def one_line(error: BaseException) -> str:
@@ -97,7 +142,7 @@ _NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <cl
 
 
 def _help() -> str:
-    rows = {**TRAINER_VERBS, **{verb: what for verb, (_, what) in VERBS.items()}}
+    rows = {**TRAINER_VERBS, **{verb: what.help for verb, what in VERBS.items()}}
     width = max(map(len, rows))
     verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in rows.items())
     return f"usage: omni VERB [options]\n\n{verbs}\n\n`omni VERB --help` tells its options."

@@ -93,6 +93,8 @@ def load(path: str | Path, *, device: str = "auto") -> TextModel:
         UserError: If the checkpoint is missing, damaged or without a Thinker, or the device is not there.
     """
     thinker, tokenizer = from_checkpoint(path, "thinker", Thinker)
+    if not isinstance(tokenizer, Tokenizer):
+        raise UserError(f"checkpoint {path} holds units of speech and no tokenizer of text")
     thinker.lay_out_for_decoding()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,6 +1,7 @@
 """Memory: counted while a computation runs, read and written in human units."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -33,8 +34,8 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operation and counts what comes out."""
-        if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
-            func = _fake_grouped_mm
+        if func in _FAKES and isinstance(args[0], FakeTensor):
+            func = _FAKES[func]
         result = func(*args, **(kwargs or {}))
         self.add(result)
         return result
@@ -68,6 +69,24 @@ def _fake_grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, 
         return a.new_empty(len(offs), a.shape[0], b.shape[1])
     groups = a.shape[:1] if a.dim() == b.dim() == 3 else ()
     return a.new_empty(*groups, a.shape[-2], b.shape[-1])
+
+
+def _fake_ctc(log_probs: Tensor, targets: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    """The shapes of CTC: a loss for each row, and the table of its alignments, kept for the backward pass."""
+    subframes, rows, _ = log_probs.shape
+    return log_probs.new_empty(rows), log_probs.new_empty(rows, subframes, 2 * targets.shape[1] + 1)
+
+
+def _fake_ctc_backward(_: Tensor, log_probs: Tensor, *__: Any, **___: Any) -> Tensor:
+    return torch.empty_like(log_probs)
+
+
+# Operations of which PyTorch cannot tell the shape alone, or only for some types.
+_FAKES: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten._grouped_mm.default: _fake_grouped_mm,
+    torch.ops.aten._ctc_loss.Tensor: _fake_ctc,
+    torch.ops.aten._ctc_loss_backward.Tensor: _fake_ctc_backward,
+}
 
 
 def parse_size(text: str) -> int:

@@ -50,6 +50,28 @@ class TokenLoss(Metric):
         }
 
 
+class MeanOfItems(Metric):
+    """A sum over the number of items it is a sum of, over a whole data set: independent of the batch size."""
+
+    full_state_update = False
+    total: Tensor
+    items: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "items"):
+            self.add_state(name, torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, num_items: Tensor) -> None:
+        """Adds a batch: its sum and its number of items, both scalars."""
+        self.total += total.double()
+        self.items += num_items
+
+    def compute(self) -> Tensor:
+        """The mean of an item."""
+        return (self.total / self.items).float()
+
+
 class Classification(Metric):
     """How often images are classified rightly, over a whole data set.
 

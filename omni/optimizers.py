@@ -84,10 +84,29 @@ class Muon(Optimizer):
         tall = x.shape[1] > x.shape[2]
         x = x.mT if tall else x
         x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-        for _ in range(cls.ITERATIONS):
-            gram = x @ x.mT
-            x = a * x + (b * gram + c * gram @ gram) @ x
+        if x.dtype == torch.float32 and x.shape[2] >= 2 * x.shape[1]:
+            x = cls._polynomial(x @ x.mT) @ x
+        else:
+            for _ in range(cls.ITERATIONS):
+                gram = x @ x.mT
+                x = a * x + (b * gram + c * gram @ gram) @ x
         return x.mT if tall else x
+
+    @classmethod
+    def _polynomial(cls, gram: Tensor) -> Tensor:
+        """What all iterations together multiply `x` by, from its small Gram matrix alone: powers of one matrix commute.
+
+        It is worth it where the matrix is much larger than its Gram matrix (192 × 1,024: 0.55 of the operations), and
+        squaring loses half of the digits, so fp32 is needed.
+        """
+        a, b, c = cls.COEFFICIENTS
+        unit = a * torch.eye(gram.shape[-1], device=gram.device)
+        product = factor = unit + b * gram + c * gram @ gram
+        for _ in range(cls.ITERATIONS - 1):
+            gram = factor @ gram @ factor
+            factor = unit + b * gram + c * gram @ gram
+            product = factor @ product
+        return product
 
 
 class MuonWithAdamW(Optimizer):

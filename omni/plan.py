@@ -1,15 +1,16 @@
 """What a configuration will need: its parameters and its memory, measured without making a single weight."""
 
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from jsonargparse import ArgumentError, Namespace
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from omni.cli import one_line
@@ -138,9 +139,7 @@ class _PlanCLI(OmniCLI):
         told, trainer = self.config["gpu_memory"], self.config["trainer"]
         gpu_memory = None if told is None else parse_size(told)
         self._make("data")  # refuses wrong arguments; it opens no file before it is set up
-        with FakeTensorMode(), warnings.catch_warnings():
-            # Metrics copy their states, and PyTorch's copy asks each tensor where its data lies.
-            warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+        with fake_tensors():
             self.plan = measure(
                 self._make("model"),
                 self.config["data"]["init_args"].as_dict(),
@@ -157,6 +156,20 @@ class _PlanCLI(OmniCLI):
             raise UserError(message if message.startswith(f"{key}.") else f"{key}: {message}") from error
 
 
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """Every tensor that is made has a shape only. Stages hold metrics, and these copy their states."""
+
+    def copied(tensor: FakeTensor, memo: dict[int, Any]) -> Tensor:
+        """PyTorch's own copy fails for what was made of a number."""
+        return Tensor.__deepcopy__(tensor, memo) if tensor.constant is None else tensor.clone()
+
+    with FakeTensorMode(), warnings.catch_warnings(), patch.object(FakeTensor, "__deepcopy__", copied, create=True):
+        # The copy asks each tensor where its data lies.
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+        yield
+
+
 def measure(
     stage: Stage,
     data: Mapping[str, Any],
@@ -168,7 +181,7 @@ def measure(
     """Makes one training step and counts what it needs.
 
     Args:
-        stage: The stage, without a trainer. Make it, and call this, under `FakeTensorMode` unless it is small.
+        stage: The stage, without a trainer. Make it, and call this, under `fake_tensors` unless it is small.
         data: Arguments of its data module.
         precision: As the trainer's.
         accumulating: Whether gradients of earlier micro-batches lie beside a batch's activations.
@@ -274,7 +287,7 @@ def _report(plan: Plan, *, chosen: bool, told: str | None) -> str:
         },
         ("inference, one row", "memory"): {
             "weights": format_size(plan.inference_weights),
-            "KV cache": format_size(plan.cache),
+            **({"KV cache": format_size(plan.cache)} if plan.cache else {}),
             "total": format_size(plan.inference),
         },
     }

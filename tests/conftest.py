@@ -1,11 +1,14 @@
 """What several test files need: an empty folder to stand in, a corpus, and the command at toy size."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -79,6 +82,76 @@ def fit(workplace: Path) -> Callable[..., Any]:
         options = {**TOY, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
         pairs = [f"--{name}={value}" for name, value in options.items()]
         return main([verb, "--config", str(CONFIGS / "thinker.yaml"), *pairs, *extra])
+
+    return run
+
+
+@pytest.fixture
+def speech(workplace: Path) -> Path:
+    """A folder with `train.jsonl` and `val.jsonl`: words of letters that each sound as a tone of their own."""
+    folder = workplace / "speech"
+    folder.mkdir()
+    rng = random.Random(0)
+    for split, count in (("train", 24), ("val", 8)):
+        rows = []
+        for number in range(count):
+            text = " ".join("".join(rng.choices("abc", k=rng.randint(1, 3))) for _ in range(rng.randint(1, 3)))
+            path = folder / f"{split}-{number}.wav"
+            audio = tones(text)
+            soundfile.write(path, audio, 16_000)
+            row = {"audio": path.name, "text": text, "speaker": f"{split}{number % 3}", "id": path.stem}
+            rows.append(json.dumps(row | {"duration": len(audio) / 16_000}))
+        (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def tones(text: str) -> np.ndarray:
+    """0.12 s a letter, 500, 1,000 or 2,000 Hz, and 0.04 s of silence behind it; a space is silent."""
+    parts = []
+    for letter in text:
+        time = np.arange(1920) / 16_000
+        level = 0.0 if letter == " " else 0.3
+        parts += [level * np.sin(2 * np.pi * 500 * 2 ** "abc".find(letter) * time), np.zeros(640)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+TOY_SPEECH = {
+    "trainer.accelerator": "cpu",
+    "trainer.enable_progress_bar": "false",
+    "trainer.max_steps": "6",
+    "trainer.val_check_interval": "3",
+    "trainer.log_every_n_steps": "1",
+    "model.init_args.audio_encoder.init_args.vocab_size": "5",
+    "model.init_args.audio_encoder.init_args.num_mels": "16",
+    "model.init_args.audio_encoder.init_args.dim": "32",
+    "model.init_args.audio_encoder.init_args.num_layers": "1",
+    "model.init_args.audio_encoder.init_args.num_heads": "2",
+    "model.init_args.audio_encoder.init_args.ffn_dim": "48",
+    "model.init_args.audio_encoder.init_args.conv_channels": "4",
+    "model.init_args.audio_encoder.init_args.head_dim": "16",
+    "model.init_args.audio_encoder.init_args.dropout": "0",
+    "model.init_args.optimizer": "adamw",
+    "model.init_args.lr": "1e-3",
+    "model.init_args.warmup_steps": "2",
+    "data.init_args.train": "speech/train.jsonl",
+    "data.init_args.val": "speech/val.jsonl",
+    "data.init_args.characters": " abc",
+    "data.init_args.num_mels": "16",
+    "data.init_args.batch_seconds": "8",
+    "data.init_args.max_duration": "4",
+    "data.init_args.augmentation.silence": "0.1",
+}
+
+
+@pytest.fixture
+def fit_audio(speech: Path) -> Callable[..., Any]:
+    """Runs `omni fit` on the stage-B configuration at toy size on tones; arguments as of `fit`."""
+    from omni.cli import main
+
+    def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
+        options = {**TOY_SPEECH, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
+        pairs = [f"--{name}={value}" for name, value in options.items()]
+        return main([verb, "--config", str(CONFIGS / "audio.yaml"), *pairs, *extra])
 
     return run
 

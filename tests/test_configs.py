@@ -6,18 +6,19 @@ import pytest
 import torch
 import yaml
 
+from omni.models.audio_encoder import AudioEncoder
 from omni.models.thinker import Thinker
 from omni.stages.stage import Stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 STAGES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "models" not in path.parts and path.name != "base.yaml"]
-PARTS = {"thinker": Thinker}
+PARTS = {"thinker": Thinker, "audio_encoder": AudioEncoder}
 
 
 def test_all_files_were_found():
-    assert len(MODELS) == 6
-    assert len(STAGES) == 3
+    assert len(MODELS) == 12
+    assert len(STAGES) == 8
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, CONFIGS / "base.yaml"}
 
 

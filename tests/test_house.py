@@ -10,33 +10,43 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "omni"
 
 # What each room may import of the others; itself, and errors, always.
-CORE = {"batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"}
+CORE = {
+    *("batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"),
+    *("normalization", "units", "ctc"),
+}
 MAY_IMPORT = {
     "errors": set(),
     "batch": set(),
     "tokenizer": set(),
+    "normalization": set(),
+    "units": {"normalization"},
     "media": set(),
     "image_figures": set(),
+    "ctc": {"units"},
+    "figures": {"media", "units"},
     "chat_template": {"tokenizer"},
     "layers": set(),
     "losses": {"batch", "layers"},
     "metrics": {"batch", "layers"},
     "optimizers": {"layers"},
     "models": {"batch", "layers", "losses", "media"},
-    "checkpoint": {"models", "tokenizer"},
+    "checkpoint": {"models", "tokenizer", "units", "media"},
     "generation": {"models", "layers"},
     "inference": CORE | {"layers"},
+    "recognition": CORE | {"layers"},
+    "transcription": {"recognition", "media"},
+    "wer": {"recognition", "transcription", "normalization", "data"},
     "classify": CORE | {"layers"},
     "data": CORE | {"layers"},
-    "stages": CORE | {"layers", "optimizers", "inference", "image_figures"},
+    "stages": CORE | {"layers", "optimizers", "inference", "figures", "image_figures"},
     "precision": set(),
     "callbacks": {"precision"},
     "training": {"stages", "data", "checkpoint", "callbacks", "precision", "cli"},
     "memory": set(),
     "plan": {"training", "stages", "memory", "precision", "cli"},
-    "bench": CORE | {"layers", "optimizers", "memory", "precision"},
-    "cli": {"training", "inference", "classify", "data", "plan", "bench"},
-    "__init__": {"inference"},
+    "bench": CORE | {"layers", "optimizers", "memory", "precision", "data"},
+    "cli": {"training", "inference", "classify", "transcription", "wer", "data", "plan", "bench"},
+    "__init__": {"inference", "recognition"},
 }
 LIGHTNING = {"training", "callbacks", "stages", "data", "plan"}
 

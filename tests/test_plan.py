@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from omni.batch import TextBatch
 from omni.cli import main
 from omni.errors import UserError
 from omni.losses import Loss
 from omni.memory import Ledger, format_count, format_size, parse_size
+from omni.models.audio_encoder import AudioEncoder
 from omni.models.thinker import Thinker
 from omni.optimizers import adamw
-from omni.plan import Plan, measure, run
+from omni.plan import Plan, fake_tensors, measure, run
+from omni.stages.audio import SpeechRecognition
 from omni.stages.stage import Stage
 from omni.stages.thinker import ThinkerPretraining
 
@@ -42,7 +43,7 @@ def stage_of(thinker: dict[str, Any], **kwargs: Any) -> ThinkerPretraining:
 
 
 def plan_of(thinker: dict[str, Any] | None = None, *, precision: str = "32-true", **kwargs: Any) -> Plan:
-    with FakeTensorMode():
+    with fake_tensors():
         return measure(stage_of(thinker or {}, **kwargs), DATA, precision=precision)
 
 
@@ -81,7 +82,7 @@ def test_every_size_is_counted_by_hand():
     assert [path.parent.name for path in SIZES] == ["laptop", "large", "medium", "small", "tiny", "xl"]
     for path in SIZES:
         size = yaml.safe_load(path.read_text())
-        with FakeTensorMode():
+        with fake_tensors():
             assert Thinker(**size).num_parameters == parameters_of(size), path
 
 
@@ -159,9 +160,37 @@ def test_no_moment_of_a_real_step_needs_more(thinker: dict[str, Any], micro_batc
                 stage.loss(stage.example_batch(DATA)).total.backward()
             optimizer.step()
             optimizer.zero_grad()
-    with FakeTensorMode():
+    with fake_tensors():
         plan = measure(stage_of(thinker), DATA, accumulating=micro_batches > 1)
     assert ledger.peak <= plan.training <= ledger.peak + min(plan.gradients, plan.activations)
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_speech_is_planned_and_no_moment_of_a_real_step_needs_more(gradient_checkpointing: bool):
+    data = {"max_duration": 2.0, "max_batch_rows": 4, "batch_seconds": 8.0, "num_mels": 16}
+
+    def make() -> SpeechRecognition:
+        encoder = AudioEncoder(
+            num_mels=16, dim=32, num_layers=2, num_heads=2, ffn_dim=64, gradient_checkpointing=gradient_checkpointing
+        )
+        return SpeechRecognition(encoder)
+
+    stage = make()
+    with Ledger() as ledger:
+        ledger.add(list(stage.parameters()))
+        stage.loss(stage.example_batch(data)).total.backward()
+    with fake_tensors():
+        plan = measure(make(), data)
+    assert plan.batch["mels"] == (4, 200, 16)
+    assert plan.total_parameters == sum(parameter.numel() for parameter in stage.parameters())
+    assert ledger.peak <= plan.training <= 1.3 * ledger.peak + plan.optimizer_state
+
+
+def test_the_configuration_of_speech_is_planned(capsys: pytest.CaptureFixture[str]):
+    plan = main(["plan", "--config", str(CONFIGS / "audio.yaml"), "--gpu_memory=12GB"])
+    assert plan.stage == "SpeechRecognition"
+    assert plan.fits
+    assert "KV cache" not in capsys.readouterr().out
 
 
 class Pair(Stage):
@@ -180,7 +209,7 @@ class Pair(Stage):
 
 
 def test_frozen_parts_have_no_gradients_and_no_state():
-    with FakeTensorMode():
+    with fake_tensors():
         plan = measure(Pair(frozen=["second"]), DATA)
     assert plan.parameters["first"] == plan.parameters["second"] == plan.trained_parameters
     assert plan.total_parameters == 2 * plan.trained_parameters
@@ -192,7 +221,7 @@ def test_frozen_parts_have_no_gradients_and_no_state():
 
 
 def test_a_batch_must_be_told():
-    with FakeTensorMode(), pytest.raises(UserError, match=r"data\.init_args has no 'batch_size'"):
+    with fake_tensors(), pytest.raises(UserError, match=r"data\.init_args has no 'batch_size'"):
         measure(stage_of({}), {"context": 8})
 
 

@@ -125,7 +125,9 @@ def test_a_hub_out_of_reach_is_one_line(make, monkeypatch):
         raise ConnectionError("Couldn't reach\nthe Hub")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
-    with pytest.raises(UserError, match=r"^hub:a/b::train: the Hub cannot be reached.*name its \.jsonl") as error:
+    with pytest.raises(
+        UserError, match=r"^hub:a/b::train: the Hub cannot be reached.*name its files in data\.train"
+    ) as error:
         make("hub:a/b")
     assert "\n" not in str(error.value)
 

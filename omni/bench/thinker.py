@@ -2,7 +2,6 @@
 
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,6 +24,7 @@ from omni.bench.contestants import (
     random_tokens,
     training_memory,
 )
+from omni.bench.turns import take_turns
 from omni.errors import UserError
 from omni.memory import format_size
 from omni.precision import best_precision
@@ -172,27 +172,13 @@ def _races(
 
 
 def _race(setting: str, measure: str, blocks: list[Callable[[], Any]], work: int, *, repeats: int) -> Result:
-    """Lets both take turns, omni first, after a turn each that does not count."""
-    pairs: list[list[float]] = []
-    print(f"{setting}: {measure}", end=" ", file=sys.stderr, flush=True)
-    for _ in range(repeats + 1):
-        print(".", end="", file=sys.stderr, flush=True)
-        pairs.append([_seconds(block) for block in blocks])
-    print(file=sys.stderr)
-    omni, hf = ([work / pair[i] for pair in pairs[1:]] for i in (0, 1))
+    """Lets both take turns, omni first."""
+    rounds = take_turns(f"{setting}: {measure}", blocks, repeats=repeats)
+    omni, hf = ([work / times[i] for times in rounds] for i in (0, 1))
     ratios = [a / b for a, b in zip(omni, hf, strict=True)]
     return Result(
         setting=setting, measure=measure, omni=statistics.median(omni), hf=statistics.median(hf), ratios=ratios
     )
-
-
-def _seconds(block: Callable[[], Any]) -> float:
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    wait()
-    start = time.perf_counter()
-    block()
-    wait()
-    return time.perf_counter() - start
 
 
 def _memory(setting: str, size: dict[str, Any], task: dict[str, Any]) -> Result:

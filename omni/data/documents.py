@@ -34,6 +34,13 @@ class Documents(ABC):
         """Every document of one of `shares` disjoint shares; where the source is in parts, `seed` shuffles those."""
         return islice(self.read(), share, None, shares)
 
+    def examine(self) -> Iterator[str | UserError]:
+        """Every document, blank ones too, or in its place why it cannot be read; not all sources go on behind one."""
+        try:
+            yield from self.read()
+        except UserError as error:
+            yield error
+
     @abstractmethod
     def fingerprint(self, *, content: bool) -> str:
         """Identifies the documents: by every byte of `content`, or else as well as can be told without reading it."""
@@ -63,6 +70,14 @@ class _File(Documents):
         if empty:
             reason = "holds only whitespace" if self.path.stat().st_size else "is empty"
             raise UserError(f"{self.path}: {reason}: leave it out of data.train and data.val, or put text into it")
+
+    def examine(self) -> Iterator[str | UserError]:
+        try:
+            yield from self._rows()
+        except UserError as error:
+            yield error
+        except OSError as error:
+            yield UserError(f"{self.path}: cannot be read ({error.strerror or error}): check the file")
 
     def fingerprint(self, *, content: bool) -> str:
         stat = self.path.stat()
@@ -101,10 +116,20 @@ class JsonlFile(_File):
         super().__init__(path, column=column)
 
     def _rows(self) -> Iterator[str]:
+        return (self._text(line, where) for where, line in self._lines())
+
+    def examine(self) -> Iterator[str | UserError]:
+        for where, line in self._lines():
+            try:
+                yield self._text(line, where)
+            except UserError as error:
+                yield error
+
+    def _lines(self) -> Iterator[tuple[str, bytes]]:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.isspace():
-                    yield self._text(line, f"{self.path}: row {number}")
+                    yield f"{self.path}: row {number}", line
 
     def _text(self, line: bytes, where: str) -> str:
         try:
@@ -129,6 +154,19 @@ class ParquetFile(_File):
         super().__init__(path, column=column)
 
     def _rows(self) -> Iterator[str]:
+        return (checked(value, where) for where, value in self._values())
+
+    def examine(self) -> Iterator[str | UserError]:
+        try:
+            for where, value in self._values():
+                try:
+                    yield checked(value, where)
+                except UserError as error:
+                    yield error
+        except UserError as error:
+            yield error
+
+    def _values(self) -> Iterator[tuple[str, object]]:
         import pyarrow.parquet  # here, because it takes 0.1 s that no other reader needs
 
         column, number = self.options["column"], 0
@@ -144,7 +182,7 @@ class ParquetFile(_File):
             for batch in file.iter_batches(batch_size=1024, columns=[column]):
                 for value in batch.column(0).to_pylist():
                     number += 1
-                    yield checked(value, f"{self.path}: row {number}, {column!r}")
+                    yield f"{self.path}: row {number}, {column!r}", value
 
 
 def checked(value: object, where: str) -> str:

@@ -1,13 +1,15 @@
 """Text that is tokenised and packed while it is read, for corpora too large to be prepared."""
 
+import hashlib
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from omni.batch import TextBatch
 from omni.data.documents import Documents
 from omni.data.packing import pack
+from omni.data.sampling import ResumableData
 from omni.errors import UserError
 from omni.tokenizer import BOS, EOS, Tokenizer
 
@@ -108,8 +111,20 @@ class TextStream(IterableDataset[TextBatch]):
         return packing.gather(np.concatenate(documents), random.permutation(len(packing)))
 
 
+class Pass(Protocol):
+    """One pass over a stream of batches: an `IterableDataset` that `epoch` makes another.
+
+    Attributes:
+        epoch: Number of the pass.
+    """
+
+    epoch: int
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
 @final
-class StreamLoader(DataLoader[TextBatch]):
+class StreamLoader(DataLoader[Any]):
     """Passes over a stream, one after the other, that can be entered at any batch by reading up to it again.
 
     An iteration goes on where the last one ended, so that a trainer may cut its epochs short, and ends with the pass.
@@ -124,14 +139,15 @@ class StreamLoader(DataLoader[TextBatch]):
 
     def __init__(
         self,
-        stream: TextStream,
+        stream: "Pass",
         *,
         position: Callable[[], int | None],
         starts: list[int],
         agree: Callable[[bool], bool] = bool,
         **options: Any,
     ):
-        super().__init__(stream, batch_size=None, **options)
+        dataset: Any = stream
+        super().__init__(dataset, batch_size=None, **options)
         self._stream = stream
         self._wanted = position
         self._starts = starts
@@ -139,7 +155,7 @@ class StreamLoader(DataLoader[TextBatch]):
         self._iterator = None  # of the pass that is being read; where Lightning looks for workers to stop
         self._drawn = starts[-1]  # batches of all passes so far
 
-    def __iter__(self) -> Iterator[TextBatch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         position = self._wanted()
         if position is None:
             position = self._drawn
@@ -171,7 +187,7 @@ class StreamLoader(DataLoader[TextBatch]):
                 )
             self._drawn += 1
 
-    def _draw(self) -> TextBatch | None:
+    def _draw(self) -> Any:
         assert self._iterator is not None
         batch = next(self._iterator, None)
         if self._agree(batch is not None):
@@ -182,6 +198,61 @@ class StreamLoader(DataLoader[TextBatch]):
         self._starts.append(self._drawn)
         self._iterator = None
         return None
+
+
+class StreamableData(ResumableData, ABC):
+    """Abstract: a data module that may also train on a stream, and then resumes by reading up to its place again.
+
+    Args:
+        streaming: Whether it does.
+        num_workers: Processes that load batches; 0: the training process does.
+        seed: Of the shuffling.
+    """
+
+    def __init__(self, *, streaming: bool, num_workers: int, seed: int):
+        super().__init__(num_workers=num_workers, seed=seed)
+        self.streaming = streaming
+        self._starts = [0]  # of the passes over the stream, in batches
+
+    @property
+    @abstractmethod
+    def stream_identity(self) -> str:
+        """What the order of the stream depends on, save for the number of its readers."""
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self.streaming or self.trainer is None:
+            return super().state_dict()
+        return {"finished": self._finished(), "starts": list(self._starts), "stream": self._identity()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self.streaming or self.trainer is None or not self.trainer.training:
+            return super().load_state_dict(state_dict)
+        self._starts[:] = state_dict["starts"]
+        if state_dict["stream"] != self._identity():
+            self._starts.append(state_dict["finished"])
+            rank_zero_warn(
+                "The stream has changed since the checkpoint (data, devices, workers or batches): a new pass begins"
+            )
+        return None
+
+    def stream_loader(self, stream: Pass) -> StreamLoader:
+        """A loader of all passes over a stream.
+
+        Raises:
+            UserError: If the trainer wants to see rows again that are gone.
+        """
+        trainer: Any = self.trainer
+        if trainer is not None and trainer.overfit_batches:
+            raise UserError("trainer.overfit_batches needs rows that can be read again: set data.streaming to false")
+        agree = bool  # a rank alone agrees with itself
+        if trainer is not None and self.rank()["world_size"] > 1:
+            agree = trainer.strategy.reduce_boolean_decision
+        options = self.loader_options() | {"persistent_workers": False}  # a worker learns of the next pass by being new
+        return StreamLoader(stream, position=self.position, starts=self._starts, agree=agree, **options)
+
+    def _identity(self) -> str:
+        shares = self.rank()["world_size"] * max(1, self.num_workers)
+        return hashlib.sha256(f"{self.stream_identity} {shares} {self.seed}".encode()).hexdigest()
 
 
 def _batch(inputs: NDArray[np.int64], targets: NDArray[np.int64], first: int, step: int) -> TextBatch:

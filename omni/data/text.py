@@ -5,15 +5,15 @@ import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from omni.batch import TextBatch
 from omni.data.corpus import DocumentSplit, FirstDocuments, fingerprint, open_corpus, tail_split
 from omni.data.documents import Documents
 from omni.data.packing import PackingReport
-from omni.data.sampling import OrderedBatches, ResumableData, ShuffledBatches
-from omni.data.stream import StreamLoader, TextStream
+from omni.data.sampling import OrderedBatches, ShuffledBatches
+from omni.data.stream import StreamableData, StreamLoader, TextStream
 from omni.data.tokens import PackedRows, TokenFile
 from omni.data.vocabulary import find_tokenizer
 from omni.errors import UserError
@@ -34,7 +34,7 @@ class _Plan(NamedTuple):
 
 
 @final
-class TextData(ResumableData):
+class TextData(StreamableData):
     """Text, tokenised once, packed into full rows and shuffled anew each epoch; see `omni.batch.TextBatch`.
 
     Each document becomes bos, its tokens, eos. Documents share rows, are never cropped, and no row is asked to predict
@@ -90,7 +90,7 @@ class TextData(ResumableData):
         seed: int = 0,
         cache_dir: str = "data/cache",
     ):
-        super().__init__(num_workers=num_workers, seed=seed)
+        super().__init__(streaming=streaming, num_workers=num_workers, seed=seed)
         self.train_entries = [train] if isinstance(train, str) else list(train)
         self.val_entries = [val] if isinstance(val, str) else val
         self.test_entries = [test] if isinstance(test, str) else test
@@ -103,14 +103,12 @@ class TextData(ResumableData):
         self.val_split = val_split
         self.document_separator = document_separator
         self.text_column = text_column
-        self.streaming = streaming
         self.shuffle_buffer = shuffle_buffer
         self.cache_dir = Path(cache_dir).expanduser()
         self.report: dict[str, PackingReport] = {}
         self._check_arguments()
         self._plan: _Plan | None = None
         self._rows: dict[str, PackedRows] = {}
-        self._starts = [0]  # of the passes over a stream, in batches
 
     @property
     def fingerprint(self) -> str:
@@ -166,31 +164,12 @@ class TextData(ResumableData):
         rows, batch_size = self._rows[split], self.val_batch_size or self.batch_size
         return self.loader(rows, OrderedBatches(len(rows), batch_size, **self.rank()))
 
-    def state_dict(self) -> dict[str, Any]:
-        if not self.streaming or self.trainer is None:
-            return super().state_dict()
-        return {"finished": self._finished(), "starts": list(self._starts), "stream": self._stream_identity()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self.streaming or self.trainer is None or not self.trainer.training:
-            return super().load_state_dict(state_dict)
-        self._starts[:] = state_dict["starts"]
-        if state_dict["stream"] != self._stream_identity():
-            self._starts.append(state_dict["finished"])
-            rank_zero_warn(
-                "The stream has changed since the checkpoint (data, devices, workers or batches): a new pass begins"
-            )
-        return None
-
-    def _stream_identity(self) -> str:
-        shares = self.rank()["world_size"] * max(1, self.num_workers)
-        return _digest(self.fingerprint, shares, self.batch_size, self.seed)
+    @property
+    def stream_identity(self) -> str:
+        return f"{self.fingerprint} {self.batch_size}"
 
     def _stream_loader(self) -> StreamLoader:
-        trainer: Any = self.trainer
-        if trainer is not None and trainer.overfit_batches:
-            raise UserError("trainer.overfit_batches needs rows that can be read again: set data.streaming to false")
-        plan, rank = self._plan_of(may_write=False), self.rank()
+        plan = self._plan_of(may_write=False)
         stream = TextStream(
             plan.sources["train"],
             plan.tokenizer,
@@ -198,13 +177,9 @@ class TextData(ResumableData):
             batch_size=self.batch_size,
             buffer=self.shuffle_buffer,
             seed=self.seed,
-            **rank,
+            **self.rank(),
         )
-        agree = bool  # a rank alone agrees with itself
-        if trainer is not None and rank["world_size"] > 1:
-            agree = trainer.strategy.reduce_boolean_decision
-        options = self.loader_options() | {"persistent_workers": False}  # a worker learns of the next pass by being new
-        return StreamLoader(stream, position=self.position, starts=self._starts, agree=agree, **options)
+        return self.stream_loader(stream)
 
     def _plan_of(self, *, may_write: bool) -> _Plan:
         """What to read with what, found once by each process.

@@ -84,6 +84,7 @@ class Transformer(nn.Module):
         num_experts: 0 for a dense network, or the number of experts in each block.
         experts_per_token: Experts that work on a token.
         conv_kernel: 0, or the span in frames of a Conformer convolution in each block.
+        attention_span: 0, or how many positions a position sees to either side; for a bidirectional Transformer.
         gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
     """
 
@@ -105,15 +106,19 @@ class Transformer(nn.Module):
         num_experts: int = 0,
         experts_per_token: int = 2,
         conv_kernel: int = 0,
+        attention_span: int = 0,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if attention_span and causal:
+            raise ValueError("attention_span is for a bidirectional Transformer")
         if head_dim is None and dim % num_heads:
             raise ValueError(f"dim ({dim}) must be a multiple of num_heads ({num_heads}), or head_dim be given")
         self.dim, self.num_layers, self.causal = dim, num_layers, causal
         self.head_dim = head_dim or dim // num_heads
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
         self.num_experts, self.gradient_checkpointing = num_experts, gradient_checkpointing
+        self.attention_span = attention_span
         self.rotary = RotaryEmbedding(self.head_dim, theta=rope_theta, num_axes=rope_axes)
         self.blocks = nn.ModuleList(
             Block(
@@ -189,7 +194,7 @@ class Transformer(nn.Module):
         time = x.shape[1]
         if positions is None:
             positions = torch.arange(time, device=x.device) if cache is None else cache.slots(time)
-        attention_mask = self._attention_mask(time, mask, cache)
+        attention_mask = self._attention_mask(time, mask, cache, x.device)
         angles = self.rotary(positions)
         balances = []
         for layer, block in enumerate(self._blocks):
@@ -206,17 +211,22 @@ class Transformer(nn.Module):
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def _attention_mask(self, time: int, mask: Tensor | None, cache: KVCache | None) -> Tensor | None:
+    def _attention_mask(
+        self, time: int, mask: Tensor | None, cache: KVCache | None, device: torch.device
+    ) -> Tensor | None:
         """Which keys each query sees: (batch, 1, time or 1, keys), or None where causality or nothing suffices."""
         if cache is not None:
             if mask is not None:
                 raise ValueError("a cache knows its rows' lengths: advance it by them instead of giving a mask")
             return cache.mask(time)
-        if mask is None:
+        if mask is None and not self.attention_span:
             return None
+        if mask is None:
+            mask = torch.ones(1, time, dtype=torch.bool, device=device)
         visible = mask[:, None, None, :]
-        if self.causal:
-            order = torch.arange(time, device=mask.device)
+        if self.causal or self.attention_span:
+            order = torch.arange(time, device=device)
+            near = order <= order[:, None] if self.causal else (order - order[:, None]).abs() <= self.attention_span
             # The diagonal keeps padded rows finite: a query that sees no key at all would be NaN.
-            visible = (visible & (order <= order[:, None])) | (order == order[:, None])
+            visible = (visible & near) | (order == order[:, None])
         return visible

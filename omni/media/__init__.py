@@ -1,0 +1,1 @@
+"""Media: audio and images, one implementation for training and serving."""

@@ -16,6 +16,7 @@ from omni import checkpoint as checkpoints
 from omni.errors import UserError
 from omni.layers.transformer import Transformer
 from omni.losses import Loss
+from omni.media.audio import mel_constants
 from omni.models.part import Part
 from omni.optimizers import OptimizerName, Schedule, adamw, lr_factor, muon, scale_gradients
 from omni.tokenizer import Tokenizer
@@ -71,6 +72,8 @@ class Stage(LightningModule, ABC):
         self._rng: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------ parts
+
+    hears = False  # whether its parts take or make spectrograms
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -223,6 +226,8 @@ class Stage(LightningModule, ABC):
         checkpoint["parts"] = {name: part.recipe for name, part in self.parts.items()}
         checkpoint["tokenizer"] = self.tokenizer.state()
         checkpoint["lineage"] = self.lineage
+        if self.hears:
+            checkpoint["audio"] = mel_constants()
         checkpoint["rng"] = {
             "cpu": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

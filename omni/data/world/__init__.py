@@ -1,7 +1,7 @@
 """The world: omni's embedded data set, seeded, endless, and coherent over modalities.
 
 A `Scene` is drawn (`scene`), and everything else is a pure function of it: `captions`, `statements`, `reasoning`,
-`questions`, `stories` and whole `documents`. `files` writes it all to disk.
+`questions`, `stories` and whole `documents`; `speech` says short sentences of them. `files` writes it all to disk.
 """
 
 from omni.data.world.captions import caption, dense_caption
@@ -9,19 +9,24 @@ from omni.data.world.documents import document
 from omni.data.world.files import write
 from omni.data.world.questions import KINDS, Question, questions
 from omni.data.world.scene import HELD_OUT, Group, Scene, Thing, sample_scene, scene_at
+from omni.data.world.speech import SPEAKERS, Utterance, samples, utterance
 
 __all__ = [
     "HELD_OUT",
     "KINDS",
+    "SPEAKERS",
     "Group",
     "Question",
     "Scene",
     "Thing",
+    "Utterance",
     "caption",
     "dense_caption",
     "document",
     "questions",
     "sample_scene",
+    "samples",
     "scene_at",
+    "utterance",
     "write",
 ]

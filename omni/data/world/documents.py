@@ -12,6 +12,7 @@ from omni.data.world.scene import Scene, pick, shuffled
 from omni.data.world.statements import STATEMENTS, Statement, commonest, comparison, count, share
 from omni.data.world.stories import PEOPLE, change, consequence
 
+REQUESTS = ("What can you see?", "Please describe the picture.")
 FEW = 6  # things that a document can place one by one and still have room for a story or a dialogue
 _BREAK = re.compile(r'(?<=[.?!])"?\s+|^[A-Z]\w+: ', re.MULTILINE)
 
@@ -85,7 +86,7 @@ def dialogue(scene: Scene, rng: Random) -> str:
     turns = questions(scene, rng, _room(scene, rng))
     opening = " ".join(_opening(scene, rng))
     if rng.random() < 0.6:
-        lines = [f"{asker}: {pick(rng, ('What can you see?', 'Please describe the picture.'))}", f"{teller}: {opening}"]
+        lines = [f"{asker}: {pick(rng, REQUESTS)}", f"{teller}: {opening}"]
         for question in turns:
             lines += [f"{asker}: {question.text}", f"{teller}: {_answer(question, rng)}"]
         return "\n".join(lines)

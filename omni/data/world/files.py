@@ -1,21 +1,19 @@
-"""Files: the world on disk, and the record that tells whether it is whole."""
+"""Files: the world on disk, text and speech, and the record that tells whether it is whole."""
 
-import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm import tqdm
 
+from omni.data.world import espeak, recordings
+from omni.data.world.disk import digest, refuse_foreign, replacing
 from omni.data.world.documents import document, sentences
 from omni.data.world.scene import scene_at
 from omni.errors import UserError
 
-GENERATOR = 1  # raise it when the same seed gives other files than before
+GENERATOR = 1  # raise it when the same seed gives other files than before, text or speech
 RECORD = "world.json"
 
 
@@ -34,26 +32,41 @@ def text_row(seed: int, split: str, index: int) -> dict[str, str]:
     return {"text": text, "id": f"world-{split}-{index:06d}"}
 
 
-def write(out: Path = Path("data/world"), *, documents: int = 20000, val_documents: int = 500, seed: int = 0) -> None:
-    """Write the world, omni's embedded data set: English text about scenes of coloured shapes.
+def write(
+    out: Path = Path("data/world"),
+    *,
+    documents: int = 20000,
+    val_documents: int = 500,
+    utterances: int = 6000,
+    val_utterances: int = 300,
+    seed: int = 0,
+) -> None:
+    """Write the world, omni's embedded data set: English text about scenes of coloured shapes, and speech.
 
-    The same seed gives the same bytes on every machine. Scenes of validation never occur in training, whatever the
-    seeds. A world that is already there, whole and written with the same arguments, is kept.
+    The same seed gives the same text on every machine, and the same speech from the same eSpeak NG. Scenes of
+    validation never occur in training, whatever the seeds; nor do its spoken sentences and its voices. A world that
+    is already there, whole and written with the same arguments, is kept; a run that was cut goes on where it was.
 
     Args:
-        out: folder to write into: `text/train.jsonl`, `text/val.jsonl`, and `world.json`, the record of both.
+        out: folder to write into: `text/train.jsonl` and `text/val.jsonl`; `speech/train.jsonl`, `speech/val.jsonl`
+            and their audio, 16 kHz mono WAV; and `world.json`, the record of them all.
         documents: documents to train on, 1 or more; about 90 words each.
         val_documents: documents to validate on, 1 or more.
+        utterances: spoken sentences to train on, about 2 seconds and 70 kB each; 0 for none.
+        val_utterances: spoken sentences to validate on; 0 for none.
         seed: any whole number; another seed gives another world.
 
     Raises:
-        UserError: a number is below 1, `out` cannot be written, or it holds files that are not the world's.
+        UserError: a number is too low, `out` cannot be written, it holds files that are not the world's, or
+            eSpeak NG is missing where there is something to say.
     """
-    for name, number in (("documents", documents), ("val_documents", val_documents)):
-        if number < 1:
-            raise UserError(f"--{name} is {number}: give 1 or more")
-    out = Path(out)
-    asked = {"generator": GENERATOR, "seed": seed, "documents": documents, "val_documents": val_documents}
+    asked = {"documents": documents, "val_documents": val_documents}
+    asked |= {"utterances": utterances, "val_utterances": val_utterances}
+    for name, number in asked.items():
+        least = 1 if "documents" in name else 0
+        if number < least:
+            raise UserError(f"--{name} is {number}: give {least} or more")
+    out, asked = Path(out), {"generator": GENERATOR, "seed": seed, **asked}
     try:
         record = _finished(out, asked)
         if record is not None:
@@ -65,10 +78,26 @@ def write(out: Path = Path("data/world"), *, documents: int = 20000, val_documen
     print(f"{out}: wrote {_summary(record)}")
 
 
+def _sizes(asked: dict[str, Any], kind: str) -> dict[str, int]:
+    """Rows of each split that has any: of `documents`, or of `utterances`."""
+    return {split: asked[name] for split, name in (("train", kind), ("val", f"val_{kind}")) if asked[name]}
+
+
+def _names(asked: dict[str, Any]) -> list[str]:
+    """The files that the record vouches for; one of them vouches for the audio of its split."""
+    texts = [f"text/{split}.jsonl" for split in _sizes(asked, "documents")]
+    return texts + [
+        f"speech/{split}.{suffix}" for split in _sizes(asked, "utterances") for suffix in ("jsonl", "sha256")
+    ]
+
+
 def _summary(record: dict[str, Any]) -> str:
+    hours = sum(record["seconds"].values()) / 3600
+    spoken = f"{record['utterances']} and {record['val_utterances']} utterances, {hours:.1f} hours"
     return (
         f"{record['documents']} documents to train on and {record['val_documents']} to validate on, "
-        f"{record['words']} words, {record['sentences']} different sentences"
+        f"{record['words']} words, {record['sentences']} different sentences; "
+        f"{spoken if record['seconds'] else 'no utterances'}"
     )
 
 
@@ -77,66 +106,52 @@ def _finished(out: Path, asked: dict[str, int]) -> dict[str, Any] | None:
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
         files = dict(record["files"])
-        same = {name: record[name] for name in asked} == asked and {"words", "sentences"} <= record.keys()
+        same = {name: record[name] for name in asked} == asked and {"words", "sentences", "seconds"} <= record.keys()
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    whole = set(files) == {"text/train.jsonl", "text/val.jsonl"} and all(
-        (out / name).is_file() and _digest(out / name) == files[name] for name in files
+    spoken = _sizes(asked, "utterances")
+    whole = (
+        same
+        and set(files) == set(_names(asked))
+        and all((out / name).is_file() and digest(out / name) == files[name] for name in files)
+        and all(recordings.whole(out / "speech", split, size) for split, size in spoken.items())
     )
-    return record if same and whole else None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return record if whole else None
 
 
 def _write_all(out: Path, asked: dict[str, int]) -> dict[str, Any]:
-    """Write both splits, then the record: without it, or with another's hashes, a world counts as unfinished."""
+    """Write text, then speech, then the record: without it, or with another's hashes, a world counts as unfinished."""
+    texts, spoken, speech = _sizes(asked, "documents"), _sizes(asked, "utterances"), out / "speech"
+    for split in texts:
+        refuse_foreign(out / "text" / f"{split}.jsonl")
+    recordings.refuse(speech)
+    engine = espeak.version() if spoken else None  # it had better be missed now than after the text
     (out / "text").mkdir(parents=True, exist_ok=True)
-    sizes = {"train": asked["documents"], "val": asked["val_documents"]}
-    paths = {split: out / "text" / f"{split}.jsonl" for split in sizes}
-    for path in paths.values():
-        _refuse_foreign(path)
     (out / RECORD).unlink(missing_ok=True)
-    seen: set[str] = set()
-    words, digests = 0, {}
-    with tqdm(total=sum(sizes.values()), desc="world", unit=" documents", leave=False, disable=None) as progress:
-        for split, path in paths.items():
-            digest = hashlib.sha256()
-            with _replacing(path) as file:
-                for index in range(sizes[split]):
-                    row = text_row(asked["seed"], split, index)
-                    line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
-                    file.write(line)
-                    digest.update(line)
-                    words += len(row["text"].split())
-                    seen.update(sentences(row["text"]))
-                    progress.update()
-            digests[f"text/{path.name}"] = digest.hexdigest()
-    record = {**asked, "words": words, "sentences": len(seen), "files": digests}
-    with _replacing(out / RECORD) as file:
+    counts = _write_text(out / "text", asked["seed"], texts)
+    if spoken:
+        seconds = recordings.record(speech, generator=GENERATOR, seed=asked["seed"], sizes=spoken)
+    else:
+        recordings.remove(speech)
+        seconds = {}
+    files = {name: digest(out / name) for name in _names(asked)}
+    record = {**asked, **counts, "espeak": engine, "seconds": seconds, "files": files}
+    with replacing(out / RECORD) as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
     return record
 
 
-def _refuse_foreign(path: Path) -> None:
-    """Keep what somebody else wrote: a file is overwritten only where its first row is the world's."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        first = file.readline()
-    if b'"id": "world-' not in first:
-        raise UserError(f"{path} was not written by `omni data world`: move it, or choose another --out")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place once it is complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def _write_text(folder: Path, seed: int, sizes: dict[str, int]) -> dict[str, int]:
+    """Write the documents of every split; how many words and different sentences they have."""
+    seen: set[str] = set()
+    words = 0
+    with tqdm(total=sum(sizes.values()), desc="text", unit=" documents", leave=False, disable=None) as progress:
+        for split, size in sizes.items():
+            with replacing(folder / f"{split}.jsonl") as file:
+                for index in range(size):
+                    row = text_row(seed, split, index)
+                    file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+                    words += len(row["text"].split())
+                    seen.update(sentences(row["text"]))
+                    progress.update()
+    return {"words": words, "sentences": len(seen)}

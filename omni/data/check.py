@@ -1,0 +1,152 @@
+"""Looks for what would hurt training, before training."""
+
+from collections.abc import Mapping, Sequence
+from json import loads
+from pathlib import Path
+from typing import Any, Literal
+
+from omni import checkpoint
+from omni.data.check_speech import SPEECH_KINDS, SpeechCheck, SpeechRules
+from omni.data.check_text import TEXT_KINDS, TextCheck
+from omni.data.corpus import open_corpus
+from omni.data.findings import Report
+from omni.data.speech.utterances import AUDIO_KEYS, open_utterances
+from omni.errors import UserError
+from omni.normalization import TextNormalization
+from omni.units import ENGLISH, Units, open_units
+
+_DOWNSAMPLING, _SUBFRAMES = 8, 4  # the encoder's defaults: 50 sub-frames a second
+_HUB_SPLITS = {"data": "train", "val": "validation", "test": "test"}  # where hub:OWNER/NAME names none
+
+
+def check(
+    manifests: list[str],
+    *,
+    val: list[str] | str | None = None,
+    test: list[str] | str | None = None,
+    kind: Literal["auto", "speech", "text"] = "auto",
+    units: str = "characters",
+    characters: str = ENGLISH,
+    normalization: TextNormalization = TextNormalization(),  # noqa: B008  immutable
+    min_duration: float = 0.1,
+    max_duration: float = 20.0,
+    downsampling: int | None = None,
+    subframes: int | None = None,
+    text_column: str = "text",
+    document_separator: str | None = None,
+    cache_dir: str = "data/cache",
+    json: Path | None = None,
+) -> None:
+    """Check data before training: read all of it and tell what is wrong with it.
+
+    Speech: audio that is missing, unreadable, cut off, empty, silent or clipped; sample rates, channels and durations;
+    characters outside the vocabulary; texts that CTC cannot emit in time; duplicates; the same audio in two splits,
+    and voices in two splits. Text: documents that cannot be read, are empty, twice there, or in two splits, and lost
+    characters. The exit code is 1 when something would hurt training. Copies of audio are known by their samples.
+
+    Args:
+        manifests: Speech: manifests (.jsonl, .csv), folders of LibriSpeech or LJSpeech. Text: .txt, .jsonl, .parquet,
+            patterns, folders. Both: hub:OWNER/NAME[:CONFIG[:SPLIT]].
+        val: The same for validation, to be compared with them.
+        test: The same for testing.
+        kind: `speech`, `text`, or `auto`: a .jsonl whose first row has `audio` or `wav`, a .csv, a folder with
+            transcripts and a data set of the Hub are speech, all else is text.
+        units: What is written: `characters`, a SentencePiece .model file, or the .ckpt file of a recogniser.
+        characters: Of `characters`.
+        normalization: How text is written before it is learned.
+        min_duration: Training leaves shorter utterances out, in seconds.
+        max_duration: Training leaves longer ones out.
+        downsampling: Mel frames for each frame of the encoder; by default the checkpoint's, or 8.
+        subframes: What the CTC head writes for each frame; by default the checkpoint's, or 4.
+        text_column: Where the text is in manifests, .parquet and on the Hub.
+        document_separator: Regular expression between the documents of a .txt file; by default a file is one.
+        cache_dir: Where downloads from the Hub are kept.
+        json: File to write all findings to.
+
+    Raises:
+        UserError: If something named does not exist, or an argument is out of range.
+        SystemExit: With code 1, if something would hurt training.
+    """
+    if not manifests:
+        raise UserError("name what to check: manifests, files of text, folders or hub:OWNER/NAME")
+    given = {"data": manifests, "val": val, "test": test}
+    splits = {name: [entries] if isinstance(entries, str) else entries for name, entries in given.items() if entries}
+    speech, text = ({name: _of_kind(splits[name], kind, one) for name in splits} for one in ("speech", "text"))
+    report = Report(SPEECH_KINDS | TEXT_KINDS)
+    options: dict[str, Any] = {"text_column": text_column, "cache_dir": Path(cache_dir).expanduser()}
+    if any(speech.values()):
+        coding = _coding(units, characters, normalization, downsampling, subframes)
+        listener = SpeechCheck(SpeechRules(*coding, *_bounds(min_duration, max_duration)), report)
+        for name, entries in speech.items():
+            if entries:
+                listener.split(name, open_utterances(entries, hub_split=_HUB_SPLITS[name], **options))
+    reader = TextCheck(report)
+    for name, entries in text.items():
+        if entries:
+            sources = open_corpus(
+                entries, hub_split=_HUB_SPLITS[name], document_separator=document_separator, **options
+            )
+            reader.split(f"{name} (text)" if speech[name] else name, sources)
+    if json is not None:
+        report.write(Path(json))
+    print("\n".join(report.lines()))
+    if report.counts["error"]:
+        raise SystemExit(1)
+
+
+def _of_kind(entries: Sequence[str], kind: str, wanted: str) -> list[str]:
+    return [entry for entry in entries if (_kind_of(entry) if kind == "auto" else kind) == wanted]
+
+
+def _kind_of(entry: str) -> str:
+    """`speech` or `text`, as `kind: auto` tells them apart; what is not there is left to those who read it."""
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        spoken = (path / "metadata.csv").is_file() or next(path.rglob("*.trans.txt"), None)
+    elif path.suffix == ".jsonl" and path.is_file():
+        spoken = _has_audio(path)
+    else:
+        spoken = entry.startswith("hub:") or path.suffix == ".csv"
+    return "speech" if spoken else "text"
+
+
+def _has_audio(path: Path) -> bool:
+    """Whether the first row that can be read names audio.
+
+    Raises:
+        UserError: If it names an image.
+    """
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = loads(line)
+            except ValueError:  # told when the rows are read
+                continue
+            if isinstance(row, Mapping):
+                if "image" in row:
+                    raise UserError(f"{path}: is a manifest of images, which cannot be checked yet")
+                return any(key in row for key in AUDIO_KEYS)
+    return False
+
+
+def _coding(
+    spec: str, characters: str, normalization: TextNormalization, downsampling: int | None, subframes: int | None
+) -> tuple[Units, int, int]:
+    """What is written, and how often: units, mel frames for each frame, sub-frames for each frame."""
+    encoder = {"downsampling": _DOWNSAMPLING, "subframes": _SUBFRAMES}
+    if spec.endswith(".ckpt"):
+        content = checkpoint.read(spec)
+        units = Units.from_state(content["tokenizer"])
+        encoder |= content["parts"].get("audio_encoder", {}).get("init_args", {})
+    else:
+        units = open_units(spec, characters=characters, normalization=normalization)
+    for name, value in {"downsampling": downsampling, "subframes": subframes}.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}: it must be 1 or more")
+    return units, downsampling or encoder["downsampling"], subframes or encoder["subframes"]
+
+
+def _bounds(min_duration: float, max_duration: float) -> tuple[float, float]:
+    if not 0 <= min_duration < max_duration:
+        raise UserError(f"--min_duration ({min_duration:g} s) must be less than --max_duration ({max_duration:g} s)")
+    return min_duration, max_duration

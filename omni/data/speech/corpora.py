@@ -1,0 +1,208 @@
+"""Folders of speech in the layouts of well-known corpora."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import final
+
+from omni.data.speech.utterances import Utterance, Utterances
+from omni.errors import UserError
+from omni.media.audio import AUDIO_SUFFIXES
+
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_FSDD_TEST = range(5)  # the recordings that its authors keep for testing, of each digit and speaker
+
+
+@final
+class LibriSpeech(Utterances):
+    """A folder as LibriSpeech has it: `speaker/chapter/*.trans.txt` beside the audio (Panayotov et al., ICASSP 2015).
+
+    Args:
+        folder: Any folder above the transcripts.
+    """
+
+    def __init__(self, folder: Path):
+        self.name = str(folder)
+        self.folder = folder
+
+    def rows(self) -> Iterator[Utterance]:
+        for transcript in sorted(self.folder.rglob("*.trans.txt")):
+            for number, line in _lines(transcript):
+                key, _, text = line.strip().partition(" ")
+                audio = _with_some_suffix(transcript.parent / key, (".flac", ".wav", ".ogg", ".mp3"))
+                yield Utterance(str(audio), text, key.split("-")[0], None, f"{transcript} row {number}")
+
+
+@final
+class LJSpeech(Utterances):
+    """A folder as LJSpeech has it: `metadata.csv` with `id|text|normalised text`, and `wavs/`.
+
+    Args:
+        folder: The one with `metadata.csv`.
+    """
+
+    def __init__(self, folder: Path):
+        self.name = str(folder)
+        self.folder = folder
+
+    def rows(self) -> Iterator[Utterance]:
+        metadata = self.folder / "metadata.csv"
+        for number, line in _lines(metadata):
+            columns = line.split("|")
+            where = f"{metadata} row {number}"
+            if len(columns) < 2:
+                raise UserError(f"{where}: is not `id|text|normalised text`")
+            audio = _with_some_suffix(self.folder / "wavs" / columns[0], (".wav", ".flac", ".ogg", ".mp3"))
+            yield Utterance(str(audio), columns[2] if len(columns) > 2 else columns[1], "LJ", None, where)
+
+
+@final
+class AN4(Utterances):
+    """One split of CMU's AN4 (Acero, 1990): `etc/an4_SPLIT.fileids` and `.transcription`, and `wav/`.
+
+    Args:
+        folder: The one with `etc`.
+        split: `train` or `test`.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        self.name = f"{folder}, {split}"
+        self.folder = folder
+        self.split = split
+
+    def rows(self) -> Iterator[Utterance]:
+        files = self.folder / "etc" / f"an4_{self.split}.fileids"
+        transcripts = files.with_suffix(".transcription")
+        texts = {}
+        for number, line in _lines(transcripts):
+            match = re.fullmatch(r"(.*)\((\S+)\)\s*", line)
+            if match is None:
+                raise UserError(f"{transcripts} row {number}: is not `WORDS (id)`")
+            texts[match[2]] = re.sub(r"</?s>|<sil>", " ", match[1])
+        for number, line in _lines(files):
+            stem = self.folder / "wav" / line.strip()
+            audio = _with_some_suffix(stem, (".sph", ".wav", ".flac", ".ogg", ".mp3"))
+            text = " ".join(texts.get(stem.name, "").split())
+            yield Utterance(str(audio), text, stem.parent.name, None, f"{files} row {number}")
+
+
+@final
+class FreeSpokenDigits(Utterances):
+    """One split of the Free Spoken Digit Dataset: `recordings/DIGIT_SPEAKER_INDEX.wav`.
+
+    Args:
+        folder: The one with `recordings`, or that one.
+        split: `train`, `test` (indices 0–4, as its authors have it) or `all`.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        self.name = f"{folder}, {split}"
+        self.folder = folder
+        self.split = split
+
+    def rows(self) -> Iterator[Utterance]:
+        found = []
+        for file in _audio_files(self.folder):
+            if match := re.fullmatch(r"(\d)_(.+)_(\d+)", file.stem):
+                found.append((match[2], int(match[1]), int(match[3]), file))
+            elif self.split == "all":
+                found.append((file.stem, -1, -1, file))
+        for speaker, digit, index, file in sorted(found):
+            split = "test" if index in _FSDD_TEST else "train"
+            if self.split in (split, "all"):
+                yield Utterance(str(file), _DIGITS[digit] if digit >= 0 else "", speaker, None, str(file))
+
+
+@final
+class AudioFolder(Utterances):
+    """Any tree of audio files, each with a `.txt` of the same name beside it; a speaker has a folder.
+
+    Args:
+        folder: The top of the tree. Who speaks in files that lie right in it is not known.
+    """
+
+    def __init__(self, folder: Path):
+        self.name = str(folder)
+        self.folder = folder
+
+    def rows(self) -> Iterator[Utterance]:
+        for file in _audio_files(self.folder):
+            transcript = file.with_suffix(".txt")
+            text = " ".join(line for _, line in _lines(transcript)) if transcript.is_file() else ""
+            speaker = file.parent.name if file.parent != self.folder else None
+            yield Utterance(str(file), " ".join(text.split()), speaker, None, str(file))
+
+
+def librispeech_splits(folder: Path) -> Mapping[str, Utterances]:
+    """A source for each split (`train-clean-5`, `dev-clean`) in a folder, which may be a split, or above them all.
+
+    Raises:
+        UserError: If two are called alike.
+    """
+    found = sorted({transcript.resolve().parents[2] for transcript in folder.rglob("*.trans.txt")})
+    splits: dict[str, Utterances] = {}
+    for split in found:
+        if split.name in splits:
+            raise UserError(
+                f"{folder}: two splits are called {split.name}: prepare them one by one, with another --out"
+            )
+        splits[split.name] = LibriSpeech(split)
+    return splits
+
+
+def an4_splits(folder: Path) -> Mapping[str, Utterances]:
+    """A source for each of AN4's splits that is there."""
+    etc = folder / "etc"
+    return {
+        split: AN4(folder, split)
+        for split in ("train", "test")
+        if all((etc / f"an4_{split}.{ending}").is_file() for ending in ("fileids", "transcription"))
+    }
+
+
+def fsdd_splits(folder: Path) -> Mapping[str, Utterances]:
+    """`train`, `test` and `all` of the Free Spoken Digits."""
+    recordings = folder / "recordings" if (folder / "recordings").is_dir() else folder
+    if not any(re.fullmatch(r"\d_.+_\d+", file.stem) for file in _audio_files(recordings)):
+        return {}
+    return {split: FreeSpokenDigits(recordings, split) for split in ("train", "test", "all")}
+
+
+def ljspeech_splits(folder: Path) -> Mapping[str, Utterances]:
+    """All of LJSpeech."""
+    whole = (folder / "metadata.csv").is_file() and (folder / "wavs").is_dir()
+    return {"all": LJSpeech(folder)} if whole else {}
+
+
+def folder_splits(folder: Path) -> Mapping[str, Utterances]:
+    """All of a tree."""
+    return {"all": AudioFolder(folder)} if next(iter(_audio_files(folder)), None) else {}
+
+
+# kind -> what finds its splits, and what it looks for
+LAYOUTS: dict[str, tuple[Callable[[Path], Mapping[str, Utterances]], str]] = {
+    "librispeech": (librispeech_splits, "SPLIT/SPEAKER/CHAPTER/*.trans.txt"),
+    "ljspeech": (ljspeech_splits, "metadata.csv and wavs/"),
+    "an4": (an4_splits, "etc/an4_train.fileids, etc/an4_train.transcription and the same of an4_test"),
+    "fsdd": (fsdd_splits, "recordings/DIGIT_SPEAKER_INDEX.wav, such as 7_jackson_12.wav"),
+    "folder": (folder_splits, f"audio ({', '.join(AUDIO_SUFFIXES)}) with a .txt of the same name beside it"),
+}
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that hold something, with their numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+
+
+def _audio_files(folder: Path) -> Iterator[Path]:
+    return iter(sorted(file for file in folder.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES))
+
+
+def _with_some_suffix(stem: Path, suffixes: Sequence[str]) -> Path:
+    """The first file of that name; where there is none, the name it should have, so that it is missed."""
+    paths = [stem.with_name(stem.name + suffix) for suffix in suffixes]
+    return next((path for path in paths if path.is_file()), paths[0])

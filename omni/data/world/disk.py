@@ -1,0 +1,38 @@
+"""Disk: files that are there whole or not at all, and what tells ours from others."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from omni.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path` that takes its place once it is complete."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_foreign(path: Path) -> None:
+    """Keep what somebody else wrote: rows are overwritten only where the first of them is the world's."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        first = file.readline()
+    if b'"id": "world-' not in first:
+        raise UserError(f"{path} was not written by `omni data world`: move it, or choose another --out")

@@ -1,0 +1,134 @@
+"""Speech: which sentences of the world are said, by whom, and how they sound."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from omni.data.world import espeak
+from omni.data.world.captions import caption, dense_caption
+from omni.data.world.documents import REQUESTS, sentences
+from omni.data.world.questions import questions
+from omni.data.world.reasoning import REASONING
+from omni.data.world.scene import Scene, pick, sample_scene
+from omni.data.world.statements import STATEMENTS
+from omni.data.world.stories import change, consequence
+
+SAMPLE_RATE = 16_000
+
+# A speaker is an accent of eSpeak NG and a variant of its voice. Left out are variants that say everything in a
+# whisper or with an echo, that clip, that a recogniser of single words takes for noise, and near copies of others.
+_ACCENTS = (
+    *("en-us", "en-us-nyc", "en-029"),  # General American, New York City, Caribbean
+    *("en", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland"),  # Great Britain, Received
+    # Pronunciation, Lancaster, West Midlands, Scotland; the engine does not find the first as en-gb
+)
+_VARIANTS = (
+    *("f1", "f2", "f4", "f5", "anika", "steph"),
+    *("m1", "m2", "m3", "m5", "m6", "m8", "adam", "Andy", "boris", "Mario", "max", "quincy", "victor"),
+)
+SPEAKERS = {
+    "train": (*_ACCENTS, *(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS)),
+    # Variants that nobody in training has.
+    "val": ("en-us+f3", "en-us+m4", "en+Annie", "en+rob", "en-gb-scotland+belinda", "en-gb-x-rp+m7"),
+}
+RATES = range(110, 171)  # words per minute: about 15 characters a second, as people speak
+PITCHES = range(25, 76)
+WORDS = range(3, 15)  # in a sentence: most take 1 to 4 seconds
+# Words of so few sentences that training may lack them: validation goes without.
+RARE = frozenset(("an", "difference", "none", "they"))
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A sentence and how it is said.
+
+    Attributes:
+        id: names split and number: `world-train-000000`.
+        text: the sentence, as a person would write it.
+        speaker: one of `SPEAKERS`, which is a voice of eSpeak NG.
+        rate: words per minute.
+        pitch: 0 to 99; 50 is the speaker's own.
+    """
+
+    id: str
+    text: str
+    speaker: str
+    rate: int
+    pitch: int
+
+
+def normalised(text: str) -> str:
+    """The words of a text as they sound: lower case, without punctuation."""
+    return " ".join(re.findall(r"[a-z']+", text.lower()))
+
+
+def sentence_split(text: str) -> str:
+    """`train` or `val`, from the words alone: a tenth of all sentences is for validation, whoever says them."""
+    words = normalised(text)
+    if not RARE.isdisjoint(words.split()):
+        return "train"
+    return "val" if hashlib.sha256(f"sentence: {words}".encode()).digest()[0] < 26 else "train"  # 26 of 256
+
+
+def utterance(seed: int, split: str, index: int) -> Utterance:
+    """One utterance of the world, found without the others before it.
+
+    Args:
+        seed: the seed of the whole data set.
+        split: `train` or `val`; scenes and sentences of the other split are passed over.
+        index: the row's number in its split.
+
+    Returns:
+        The same utterance for the same arguments, always.
+    """
+    rng = Random(f"{seed}/{split}/{index}/speech")
+    while True:
+        scene = sample_scene(rng)
+        text = _sentence(scene, rng) if scene.split() == split else None
+        if text is not None and len(text.split()) in WORDS and sentence_split(text) == split:
+            break
+    return Utterance(
+        f"world-{split}-{index:06d}", text, pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES)
+    )
+
+
+def _sentence(scene: Scene, rng: Random) -> str | None:
+    """Something short that a person would say about a scene; what is true of all scenes is written, not said."""
+    kind = rng.random()
+    if kind < 0.34:
+        asked = pick(rng, questions(scene, rng, 3))
+        return asked.text if kind < 0.25 else asked.reply
+    if kind < 0.36:
+        return pick(rng, REQUESTS)
+    if kind < 0.44:
+        text, after, thing = change(scene, rng)
+        return text if rng.random() < 0.6 else consequence(after, rng, thing)
+    if kind < 0.52:
+        return pick(rng, (caption(scene, rng), *dense_caption(scene, rng)))
+    maker = pick(rng, STATEMENTS if kind < 0.85 else REASONING)
+    text = maker(scene, rng)
+    return text and pick(rng, sentences(text))
+
+
+def samples(said: Utterance) -> np.ndarray:
+    """Say an utterance.
+
+    Args:
+        said: what, and how.
+
+    Returns:
+        (samples,) of int16 at `SAMPLE_RATE`.
+
+    Raises:
+        UserError: eSpeak NG is missing, or another one that lacks the voice.
+    """
+    import torch  # late: what only reads texts should start at once
+    from torchaudio.functional import resample
+
+    wave, sample_rate = espeak.synthesize(said.text, said.speaker, said.rate, said.pitch)
+    # In float64, where no machine's rounding errors reach the 16 bits that are kept.
+    wave = resample(torch.from_numpy(wave.astype(np.float64)), sample_rate, SAMPLE_RATE)
+    return wave.round().clamp(-(2**15), 2**15 - 1).to(torch.int16).numpy()

@@ -1,0 +1,176 @@
+"""Audio files: opened with a clear word where they are damaged, and what they tell of their own length."""
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from omni.errors import UserError
+
+AudioSource = str | os.PathLike[str] | bytes
+AudioFault = Literal["missing", "folder", "empty", "unreadable", "truncated", "not finite"]
+
+# libsndfile's log where a chunk claims more bytes than the file has; also `Data Size` in AU and `SSND` in AIFF.
+_CLAIM = re.compile(r"^ *(?:data|Data Size|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN = (1 << 31) - (1 << 20)  # sizes from here on are what programs write that do not know the length yet
+
+# kbit/s by index, of layer III: MPEG-1, and MPEG-2 and 2.5
+_MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
+_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
+_RATES = (44_100, 48_000, 32_000, 0)  # Hz by index, of MPEG-1; halved and quartered in MPEG-2 and 2.5
+
+
+class AudioError(UserError):
+    """Audio that cannot be had.
+
+    Args:
+        fault: What is the matter with it, in a word.
+        message: The line for the user.
+    """
+
+    def __init__(self, fault: AudioFault, message: str):
+        super().__init__(message)
+        self.fault: AudioFault = fault
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.fault, str(self))
+
+
+@contextmanager
+def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
+    """Opens audio that holds something and, as far as its header tells, all of it.
+
+    Args:
+        source: A path, or a file's content as bytes.
+
+    Raises:
+        AudioError: If it is not like that.
+    """
+    name = name_of(source)
+    _check_place(source)
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else Path(source)) as file:
+            if file.frames == 0:
+                raise AudioError("empty", f"{name}: holds no samples")
+            if missing := _missing_bytes(file.extra_info):
+                raise AudioError("truncated", f"{name}: is cut off: its header tells of {missing:,} bytes more")
+            if file.format == "MP3" and _tells_no_length(source):
+                raise AudioError(
+                    "unreadable", f"{name}: is an MP3 of variable bit rate that does not tell its length: convert it"
+                )
+            yield file
+    except PermissionError as error:
+        raise AudioError("unreadable", f"{name}: may not be read") from error
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise AudioError("unreadable", f"{name}: is no audio that can be read ({reason})") from error
+
+
+def _check_place(source: AudioSource) -> None:
+    """Refuses what libsndfile would have no clear words for."""
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        if os.path.isdir(source):
+            raise AudioError("folder", f"{source}: is a folder, and an audio file is needed")
+        if not os.path.exists(source):  # unlike Path.exists, also where no file can be called that
+            raise AudioError("missing", f"{source}: does not exist")
+        size = os.path.getsize(source) if os.path.isfile(source) else 1
+    if not size:
+        raise AudioError("empty", f"{name_of(source)}: is empty (0 bytes)")
+
+
+def _tells_no_length(source: AudioSource) -> bool:
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        return _guessed_length(file)
+
+
+def read_mono(file: soundfile.SoundFile, frames: int, source: AudioSource) -> Tensor:
+    """The next frames of a file.
+
+    Args:
+        file: The opened file.
+        frames: How many.
+        source: What it was opened from, for messages.
+
+    Returns:
+        (frames,), float32: the mean of the channels, at the file's own rate.
+
+    Raises:
+        AudioError: If fewer are there, or they are no finite numbers.
+    """
+    try:
+        samples = file.read(frames, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise AudioError("truncated", f"{name_of(source)}: is cut off or damaged ({reason})") from error
+    if len(samples) < frames:
+        there = f"{len(samples):,} of {frames:,} samples are there"
+        raise AudioError("truncated", f"{name_of(source)}: is cut off: {there}")
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
+    if not np.isfinite(mono).all():
+        raise AudioError("not finite", f"{name_of(source)}: holds samples that are no finite numbers")
+    return torch.from_numpy(np.ascontiguousarray(mono))
+
+
+def name_of(source: AudioSource) -> str:
+    """What to call it in messages."""
+    return f"audio of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+
+
+def ogg_ends_early(path: Path) -> bool:
+    """Whether the last page of an Ogg file is not marked as the last; false for other files."""
+    with path.open("rb") as file:
+        if file.read(4) != b"OggS":
+            return False
+        file.seek(max(0, path.stat().st_size - (1 << 17)))  # a page has 64 KiB at most
+        end = file.read()
+    page = end.rfind(b"OggS")
+    return page < 0 or not end[page + 5] & 4
+
+
+def _missing_bytes(log: str) -> int:
+    """Bytes that a header announces and the file does not hold; `log` is what libsndfile noted when it opened it."""
+    claims = ((int(told), int(there)) for told, there in _CLAIM.findall(log))
+    return max((told - there for told, there in claims if told < _UNKNOWN), default=0)
+
+
+def _guessed_length(file: BinaryIO) -> bool:
+    """Whether an MP3 is of variable bit rate and has no header for it, so that its length can only be guessed."""
+    start = file.tell()
+    try:
+        head = file.read(10)
+        tag = (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) + 10 if head[:3] == b"ID3" else 0
+        file.seek(start + tag)
+        if re.search(b"Xing|Info|VBRI", file.read(200)):  # in the first frame, which then holds no sound
+            return False
+        file.seek(start + tag)
+        first = None
+        while (frame := _layer3_frame(file.read(4))) is not None:
+            first = first or frame[0]
+            if frame[0] != first:
+                return True
+            file.seek(frame[1] - 4, 1)
+        return False
+    finally:
+        file.seek(start)
+
+
+def _layer3_frame(header: bytes) -> tuple[int, int] | None:
+    """Bit rate in kbit/s and length in bytes of an MPEG layer III frame; None if none begins with these four bytes."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return None
+    version = header[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
+    kbits = (_MPEG1 if version == 3 else _MPEG2)[header[2] >> 4]
+    rate = _RATES[header[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 31)
+    if not (kbits and rate):
+        return None
+    return kbits, (144 if version == 3 else 72) * kbits * 1000 // rate + (header[2] >> 1 & 1)

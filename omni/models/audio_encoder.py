@@ -1,0 +1,176 @@
+"""The audio encoder: what speech recognition trains, and what the Thinker hears with."""
+
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from omni.layers.transformer import Transformer
+from omni.models.part import Part
+
+_HEAD_KERNEL = 11  # sub-frames: a frame sees what both of its neighbours are about to write
+_HEAD_LAYERS = 1
+
+
+class AudioFeatures(NamedTuple):
+    """What the encoder hears.
+
+    Attributes:
+        hidden: (batch, frames, dim); padding holds numbers without meaning.
+        lengths: (batch,), int64: frames of each row.
+    """
+
+    hidden: Tensor
+    lengths: Tensor
+
+
+class Emissions(NamedTuple):
+    """What the CTC head says.
+
+    Attributes:
+        log_probs: (batch, sub-frames, vocab_size), fp32, natural logarithms.
+        lengths: (batch,), int64: sub-frames of each row.
+    """
+
+    log_probs: Tensor
+    lengths: Tensor
+
+
+class AudioEncoder(Part):
+    """Log-mel frames to features at 12.5 Hz, after the audio Transformer of Qwen3-Omni (arXiv:2509.17765).
+
+    Convolutions halve the rate two or three times; a bidirectional Transformer follows. Its CTC head (Graves et al.,
+    2006) writes several sub-frames for each frame, for 12.5 frames a second are fewer than the characters of English
+    speech; a convolution over sub-frames lets neighbours agree on who writes a character. Padding is masked
+    everywhere: a row's features do not depend on its batch.
+
+    Args:
+        vocab_size: Units that the head writes, blank included (see `omni.units`).
+        num_mels: Mel filters of the input.
+        dim: Width.
+        num_layers: Blocks of the Transformer.
+        num_heads: Attention heads.
+        ffn_dim: Width inside the feed-forward networks.
+        downsampling: Mel frames for each frame: 8 (12.5 Hz) or 4 (25 Hz).
+        subframes: What the head writes for each frame.
+        head_dim: Width of a sub-frame.
+        conv_channels: Channels of the first convolution; each further one has twice as many.
+        conv_kernel: 0, or the span in frames of a Conformer convolution in each block.
+        attention_span: 0, or how many frames a frame sees to either side.
+        dropout: Share dropped in training.
+        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 29,
+        num_mels: int = 128,
+        dim: int = 192,
+        num_layers: int = 4,
+        num_heads: int = 3,
+        ffn_dim: int = 768,
+        downsampling: Literal[4, 8] = 8,
+        subframes: int = 4,
+        head_dim: int = 64,
+        conv_channels: int = 16,
+        conv_kernel: int = 0,
+        attention_span: int = 0,
+        dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if downsampling not in (4, 8):
+            raise ValueError(f"downsampling must be 4 or 8, not {downsampling}")
+        self.vocab_size, self.num_mels, self.dim = vocab_size, num_mels, dim
+        self.downsampling, self.subframes = downsampling, subframes
+        halvings = downsampling.bit_length() - 1
+        channels = [1, *(conv_channels * 2**i for i in range(halvings))]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(channels)
+        )
+        for conv in self.convs:  # 32 × 3 s on one core: 0.14 s, otherwise 0.25 s
+            conv.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last))
+        bins = num_mels
+        for _ in range(halvings):
+            bins = (bins + 1) // 2
+        self.input = nn.Linear(channels[-1] * bins, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.transformer = Transformer(
+            dim=dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
+            causal=False,
+            dropout=dropout,
+            conv_kernel=conv_kernel,
+            attention_span=attention_span,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        self.head_input = nn.Linear(dim, subframes * head_dim)
+        self.head_conv = nn.Conv1d(head_dim, head_dim, _HEAD_KERNEL, padding=_HEAD_KERNEL // 2)
+        self.head = nn.Linear(head_dim, vocab_size)
+
+    def num_frames(self, mel_frames: Any) -> Any:
+        """Frames for so many mel frames: ints or tensors."""
+        return -(-mel_frames // self.downsampling)
+
+    def num_subframes(self, mel_frames: Any) -> Any:
+        """Sub-frames that the head writes for so many mel frames: ints or tensors."""
+        return self.num_frames(mel_frames) * self.subframes
+
+    @property
+    def subframe_seconds(self) -> float:
+        """Time from one sub-frame to the next, for mel frames of 10 ms."""
+        return self.downsampling / self.subframes / 100
+
+    def forward(self, mels: Tensor, lengths: Tensor) -> AudioFeatures:
+        """Hears.
+
+        Args:
+            mels: (batch, mel frames, num_mels), from `omni.media.audio.LogMel`.
+            lengths: (batch,), int64: mel frames of each row, 1 or more.
+
+        Returns:
+            Features for the Thinker.
+        """
+        x = mels[:, None]
+        for conv in self.convs:
+            x = x * _valid(lengths, x.shape[2])[:, None, :, None]
+            x = F.gelu(conv(x))
+            lengths = (lengths + 1) // 2
+        x = self.dropout(self.input(rearrange(x, "b c t f -> b t (f c)")))
+        mask = _valid(lengths, x.shape[1])
+        hidden = self.transformer(x * mask[..., None], mask=mask).hidden
+        return AudioFeatures(hidden, lengths)
+
+    def emit(self, features: AudioFeatures) -> Emissions:
+        """What the CTC head writes of features."""
+        lengths = features.lengths * self.subframes
+        x = rearrange(self.head_input(features.hidden), "b t (s d) -> b (t s) d", s=self.subframes)
+        x = x * _valid(lengths, x.shape[1])[..., None]
+        x = x + F.gelu(self.head_conv(x.transpose(1, 2)).transpose(1, 2))
+        return Emissions(self.head(x).float().log_softmax(-1), lengths)
+
+    @property
+    def flops_per_second(self) -> float:
+        """Floating-point operations of training (forward and backward) on a second of audio, attention left out."""
+        frames = 100 / self.downsampling
+        blocks = sum(p.numel() for p in self.transformer.parameters())
+        subframe = self.head_conv.weight.numel() + self.head.weight.numel()
+        total = frames * (
+            self.input.weight.numel() + blocks + self.head_input.weight.numel() + self.subframes * subframe
+        )
+        rate, bins = 100.0, float(self.num_mels)
+        for weight in (p for p in self.convs.parameters() if p.ndim > 1):
+            rate, bins = rate / 2, bins / 2
+            total += rate * bins * weight.numel()
+        return 6 * total
+
+
+def _valid(lengths: Tensor, time: int) -> Tensor:
+    """(batch, time): true within each row's length."""
+    return torch.arange(time, device=lengths.device) < lengths[:, None]

@@ -1,0 +1,64 @@
+"""Text as it is spoken: what a recogniser learns to write and is scored on."""
+
+import re
+import unicodedata
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, Literal
+
+from omni.errors import UserError
+
+_SIGNS = {"&": " and ", "%": " percent ", "+": " plus ", "=": " equals "}
+_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:st|nd|rd|th)?\b|\d+", re.IGNORECASE)
+_APOSTROPHES = re.compile("[’ʼ`´]")
+_MARK = re.compile(r"(?<!\w)'|'(?!\w)|[^\w\s']|_")  # all punctuation but an apostrophe inside a word
+
+
+@dataclass(frozen=True)
+class TextNormalization:
+    """How text is written before a recogniser is trained or scored on it; training and scoring share one.
+
+    Unicode is brought to its compatibility form (NFKC), apostrophes to `'`, and runs of white space to one space.
+
+    Args:
+        case: `lower`, `upper`, or `keep`.
+        punctuation: `remove` it, save for the apostrophe inside a word, or `keep`.
+        digits: `spell` numbers out in English ("21" becomes "twenty one", "3rd" "third"), or `keep`.
+    """
+
+    case: Literal["lower", "upper", "keep"] = "lower"
+    punctuation: Literal["remove", "keep"] = "remove"
+    digits: Literal["spell", "keep"] = "spell"
+
+    def __call__(self, text: str) -> str:
+        """The text as it is to be written."""
+        text = _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", text))
+        if self.digits == "spell":
+            text = _NUMBER.sub(lambda number: f" {_spelled(number[0])} ", text)
+        if self.punctuation == "remove":
+            for sign, word in _SIGNS.items():
+                text = text.replace(sign, word)
+            text = _MARK.sub(" ", text)
+        if self.case != "keep":
+            text = text.lower() if self.case == "lower" else text.upper()
+        return " ".join(text.split())
+
+    def state(self) -> dict[str, Any]:
+        """Plain data; `TextNormalization(**state)` is equal to this one."""
+        return asdict(self)
+
+
+@cache
+def _engine() -> Any:
+    import inflect  # 0.2 s, and only texts with digits need it
+
+    return inflect.engine()
+
+
+@cache
+def _spelled(number: str) -> str:
+    whole = number.replace(",", "")
+    if len(whole) > 36:  # inflect names numbers up to 10³⁶; such a string of digits is read one by one anyway
+        raise UserError(f"a number of {len(whole)} digits cannot be spelled out: write it as it is spoken")
+    words = _engine().number_to_words(whole.lower(), andword="", comma="")
+    return words.replace("-", " ")

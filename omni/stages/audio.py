@@ -1,0 +1,168 @@
+"""Stage B: the audio encoder learns to write down what it hears."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torchmetrics.text import CharErrorRate, WordErrorRate
+
+from omni.batch import SpeechBatch
+from omni.ctc import ctc_nll, greedy
+from omni.errors import UserError
+from omni.figures import spectrogram_figure
+from omni.losses import Loss
+from omni.metrics import MeanOfItems
+from omni.models.audio_encoder import AudioEncoder, Emissions
+from omni.stages.stage import Stage
+from omni.units import BLANK, Units
+
+
+@final
+class SpeechRecognition(Stage):
+    """CTC of the units of what is said (Graves et al., 2006).
+
+    Logs `train/loss` and `val/loss` (nats per unit), `val/wer` and `val/cer` (shares of the words and characters of the
+    normalised text), the share of blanks and the entropy of the emissions, and padding and infeasible rows of training
+    batches. At each validation, transcripts and spectrograms go to TensorBoard.
+
+    Args:
+        audio_encoder: The model.
+        samples: Utterances shown at each validation.
+        kwargs: See `Stage`.
+    """
+
+    hears = True
+
+    def __init__(self, audio_encoder: AudioEncoder, *, samples: int = 4, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.audio_encoder = audio_encoder
+        self.num_samples = samples
+        self.val_loss, self.wer, self.cer = MeanOfItems(), WordErrorRate(), CharErrorRate()
+        self._samples: list[tuple[Tensor, Emissions, str, str]] = []
+
+    @property
+    def units(self) -> Units:
+        """What the data writes in."""
+        units: Any = self.tokenizer
+        return units
+
+    @property
+    def flops_per_work(self) -> float:
+        """See `AudioEncoder.flops_per_second`."""
+        return self.audio_encoder.flops_per_second
+
+    def setup(self, stage: str) -> None:
+        """Checks that encoder and data speak of the same units and spectrograms, and drops what CTC cannot emit."""
+        super().setup(stage)
+        encoder, data = self.audio_encoder, self._data
+        if encoder.vocab_size != self.units.vocab_size:
+            raise UserError(
+                f"the data writes {self.units.vocab_size} units, blank included, and the encoder "
+                f"{encoder.vocab_size}: set model.init_args.audio_encoder.init_args.vocab_size to "
+                f"{self.units.vocab_size}"
+            )
+        if encoder.num_mels != data.num_mels:
+            raise UserError(
+                f"data.init_args.num_mels is {data.num_mels} and the encoder's is {encoder.num_mels}: make them equal"
+            )
+        data.keep_feasible(encoder.num_subframes)
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+
+    def emit(self, batch: SpeechBatch) -> Emissions:
+        """What the head says to a batch."""
+        return self.audio_encoder.emit(self.audio_encoder(batch.mels, batch.mel_lengths))
+
+    def loss(self, batch: SpeechBatch) -> Loss:
+        """CTC; infeasible rows count neither in the sum nor in the number of units."""
+        emissions = self.emit(batch)
+        nll, feasible = ctc_nll(*emissions, batch.targets, batch.target_lengths)
+        probs = emissions.log_probs.detach()
+        valid = torch.arange(probs.shape[1], device=probs.device) < emissions.lengths[:, None]
+        entropy = -(probs.exp() * probs).sum(-1)
+        stats = {
+            "infeasible_rows": (~feasible).sum().float(),
+            "padding": 1 - batch.mel_lengths.sum() / (batch.mels.shape[0] * batch.mels.shape[1]),
+            "blank_share": ((probs.argmax(-1) == BLANK) & valid).sum() / valid.sum(),
+            "entropy": (entropy * valid).sum() / valid.sum(),
+        }
+        return Loss(nll.sum(), (batch.target_lengths * feasible).sum(), stats=stats)
+
+    def example_batch(self, data: Mapping[str, Any]) -> SpeechBatch:
+        """As many of the longest utterances as `batch_seconds` holds, said as fast as 15 units a second."""
+        seconds = data["max_duration"]
+        rows = max(1, min(data["max_batch_rows"], int(data["batch_seconds"] / seconds)))
+        frames, units = math.ceil(seconds * 100), math.ceil(seconds * 15)
+        return SpeechBatch(
+            mels=torch.zeros(rows, frames, data["num_mels"]),
+            mel_lengths=torch.full((rows,), frames),
+            targets=torch.ones(rows, units, dtype=torch.long),
+            target_lengths=torch.full((rows,), units),
+            rows=torch.zeros(rows, dtype=torch.long),
+            seconds=float(rows * seconds),
+        )
+
+    # ------------------------------------------------------------------ validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the samples of the last validation."""
+        self._samples = []
+
+    def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
+        """Adds a batch to the metrics."""
+        emissions = self.emit(batch)
+        nll, feasible = ctc_nll(*emissions, batch.targets, batch.target_lengths)
+        self.val_loss.update(nll.sum(), (batch.target_lengths * feasible).sum())
+        hypotheses = [self.units.decode(row) for row in greedy(*emissions)]
+        lengths = batch.target_lengths.tolist()
+        references = [self.units.decode(row[:n]) for row, n in zip(batch.targets.tolist(), lengths, strict=True)]
+        self.wer.update(hypotheses, references)
+        self.cer.update(hypotheses, references)
+        if len(self._samples) < self.num_samples:  # one of each batch, so that short and long ones are seen
+            length, subframes = int(batch.mel_lengths[0]), int(emissions.lengths[0])
+            heard = Emissions(emissions.log_probs[0, :subframes].cpu(), emissions.lengths[:1])
+            self._samples.append((batch.mels[0, :length].cpu(), heard, references[0], hypotheses[0]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the metrics and shows samples."""
+        self._log_metrics("val")
+        if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero and self._samples:
+            self._show_samples(self.logger.experiment)
+
+    def test_step(self, batch: SpeechBatch, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs `test/loss`, `test/wer` and `test/cer`."""
+        self._log_metrics("test")
+
+    def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[str]:
+        """The transcript of each row."""
+        return [self.units.decode(row) for row in greedy(*self.emit(batch))]
+
+    def _log_metrics(self, split: str) -> None:
+        metrics = {"loss": self.val_loss, "wer": self.wer, "cer": self.cer}
+        values = {f"{split}/{name}": metric.compute() for name, metric in metrics.items()}
+        self.log_dict(values, prog_bar=True, sync_dist=True)
+        for metric in metrics.values():
+            metric.reset()
+
+    def _show_samples(self, writer: Any) -> None:
+        lines = ["| said | heard |", "| --- | --- |"]
+        for number, (mel, emissions, reference, hypothesis) in enumerate(self._samples):
+            lines.append(f"| {reference} | {hypothesis} |")
+            figure = spectrogram_figure(
+                mel,
+                emissions.log_probs,
+                subframe_seconds=self.audio_encoder.subframe_seconds,
+                units=self.units,
+                title=f"said: {reference}\nheard: {hypothesis}",
+            )
+            writer.add_figure(f"val/spectrogram/{number}", figure, self.global_step)
+        writer.add_text("val/transcripts", "\n".join(lines), self.global_step)

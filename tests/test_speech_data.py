@@ -1,0 +1,221 @@
+"""Speech as the stage gets it: features from disk and on the fly, resumed exactly, and what is left out is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lightning import Callback
+
+from omni.data.speech.augmentation import Augmentation
+from omni.data.speech.data import SpeechData
+from omni.data.speech.features import FeatureFile
+from omni.errors import UserError
+from omni.media.audio import SILENCE, LogMel, read_audio
+
+OPTIONS: dict[str, Any] = {"num_mels": 16, "batch_seconds": 8.0, "max_duration": 4.0, "characters": " abc"}
+
+
+def make(folder: Path, **options: Any) -> SpeechData:
+    data = SpeechData(
+        str(folder / "train.jsonl"),
+        **{**OPTIONS, "val": str(folder / "val.jsonl"), "cache_dir": str(folder), **options},
+    )
+    data.setup()
+    data.keep_feasible(lambda frames: frames)
+    return data
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def test_a_batch_is_the_log_mels_and_units_of_its_rows(speech):
+    data = make(speech)
+    said = rows_of(speech / "val.jsonl")
+    seen = set()
+    for batch in data.val_dataloader():
+        for i, row in enumerate(batch.rows.tolist()):
+            length = int(batch.mel_lengths[i])
+            expected = LogMel(16)(read_audio(speech / said[row]["audio"]))
+            torch.testing.assert_close(batch.mels[i, :length], expected)
+            assert (batch.mels[i, length:] - SILENCE).abs().max() < 1e-5 if length < batch.mels.shape[1] else True
+            units = batch.targets[i, : batch.target_lengths[i]].tolist()
+            assert data.tokenizer.decode(units) == said[row]["text"]
+            seen.add(row)
+        assert batch.seconds == pytest.approx(batch.mel_lengths.sum().item() / 100)
+    assert seen == set(range(len(said)))
+
+
+@pytest.mark.parametrize("silence", [0.0, 0.3])
+def test_features_from_disk_equal_those_computed_on_the_fly(speech, silence):
+    augmentation = Augmentation(silence=silence, time_masks=1, freq_masks=1)
+    fly, disk = (make(speech, augmentation=augmentation, cache_features=cached) for cached in (False, True))
+    assert list(speech.glob("*.mels"))
+    for one, other in zip(fly.train_dataloader(), disk.train_dataloader(), strict=True):
+        assert torch.equal(one.mel_lengths, other.mel_lengths)
+        torch.testing.assert_close(one.mels, other.mels, atol=1e-5, rtol=1e-5)
+    assert silence == 0 or one.mel_lengths.sum() > sum(fly._rows["train"].rows[i].duration * 100 for i in one.rows)
+
+
+def test_features_that_were_cut_off_are_completed_to_the_same_bytes(tmp_path):
+    def read(row: int) -> torch.Tensor:
+        return torch.randn(1000 + 300 * row, generator=torch.Generator().manual_seed(row))
+
+    whole = FeatureFile(tmp_path / "whole", 16)
+    whole.write(6, read, label="train")
+    cut = FeatureFile(tmp_path / "cut", 16)
+
+    def stop(row: int) -> torch.Tensor:
+        if row == 4:
+            raise KeyboardInterrupt
+        return read(row)
+
+    with pytest.raises(KeyboardInterrupt):
+        cut.write(6, stop, label="train")
+    assert not cut.complete
+    with cut.data.open("ab") as file:
+        file.write(b"half a row")
+    cut.write(6, lambda row: read(row) if row >= 4 else pytest.fail("was there already"), label="train")
+    assert cut.data.read_bytes() == whole.data.read_bytes()
+    assert torch.equal(cut.read(5), whole.read(5))
+
+
+def test_what_happens_to_a_row_depends_on_the_epoch_and_never_in_validation(speech):
+    rows = make(speech)._rows["train"]
+    again = make(speech)._rows["train"]
+    number = len(rows)
+    batches = [rows.__getitems__([row]) for row in (3, 3 + number, 3 + 2 * number, 3 + 3 * number)]
+    assert torch.equal(again.__getitems__([3 + number]).mels, batches[1].mels)
+    assert len({batch.mels.shape[1] for batch in batches}) > 1
+    held_out = make(speech)._rows["val"]
+    assert torch.equal(held_out.__getitems__([1]).mels, held_out.__getitems__([1 + len(held_out)]).mels)
+
+
+class Spy(Callback):
+    """Remembers the batches of training."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[list[int], float]] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append((batch.rows.tolist(), float(batch.mels.double().sum())))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_was_stopped_goes_on_at_the_exact_next_batch(fit_audio, workers, monkeypatch):
+    spies: list[Spy] = []
+
+    def spied(*extra: str, **overrides: Any) -> list[tuple[list[int], float]]:
+        spy = Spy()
+        spies.append(spy)
+        monkeypatch.setattr("omni.callbacks.Throughput.on_train_batch_start", spy.on_train_batch_start)
+        fit_audio("fit", *extra, data__init_args__num_workers=workers, trainer__val_check_interval=4, **overrides)
+        return spy.seen
+
+    monkeypatch.setattr("omni.callbacks.Throughput.on_train_batch_end", lambda *args: None)
+    constant = {"model__init_args__schedule": "constant"}
+    whole = spied(trainer__max_steps=8, **constant)
+    first = spied(trainer__max_steps=4, **constant)
+    rest = spied("--ckpt_path", "lightning_logs/audio/last.ckpt", trainer__max_steps=8, **constant)
+    assert len(whole) == 8
+    assert first + rest == whole
+    assert len({tuple(rows) for rows, _ in whole}) > 3
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_counted_by_reason(speech):
+    rows = rows_of(speech / "train.jsonl")
+    del rows[0]["duration"]
+    rows[0]["audio"] = "nowhere.wav"
+    rows[1]["text"] = "naïve"
+    rows[2]["text"] = " . "
+    rows[3]["duration"] = 0.01
+    rows[4]["duration"] = 99
+    write_rows(speech / "train.jsonl", rows)
+    with pytest.warns(UserWarning, match="left out") as said:
+        data = make(speech)
+    lines = [str(warning.message) for warning in said]
+    for reason in ("the audio does not exist", "no unit writes", "no text", "shorter than", "longer than"):
+        assert sum(reason in line and line.startswith("train: 1 of 24 rows left out") for line in lines) == 1
+    assert len(data._rows["train"]) == 19
+
+
+def test_text_that_ctc_cannot_emit_in_time_is_left_out(speech):
+    data = make(speech)
+    with pytest.warns(UserWarning, match=r"rows left out: the text is too long for its audio \(CTC-infeasible\)"):
+        data.keep_feasible(lambda frames: frames // 16)
+    texts = [row.units for row in data._rows["train"].rows]
+    assert 0 < len(texts) < 24
+    with pytest.raises(UserError, match=r"data.train has no utterance that can be used"):
+        data.keep_feasible(lambda frames: 0)
+
+
+def test_an_infeasible_set_is_refused_in_one_line(fit_audio, fails, speech):
+    rows = [row | {"text": "abc " * 60} for row in rows_of(speech / "train.jsonl")]
+    write_rows(speech / "train.jsonl", rows)
+    assert "CTC-infeasible" in fails(fit_audio)
+
+
+def test_a_file_cut_in_half_is_left_out_of_its_batch(speech):
+    rows = rows_of(speech / "train.jsonl")
+    audio, rate = soundfile.read(speech / rows[2]["audio"])
+    soundfile.write(speech / "half.flac", np.tile(audio, 20), rate)
+    content = (speech / "half.flac").read_bytes()
+    (speech / "half.flac").write_bytes(content[: len(content) // 2])
+    rows[2] |= {"audio": "half.flac"}
+    write_rows(speech / "train.jsonl", rows)
+    train = make(speech)._rows["train"]
+    with pytest.warns(UserWarning, match=r"left out: .*half\.flac"):
+        batch = train.__getitems__([1, 2, 3])
+    assert batch.rows.tolist() == [1, 3]
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(UserError, match="no row of a batch can be read"):
+        train.__getitems__([2])
+
+
+def test_speakers_are_held_out_where_no_validation_data_is_given(speech):
+    data = make(speech, val=None)
+    speakers = [{row.utterance.speaker for row in data._rows[split].rows} for split in ("train", "val")]
+    assert not speakers[0] & speakers[1]
+    assert len(speakers[0] | speakers[1]) == 3
+    named = make(speech, val=None, val_speakers=["train1"])
+    assert {row.utterance.speaker for row in named._rows["val"].rows} == {"train1"}
+    with pytest.raises(UserError, match="nobody is called 'bob'"):
+        make(speech, val=None, val_speakers=["bob"])
+    rows = [{key: row[key] for key in ("audio", "text")} for row in rows_of(speech / "train.jsonl")]
+    write_rows(speech / "train.jsonl", rows)
+    with pytest.raises(UserError, match=r"speakers to hold out are not told: give data\.val"):
+        make(speech, val=None)
+
+
+def test_durations_are_measured_once(speech, monkeypatch):
+    rows = [{key: row[key] for key in ("audio", "text")} for row in rows_of(speech / "train.jsonl")]
+    write_rows(speech / "train.jsonl", rows)
+    first = [row.duration for row in make(speech)._rows["train"].rows]
+    monkeypatch.setattr("omni.data.speech.rows.audio_info", lambda source: pytest.fail("measured again"))
+    assert [row.duration for row in make(speech)._rows["train"].rows] == first
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_batch_rows": 0}, "max_batch_rows is 0"),
+        ({"val_fraction": 1.5}, "between 0 and 1"),
+        ({"min_duration": 5.0}, "must be less than"),
+        ({"batch_seconds": 1.0}, "must hold an utterance"),
+        ({"val_speakers": ["x"]}, "not both"),
+        ({"units": "pieces"}, "data.units is 'pieces'"),
+        ({"cache_features": True, "augmentation": Augmentation(gain=3)}, "turn one of them off"),
+        ({"val": []}, "must not be empty"),
+        ({"test": "nowhere.jsonl"}, "nowhere.jsonl: does not exist"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(speech, options, words):
+    with pytest.raises(UserError, match=words):
+        make(speech, **options)
