@@ -150,7 +150,8 @@ def classification_loss(
     """
     sizes = [len(attribute.values) for attribute in attributes]
     parts = []
-    for attribute, scores, target in zip(attributes, logits.float().split(sizes, 1), labels.split(sizes, 1), strict=True):
+    columns = zip(attributes, logits.float().split(sizes, 1), labels.split(sizes, 1), strict=True)
+    for attribute, scores, target in columns:
         if attribute.several:
             smooth = target.clamp(min=0) * (1 - smoothing) + smoothing / 2
             loss = F.binary_cross_entropy_with_logits(scores, smooth, reduction="none")

@@ -57,7 +57,9 @@ def test_masks_are_bounded_and_leave_the_original_alone():
 
 def test_another_vocal_tract_moves_a_tone_and_nothing_else():
     mel = LogMel(80)(AUDIO)
-    assert torch.equal(Augmentation(vocal_tract=0.2).of_mel(mel, rng()), Augmentation(vocal_tract=0.2).of_mel(mel, rng()))
+    assert torch.equal(
+        Augmentation(vocal_tract=0.2).of_mel(mel, rng()), Augmentation(vocal_tract=0.2).of_mel(mel, rng())
+    )
     peaks = {int(Augmentation(vocal_tract=0.2).of_mel(mel, rng(seed))[50].argmax()) for seed in range(40)}
     low, high = (int(LogMel(80)(0.1 * torch.sin(torch.arange(16_000) * 0.2 * f))[50].argmax()) for f in (1 / 1.2, 1.2))
     assert low < int(mel[50].argmax()) < high

@@ -35,8 +35,8 @@ MAY_IMPORT = {
     "inference": CORE | {"layers"},
     "recognition": CORE | {"layers"},
     "transcription": {"recognition", "media"},
-    "wer": {"recognition", "transcription", "normalization", "data"},
-    "classify": CORE | {"layers"},
+    "wer": {"recognition", "transcription", "normalization", "media", "data"},
+    "classification": CORE | {"layers"},
     "data": CORE | {"layers"},
     "stages": CORE | {"layers", "optimizers", "inference", "figures", "image_figures"},
     "precision": set(),
@@ -45,8 +45,8 @@ MAY_IMPORT = {
     "memory": set(),
     "plan": {"training", "stages", "memory", "precision", "cli"},
     "bench": CORE | {"layers", "optimizers", "memory", "precision", "data"},
-    "cli": {"training", "inference", "classify", "transcription", "wer", "data", "plan", "bench"},
-    "__init__": {"inference", "recognition"},
+    "cli": {"training", "inference", "classification", "transcription", "wer", "data", "plan", "bench"},
+    "__init__": {"inference", "recognition", "classification"},
 }
 LIGHTNING = {"training", "callbacks", "stages", "data", "plan"}
 

@@ -198,7 +198,9 @@ class TestCommand:
             row["audio"] = f"{row['id']}/take.wav"
         Path("takes/all.jsonl").write_text("\n".join(map(json.dumps, rows)))
         Path("perfect.jsonl").write_text("\n".join(json.dumps({"audio": r["audio"], "text": r["text"]}) for r in rows))
-        main(["eval", "wer", "--reference", "takes/all.jsonl", "--hypothesis", "perfect.jsonl", "--json_file", "r.json"])
+        main(
+            ["eval", "wer", "--reference", "takes/all.jsonl", "--hypothesis", "perfect.jsonl", "--json_file", "r.json"]
+        )
         assert json.loads(Path("r.json").read_text())["wer"] == 0
         Path("out").mkdir()
         files = [f"takes/{row['audio']}" for row in rows[:2]]

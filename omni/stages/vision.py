@@ -173,8 +173,11 @@ class VisionPretraining(Stage):
         count, size = data["batch_size"], data["image_size"]
         labels = torch.zeros(count, self.classifier.num_classes if self.classifier else 0)
         rows = torch.zeros(count, dtype=torch.long)
-        captions = torch.zeros(count, 1, data["caption_tokens"], dtype=torch.long) if self.contrast else None
-        return ImageBatch(torch.zeros(count, 3, size, size), labels, rows, captions, rows[:, None].clone())
+        images = torch.zeros(count, 3, size, size)
+        if self.contrast is None:
+            return ImageBatch(images, labels, rows)
+        captions = torch.zeros(count, 1, data["caption_tokens"], dtype=torch.long)
+        return ImageBatch(images, labels, rows, captions, torch.zeros(count, 1, dtype=torch.long))
 
     # ------------------------------------------------------------------ validation
 

@@ -40,7 +40,8 @@ class Augmentation:
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
-        for name, value, most in (("crop", crop, 1), ("flip", flip, 1), ("erase", erase, 1), ("magnitude", magnitude, 30)):
+        limits = (("crop", crop, 1), ("flip", flip, 1), ("erase", erase, 1), ("magnitude", magnitude, 30))
+        for name, value, most in limits:
             if not 0 <= value <= most:
                 raise UserError(f"data.augmentation.{name} is {value}: it must lie between 0 and {most}")
         for name, value in (("shift", shift), ("randaugment", randaugment), ("mixup", mixup), ("cutmix", cutmix)):
@@ -89,7 +90,8 @@ class Augmentation:
             stretch = torch.exp(torch.empty(count).uniform_(-0.2877, 0.2877) / 2)  # sides' ratio of 3:4 to 4:3
             shares = torch.stack(((area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)), 1)
             centres = (1 - shares) * (2 * torch.rand(count, 2) - 1)
-            grid = F.affine_grid(torch.cat((torch.diag_embed(shares), centres[..., None]), 2), [count, 1, size, size], align_corners=False)  # fmt: skip
+            moves = torch.cat((torch.diag_embed(shares), centres[..., None]), 2)
+            grid = F.affine_grid(moves, [count, 1, size, size], align_corners=False)
             return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False).round_().byte()
         images = F.pad(images, (self.shift,) * 4) if self.shift else images
         room = images.shape[-1] - size

@@ -21,8 +21,9 @@ _CLOTHES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker"),
     *("Bag", "Ankle boot"),
 )
+_KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 # Files of MNIST's layout are read here: torchvision does so only once it has unpacked them.
-_MNIST = {"MNIST": _DIGITS, "FashionMNIST": _CLOTHES, "KMNIST": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")}  # fmt: skip
+_MNIST = {"MNIST": _DIGITS, "FashionMNIST": _CLOTHES, "KMNIST": _KANA}
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -114,7 +115,8 @@ class HubImages(ImageSource):
         self.name = f"hub:{repository}:{config}:{split[0]}"
         datasets.disable_progress_bars()
         with hub_errors(self.name, "data.train"):
-            builder = datasets.load_dataset_builder(repository, config or None, cache_dir=str(location.cache_dir / "hub"))
+            cache_dir = str(location.cache_dir / "hub")
+            builder = datasets.load_dataset_builder(repository, config or None, cache_dir=cache_dir)
             if location.streaming:
                 splits: Any = builder.as_streaming_dataset()
             else:

@@ -233,7 +233,7 @@ class ImageData(ResumableData):
 
     def _find_tokenizer(self, captions: list[str], *, may_write: bool) -> Tokenizer:
         if self.tokenizer_spec == "bpe" and self.streaming:
-            raise UserError("data.tokenizer is bpe, which is learned before training: with streaming, name a .model file")
+            raise UserError("data.tokenizer is bpe, which is learned before training: to stream, name a .model file")
         if self.tokenizer_spec == "bpe" and not captions:
             return ByteTokenizer()  # there is nothing to encode
         return find_tokenizer(
@@ -319,7 +319,8 @@ class ImageData(ResumableData):
     # ------------------------------------------------------------------ what is refused
 
     def _check_arguments(self) -> None:
-        least = {"image_size": 1, "batch_size": 1, "val_batch_size": 1, "caption_tokens": 3, "num_workers": 0, "seed": 0}
+        ones = dict.fromkeys(("image_size", "batch_size", "val_batch_size"), 1)
+        least = {**ones, "caption_tokens": 3, "num_workers": 0, "seed": 0}
         for name, limit in {**least, "shuffle_buffer": self.batch_size if self.streaming else 1}.items():
             if getattr(self, name) < limit:
                 raise UserError(f"data.{name} is {getattr(self, name)}: it must be {limit} or more")
@@ -332,9 +333,9 @@ class ImageData(ResumableData):
         for split, entries in self.entries.items():
             if not entries:
                 raise UserError(f"data.{split} is an empty list: name a folder, a manifest or a data set")
-        if twice := set(self.entries["train"]) & set(self.entries.get("val", [])):
-            if not self.streaming and not any(":" in entry for entry in twice):
-                raise UserError(f"{min(twice)} is in data.train and in data.val: leave it out of one")
+        twice = set(self.entries["train"]) & set(self.entries.get("val", []))
+        if twice and not self.streaming and not any(":" in entry for entry in twice):
+            raise UserError(f"{min(twice)} is in data.train and in data.val: leave it out of one")
 
     def _check_rows(self, rows: Any, attributes: tuple[Attribute, ...], captions: dict[str, list[str]]) -> None:
         for split, some in rows.items():
@@ -400,5 +401,3 @@ def _check_classes(sources: list[ImageSource], attributes: tuple[Attribute, ...]
                 raise UserError(f"{source.name}: has a class {min(extra)!r} that the training images do not have")
             if missing := known[name] - set(values):
                 raise UserError(f"{source.name}: lacks the class {min(missing)!r} of the training images")
-
-

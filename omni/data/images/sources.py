@@ -10,7 +10,10 @@ from omni.data.images.rows import Faults, ImageRow
 
 # What is taken for an image in a folder. SVG is among them so that it is refused by name instead of passed over.
 SUFFIXES = frozenset(
-    (".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .avif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .svg").split()
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".svg"),
+    )
 )
 
 
