@@ -8,17 +8,18 @@ import yaml
 
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.thinker import Thinker
+from omni.models.vision_encoder import VisionEncoder
 from omni.stages.stage import Stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 STAGES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "models" not in path.parts and path.name != "base.yaml"]
-PARTS = {"thinker": Thinker, "audio_encoder": AudioEncoder}
+PARTS = {"thinker": Thinker, "audio_encoder": AudioEncoder, "vision_encoder": VisionEncoder}
 
 
 def test_all_files_were_found():
-    assert len(MODELS) == 12
-    assert len(STAGES) == 8
+    assert len(MODELS) == 18
+    assert len(STAGES) == 13
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, CONFIGS / "base.yaml"}
 
 
@@ -26,7 +27,16 @@ def test_all_files_were_found():
 def test_model_sizes_build(path):
     with torch.device("meta"):
         part = PARTS[path.stem](**yaml.safe_load(path.read_text(encoding="utf-8")))
-    assert part.num_parameters > 1e6
+    assert part.num_parameters > 5e5
+
+
+def test_the_thinker_sees_an_image_as_49_to_64_tokens():
+    for path in CONFIGS.glob("models/*/vision_encoder.yaml"):
+        with torch.device("meta"):
+            encoder = VisionEncoder(**yaml.safe_load(path.read_text(encoding="utf-8")))
+            tokens = encoder.tokens(torch.zeros(1, 3, encoder.image_size, encoder.image_size))
+        assert tokens.shape == (1, encoder.num_tokens, encoder.token_dim)
+        assert 49 <= encoder.num_tokens <= 64
 
 
 @pytest.mark.parametrize("name", PARTS)
