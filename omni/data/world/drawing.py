@@ -13,15 +13,16 @@ RGB = {
     "red": (220, 40, 40),
     "green": (40, 170, 60),
     "blue": (50, 80, 220),
-    "yellow": (235, 210, 40),
+    "yellow": (240, 215, 45),
     "purple": (150, 60, 190),
-    "orange": (245, 140, 30),
+    "orange": (245, 132, 25),
 }
-_BACKGROUND = (245, 245, 245)
+_BACKGROUND = (240, 240, 240)
 _RADIUS = {"small": 0.27, "large": 0.44}  # in cells
 _FINE = 4  # points across a pixel: its colour is the share of them inside the shape
 _SHAKE = 1  # pixels by which a thing may stand off the middle of its cell
-_TINT = 18  # by which each of red, green and blue may be off
+_TINT = 8  # by which each of red, green and blue may be off: yellow stays 10° of hue away from orange
+_LIGHT = 12  # by which all three may be off together
 _PENTAGRAM = (  # a star's points and notches, clockwise from the top
     *((0.0, -1.0), (0.247, -0.34), (0.951, -0.309), (0.4, 0.13), (0.588, 0.809)),
     *((0.0, 0.42), (-0.588, 0.809), (-0.4, 0.13), (-0.951, -0.309), (-0.247, -0.34)),
@@ -40,11 +41,10 @@ def draw(scene: Scene, rng: Random | None = None, *, size: int = SIZE) -> NDArra
     Returns:
         (size, size, 3): red, green, blue.
     """
-    background = np.array([_off(value, rng) for value in _BACKGROUND], np.float32)
-    picture = np.broadcast_to(background, (size, size, 3)).copy()
+    picture = np.broadcast_to(_tinted(_BACKGROUND, rng), (size, size, 3)).copy()
     cell = size // GRID
     for thing in scene.things:
-        colour = np.array([_off(value, rng) for value in RGB[thing.colour]], np.float32)
+        colour = _tinted(RGB[thing.colour], rng)
         top, left = _corner(thing, cell, size, rng)
         inside = _stamp(thing.shape, thing.size, cell)[..., None]
         patch = picture[top : top + cell, left : left + cell]
@@ -60,8 +60,11 @@ def _corner(thing: Thing, cell: int, size: int, rng: Random | None) -> tuple[int
     )
 
 
-def _off(value: int, rng: Random | None) -> int:
-    return value if rng is None else min(255, max(0, value + _whole(rng, _TINT)))
+def _tinted(colour: tuple[int, int, int], rng: Random | None) -> NDArray[np.float32]:
+    """A colour that is a little lighter or darker, and a little off."""
+    light = 0 if rng is None else _whole(rng, _LIGHT)
+    off = [0 if rng is None else light + _whole(rng, _TINT) for _ in colour]
+    return np.clip(np.add(colour, off), 0, 255).astype(np.float32)
 
 
 def _whole(rng: Random, most: int) -> int:
