@@ -5,9 +5,11 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,10 +24,62 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 120_000_000  # more than any telephone's camera takes, and 0.5 GB in memory
 
 Fit = Literal["crop", "pad", "stretch"]
+ImageFault = Literal["missing", "empty", "unreadable", "damaged", "too large"]
 
 # What Pillow's readers raise at damaged files, beside OSError.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error)
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")  # of files that once were images
 _OPENING = threading.Lock()  # around a change of the process's warning filters
+
+
+class ImageError(UserError):
+    """An image that cannot be had.
+
+    Args:
+        fault: What is the matter with it, in a word or two.
+        message: The line for the user.
+    """
+
+    def __init__(self, fault: ImageFault, message: str):
+        super().__init__(message)
+        self.fault: ImageFault = fault
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.fault, str(self))
+
+
+class ImageInfo(NamedTuple):
+    """What an image file's header tells.
+
+    Attributes:
+        width: Pixels, before it is turned as its EXIF says.
+        height: The same.
+        format: As Pillow calls it: JPEG, PNG, GIF.
+        mode: Pillow's name of how pixels are kept: RGB, L (grey), P (palette), CMYK, I;16.
+        frames: Pictures in it, of which `read_image` reads the first.
+    """
+
+    width: int
+    height: int
+    format: str
+    mode: str
+    frames: int
+
+
+def image_info(source: str | Path | bytes, *, name: str | None = None) -> ImageInfo:
+    """What an image's header tells; its pixels are not read.
+
+    Args:
+        source: A file, or its bytes.
+        name: What to call it in messages; the file's name if not given.
+
+    Raises:
+        ImageError: As of `read_image`, where the header shows it.
+    """
+    name = _name(source, name)
+    with _damage(name), _open(source, name) as image:
+        frames = getattr(image, "n_frames", 1)
+        return ImageInfo(image.width, image.height, image.format or "", image.mode, frames)
 
 
 def read_image(source: str | Path | bytes, *, name: str | None = None) -> Tensor:
@@ -39,21 +93,13 @@ def read_image(source: str | Path | bytes, *, name: str | None = None) -> Tensor
         (3, height, width), uint8: red, green, blue.
 
     Raises:
-        UserError: If there is no such file, it is no image, is damaged or cut off, or has too many pixels.
+        ImageError: If there is no such file, it is no image, is damaged or cut off, or has too many pixels.
     """
-    name = name or ("the image" if isinstance(source, bytes) else str(source))
-    try:
-        with _open(source, name) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(_too_large(name, f"{image.width} × {image.height} pixels"))
-            rgb = _to_rgb(ImageOps.exif_transpose(image), name)
-    except UserError:
-        raise
-    except MemoryError as error:
-        raise UserError(_too_large(name, "it does not fit into memory")) from error
-    except _DAMAGED as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name}: a damaged image ({reason}): mend it or leave it out") from error
+    name = _name(source, name)
+    with _damage(name), _open(source, name) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_large(name, f"{image.width} × {image.height} pixels")
+        rgb = _to_rgb(ImageOps.exif_transpose(image), name)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
@@ -61,35 +107,57 @@ def read_bytes(path: str | Path, *, name: str | None = None) -> bytes:
     """A file's content.
 
     Raises:
-        UserError: If there is no such file, or it cannot be read.
+        ImageError: If there is no such file, or it cannot be read.
     """
     try:
         return Path(path).read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"{name or path}: there is no such file") from error
+        raise ImageError("missing", f"{name or path}: there is no such file") from error
     except OSError as error:
-        raise UserError(f"{name or path}: cannot be read ({error.strerror or error})") from error
+        raise ImageError("unreadable", f"{name or path}: cannot be read ({error.strerror or error})") from error
+
+
+def _name(source: str | Path | bytes, name: str | None) -> str:
+    return name or ("the image" if isinstance(source, bytes) else str(source))
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Says of a damaged file that it is one, whatever its reader raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise _too_large(name, "it does not fit into memory") from error
+    except _DAMAGED as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ImageError("damaged", f"{name}: a damaged image ({reason}): mend it or leave it out") from error
 
 
 def _open(source: str | Path | bytes, name: str) -> Image.Image:
     """Reads the header."""
     content = source if isinstance(source, bytes) else read_bytes(source, name=name)
     if not content:
-        raise UserError(f"{name}: an empty file, no image")
+        raise ImageError("empty", f"{name}: an empty file, no image")
     try:
         with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(content))
     except Image.DecompressionBombError as error:
-        raise UserError(_too_large(name, str(error).split(",")[0])) from error
+        raise _too_large(name, str(error).split(",")[0]) from error
     except UnidentifiedImageError as error:
         if b"<svg" in content[:4096].lower():
-            raise UserError(f"{name}: SVG is a drawing, not pixels: save it as PNG") from error
-        raise UserError(f"{name}: no image, whatever its name (it begins with {content[:8]!r})") from error
+            raise ImageError("unreadable", f"{name}: SVG is a drawing, not pixels: save it as PNG") from error
+        if content.startswith(_BEGINNINGS):
+            raise ImageError("damaged", f"{name}: a damaged image (its header): mend it or leave it out") from error
+        begin = f"it begins with {content[:8]!r}"
+        raise ImageError("unreadable", f"{name}: no image, whatever its name ({begin})") from error
 
 
-def _too_large(name: str, what: str) -> str:
-    return f"{name}: too large, perhaps a decompression bomb ({what}): {MAX_PIXELS:,} pixels are read at most"
+def _too_large(name: str, what: str) -> ImageError:
+    message = f"{name}: too large, perhaps a decompression bomb ({what}): {MAX_PIXELS:,} pixels are read at most"
+    return ImageError("too large", message)
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -98,7 +166,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         values = values // 256 if image.mode != "I" or values.max(initial=0) > 255 else values
         return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise UserError(f"{name}: floating-point pixels, of unknown range: save it with 8 or 16 bits")
+        told = "floating-point pixels, of unknown range: save it with 8 or 16 bits"
+        raise ImageError("unreadable", f"{name}: {told}")
     if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -11,15 +11,21 @@ from omni.errors import UserError
 ATTRIBUTE = "label"  # what classes are called where nothing else names them
 
 
+class EmptyClass(UserError):
+    """A class of which there is no image."""
+
+
 @final
 class ClassFolders(ImageSource):
     """A folder for each class, as torchvision's `ImageFolder` has it; images may lie deeper in it.
+
+    A class without an image is a faulty row.
 
     Args:
         folder: The folder that holds those of the classes.
 
     Raises:
-        UserError: If there is no class, or one without an image.
+        UserError: If there is no class.
     """
 
     complete = True
@@ -33,12 +39,12 @@ class ClassFolders(ImageSource):
             loose = sum(path.suffix.lower() in SUFFIXES for path in children)
             what = f"{loose} images but no folders of classes" if loose else "no folders of classes"
             raise UserError(f"{folder}: holds {what}: put images into folder/CLASS/, or name a manifest")
-        if empty := [name for name, files in self._files.items() if not files]:
-            raise UserError(f"{folder / min(empty)}: a class without an image: fill it or remove it")
         self.classes = {ATTRIBUTE: tuple(sorted(self._files, key=natural))}
 
     def rows(self, faults: Faults) -> Iterator[ImageRow]:
         for name in self.classes[ATTRIBUTE]:
+            if not self._files[name]:
+                faults.add(EmptyClass(f"{self.folder / name}: a class without an image: fill it or remove it"))
             for file in self._files[name]:
                 yield ImageRow(str(file), file, {ATTRIBUTE: name})
 

@@ -11,6 +11,7 @@ from omni.data.images.folders import ATTRIBUTE
 from omni.data.images.rows import Faults, ImageRow, Labels
 from omni.data.images.sources import ImageSource
 from omni.errors import UserError
+from omni.media.images import ImageError
 
 _FOLDERS = ("", "Images", "images")  # beside a manifest, where its images may lie
 
@@ -62,12 +63,14 @@ class Manifest(ImageSource):
         for entry in self.entries():
             if isinstance(entry, UserError):
                 faults.add(entry)
-            elif self.only is None or entry.image in self.only:
+            elif (self.only is None or entry.image in self.only) and entry.image not in missing:
                 row = joined.get(entry.image)
                 if row is None:
                     path = next((path for folder in folders if (path := folder / entry.image).is_file()), None)
                     if path is None:
-                        faults.add(UserError(f"{entry.where}: there is no image {folders[0] / entry.image}"))
+                        faults.add(
+                            ImageError("missing", f"{entry.where}: there is no image {folders[0] / entry.image}")
+                        )
                         missing.add(entry.image)
                         continue
                     joined[entry.image] = ImageRow(f"{entry.where}, {path}", path, entry.labels, entry.captions)
@@ -113,8 +116,11 @@ class Table(Manifest):
                     raise UserError(f"{self.path}: no column 'image' in its first row, only {', '.join(columns)}")
                 for row in reader:
                     where = f"{self.path}: row {reader.line_num}"
+                    known = {name: value for name, value in row.items() if name is not None and value}
                     try:
-                        yield _entry(where, {name: value for name, value in row.items() if name is not None and value})
+                        if "caption" in columns and not {"caption", "label"} & known.keys() and "image" in known:
+                            raise UserError(f"{where}: no caption of {known['image']}: write one, or drop the row")
+                        yield _entry(where, known)
                     except UserError as error:
                         yield error
             except (UnicodeDecodeError, csv.Error) as error:
@@ -142,10 +148,11 @@ class Coco(Manifest):
             yield Entry(f"{self.path}: {name}", name, {}, ())
         for number, annotation in enumerate(annotations, 1):
             where = f"{self.path}: annotation {number}"
-            if annotation.get("image_id") not in names:
-                yield UserError(f"{where}: a caption of image {annotation.get('image_id')!r}, which is not there")
+            image = annotation.get("image_id") if isinstance(annotation, dict) else None
+            if not isinstance(image, int | str) or image not in names:
+                yield UserError(f"{where}: a caption of image {image!r}, which is not there")
             else:
-                row = {"image": names[annotation["image_id"]], "caption": annotation.get("caption")}
+                row = {"image": names[image], "caption": annotation.get("caption") or ""}
                 try:
                     yield _entry(where, row)
                 except UserError as error:
