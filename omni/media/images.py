@@ -1,19 +1,20 @@
 """Images: read from any file that Pillow knows, brought to one size. Training and serving see through the same code."""
 
 import io
+import re
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
@@ -29,6 +30,16 @@ ImageFault = Literal["missing", "empty", "unreadable", "damaged", "too large"]
 # What Pillow's readers raise at damaged files, beside OSError.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error)
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")  # of files that once were images
+_TURNS = {  # what makes an image upright, by the orientation that EXIF tells
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_DRAWINGS = ("EPS", "WMF")  # which other programs would have to run for
 _OPENING = threading.Lock()  # around a change of the process's warning filters
 
 
@@ -78,7 +89,8 @@ def image_info(source: str | Path | bytes, *, name: str | None = None) -> ImageI
     """
     name = _name(source, name)
     with _damage(name), _open(source, name) as image:
-        frames = getattr(image, "n_frames", 1)
+        with _quiet():
+            frames = getattr(image, "n_frames", 1)
         return ImageInfo(image.width, image.height, image.format or "", image.mode, frames)
 
 
@@ -99,7 +111,11 @@ def read_image(source: str | Path | bytes, *, name: str | None = None) -> Tensor
     with _damage(name), _open(source, name) as image:
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(name, f"{image.width} × {image.height} pixels")
-        rgb = _to_rgb(ImageOps.exif_transpose(image), name)
+        with _quiet() if image.format == "TIFF" else nullcontext():  # whose reader turns it by itself, and complains
+            image.load()
+        with _quiet():
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        rgb = _to_rgb(image if turn is None else image.transpose(turn), name)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
@@ -141,18 +157,33 @@ def _open(source: str | Path | bytes, name: str) -> Image.Image:
     if not content:
         raise ImageError("empty", f"{name}: an empty file, no image")
     try:
-        with _OPENING, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(content))
+        with _quiet():
+            image = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError as error:
-        raise _too_large(name, str(error).split(",")[0]) from error
+        pixels = re.search(r"\d+(?= pixels)", str(error))
+        raise _too_large(name, f"{int(pixels[0]):,} pixels" if pixels else "more pixels than memory holds") from error
     except UnidentifiedImageError as error:
         if b"<svg" in content[:4096].lower():
-            raise ImageError("unreadable", f"{name}: SVG is a drawing, not pixels: save it as PNG") from error
-        if content.startswith(_BEGINNINGS):
+            raise _drawing(name, "SVG") from error
+        if content.startswith(_BEGINNINGS) or (content[:4], content[8:12]) == (b"RIFF", b"WEBP"):
             raise ImageError("damaged", f"{name}: a damaged image (its header): mend it or leave it out") from error
         begin = f"it begins with {content[:8]!r}"
         raise ImageError("unreadable", f"{name}: no image, whatever its name ({begin})") from error
+    if image.format in _DRAWINGS:
+        raise _drawing(name, image.format)
+    return image
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Swallows Pillow's warnings: of sizes that are checked here, and of metadata that nobody needs."""
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _drawing(name: str, kind: str) -> ImageError:
+    return ImageError("unreadable", f"{name}: {kind} is a drawing, not pixels: save it as PNG")
 
 
 def _too_large(name: str, what: str) -> ImageError:

@@ -1,7 +1,6 @@
 """Images with labels or captions."""
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,9 +18,10 @@ from omni.data.images.dataset import ImageDataset, LabelTable, attributes_of, en
 from omni.data.images.entries import open_images
 from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import ImageSource, Location
+from omni.data.images.splits import check_classes, check_leak, hold_out, with_words
 from omni.data.images.stream import ImageStream
-from omni.data.sampling import OrderedBatches, ResumableData, ShuffledBatches
-from omni.data.stream import StreamLoader
+from omni.data.sampling import OrderedBatches, ShuffledBatches
+from omni.data.stream import StreamableData, StreamLoader
 from omni.data.vocabulary import find_tokenizer
 from omni.errors import UserError
 from omni.media.images import Fit, Preprocessing
@@ -42,7 +42,7 @@ class _Plan(NamedTuple):
 
 
 @final
-class ImageData(ResumableData):
+class ImageData(StreamableData):
     """Images with labels, captions or both; see `omni.batch.ImageBatch`.
 
     Images are cropped or padded to squares of one size, stay in memory where there is room, and are augmented in
@@ -113,7 +113,7 @@ class ImageData(ResumableData):
         seed: int = 0,
         cache_dir: str = "data/cache",
     ) -> None:
-        super().__init__(num_workers=num_workers, seed=seed)
+        super().__init__(streaming=streaming, num_workers=num_workers, seed=seed)
         given = {"train": train, "val": val, "test": test}
         self.entries = {split: [e] if isinstance(e, str) else list(e) for split, e in given.items() if e is not None}
         self.image_size, self.load_size = image_size, load_size or image_size
@@ -123,27 +123,33 @@ class ImageData(ResumableData):
         self.val_fraction = val_fraction
         self.tokenizer_spec, self.vocab_size, self.caption_tokens = tokenizer, vocab_size, caption_tokens
         self.bad_images, self.memory_gb = bad_images, memory_gb
-        self.streaming, self.shuffle_buffer = streaming, shuffle_buffer
+        self.shuffle_buffer = shuffle_buffer
         folder = None if image_folder is None else Path(image_folder).expanduser()
         self.cache_dir = Path(cache_dir).expanduser()
         self.location = Location(Path(root).expanduser(), folder, download, self.cache_dir, streaming)
         self._check_arguments()
         self._plan: _Plan | None = None
         self._images: dict[str, ImageDataset] = {}
-        self._starts = [0]  # of the passes over a stream, in batches
+        self._fingerprint: str | None = None
 
     # ------------------------------------------------------------------ what Lightning calls
 
     @property
     def fingerprint(self) -> str:
-        plan = self._plan_of(may_write=False)
-        digest = hashlib.sha256(f"{self.preprocessing} {self.load_size} {plan.tokenizer.fingerprint}".encode())
-        for split in ("train", "val"):
-            for row in plan.rows.get(split, []):
-                digest.update(row.identity() + f"{row.labels} {row.captions}".encode())
-        for stream in plan.streams:
-            digest.update(stream.name.encode())
-        return digest.hexdigest()
+        if self._fingerprint is None:  # found once: it reads every file's beginning
+            plan = self._plan_of(may_write=False)
+            digest = hashlib.sha256(f"{self.preprocessing} {self.load_size} {plan.tokenizer.fingerprint}".encode())
+            for split in ("train", "val"):
+                for row in plan.rows.get(split, []):
+                    digest.update(row.identity() + f"{row.labels} {row.captions}".encode())
+            for stream in plan.streams:
+                digest.update(stream.name.encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    @property
+    def stream_identity(self) -> str:
+        return f"{self.fingerprint} {self.batch_size} {self.shuffle_buffer}"
 
     def prepare_data(self) -> None:
         self._plan_of(may_write=True)
@@ -174,17 +180,6 @@ class ImageData(ResumableData):
         rows = range(share["rank"], len(self._images["test"]), share["world_size"])
         return DataLoader(loader.dataset, batch_size=self.val_batch_size, sampler=rows, collate_fn=loader.collate_fn)
 
-    def state_dict(self) -> dict[str, Any]:
-        if not self.streaming or self.trainer is None:
-            return super().state_dict()
-        return {"finished": self._finished(), "starts": list(self._starts)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self.streaming or self.trainer is None or not self.trainer.training:
-            return super().load_state_dict(state_dict)
-        self._starts[:] = state_dict["starts"]
-        return None
-
     # ------------------------------------------------------------------ what is read
 
     def _plan_of(self, *, may_write: bool) -> _Plan:
@@ -205,15 +200,16 @@ class ImageData(ResumableData):
             for split, some in sources.items()
             if split != "train" or not self.streaming
         }
+        rows |= {split: with_words(some, faults[split]) for split, some in rows.items() if split != "test"}
         if "val" not in rows:
             rows["train"], rows["val"] = hold_out(rows["train"], self.val_fraction)
-        _check_leak(rows)
+        check_leak(rows)
         known = {name: values for source in sources["train"] for name, values in source.classes.items()}
         if len(sources["train"]) > 1:
             known = {}  # of several sources, what occurs in their rows counts
         attributes = attributes_of(rows.get("train", []), known)
         for split in ("val", "test"):
-            _check_classes(sources.get(split, []), attributes)
+            check_classes(sources.get(split, []), attributes)
         captions = {split: [text for row in some for text in row.captions] for split, some in rows.items()}
         self._check_rows(rows, attributes, captions)
         tokenizer = self._find_tokenizer(captions.get("train", []), may_write=may_write)
@@ -292,10 +288,7 @@ class ImageData(ResumableData):
         return self.loader(images, OrderedBatches(len(images), self.val_batch_size, **self.rank()))
 
     def _stream_loader(self) -> StreamLoader:
-        trainer: Any = self.trainer
-        if trainer is not None and trainer.overfit_batches:
-            raise UserError("trainer.overfit_batches needs images that can be read again: set data.streaming to false")
-        plan, rank = self._plan_of(may_write=False), self.rank()
+        plan = self._plan_of(may_write=False)
         stream: Any = ImageStream(
             plan.streams,
             plan.attributes,
@@ -308,13 +301,9 @@ class ImageData(ResumableData):
             size=self.image_size,
             augmentation=self.augmentation,
             seed=self.seed,
-            **rank,
+            **self.rank(),
         )
-        agree = bool  # a rank alone agrees with itself
-        if trainer is not None and rank["world_size"] > 1:
-            agree = trainer.strategy.reduce_boolean_decision
-        options = self.loader_options() | {"persistent_workers": False}  # a worker learns of the next pass by being new
-        return StreamLoader(stream, position=self.position, starts=self._starts, agree=agree, **options)
+        return self.stream_loader(stream)
 
     # ------------------------------------------------------------------ what is refused
 
@@ -343,10 +332,6 @@ class ImageData(ResumableData):
                 raise UserError(f"no image is left for data.{split}: change data.val_fraction, or give data.val")
         if not self.streaming and not attributes and not captions["train"]:
             raise UserError("data.train has neither labels nor captions: there is nothing to learn from")
-        for split, some in rows.items():
-            bare = next((row for row in some if captions[split] and not row.captions and not row.labels), None)
-            if bare is not None:
-                raise UserError(f"{bare.where}: an image without a caption: write one, or leave it out")
 
 
 @final
@@ -363,41 +348,3 @@ class _CaptionTexts(Documents):
 
     def fingerprint(self, *, content: bool) -> str:
         return hashlib.sha256("\n".join(self.texts).encode()).hexdigest()
-
-
-def hold_out(rows: list[ImageRow], fraction: float) -> tuple[list[ImageRow], list[ImageRow]]:
-    """Holds images out by a hash of their content, so that copies of one are never on both sides.
-
-    Returns:
-        Images to train on, and those held out; neither is empty.
-
-    Raises:
-        UserError: If there are not two different images.
-    """
-    draws = [int.from_bytes(row.identity()) / 2**64 for row in rows]
-    if len(set(draws)) < 2:
-        raise UserError(f"{len(set(draws))} images cannot be split into training and validation: give data.val")
-    threshold = min(max(fraction, math.nextafter(min(draws), 1)), max(draws))
-    sides: tuple[list[ImageRow], list[ImageRow]] = ([], [])
-    for row, draw in zip(rows, draws, strict=True):
-        sides[draw < threshold].append(row)
-    return sides
-
-
-def _check_leak(rows: dict[str, list[ImageRow]]) -> None:
-    files = {row.image.resolve() for row in rows.get("train", []) if isinstance(row.image, Path)}
-    for split in ("val", "test"):
-        for row in rows.get(split, []):
-            if isinstance(row.image, Path) and row.image.resolve() in files:
-                raise UserError(f"{row.where} is in data.train and in data.{split}: leave it out of one")
-
-
-def _check_classes(sources: list[ImageSource], attributes: tuple[Attribute, ...]) -> None:
-    """Folders of classes must be the same in every split."""
-    known = {attribute.name: set(attribute.values) for attribute in attributes}
-    for source in sources:
-        for name, values in source.classes.items() if source.complete else ():
-            if extra := set(values) - known.get(name, set()):
-                raise UserError(f"{source.name}: has a class {min(extra)!r} that the training images do not have")
-            if missing := known[name] - set(values):
-                raise UserError(f"{source.name}: lacks the class {min(missing)!r} of the training images")
