@@ -260,7 +260,9 @@ class Stage(LightningModule, ABC):
         self._rng = checkpoint["rng"]
 
     def on_train_start(self) -> None:
-        """Continues the random numbers where the checkpoint left them."""
+        """Puts frozen parts in eval mode, and continues the random numbers where the checkpoint left them."""
+        for name in self.frozen:  # Lightning does not call `train` where fitting begins
+            self.part(name).eval()
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"])
             if len(self._rng["cuda"]) == torch.cuda.device_count():
