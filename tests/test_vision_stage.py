@@ -352,6 +352,30 @@ def test_images_without_captions_are_refused():
         make(data=Data()).loss(batch(captions=None, caption_ids=None))
 
 
+def test_a_checkpoint_of_other_parts_or_other_classes_is_not_continued():
+    stage, data = make(data=Data(), samples=0), Data()
+    lineage = {"stage": "VisionPretraining", "tokenizer": data.tokenizer.fingerprint, "ancestors": {}}
+    saved: dict[str, Any] = {
+        "state_dict": stage.state_dict(),
+        "parts": stage.parts,
+        "lineage": lineage,
+        "rng": None,
+        "images": {"attributes": [("label", ["blue", "green", "red"], False)]},
+    }
+    stage.check_checkpoint(saved, "run.ckpt")
+    stage.on_load_checkpoint(saved)
+    for given, words in (
+        ({"contrast": None, "text_encoder": None}, "run.ckpt also holds contrast, text_encoder"),
+        ({"text_encoder": TextEncoder(vocab_size=288, dim=24, num_heads=3)}, "is another than that of this"),
+    ):
+        with pytest.raises(UserError, match=words):
+            make(**given).check_checkpoint(saved, "run.ckpt")
+    for values in (("blue", "green", "rot"), ("green", "blue", "red")):
+        other = make(data=Data(attributes=(Attribute("label", values),)))
+        with pytest.raises(UserError, match="does not have the classes that this checkpoint was trained with: label"):
+            other.on_load_checkpoint(saved)
+
+
 def test_only_a_part_that_reads_must_know_the_tokenizer():
     foreign = {"tokenizer": "another"}
     for name in ("vision_encoder", "text_encoder"):

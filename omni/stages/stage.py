@@ -234,7 +234,7 @@ class Stage(LightningModule, ABC):
         }
 
     def check_checkpoint(self, checkpoint: dict[str, Any], path: str) -> None:
-        """Refuses a checkpoint of another stage, or of parts of other shapes.
+        """Refuses a checkpoint of another stage, of other parts, or of parts of other shapes.
 
         Raises:
             UserError: Naming what differs.
@@ -247,6 +247,11 @@ class Stage(LightningModule, ABC):
             )
         for name, part in self.parts.items():
             checkpoints.check_fit(part, name, checkpoint, path)
+        if more := sorted(checkpoint["parts"].keys() - self.parts.keys()):
+            raise UserError(
+                f"{path} also holds {', '.join(more)}, which this configuration lacks: add model.init_args.{more[0]}, "
+                "or begin with some of its parts by --init_from"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes back the lineage and the random numbers, and refuses another tokenizer's checkpoint."""

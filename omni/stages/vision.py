@@ -1,6 +1,6 @@
 """Stage C: the vision encoder learns to see, by classification, by contrast with captions, or by both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -280,3 +280,19 @@ class VisionPretraining(Stage):
             "fit": preprocessing.fit,
             "attributes": [(a.name, list(a.values), a.several) for a in self.attributes],
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses, too, a classifier of other classes than the data's, be they as many."""
+        super().on_load_checkpoint(checkpoint)
+        there = [Attribute(name, tuple(v), several) for name, v, several in checkpoint["images"]["attributes"]]
+        if self.classifier is not None and (differing := sorted({*_names(there)} ^ {*_names(self.attributes)})):
+            raise UserError(
+                f"the data does not have the classes that this checkpoint was trained with: {differing[0]} is only in "
+                "one of them; to learn other classes, begin with its encoder: --init_from.vision_encoder"
+            )
+
+
+def _names(attributes: Sequence[Attribute]) -> list[str]:
+    """Each class and its column, in words."""
+    every = [f"{attribute.name} {value!r}" for attribute in attributes for value in attribute.values]
+    return [f"{name} (number {number})" for number, name in enumerate(every)]
