@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from omni.data.world.images import image_row
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
@@ -44,6 +45,15 @@ def test_sizes_of_a_part_name_the_same_arguments(name):
     """One size given over another is merged with it: an argument that only the other names would stay."""
     files = [path for path in MODELS if path.stem == name]
     assert len({frozenset(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in files}) == 1
+
+
+def test_the_world_has_as_many_classes_as_its_classifier():
+    config = yaml.safe_load((CONFIGS / "world/vision.yaml").read_text(encoding="utf-8"))
+    found = set()
+    for index in range(600):
+        for name, value in image_row(0, "train", index)["labels"].items():
+            found |= {(name, each) for each in (value if isinstance(value, list) else [value])}
+    assert config["model"]["init_args"]["classifier"]["init_args"]["num_classes"] == len(found)
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: str(path.relative_to(CONFIGS)))

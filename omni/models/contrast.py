@@ -34,7 +34,8 @@ class ContrastHead(Part):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.image_dim, self.text_dim, self.dim, self.loss = image_dim, text_dim, dim, loss
+        self.image_dim, self.text_dim, self.dim = image_dim, text_dim, dim
+        self.loss: Literal["sigmoid", "softmax"] = loss
         self.dropout = nn.Dropout(dropout)
         self.image = nn.Linear(image_dim, dim, bias=False)
         self.text = nn.Linear(text_dim, dim, bias=False)

@@ -195,7 +195,9 @@ class VisionPretraining(Stage):
             whose = rows[:, None].expand_as(present)[present]
             self.retrieval.update(images, rows, texts, whose, batch.caption_ids[present])
         if self._samples is None:
-            self._samples = ImageBatch(*(value if value is None else value[: self.num_samples] for value in batch))
+            self._samples = batch._replace(
+                **{k: value[: self.num_samples] for k, value in batch._asdict().items() if value is not None}
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics and shows some images."""
