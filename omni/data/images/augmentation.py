@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import resized_crop
 
 from omni.errors import UserError
 from omni.media.images import to_pixels
@@ -88,11 +89,14 @@ class Augmentation:
         if self.crop < 1:
             area = self.crop + (1 - self.crop) * torch.rand(count)
             stretch = torch.exp(torch.empty(count).uniform_(-0.2877, 0.2877) / 2)  # sides' ratio of 3:4 to 4:3
-            shares = torch.stack(((area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)), 1)
-            centres = (1 - shares) * (2 * torch.rand(count, 2) - 1)
-            moves = torch.cat((torch.diag_embed(shares), centres[..., None]), 2)
-            grid = F.affine_grid(moves, [count, 1, size, size], align_corners=False)
-            return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False).round_().byte()
+            sides = torch.stack((area.sqrt() / stretch, area.sqrt() * stretch), 1).clamp(max=1) * side
+            sides = sides.round().clamp(min=1)
+            corners = (torch.rand(count, 2) * (side - sides + 1)).floor()
+            boxes = torch.cat((corners, sides), 1).int().tolist()
+            # One by one: 4 × as fast as a grid of samples for all at 224 pixels, and fine lines do not flicker.
+            return torch.stack(
+                [resized_crop(image, *box, [size, size]) for image, box in zip(images, boxes, strict=True)]
+            )
         images = F.pad(images, (self.shift,) * 4) if self.shift else images
         room = images.shape[-1] - size
         if not room:
