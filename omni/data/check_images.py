@@ -77,15 +77,15 @@ class _Reported(Faults):
 
     def __init__(self, report: Report):
         super().__init__(skip=True)
-        self.report = report
+        self._findings = report
 
     def add(self, error: UserError) -> None:
         if isinstance(error, EmptyClass):
             kind = "empty class"
         else:
             kind = _FAULTS[error.fault] if isinstance(error, ImageError) else "bad image row"
-            self.report.rows += 1
-        self.report.add_error(kind, error)
+            self._findings.rows += 1
+        self._findings.add_error(kind, error)
 
 
 class ImageCheck:

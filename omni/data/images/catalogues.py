@@ -58,7 +58,7 @@ class TorchvisionSet(ImageSource):
 
     Args:
         name: Of its class in `torchvision.datasets`.
-        split: `train`, `val` or `test`.
+        split: `train`, `val` or `test`, or what else it calls one of its splits.
         location: Where its files lie, and whether they may be downloaded.
     """
 
@@ -66,14 +66,14 @@ class TorchvisionSet(ImageSource):
         import torchvision.datasets
 
         self.name = f"torchvision:{name}, {split}"
-        kind = getattr(torchvision.datasets, name, None)
+        kind: Any = getattr(torchvision.datasets, name, None)
         if not isinstance(kind, type) or not issubclass(kind, torch.utils.data.Dataset):
             raise UserError(f"torchvision:{name}: torchvision has no data set of this name")
-        arguments = _arguments(kind, split, self.name)
+        arguments = {"root": str(location.root), **_arguments(kind, split, self.name)}
         if "download" in inspect.signature(kind).parameters:
             arguments["download"] = location.download
         try:
-            self._data: Any = kind(root=str(location.root), **arguments)
+            self._data: Any = kind(**arguments)
         except (RuntimeError, OSError, ValueError, TypeError) as error:
             raise UserError(
                 f"{self.name}: cannot be read in {location.root} ({str(error).splitlines()[0]}): set data.root to its "
@@ -85,11 +85,26 @@ class TorchvisionSet(ImageSource):
         self.classes = {ATTRIBUTE: tuple(", ".join(c) if isinstance(c, tuple) else str(c) for c in classes)}
 
     def rows(self, faults: Faults) -> Iterator[ImageRow]:
-        names = self.classes[ATTRIBUTE]
+        names, files = self.classes[ATTRIBUTE], self._files()
         for number in range(len(self._data)):
-            image, label = self._data[number]
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-            yield ImageRow(f"{self.name}: image {number}", pixels, {ATTRIBUTE: names[label]})
+            where = f"{self.name}: image {number}"
+            if files:  # read when it is needed: all pixels of large photographs would not fit into memory
+                path, label = files[number]
+                yield ImageRow(f"{where}, {path}", Path(path), {ATTRIBUTE: names[label]})
+            else:
+                image, label = self._data[number]
+                pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+                yield ImageRow(where, pixels, {ATTRIBUTE: names[label]})
+
+    def _files(self) -> list[tuple[str | Path, int]]:
+        """File and class of every image, where torchvision keeps them so; it has several names for that."""
+        for name in ("samples", "_samples"):
+            if found := getattr(self._data, name, None):
+                return found if isinstance(found[0][0], str | Path) else []
+        for name in ("_image_files", "_images"):
+            if found := getattr(self._data, name, None):
+                return list(zip(found, self._data._labels, strict=True))
+        return []
 
 
 @final
@@ -145,11 +160,11 @@ class HubImages(ImageSource):
         captions = row[self._caption] if self._caption else ()
         captions = (captions,) if isinstance(captions, str) else tuple(captions or ())
         label = row[self._label] if self._label else None
-        known = label is not None and label >= 0
+        classes = self.classes.get(ATTRIBUTE, ())
         return ImageRow(
             f"{self.name}: row {number}",
             Path(image["path"]) if image.get("bytes") is None and image.get("path") else image.get("bytes") or b"",
-            {ATTRIBUTE: self.classes[ATTRIBUTE][label]} if known else {},
+            {} if label is None or label < 0 else {ATTRIBUTE: classes[label]},
             captions,
         )
 
@@ -158,11 +173,11 @@ def open_torchvision(rest: str, split: str, location: Location) -> ImageSource:
     """The source behind `torchvision:NAME[:SPLIT]`."""
     name, _, chosen = rest.partition(":")
     split = chosen or split
-    if split not in _SPLITS:
-        raise UserError(f"torchvision:{rest}: the splits are {', '.join(_SPLITS)}")
     if name in _MNIST and (location.root / name / "raw").is_dir():
-        if split == "val":
-            raise UserError(f"torchvision:{name} has no val split: leave data.val out, or name torchvision:{name}:test")
+        if split not in ("train", "test"):
+            raise UserError(
+                f"torchvision:{name} has no {split} split: leave data.val out, or name torchvision:{name}:test"
+            )
         return MnistFiles(location.root / name, split, _MNIST[name])
     return TorchvisionSet(name, split, location)
 
@@ -176,13 +191,15 @@ def open_hub(rest: str, split: str, location: Location) -> HubImages:
     return HubImages(repository, config, (chosen,) if chosen else _SPLITS[split], location)
 
 
-def _arguments(kind: type, split: str, name: str) -> dict[str, Any]:
-    """How a data set of torchvision is told its split."""
+def _arguments(kind: Any, split: str, name: str) -> dict[str, Any]:
+    """How a data set of torchvision is told its split; one without splits is for training."""
     parameters = inspect.signature(kind).parameters
     if "split" in parameters:
         return {"split": split}
-    if "train" in parameters and split != "val":
+    if "train" in parameters and split in ("train", "test"):
         return {"train": split == "train"}
+    if "train" not in parameters and split == "train":
+        return {}
     raise UserError(f"{name}: has no such split: leave data.val out, or name torchvision:NAME:test")
 
 

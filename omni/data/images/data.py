@@ -308,8 +308,8 @@ class ImageData(StreamableData):
     # ------------------------------------------------------------------ what is refused
 
     def _check_arguments(self) -> None:
-        ones = dict.fromkeys(("image_size", "batch_size", "val_batch_size"), 1)
-        least = {**ones, "caption_tokens": 3, "num_workers": 0, "seed": 0}
+        least = {"image_size": 2, "batch_size": 1, "val_batch_size": 1}
+        least |= {"caption_tokens": 3, "num_workers": 0, "seed": 0}
         for name, limit in {**least, "shuffle_buffer": self.batch_size if self.streaming else 1}.items():
             if getattr(self, name) < limit:
                 raise UserError(f"data.{name} is {getattr(self, name)}: it must be {limit} or more")

@@ -219,9 +219,20 @@ def load_images(
 
 def readable(rows: Sequence[ImageRow], faults: Faults) -> list[ImageRow]:
     """The rows whose images can be read; the others go to `faults`. Keeps no pixels."""
-    tiny = Preprocessing(1, "stretch")
-    parts = [load_images(rows[start : start + _BLOCK], tiny, faults)[0] for start in range(0, len(rows), _BLOCK)]
-    return [row for part in parts for row in part]
+
+    def fault(row: ImageRow) -> UserError | None:
+        try:
+            row.read()
+        except UserError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(fault, rows))
+    for error in found:
+        if error is not None:
+            faults.add(error)
+    return [row for row, error in zip(rows, found, strict=True) if error is None]
 
 
 def _stack(images: list[Tensor]) -> Tensor:

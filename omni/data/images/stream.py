@@ -15,6 +15,8 @@ from omni.data.images.rows import Faults, ImageRow
 from omni.media.images import Preprocessing
 from omni.tokenizer import Tokenizer
 
+_AT_A_TIME = 16  # rows that are drawn from the Hub together
+
 
 @final
 class ImageStream(IterableDataset[ImageBatch]):
@@ -85,5 +87,9 @@ class ImageStream(IterableDataset[ImageBatch]):
 
         for source in self.sources:
             table = source.table.shuffle(seed=int(np.uint32(self.seed + self.epoch)), buffer_size=1)  # of its files
-            for number, row in enumerate(split_dataset_by_node(table, share, shares), 1):
-                yield source.row(row, number)
+            number = 0
+            # not `__iter__`: in a worker that would share the files out once more, and lose some
+            for columns in split_dataset_by_node(table, share, shares).iter(batch_size=_AT_A_TIME):
+                for values in zip(*columns.values(), strict=True):
+                    number += 1
+                    yield source.row(dict(zip(columns, values, strict=True)), number)
