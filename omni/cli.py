@@ -107,7 +107,7 @@ def _call(verb: str, argv: list[str]) -> Any:
             return auto_cli(function, args=argv, prog=f"omni {verb}", as_positional=False, exit_on_error=False)
         parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
         _add_arguments(parser, function, positionals, lists)
-        arguments: Any = parser.instantiate_classes(parser.parse_args(argv))
+        arguments: Any = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:
         raise UserError(f"{one_line(error)} (`omni {verb} --help` tells what there is)") from error
     return function(**arguments.as_dict())
