@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from omni.models.vision_encoder import VisionEncoder
 
@@ -179,3 +180,13 @@ def test_pixels_are_normalised_by_the_encoder_itself():
 def test_sizes_that_make_no_sense_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         make(**arguments)
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_operations_are_those_that_pytorch_counts(stem):
+    encoder = make(stem=stem, stem_depth=2, dim=64, ffn_dim=128)
+    with FlopCounterMode(display=False) as counter:
+        encoder(images(1))
+    by_kind = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
+    products = sum(count for name, count in by_kind.items() if "attention" not in name)
+    assert encoder.flops_per_image == pytest.approx(3 * products, rel=0.03)  # the backward pass takes two more

@@ -6,13 +6,12 @@ from typing import Any, final
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from omni.batch import Attribute, ImageBatch
 from omni.errors import UserError
 from omni.image_figures import attention_figure, confusion_figure, image_grid
 from omni.losses import Loss, classification_loss, contrastive_loss
-from omni.metrics import Classification, Retrieval
+from omni.metrics import Classification, MeanOfItems, Retrieval
 from omni.models.classifier import Classifier, in_words, probabilities
 from omni.models.contrast import ContrastHead
 from omni.models.text_encoder import TextEncoder, masked_mean
@@ -66,7 +65,7 @@ class VisionPretraining(Stage):
         self.label_smoothing = label_smoothing
         self.classification_weight, self.contrast_weight = classification_weight, contrast_weight
         self.num_samples = samples
-        self.val_loss, self.retrieval = MeanMetric(), Retrieval()
+        self.val_loss, self.retrieval = MeanOfItems(), Retrieval()
         self.classification: Classification | None = None  # once the classes are known
         self._samples: ImageBatch | None = None
         self._check_parts()
@@ -185,7 +184,7 @@ class VisionPretraining(Stage):
         """Adds a batch to the metrics."""
         pooled = self.vision_encoder(batch.images).pooled
         loss = self._loss(batch, pooled, 0.0)
-        self.val_loss.update(loss.mean, loss.num_items)
+        self.val_loss.update(loss.total, loss.num_items)
         if self.classifier is not None and self.classification is not None:
             self.classification.update(self.classifier(pooled), batch.labels)
         if self.contrast is not None and batch.captions is not None and batch.caption_ids is not None:
