@@ -378,6 +378,27 @@ class TestAugmentation:
             assert len(places) == 1
         assert data._images["val"].pixels.shape[-1] == 16
 
+    def test_shifts_uncover_black_and_reach_every_place(self):
+        images = torch.randint(1, 256, (200, 1, 8, 8), dtype=torch.uint8)
+        torch.manual_seed(0)
+        moved = (Augmentation(shift=2)(images, torch.zeros(200, 0), 8)[0][:, 0] * 255).round().byte()
+        padded, found = torch.nn.functional.pad(images[:, 0], (2, 2, 2, 2)), set()
+        for one, whole in zip(moved, padded, strict=True):
+            places = [(y, x) for y in range(5) for x in range(5) if torch.equal(whole[y : y + 8, x : x + 8], one)]
+            assert len(places) == 1
+            found.update(places)
+        assert len(found) == 25
+
+    def test_erasing_turns_rectangles_of_some_images_into_noise(self):
+        images, labels = torch.full((300, 1, 16, 16), 255, dtype=torch.uint8), torch.zeros(300, 0)
+        torch.manual_seed(0)
+        changed = (Augmentation(erase=0.5)(images, labels, 16)[0] < 1).any(1)
+        assert 100 < changed.flatten(1).any(1).sum() < 200
+        for one in changed[changed.flatten(1).any(1)]:
+            rows, columns = one.any(1).nonzero()[:, 0], one.any(0).nonzero()[:, 0]
+            assert one[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+            assert 0 < one.float().mean() < 0.45
+
     def test_one_caption_an_image_in_training_a_new_one_each_epoch(self, captions):
         data = make(
             captions, lines("v.jsonl", [{"image": save("v.png", 99), "captions": ["a", "b", "c"]}]), batch_size=8

@@ -78,9 +78,9 @@ class Augmentation:
             images = torch.cat([self.randaugment(group) for group in colour])
         pixels = to_pixels(images)
         if self.erase:
-            erased = (torch.rand(len(pixels)) < self.erase)[:, None, None, None]
-            boxes = _boxes(0.02 + 0.31 * torch.rand(len(pixels)), size)
-            pixels = torch.where(erased & boxes[:, None], torch.rand_like(pixels), pixels)
+            erased = (torch.rand(len(pixels)) < self.erase).nonzero()[:, 0]
+            boxes, some = _boxes(0.02 + 0.31 * torch.rand(len(erased)), size), pixels[erased]
+            pixels = pixels.index_copy(0, erased, torch.where(boxes[:, None], torch.rand_like(some), some))
         return self._mix(pixels, labels)
 
     def _place(self, images: Tensor, size: int) -> Tensor:
@@ -101,12 +101,10 @@ class Augmentation:
         room = images.shape[-1] - size
         if not room:
             return images
-        spread = torch.arange(size)
-        least, most = (0, room) if self.shift else (0, side - size)
-        tops, lefts = torch.randint(least, most + 1, (2, count, 1))
-        rows, columns = (tops + spread)[:, None, :, None], (lefts + spread)[:, None, None, :]
-        each, channel = torch.arange(count)[:, None, None, None], torch.arange(images.shape[1])[None, :, None, None]
-        return images[each, channel, rows, columns]
+        places = torch.randint(room + 1, (count, 2)).tolist()
+        return torch.stack(
+            [image[:, top : top + size, left : left + size] for image, (top, left) in zip(images, places, strict=True)]
+        )
 
     def _mix(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mixes each image with its neighbour in the batch."""
