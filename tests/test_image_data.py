@@ -238,10 +238,12 @@ def hub(workplace, monkeypatch):
 
 
 class TestHub:
-    def test_a_local_folder(self, hub):
-        data = make(hub, hub)
+    @pytest.mark.parametrize(("memory_gb", "workers"), [(4, 0), (0, 2)])
+    def test_a_local_folder(self, hub, memory_gb, workers):
+        data = make(hub, hub, memory_gb=memory_gb, num_workers=workers)
         assert data.attributes[0] == ("label", ("x", "y"), False)
         assert len(data._images["train"]) == 24
+        assert not any(isinstance(row.image, bytes) for row in data._images["train"].rows)  # they stay on disk
         seen = everything(data.val_dataloader())
         for row, (image, label) in seen.items():
             np.testing.assert_array_equal((image * 255).round().byte().permute(1, 2, 0).numpy(), pixels(50 + row))

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from omni.data.images.folders import EmptyClass
 from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import ImageSource
 from omni.errors import UserError
-from omni.media.images import ImageError, image_info, read_bytes, read_image
+from omni.media.images import ImageError, image_info, read_image
 
 IMAGE_KINDS = {
     "bad image row": Kind("error", "Mend the manifest, or drop the row: `fit` refuses it."),
@@ -225,7 +224,7 @@ def _see(row: ImageRow) -> _Seen:
         if isinstance(row.image, Tensor):
             pixels, format, frames = row.image, "", 1
         else:
-            content = read_bytes(row.image, name=row.where) if isinstance(row.image, Path) else row.image
+            content = row.content()
             pixels = read_image(content, name=row.where)
             _, _, format, _, frames = image_info(content, name=row.where)
     except UserError as error:

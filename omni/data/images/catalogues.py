@@ -4,6 +4,7 @@ import gzip
 import inspect
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -128,6 +129,7 @@ class HubImages(ImageSource):
         from omni.data.hub import hub_errors
 
         self.name = f"hub:{repository}:{config}:{split[0]}"
+        self._streaming = location.streaming
         datasets.disable_progress_bars()
         with hub_errors(self.name, "data.train"):
             cache_dir = str(location.cache_dir / "hub")
@@ -151,8 +153,11 @@ class HubImages(ImageSource):
         self.table = self.table.cast_column(self._image, datasets.Image(decode=False))
 
     def rows(self, faults: Faults) -> Iterator[ImageRow]:
-        for number, row in enumerate(self.table, 1):
-            yield self.row(row, number)
+        for number, values in enumerate(self.table, 1):
+            row = self.row(values, number)
+            if not self._streaming and isinstance(row.image, bytes):  # it stays on disk until it is needed
+                row.image = partial(_cell, self.table, number - 1, self._image or "")
+            yield row
 
     def row(self, row: dict[str, Any], number: int) -> ImageRow:
         """What one row of the table says."""
@@ -201,6 +206,10 @@ def _arguments(kind: Any, split: str, name: str) -> dict[str, Any]:
     if "train" not in parameters and split == "train":
         return {}
     raise UserError(f"{name}: has no such split: leave data.val out, or name torchvision:NAME:test")
+
+
+def _cell(table: Any, number: int, column: str) -> bytes:
+    return table[number][column]["bytes"]
 
 
 def _first(features: Any, kind: type) -> str | None:

@@ -1,6 +1,7 @@
 """Rows: what a data set says of one image, and what happens to those that cannot be used."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from omni.errors import UserError
-from omni.media.images import read_image
+from omni.media.images import read_bytes, read_image
 
 _BEGINNING = 2**16  # bytes of a file that tell it from others of its size
 
@@ -21,13 +22,13 @@ class ImageRow:
 
     Attributes:
         where: What to call it in messages: its file, and the row that names it.
-        image: Its file, the content of its file, or its pixels (1 or 3, height, width) of uint8.
+        image: Its file, the content of its file, what reads that content, or pixels (1 or 3, height, width) of uint8.
         labels: What it is classified as.
         captions: Texts that describe it.
     """
 
     where: str
-    image: Path | bytes | Tensor
+    image: Path | bytes | Tensor | Callable[[], bytes]
     labels: Labels = field(default_factory=dict)
     captions: tuple[str, ...] = ()
 
@@ -37,7 +38,19 @@ class ImageRow:
         Raises:
             UserError: If they cannot be read.
         """
-        return self.image if isinstance(self.image, Tensor) else read_image(self.image, name=self.where)
+        return self.image if isinstance(self.image, Tensor) else read_image(self.content(), name=self.where)
+
+    def content(self) -> bytes:
+        """What its file holds, or its pixels.
+
+        Raises:
+            UserError: If the file cannot be read.
+        """
+        if isinstance(self.image, Tensor):
+            return self.image.numpy().tobytes()
+        if isinstance(self.image, Path):
+            return read_bytes(self.image, name=self.where)
+        return self.image if isinstance(self.image, bytes) else self.image()
 
     def identity(self) -> bytes:
         """The same for copies of an image: a digest of its pixels, or of its file's size and beginning."""
@@ -48,7 +61,7 @@ class ImageRow:
             except OSError:
                 content = str(self.image).encode()  # the reader will say what is wrong with it
         else:
-            content = self.image.numpy().tobytes() if isinstance(self.image, Tensor) else self.image
+            content = self.content()
         return hashlib.blake2b(content, digest_size=8).digest()
 
 
