@@ -111,7 +111,8 @@ class Stage(LightningModule, ABC):
                 if isinstance(module, Transformer):
                     module.compile()  # in place: the names of the weights stay
         for name, lineage in self.ancestors.items():
-            if lineage["tokenizer"] != self.tokenizer.fingerprint:
+            reads = hasattr(self.part(name), "vocab_size")  # others do not know what a token is
+            if reads and lineage["tokenizer"] != self.tokenizer.fingerprint:
                 raise UserError(
                     f"init_from.{name} was trained with another tokenizer than the data's: give that checkpoint as "
                     "data.init_args.tokenizer (of text) or data.init_args.units (of speech)"
@@ -245,7 +246,7 @@ class Stage(LightningModule, ABC):
         }
 
     def check_checkpoint(self, checkpoint: dict[str, Any], path: str) -> None:
-        """Refuses a checkpoint of another stage, or of parts of other shapes.
+        """Refuses a checkpoint of another stage, of other parts, or of parts of other shapes.
 
         Raises:
             UserError: Naming what differs.
@@ -258,6 +259,11 @@ class Stage(LightningModule, ABC):
             )
         for name, part in self.parts.items():
             checkpoints.check_fit(part, name, checkpoint, path)
+        if more := sorted(checkpoint["parts"].keys() - self.parts.keys()):
+            raise UserError(
+                f"{path} also holds {', '.join(more)}, which this configuration lacks: add model.init_args.{more[0]}, "
+                "or begin with some of its parts by --init_from"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes back the lineage and the random numbers, and refuses another tokenizer's checkpoint."""
@@ -271,7 +277,9 @@ class Stage(LightningModule, ABC):
         self._rng = checkpoint["rng"]
 
     def on_train_start(self) -> None:
-        """Continues the random numbers where the checkpoint left them."""
+        """Puts frozen parts in eval mode, and continues the random numbers where the checkpoint left them."""
+        for name in self.frozen:  # Lightning does not call `train` where fitting begins
+            self.part(name).eval()
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"])
             if len(self._rng["cuda"]) == torch.cuda.device_count():
