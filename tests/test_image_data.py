@@ -17,6 +17,7 @@ from torch import nn
 from omni.data.images.augmentation import Augmentation
 from omni.data.images.data import ImageData
 from omni.errors import UserError
+from omni.tokenizer import PAD
 
 OPTIONS: dict[str, Any] = {"image_size": 16, "batch_size": 4}
 
@@ -423,6 +424,41 @@ class TestAugmentation:
     def test_what_makes_no_sense_is_refused(self, options, words):
         with pytest.raises(UserError, match=words):
             Augmentation(**options)
+
+
+class TestCaptions:
+    def test_equal_texts_have_equal_numbers(self, workplace):
+        rows = [{"image": save(f"{n}.png", n), "captions": [f"text {n % 2}", "the same"]} for n in range(4)]
+        (batch,) = make(lines("m.jsonl", rows[:1]), lines("v.jsonl", rows[1:])).val_dataloader()
+        ids = batch.caption_ids.tolist()
+        assert ids[0] == ids[2] != ids[1]
+        assert len({row[1] for row in ids}) == 1
+
+    def test_long_captions_are_cropped_and_short_ones_padded(self, workplace):
+        rows = [{"image": save(f"{n}.png", n), "captions": ["ab", "a" * 99][: 2 - n]} for n in range(2)]
+        data = make(lines("m.jsonl", rows), lines("v.jsonl", [{**row, "image": save("v.png", 9)} for row in rows[:1]]))
+        (batch,) = data.val_dataloader()
+        assert batch.captions.shape == (1, 2, 64)
+        short, long = ((row != PAD).sum() for row in batch.captions[0])
+        assert (short, long) == (4, 64)  # begin and end count
+        assert [data.tokenizer.decode(row.tolist()) for row in batch.captions[0]] == ["ab", "a" * 63]
+
+    def test_a_tokenizer_is_learned_from_training_captions_alone(self, workplace):
+        rows = [
+            {
+                "image": save(f"{n}.png", n),
+                "captions": [f"a red circle and {n} blue stars above it", "zebra"][: 1 + n // 40],
+            }
+            for n in range(41)
+        ]
+        data = make(lines("m.jsonl", rows[:40]), lines("v.jsonl", rows[40:]), tokenizer="bpe", vocab_size=335)
+        (batch,) = data.val_dataloader()
+        known, new = ((row != PAD).sum() for row in batch.captions[0])
+        assert data.tokenizer.decode(batch.captions[0, 1].tolist()) == "zebra"
+        assert known < len(rows[40]["captions"][0]) - 8
+        assert new >= 6
+        again = make("m.jsonl", "v.jsonl", tokenizer="bpe", vocab_size=335)
+        assert again.tokenizer.fingerprint == data.tokenizer.fingerprint
 
 
 class Spy(L.LightningModule):

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from omni.batch import Attribute, ImageBatch
-from omni.data.documents import Documents
 from omni.data.images.augmentation import Augmentation
+from omni.data.images.captions import encode_captions, find_caption_tokenizer
 from omni.data.images.catalogues import HubImages
-from omni.data.images.dataset import ImageDataset, LabelTable, attributes_of, encode_captions, load_images, readable
+from omni.data.images.dataset import ImageDataset, LabelTable, attributes_of, load_images, readable
 from omni.data.images.entries import open_images
 from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import ImageSource, Location
@@ -22,10 +22,9 @@ from omni.data.images.splits import check_classes, check_leak, hold_out, with_wo
 from omni.data.images.stream import ImageStream
 from omni.data.sampling import OrderedBatches, ShuffledBatches
 from omni.data.stream import StreamableData, StreamLoader
-from omni.data.vocabulary import find_tokenizer
 from omni.errors import UserError
 from omni.media.images import Fit, Preprocessing
-from omni.tokenizer import ByteTokenizer, Tokenizer
+from omni.tokenizer import Tokenizer
 
 _STREAM_VAL = 1000  # images that a stream is validated on, where its validation split is longer
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
@@ -212,7 +211,7 @@ class ImageData(StreamableData):
             check_classes(sources.get(split, []), attributes)
         captions = {split: [text for row in some for text in row.captions] for split, some in rows.items()}
         self._check_rows(rows, attributes, captions)
-        tokenizer = self._find_tokenizer(captions.get("train", []), may_write=may_write)
+        tokenizer = self._tokenizer_of(captions.get("train", []), may_write=may_write)
         self._plan = _Plan(rows, faults, attributes, tokenizer, streams)
         return self._plan
 
@@ -227,19 +226,13 @@ class ImageData(StreamableData):
             rows = source.rows(faults)
             yield from islice(rows, _STREAM_VAL) if self.streaming and split == "val" else rows
 
-    def _find_tokenizer(self, captions: list[str], *, may_write: bool) -> Tokenizer:
+    def _tokenizer_of(self, captions: list[str], *, may_write: bool) -> Tokenizer:
         if self.tokenizer_spec == "bpe" and self.streaming:
-            raise UserError("data.tokenizer is bpe, which is learned before training: to stream, name a .model file")
-        if self.tokenizer_spec == "bpe" and not captions:
-            return ByteTokenizer()  # there is nothing to encode
-        return find_tokenizer(
-            self.tokenizer_spec,
-            [_CaptionTexts(captions)],
-            identity=hashlib.sha256("\n".join(captions).encode()).hexdigest(),
-            vocab_size=self.vocab_size,
-            cache_dir=self.cache_dir,
-            may_train=may_write,
-        )
+            raise UserError(
+                "data.tokenizer is bpe, which is learned before training: with streaming, name a .model file"
+            )
+        options = {"vocab_size": self.vocab_size, "cache_dir": self.cache_dir, "may_train": may_write}
+        return find_caption_tokenizer(self.tokenizer_spec, captions, **options)
 
     def _open(self, split: str, plan: _Plan) -> ImageDataset:
         """The images of a split: read, if they stay in memory."""
@@ -332,19 +325,3 @@ class ImageData(StreamableData):
                 raise UserError(f"no image is left for data.{split}: change data.val_fraction, or give data.val")
         if not self.streaming and not attributes and not captions["train"]:
             raise UserError("data.train has neither labels nor captions: there is nothing to learn from")
-
-
-@final
-class _CaptionTexts(Documents):
-    """Captions as documents, to learn a tokenizer from."""
-
-    name = "captions"
-
-    def __init__(self, texts: list[str]) -> None:
-        self.texts = texts
-
-    def read(self) -> Iterator[str]:
-        return iter(self.texts)
-
-    def fingerprint(self, *, content: bool) -> str:
-        return hashlib.sha256("\n".join(self.texts).encode()).hexdigest()

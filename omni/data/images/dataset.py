@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -11,11 +11,12 @@ from torch.utils.data import Dataset
 
 from omni.batch import Attribute, ImageBatch
 from omni.data.images.augmentation import Augmentation
+from omni.data.images.captions import Captions
 from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import natural
 from omni.errors import UserError
 from omni.media.images import Preprocessing, to_pixels
-from omni.tokenizer import BOS, EOS, PAD, Tokenizer
+from omni.tokenizer import PAD
 
 _BLOCK = 256  # images that are read together
 
@@ -87,28 +88,6 @@ class LabelTable:
             except KeyError as error:
                 raise UserError(f"{row.where}: no training image has {attribute.name} {error}") from None
         return column
-
-
-class Captions(NamedTuple):
-    """Captions of images, tokenised.
-
-    Attributes:
-        tokens: Of each caption of each image.
-        ids: The same number for the same text.
-    """
-
-    tokens: list[list[list[int]]]
-    ids: list[list[int]]
-
-
-def encode_captions(rows: Sequence[ImageRow], tokenizer: Tokenizer, most: int) -> tuple[Captions, int]:
-    """Tokenises all captions, begin and end marked, cropped to `most` tokens; also returns how many were cropped."""
-    numbers: dict[str, int] = {}
-    ids = [[numbers.setdefault(text, len(numbers)) for text in row.captions] for row in rows]
-    encoded = [[BOS, *tokens, EOS] for tokens in tokenizer.encode_batch(list(numbers))]
-    cropped = sum(len(encoded[number]) > most for row in ids for number in row)
-    encoded = [tokens[:most] for tokens in encoded]
-    return Captions([[encoded[number] for number in row] for row in ids], ids), cropped
 
 
 @final

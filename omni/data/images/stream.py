@@ -9,8 +9,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from omni.batch import Attribute, ImageBatch
 from omni.data.images.augmentation import Augmentation
+from omni.data.images.captions import encode_captions
 from omni.data.images.catalogues import HubImages
-from omni.data.images.dataset import ImageDataset, LabelTable, encode_captions, readable
+from omni.data.images.dataset import ImageDataset, LabelTable, readable
 from omni.data.images.rows import Faults, ImageRow
 from omni.media.images import Preprocessing
 from omni.tokenizer import Tokenizer
