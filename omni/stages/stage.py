@@ -132,8 +132,9 @@ class Stage(LightningModule, ABC):
                   if isinstance(value, Tensor)]  # fmt: skip
         super()._apply(fn, recurse)
         for metric, name, dtype in states:
-            for holder in (metric.__dict__, metric._defaults):
-                holder[name] = holder[name].to(dtype)
+            setattr(metric, name, getattr(metric, name).to(dtype))
+            default = metric._defaults[name]
+            metric._defaults[name] = default.to(dtype) if isinstance(default, Tensor) else default
         return self
 
     # ------------------------------------------------------------------ loss
