@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 import omni.data.speech.data
 import omni.data.text
 import omni.stages.audio
+import omni.stages.codec
 import omni.stages.thinker  # noqa: F401  importing a stage or a data module makes its bare class name known
 from omni import checkpoint as checkpoints
 from omni.callbacks import AtomicCheckpointIO, Stopped, keep_earlier_run, run_folder
