@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "windows": {"ctc", "media", "units"},
     "recognition": CORE | {"layers", "windows"},
     "transcription": {"recognition", "windows", "media"},
+    "coding": {"checkpoint", "media", "models"},
     "wer": {"recognition", "normalization", "media", "data"},
     "data": CORE | {"layers"},
     "stages": CORE | {"layers", "optimizers", "inference", "figures"},
@@ -44,7 +45,7 @@ MAY_IMPORT = {
     "memory": set(),
     "plan": {"training", "stages", "memory", "precision", "cli"},
     "bench": CORE | {"layers", "optimizers", "memory", "precision", "data"},
-    "cli": {"training", "inference", "transcription", "wer", "data", "plan", "bench"},
+    "cli": {"training", "inference", "transcription", "coding", "wer", "data", "plan", "bench"},
     "__init__": {"inference", "recognition"},
 }
 LIGHTNING = {"training", "callbacks", "stages", "data", "plan"}

@@ -40,8 +40,8 @@ class ResidualQuantizer(nn.Module):
         dim: Width of the vectors.
         num_codebooks: Levels.
         codebook_size: Entries of each.
-        codebook_dim: Width in which entries are looked up, between two projections (factorised codes, arXiv:2110.04627);
-            `dim`, and no projections, if not given.
+        codebook_dim: Width in which entries are looked up, between two projections (factorised codes,
+            arXiv:2110.04627); `dim`, and no projections, if not given.
         cosine: Whether an entry is chosen by its direction alone, instead of by its distance.
         decay: Of the moving averages, a training batch.
         revive_below: An entry is dead if it has less than this share of an average entry's vectors.
@@ -93,7 +93,11 @@ class ResidualQuantizer(nn.Module):
         """Scalars: mean perplexity of the codebooks, entries that are dead at the moment, and revived so far."""
         shares = self.counts / self.counts.sum(-1, keepdim=True)
         perplexity = torch.special.entr(shares).sum(-1).exp().mean()
-        return {"perplexity": perplexity, "dead_codes": self._dead().sum().float(), "revived_codes": self.revived.float()}
+        return {
+            "perplexity": perplexity,
+            "dead_codes": self._dead().sum().float(),
+            "revived_codes": self.revived.float(),
+        }
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Maps (batch, time, dim) to codes (batch, time, num_codebooks), 0 where `mask` (batch, time) is false."""

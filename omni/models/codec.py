@@ -1,6 +1,7 @@
 """The codec: speech as a few small integers a frame, and back."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, final
@@ -114,7 +115,7 @@ class Codec(Part):
     @property
     def bit_rate(self) -> float:
         """Bits a second."""
-        return self.frame_rate * self.num_codebooks * torch.tensor(float(self.codebook_size)).log2().item()
+        return self.frame_rate * self.num_codebooks * math.log2(self.codebook_size)
 
     @property
     def fingerprint(self) -> str:
@@ -189,7 +190,9 @@ class Codec(Part):
             return sum(p.numel() for module in modules for p in module.parameters() if p.ndim > 1)
 
         mel = weights(self.mel_input, self.mel_encoder, self.mel_decoder, self.mel_output)
-        return 6 * (100 * mel + self.frame_rate * weights(self.down, self.encoder, self.quantizer, self.decoder, self.up))
+        return 6 * (
+            100 * mel + self.frame_rate * weights(self.down, self.encoder, self.quantizer, self.decoder, self.up)
+        )
 
 
 @final

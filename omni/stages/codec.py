@@ -36,8 +36,8 @@ class CodecTraining(Stage):
     Logs `train/loss` and `val/loss` (of a mel frame); `val/reconstruction_error`, the mean square error in units of the
     variance of the training spectrograms' filters over time; for each codebook at validation the share of entries in
     use, the perplexity of its codes, and by how many dB it lowers what the ones before it left; in training the mean
-    perplexity, dead entries and entries revived so far. With a recogniser, `val/wer_original` and `val/wer_rebuilt`: the
-    share of words that it gets wrong, of the spectrograms and of what the codec makes of them. At each validation
+    perplexity, dead entries and entries revived so far. With a recogniser, `val/wer_original` and `val/wer_rebuilt`:
+    the share of words that it gets wrong, of the spectrograms and of what the codec makes of them. At each validation
     TensorBoard gets pairs of spectrograms, and their sound by Griffin–Lim.
 
     Args:
@@ -93,7 +93,9 @@ class CodecTraining(Stage):
         for name, part in self.parts.items():
             mels: Any = part.num_mels
             if mels != data.num_mels:
-                raise UserError(f"data.init_args.num_mels is {data.num_mels} and that of {name} is {mels}: make them equal")
+                raise UserError(
+                    f"data.init_args.num_mels is {data.num_mels} and that of {name} is {mels}: make them equal"
+                )
         if self.audio_encoder is not None and self.audio_encoder.vocab_size != self.tokenizer.vocab_size:
             raise UserError(
                 f"the data writes {self.tokenizer.vocab_size} units and the audio_encoder "
@@ -123,7 +125,9 @@ class CodecTraining(Stage):
             "padding": 1 - frames / (batch.mels.shape[0] * batch.mels.shape[1]),
             **self.codec.quantizer.usage,
         }
-        return Loss(total, frames, terms={"mel_l2": squares, "commitment": self._commitment(rebuilt, batch)}, stats=stats)
+        return Loss(
+            total, frames, terms={"mel_l2": squares, "commitment": self._commitment(rebuilt, batch)}, stats=stats
+        )
 
     def _total(self, batch: SpeechBatch) -> tuple[Tensor, Tensor, Reconstruction]:
         """Sums over mel frames: the loss, and the mean square error of a frame."""

@@ -237,9 +237,7 @@ class SpeechData(StreamableData):
             raise UserError(f"{features.data} is not there: data.cache_dir must be a folder that all ranks see")
         augmentation = self.augmentation if split == "train" else None
         crop = self.crop if split == "train" else 0.0
-        data = SpeechRows(
-            rows, self.num_mels, augmentation=augmentation, crop=crop, features=features, seed=self.seed
-        )
+        data = SpeechRows(rows, self.num_mels, augmentation=augmentation, crop=crop, features=features, seed=self.seed)
         if features is not None and features.unreadable:
             data.keep([row for row in range(len(rows)) if row not in features.unreadable])
         return data
