@@ -1,6 +1,5 @@
 """The residual quantizer: each codebook takes something away, the dead come back, and ranks agree."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,7 +175,6 @@ def test_impossible_arguments_are_refused(options):
 
 def learn(rank: int, folder: str) -> None:
     """One of two ranks: other vectors, other random numbers, another amount of padding."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(0)
@@ -190,7 +188,7 @@ def learn(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_hold_the_same_codebooks(tmp_path: Path):
-    mp.spawn(learn, (str(tmp_path),), nprocs=2)
+    mp.start_processes(learn, (str(tmp_path),), nprocs=2, start_method="fork")  # as all here, on one thread
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert one["revived"] > 0
