@@ -192,7 +192,6 @@ def test_two_ranks_hold_the_same_codebooks(tmp_path: Path):
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert one["revived"] > 0
-    assert one["counts"].sum(1)[0] == pytest.approx(one["counts"].sum(1)[1].item(), rel=1e-4)
 
 
 def test_two_ranks_learn_what_one_learns_of_both_batches(monkeypatch):
