@@ -37,6 +37,8 @@ VERBS = {
     "generate": Verb("omni.inference:generate", "Continue a text with a trained Thinker."),
     "transcribe": Verb("omni.transcription:transcribe_files", "Write down what is said in audio files.", ("files+",)),
     "classify": Verb("omni.classification:classify_files", "Tell what is in images.", ("images+",), ("labels",)),
+    "codec encode": Verb("omni.coding:encode_files", "Write speech as the codes of a trained codec.", ("files+",)),
+    "codec decode": Verb("omni.coding:decode_files", "Make sound of codes.", ("files+",)),
     "data world": Verb("omni.data.world:write", "Write the embedded data set, the world."),
     "data tokenizer": Verb("omni.data.vocabulary:train_tokenizer", "Train a tokenizer on text."),
     "data prepare": Verb("omni.data.prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")),

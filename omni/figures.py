@@ -36,3 +36,29 @@ def spectrogram_figure(mel: Tensor, log_probs: Tensor, *, subframe_seconds: floa
         below.text(times[i], probs[i, best[i]], units.decode([best[i]]), ha="center", va="bottom", fontsize=8)
     below.set(ylim=(0, 1.3), xlim=(0, seconds), xlabel="seconds", ylabel="not blank")
     return figure
+
+
+def reconstruction_figure(original: Tensor, rebuilt: Tensor, *, title: str) -> Figure:
+    """Two spectrograms of the same sound, one above the other, in the same colours.
+
+    Args:
+        original: (frames, num_mels), from `omni.media.audio.LogMel`.
+        rebuilt: The same, as a model made it.
+        title: Above the figure.
+
+    Returns:
+        A figure of its own, in no window and in no global list of matplotlib's.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots(2, 1, sharex=True)
+    seconds = len(original) * HOP_LENGTH / SAMPLE_RATE
+    low, high = float(original.min()), float(original.max())
+    for axis, mel, name in zip(axes, (original, rebuilt), ("original", "rebuilt"), strict=True):
+        extent = (0, seconds, 0, mel.shape[1])
+        axis.imshow(
+            mel.T.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=low, vmax=max(high, low + 1)
+        )
+        axis.set_ylabel(f"{name}: mel filter")
+    axes[0].set_title(title, loc="left", fontsize=10)
+    axes[1].set_xlabel("seconds")
+    return figure

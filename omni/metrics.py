@@ -214,3 +214,41 @@ class Retrieval(Metric):
             shares |= {f"image_recall@{rank}": of_images, f"text_recall@{rank}": of_texts}
             shares[f"recall@{rank}"] = (of_images + of_texts) / 2
         return shares
+
+
+class CodebookUse(Metric):
+    """How a quantizer's codebooks are used, over a whole data set.
+
+    Args:
+        num_codebooks: Codebooks.
+        codebook_size: Entries of each.
+    """
+
+    full_state_update = False
+    counts: Tensor
+    energies: Tensor
+
+    def __init__(self, num_codebooks: int, codebook_size: int) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(num_codebooks, codebook_size, dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("energies", torch.zeros(num_codebooks + 1, dtype=torch.double), dist_reduce_fx="sum")
+
+    def update(self, codes: Tensor, energies: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            codes: (frames, num_codebooks), int64, padding left out.
+            energies: (num_codebooks + 1,): what is left before the first and behind each codebook, as a sum of squares.
+        """
+        self.counts.scatter_add_(1, codes.T, torch.ones_like(codes.T, dtype=torch.double))
+        self.energies += energies.double()
+
+    def compute(self) -> dict[str, Tensor]:
+        """Each (num_codebooks,): `use` (share of entries that occur), `perplexity` of the codes, `gain` (in dB)."""
+        shares = self.counts / self.counts.sum(1, keepdim=True)
+        gain = 10 * (self.energies[:-1] / self.energies[1:].clamp(min=1e-12)).log10()
+        return {
+            "use": (self.counts > 0).double().mean(1).float(),
+            "perplexity": torch.special.entr(shares).sum(1).exp().float(),
+            "gain": gain.float(),
+        }

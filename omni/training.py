@@ -20,6 +20,7 @@ import omni.data.images.data
 import omni.data.speech.data
 import omni.data.text
 import omni.stages.audio
+import omni.stages.codec
 import omni.stages.thinker
 import omni.stages.vision  # noqa: F401  importing a stage or a data module makes its bare class name known
 from omni import checkpoint as checkpoints

@@ -157,6 +157,33 @@ def fit_audio(speech: Path) -> Callable[..., Any]:
     return run
 
 
+TOY_CODEC = {
+    **{name: value for name, value in TOY_SPEECH.items() if "audio_encoder" not in name},
+    "model.init_args.codec.init_args.num_mels": "16",
+    "model.init_args.codec.init_args.dim": "32",
+    "model.init_args.codec.init_args.mel_layers": "1",
+    "model.init_args.codec.init_args.num_layers": "1",
+    "model.init_args.codec.init_args.num_codebooks": "2",
+    "model.init_args.codec.init_args.codebook_size": "16",
+    "model.init_args.codec.init_args.codebook_dim": "8",
+    "data.init_args.crop": "0.5",
+}
+del TOY_CODEC["model.init_args.optimizer"]
+
+
+@pytest.fixture
+def fit_codec(speech: Path) -> Callable[..., Any]:
+    """Runs `omni fit` on the stage-D1 configuration at toy size on tones; arguments as of `fit`."""
+    from omni.cli import main
+
+    def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
+        options = {**TOY_CODEC, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
+        pairs = [f"--{name}={value}" for name, value in options.items()]
+        return main([verb, "--config", str(CONFIGS / "codec.yaml"), *pairs, *extra])
+
+    return run
+
+
 @pytest.fixture
 def fails(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Calls something that must end as a user's mistake does: exit code 2 and one line, which is returned."""

@@ -8,6 +8,7 @@ import yaml
 
 from omni.data.world.images import image_row
 from omni.models.audio_encoder import AudioEncoder
+from omni.models.codec import Codec
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.stages.stage import Stage
@@ -15,12 +16,12 @@ from omni.stages.stage import Stage
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 STAGES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "models" not in path.parts and path.name != "base.yaml"]
-PARTS = {"thinker": Thinker, "audio_encoder": AudioEncoder, "vision_encoder": VisionEncoder}
+PARTS = {"thinker": Thinker, "audio_encoder": AudioEncoder, "vision_encoder": VisionEncoder, "codec": Codec}
 
 
 def test_all_files_were_found():
-    assert len(MODELS) == 18
-    assert len(STAGES) == 13
+    assert len(MODELS) == 24
+    assert len(STAGES) == 15
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, CONFIGS / "base.yaml"}
 
 

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "windows": {"ctc", "media", "units"},
     "recognition": CORE | {"layers", "windows"},
     "transcription": {"recognition", "windows", "media"},
+    "coding": {"checkpoint", "media", "models"},
     "wer": {"recognition", "normalization", "media", "data"},
     "classification": CORE | {"layers"},
     "data": CORE | {"layers"},
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "memory": set(),
     "plan": {"training", "stages", "memory", "precision", "cli"},
     "bench": CORE | {"layers", "optimizers", "memory", "precision", "data"},
-    "cli": {"training", "inference", "classification", "transcription", "wer", "data", "plan", "bench"},
+    "cli": {"training", "inference", "classification", "transcription", "coding", "wer", "data", "plan", "bench"},
     "__init__": {"inference", "recognition", "classification"},
 }
 LIGHTNING = {"training", "callbacks", "stages", "data", "plan"}

@@ -18,11 +18,13 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.models.classifier import Classifier
 from omni.models.contrast import ContrastHead
 from omni.models.text_encoder import TextEncoder
+from omni.models.codec import Codec
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.optimizers import adamw
 from omni.plan import Plan, fake_tensors, measure, run
 from omni.stages.audio import SpeechRecognition
+from omni.stages.codec import CodecTraining
 from omni.stages.stage import Stage
 from omni.stages.thinker import ThinkerPretraining
 from omni.stages.vision import VisionPretraining
@@ -233,6 +235,26 @@ def test_the_configuration_of_images_is_planned(capsys: pytest.CaptureFixture[st
     assert plan.batch == {"images": (64, 3, 224, 224), "labels": (64, 10), "rows": (64,)}
     assert plan.fits
     assert "vision_encoder" in capsys.readouterr().out
+
+
+def test_a_codec_is_planned_as_its_first_step_runs():
+    data = {"crop": 1.0, "max_duration": 20.0, "max_batch_rows": 4, "batch_seconds": 8.0, "num_mels": 16}
+
+    def make() -> CodecTraining:
+        codec = Codec(num_mels=16, dim=32, num_codebooks=2, codebook_size=16, codebook_dim=8)
+        return CodecTraining(codec, AudioEncoder(num_mels=16, dim=32, num_layers=1, num_heads=2, ffn_dim=64))
+
+    with fake_tensors():
+        plan = measure(make(), data)
+    assert plan == measure(make(), data)
+    assert plan.batch["mels"] == (4, 100, 16)
+    assert plan.trained_parameters == plan.parameters["codec"]
+
+
+def test_the_configuration_of_the_codec_is_planned():
+    plan = main(["plan", "--config", str(CONFIGS / "codec.yaml"), "--gpu_memory=12GB"])
+    assert plan.stage == "CodecTraining"
+    assert plan.fits
 
 
 class Pair(Stage):

@@ -54,6 +54,25 @@ def test_a_batch_is_the_log_mels_and_units_of_its_rows(speech):
     assert seen == set(range(len(said)))
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_crops_are_stretches_of_training_alone_and_other_ones_each_epoch(speech, cached):
+    data = make(speech, crop=0.2, cache_features=cached, batch_seconds=4.0)
+    loader, seen = data.train_dataloader(), []
+    for _ in range(2):
+        for batch in loader:
+            assert batch.mels.shape[1] <= 20
+            assert batch.mels.shape[1] * len(batch.rows) <= 400
+            for mel, length, row in zip(batch.mels, batch.mel_lengths.tolist(), batch.rows.tolist(), strict=True):
+                whole = LogMel(16)(data._rows["train"].rows[row].read())
+                stretches = whole.unfold(0, length, 1).mT
+                assert (stretches - mel[:length]).abs().amax((1, 2)).min() < 1e-4
+                assert length == min(20, len(whole))
+            seen.append(float(batch.mels.sum()))
+    assert len(set(seen)) == len(seen)
+    assert max(batch.mels.shape[1] for batch in data.val_dataloader()) > 20
+    assert data.fingerprint != make(speech, batch_seconds=4.0).fingerprint
+
+
 @pytest.mark.parametrize("silence", [0.0, 0.3])
 def test_features_from_disk_equal_those_computed_on_the_fly(speech, silence):
     augmentation = Augmentation(silence=silence, time_masks=1, freq_masks=1)

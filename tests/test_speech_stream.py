@@ -33,6 +33,12 @@ def test_a_pass_holds_every_row_once_and_shares_are_disjoint(speech):
     assert abs(len(shares[0]) - len(shares[1])) <= 1
 
 
+def test_crops_are_no_longer_than_they_are_asked_to_be(speech):
+    batches = list(stream(speech, crop=0.2))
+    assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(24))
+    assert max(batch.mels.shape[1] for batch in batches) == 20
+
+
 def test_passes_differ_and_each_comes_again_the_same(speech):
     def batches(epoch: int) -> list[tuple[list[int], float]]:
         one = stream(speech)

@@ -71,6 +71,8 @@ class SpeechRecognition(Stage):
             raise UserError(
                 f"data.init_args.num_mels is {data.num_mels} and the encoder's is {encoder.num_mels}: make them equal"
             )
+        if data.crop:
+            raise UserError("data.init_args.crop leaves stretches of speech without their text: set it to 0")
         data.keep_feasible(encoder.num_subframes)
 
     @property

@@ -52,6 +52,7 @@ class SpeechData(StreamableData):
         max_batch_rows: Most utterances of a batch.
         min_duration: Shorter utterances are left out, in seconds.
         max_duration: Longer ones are left out.
+        crop: Training hears a random stretch of so many seconds of each utterance, and no text; 0: all of it.
         augmentation: What training does to utterances.
         cache_features: Keep spectrograms on disk: 184 MB for an hour of audio at 128 filters. Augmentation must then
             leave waveforms as they are.
@@ -87,6 +88,7 @@ class SpeechData(StreamableData):
         max_batch_rows: int = 64,
         min_duration: float = 0.1,
         max_duration: float = 20.0,
+        crop: float = 0.0,
         augmentation: Augmentation = Augmentation(),  # noqa: B008  immutable
         cache_features: bool = False,
         text_column: str = "text",
@@ -107,6 +109,7 @@ class SpeechData(StreamableData):
         self.num_mels = num_mels
         self.batch_seconds, self.max_batch_rows = batch_seconds, max_batch_rows
         self.min_duration, self.max_duration = min_duration, max_duration
+        self.crop = crop
         self.augmentation, self.cache_features = augmentation, cache_features
         self.text_column, self.shuffle_buffer = text_column, shuffle_buffer
         self._subframes: Callable[[int], int] | None = None
@@ -119,7 +122,8 @@ class SpeechData(StreamableData):
     def fingerprint(self) -> str:
         rows = self._plan_of(may_write=False).rows
         train = " ".join(self.entries["train"]) if self.streaming else identity(rows["train"])
-        options = (self.tokenizer.fingerprint, self.batch_seconds, self.max_batch_rows, self.augmentation)
+        options = [self.tokenizer.fingerprint, self.batch_seconds, self.max_batch_rows, self.augmentation]
+        options += [self.crop] if self.crop else []
         return fingerprint([train, identity(rows["val"]), *map(str, options)])
 
     def prepare_data(self) -> None:
@@ -193,6 +197,7 @@ class SpeechData(StreamableData):
             max_rows=self.max_batch_rows,
             min_duration=self.min_duration,
             max_duration=self.max_duration,
+            crop=self.crop,
             buffer=self.shuffle_buffer,
             seed=self.seed,
             **self.rank(),
@@ -224,13 +229,15 @@ class SpeechData(StreamableData):
         return self.loader(self._rows[split], SortedBatches(self._durations(split), **options))
 
     def _durations(self, split: str) -> np.ndarray:
-        return np.array([row.duration for row in self._rows[split].rows])
+        durations = np.array([row.duration for row in self._rows[split].rows])
+        return np.minimum(durations, self.crop) if self.crop and split == "train" else durations
 
     def _dataset(self, split: str, rows: list[Row], features: FeatureFile | None) -> SpeechRows:
         if features is not None and not features.complete:
             raise UserError(f"{features.data} is not there: data.cache_dir must be a folder that all ranks see")
         augmentation = self.augmentation if split == "train" else None
-        data = SpeechRows(rows, self.num_mels, augmentation=augmentation, features=features, seed=self.seed)
+        crop = self.crop if split == "train" else 0.0
+        data = SpeechRows(rows, self.num_mels, augmentation=augmentation, crop=crop, features=features, seed=self.seed)
         if features is not None and features.unreadable:
             data.keep([row for row in range(len(rows)) if row not in features.unreadable])
         return data
@@ -284,6 +291,11 @@ class SpeechData(StreamableData):
                 raise UserError(f"data.{name} is {getattr(self, name)}: it must be {least} or more")
         if not 0 < self.val_fraction < 1:
             raise UserError(f"data.val_fraction is {self.val_fraction}: it must lie between 0 and 1")
+        if self.crop and not self.min_duration <= self.crop <= self.batch_seconds:
+            raise UserError(
+                f"data.crop is {self.crop} s: 0 for whole utterances, or between data.min_duration "
+                f"({self.min_duration} s) and data.batch_seconds ({self.batch_seconds} s)"
+            )
         if not 0 <= self.min_duration < self.max_duration:
             raise UserError(f"data.min_duration ({self.min_duration} s) must be less than data.max_duration")
         if self.batch_seconds < self.max_duration:

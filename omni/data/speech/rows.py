@@ -21,7 +21,7 @@ from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.features import FeatureFile, between_silences, mel_of
 from omni.data.speech.utterances import Utterance, Utterances, fingerprint
 from omni.errors import UserError
-from omni.media.audio import SAMPLE_RATE, SILENCE, LogMel, audio_info, read_audio
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, SILENCE, LogMel, audio_info, read_audio
 from omni.media.container import AudioError, AudioFault
 from omni.units import BLANK, Units
 
@@ -200,6 +200,7 @@ class SpeechRows(Dataset[SpeechBatch]):
         rows: The utterances.
         num_mels: Mel filters.
         augmentation: What happens to them; None for validation.
+        crop: Seconds of a random stretch that is left of each; 0: all of it.
         features: Their spectrograms, where they are kept on disk.
         seed: Of the augmentation.
     """
@@ -210,13 +211,14 @@ class SpeechRows(Dataset[SpeechBatch]):
         num_mels: int,
         *,
         augmentation: Augmentation | None = None,
+        crop: float = 0.0,
         features: FeatureFile | None = None,
         seed: int = 0,
     ):
         self.rows = rows
         self.numbers: Sequence[int] = range(len(rows))  # of each row in `features`
         self.log_mel = LogMel(num_mels)
-        self.augmentation = augmentation
+        self.augmentation, self.crop = augmentation, crop
         self.features = features
         self.seed = seed
 
@@ -251,7 +253,16 @@ class SpeechRows(Dataset[SpeechBatch]):
             if self.augmentation:
                 audio = self.augmentation.of_waveform(audio, rng)
             mel = mel_of(self.log_mel, audio, lead, tail)
-        return self.augmentation.of_mel(mel, rng) if self.augmentation else mel
+        return cropped(self.augmentation.of_mel(mel, rng) if self.augmentation else mel, self.crop, rng)
+
+
+def cropped(mel: Tensor, seconds: float, rng: np.random.Generator) -> Tensor:
+    """A random stretch of so many seconds of (frames, num_mels), or all of it where it is shorter or `seconds` is 0."""
+    frames = round(seconds * SAMPLE_RATE / HOP_LENGTH)
+    if not frames or len(mel) <= frames:
+        return mel
+    first = int(rng.integers(0, len(mel) - frames + 1))
+    return mel[first : first + frames]
 
 
 def make_batch(mels: Sequence[Tensor], units: Sequence[Sequence[int]], rows: Sequence[int]) -> SpeechBatch:

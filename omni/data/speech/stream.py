@@ -14,7 +14,7 @@ from omni.ctc import least_subframes
 from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.buckets import BucketedBatches
 from omni.data.speech.features import mel_of
-from omni.data.speech.rows import encoded, make_batch
+from omni.data.speech.rows import cropped, encoded, make_batch
 from omni.data.speech.utterances import Utterances
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, LogMel, read_audio
@@ -43,6 +43,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
         max_rows: Most rows of a batch.
         min_duration: Shorter utterances are left out, in seconds.
         max_duration: Longer ones are left out.
+        crop: Seconds of a random stretch that is left of each; 0: all of it.
         buffer: Rows held at a time.
         seed: Of shuffling and augmentation.
         rank: Of this process.
@@ -60,6 +61,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
         max_rows: int,
         min_duration: float,
         max_duration: float,
+        crop: float = 0.0,
         buffer: int,
         seed: int = 0,
         rank: int = 0,
@@ -69,7 +71,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
         self.log_mel = LogMel(num_mels)
         self.limits = {"batch_seconds": batch_seconds, "max_rows": max_rows}
         self.min_duration, self.max_duration = min_duration, max_duration
-        self.buffer, self.seed = buffer, seed
+        self.crop, self.buffer, self.seed = crop, buffer, seed
         self.rank, self.world_size = rank, world_size
         self.subframes: Callable[[int], int] | None = None  # of so many mel frames; set by the stage's set-up
         self.epoch = 0
@@ -82,6 +84,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
         held: list[_Heard] = []
         for block, heard in enumerate(self._blocks(share, shares, held, left_out)):
             durations = np.array([len(row.audio) / SAMPLE_RATE for row in heard])
+            durations = np.minimum(durations, self.crop) if self.crop else durations
             batches = BucketedBatches(durations, seed=self.seed + self.epoch, **self.limits)
             for batch in batches.epoch(block):
                 yield self._batch([heard[i] for i in batch - block * len(heard)], share, shares)
@@ -130,5 +133,6 @@ class SpeechStream(IterableDataset[SpeechBatch]):
             rng = np.random.default_rng([self.seed, self.epoch, share + row.number * shares])
             lead, tail = self.augmentation.silences(rng)
             audio = self.augmentation.of_waveform(row.audio, rng)
-            mels.append(self.augmentation.of_mel(mel_of(self.log_mel, audio, lead, tail), rng))
+            mel = self.augmentation.of_mel(mel_of(self.log_mel, audio, lead, tail), rng)
+            mels.append(cropped(mel, self.crop, rng))
         return make_batch(mels, [row.units for row in heard], [share + row.number * shares for row in heard])

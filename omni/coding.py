@@ -1,0 +1,186 @@
+"""The verbs `codec encode` and `codec decode`: audio files to files of codes, and back to sound."""
+
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omni.checkpoint import from_checkpoint
+from omni.errors import UserError
+from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio
+from omni.media.griffin_lim import GriffinLim
+from omni.models.codec import Codec
+
+_PIECE = 3000  # mel frames that are encoded or decoded at a time: 30 s, so that memory does not grow with the file
+
+
+class Coded(NamedTuple):
+    """Speech as codes, as an `.npz` file keeps it.
+
+    Attributes:
+        codes: (frames, codebooks), int32.
+        num_samples: Samples at 16 kHz that they stand for.
+        frame_rate: Frames of codes a second.
+        codebook_size: What a code is less than.
+        codec: Fingerprint of the codec that wrote them.
+    """
+
+    codes: np.ndarray
+    num_samples: int
+    frame_rate: float
+    codebook_size: int
+    codec: str
+
+    def save(self, path: Path) -> None:
+        """Writes an `.npz` file, which appears when it is whole."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                np.savez_compressed(file, **self._asdict())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> "Coded":
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: If the file is missing, damaged, or holds no codes.
+        """
+        if not path.is_file():
+            raise UserError(f"{path}: does not exist, or is no file")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                kept = {name: file[name] for name in cls._fields}
+                scalars = {name: kept[name].item() for name in cls._fields if name != "codes"}
+        except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: is no file of codes: give an .npz that `omni codec encode` wrote") from error
+        return cls(kept["codes"], **scalars)
+
+
+def encode_files(
+    files: list[str],
+    checkpoint: str,
+    *,
+    out: Path | None = None,
+    codebooks: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Write speech as codes, one .npz file for each audio file.
+
+    Each holds `codes` (frames, codebooks), `num_samples`, `frame_rate`, `codebook_size`, and `codec`, the fingerprint
+    of the codec, which alone can read them.
+
+    Args:
+        files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...).
+        checkpoint: A checkpoint that holds a codec, such as lightning_logs/codec/best.ckpt.
+        out: A folder, or an .npz file for a single input; otherwise beside the audio.
+        codebooks: Keep so many codebooks, the first ones; all if not given.
+        device: cpu, cuda, or auto.
+    """
+    codec, chosen = _load(checkpoint, device)
+    if codebooks is not None and not 1 <= codebooks <= codec.num_codebooks:
+        raise UserError(f"codebooks is {codebooks}: the codec of {checkpoint} has {codec.num_codebooks}")
+    log_mel, fingerprint = LogMel(codec.num_mels).to(chosen), codec.fingerprint
+    for file, target in zip(files, _targets(files, out, ".npz"), strict=True):
+        audio = read_audio(Path(file))
+        codes = encode(codec, log_mel(audio.to(chosen)))[:, :codebooks]
+        coded = Coded(codes.int().cpu().numpy(), len(audio), codec.frame_rate, codec.codebook_size, fingerprint)
+        coded.save(target)
+        print(f"{target}: {codes.shape[0]} × {codes.shape[1]} codes for {len(audio) / SAMPLE_RATE:.2f} s")
+
+
+def decode_files(
+    files: list[str],
+    checkpoint: str,
+    *,
+    out: Path | None = None,
+    codebooks: int | None = None,
+    iterations: int = 32,
+    device: str = "auto",
+) -> None:
+    """Make sound of codes, one WAV file for each .npz file, by the codec and Griffin–Lim.
+
+    Args:
+        files: Files that `omni codec encode` wrote.
+        checkpoint: The checkpoint they were written with.
+        out: A folder, or an audio file for a single input; otherwise beside the codes.
+        codebooks: Use so many codebooks, the first ones; all if not given.
+        iterations: Of Griffin–Lim's search for phases.
+        device: cpu, cuda, or auto.
+    """
+    if iterations < 0:
+        raise UserError(f"iterations is {iterations}: it must be 0 or more")
+    codec, chosen = _load(checkpoint, device)
+    vocoder, fingerprint = GriffinLim(codec.num_mels, iterations=iterations).to(chosen), codec.fingerprint
+    for file, target in zip(files, _targets(files, out, ".wav"), strict=True):
+        coded = Coded.load(Path(file))
+        _check(coded, codec, fingerprint, file, codebooks)
+        mels = decode(codec, torch.from_numpy(coded.codes[:, :codebooks]).long().to(chosen))
+        audio = vocoder(mels[None])[0, : coded.num_samples]
+        write_audio(target, audio)
+        print(f"{target}: {len(audio) / SAMPLE_RATE:.2f} s")
+
+
+def encode(codec: Codec, mels: Tensor) -> Tensor:
+    """The codes of a spectrogram of any length, piece by piece: (mel frames, num_mels) to (frames, num_codebooks)."""
+    with codec.streaming() as stream:
+        pieces = [stream.encode(piece) for piece in mels[None].split(_PIECE, dim=1)]
+        return torch.cat([*pieces, stream.flush()], dim=1)[0]
+
+
+def decode(codec: Codec, codes: Tensor) -> Tensor:
+    """The spectrogram of codes, piece by piece: (frames, codebooks) to (mel frames, num_mels)."""
+    with codec.streaming() as stream:
+        pieces = codes[None].split(_PIECE // codec.downsampling, dim=1)
+        return torch.cat([stream.decode(piece) for piece in pieces], dim=1)[0]
+
+
+def _load(checkpoint: str, device: str) -> tuple[Codec, torch.device]:
+    codec, _ = from_checkpoint(checkpoint, "codec", Codec)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return codec.to(device), torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _check(coded: Coded, codec: Codec, fingerprint: str, file: str, codebooks: int | None) -> None:
+    if coded.codec != fingerprint:
+        raise UserError(f"{file}: was written by another codec: give the checkpoint that it was encoded with")
+    codes = coded.codes
+    if codes.ndim != 2 or not 1 <= codes.shape[1] <= codec.num_codebooks or codes.dtype.kind not in "iu":
+        raise UserError(f"{file}: the codes are {codes.dtype} of shape {codes.shape}, not integers (frames, codebooks)")
+    if not len(codes) or codes.min() < 0 or codes.max() >= codec.codebook_size:
+        raise UserError(f"{file}: codes must lie between 0 and {codec.codebook_size - 1}, and be some")
+    frames = int(codec.num_frames(LogMel.num_frames(coded.num_samples)))
+    if frames != len(codes):
+        raise UserError(
+            f"{file}: {len(codes)} frames of codes cannot be {coded.num_samples} samples, which are {frames} frames"
+        )
+    if codebooks is not None and not 1 <= codebooks <= codes.shape[1]:
+        raise UserError(f"codebooks is {codebooks}: {file} has {codes.shape[1]}")
+
+
+def _targets(files: Sequence[str], out: Path | None, ending: str) -> list[Path]:
+    """The file for each input: beside it, or in the folder `out`, or `out` itself."""
+    if out is not None and not out.is_dir() and out.suffix:
+        if len(files) > 1:
+            raise UserError(f"{len(files)} files cannot all be written to {out}: give a folder as --out")
+        return [out]
+    place: Callable[[Path], Path] = (lambda file: file) if out is None else (lambda file: out / file.name)
+    targets = [place(Path(file)).with_suffix(ending) for file in files]
+    seen: dict[Path, Any] = {}
+    for file, target in zip(files, targets, strict=True):
+        if target in seen:
+            raise UserError(f"{seen[target]} and {file} would both be written to {target}: use different folders")
+        seen[target] = file
+    return targets

@@ -1,0 +1,246 @@
+"""Residual vector quantisation: vectors to a few small integers each, and back."""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_KMEANS_SAMPLES = 8  # vectors for each entry that the first batch gives to k-means
+_KMEANS_ITERATIONS = 10
+_FRESH = 0.3  # share of an average entry's vectors that a revived one is said to have: it gets time to prove itself
+
+
+class Quantized(NamedTuple):
+    """What a quantizer makes of vectors.
+
+    Attributes:
+        output: (batch, time, dim): what is left of them; its gradient goes straight through to the input.
+        codes: (batch, time, num_codebooks), int64; 0 at padding.
+        commitment: (batch, time), fp32: mean square of what is lost, with a gradient to the input; 0 at padding.
+        energies: (num_codebooks + 1,), fp32: sum of squares of all vectors before the first and behind each level.
+    """
+
+    output: Tensor
+    codes: Tensor
+    commitment: Tensor
+    energies: Tensor
+
+
+class ResidualQuantizer(nn.Module):
+    """Codebooks, each of which quantises what the ones before it have left (SoundStream, arXiv:2107.03312).
+
+    The codebooks are no parameters: each entry is the moving average of the vectors that chose it (VQ-VAE,
+    arXiv:1711.00937), begun by k-means on the first training batch. An entry that hardly anything chooses is replaced
+    by a vector of the batch (Jukebox, arXiv:2005.00341). In training some rows make do with fewer codebooks, so that
+    any number of them can be decoded. Of several ranks each sees its own vectors, and all have the same codebooks.
+    Every state is a buffer, and what is random comes from PyTorch's global generator.
+
+    Args:
+        dim: Width of the vectors.
+        num_codebooks: Levels.
+        codebook_size: Entries of each.
+        codebook_dim: Width in which entries are looked up, between two projections (factorised codes,
+            arXiv:2110.04627); `dim`, and no projections, if not given.
+        cosine: Whether an entry is chosen by its direction alone, instead of by its distance.
+        decay: Of the moving averages, a training batch.
+        revive_below: An entry is dead if it has less than this share of an average entry's vectors.
+        dropout: Share of the rows that use fewer codebooks in training, any number from 1 on.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    codebooks: Tensor
+    counts: Tensor
+    sums: Tensor
+    revived: Tensor
+    initialised: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_codebooks: int = 4,
+        codebook_size: int = 256,
+        codebook_dim: int | None = None,
+        cosine: bool = False,
+        decay: float = 0.98,
+        revive_below: float = 0.08,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_codebooks < 1 or codebook_size < 2:
+            raise ValueError(f"{num_codebooks} codebooks of {codebook_size} entries: at least 1 of 2 are needed")
+        for name, share in {"decay": decay, "revive_below": revive_below, "dropout": dropout}.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} is {share}: it must be 0 or more and less than 1")
+        self.num_codebooks, self.codebook_size, self.cosine = num_codebooks, codebook_size, cosine
+        self.decay, self.revive_below, self.dropout = decay, revive_below, dropout
+        self.project_in = nn.Identity() if codebook_dim is None else nn.Linear(dim, codebook_dim)
+        self.project_out = nn.Identity() if codebook_dim is None else nn.Linear(codebook_dim, dim)
+        shape = (num_codebooks, codebook_size, codebook_dim or dim)
+        self.register_buffer("codebooks", torch.randn(shape))
+        self.register_buffer("counts", torch.ones(shape[:2]))  # moving averages of the vectors that choose an entry:
+        self.register_buffer("sums", self.codebooks.clone())  # how many in a batch, and their sum
+        self.register_buffer("revived", torch.zeros((), dtype=torch.long))
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+        self._ready = False  # `initialised`, where asking for it makes nobody wait for a GPU
+        self.register_load_state_dict_post_hook(_recall)
+
+    @property
+    def usage(self) -> dict[str, Tensor]:
+        """Scalars: mean perplexity of the codebooks, entries that are dead at the moment, and revived so far."""
+        shares = self.counts / self.counts.sum(-1, keepdim=True)
+        perplexity = torch.special.entr(shares).sum(-1).exp().mean()
+        return {
+            "perplexity": perplexity,
+            "dead_codes": self._dead().sum().float(),
+            "revived_codes": self.revived.float(),
+        }
+
+    def encode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Maps (batch, time, dim) to codes (batch, time, num_codebooks), 0 where `mask` (batch, time) is false."""
+        codes, _, _ = self._search(self.project_in(x).float())
+        return codes if mask is None else codes * mask[..., None]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Maps codes (batch, time, codebooks), of all codebooks or of the first few, to (batch, time, dim)."""
+        chosen = [self.codebooks[level][codes[..., level]] for level in range(codes.shape[-1])]
+        return self.project_out(torch.stack(chosen).sum(0))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
+        """Quantises, and in training learns.
+
+        Args:
+            x: (batch, time, dim).
+            mask: (batch, time) of bool, false at padding, from which nothing is learned.
+        """
+        z = self.project_in(x)
+        with torch.autocast(_autocast_device(z), enabled=False):
+            z = z.float()
+            mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device) if mask is None else mask
+            if self.training and not self._ready:
+                self._initialise(z.detach(), mask)
+            codes, chosen, residuals = self._search(z.detach())
+            quantized = self._some_of(chosen) if self.training and self.dropout else chosen.sum(0)
+            commitment = (z - quantized).square().mean(-1) * mask
+            energies = torch.stack([(r.square() * mask[..., None]).sum() for r in residuals])
+            if self.training:
+                self._learn(codes, residuals, mask)
+            # What is quantised goes on, and its gradient goes to what was quantised, as if nothing had been lost.
+            output = z + (quantized - z).detach() if self.training else quantized
+        return Quantized(self.project_out(output.to(x.dtype)), codes * mask[..., None], commitment, energies)
+
+    @torch.no_grad()
+    def _search(self, z: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Codes (batch, time, codebooks), their entries (codebooks, batch, time, dim), and what each level leaves."""
+        codes, chosen, residuals = [], [], [z]
+        for book in self.codebooks:
+            codes.append(_nearest(residuals[-1], book, cosine=self.cosine))
+            chosen.append(book[codes[-1]])
+            residuals.append(residuals[-1] - chosen[-1])
+        return torch.stack(codes, -1), torch.stack(chosen), residuals
+
+    def _some_of(self, chosen: Tensor) -> Tensor:
+        """The sum of the entries of all codebooks, or in some rows of the first few."""
+        rows, device = chosen.shape[1], chosen.device
+        fewer = torch.randint(1, self.num_codebooks + 1, (rows,), device=device)
+        kept = torch.where(torch.rand(rows, device=device) < self.dropout, fewer, self.num_codebooks)
+        used = torch.arange(self.num_codebooks, device=device)[:, None] < kept
+        return (chosen * used[..., None, None]).sum(0)
+
+    @torch.no_grad()
+    def _learn(self, codes: Tensor, residuals: list[Tensor], mask: Tensor) -> None:
+        """Moves the averages by a batch, and replaces dead entries."""
+        counts, sums, spares = [], [], []
+        for level in range(self.num_codebooks):
+            vectors = residuals[level].flatten(0, 1)
+            hits = _one_hot(codes[..., level].flatten(), self.codebook_size) * mask.flatten()[:, None]
+            counts.append(hits.sum(0))
+            sums.append(hits.T @ vectors)
+            spares.append(_own_share(_drawn(vectors, mask, torch.rand(self.codebook_size, device=vectors.device))))
+        new_counts, new_sums, spare = _over_ranks(torch.stack(counts), torch.stack(sums), torch.stack(spares))
+        self.counts.lerp_(new_counts, 1 - self.decay)
+        self.sums.lerp_(new_sums, 1 - self.decay)
+        dead = self._dead()
+        fresh = _FRESH * self.counts.mean(-1, keepdim=True).expand_as(self.counts)
+        self.counts.copy_(torch.where(dead, fresh, self.counts))
+        self.sums.copy_(torch.where(dead[..., None], spare * fresh[..., None], self.sums))
+        self.codebooks.copy_(self.sums / self.counts.clamp(min=1e-6)[..., None])
+        self.revived.add_(dead.sum())
+
+    def _dead(self) -> Tensor:
+        """(num_codebooks, codebook_size). What is few depends on how many vectors a batch has."""
+        return self.counts < self.revive_below * self.counts.mean(-1, keepdim=True)
+
+    @torch.no_grad()
+    def _initialise(self, z: Tensor, mask: Tensor) -> None:
+        """k-means, level by level, on vectors that all ranks give."""
+        number, device = _KMEANS_SAMPLES * self.codebook_size, z.device
+        spread = (torch.arange(number, device=device) + torch.rand(number, device=device)) / number
+        (vectors,) = _over_ranks(_own_share(_drawn(z.flatten(0, 1), mask, spread)))
+        (tokens,) = _over_ranks(mask.sum().float())
+        for level in range(self.num_codebooks):
+            centres = vectors[::_KMEANS_SAMPLES].clone()
+            counts = torch.ones(self.codebook_size, device=device)
+            for _ in range(_KMEANS_ITERATIONS):
+                hits = _one_hot(_nearest(vectors, centres, cosine=self.cosine), self.codebook_size)
+                counts = hits.sum(0)
+                means = (hits.T @ vectors) / counts.clamp(min=1)[:, None]
+                centres = torch.where(counts[:, None] > 0, means, centres)
+            self.codebooks[level] = centres
+            self.counts[level] = counts * tokens / number
+            vectors = vectors - centres[_nearest(vectors, centres, cosine=self.cosine)]
+        self.sums.copy_(self.codebooks * self.counts[..., None])
+        self.initialised.fill_(True)
+        self._ready = True
+
+
+def _nearest(vectors: Tensor, entries: Tensor, *, cosine: bool) -> Tensor:
+    """For each of (..., dim) the number of its entry: the nearest, or the one of most similar direction."""
+    if cosine:
+        return (vectors @ torch.nn.functional.normalize(entries, dim=-1).T).argmax(-1)
+    return (vectors @ entries.T - entries.square().sum(-1) / 2).argmax(-1)
+
+
+def _one_hot(codes: Tensor, size: int) -> Tensor:
+    """(vectors, size), fp32. A product with it is a sum that is the same in every run; atomic additions are not."""
+    return (codes[:, None] == torch.arange(size, device=codes.device)).float()
+
+
+def _drawn(vectors: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+    """Those of (vectors, dim) that stand at these places, 0 to 1, in the row of all that are no padding."""
+    ends = mask.flatten().cumsum(0)
+    wanted = (places * ends[-1]).floor().long()
+    return vectors[torch.searchsorted(ends, wanted, right=True).clamp(max=len(vectors) - 1)]
+
+
+def _own_share(vectors: Tensor) -> Tensor:
+    """Every n-th of (vectors, dim), of n ranks; the others are zero, for other ranks to fill."""
+    if not _distributed():
+        return vectors
+    turn = torch.arange(len(vectors), device=vectors.device) % dist.get_world_size()
+    return vectors * (turn == dist.get_rank())[:, None]
+
+
+def _over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The sums of tensors over all ranks, in one exchange."""
+    if not _distributed():
+        return tensors
+    together = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(together)
+    parts = together.split([tensor.numel() for tensor in tensors])
+    return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _autocast_device(like: Tensor) -> str:
+    return like.device.type if like.device.type != "meta" else "cpu"
+
+
+def _recall(quantizer: ResidualQuantizer, _: object) -> None:
+    quantizer._ready = bool(quantizer.initialised)

@@ -1,0 +1,243 @@
+"""The codec: speech as a few small integers a frame, and back."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, final
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from omni.layers.convnext import ConvCache, ConvNeXtStack
+from omni.layers.quantizer import ResidualQuantizer
+from omni.models.part import Part
+
+
+class Reconstruction(NamedTuple):
+    """A spectrogram that went through the codec.
+
+    Attributes:
+        mels: (batch, mel frames, num_mels), fp32; padding holds numbers without meaning.
+        codes: (batch, frames, num_codebooks), int64; 0 at padding.
+        commitment: (batch, frames), fp32: mean square of what quantisation loses; 0 at padding.
+        energies: (num_codebooks + 1,), fp32: what is left before the first and behind each codebook, as a sum.
+    """
+
+    mels: Tensor
+    codes: Tensor
+    commitment: Tensor
+    energies: Tensor
+
+
+class Codec(Part):
+    """Log-mel spectrograms to codes and back, by causal ConvNeXt blocks around a residual vector quantizer.
+
+    It sees the past alone, save for the mel frames that share a frame of codes: a stream can be encoded and decoded as
+    it comes. A last frame that the spectrogram does not fill is filled with repetitions of the last mel frame.
+
+    Args:
+        num_mels: Mel filters.
+        dim: Width.
+        mel_layers: Blocks at 100 Hz, in the encoder and in the decoder each.
+        num_layers: Blocks at the rate of the codes, in each.
+        kernel_size: Frames that a block's convolution spans.
+        expansion: How many times as wide a block's inner layer is.
+        downsampling: Mel frames for each frame of codes: 2 (50 Hz), 4 (25 Hz) or 8 (12.5 Hz).
+        num_codebooks: Codes of a frame.
+        codebook_size: Entries of each codebook.
+        codebook_dim: Width in which codes are looked up.
+        cosine: Whether an entry is chosen by its direction alone.
+        decay: Of the codebooks' moving averages, a batch.
+        revive_below: Entries with less than this share of an average entry's frames are replaced.
+        quantizer_dropout: Share of the training rows that use only some of the codebooks.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_mels: int = 128,
+        dim: int = 192,
+        mel_layers: int = 1,
+        num_layers: int = 2,
+        kernel_size: int = 7,
+        expansion: int = 3,
+        downsampling: Literal[2, 4, 8] = 4,
+        num_codebooks: int = 4,
+        codebook_size: int = 256,
+        codebook_dim: int | None = 32,
+        cosine: bool = False,
+        decay: float = 0.98,
+        revive_below: float = 0.08,
+        quantizer_dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if downsampling not in (2, 4, 8):
+            raise ValueError(f"downsampling must be 2, 4 or 8, not {downsampling}")
+        self.num_mels, self.downsampling = num_mels, downsampling
+        blocks: dict[str, Any] = {"kernel_size": kernel_size, "expansion": expansion}
+        self.mel_input = nn.Linear(num_mels, dim)
+        self.mel_encoder = ConvNeXtStack(dim, mel_layers, **blocks)
+        self.down = nn.Linear(downsampling * dim, dim)
+        self.encoder = ConvNeXtStack(dim, num_layers, **blocks)
+        self.quantizer = ResidualQuantizer(
+            dim,
+            num_codebooks=num_codebooks,
+            codebook_size=codebook_size,
+            codebook_dim=codebook_dim,
+            cosine=cosine,
+            decay=decay,
+            revive_below=revive_below,
+            dropout=quantizer_dropout,
+        )
+        self.decoder = ConvNeXtStack(dim, num_layers, **blocks)
+        self.up = nn.Linear(dim, downsampling * dim)
+        self.mel_decoder = ConvNeXtStack(dim, mel_layers, **blocks)
+        self.mel_output = nn.Linear(dim, num_mels)
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codes of a frame."""
+        return self.quantizer.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """What a code is less than."""
+        return self.quantizer.codebook_size
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames of codes a second, for mel frames of 10 ms."""
+        return 100 / self.downsampling
+
+    @property
+    def bit_rate(self) -> float:
+        """Bits a second."""
+        return self.frame_rate * self.num_codebooks * math.log2(self.codebook_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256, in hex, of the codebooks: codes mean something to the codec that wrote them alone."""
+        return hashlib.sha256(self.quantizer.codebooks.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+    def num_frames(self, mel_frames: Any) -> Any:
+        """Frames of codes for so many mel frames: ints or tensors."""
+        return -(-mel_frames // self.downsampling)
+
+    def encode(self, mels: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Writes spectrograms as codes.
+
+        Args:
+            mels: (batch, mel frames, num_mels), from `omni.media.audio.LogMel`.
+            lengths: (batch,), int64: mel frames of each row, 1 or more; all if not given.
+
+        Returns:
+            (batch, frames, num_codebooks), int64; 0 behind the `num_frames(lengths)` frames of a row.
+        """
+        hidden, mask = self._hidden(mels, lengths)
+        return self.quantizer.encode(hidden, mask)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Maps codes (batch, frames, codebooks), of all codebooks or the first few, to (batch, mel frames, num_mels).
+
+        What stands behind a row's end changes nothing before it.
+        """
+        return self._rebuilt(self.quantizer.decode(codes))
+
+    def forward(self, mels: Tensor, lengths: Tensor | None = None) -> Reconstruction:
+        """Writes spectrograms as codes and reads them again; arguments are those of `encode`."""
+        hidden, mask = self._hidden(mels, lengths)
+        quantized = self.quantizer(hidden, mask)
+        rebuilt = self._rebuilt(quantized.output)[:, : mels.shape[1]]
+        return Reconstruction(rebuilt, quantized.codes, quantized.commitment, quantized.energies)
+
+    @contextmanager
+    def streaming(self) -> Iterator["CodecStream"]:
+        """A stream of its own, in which pieces of any length give what the whole would; without gradient."""
+        stream = CodecStream(self)
+        with torch.no_grad():
+            yield stream
+        stream.close()
+
+    def _hidden(self, mels: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What is quantised, (batch, frames, dim), and which of it is no padding."""
+        time = self.num_frames(mels.shape[1]) * self.downsampling
+        if lengths is None:
+            last = torch.full((len(mels), 1), mels.shape[1] - 1, device=mels.device)
+            mask = None
+        else:
+            last = lengths[:, None] - 1
+            mask = torch.arange(time // self.downsampling, device=mels.device) < self.num_frames(lengths)[:, None]
+        source = torch.arange(time, device=mels.device).expand(len(mels), -1).minimum(last)
+        return self._encoded(mels.gather(1, source[..., None].expand(-1, -1, self.num_mels))), mask
+
+    def _encoded(self, mels: Tensor, cache: ConvCache | None = None) -> Tensor:
+        x = self.mel_encoder(self.mel_input(mels), cache)
+        return self.encoder(self.down(rearrange(x, "b (t s) d -> b t (s d)", s=self.downsampling)), cache)
+
+    def _rebuilt(self, hidden: Tensor, cache: ConvCache | None = None) -> Tensor:
+        x = self.up(self.decoder(hidden, cache))
+        x = self.mel_decoder(rearrange(x, "b t (s d) -> b (t s) d", s=self.downsampling), cache)
+        return self.mel_output(x).float()
+
+    @property
+    def flops_per_second(self) -> float:
+        """Floating-point operations of training (forward and backward) on a second of audio, the search left out."""
+
+        def weights(*modules: nn.Module) -> int:
+            return sum(p.numel() for module in modules for p in module.parameters() if p.ndim > 1)
+
+        mel = weights(self.mel_input, self.mel_encoder, self.mel_decoder, self.mel_output)
+        return 6 * (
+            100 * mel + self.frame_rate * weights(self.down, self.encoder, self.quantizer, self.decoder, self.up)
+        )
+
+
+@final
+class CodecStream:
+    """A codec that goes on where it stopped; see `Codec.streaming`.
+
+    Encoding and decoding are streams apart: either may be used alone, or both in turn.
+
+    Args:
+        codec: The codec, in eval mode.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self._encoding, self._decoding = ConvCache(), ConvCache()
+        self._held: Tensor | None = None  # mel frames that fill no frame of codes yet
+
+    def encode(self, mels: Tensor) -> Tensor:
+        """Maps the next (batch, mel frames, num_mels) to those codes (batch, frames, num_codebooks) that are complete.
+
+        Up to `downsampling - 1` mel frames wait for the next call, or for `flush`.
+        """
+        mels = mels if self._held is None else torch.cat((self._held, mels), dim=1)
+        complete = mels.shape[1] // self.codec.downsampling * self.codec.downsampling
+        self._held = mels[:, complete:]
+        if not complete:
+            return torch.zeros(len(mels), 0, self.codec.num_codebooks, dtype=torch.long, device=mels.device)
+        return self.codec.quantizer.encode(self.codec._encoded(mels[:, :complete], self._encoding))
+
+    def flush(self) -> Tensor:
+        """The codes of the last mel frames, where they fill no frame: (batch, 0 or 1, num_codebooks)."""
+        held = self._held
+        if held is None:
+            raise ValueError("nothing was encoded in this stream")
+        if held.shape[1]:
+            held = F.pad(held.mT, (0, -held.shape[1] % self.codec.downsampling), mode="replicate").mT
+        self._held = None
+        return self.encode(held)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Maps the next codes (batch, frames, codebooks) to (batch, mel frames, num_mels)."""
+        if not codes.shape[1]:
+            return torch.zeros(len(codes), 0, self.codec.num_mels, device=codes.device)
+        return self.codec._rebuilt(self.codec.quantizer.decode(codes), self._decoding)
+
+    def close(self) -> None:
+        """Forgets what came before."""
+        self._encoding, self._decoding, self._held = ConvCache(), ConvCache(), None
