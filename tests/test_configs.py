@@ -7,18 +7,19 @@ import torch
 import yaml
 
 from omni.models.audio_encoder import AudioEncoder
+from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.stages.stage import Stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 STAGES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "models" not in path.parts and path.name != "base.yaml"]
-PARTS = {"thinker": Thinker, "audio_encoder": AudioEncoder}
+PARTS = {"thinker": Thinker, "audio_encoder": AudioEncoder, "talker": Talker}
 
 
 def test_all_files_were_found():
-    assert len(MODELS) == 12
-    assert len(STAGES) == 8
+    assert len(MODELS) == 18
+    assert len(STAGES) == 10
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, CONFIGS / "base.yaml"}
 
 

@@ -27,8 +27,8 @@ def borders(spans: Sequence[Span], subframe_seconds: float) -> np.ndarray:
 def advances(borders: np.ndarray, num_frames: int, frame_rate: float) -> np.ndarray | None:
     """By how many characters each frame moves on (see `omni.batch.CodesBatch`).
 
-    A frame belongs to the character that is said at its centre. Where more than `MAX_ADVANCE` begin at once, some frames
-    lag behind.
+    A frame belongs to the character that is said at its centre. Where more than `MAX_ADVANCE` begin at once, some
+    frames lag behind.
 
     Args:
         borders: Seconds at which each character begins, and at which the last one ends.

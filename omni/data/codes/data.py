@@ -159,13 +159,14 @@ class CodesData(ResumableData):
         for split, data in self._rows.items():
             report_skipped(split, data.known_speakers_only(), len(data))
 
-    def held_out(self, count: int) -> list[HeldOut]:
-        """Some sentences of the validation data, short and long ones, with their recordings; the same each time.
+    def held_out(self, split: str, count: int) -> list[HeldOut]:
+        """Some sentences of a split, short and long ones, with their recordings; the same each time.
 
         Args:
+            split: `val` or `test`.
             count: Most sentences; this rank's share of them is returned.
         """
-        data, sentences = self._rows["val"], []
+        data, sentences = self._rows[split], []
         order = np.argsort(data.durations, kind="stable")
         chosen = order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
         share = self.rank()
