@@ -2,14 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := lightning_logs/world
-HELD_OUT := data/world/speech/val/world-val-000000.wav
+SPOKEN := data/world/speech/val/world-val-000000.wav
+DRAWN := data/world/images/val/world-val-000000.png
 
 .PHONY: quickstart test lint check install clean
 
-quickstart: $(RUNS)/thinker/done $(RUNS)/audio/done  ## world, stages A and B: a text of its own, a sentence never heard
+quickstart: $(RUNS)/thinker/done $(RUNS)/audio/done $(RUNS)/vision/done  ## world, stages A, B, C: what each makes of it
 	$(BIN)/omni generate --checkpoint $(RUNS)/thinker/best.ckpt --text "The picture shows" --max_tokens 80
-	@echo "said:  $$(head -n 1 data/world/speech/val.jsonl)"
-	@echo "heard: $$($(BIN)/omni transcribe $(HELD_OUT) --checkpoint $(RUNS)/audio/best.ckpt)"
+	@echo "said:  $$(sed -n '1s/.*"text": "\([^"]*\)".*/\1/p' data/world/speech/val.jsonl)"
+	@echo "heard: $$($(BIN)/omni transcribe $(SPOKEN) --checkpoint $(RUNS)/audio/best.ckpt)"
+	@echo "drawn: $$(sed -n '1s/.*"captions": \["\([^"]*\)".*/\1/p' data/world/images/val.jsonl)"
+	@echo "seen:  $$($(BIN)/omni classify $(DRAWN) --checkpoint $(RUNS)/vision/best.ckpt)"
 
 test: .venv/installed  ## the tests
 	$(BIN)/python -m pytest
@@ -41,6 +44,7 @@ $(RUNS)/%/done: data/world/world.json configs/base.yaml configs/world/%.yaml
 
 $(RUNS)/thinker/done: configs/models/laptop/thinker.yaml
 $(RUNS)/audio/done: configs/models/laptop/audio_encoder.yaml
+$(RUNS)/vision/done: configs/models/laptop/vision_encoder.yaml
 
 clean:  ## all that was made, the environment too
 	rm -rf .venv data lightning_logs/world

@@ -4,11 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omni.classification import classify as classify
     from omni.inference import load as load
     from omni.recognition import transcribe as transcribe
 
-_HOMES = {"load": "inference", "transcribe": "recognition"}
-__all__ = ["load", "transcribe"]
+_HOMES = {"classify": "classification", "load": "inference", "transcribe": "recognition"}
+__all__ = ["classify", "load", "transcribe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -51,6 +51,44 @@ class SpeechBatch(NamedTuple):
         return self.seconds, "audio_seconds"
 
 
+class Attribute(NamedTuple):
+    """Something that images are classified by.
+
+    Attributes:
+        name: What it is, such as `label` or `colour`.
+        values: Names of the classes.
+        several: Whether an image may have several of the values, or none, instead of exactly one.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    several: bool = False
+
+
+class ImageBatch(NamedTuple):
+    """Images, and what is known of them.
+
+    Attributes:
+        images: (batch, 3, height, width), fp32, pixels from 0 to 1.
+        labels: (batch, classes), fp32: the share of each value, those of all attributes side by side; -1 throughout an
+            attribute that is not known. (batch, 0) without attributes.
+        rows: (batch,), int64. Numbers of the images in their data set.
+        captions: (batch, captions, time), int64: tokens, `PAD` behind their end. None without captions.
+        caption_ids: (batch, captions), int64: equal for equal texts, -1 where an image has fewer captions.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+    captions: Tensor | None = None
+    caption_ids: Tensor | None = None
+
+    @property
+    def work(self) -> tuple[float, str]:
+        """What the batch holds to be learned from: an amount and its unit."""
+        return len(self.images), "images"
+
+
 class CodesBatch(NamedTuple):
     """Texts and the codec frames in which they are spoken.
 

@@ -174,11 +174,11 @@ class GracefulStop(Callback):
 
 
 class Throughput(Callback):
-    """Logs `train/tokens_per_second` or `train/audio_seconds_per_second`, `train/mfu` and, on a GPU, memory.
+    """Logs `train/tokens_per_second` (or `audio_seconds`, or `images`), `train/mfu` and, on a GPU, memory.
 
     Time spent in validation and checkpoints does not count. MFU is the share of the device's peak that the model's
     own operations make use of (PaLM, arXiv:2204.02311); for that the stage must tell its `flops_per_work`, those of a
-    token or of a second of audio.
+    token, of a second of audio or of an image.
 
     Args:
         peak_tflops: The device's peak at the training precision; measured with a large matrix product if not given.

@@ -24,16 +24,19 @@ class Verb(NamedTuple):
         target: `module:function`; its signature is the verb's arguments, its docstring their help.
         help: What it does, in a line.
         positionals: Arguments given by position; `+` behind the last one: it takes one or more.
+        lists: Options that take one or more values, as in `--labels cat dog`.
     """
 
     target: str
     help: str
     positionals: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
 
 
 VERBS = {
     "generate": Verb("omni.inference:generate", "Continue a text with a trained Thinker."),
     "transcribe": Verb("omni.transcription:transcribe_files", "Write down what is said in audio files.", ("files+",)),
+    "classify": Verb("omni.classification:classify_files", "Tell what is in images.", ("images+",), ("labels",)),
     "data world": Verb("omni.data.world:write", "Write the embedded data set, the world."),
     "data tokenizer": Verb("omni.data.vocabulary:train_tokenizer", "Train a tokenizer on text."),
     "data prepare": Verb("omni.data.prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")),
@@ -42,6 +45,7 @@ VERBS = {
     "plan": Verb("omni.plan:run", "Count a configuration's parameters and memory before training it."),
     "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
     "bench audio": Verb("omni.bench.audio:race", "Race the audio encoder against torchaudio's Conformer."),
+    "bench vision": Verb("omni.bench.vision:race", "Race the vision encoder against torchvision's of the same size."),
 }
 PARSING_VERBS = ("plan",)  # they get the arguments as they are: what they take is what `fit` takes
 
@@ -93,7 +97,7 @@ def _dispatch(argv: list[str]) -> Any:
 def _call(verb: str, argv: list[str]) -> Any:
     from jsonargparse import ArgumentError, ArgumentParser, auto_cli
 
-    target, _, positionals = VERBS[verb]
+    target, _, positionals, lists = VERBS[verb]
     module, _, name = target.partition(":")
     function = getattr(import_module(module), name)
     if verb in PARSING_VERBS:
@@ -102,15 +106,15 @@ def _call(verb: str, argv: list[str]) -> Any:
         if not positionals:
             return auto_cli(function, args=argv, prog=f"omni {verb}", as_positional=False, exit_on_error=False)
         parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
-        _add_positionals(parser, function, positionals)
-        arguments: Any = parser.instantiate_classes(parser.parse_args(argv))
+        _add_arguments(parser, function, positionals, lists)
+        arguments: Any = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:
         raise UserError(f"{one_line(error)} (`omni {verb} --help` tells what there is)") from error
     return function(**arguments.as_dict())
 
 
-def _add_positionals(parser: Any, function: Any, positionals: tuple[str, ...]) -> None:
-    """Fills a parser with a function's arguments, some of them given by position."""
+def _add_arguments(parser: Any, function: Any, positionals: tuple[str, ...], lists: tuple[str, ...]) -> None:
+    """Fills a parser with a function's arguments, some of them given by position or as lists."""
     from docstring_parser import parse
 
     docstring = parse(function.__doc__ or "")
@@ -124,7 +128,11 @@ def _add_positionals(parser: Any, function: Any, positionals: tuple[str, ...]) -
             parser.add_argument(name, nargs="+", type=item, help=help_of.get(name))
         else:
             parser.add_argument(name, type=types[name], help=help_of.get(name))
-    parser.add_function_arguments(function, skip={name.rstrip("+") for name in positionals}, as_group=False)
+    for name in lists:  # list[...] | None
+        (item,) = get_args(get_args(types[name])[0])
+        parser.add_argument(f"--{name}", nargs="+", type=item, default=None, help=help_of.get(name))
+    skip = {*lists, *(name.rstrip("+") for name in positionals)}
+    parser.add_function_arguments(function, skip=skip, as_group=False)
 
 
 def one_line(error: BaseException) -> str:

@@ -1,10 +1,13 @@
 """Metrics, synchronised over ranks by torchmetrics."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from omni.batch import Attribute
 
 
 class TokenLoss(Metric):
@@ -67,3 +70,147 @@ class MeanOfItems(Metric):
     def compute(self) -> Tensor:
         """The mean of an item."""
         return (self.total / self.items).float()
+
+
+class Classification(Metric):
+    """How often images are classified rightly, over a whole data set.
+
+    `compute` returns the share of images that are right in each attribute (`accuracy/NAME`), the mean over attributes
+    (`accuracy`), and with more than five values whether the right one is among the five likeliest (`top5/NAME`). An
+    attribute of several values is right where every one of them is.
+
+    Args:
+        attributes: What images are classified by.
+    """
+
+    full_state_update = False
+    right: Tensor
+    near: Tensor
+    total: Tensor
+    hits: Tensor
+    shown: Tensor
+
+    def __init__(self, attributes: Sequence[Attribute]) -> None:
+        super().__init__()
+        self.attributes = tuple(attributes)
+        self.sizes = [len(attribute.values) for attribute in attributes]
+        for name in ("right", "near", "total"):
+            self.add_state(name, torch.zeros(len(self.sizes), dtype=torch.long), dist_reduce_fx="sum")
+        for name in ("hits", "shown"):
+            self.add_state(name, torch.zeros(sum(self.sizes), dtype=torch.long), dist_reduce_fx="sum")
+        for number, attribute in enumerate(self.attributes):
+            size = (len(attribute.values),) * 2
+            if not attribute.several:
+                self.add_state(f"confusion{number}", torch.zeros(size, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch: scores (batch, classes), and labels as in `omni.batch.ImageBatch`."""
+        parts = zip(self.attributes, logits.split(self.sizes, 1), labels.split(self.sizes, 1), strict=True)
+        hits, shown = [], []
+        for number, (attribute, scores, target) in enumerate(parts):
+            known = target[:, 0] >= 0
+            scores, target = scores[known], target[known]
+            self.total[number] += len(target)
+            if attribute.several:
+                fits = (scores > 0) == (target > 0.5)
+                self.right[number] += fits.all(1).sum()
+                hits.append(fits.sum(0))
+                shown.append(torch.full_like(hits[-1], len(target)))
+                continue
+            truth, guess = target.argmax(1), scores.argmax(1)
+            self.right[number] += (truth == guess).sum()
+            best = scores.topk(min(5, scores.shape[1]), dim=1).indices
+            self.near[number] += (best == truth[:, None]).sum()
+            size = len(attribute.values)
+            table = torch.bincount(truth * size + guess, minlength=size**2).view(size, size)
+            getattr(self, f"confusion{number}").add_(table)
+            hits.append(table.diagonal())
+            shown.append(table.sum(1))
+        self.hits += torch.cat(hits)
+        self.shown += torch.cat(shown)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Shares by name."""
+        right, near = self.right / self.total.clamp(min=1), self.near / self.total.clamp(min=1)
+        shares = {"accuracy": right.float().mean()}
+        for number, attribute in enumerate(self.attributes):
+            if len(self.attributes) > 1:
+                shares[f"accuracy/{attribute.name}"] = right[number].float()
+            if not attribute.several and len(attribute.values) > 5:
+                shares[f"top5/{attribute.name}"] = near[number].float()
+        return shares
+
+    def per_class(self) -> list[tuple[str, str, int, float]]:
+        """For each class: attribute, value, images it was looked for in, and the share that was found right."""
+        names = [(a.name, value) for a in self.attributes for value in a.values]
+        pairs = zip(names, self.shown.tolist(), self.hits.tolist(), strict=True)
+        return [(name, value, shown, hit / shown if shown else float("nan")) for (name, value), shown, hit in pairs]
+
+    def confusion(self) -> dict[str, Tensor]:
+        """For each attribute of single values, how many images of a class (row) were taken for another (column)."""
+        return {
+            a.name: getattr(self, f"confusion{number}") for number, a in enumerate(self.attributes) if not a.several
+        }
+
+
+class Retrieval(Metric):
+    """How often the right image is found by a caption, and the right caption by an image, among all of a data set.
+
+    Ties count as wrong: a model that says the same of everything finds nothing. Where captions are equal, each image
+    of one of them is right.
+
+    Args:
+        ranks: The right one must be among so many best.
+    """
+
+    full_state_update = False
+    images: list[Tensor]
+    rows: list[Tensor]
+    texts: list[Tensor]
+    text_rows: list[Tensor]
+    text_ids: list[Tensor]
+
+    def __init__(self, ranks: Sequence[int] = (1, 5)) -> None:
+        super().__init__()
+        self.ranks = tuple(ranks)
+        for name in ("images", "rows", "texts", "text_rows", "text_ids"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, images: Tensor, rows: Tensor, texts: Tensor, text_rows: Tensor, text_ids: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            images: (images, dim), unit vectors.
+            rows: (images,), their numbers.
+            texts: (texts, dim), unit vectors.
+            text_rows: (texts,), the number of the image that each describes.
+            text_ids: (texts,), equal for equal texts.
+        """
+        for name, value in zip(
+            ("images", "rows", "texts", "text_rows", "text_ids"),
+            (images, rows, texts, text_rows, text_ids),
+            strict=True,
+        ):
+            getattr(self, name).append(value)
+
+    def compute(self) -> dict[str, Tensor]:
+        """`image_recall@K` (of images, by a caption), `text_recall@K` (of captions, by an image), `recall@K` (mean)."""
+        states = (self.images, self.rows, self.texts, self.text_rows, self.text_ids)
+        images, rows, texts, text_rows, text_ids = (
+            torch.cat(list(state)) if isinstance(state, list) else state for state in states
+        )
+        scores = texts @ images.T
+        right = text_rows[:, None] == rows  # (texts, images)
+        for number in text_ids.unique():
+            same = text_ids == number
+            right[same] = right[same].any(0)
+        own = scores.masked_fill(~right, -torch.inf)
+        wrong = scores.masked_fill(right, -torch.inf)
+        found = (wrong >= own.amax(1, keepdim=True)).sum(1)
+        best = (wrong >= own.amax(0, keepdim=True)).sum(0)[right.any(0)]
+        shares = {}
+        for rank in self.ranks:
+            of_images, of_texts = (found < rank).float().mean(), (best < rank).float().mean()
+            shares |= {f"image_recall@{rank}": of_images, f"text_recall@{rank}": of_texts}
+            shares[f"recall@{rank}"] = (of_images + of_texts) / 2
+        return shares

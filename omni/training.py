@@ -17,11 +17,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 import omni.data.codes.data
+import omni.data.images.data
 import omni.data.speech.data
 import omni.data.text
 import omni.stages.audio
 import omni.stages.talker
-import omni.stages.thinker  # noqa: F401  importing a stage or a data module makes its bare class name known
+import omni.stages.thinker
+import omni.stages.vision  # noqa: F401  importing a stage or a data module makes its bare class name known
 from omni import checkpoint as checkpoints
 from omni.callbacks import AtomicCheckpointIO, Stopped, keep_earlier_run, run_folder
 from omni.errors import UserError

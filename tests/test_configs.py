@@ -6,20 +6,22 @@ import pytest
 import torch
 import yaml
 
+from omni.data.world.images import image_row
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
+from omni.models.vision_encoder import VisionEncoder
 from omni.stages.stage import Stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 STAGES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "models" not in path.parts and path.name != "base.yaml"]
-PARTS = {"thinker": Thinker, "audio_encoder": AudioEncoder, "talker": Talker}
+PARTS = {"thinker": Thinker, "audio_encoder": AudioEncoder, "vision_encoder": VisionEncoder, "talker": Talker}
 
 
 def test_all_files_were_found():
-    assert len(MODELS) == 18
-    assert len(STAGES) == 10
+    assert len(MODELS) == 24
+    assert len(STAGES) == 15
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, CONFIGS / "base.yaml"}
 
 
@@ -27,7 +29,16 @@ def test_all_files_were_found():
 def test_model_sizes_build(path):
     with torch.device("meta"):
         part = PARTS[path.stem](**yaml.safe_load(path.read_text(encoding="utf-8")))
-    assert part.num_parameters > 1e6
+    assert part.num_parameters > 5e5
+
+
+def test_the_thinker_sees_an_image_as_49_to_64_tokens():
+    for path in CONFIGS.glob("models/*/vision_encoder.yaml"):
+        with torch.device("meta"):
+            encoder = VisionEncoder(**yaml.safe_load(path.read_text(encoding="utf-8")))
+            tokens = encoder.tokens(torch.zeros(1, 3, encoder.image_size, encoder.image_size))
+        assert tokens.shape == (1, encoder.num_tokens, encoder.token_dim)
+        assert 49 <= encoder.num_tokens <= 64
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -35,6 +46,15 @@ def test_sizes_of_a_part_name_the_same_arguments(name):
     """One size given over another is merged with it: an argument that only the other names would stay."""
     files = [path for path in MODELS if path.stem == name]
     assert len({frozenset(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in files}) == 1
+
+
+def test_the_world_has_as_many_classes_as_its_classifier():
+    config = yaml.safe_load((CONFIGS / "world/vision.yaml").read_text(encoding="utf-8"))
+    found = set()
+    for index in range(600):
+        for name, value in image_row(0, "train", index)["labels"].items():
+            found |= {(name, each) for each in (value if isinstance(value, list) else [value])}
+    assert config["model"]["init_args"]["classifier"]["init_args"]["num_classes"] == len(found)
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: str(path.relative_to(CONFIGS)))

@@ -15,12 +15,17 @@ from omni.errors import UserError
 from omni.losses import Loss
 from omni.memory import Ledger, format_count, format_size, parse_size
 from omni.models.audio_encoder import AudioEncoder
+from omni.models.classifier import Classifier
+from omni.models.contrast import ContrastHead
+from omni.models.text_encoder import TextEncoder
 from omni.models.thinker import Thinker
+from omni.models.vision_encoder import VisionEncoder
 from omni.optimizers import adamw
 from omni.plan import Plan, fake_tensors, measure, run
 from omni.stages.audio import SpeechRecognition
 from omni.stages.stage import Stage
 from omni.stages.thinker import ThinkerPretraining
+from omni.stages.vision import VisionPretraining
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZES = sorted(CONFIGS.glob("models/*/thinker.yaml"))
@@ -191,6 +196,43 @@ def test_the_configuration_of_speech_is_planned(capsys: pytest.CaptureFixture[st
     assert plan.stage == "SpeechRecognition"
     assert plan.fits
     assert "KV cache" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("frozen_thinker", [False, True])
+def test_images_and_captions_are_planned_and_no_moment_of_a_real_step_needs_more(frozen_thinker: bool):
+    data = {"batch_size": 4, "image_size": 32, "caption_tokens": 12}
+
+    def make() -> VisionPretraining:
+        encoder = VisionEncoder(image_size=32, patch_size=8, dim=32, num_layers=2, num_heads=2, ffn_dim=64)
+        classifier = Classifier(dim=32, num_classes=5)
+        if frozen_thinker:
+            contrast = ContrastHead(image_dim=32, text_dim=TOY["dim"])
+            return VisionPretraining(encoder, classifier, contrast, thinker=Thinker(**TOY), frozen=["thinker"])
+        text_encoder = TextEncoder(vocab_size=64, dim=16, num_layers=1, num_heads=2, ffn_dim=32)
+        contrast = ContrastHead(image_dim=32, text_dim=16)
+        return VisionPretraining(encoder, classifier, contrast, text_encoder=text_encoder)
+
+    stage = make()
+    for name in stage.frozen:
+        stage.part(name).requires_grad_(False)
+    with Ledger() as ledger:
+        ledger.add(list(stage.parameters()))
+        stage.loss(stage.example_batch(data)).total.backward()
+    with fake_tensors():
+        plan = measure(make(), data)
+    assert plan.batch["images"] == (4, 3, 32, 32)
+    assert plan.batch["captions"] == (4, 1, 12)
+    assert plan.batch["labels"] == (4, 5)
+    assert plan.trained_parameters == sum(p.numel() for p in stage.parameters() if p.requires_grad)
+    assert ledger.peak <= plan.training <= 1.3 * ledger.peak + plan.optimizer_state
+
+
+def test_the_configuration_of_images_is_planned(capsys: pytest.CaptureFixture[str]):
+    plan = main(["plan", "--config", str(CONFIGS / "vision.yaml"), "--gpu_memory=12GB"])
+    assert plan.stage == "VisionPretraining"
+    assert plan.batch == {"images": (64, 3, 224, 224), "labels": (64, 10), "rows": (64,)}
+    assert plan.fits
+    assert "vision_encoder" in capsys.readouterr().out
 
 
 class Pair(Stage):

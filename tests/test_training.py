@@ -16,8 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from omni import checkpoint as checkpoints
 from omni.layers.transformer import Transformer
+from omni.metrics import TokenLoss
 from omni.models.thinker import Thinker
 from omni.precision import best_precision
+from omni.stages.thinker import ThinkerPretraining
 
 RUN = Path("lightning_logs/thinker")
 
@@ -321,3 +323,17 @@ class TestInitFrom:
         message = fails(fit, "fit", "--init_from.thinker=first.ckpt", model__init_args__thinker__init_args__dim=64)
         assert "is 288×32 there and 288×64 here" in message
         assert "does not exist" in fails(fit, "fit", "--init_from.thinker=nowhere.ckpt")
+
+
+def test_metrics_count_exactly_where_weights_are_bf16():
+    stage = ThinkerPretraining(Thinker(vocab_size=16, dim=16, num_layers=1, num_heads=2, ffn_dim=16))
+    stage.to(dtype=torch.bfloat16)
+    assert next(stage.parameters()).dtype == torch.bfloat16
+    metric = TokenLoss()
+    stage.val_metric = metric
+    stage.to(dtype=torch.bfloat16)
+    for _ in range(2):
+        for _ in range(1000):
+            metric.update(torch.ones(1), torch.ones(1, dtype=torch.bool), torch.ones(1, dtype=torch.long))
+        assert metric.tokens == metric.total == 1000
+        metric.reset()

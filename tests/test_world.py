@@ -20,7 +20,8 @@ from omni.data.world.files import text_row
 from omni.data.world.stories import change
 from omni.errors import UserError
 
-write = partial(write_all, utterances=0, val_utterances=0)  # speech has tests of its own
+NOTHING_ELSE = {"utterances": 0, "val_utterances": 0, "pictures": 0, "val_pictures": 0}  # they have tests of their own
+write = partial(write_all, **NOTHING_ELSE)
 ADJECTIVES = rf"((small|large) )?(({'|'.join(COLOURS)}) )?"
 SINGULAR, PLURAL = (
     r"(shape|circle|square|triangle|star|cross|heart)\b",
@@ -131,8 +132,10 @@ def test_no_fault_of_grammar(rows, fault):
 
 
 def test_same_seed_same_bytes_whatever_the_hash_seed(tmp_path):
-    sizes = "documents=60, val_documents=10, utterances=0, val_utterances=0"
-    code = f"import sys; from omni.data.world import write; write(sys.argv[1], {sizes}, seed=5)"
+    code = (
+        "import sys; from omni.data.world import write; "
+        f"write(sys.argv[1], documents=60, val_documents=10, seed=5, **{NOTHING_ELSE})"
+    )
     for seed in ("1", "2"):
         subprocess.run(
             [sys.executable, "-c", code, tmp_path / seed], env={**os.environ, "PYTHONHASHSEED": seed}, check=True

@@ -27,11 +27,9 @@ SIZES = {"train": 8, "val": 3}
 
 
 def spoken(out, **other):
-    """Write a world with hardly any text."""
-    write(
-        out,
-        **{"documents": 1, "val_documents": 1, "utterances": SIZES["train"], "val_utterances": SIZES["val"], **other},
-    )
+    """Write a world with hardly any text, and no images."""
+    sizes = {"documents": 1, "val_documents": 1, "utterances": SIZES["train"], "val_utterances": SIZES["val"]}
+    write(out, **{**sizes, "pictures": 0, "val_pictures": 0, **other})
 
 
 def tree(folder):
@@ -327,6 +325,7 @@ class TestMistakes:
     def test_missing_engine_is_one_line_and_nothing_is_written(self, tmp_path, monkeypatch, fails):
         monkeypatch.setitem(sys.modules, "espeakng_loader", None)
         arguments = ["data", "world", "--out", str(tmp_path / "world"), "--documents=1", "--val_documents=1"]
+        arguments += ["--pictures=0", "--val_pictures=0"]
         assert 'pip install "omni[world]"' in fails(main, [*arguments, "--utterances=1", "--val_utterances=0"])
         assert not (tmp_path / "world").exists()
         main([*arguments, "--utterances=0", "--val_utterances=0"])
@@ -377,7 +376,8 @@ class TestProcesses:
         code = (
             "import sys, omni.data.world.recordings as r; r.cpus = lambda: 2\n"
             "from omni.cli import main\n"
-            "main(['data', 'world', '--out', sys.argv[1], '--documents=1', '--val_documents=1'])"
+            "sizes = ['--documents=1', '--val_documents=1', '--pictures=0', '--val_pictures=0']\n"
+            "main(['data', 'world', '--out', sys.argv[1], *sizes])"
         )
         out, errors = tmp_path / "world", tmp_path / "errors.txt"
         with errors.open("wb") as file:

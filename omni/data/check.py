@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omni import checkpoint
+from omni.data.check_images import IMAGE_KINDS, ImageCheck
 from omni.data.check_speech import SPEECH_KINDS, SpeechCheck, SpeechRules
 from omni.data.check_text import TEXT_KINDS, TextCheck
 from omni.data.corpus import open_corpus
 from omni.data.findings import Report
+from omni.data.images.entries import open_images
+from omni.data.images.sources import SUFFIXES, Location
 from omni.data.speech.utterances import AUDIO_KEYS, open_utterances
 from omni.errors import UserError
 from omni.normalization import TextNormalization
@@ -18,13 +21,15 @@ from omni.units import ENGLISH, Units, open_units
 _DOWNSAMPLING, _SUBFRAMES = 8, 4  # the encoder's defaults: 50 sub-frames a second
 _HUB_SPLITS = {"data": "train", "val": "validation", "test": "test"}  # where hub:OWNER/NAME names none
 
+_IMAGE_SPLITS = {"data": "train", "val": "val", "test": "test"}
+
 
 def check(
     manifests: list[str],
     *,
     val: list[str] | str | None = None,
     test: list[str] | str | None = None,
-    kind: Literal["auto", "speech", "text"] = "auto",
+    kind: Literal["auto", "speech", "text", "images"] = "auto",
     units: str = "characters",
     characters: str = ENGLISH,
     normalization: TextNormalization = TextNormalization(),  # noqa: B008  immutable
@@ -34,6 +39,8 @@ def check(
     subframes: int | None = None,
     text_column: str = "text",
     document_separator: str | None = None,
+    root: str = "data/images",
+    image_folder: str | None = None,
     cache_dir: str = "data/cache",
     json: Path | None = None,
 ) -> None:
@@ -42,15 +49,21 @@ def check(
     Speech: audio that is missing, unreadable, cut off, empty, silent or clipped; sample rates, channels and durations;
     characters outside the vocabulary; texts that CTC cannot emit in time; duplicates; the same audio in two splits,
     and voices in two splits. Text: documents that cannot be read, are empty, twice there, or in two splits, and lost
-    characters. The exit code is 1 when something would hurt training. Copies of audio are known by their samples.
+    characters. Images: files that are missing, unreadable, cut off, tiny, of extreme shape, or too large to be read;
+    rows without caption or label; empty classes, and classes that differ between splits; duplicates, and the same
+    image in two splits. The exit code is 1 when something would hurt training. Copies of audio are known by their
+    samples, those of images by their pixels.
 
     Args:
         manifests: Speech: manifests (.jsonl, .csv), folders of LibriSpeech or LJSpeech. Text: .txt, .jsonl, .parquet,
-            patterns, folders. Both: hub:OWNER/NAME[:CONFIG[:SPLIT]].
+            patterns, folders. Images: what `data.train` may be: folders of class folders, manifests (.jsonl, .csv,
+            captions.txt, COCO's .json), torchvision:NAME. All: hub:OWNER/NAME[:CONFIG[:SPLIT]].
         val: The same for validation, to be compared with them.
         test: The same for testing.
-        kind: `speech`, `text`, or `auto`: a .jsonl whose first row has `audio` or `wav`, a .csv, a folder with
-            transcripts and a data set of the Hub are speech, all else is text.
+        kind: `speech`, `text`, `images`, or `auto`: a .jsonl whose first row has `audio` or `wav`, a .csv, a folder
+            with transcripts and a data set of the Hub are speech; torchvision:NAME, a .json, a .jsonl, .csv or
+            captions.txt with `image` in its first row, and a folder of folders with images are images; all else is
+            text.
         units: What is written: `characters`, a SentencePiece .model file, or the .ckpt file of a recogniser.
         characters: Of `characters`.
         normalization: How text is written before it is learned.
@@ -60,6 +73,8 @@ def check(
         subframes: What the CTC head writes for each frame; by default the checkpoint's, or 4.
         text_column: Where the text is in manifests, .parquet and on the Hub.
         document_separator: Regular expression between the documents of a .txt file; by default a file is one.
+        root: Folder of torchvision's data sets.
+        image_folder: Folder of a manifest's images; by default beside it, or in `Images` beside it.
         cache_dir: Where downloads from the Hub are kept.
         json: File to write all findings to.
 
@@ -71,8 +86,9 @@ def check(
         raise UserError("name what to check: manifests, files of text, folders or hub:OWNER/NAME")
     given = {"data": manifests, "val": val, "test": test}
     splits = {name: [entries] if isinstance(entries, str) else entries for name, entries in given.items() if entries}
-    speech, text = ({name: _of_kind(splits[name], kind, one) for name in splits} for one in ("speech", "text"))
-    report = Report(SPEECH_KINDS | TEXT_KINDS)
+    kinds = ("speech", "text", "images")
+    speech, text, images = ({name: _of_kind(splits[name], kind, one) for name in splits} for one in kinds)
+    report = Report(SPEECH_KINDS | TEXT_KINDS | IMAGE_KINDS)
     options: dict[str, Any] = {"text_column": text_column, "cache_dir": Path(cache_dir).expanduser()}
     if any(speech.values()):
         coding = _coding(units, characters, normalization, downsampling, subframes)
@@ -87,6 +103,13 @@ def check(
                 entries, hub_split=_HUB_SPLITS[name], document_separator=document_separator, **options
             )
             reader.split(f"{name} (text)" if speech[name] else name, sources)
+    folder = None if image_folder is None else Path(image_folder).expanduser()
+    location = Location(Path(root).expanduser(), folder, cache_dir=Path(cache_dir).expanduser())
+    viewer = ImageCheck(report)
+    for name, entries in images.items():
+        if entries:
+            opened = [open_images(entry, _IMAGE_SPLITS[name], location) for entry in entries]
+            viewer.split(f"{name} (images)" if speech[name] or text[name] else name, opened)
     if json is not None:
         report.write(Path(json))
     print("\n".join(report.lines()))
@@ -99,34 +122,46 @@ def _of_kind(entries: Sequence[str], kind: str, wanted: str) -> list[str]:
 
 
 def _kind_of(entry: str) -> str:
-    """`speech` or `text`, as `kind: auto` tells them apart; what is not there is left to those who read it."""
-    path = Path(entry).expanduser()
+    """`speech`, `text` or `images`, as `kind: auto` tells; what is not there is left to those who read it."""
+    if entry.startswith("torchvision:"):
+        return "images"
+    if entry.startswith("hub:"):
+        return "speech"
+    path = Path(entry.partition("@")[0] if not Path(entry).expanduser().exists() else entry).expanduser()
     if path.is_dir():
-        spoken = (path / "metadata.csv").is_file() or next(path.rglob("*.trans.txt"), None)
-    elif path.suffix == ".jsonl" and path.is_file():
-        spoken = _has_audio(path)
-    else:
-        spoken = entry.startswith("hub:") or path.suffix == ".csv"
-    return "speech" if spoken else "text"
+        if (path / "metadata.csv").is_file() or next(path.rglob("*.trans.txt"), None):
+            return "speech"
+        return "images" if _holds_images(path) else "text"
+    if path.suffix == ".json":
+        return "images"
+    columns = _first_columns(path) if path.suffix in (".jsonl", ".csv", ".txt") and path.is_file() else set()
+    if "image" in columns:
+        return "images"
+    return "speech" if columns & set(AUDIO_KEYS) or path.suffix == ".csv" else "text"
 
 
-def _has_audio(path: Path) -> bool:
-    """Whether the first row that can be read names audio.
+def _holds_images(folder: Path) -> bool:
+    """Whether there are images in a folder's folders; or in itself, where no text is: its reader tells more."""
+    children = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if any(path.suffix.lower() in SUFFIXES for child in children if child.is_dir() for path in child.rglob("*")):
+        return True
+    suffixes = {path.suffix.lower() for path in children}
+    return bool(suffixes & SUFFIXES) and not suffixes & {".txt", ".jsonl", ".parquet"}
 
-    Raises:
-        UserError: If it names an image.
-    """
+
+def _first_columns(path: Path) -> set[str]:
+    """Names of the columns: the keys of the first row that can be read, or the words of the first line."""
     with path.open("rb") as file:
+        if path.suffix != ".jsonl":
+            return set(file.readline(2**16).decode("utf-8-sig", "replace").strip().split(","))
         for line in file:
             try:
                 row = loads(line)
             except ValueError:  # told when the rows are read
                 continue
             if isinstance(row, Mapping):
-                if "image" in row:
-                    raise UserError(f"{path}: is a manifest of images, which cannot be checked yet")
-                return any(key in row for key in AUDIO_KEYS)
-    return False
+                return set(row)
+    return set()
 
 
 def _coding(

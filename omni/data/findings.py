@@ -15,7 +15,7 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 _SHOWN = 3  # findings of a kind that are named in the table
-_PLACE = re.compile(r"(.+?(?:: row \d+[^:]*)?): (.*)", re.DOTALL)
+_PLACE = re.compile(r"(.+?(?:: (?:row|annotation) \d+[^:]*)?): (.*)", re.DOTALL)
 _CLEAN = str.maketrans({"\n": " ", "\r": " ", "\t": " "})
 
 

@@ -11,6 +11,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
 
 from omni import checkpoint as checkpoints
 from omni.errors import UserError
@@ -110,7 +111,8 @@ class Stage(LightningModule, ABC):
                 if isinstance(module, Transformer):
                     module.compile()  # in place: the names of the weights stay
         for name, lineage in self.ancestors.items():
-            if lineage["tokenizer"] != self.tokenizer.fingerprint:
+            reads = hasattr(self.part(name), "vocab_size")  # others do not know what a token is
+            if reads and lineage["tokenizer"] != self.tokenizer.fingerprint:
                 raise UserError(
                     f"init_from.{name} was trained with another tokenizer than the data's: give that checkpoint as "
                     "data.init_args.tokenizer (of text) or data.init_args.units (of speech)"
@@ -121,6 +123,17 @@ class Stage(LightningModule, ABC):
         super().train(mode)
         for name in self.frozen:
             self.part(name).eval()
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Stage":
+        """Metrics move with the stage and keep their precision: a sum in bf16 stops growing at 256."""
+        metrics = [module for module in self.modules() if isinstance(module, Metric)]
+        states = [(metric, name, value.dtype) for metric in metrics for name, value in metric.metric_state.items()
+                  if isinstance(value, Tensor)]  # fmt: skip
+        super()._apply(fn, recurse)
+        for metric, name, dtype in states:
+            for holder in (metric.__dict__, metric._defaults):
+                holder[name] = holder[name].to(dtype)
         return self
 
     # ------------------------------------------------------------------ loss
@@ -233,7 +246,7 @@ class Stage(LightningModule, ABC):
         }
 
     def check_checkpoint(self, checkpoint: dict[str, Any], path: str) -> None:
-        """Refuses a checkpoint of another stage, or of parts of other shapes.
+        """Refuses a checkpoint of another stage, of other parts, or of parts of other shapes.
 
         Raises:
             UserError: Naming what differs.
@@ -246,6 +259,11 @@ class Stage(LightningModule, ABC):
             )
         for name, part in self.parts.items():
             checkpoints.check_fit(part, name, checkpoint, path)
+        if more := sorted(checkpoint["parts"].keys() - self.parts.keys()):
+            raise UserError(
+                f"{path} also holds {', '.join(more)}, which this configuration lacks: add model.init_args.{more[0]}, "
+                "or begin with some of its parts by --init_from"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes back the lineage and the random numbers, and refuses another tokenizer's checkpoint."""
@@ -259,7 +277,9 @@ class Stage(LightningModule, ABC):
         self._rng = checkpoint["rng"]
 
     def on_train_start(self) -> None:
-        """Continues the random numbers where the checkpoint left them."""
+        """Puts frozen parts in eval mode, and continues the random numbers where the checkpoint left them."""
+        for name in self.frozen:  # Lightning does not call `train` where fitting begins
+            self.part(name).eval()
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"])
             if len(self._rng["cuda"]) == torch.cuda.device_count():

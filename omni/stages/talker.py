@@ -111,7 +111,8 @@ class TalkerTraining(Stage):
         self.audio_encoder: AudioEncoder = data.encoder.audio_encoder
         self.frozen = tuple(dict.fromkeys((*self.frozen, *_BORROWED)))
         super().setup(stage)
-        self.train(self.training)  # the two that came are frozen: back to eval mode
+        for name in _BORROWED:  # in the mode of the others: Lightning warns of eval mode where fitting begins,
+            self.part(name).train(self.training)  # and `on_train_start` brings it about a moment later
         if self._spoken_before not in (None, data.encoder.codec_fingerprint):
             raise UserError(
                 "init_from.talker speaks the codes of another codec than data.init_args.codec: give that checkpoint "
@@ -139,6 +140,11 @@ class TalkerTraining(Stage):
             f"the Talker's {name} is {getattr(self.talker, name):g}, which does not fit {what}: set "
             f"model.init_args.talker.init_args.{name} to {value:g}"
         )
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], path: str) -> None:
+        """As in `Stage`; what comes from the data is compared when it is there."""
+        recipes = {name: recipe for name, recipe in checkpoint["parts"].items() if name not in _BORROWED}
+        super().check_checkpoint({**checkpoint, "parts": recipes}, path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the names of the voices, in the order of their numbers."""

@@ -53,7 +53,7 @@ class FeatureFile:
     @property
     def complete(self) -> bool:
         """Whether all rows are there."""
-        return self.record.is_file()
+        return all(file.is_file() for file in (self.record, self.data, self.frames_file))
 
     @property
     def unreadable(self) -> dict[int, str]:

@@ -1,11 +1,13 @@
 """The world: omni's embedded data set, seeded, endless, and coherent over modalities.
 
 A `Scene` is drawn (`scene`), and everything else is a pure function of it: `captions`, `statements`, `reasoning`,
-`questions`, `stories` and whole `documents`; `speech` says short sentences of them. `files` writes it all to disk.
+`questions`, `stories` and whole `documents`; `speech` says short sentences of them, `drawing` draws it. `files` writes
+it all to disk.
 """
 
 from omni.data.world.captions import caption, dense_caption
 from omni.data.world.documents import document
+from omni.data.world.drawing import draw
 from omni.data.world.files import write
 from omni.data.world.questions import KINDS, Question, questions
 from omni.data.world.scene import HELD_OUT, Group, Scene, Thing, sample_scene, scene_at
@@ -23,6 +25,7 @@ __all__ = [
     "caption",
     "dense_caption",
     "document",
+    "draw",
     "questions",
     "sample_scene",
     "samples",

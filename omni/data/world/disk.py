@@ -36,3 +36,20 @@ def refuse_foreign(path: Path) -> None:
         first = file.readline()
     if b'"id": "world-' not in first:
         raise UserError(f"{path} was not written by `omni data world`: move it, or choose another --out")
+
+
+def whole(folder: Path, split: str, size: int) -> bool:
+    """Whether every file that `SPLIT.sha256` lists is there, as it was written, and there are `size` of them."""
+    expected = checksums(folder, split)
+    return len(expected) == size and all(
+        (folder / name).is_file() and digest(folder / name) == checksum for name, checksum in expected.items()
+    )
+
+
+def checksums(folder: Path, split: str) -> dict[str, str]:
+    """File -> SHA-256, as noted when all was written."""
+    try:
+        lines = (folder / f"{split}.sha256").read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return {}
+    return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}

@@ -1,4 +1,4 @@
-"""Files: the world on disk, text and speech, and the record that tells whether it is whole."""
+"""Files: the world on disk, text, speech and images, and the record that tells whether it is whole."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from omni.data.world import espeak, recordings
-from omni.data.world.disk import digest, refuse_foreign, replacing
+from omni.data.world import espeak, images, recordings
+from omni.data.world.disk import digest, refuse_foreign, replacing, whole
 from omni.data.world.documents import document, sentences
 from omni.data.world.scene import scene_at
 from omni.errors import UserError
 
-GENERATOR = 1  # raise it when the same seed gives other files than before, text or speech
+GENERATOR = 1  # raise it when the same seed gives other files than before: text, speech or images
 RECORD = "world.json"
+_LISTED = {"utterances": "speech", "pictures": "images"}  # what has files of its own, and their folder
 
 
 def text_row(seed: int, split: str, index: int) -> dict[str, str]:
@@ -39,21 +40,26 @@ def write(
     val_documents: int = 500,
     utterances: int = 6000,
     val_utterances: int = 300,
+    pictures: int = 20000,
+    val_pictures: int = 1000,
     seed: int = 0,
 ) -> None:
-    """Write the world, omni's embedded data set: English text about scenes of coloured shapes, and speech.
+    """Write the world, omni's embedded data set: English text about scenes of coloured shapes, speech, images.
 
-    The same seed gives the same text on every machine, and the same speech from the same eSpeak NG. Scenes of
-    validation never occur in training, whatever the seeds; nor do its spoken sentences and its voices. A world that
+    The same seed gives the same text and pixels on every machine, and the same speech from the same eSpeak NG. Scenes
+    of validation never occur in training, whatever the seeds; nor do its spoken sentences and its voices. A world that
     is already there, whole and written with the same arguments, is kept; a run that was cut goes on where it was.
 
     Args:
         out: folder to write into: `text/train.jsonl` and `text/val.jsonl`; `speech/train.jsonl`, `speech/val.jsonl`
-            and their audio, 16 kHz mono WAV; and `world.json`, the record of them all.
+            and their audio, 16 kHz mono WAV; `images/train.jsonl`, `images/val.jsonl` and their pictures, PNG of 64 by
+            64 pixels; and `world.json`, the record of them all.
         documents: documents to train on, 1 or more; about 90 words each.
         val_documents: documents to validate on, 1 or more.
         utterances: spoken sentences to train on, about 2 seconds and 70 kB each; 0 for none.
         val_utterances: spoken sentences to validate on; 0 for none.
+        pictures: scenes drawn to train on, about 1 kB each, with captions and labels; 0 for none.
+        val_pictures: scenes drawn to validate on; 0 for none.
         seed: any whole number; another seed gives another world.
 
     Raises:
@@ -62,6 +68,7 @@ def write(
     """
     asked = {"documents": documents, "val_documents": val_documents}
     asked |= {"utterances": utterances, "val_utterances": val_utterances}
+    asked |= {"pictures": pictures, "val_pictures": val_pictures}
     for name, number in asked.items():
         least = 1 if "documents" in name else 0
         if number < least:
@@ -79,25 +86,29 @@ def write(
 
 
 def _sizes(asked: dict[str, Any], kind: str) -> dict[str, int]:
-    """Rows of each split that has any: of `documents`, or of `utterances`."""
+    """Rows of each split that has any: of `documents`, `utterances` or `pictures`."""
     return {split: asked[name] for split, name in (("train", kind), ("val", f"val_{kind}")) if asked[name]}
 
 
 def _names(asked: dict[str, Any]) -> list[str]:
-    """The files that the record vouches for; one of them vouches for the audio of its split."""
+    """The files that the record vouches for; those of checksums vouch for audio and pictures."""
     texts = [f"text/{split}.jsonl" for split in _sizes(asked, "documents")]
     return texts + [
-        f"speech/{split}.{suffix}" for split in _sizes(asked, "utterances") for suffix in ("jsonl", "sha256")
+        f"{folder}/{split}.{suffix}"
+        for kind, folder in _LISTED.items()
+        for split in _sizes(asked, kind)
+        for suffix in ("jsonl", "sha256")
     ]
 
 
 def _summary(record: dict[str, Any]) -> str:
     hours = sum(record["seconds"].values()) / 3600
     spoken = f"{record['utterances']} and {record['val_utterances']} utterances, {hours:.1f} hours"
+    drawn = f"{record['pictures']} and {record['val_pictures']} pictures"
     return (
         f"{record['documents']} documents to train on and {record['val_documents']} to validate on, "
         f"{record['words']} words, {record['sentences']} different sentences; "
-        f"{spoken if record['seconds'] else 'no utterances'}"
+        f"{spoken if record['seconds'] else 'no utterances'}; {drawn}"
     )
 
 
@@ -109,31 +120,39 @@ def _finished(out: Path, asked: dict[str, int]) -> dict[str, Any] | None:
         same = {name: record[name] for name in asked} == asked and {"words", "sentences", "seconds"} <= record.keys()
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    spoken = _sizes(asked, "utterances")
-    whole = (
+    unhurt = (
         same
         and set(files) == set(_names(asked))
         and all((out / name).is_file() and digest(out / name) == files[name] for name in files)
-        and all(recordings.whole(out / "speech", split, size) for split, size in spoken.items())
+        and all(
+            whole(out / folder, split, size)
+            for kind, folder in _LISTED.items()
+            for split, size in _sizes(asked, kind).items()
+        )
     )
-    return record if whole else None
+    return record if unhurt else None
 
 
 def _write_all(out: Path, asked: dict[str, int]) -> dict[str, Any]:
-    """Write text, then speech, then the record: without it, or with another's hashes, a world counts as unfinished."""
-    texts, spoken, speech = _sizes(asked, "documents"), _sizes(asked, "utterances"), out / "speech"
+    """Write text, images, speech, then the record: without it, or with other hashes, a world counts as unfinished."""
+    texts, spoken, drawn = (_sizes(asked, kind) for kind in ("documents", "utterances", "pictures"))
+    speech, seconds = out / "speech", {}
     for split in texts:
         refuse_foreign(out / "text" / f"{split}.jsonl")
     recordings.refuse(speech)
+    images.refuse(out / "images")
     engine = espeak.version() if spoken else None  # it had better be missed now than after the text
     (out / "text").mkdir(parents=True, exist_ok=True)
     (out / RECORD).unlink(missing_ok=True)
     counts = _write_text(out / "text", asked["seed"], texts)
+    if drawn:
+        images.write_images(out / "images", seed=asked["seed"], sizes=drawn)
+    else:
+        images.remove(out / "images")
     if spoken:
         seconds = recordings.record(speech, generator=GENERATOR, seed=asked["seed"], sizes=spoken)
     else:
         recordings.remove(speech)
-        seconds = {}
     files = {name: digest(out / name) for name in _names(asked)}
     record = {**asked, **counts, "espeak": engine, "seconds": seconds, "files": files}
     with replacing(out / RECORD) as file:

@@ -16,7 +16,7 @@ import soundfile
 from tqdm import tqdm
 
 from omni.data.world import espeak
-from omni.data.world.disk import digest, refuse_foreign, replacing
+from omni.data.world.disk import checksums, refuse_foreign, replacing
 from omni.data.world.speech import SAMPLE_RATE, SPEAKERS, samples, utterance
 from omni.data.world.workers import cpus, in_order
 from omni.errors import UserError
@@ -148,23 +148,6 @@ def remove(folder: Path) -> None:
     (folder / ORIGIN).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def whole(folder: Path, split: str, size: int) -> bool:
-    """Whether every audio file of a split is there, as it was written."""
-    expected = checksums(folder, split)
-    return len(expected) == size and all(
-        (folder / name).is_file() and digest(folder / name) == checksum for name, checksum in expected.items()
-    )
-
-
-def checksums(folder: Path, split: str) -> dict[str, str]:
-    """File -> SHA-256, as noted when all was written."""
-    try:
-        lines = (folder / f"{split}.sha256").read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError):
-        return {}
-    return {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
 
 
 def _begin(folder: Path, origin: dict[str, object], sizes: dict[str, int]) -> None:

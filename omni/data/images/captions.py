@@ -1,0 +1,76 @@
+"""Captions of images: tokenised, and what tokenises them."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, final
+
+from omni.data.documents import Documents
+from omni.data.images.rows import ImageRow
+from omni.data.vocabulary import find_tokenizer
+from omni.tokenizer import BOS, EOS, ByteTokenizer, Tokenizer
+
+
+class Captions(NamedTuple):
+    """Captions of images, tokenised.
+
+    Attributes:
+        tokens: Of each caption of each image.
+        ids: The same number for the same text.
+    """
+
+    tokens: list[list[list[int]]]
+    ids: list[list[int]]
+
+
+def encode_captions(rows: Sequence[ImageRow], tokenizer: Tokenizer, most: int) -> tuple[Captions, int]:
+    """Tokenises all captions, begin and end marked, cropped to `most` tokens; also returns how many were cropped."""
+    numbers: dict[str, int] = {}
+    ids = [[numbers.setdefault(text, len(numbers)) for text in row.captions] for row in rows]
+    encoded = [[BOS, *tokens, EOS] for tokens in tokenizer.encode_batch(list(numbers))]
+    cropped = sum(len(encoded[number]) > most for row in ids for number in row)
+    encoded = [tokens[:most] for tokens in encoded]
+    return Captions([[encoded[number] for number in row] for row in ids], ids), cropped
+
+
+@final
+class CaptionTexts(Documents):
+    """Captions as documents, to learn a tokenizer from."""
+
+    name = "captions"
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = texts
+
+    def read(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def fingerprint(self, *, content: bool) -> str:
+        return hashlib.sha256("\n".join(self.texts).encode()).hexdigest()
+
+
+def find_caption_tokenizer(
+    spec: str, captions: list[str], *, vocab_size: int, cache_dir: Path, may_train: bool
+) -> Tokenizer:
+    """The tokenizer of captions.
+
+    Args:
+        spec: `bytes`, `bpe`, a .model file, or a .ckpt file.
+        captions: Of the training images, to learn `bpe` from.
+        vocab_size: Of `bpe`.
+        cache_dir: Where it is kept.
+        may_train: Whether this process may learn it.
+
+    Raises:
+        UserError: If there is no such tokenizer, or it cannot be learned.
+    """
+    if spec == "bpe" and not captions:
+        return ByteTokenizer()  # there is nothing to encode
+    return find_tokenizer(
+        spec,
+        [CaptionTexts(captions)],
+        identity=hashlib.sha256("\n".join(captions).encode()).hexdigest(),
+        vocab_size=vocab_size,
+        cache_dir=cache_dir,
+        may_train=may_train,
+    )

@@ -1,0 +1,220 @@
+"""Images, labels and captions by their numbers, a batch at a time."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from omni.batch import Attribute, ImageBatch
+from omni.data.images.augmentation import Augmentation
+from omni.data.images.captions import Captions
+from omni.data.images.rows import Faults, ImageRow
+from omni.data.images.sources import natural
+from omni.errors import UserError
+from omni.media.images import Preprocessing, to_pixels
+from omni.tokenizer import PAD
+
+_BLOCK = 256  # images that are read together
+
+
+def attributes_of(rows: Sequence[ImageRow], known: dict[str, tuple[str, ...]]) -> tuple[Attribute, ...]:
+    """What rows are labelled with: the values that occur, sorted, or those that are known beforehand.
+
+    Raises:
+        UserError: If an attribute has one value in a row and a list of them in another.
+    """
+    values: dict[str, set[str]] = {name: set() for name in known}
+    several: dict[str, bool] = {}
+    for row in rows:
+        for name, value in row.labels.items():
+            listed = isinstance(value, tuple)
+            if several.setdefault(name, listed) != listed:
+                raise UserError(f"{row.where}: {name} is a single value here and a list elsewhere: write it one way")
+            values.setdefault(name, set()).update(value if isinstance(value, tuple) else (value,))
+    return tuple(
+        Attribute(name, known.get(name) or tuple(sorted(found, key=natural)), several.get(name, False))
+        for name, found in values.items()
+    )
+
+
+class LabelTable:
+    """What images are labelled with, by their numbers; a byte or two each.
+
+    Args:
+        rows: The images.
+        attributes: What they may be labelled with.
+
+    Raises:
+        UserError: If a row has a label that is none of them.
+    """
+
+    def __init__(self, rows: Sequence[ImageRow], attributes: Sequence[Attribute]) -> None:
+        self.attributes = attributes
+        self.columns = [self._column(rows, attribute) for attribute in attributes]
+        for row in rows:
+            if unknown := row.labels.keys() - {attribute.name for attribute in attributes}:
+                raise UserError(f"{row.where}: no training image has a label {min(unknown)!r}")
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """The targets of some images: (images, classes), fp32; see `ImageBatch.labels`."""
+        parts = [torch.zeros(len(indices), 0)]
+        for attribute, column in zip(self.attributes, self.columns, strict=True):
+            chosen = column[indices]
+            if not attribute.several:
+                hot = torch.nn.functional.one_hot(chosen.long().clamp(min=0), len(attribute.values))
+                chosen = torch.where(chosen[:, None] < 0, -1, hot)
+            parts.append(chosen.float())
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def _column(rows: Sequence[ImageRow], attribute: Attribute) -> Tensor:
+        numbers = {value: number for number, value in enumerate(attribute.values)}
+        shape = (len(rows), len(numbers)) if attribute.several else (len(rows),)
+        column = torch.full(shape, -1, dtype=torch.int8 if attribute.several else torch.int16)
+        for i, row in enumerate(rows):
+            value = row.labels.get(attribute.name)
+            if value is None:
+                continue
+            try:
+                if isinstance(value, tuple):
+                    column[i] = 0
+                    column[i, [numbers[name] for name in value]] = 1
+                else:
+                    column[i] = numbers[value]
+            except KeyError as error:
+                raise UserError(f"{row.where}: no training image has {attribute.name} {error}") from None
+        return column
+
+
+@final
+class ImageDataset(Dataset[ImageBatch]):
+    """Some images with labels and captions; `__getitems__` makes a whole batch.
+
+    Args:
+        rows: The images.
+        labels: Of the images.
+        captions: Of the images.
+        preprocessing: Brings them to one size.
+        size: Side of what a batch holds.
+        augmentation: Of training images; None for those that are measured on.
+        seed: Of everything random: the same rows with the same seed make the same batch.
+        pixels: Of all images, as `load_images` reads them; None: each is read when it is needed.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[ImageRow],
+        labels: LabelTable,
+        captions: Captions | None,
+        *,
+        preprocessing: Preprocessing,
+        size: int,
+        augmentation: Augmentation | None,
+        seed: int,
+        pixels: Tensor | None = None,
+    ) -> None:
+        self.rows, self.labels, self.captions = rows, labels, captions
+        self.preprocessing, self.size, self.augmentation, self.seed = preprocessing, size, augmentation, seed
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> ImageBatch:
+        """A batch. Training draws one caption an image; measuring gives all of them."""
+        numbers = torch.tensor(indices)
+        images = self.pixels[numbers] if self.pixels is not None else self._read(indices)
+        labels = self.labels[numbers]
+        if self.augmentation is None:
+            return ImageBatch(to_pixels(images), labels, numbers, *self._captions(indices, None))
+        with torch.random.fork_rng(devices=[]):
+            draw = hashlib.blake2b(f"{self.seed} {indices}".encode(), digest_size=8).digest()
+            torch.default_generator.manual_seed(int.from_bytes(draw) >> 1)
+            choices = torch.rand(len(indices)).tolist()
+            pixels, labels = self.augmentation(images, labels, self.size)
+        return ImageBatch(pixels, labels, numbers, *self._captions(indices, choices))
+
+    def _read(self, indices: list[int]) -> Tensor:
+        return _stack([self.preprocessing(self.rows[number].read()) for number in indices])
+
+    def _captions(self, indices: list[int], choices: list[float] | None) -> tuple[Tensor | None, Tensor | None]:
+        if self.captions is None:
+            return None, None
+        tokens = [self.captions.tokens[number] for number in indices]
+        ids = [self.captions.ids[number] for number in indices]
+        if choices is not None:  # one of each
+            chosen = [int(choice * len(row)) for choice, row in zip(choices, tokens, strict=True)]
+            tokens = [row[at : at + 1] for at, row in zip(chosen, tokens, strict=True)]
+            ids = [row[at : at + 1] for at, row in zip(chosen, ids, strict=True)]
+        most = max(map(len, ids), default=0) or 1
+        time = max((len(text) for row in tokens for text in row), default=1)
+        padded = torch.full((len(indices), most, time), PAD)
+        numbers = torch.full((len(indices), most), -1)
+        for i, row in enumerate(tokens):
+            for j, text in enumerate(row):
+                padded[i, j, : len(text)] = torch.tensor(text)
+                numbers[i, j] = ids[i][j]
+        return padded, numbers
+
+
+def load_images(
+    rows: Sequence[ImageRow], preprocessing: Preprocessing, faults: Faults
+) -> tuple[list[ImageRow], Tensor]:
+    """Reads all images into memory.
+
+    Returns:
+        The rows whose images can be read, the others went to `faults`; and their pixels (images, channels, size, size)
+        of uint8, with one channel where every image is grey.
+    """
+
+    def read(row: ImageRow) -> Tensor | UserError:
+        try:
+            return preprocessing(row.read())
+        except UserError as error:
+            return error
+
+    kept, blocks = [], []
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            images = []
+            for row, image in zip(block, pool.map(read, block), strict=True):
+                if isinstance(image, UserError):
+                    faults.add(image)
+                else:
+                    kept.append(row)
+                    images.append(image)
+            blocks += [_stack(images)] if images else []
+    if all(bool((block == block[:, :1]).all()) for block in blocks):
+        blocks = [block[:, :1] for block in blocks]
+    else:
+        blocks = [block.expand(-1, 3, -1, -1) for block in blocks]
+    return kept, torch.cat(blocks) if blocks else torch.empty(0, 1, preprocessing.size, preprocessing.size).byte()
+
+
+def readable(rows: Sequence[ImageRow], faults: Faults) -> list[ImageRow]:
+    """The rows whose images can be read; the others go to `faults`. Keeps no pixels."""
+
+    def fault(row: ImageRow) -> UserError | None:
+        try:
+            row.read()
+        except UserError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(fault, rows))
+    for error in found:
+        if error is not None:
+            faults.add(error)
+    return [row for row, error in zip(rows, found, strict=True) if error is None]
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    """One batch of images of which some may be grey."""
+    channels = max(len(image) for image in images)
+    return torch.stack([image.expand(channels, -1, -1) for image in images])

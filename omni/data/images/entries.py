@@ -1,0 +1,45 @@
+"""Which source of images a name in a configuration stands for."""
+
+from pathlib import Path
+
+from omni.data.images.catalogues import open_hub, open_torchvision
+from omni.data.images.folders import ClassFolders
+from omni.data.images.manifests import open_manifest
+from omni.data.images.sources import ImageSource, Location
+from omni.errors import UserError
+
+
+def open_images(entry: str, split: str, location: Location) -> ImageSource:
+    """Finds the source that a name stands for.
+
+    Args:
+        entry: A folder with a folder for each class; a manifest (.jsonl, .csv, or Flickr8k's captions.txt), COCO's
+            captions (.json), each with `@LIST` behind it to take only the images that LIST, a file beside it, names;
+            `torchvision:NAME[:SPLIT]`; or `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
+        split: `train`, `val` or `test`: what is taken of a data set that has splits of its own.
+        location: What helps to find it.
+
+    Raises:
+        UserError: If nothing is there, or is of a kind that cannot be read.
+    """
+    kind, _, rest = entry.partition(":")
+    if kind == "torchvision":
+        return open_torchvision(rest, split, location)
+    if kind == "hub":
+        return open_hub(rest, split, location)
+    name, _, only = entry.partition("@")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return ClassFolders(path)
+    if not path.is_file():
+        raise UserError(
+            f"{name}: does not exist: name a folder of class folders, a manifest, torchvision:NAME or hub:OWNER/NAME"
+        )
+    return open_manifest(path, _names(path.parent / only) if only else None, location.image_folder)
+
+
+def _names(path: Path) -> frozenset[str]:
+    try:
+        return frozenset(path.read_text(encoding="utf-8").split("\n")) - {""}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): it should name an image a line") from error

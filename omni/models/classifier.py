@@ -1,0 +1,51 @@
+"""The classifier: what an image is, from its vector."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from omni.batch import Attribute
+from omni.models.part import Part
+
+
+class Classifier(Part):
+    """One matrix from the vector of an image to scores of classes, those of several attributes side by side.
+
+    Args:
+        dim: Width of the vector.
+        num_classes: Number of classes, of all attributes together.
+        dropout: Share of the vector dropped in training.
+    """
+
+    def __init__(self, *, dim: int, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dim, self.num_classes = dim, num_classes
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(dim, num_classes)
+        nn.init.normal_(self.head.weight, std=0.02)  # scores near 0: the first guess is uniform
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Maps (batch, dim) to scores (batch, num_classes)."""
+        return self.head(self.dropout(pooled))
+
+
+def probabilities(logits: Tensor, attributes: Sequence[Attribute]) -> dict[str, Tensor]:
+    """The probability of each value of each attribute, from scores (batch, classes): (batch, values) by name."""
+    parts = zip(attributes, logits.float().split([len(a.values) for a in attributes], dim=1), strict=True)
+    return {a.name: scores.sigmoid() if a.several else scores.softmax(-1) for a, scores in parts}
+
+
+def in_words(found: Mapping[str, Tensor], attributes: Sequence[Attribute]) -> list[str]:
+    """The likeliest value of each attribute, or all that are likelier than not, as a text for each image."""
+    columns = []
+    for attribute in attributes:
+        shares = found[attribute.name]
+        if attribute.several:
+            chosen = [[v for v, share in zip(attribute.values, row, strict=True) if share > 0.5] for row in shares]
+            columns.append([", ".join(values) or "none" for values in chosen])
+        else:
+            unknown = (shares < 0).all(1).tolist()
+            best = shares.argmax(1).tolist()
+            columns.append(["?" if no else attribute.values[i] for i, no in zip(best, unknown, strict=True)])
+    return ["; ".join(words) for words in zip(*columns, strict=True)]

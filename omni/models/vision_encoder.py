@@ -1,0 +1,225 @@
+"""The vision encoder: a Vision Transformer."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni.layers.attention import Attention
+from omni.layers.feedforward import Activation
+from omni.layers.rotary import rotate
+from omni.layers.stem import ConvStem, PatchStem
+from omni.layers.transformer import Transformer
+from omni.media.images import IMAGENET_MEAN, IMAGENET_STD
+from omni.models.part import Part
+
+
+class VisionOutput(NamedTuple):
+    """What the vision encoder returns.
+
+    Attributes:
+        pooled: (batch, dim), the whole image in one vector.
+        patches: (batch, rows, columns, dim), one vector a patch, after the last norm.
+    """
+
+    pooled: Tensor
+    patches: Tensor
+
+
+class VisionEncoder(Part):
+    """A bidirectional Transformer over the patches of an image and a CLS token (ViT, arXiv:2010.11929).
+
+    Images are pixels from 0 to 1; the encoder normalises them itself, so that whoever holds it needs to know nothing
+    else. Sides of another size than `image_size` are allowed, if they are multiples of `patch_size`: learned positions
+    are interpolated, and rotary ones stretched, to the same field of view.
+
+    Args:
+        image_size: Side in pixels of the images it is trained on.
+        patch_size: Side of a patch.
+        dim: Width of the residual stream.
+        num_layers: Number of blocks.
+        num_heads: Heads.
+        ffn_dim: Width inside the feed-forward network.
+        activation: `swiglu`, `relu2` or `gelu`.
+        stem: `patch`, one matrix for each patch, or `conv`, 3 × 3 convolutions, which learn from fewer images.
+        stem_width: Channels of a conv stem after its first halving; they double with each further one.
+        stem_depth: Convolutions of a conv stem at each size.
+        rope_theta: Base of the rotary wavelengths, in patches.
+        qk_norm: Whether queries and keys are normalised.
+        dropout: Share dropped in training: of attention weights, of updates, and of a conv stem's residuals.
+        pooling: What stands for the whole image: the CLS token (`cls`), or the mean of the patches (`mean`).
+        reduction: How patches become fewer tokens for the Thinker: `none`; `shuffle`, which lays neighbours side by
+            side in one wider token (pixel shuffle); or `pool`, their mean.
+        reduction_factor: Side of the square of patches that become one token.
+        mean: Of red, green and blue, that is taken off.
+        std: Of red, green and blue, that is divided by.
+        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 224,
+        patch_size: int = 16,
+        dim: int = 128,
+        num_layers: int = 4,
+        num_heads: int = 2,
+        ffn_dim: int = 512,
+        activation: Activation = "gelu",
+        stem: Literal["patch", "conv"] = "conv",
+        stem_width: int = 16,
+        stem_depth: int = 1,
+        rope_theta: float = 100.0,
+        qk_norm: bool = True,
+        dropout: float = 0.0,
+        pooling: Literal["cls", "mean"] = "mean",
+        reduction: Literal["none", "shuffle", "pool"] = "none",
+        reduction_factor: int = 2,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if image_size % patch_size:
+            raise ValueError(f"image_size ({image_size}) must be a multiple of patch_size ({patch_size})")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError("mean and std must hold three numbers, those of std over 0")
+        self.image_size, self.patch_size, self.dim, self.pooling = image_size, patch_size, dim, pooling
+        self.grid = image_size // patch_size
+        self.reduction, self.reduction_factor = reduction, reduction_factor if reduction != "none" else 1
+        if self.grid % self.reduction_factor:
+            raise ValueError(
+                f"reduction_factor ({reduction_factor}) must divide the {self.grid} patches of a side "
+                f"(image_size / patch_size)"
+            )
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.stem = (
+            ConvStem(dim, patch_size=patch_size, width=stem_width, depth=stem_depth, dropout=dropout)
+            if stem == "conv"
+            else PatchStem(dim, patch_size=patch_size)
+        )
+        self.cls = nn.Parameter(torch.randn(dim) * 0.02)  # flat, as a scale: it does not decay
+        self.positions = nn.Parameter(torch.randn(self.grid, self.grid, dim) * 0.02)
+        self.transformer = Transformer(
+            dim=dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
+            activation=activation,
+            causal=False,
+            rope_axes=2,
+            rope_theta=rope_theta,
+            qk_norm=qk_norm,
+            dropout=dropout,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the Thinker gets for an image of `image_size`."""
+        return (self.grid // self.reduction_factor) ** 2
+
+    @property
+    def token_dim(self) -> int:
+        """Width of the tokens that the Thinker gets."""
+        return self.dim * self.reduction_factor**2 if self.reduction == "shuffle" else self.dim
+
+    @property
+    def flops_per_image(self) -> float:
+        """Floating-point operations of training on an image of `image_size`, attention's own products left out.
+
+        6 for each use of a weight: 2 in the forward pass, 4 in the backward pass (arXiv:2001.08361).
+        """
+        used = sum(p.numel() for p in self.transformer.parameters()) * (self.grid**2 + 1)
+        side = self.image_size
+        for module in self.stem.modules():
+            if isinstance(module, nn.Conv2d):
+                side //= module.stride[0]
+                used += module.weight.numel() * side**2
+            elif isinstance(module, nn.Linear):
+                used += module.weight.numel() * self.grid**2
+        return 6.0 * used
+
+    def forward(self, images: Tensor) -> VisionOutput:
+        """Sees.
+
+        Args:
+            images: (batch, 3, height, width), pixels from 0 to 1.
+
+        Returns:
+            A vector for each image and one for each of its patches.
+
+        Raises:
+            ValueError: If the sides are no multiples of the patch size.
+        """
+        x, positions, (rows, columns) = self._embed(images)
+        hidden = self.transformer(x, positions=positions).hidden
+        patches = hidden[:, 1:]
+        pooled = hidden[:, 0] if self.pooling == "cls" else patches.mean(1)
+        return VisionOutput(pooled, patches.unflatten(1, (rows, columns)))
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """What the Thinker sees of images (batch, 3, height, width): (batch, tokens, token_dim), in reading order."""
+        return self.reduce(self(images).patches)
+
+    def reduce(self, patches: Tensor) -> Tensor:
+        """Makes fewer tokens of patches (batch, rows, columns, dim): (batch, tokens, token_dim)."""
+        side = self.reduction_factor
+        batch, rows, columns, dim = patches.shape
+        if rows % side or columns % side:
+            raise ValueError(f"{rows} × {columns} patches cannot be joined in squares of {side} × {side}")
+        squares = patches.reshape(batch, rows // side, side, columns // side, side, dim)
+        if self.reduction == "pool":
+            return squares.mean((2, 4)).flatten(1, 2)
+        return squares.transpose(2, 3).reshape(batch, rows * columns // side**2, self.token_dim)
+
+    @torch.no_grad()
+    def attention_maps(self, images: Tensor) -> Tensor:
+        """Where the CLS token looks in the last block: (batch, heads, rows, columns), the shares of each patch."""
+        attention = self.transformer.blocks[-1].get_submodule("attention")
+        assert isinstance(attention, Attention)
+        seen: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
+        hook = attention.register_forward_pre_hook(lambda _, args: seen.append(args[:2]))
+        try:
+            rows, columns = self(images).patches.shape[1:3]
+        finally:
+            hook.remove()
+        x, angles = seen[0]
+        queries_keys = attention.qkv(x).unflatten(-1, (-1, attention.head_dim))[:, :, : 2 * attention.num_heads]
+        queries, keys = rotate(attention.qk_norm(queries_keys), *angles).transpose(1, 2).chunk(2, dim=1)
+        scores = queries[:, :, :1] @ keys.mT / attention.head_dim**0.5
+        return scores.softmax(-1)[:, :, 0, 1:].unflatten(-1, (rows, columns))
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """The CLS token and patches (batch, 1 + patches, dim), their rotary positions, and the grid's sides."""
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"images of {height} × {width} pixels cannot be cut into patches of {self.patch_size}")
+        pixels = ((images - self.mean) / self.std).to(memory_format=torch.channels_last)
+        grid = self.stem(pixels)
+        rows, columns = grid.shape[1:3]
+        patches = (grid + self._learned_positions(rows, columns)).flatten(1, 2)
+        x = torch.cat((self.cls.expand(len(images), 1, -1).to(patches.dtype), patches), dim=1)
+        return x, self._rotary_positions(rows, columns), (rows, columns)
+
+    def _learned_positions(self, rows: int, columns: int) -> Tensor:
+        if (rows, columns) == (self.grid, self.grid):
+            return self.positions
+        table = self.positions.permute(2, 0, 1)[None].float()
+        table = F.interpolate(table, (rows, columns), mode="bicubic", antialias=rows < self.grid, align_corners=False)
+        return table[0].permute(1, 2, 0).to(self.positions.dtype)
+
+    def _rotary_positions(self, rows: int, columns: int) -> Tensor:
+        """(2, 1, 1 + patches): the CLS token lies at 0, the patches' centres at 1 to `grid`, whatever their number."""
+        device = self.positions.device
+        row, column = (
+            (torch.arange(number, device=device) + 0.5) * (self.grid / number) + 0.5 for number in (rows, columns)
+        )
+        patches = torch.stack((row.repeat_interleave(columns), column.repeat(rows)))
+        return F.pad(patches, (1, 0))[:, None]

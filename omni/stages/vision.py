@@ -1,0 +1,299 @@
+"""Stage C: the vision encoder learns to see, by classification, by contrast with captions, or by both."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from omni.batch import Attribute, ImageBatch
+from omni.errors import UserError
+from omni.image_figures import attention_figure, confusion_figure, image_grid
+from omni.losses import Loss, classification_loss, contrastive_loss
+from omni.metrics import Classification, MeanOfItems, Retrieval
+from omni.models.classifier import Classifier, in_words, probabilities
+from omni.models.contrast import ContrastHead
+from omni.models.text_encoder import TextEncoder, masked_mean
+from omni.models.thinker import Thinker
+from omni.models.vision_encoder import VisionEncoder
+from omni.stages.stage import Stage
+from omni.tokenizer import PAD
+
+_MOST_CONFUSED = 100  # classes that a confusion matrix still shows
+
+
+@final
+class VisionPretraining(Stage):
+    """Classification of images, contrast of images with captions, or both at once.
+
+    Logs `train/loss` and `val/loss` (nats per image); with a classifier `val/accuracy`, by attribute too, and
+    `val/top5`; with a contrast head `val/recall@1` and `val/recall@5`, and those of images and of captions alone. At
+    each validation TensorBoard gets images with truth and prediction, where the CLS token looks, a table of classes and
+    a confusion matrix.
+
+    Args:
+        vision_encoder: The model.
+        classifier: Head that classifies; None for none.
+        contrast: Head that compares images with captions; None for none.
+        text_encoder: Tower that reads captions; with a contrast head, either this or a Thinker.
+        thinker: Tower that reads captions with its hidden states, averaged; freeze it, and give `init_from.thinker`.
+        label_smoothing: Share of a label that is spread over all classes.
+        classification_weight: Weight of the classification loss.
+        contrast_weight: Weight of the contrast loss.
+        samples: Images shown at each validation; 0 shows none.
+        kwargs: See `Stage`.
+    """
+
+    def __init__(
+        self,
+        vision_encoder: VisionEncoder,
+        classifier: Classifier | None = None,
+        contrast: ContrastHead | None = None,
+        text_encoder: TextEncoder | None = None,
+        thinker: Thinker | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        classification_weight: float = 1.0,
+        contrast_weight: float = 1.0,
+        samples: int = 12,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.vision_encoder, self.classifier, self.contrast = vision_encoder, classifier, contrast
+        self.text_encoder, self.thinker = text_encoder, thinker
+        self.label_smoothing = label_smoothing
+        self.classification_weight, self.contrast_weight = classification_weight, contrast_weight
+        self.num_samples = samples
+        self.val_loss, self.retrieval = MeanOfItems(), Retrieval()
+        self.classification: Classification | None = None  # once the classes are known
+        self._samples: ImageBatch | None = None
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        tower = self.text_encoder or self.thinker
+        if self.classifier is None and self.contrast is None:
+            raise UserError("there is no head to train: give model.init_args.classifier or model.init_args.contrast")
+        if self.text_encoder is not None and self.thinker is not None:
+            raise UserError("captions are read by model.init_args.text_encoder or thinker: give one of them")
+        if (self.contrast is None) != (tower is None):
+            raise UserError("contrast needs a tower that reads captions, and a tower needs contrast: give both")
+        dims = [("classifier.init_args.dim", self.classifier.dim, self.vision_encoder.dim)] if self.classifier else []
+        if self.contrast is not None and tower is not None:
+            dims.append(("contrast.init_args.image_dim", self.contrast.image_dim, self.vision_encoder.dim))
+            dims.append(("contrast.init_args.text_dim", self.contrast.text_dim, tower.dim))
+        for name, given, needed in dims:
+            if given != needed:
+                raise UserError(f"model.init_args.{name} is {given}: it must be {needed}")
+
+    @property
+    def flops_per_work(self) -> float:
+        """Of training on an image; see `VisionEncoder.flops_per_image`. What a text tower does is left out."""
+        return self.vision_encoder.flops_per_image
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """What the data classifies images by."""
+        return self._data.attributes
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+
+    def setup(self, stage: str) -> None:
+        """Checks that model and data fit together."""
+        super().setup(stage)
+        data = self._data
+        if data.image_size != self.vision_encoder.image_size:
+            raise UserError(
+                f"data.init_args.image_size is {data.image_size} and the encoder's {self.vision_encoder.image_size}: "
+                "make them equal"
+            )
+        if self.classifier is not None:
+            classes = sum(len(attribute.values) for attribute in self.attributes)
+            if not classes:
+                raise UserError("the data has no labels: take model.init_args.classifier away, or give labels")
+            if classes != self.classifier.num_classes:
+                raise UserError(
+                    f"the data has {classes} classes and the classifier {self.classifier.num_classes}: "
+                    f"set model.init_args.classifier.init_args.num_classes to {classes}"
+                )
+            self.classification = Classification(self.attributes).to(self.device)
+        tower = self.text_encoder or self.thinker
+        if tower is not None and self.tokenizer.vocab_size > tower.vocab_size:
+            raise UserError(
+                f"the tokenizer has {self.tokenizer.vocab_size} tokens and the tower that reads captions "
+                f"{tower.vocab_size}: set its init_args.vocab_size to {self.tokenizer.vocab_size} or more"
+            )
+        if self.contrast is not None and data.augmentation.mixes:
+            raise UserError("mixup and cutmix make images that no caption describes: set both to 0, or drop contrast")
+
+    # ------------------------------------------------------------------ loss
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """The vectors of texts (batch, time), `PAD` behind their end: (batch, text_dim)."""
+        mask = tokens != PAD
+        if self.text_encoder is not None:
+            return self.text_encoder(tokens, mask)
+        assert self.thinker is not None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "thinker" not in self.frozen):
+            return masked_mean(self.thinker.encode(tokens).hidden, mask)
+
+    def loss(self, batch: ImageBatch) -> Loss:
+        """The weighted sum of both losses, over images."""
+        return self._loss(batch, self.vision_encoder(batch.images).pooled, self.label_smoothing)
+
+    def _loss(self, batch: ImageBatch, pooled: Tensor, smoothing: float) -> Loss:
+        count = torch.full((), len(batch.images), device=pooled.device)
+        total, terms = pooled.new_zeros((), dtype=torch.float32), {}
+        if self.classifier is not None:
+            logits = self.classifier(pooled)
+            each = classification_loss(logits, batch.labels, self._columns(logits), smoothing=smoothing)
+            terms["classification"] = each.sum() / count
+            total = total + self.classification_weight * each.sum()
+        if self.contrast is not None:
+            if batch.captions is None or batch.caption_ids is None:
+                raise UserError("the data has no captions: take model.init_args.contrast away, or give captions")
+            images = self.contrast.embed_images(pooled)
+            texts = self.contrast.embed_texts(self.read(batch.captions[:, 0]))
+            scores = self.contrast.scores(images, texts)
+            contrast = contrastive_loss(scores, batch.caption_ids[:, 0], kind=self.contrast.loss)
+            terms["contrast"] = contrast / count
+            total = total + self.contrast_weight * contrast
+        return Loss(total, count, terms if len(terms) > 1 else {})
+
+    def _columns(self, logits: Tensor) -> tuple[Attribute, ...]:
+        if self._trainer is not None:
+            return self.attributes
+        return (Attribute("label", tuple(map(str, range(logits.shape[1])))),)  # `omni plan` has no data
+
+    def example_batch(self, data: Mapping[str, Any]) -> ImageBatch:
+        """`batch_size` images of `image_size`, each with a caption where captions are read."""
+        count, size = data["batch_size"], data["image_size"]
+        labels = torch.zeros(count, self.classifier.num_classes if self.classifier else 0)
+        rows = torch.zeros(count, dtype=torch.long)
+        images = torch.zeros(count, 3, size, size)
+        if self.contrast is None:
+            return ImageBatch(images, labels, rows)
+        captions = torch.zeros(count, 1, data["caption_tokens"], dtype=torch.long)
+        return ImageBatch(images, labels, rows, captions, torch.zeros(count, 1, dtype=torch.long))
+
+    # ------------------------------------------------------------------ validation
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
+        """Adds a batch to the metrics."""
+        pooled = self.vision_encoder(batch.images).pooled
+        loss = self._loss(batch, pooled, 0.0)
+        self.val_loss.update(loss.total, loss.num_items)
+        if self.classifier is not None and self.classification is not None:
+            self.classification.update(self.classifier(pooled), batch.labels)
+        if self.contrast is not None and batch.captions is not None and batch.caption_ids is not None:
+            present = batch.caption_ids >= 0
+            texts = self.contrast.embed_texts(self.read(batch.captions[present]))
+            images, rows = self.contrast.embed_images(pooled), batch.rows
+            whose = rows[:, None].expand_as(present)[present]
+            self.retrieval.update(images, rows, texts, whose, batch.caption_ids[present])
+        if self._samples is None:
+            self._samples = batch._replace(
+                **{k: value[: self.num_samples] for k, value in batch._asdict().items() if value is not None}
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the metrics and shows some images."""
+        self._log_metrics("val")
+        if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero:
+            self._show(self.logger.experiment)
+        self._reset()
+
+    def test_step(self, batch: ImageBatch, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs what validation logs, under `test/`."""
+        self._log_metrics("test")
+        self._reset()
+
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        """By attribute, the probabilities of its values (batch, values); with contrast, `embedding` (batch, dim)."""
+        pooled = self.vision_encoder(batch.images).pooled
+        found = {}
+        if self.classifier is not None:
+            found = probabilities(self.classifier(pooled), self.attributes)
+        return found if self.contrast is None else found | {"embedding": self.contrast.embed_images(pooled)}
+
+    def _log_metrics(self, prefix: str) -> None:
+        metrics = {"loss": self.val_loss.compute()}
+        if self.classification is not None:
+            metrics |= self.classification.compute()
+        if self.contrast is not None:
+            metrics |= self.retrieval.compute()
+        self.log_dict({f"{prefix}/{name}": value for name, value in metrics.items()}, prog_bar=True, sync_dist=False)
+
+    def _reset(self) -> None:
+        for metric in (self.val_loss, self.retrieval, self.classification):
+            if metric is not None:
+                metric.reset()
+        self._samples = None
+
+    def _show(self, writer: Any) -> None:
+        batch, step = self._samples, self.global_step
+        if self.classification is not None:
+            rows = (f"| {n} | {v} | {count} | {share:.1%} |" for n, v, count, share in self.classification.per_class())
+            table = "\n".join(("| attribute | class | images | right |", "|---|---|---|---|", *rows))
+            writer.add_text("val/classes", table, step)
+            for attribute, counts in self.classification.confusion().items():
+                if len(counts) <= _MOST_CONFUSED:
+                    values = next(a.values for a in self.attributes if a.name == attribute)
+                    writer.add_figure(f"val/confusion/{attribute}", confusion_figure(counts.cpu(), values), step)
+        if batch is None or not self.num_samples:
+            return
+        with torch.compiler.set_stance("force_eager"):  # so few images would be compiled anew
+            maps = self.vision_encoder.attention_maps(batch.images).float().cpu()
+            truths, guesses = self._describe(batch)
+        writer.add_figure("val/images", image_grid(batch.images.float().cpu(), truths, guesses), step)
+        writer.add_figure("val/attention", attention_figure(batch.images.float().cpu(), maps), step)
+
+    def _describe(self, batch: ImageBatch) -> tuple[list[str], list[str]]:
+        """What sample images are, and what they are taken for, in words."""
+        pooled = self.vision_encoder(batch.images).pooled
+        if self.classifier is not None:
+            guesses = probabilities(self.classifier(pooled), self.attributes)
+            sizes = [len(attribute.values) for attribute in self.attributes]
+            names = [attribute.name for attribute in self.attributes]
+            truths = dict(zip(names, batch.labels.split(sizes, dim=1), strict=True))
+            return in_words(truths, self.attributes), in_words(guesses, self.attributes)
+        assert self.contrast is not None
+        assert batch.captions is not None
+        texts = self.contrast.embed_texts(self.read(batch.captions[:, 0]))
+        nearest = self.contrast.scores(self.contrast.embed_images(pooled), texts).argmax(1).tolist()
+        written = [self.tokenizer.decode(text.tolist()) for text in batch.captions[:, 0]]
+        return written, [written[number] for number in nearest]
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what serving needs to see as training did: how images are brought to one size, and the classes."""
+        super().on_save_checkpoint(checkpoint)
+        preprocessing = self._data.preprocessing
+        checkpoint["images"] = {
+            "size": preprocessing.size,
+            "fit": preprocessing.fit,
+            "attributes": [(a.name, list(a.values), a.several) for a in self.attributes],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses, too, a classifier of other classes than the data's, be they as many."""
+        super().on_load_checkpoint(checkpoint)
+        there = [Attribute(name, tuple(v), several) for name, v, several in checkpoint["images"]["attributes"]]
+        if self.classifier is not None and (differing := sorted({*_names(there)} ^ {*_names(self.attributes)})):
+            raise UserError(
+                f"the data does not have the classes that this checkpoint was trained with: {differing[0]} is only in "
+                "one of them; to learn other classes, begin with its encoder: --init_from.vision_encoder"
+            )
+
+
+def _names(attributes: Sequence[Attribute]) -> list[str]:
+    """Each class and its column, in words."""
+    every = [f"{attribute.name} {value!r}" for attribute in attributes for value in attribute.values]
+    return [f"{name} (number {number})" for number, name in enumerate(every)]
