@@ -282,6 +282,7 @@ TOY_TALKER = {
     "data.init_args.codec": "codec.ckpt",
     "data.init_args.recognizer": "recognizer.ckpt",
     "data.init_args.val_fraction": "0.2",
+    "data.init_args.silence": "0.12",
     "data.init_args.batch_seconds": "8",
     "data.init_args.max_duration": "4",
     "data.init_args.device": "cpu",

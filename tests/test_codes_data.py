@@ -27,7 +27,7 @@ from omni.units import Characters, Pieces
 
 
 def make(words: dict[str, str], **options: Any) -> CodesData:
-    given = {"batch_seconds": 8.0, "max_duration": 4.0, "val_fraction": 0.2, "device": "cpu", "cache_dir": "cache"}
+    given = {"batch_seconds": 8.0, "silence": 0.12, "max_duration": 4.0, "val_fraction": 0.2, "device": "cpu"}
     data = CodesData(**{"train": "words.jsonl", **given, **words, **options})
     data.setup()
     return data

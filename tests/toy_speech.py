@@ -11,7 +11,7 @@ from omni.models.part import Part
 from omni.units import Characters
 
 NUM_MELS = 16
-LOUD = 0.0  # of a log-mel
+LOUD = 2.0  # in units of the log-mel: above what is left of tones in the pauses between them
 
 
 class ToneCodec(Part):

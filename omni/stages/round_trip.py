@@ -10,6 +10,7 @@ from torchmetrics.text import WordErrorRate
 
 from omni.batch import HeldOut
 from omni.ctc import decode
+from omni.media.audio import SILENCE
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.speech_codec import SpeechCodec
 from omni.models.talker import Talker
@@ -97,7 +98,7 @@ class RoundTrip(nn.Module):
     def _listen(self, mels: Sequence[Tensor], audio_encoder: AudioEncoder, units: Units) -> list[Heard]:
         device = audio_encoder.head.weight.device
         lengths = torch.tensor([len(mel) for mel in mels], device=device)
-        padded = pad_sequence([mel.to(device) for mel in mels], batch_first=True)
+        padded = pad_sequence([mel.to(device) for mel in mels], batch_first=True, padding_value=SILENCE)
         log_probs, lengths = audio_encoder.emit(audio_encoder(padded, lengths))
         texts = [units.decode(row) for row in decode(log_probs, lengths, beam=self.beam)]
         rows = zip(mels, log_probs, lengths.tolist(), texts, strict=True)
