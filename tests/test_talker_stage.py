@@ -218,9 +218,9 @@ def test_the_loss_is_a_weighted_sum_over_frames_and_padding_is_none():
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_it_is_planned():
-    data = {"max_duration": 2.0, "silence": 0.1, "max_batch_rows": 4, "batch_seconds": 9.0}
+    data = {"max_duration": 2.0, "silence": 0.25, "max_batch_rows": 4, "batch_seconds": 10.0}
     with fake_tensors():
         plan = measure(TalkerTraining(Talker(**TOY, num_speakers=2)), data)
-    assert plan.batch["codes"] == (4, 55, 3)
+    assert plan.batch["codes"] == (4, 63, 3)
     assert plan.total_parameters == Talker(**TOY, num_speakers=2).num_parameters
     assert plan.activations > 0

@@ -30,11 +30,11 @@ class DepthModule(nn.Module):
         self.mixers = nn.ModuleList(nn.Linear(2 * dim, dim, bias=False) for _ in range(num_codebooks - 1))
         self.norms = nn.ModuleList(RMSNorm(dim) for _ in range(num_codebooks - 1))
         self.heads = nn.ModuleList(nn.Linear(dim, codebook_size, bias=False) for _ in range(num_codebooks))
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        for head in self.heads:
-            nn.init.normal_(head.weight, std=0.02)  # logits near 0: the first loss is ln(codebook_size)
+        for name, weight in self.named_parameters():
+            if name.startswith("mixers"):
+                nn.init.normal_(weight, std=(2 * dim) ** -0.5)
+            elif name.startswith("heads"):
+                nn.init.normal_(weight, std=0.02)  # logits near 0: the first loss is ln(codebook_size)
 
     def embed(self, codes: Tensor) -> Tensor:
         """All codes of a frame as one vector: (..., num_codebooks) to (..., dim), of unit variance at the start."""

@@ -209,7 +209,8 @@ class TalkerTraining(Stage):
     def validation_step(self, batch: CodesBatch, batch_idx: int) -> None:
         """Adds a batch to the metrics."""
         codes, advance, frames = self.nll(batch)
-        for metric, code in zip(self.code_losses, codes, strict=True):
+        metrics: list[Any] = list(self.code_losses)
+        for metric, code in zip(metrics, codes, strict=True):
             metric.update(code, frames)
         self.advance_loss.update(advance, frames)
 
