@@ -1,12 +1,18 @@
 """The Talker: padded equals alone, text matters, a toy language of codes is learned and spoken exactly."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from toy_talker import batch_of, learned, loss_of, make, spoken
 
 from omni.batch import IGNORE
+from omni.generation import Sampling
 from omni.models.talker import MAX_ADVANCE, positions, spread
+from omni.speaking import SpeechSampling, speak_codes
+
+CERTAIN = Sampling(temperature=0)
 
 
 def close(actual, expected):
@@ -162,3 +168,14 @@ def test_shuffled_text_raises_the_loss():
     batch = batch_of(texts)
     shuffled = batch_of([text[1:] + text[:1] for text in texts])
     assert loss_of(talker, {**batch, "text": shuffled["text"]}) > loss_of(talker, batch) + 1
+
+
+def test_half_precision_is_close_and_speaks():
+    talker, texts = learned()
+    certain = SpeechSampling(first=CERTAIN, rest=CERTAIN, pace=CERTAIN)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert loss_of(talker, batch_of(texts)) < 0.1
+        said = speak_codes(talker, texts[:4], sampling=certain)
+    assert all(torch.equal(codes, spoken(text)[0]) for codes, text in zip(said, texts[:4], strict=True))
+    half = copy.deepcopy(talker).bfloat16()
+    assert all(codes.shape[1] == 3 for codes in speak_codes(half, texts[:2]))

@@ -38,6 +38,7 @@ def test_a_run_logs_what_is_to_be_watched(fit_talker):
     for name in ("loss", "perplexity", "loss/advance", "loss/codebook_1", "round_trip_wer"):
         assert len(scalars(f"val/{name}")) == 2
     assert scalars("val/recording_wer") == scalars("val/codec_wer") == [0, 0]
+    assert min(scalars("val/round_trip_wer")) > 0.5  # it has hardly learned anything
     parts = [scalars(f"train/loss/{name}") for name in ("codebook_0", "codebook_1", "advance")]
     assert [sum(step) for step in zip(*parts, strict=True)] == pytest.approx(scalars("train/loss"), rel=1e-5)
     assert scalars("train/loss/codebook_0")[0] == pytest.approx(torch.tensor(17.0).log().item(), rel=0.1)
