@@ -164,3 +164,10 @@ def test_text_that_cannot_be_read_is_told_in_a_line(text, words):
     with pytest.raises(UserError, match=words) as error:
         spell(text, Characters())
     assert "\n" not in str(error.value)
+
+
+def test_weights_laid_out_for_decoding_say_the_same():
+    talker = make(frame_rate=5.0)
+    before = speak_codes(talker, TEXTS, sampling=GREEDY)
+    talker.lay_out_for_decoding()
+    assert all(map(torch.equal, speak_codes(talker, TEXTS, sampling=GREEDY), before))
