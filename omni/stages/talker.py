@@ -68,9 +68,7 @@ class TalkerTraining(Stage):
         super().__init__(**kwargs)
         weights = tuple(codebook_weights) or (1.0,) * talker.num_codebooks
         if len(weights) != talker.num_codebooks:
-            raise ValueError(
-                f"there are {len(weights)} codebook_weights, for {talker.num_codebooks} codebooks"
-            )
+            raise ValueError(f"there are {len(weights)} codebook_weights, for {talker.num_codebooks} codebooks")
         self.talker = talker
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
