@@ -87,3 +87,49 @@ class ImageBatch(NamedTuple):
     def work(self) -> tuple[float, str]:
         """What the batch holds to be learned from: an amount and its unit."""
         return len(self.images), "images"
+
+
+class CodesBatch(NamedTuple):
+    """Texts and the codec frames in which they are spoken.
+
+    Attributes:
+        text: (batch, characters), int64: units of what is said, `omni.units.BLANK` behind each row's end.
+        text_lengths: (batch,), int64: characters of each row.
+        codes: (batch, frames, codebooks), int64; `IGNORE` behind each row's end.
+        advances: (batch, frames), int64: by how many characters the place in the text moves on behind each frame: from
+            a start symbol before the text, over it and an end symbol, to behind that. `IGNORE` behind each row's end.
+        speakers: (batch,), int64: the number of each row's voice.
+        rows: (batch,), int64. Numbers of the rows in their data set.
+        seconds: Of speech in the batch, padding left out.
+    """
+
+    text: Tensor
+    text_lengths: Tensor
+    codes: Tensor
+    advances: Tensor
+    speakers: Tensor
+    rows: Tensor
+    seconds: float
+
+    @property
+    def work(self) -> tuple[float, str]:
+        """What the batch holds to be learned from: an amount and its unit."""
+        return self.seconds, "audio_seconds"
+
+
+class HeldOut(NamedTuple):
+    """A held-out sentence with its recording, to compare what is spoken with.
+
+    Attributes:
+        text: What is said, normalised.
+        units: (characters,), int64: the same in units.
+        speaker: The number of its voice.
+        mel: (mel frames, num_mels): the recording.
+        codes: (frames, codebooks), int64: the codec's copy of it.
+    """
+
+    text: str
+    units: Tensor
+    speaker: int
+    mel: Tensor
+    codes: Tensor

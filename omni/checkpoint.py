@@ -11,8 +11,10 @@ A checkpoint of omni holds, beside what Lightning puts there:
 All of it is plain data and tensors, so that reading a checkpoint never runs code that lies in it.
 """
 
+import hashlib
 import importlib
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -150,6 +152,12 @@ def from_checkpoint(path: str | Path, name: str, kind: type[P]) -> tuple[P, Toke
     return part.eval(), _vocabulary(checkpoint["tokenizer"])
 
 
+def ancestry(path: str | Path, name: str) -> Lineage:
+    """Where the part called `name` in a checkpoint comes from: its ancestor's lineage, or the checkpoint's own."""
+    lineage: Lineage = read(path)["lineage"]
+    return lineage["ancestors"].get(name, lineage)
+
+
 def _vocabulary(state: dict[str, Any]) -> Tokenizer | Units:
     return Units.from_state(state) if "normalization" in state else Tokenizer.from_state(state)
 
@@ -157,6 +165,15 @@ def _vocabulary(state: dict[str, Any]) -> Tokenizer | Units:
 def tokenizer_of(path: str | Path) -> Tokenizer:
     """The tokenizer that travels in a checkpoint."""
     return Tokenizer.from_state(read(path)["tokenizer"])
+
+
+def weights_fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """The sha256, in hex, of weights and buffers by their names in a part."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_fit(part: nn.Module, name: str, checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:

@@ -261,3 +261,69 @@ def fit_vision(pictures: Path) -> Callable[..., Any]:
         return main([verb, "--config", str(CONFIGS / "vision.yaml"), *pairs, *extra])
 
     return run
+
+
+@pytest.fixture
+def words(workplace: Path) -> dict[str, str]:
+    """`words.jsonl`: words of one to five tones by two speakers; and checkpoints `codec` and `recognizer` for them."""
+    from toy_speech import ToneCodec, ToneEncoder, save
+
+    from omni.units import Characters
+
+    rng, rows = random.Random(0), []
+    for number in range(40):
+        text = "".join(rng.choices("abc", k=rng.randint(1, 5)))
+        audio = tones(text)
+        soundfile.write(f"{number}.wav", audio, 16_000)
+        row = {"audio": f"{number}.wav", "text": text, "speaker": "xy"[number % 2], "duration": len(audio) / 16_000}
+        rows.append(json.dumps(row))
+    (workplace / "words.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    units = Characters(" abc")
+    return {
+        "codec": save(workplace / "codec.ckpt", "codec", ToneCodec(), units),
+        "recognizer": save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), units),
+    }
+
+
+TOY_TALKER = {
+    "trainer.accelerator": "cpu",
+    "trainer.enable_progress_bar": "false",
+    "trainer.max_steps": "6",
+    "trainer.val_check_interval": "3",
+    "trainer.log_every_n_steps": "1",
+    "model.init_args.talker.init_args.vocab_size": "5",
+    "model.init_args.talker.init_args.num_codebooks": "2",
+    "model.init_args.talker.init_args.codebook_size": "17",
+    "model.init_args.talker.init_args.dim": "32",
+    "model.init_args.talker.init_args.num_layers": "2",
+    "model.init_args.talker.init_args.num_heads": "2",
+    "model.init_args.talker.init_args.ffn_dim": "64",
+    "model.init_args.talker.init_args.text_layers": "1",
+    "model.init_args.talker.init_args.text_ffn_dim": "48",
+    "model.init_args.talker.init_args.num_speakers": "2",
+    "model.init_args.talker.init_args.dropout": "0",
+    "model.init_args.lr": "1e-3",
+    "model.init_args.warmup_steps": "2",
+    "model.init_args.samples": "4",
+    "data.init_args.train": "words.jsonl",
+    "data.init_args.codec": "codec.ckpt",
+    "data.init_args.recognizer": "recognizer.ckpt",
+    "data.init_args.val_fraction": "0.2",
+    "data.init_args.silence": "0.12",
+    "data.init_args.batch_seconds": "8",
+    "data.init_args.max_duration": "4",
+    "data.init_args.device": "cpu",
+}
+
+
+@pytest.fixture
+def fit_talker(words: dict[str, str]) -> Callable[..., Any]:
+    """Runs `omni fit` on the Talker's configuration at toy size on tones; arguments as of `fit`."""
+    from omni.cli import main
+
+    def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
+        options = {**TOY_TALKER, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
+        pairs = [f"--{name}={value}" for name, value in options.items()]
+        return main([verb, "--config", str(CONFIGS / "talker.yaml"), *pairs, *extra])
+
+    return run

@@ -9,6 +9,7 @@ import yaml
 from omni.data.world.images import image_row
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec
+from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.stages.stage import Stage
@@ -16,12 +17,18 @@ from omni.stages.stage import Stage
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 STAGES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "models" not in path.parts and path.name != "base.yaml"]
-PARTS = {"thinker": Thinker, "audio_encoder": AudioEncoder, "vision_encoder": VisionEncoder, "codec": Codec}
+PARTS = {
+    "thinker": Thinker,
+    "audio_encoder": AudioEncoder,
+    "vision_encoder": VisionEncoder,
+    "codec": Codec,
+    "talker": Talker,
+}
 
 
 def test_all_files_were_found():
-    assert len(MODELS) == 24
-    assert len(STAGES) == 15
+    assert len(MODELS) == 30
+    assert len(STAGES) == 17
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, CONFIGS / "base.yaml"}
 
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "omni"
 # What each room may import of the others; itself, and errors, always.
 CORE = {
     *("batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"),
-    *("normalization", "units", "ctc"),
+    *("normalization", "units", "ctc", "speaking"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "models": {"batch", "layers", "losses", "media"},
     "checkpoint": {"models", "tokenizer", "units", "media"},
     "generation": {"models", "layers"},
+    "speaking": {"generation", "models", "layers", "units", "batch"},
     "inference": CORE | {"layers"},
     "windows": {"ctc", "media", "units"},
     "recognition": CORE | {"layers", "windows"},

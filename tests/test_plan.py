@@ -16,9 +16,9 @@ from omni.losses import Loss
 from omni.memory import Ledger, format_count, format_size, parse_size
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.classifier import Classifier
+from omni.models.codec import Codec
 from omni.models.contrast import ContrastHead
 from omni.models.text_encoder import TextEncoder
-from omni.models.codec import Codec
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.optimizers import adamw

@@ -89,6 +89,15 @@ class KVCache:
             self.values[layer][self._rows, :, slots] = values.transpose(1, 2).to(self.values.dtype)
         return self.keys[layer, :, :, : longest + time], self.values[layer, :, :, : longest + time]
 
+    def grow(self, max_length: int) -> None:
+        """Makes room for rows of up to `max_length` entries; what is there stays."""
+        keys, values = self.keys, self.values
+        used = keys.shape[3]
+        shape = (*keys.shape[:3], max_length, keys.shape[4])
+        self.keys, self.values = keys.new_zeros(shape), values.new_zeros(shape)
+        self.keys[:, :, :, :used], self.values[:, :, :, :used] = keys, values
+        self.max_length = max_length
+
     def advance(self, entries: int | Sequence[int]) -> None:
         """Counts new entries: the same number for each row, or one number a row (the rest was padding)."""
         counts = [entries] * len(self.lengths) if isinstance(entries, int) else list(entries)

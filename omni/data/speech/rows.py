@@ -179,10 +179,12 @@ def chosen_by_hash(counts: Mapping[str, int], fraction: float) -> list[str]:
         fraction: The share.
     """
     names = sorted(counts, key=lambda name: (zlib.crc32(name.encode(errors="surrogatepass")), name))
-    chosen: list[str] = []
-    while sum(counts[name] for name in chosen) < fraction * sum(counts.values()) and len(chosen) + 1 < len(names):
-        chosen.append(names[len(chosen)])
-    return chosen
+    wanted, held = fraction * sum(counts.values()), 0
+    for number, name in enumerate(names):
+        if held >= wanted or number + 1 == len(names):
+            return names[:number]
+        held += counts[name]
+    return names
 
 
 def identity(rows: Sequence[Row]) -> str:

@@ -1,0 +1,104 @@
+"""Codes and alignments of a whole data set, computed once and kept on disk."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from omni.data.codes.encoding import Encoded
+
+_RECORD = np.dtype([("frames", "<i8"), ("score", "<f4"), ("speed", "<f4"), ("fault", "u1")])
+_BATCH_SECONDS, _BATCH_ROWS = 60.0, 32  # encoded together, padding counted
+
+
+@final
+class CodesFile:
+    """Codes, advances and what was found about their alignment, memory-mapped. Writing goes on where it was cut.
+
+    Rows lie in the order of their durations, so that those encoded together are of about the same length.
+
+    Args:
+        stem: The files' path without ending.
+        durations: Seconds of each row.
+        num_codebooks: Codes of a frame.
+    """
+
+    def __init__(self, stem: Path, durations: np.ndarray, num_codebooks: int):
+        self.data = stem.with_suffix(".codes")
+        self.records_file = stem.with_suffix(".aligned")
+        self.durations, self.num_codebooks = durations, num_codebooks
+        self.order = np.argsort(durations, kind="stable")
+        self._records: np.ndarray | None = None
+        self._codes: np.memmap | None = None
+        self._starts: np.ndarray | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rows are there."""
+        size = self.records_file.stat().st_size if self.records_file.is_file() else 0
+        return size == len(self.order) * _RECORD.itemsize and bool(size)
+
+    def write(self, encode: Callable[[Sequence[int]], list[Encoded]], *, label: str) -> None:
+        """Computes what is missing.
+
+        Args:
+            encode: Encodes rows of these numbers.
+            label: Of the progress bar.
+        """
+        self.data.parent.mkdir(parents=True, exist_ok=True)
+        records = np.zeros(0, _RECORD)
+        if self.records_file.is_file():
+            whole = self.records_file.stat().st_size // _RECORD.itemsize
+            records = np.fromfile(self.records_file, dtype=_RECORD, count=whole)
+        with self.data.open("ab") as data, self.records_file.open("ab") as records_file:
+            data.truncate(int(records["frames"].sum()) * (self.num_codebooks + 1) * 2)
+            records_file.truncate(len(records) * _RECORD.itemsize)
+            label = f"codes of {label}"
+            total = len(self.order)
+            with tqdm(total=total, initial=len(records), desc=label, leave=False, disable=None) as bar:
+                for rows in self._batches(len(records)):
+                    for row in encode(rows.tolist()):
+                        frames = np.concatenate((row.codes, row.advances[:, None]), axis=1)
+                        data.write(np.ascontiguousarray(frames, np.int16).tobytes())
+                        data.flush()  # first: a record counts the frames that are there
+                        record = (len(frames), row.score, row.speed, row.fault)
+                        records_file.write(np.array(record, _RECORD).tobytes())
+                        records_file.flush()
+                    bar.update(len(rows))
+
+    def _batches(self, done: int) -> list[np.ndarray]:
+        """The rows that are left."""
+        batches, first = [], done
+        for last in range(done, len(self.order)):
+            padded = self.durations[self.order[last]] * (last + 1 - first)
+            if last > first and (padded > _BATCH_SECONDS or last - first >= _BATCH_ROWS):
+                batches.append(self.order[first:last])
+                first = last
+        return [*batches, self.order[first:]] if first < len(self.order) else batches
+
+    @property
+    def records(self) -> np.ndarray:
+        """What was found about each row: frames, score, speed, fault."""
+        if self._records is None:
+            self._records = np.zeros(len(self.order), _RECORD)
+            self._records[self.order] = np.fromfile(self.records_file, dtype=_RECORD)
+        return self._records
+
+    def read(self, row: int) -> tuple[Tensor, Tensor]:
+        """A row's codes (frames, codebooks) and advances (frames,), int64."""
+        if self._codes is None or self._starts is None:
+            frames = self.records["frames"][self.order]
+            self._starts = np.zeros(len(frames), np.int64)
+            self._starts[self.order] = frames.cumsum() - frames
+            shape = (int(frames.sum()), self.num_codebooks + 1)
+            self._codes = np.memmap(self.data, np.int16, mode="r", shape=shape)
+        start = self._starts[row]
+        both = torch.from_numpy(self._codes[start : start + self.records["frames"][row]].astype(np.int64))
+        return both[:, :-1], both[:, -1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_codes": None, "_starts": None}

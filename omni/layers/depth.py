@@ -1,0 +1,77 @@
+"""The depth module: the other codebooks of a frame, one after the other."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni.layers.norm import RMSNorm
+
+
+class DepthModule(nn.Module):
+    """Predicts the codes of a frame from its hidden state, each from those before it.
+
+    The backbone's state gives the first codebook. Then, as in multi-token prediction (DeepSeek-V3, arXiv:2412.19437),
+    a small layer takes the state and the code that was chosen, and its output gives the next one. The residual
+    quantizer's codes are refinements of each other, so a layer each is enough; the backbone, which must remember, runs
+    once a frame.
+
+    Args:
+        dim: Width.
+        num_codebooks: Codes of a frame.
+        codebook_size: Entries of each codebook.
+    """
+
+    def __init__(self, dim: int, *, num_codebooks: int, codebook_size: int) -> None:
+        super().__init__()
+        self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
+        self.embeddings = nn.ModuleList(nn.Embedding(codebook_size, dim) for _ in range(num_codebooks))
+        self.mixers = nn.ModuleList(nn.Linear(2 * dim, dim, bias=False) for _ in range(num_codebooks - 1))
+        self.norms = nn.ModuleList(RMSNorm(dim) for _ in range(num_codebooks - 1))
+        self.heads = nn.ModuleList(nn.Linear(dim, codebook_size, bias=False) for _ in range(num_codebooks))
+        for name, weight in self.named_parameters():
+            if name.startswith("mixers"):
+                nn.init.normal_(weight, std=(2 * dim) ** -0.5)
+            elif name.startswith("heads"):
+                nn.init.normal_(weight, std=0.02)  # logits near 0: the first loss is ln(codebook_size)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """All codes of a frame as one vector: (..., num_codebooks) to (..., dim), of unit variance at the start."""
+        embedded = [table(code) for table, code in zip(self.embeddings, codes.unbind(-1), strict=True)]
+        return torch.stack(embedded).sum(0) * self.num_codebooks**-0.5
+
+    def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """The logits of known codes.
+
+        Args:
+            hidden: (..., dim), from the backbone.
+            codes: (..., num_codebooks), int64: each codebook is predicted from those before it.
+
+        Returns:
+            (..., num_codebooks, codebook_size).
+        """
+        return torch.stack(self._unroll(hidden, lambda index, _: codes[..., index])[0], dim=-2)
+
+    def generate(self, hidden: Tensor, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Codes, one codebook after the other.
+
+        Args:
+            hidden: (..., dim).
+            choose: Takes the number of a codebook and its logits (..., codebook_size), and gives codes (...).
+
+        Returns:
+            (..., num_codebooks), int64.
+        """
+        return torch.stack(self._unroll(hidden, choose)[1], dim=-1)
+
+    def _unroll(self, hidden: Tensor, choose: Callable[[int, Tensor], Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, codes = [], []
+        for index, head in enumerate(self.heads):
+            if index:
+                told = self.embeddings[index - 1](codes[-1])
+                mixed = self.mixers[index - 1](torch.cat((hidden, told.to(hidden.dtype)), dim=-1))
+                hidden = self.norms[index - 1](F.gelu(mixed))
+            logits.append(head(hidden))
+            codes.append(choose(index, logits[-1]))
+        return logits, codes

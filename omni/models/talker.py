@@ -1,0 +1,256 @@
+"""The Talker: text to the codes of speech, walking through the text one frame at a time."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni.batch import IGNORE
+from omni.layers.cache import KVCache
+from omni.layers.depth import DepthModule
+from omni.layers.transformer import Transformer
+from omni.models.part import Part
+
+MAX_ADVANCE = 3  # characters that one frame may move on by: 75 characters a second at 25 Hz
+
+
+class TalkerOutput(NamedTuple):
+    """What the Talker says about each frame.
+
+    Attributes:
+        code_logits: (batch, frames, codebooks, codebook_size).
+        advance_logits: (batch, frames, MAX_ADVANCE + 1): by how many characters to move on behind the frame.
+    """
+
+    code_logits: Tensor
+    advance_logits: Tensor
+
+
+class Talker(Part):
+    """Characters to codec frames, with an explicit monotonic position in the text.
+
+    A bidirectional Transformer reads the characters between a start symbol, over which leading silence lies, and an
+    end symbol over trailing silence. At each codec frame a causal Transformer sees the frame before it and the encoding
+    of the character at the current position; it predicts the frame's first code, a `DepthModule` the others, and a
+    third head by how many characters (0–3) the position moves on. Speech ends behind the end symbol: there is no stop
+    token to miss, and no word is skipped or said twice (as in neural HMMs for speech, arXiv:2108.13320).
+
+    Args:
+        vocab_size: Characters that it reads, with `omni.units.BLANK`, which is never in a text.
+        num_codebooks: Codes of a frame; the codec's.
+        codebook_size: Entries of each codebook; the codec's.
+        frame_rate: Frames a second; the codec's.
+        num_speakers: 0, or how many voices it learns.
+        thinker_dim: 0, or the width of the Thinker's hidden states, a further condition on each character.
+        thinker_dropout: Share of training rows from which these are taken away, so that it can speak without them.
+        dim: Width of both Transformers.
+        num_layers: Blocks of the causal Transformer.
+        num_heads: Attention heads of both.
+        num_kv_heads: Heads of keys and values in the causal one; `num_heads` if not given.
+        ffn_dim: Width inside the causal one's feed-forward networks.
+        text_layers: Blocks of the bidirectional Transformer.
+        text_ffn_dim: Width inside its feed-forward networks.
+        code_noise: Share of the codes that training replaces by random ones before the Talker sees them, so that it
+            learns to go on from its own mistakes.
+        dropout: Share dropped in training.
+        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 29,
+        num_codebooks: int = 4,
+        codebook_size: int = 256,
+        frame_rate: float = 25.0,
+        num_speakers: int = 0,
+        thinker_dim: int = 0,
+        thinker_dropout: float = 0.5,
+        dim: int = 256,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        num_kv_heads: int | None = None,
+        ffn_dim: int = 704,
+        text_layers: int = 2,
+        text_ffn_dim: int = 352,
+        code_noise: float = 0.05,
+        dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, share in {"code_noise": code_noise, "thinker_dropout": thinker_dropout}.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be 0 or more and less than 1, not {share}")
+        self.vocab_size, self.dim, self.frame_rate = vocab_size, dim, frame_rate
+        self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
+        self.num_speakers, self.thinker_dim = num_speakers, thinker_dim
+        self.thinker_dropout, self.code_noise = thinker_dropout, code_noise
+        self.characters = nn.Embedding(vocab_size + 2, dim)  # and a start and an end symbol
+        self.speakers = nn.Embedding(num_speakers, dim) if num_speakers else None
+        self.condition = nn.Linear(thinker_dim, dim, bias=False) if thinker_dim else None
+        self.text_encoder = Transformer(
+            dim=dim,
+            num_layers=text_layers,
+            num_heads=num_heads,
+            ffn_dim=text_ffn_dim,
+            causal=False,
+            dropout=dropout,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        self.start = nn.Parameter(torch.zeros(dim))  # what stands for the frame before the first
+        self.transformer = Transformer(
+            dim=dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            ffn_dim=ffn_dim,
+            dropout=dropout,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        self.advance = nn.Linear(dim, MAX_ADVANCE + 1)
+        self.depth = DepthModule(dim, num_codebooks=num_codebooks, codebook_size=codebook_size)
+        nn.init.normal_(self.advance.weight, std=0.02)
+        nn.init.zeros_(self.advance.bias)
+        if self.condition is not None:
+            nn.init.normal_(self.condition.weight, std=thinker_dim**-0.5)
+
+    @property
+    def flops_per_second(self) -> float:
+        """Floating-point operations of training on a second of speech; attention and the text encoder left out."""
+        modules = (self.transformer, self.advance, self.depth.mixers, self.depth.heads)
+        return 6 * self.frame_rate * sum(p.numel() for module in modules for p in module.parameters())
+
+    def encode_text(
+        self,
+        text: Tensor,
+        text_lengths: Tensor,
+        *,
+        speakers: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """Reads.
+
+        Args:
+            text: (batch, characters), int64; what is behind a row's end is not read.
+            text_lengths: (batch,), int64: characters of each row, 0 or more.
+            speakers: (batch,), int64: the voice of each row. Needed if, and only if, the Talker has several.
+            hidden: (batch, characters, thinker_dim): the Thinker's, spread over characters (see `spread`).
+
+        Returns:
+            (batch, characters + 2, dim): start symbol, text, end symbol; behind a row's end numbers without meaning.
+
+        Raises:
+            ValueError: If speakers or hidden states are missing, or not asked for.
+        """
+        if (speakers is None) != (self.speakers is None):
+            raise ValueError(f"the Talker has {self.num_speakers} speakers: give them if, and only if, there are any")
+        inside = torch.arange(text.shape[1] + 2, device=text.device) < text_lengths[:, None] + 2
+        symbols = F.pad(text.clamp(min=0), (1, 1), value=self.vocab_size)
+        symbols = symbols.scatter(1, text_lengths[:, None] + 1, self.vocab_size + 1)
+        x = self.characters(symbols)
+        if hidden is not None:
+            x = x + self._conditioned(hidden)
+        voice = None if self.speakers is None or speakers is None else self.speakers(speakers)[:, None]
+        if voice is not None:
+            x = x + voice
+        x = self.text_encoder(x, mask=inside).hidden
+        return x if voice is None else x + voice
+
+    def _conditioned(self, hidden: Tensor) -> Tensor:
+        if self.condition is None:
+            raise ValueError("the Talker knows no hidden states of a Thinker: make it with their width, thinker_dim")
+        condition = F.pad(self.condition(hidden), (0, 0, 1, 1))
+        if self.training:
+            kept = torch.rand(len(hidden), 1, 1, device=hidden.device) >= self.thinker_dropout
+            condition = condition * kept
+        return condition
+
+    def forward(
+        self,
+        text: Tensor,
+        text_lengths: Tensor,
+        codes: Tensor,
+        advances: Tensor,
+        *,
+        speakers: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> TalkerOutput:
+        """Predicts each frame from those before it, where what was said and when is known.
+
+        Args:
+            text: As in `encode_text`; so are `text_lengths`, `speakers` and `hidden`.
+            text_lengths: (batch,), int64.
+            codes: (batch, frames, codebooks), int64; behind a row's end anything, such as `IGNORE`.
+            advances: (batch, frames), int64: by how many characters each frame moves on; in all they lead from the
+                start symbol to behind the end symbol. Behind a row's end `IGNORE`.
+            speakers: (batch,), int64.
+            hidden: (batch, characters, thinker_dim).
+
+        Returns:
+            Logits of the codes of each frame and of its advance.
+        """
+        texts = self.encode_text(text, text_lengths, speakers=speakers, hidden=hidden)
+        codes = codes.clamp(min=0)
+        before = torch.cat((self.start.expand(len(codes), 1, -1), self.depth.embed(self._noisy(codes[:, :-1]))), dim=1)
+        x = before + gather(texts, positions(advances))
+        x = self.transformer(x).hidden
+        return TalkerOutput(self.depth(x, codes), self.advance(x))
+
+    def _noisy(self, codes: Tensor) -> Tensor:
+        if not self.training or not self.code_noise:
+            return codes
+        replaced = torch.rand(codes.shape, device=codes.device) < self.code_noise
+        return torch.where(replaced, torch.randint_like(codes, self.codebook_size), codes)
+
+    def frame(self, before: Tensor | None, characters: Tensor, cache: KVCache) -> Tensor:
+        """The hidden state of the next frame of each row; the cache moves on.
+
+        Args:
+            before: (batch, codebooks), int64: the frame before it; None for the first.
+            characters: (batch, dim): the text's encoding at each row's position.
+            cache: Of the frames so far, from `new_cache`.
+
+        Returns:
+            (batch, dim), for `advance` and `depth`.
+        """
+        last = self.start.expand(len(characters), -1) if before is None else self.depth.embed(before)
+        hidden = self.transformer((last + characters)[:, None], cache=cache).hidden[:, 0]
+        cache.advance(1)
+        return hidden
+
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """An empty cache for rows of up to `max_length` frames, in the precision that attention computes in."""
+        device = self.start.device
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else self.start.dtype
+        return self.transformer.new_cache(batch_size, max_length, dtype=dtype, device=device)
+
+
+def positions(advances: Tensor) -> Tensor:
+    """Where in the text each frame is, from the advances of those before it: (batch, frames); 0 is the start symbol.
+
+    Behind a row's end, where advances are `IGNORE`, stays the position behind the end symbol.
+    """
+    steps = torch.where(advances == IGNORE, 0, advances)
+    return steps.cumsum(1) - steps
+
+
+def gather(texts: Tensor, positions: Tensor) -> Tensor:
+    """The encodings (batch, time, dim) at positions (batch, frames): (batch, frames, dim); the last one behind it."""
+    index = positions.clamp(max=texts.shape[1] - 1)[..., None]
+    return texts.gather(1, index.expand(-1, -1, texts.shape[-1]))
+
+
+def spread(hidden: Tensor, counts: Tensor) -> Tensor:
+    """Gives each character the hidden state of the token that it belongs to.
+
+    Args:
+        hidden: (batch, tokens, thinker_dim).
+        counts: (batch, tokens), int64: characters of each token, 0 behind a row's end.
+
+    Returns:
+        (batch, characters, thinker_dim), of the row with the most characters; zeros behind a row's end.
+    """
+    rows = [row.repeat_interleave(count, dim=0) for row, count in zip(hidden, counts, strict=True)]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True)

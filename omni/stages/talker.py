@@ -1,0 +1,275 @@
+"""Stage D2: the Talker learns to say what is written, in the codes of a codec."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from omni import checkpoint as checkpoints
+from omni.batch import IGNORE, CodesBatch, HeldOut
+from omni.errors import UserError
+from omni.figures import spectrogram_figure
+from omni.losses import Loss
+from omni.metrics import MeanOfItems
+from omni.models.audio_encoder import AudioEncoder
+from omni.models.talker import Talker
+from omni.speaking import SpeechSampling
+from omni.stages.round_trip import Heard, RoundTrip
+from omni.stages.stage import Stage
+from omni.units import Characters
+
+_BORROWED = ("codec", "audio_encoder")  # parts that come from the data, ready
+
+
+@final
+class TalkerTraining(Stage):
+    """Cross-entropy of each frame's codes and of how far the text moves on behind it.
+
+    Logs `train/loss` and `val/loss` (nats a frame, as weighted), their parts by codebook and for the advance, and
+    `val/perplexity` (of a code). At each validation some held-out sentences are spoken, decoded and transcribed:
+    `val/round_trip_wer` is the share of words that the recogniser gets wrong. Beside it stand its two floors, the same
+    recogniser's on the recordings (`val/recording_wer`) and on the codec's copies of them (`val/codec_wer`): what lies
+    between is the Talker's.
+
+    Codec and recogniser are the data's (`data.init_args.codec` and `recognizer`). They are frozen, and travel in the
+    Talker's checkpoints, so that these speak without their ancestors. A checkpoint that speaks the codes of another
+    codec than the data's is refused.
+
+    Args:
+        talker: The model.
+        codebook_weights: Of each codebook's loss; all 1 if not given.
+        advance_weight: Of the advance's loss.
+        samples: Sentences spoken at each validation; 0 for none.
+        shown: How many of them are shown in TensorBoard.
+        sampling: How they are spoken.
+        beam: Of the recogniser; see `SpeechRecognition`.
+        kwargs: See `Stage`.
+    """
+
+    hears = True
+
+    def __init__(
+        self,
+        talker: Talker,
+        *,
+        codebook_weights: Sequence[float] = (),
+        advance_weight: float = 1.0,
+        samples: int = 64,
+        shown: int = 4,
+        sampling: SpeechSampling = SpeechSampling(),  # noqa: B008  immutable
+        beam: int = 8,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        weights = tuple(codebook_weights) or (1.0,) * talker.num_codebooks
+        if len(weights) != talker.num_codebooks:
+            raise ValueError(f"there are {len(weights)} codebook_weights, for {talker.num_codebooks} codebooks")
+        self.talker = talker
+        self.weights: Tensor
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        self.advance_weight = advance_weight
+        self.samples, self.shown = samples, shown
+        self.code_losses = nn.ModuleList(MeanOfItems() for _ in weights)
+        self.advance_loss = MeanOfItems()
+        self.round_trip = RoundTrip(sampling, beam)
+        self._spoken_before: str | None = None  # fingerprint of the codec that a Talker of `init_from` speaks
+
+    @property
+    def units(self) -> Characters:
+        """What the Talker reads, and the recogniser writes."""
+        units: Any = self.tokenizer
+        return units
+
+    @property
+    def flops_per_work(self) -> float:
+        """See `Talker.flops_per_second`."""
+        return self.talker.flops_per_second
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+
+    # ------------------------------------------------------------------ parts
+
+    def init_part(self, name: str, path: str) -> None:
+        """As in `Stage`; also remembers whose codes an earlier Talker speaks."""
+        super().init_part(name, path)
+        codec = _weights_of("codec", checkpoints.read(path)["state_dict"])
+        self._spoken_before = checkpoints.weights_fingerprint(codec) if codec else None
+
+    def setup(self, stage: str) -> None:
+        """Takes codec and recogniser from the data, and checks that the Talker fits them and the data's voices."""
+        data = self._data
+        self.codec: Any = data.encoder.codec
+        self.audio_encoder: AudioEncoder = data.encoder.audio_encoder
+        self.frozen = tuple(dict.fromkeys((*self.frozen, *_BORROWED)))
+        super().setup(stage)
+        for name in _BORROWED:  # in the mode of the others: Lightning warns of eval mode where fitting begins,
+            self.part(name).train(self.training)  # and `on_train_start` brings it about a moment later
+        if self._spoken_before not in (None, data.encoder.codec_fingerprint):
+            raise UserError(
+                "init_from.talker speaks the codes of another codec than data.init_args.codec: give that checkpoint "
+                "as data.init_args.codec too"
+            )
+        self._check_fit({"vocab_size": self.units.vocab_size}, "the recogniser's characters")
+        names = ("num_codebooks", "codebook_size", "frame_rate")
+        self._check_fit({name: getattr(self.codec, name) for name in names}, "the codec")
+        voices = len(data.speakers)
+        if self.talker.num_speakers:
+            data.known_speakers_only()
+            if voices > self.talker.num_speakers:
+                self._refuse("num_speakers", voices, f"the {voices} voices of the data")
+        elif voices > 1:
+            rank_zero_warn(f"the data has {voices} voices, and the Talker tells none apart: set its num_speakers")
+        self.ancestors = {**self.ancestors, **data.encoder.ancestors}
+
+    def _check_fit(self, wanted: Mapping[str, float], what: str) -> None:
+        for name, value in wanted.items():
+            if getattr(self.talker, name) != value:
+                self._refuse(name, value, what)
+
+    def _refuse(self, name: str, value: float, what: str) -> None:
+        raise UserError(
+            f"the Talker's {name} is {getattr(self.talker, name):g}, which does not fit {what}: set "
+            f"model.init_args.talker.init_args.{name} to {value:g}"
+        )
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], path: str) -> None:
+        """As in `Stage`; what comes from the data is compared when it is there."""
+        recipes = {name: recipe for name, recipe in checkpoint["parts"].items() if name not in _BORROWED}
+        super().check_checkpoint({**checkpoint, "parts": recipes}, path)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the names of the voices, in the order of their numbers."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["speakers"] = self._speakers
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses another codec's checkpoint, or one of other voices. The recogniser stays the data's."""
+        weights = checkpoint["state_dict"]
+        if checkpoints.weights_fingerprint(_weights_of("codec", weights)) != self._data.encoder.codec_fingerprint:
+            raise UserError(
+                "the checkpoint's Talker speaks the codes of another codec than data.init_args.codec: give the "
+                "checkpoint itself as data.init_args.codec"
+            )
+        if checkpoint["speakers"] != self._speakers:
+            raise UserError("the data's voices are not those of this checkpoint: give the data it was trained on")
+        for name in _weights_of("audio_encoder", weights):
+            del weights[f"audio_encoder.{name}"]
+        weights.update({f"audio_encoder.{name}": w for name, w in self.audio_encoder.state_dict().items()})
+        super().on_load_checkpoint(checkpoint)
+
+    @property
+    def _speakers(self) -> list[str]:
+        return list(self._data.speakers) if self.talker.num_speakers else []
+
+    # ------------------------------------------------------------------ loss
+
+    def nll(self, batch: CodesBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Nats, summed over all frames, of each codebook's codes (codebooks,) and of the advances; and the frames."""
+        speakers = batch.speakers if self.talker.num_speakers else None
+        output = self.talker(batch.text, batch.text_lengths, batch.codes, batch.advances, speakers=speakers)
+        codes = F.cross_entropy(output.code_logits.float().flatten(0, 2), batch.codes.flatten(), reduction="none")
+        advance = F.cross_entropy(
+            output.advance_logits.float().flatten(0, 1), batch.advances.flatten(), reduction="sum"
+        )
+        return codes.view(batch.codes.shape).sum((0, 1)), advance, (batch.advances != IGNORE).sum()
+
+    def loss(self, batch: CodesBatch) -> Loss:
+        """The weighted sum over codebooks and advance, for each frame."""
+        codes, advance, frames = self.nll(batch)
+        total = (codes * self.weights).sum() + self.advance_weight * advance
+        means = {f"codebook_{number}": code / frames for number, code in enumerate(codes)}
+        return Loss(total, frames, {**means, "advance": advance / frames})
+
+    def example_batch(self, data: Mapping[str, Any]) -> CodesBatch:
+        """As many of the longest utterances as `batch_seconds` holds, said as fast as 15 characters a second."""
+        seconds = data["max_duration"] + 2 * data["silence"]
+        rows = max(1, min(data["max_batch_rows"], int(data["batch_seconds"] / seconds)))
+        frames, characters = math.ceil(seconds * self.talker.frame_rate), math.ceil(seconds * 15)
+        return CodesBatch(
+            text=torch.ones(rows, characters, dtype=torch.long),
+            text_lengths=torch.full((rows,), characters),
+            codes=torch.zeros(rows, frames, self.talker.num_codebooks, dtype=torch.long),
+            advances=torch.zeros(rows, frames, dtype=torch.long),
+            speakers=torch.zeros(rows, dtype=torch.long),
+            rows=torch.zeros(rows, dtype=torch.long),
+            seconds=float(rows * seconds),
+        )
+
+    # ------------------------------------------------------------------ validation
+
+    def validation_step(self, batch: CodesBatch, batch_idx: int) -> None:
+        """Adds a batch to the metrics."""
+        codes, advance, frames = self.nll(batch)
+        metrics: list[Any] = list(self.code_losses)
+        for metric, code in zip(metrics, codes, strict=True):
+            metric.update(code, frames)
+        self.advance_loss.update(advance, frames)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the metrics, and speaks."""
+        self._log_metrics("val")
+
+    def test_step(self, batch: CodesBatch, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """As in validation."""
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        metrics: list[Any] = [*self.code_losses, self.advance_loss]
+        *codes, advance = (metric.compute() for metric in metrics)
+        for metric in metrics:
+            metric.reset()
+        stacked = torch.stack(codes)
+        total = (stacked * self.weights).sum() + self.advance_weight * advance
+        figures = {"loss": total, "perplexity": stacked.mean().exp(), "loss/advance": advance}
+        figures |= {f"loss/codebook_{number}": code for number, code in enumerate(codes)}
+        if self.samples:
+            figures |= self._speak(split)
+        shown = {"loss", "perplexity", "round_trip_wer"}
+        for name, value in figures.items():
+            self.log(f"{split}/{name}", value, prog_bar=name in shown, sync_dist=True)
+
+    def _speak(self, split: str) -> dict[str, Tensor]:
+        """Speaks held-out sentences, shows them, and returns the word error rates."""
+        sentences: list[HeldOut] = self._data.held_out(split, self.samples)
+        heard, rates = self.round_trip.measure(
+            split,
+            sentences,
+            talker=self.talker,
+            codec=self.codec,
+            audio_encoder=self.audio_encoder,
+            units=self.units,
+        )
+        if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero:
+            self._show(split, sentences, heard, self.logger.experiment)
+        return rates
+
+    def _show(self, split: str, sentences: Sequence[HeldOut], heard: Sequence[Heard], writer: Any) -> None:
+        rows = [f"| {one.text} | {other.text} |" for one, other in zip(sentences, heard, strict=True)]
+        writer.add_text(f"{split}/spoken", "\n".join(["| said | heard |", "| --- | --- |", *rows]), self.global_step)
+        step = max(1, len(sentences) // max(1, self.shown))  # short and long ones
+        for number, (one, other) in enumerate(list(zip(sentences, heard, strict=True))[::step][: self.shown]):
+            figure = spectrogram_figure(
+                other.mel,
+                other.log_probs,
+                subframe_seconds=self.audio_encoder.subframe_seconds,
+                units=self.units,
+                title=f"to be said: {one.text}\nheard: {other.text}",
+            )
+            writer.add_figure(f"{split}/spoken/{number}", figure, self.global_step)
+
+
+def _weights_of(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a part by their names in it."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): weight for key, weight in weights.items() if key.startswith(prefix)}
