@@ -133,3 +133,43 @@ class HeldOut(NamedTuple):
     speaker: int
     mel: Tensor
     codes: Tensor
+
+
+class ConversationBatch(NamedTuple):
+    """Conversations with the images and the audio in them.
+
+    Attributes:
+        tokens: (batch, time), int64: with a placeholder for each feature of a medium; `PAD` behind each row's end.
+        targets: (batch, time), int64: the token that follows each position where it is the assistant's, else `IGNORE`.
+        positions: (3, batch, time), fp32: in time, height and width (see `omni.layout`).
+        rows: (batch,), int64. Numbers of the rows in their data set.
+        num_tokens: Of all rows, padding left out.
+        images: (images, 3, height, width), fp32, pixels from 0 to 1, in the order of their placeholders; video frames
+            among them. None where no row has any.
+        image_rows: The row of the batch that each image is in.
+        mels: (audios, mel frames, num_mels), fp32, in the order of their placeholders. None where no row has any.
+        mel_lengths: (audios,), int64: mel frames of each. None with `mels`.
+        audio_rows: The row of the batch that each audio is in.
+        prompts: Tokens of each row before its last answer.
+        answers: The text of each row's last answer.
+        tasks: The task of each row.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    positions: Tensor
+    rows: Tensor
+    num_tokens: int
+    images: Tensor | None = None
+    image_rows: tuple[int, ...] = ()
+    mels: Tensor | None = None
+    mel_lengths: Tensor | None = None
+    audio_rows: tuple[int, ...] = ()
+    prompts: tuple[int, ...] = ()
+    answers: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+
+    @property
+    def work(self) -> tuple[float, str]:
+        """What the batch holds to be learned from: an amount and its unit."""
+        return self.num_tokens, "tokens"

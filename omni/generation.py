@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omni.errors import UserError
-from omni.models.thinker import Thinker
+from omni.models.interfaces import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +86,11 @@ def _ranks(like: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def generate(
-    thinker: Thinker,
+    thinker: LanguageModel,
     prompts: Sequence[Sequence[int]],
     *,
+    embeddings: Tensor | None = None,
+    positions: Tensor | None = None,
     max_tokens: int,
     stop: int,
     vocab_size: int | None = None,
@@ -99,6 +101,10 @@ def generate(
     Args:
         thinker: The model, in eval mode.
         prompts: Tokens of each prompt; none may be empty.
+        embeddings: (batch, time, dim): what the Thinker reads in place of the prompts' tokens, features of media among
+            them; anything behind each prompt's end.
+        positions: (rope_axes, batch, time) of the same; what is added goes on from each prompt's last. Consecutive if
+            not given.
         max_tokens: Most tokens to add to a row, at least 1.
         stop: The token that ends a row.
         vocab_size: Tokens that the tokenizer has, where the Thinker has more; the rest is never chosen.
@@ -113,8 +119,9 @@ def generate(
     sampling = sampling or Sampling()
     vocab_size = vocab_size or thinker.vocab_size
     _check(prompts, max_tokens, vocab_size)
-    device = thinker.embedding.weight.device
     lengths = [len(prompt) for prompt in prompts]
+    cache = thinker.new_cache(len(prompts), max(lengths) + max_tokens)
+    device = cache.keys.device
     tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
     seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
@@ -123,11 +130,13 @@ def generate(
     tokens, seen = tokens.to(device), seen.to(device)
     draws = _uniform(sampling.seed, len(prompts), max_tokens).to(device)
 
-    cache = thinker.new_cache(len(prompts), max(lengths) + max_tokens)
-    hidden = thinker.encode(tokens, cache=cache).hidden
+    read = {"tokens": tokens} if embeddings is None else {"embeddings": embeddings[:, : max(lengths)]}
+    here = None if positions is None else positions[:, :, : max(lengths)]
+    hidden = thinker.encode(**read, positions=here, cache=cache).hidden
     cache.advance(lengths)
-    rows = torch.arange(len(prompts), device=device)
-    last = hidden[rows, torch.tensor(lengths, device=device) - 1]
+    rows, ends = torch.arange(len(prompts), device=device), torch.tensor(lengths, device=device) - 1
+    last = hidden[rows, ends]
+    here = None if positions is None else positions[:, rows, ends].amax(0)[:, None]
     ended = [False] * len(prompts)
     for step in range(max_tokens):
         chosen = sampling.choose(thinker.logits(last)[:, :vocab_size], seen, draws[:, step])
@@ -138,7 +147,8 @@ def generate(
             return
         if sampling.repetition_penalty != 1:
             seen[rows, chosen] = True
-        last = thinker.encode(chosen[:, None], cache=cache).hidden[:, 0]
+        here = None if here is None else here + 1
+        last = thinker.encode(chosen[:, None], positions=here, cache=cache).hidden[:, 0]
         cache.advance(1)
 
 

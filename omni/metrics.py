@@ -153,6 +153,40 @@ class Classification(Metric):
         }
 
 
+class AccuracyByTask(Metric):
+    """How often answers are right, by task, over a whole data set.
+
+    Args:
+        tasks: Names of the tasks.
+        apart: Those of them that do not count in the share over all.
+    """
+
+    full_state_update = False
+    right: Tensor
+    asked: Tensor
+
+    def __init__(self, tasks: Sequence[str], *, apart: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.mixed = [number for number, task in enumerate(self.tasks) if task not in apart]
+        for name in ("right", "asked"):
+            self.add_state(name, torch.zeros(len(self.tasks), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, tasks: Sequence[str], right: Sequence[bool]) -> None:
+        """Adds answers: the task of each, and whether it is right."""
+        for task, fits in zip(tasks, right, strict=True):
+            number = self.tasks.index(task)
+            self.right[number] += fits
+            self.asked[number] += 1
+
+    def compute(self) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The share of right answers of each task that was asked for, and over all questions; None without any."""
+        shares = zip(self.tasks, self.right, self.asked, strict=True)
+        asked = self.asked[self.mixed].sum()
+        mixed = (self.right[self.mixed].sum() / asked).float() if asked else None
+        return {task: (right / asked).float() for task, right, asked in shares if asked}, mixed
+
+
 class Retrieval(Metric):
     """How often the right image is found by a caption, and the right caption by an image, among all of a data set.
 

@@ -1,7 +1,7 @@
 """Optimizers and the course of the learning rate."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -173,6 +173,28 @@ def muon(
         Muon(hidden, lr=lr, momentum=momentum, weight_decay=weight_decay),
         adamw(rest, lr=lr, betas=betas, weight_decay=weight_decay),
     )
+
+
+def split_by_part(optimizer: Optimizer, parts: Mapping[str, nn.Module], rates: Mapping[str, float]) -> None:
+    """Cuts the groups of a new optimizer by part, each with a learning rate of its own.
+
+    Args:
+        optimizer: As `adamw` or `muon` made it, before its first step.
+        parts: Modules by name. Parameters of none of them stay together.
+        rates: Learning rates by the parts' names; those of other parts stay.
+    """
+    owners = {id(parameter): name for name, part in parts.items() for parameter in part.parameters()}
+    for one in optimizer.optimizers if isinstance(optimizer, MuonWithAdamW) else (optimizer,):
+        groups = []
+        for group in one.param_groups:
+            shares: dict[str, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                shares.setdefault(owners.get(id(parameter), ""), []).append(parameter)
+            for name, some in shares.items():
+                groups.append({**group, "params": some, "part": name, "lr": rates.get(name, group["lr"])})
+        one.param_groups = groups
+    if isinstance(optimizer, MuonWithAdamW):
+        optimizer._share_groups()
 
 
 def lr_factor(step: int, *, schedule: Schedule, warmup_steps: int, total_steps: float, final: float) -> float:

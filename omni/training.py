@@ -17,11 +17,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 import omni.data.codes.data
+import omni.data.conversations.data
 import omni.data.images.data
 import omni.data.speech.data
 import omni.data.text
 import omni.stages.audio
 import omni.stages.codec
+import omni.stages.omni
 import omni.stages.talker
 import omni.stages.thinker
 import omni.stages.vision  # noqa: F401  importing a stage or a data module makes its bare class name known

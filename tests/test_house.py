@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "omni"
 # What each room may import of the others; itself, and errors, always.
 CORE = {
     *("batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"),
-    *("normalization", "units", "ctc", "speaking"),
+    *("normalization", "units", "ctc", "speaking", "layout"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -24,12 +24,14 @@ MAY_IMPORT = {
     "image_figures": set(),
     "ctc": {"units"},
     "figures": {"media", "units"},
+    "conversation_figures": {"media"},
     "chat_template": {"tokenizer"},
+    "layout": {"chat_template", "tokenizer"},
     "layers": set(),
     "losses": {"batch", "layers"},
     "metrics": {"batch", "layers"},
     "optimizers": {"layers"},
-    "models": {"batch", "layers", "losses", "media"},
+    "models": {"batch", "layers", "losses", "media", "layout", "tokenizer"},
     "checkpoint": {"models", "tokenizer", "units", "media"},
     "generation": {"models", "layers"},
     "speaking": {"generation", "models", "layers", "units", "batch"},
@@ -41,7 +43,7 @@ MAY_IMPORT = {
     "wer": {"recognition", "normalization", "media", "data"},
     "classification": CORE | {"layers"},
     "data": CORE | {"layers"},
-    "stages": CORE | {"layers", "optimizers", "inference", "figures", "image_figures"},
+    "stages": CORE | {"layers", "optimizers", "inference", "figures", "image_figures", "conversation_figures"},
     "precision": set(),
     "callbacks": {"precision"},
     "training": {"stages", "data", "checkpoint", "callbacks", "precision", "cli"},

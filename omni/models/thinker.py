@@ -72,6 +72,7 @@ class Thinker(Part):
     ) -> None:
         super().__init__()
         self.vocab_size, self.dim, self.logit_softcap = vocab_size, dim, logit_softcap
+        self.rope_axes = rope_axes
         self.embedding = nn.Embedding(vocab_size, dim)
         self.transformer = Transformer(
             dim=dim,
@@ -99,6 +100,11 @@ class Thinker(Part):
     def mixture(self) -> bool:
         """Whether its feed-forward networks are mixtures of experts."""
         return self.transformer.num_experts > 0
+
+    @property
+    def embedding_rms(self) -> float:
+        """Root mean square of the numbers that tokens are looked up as: how loud the Thinker expects its input."""
+        return float(self.embedding.weight.detach().float().square().mean().sqrt())
 
     @property
     def flops_per_token(self) -> float:

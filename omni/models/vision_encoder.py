@@ -126,6 +126,11 @@ class VisionEncoder(Part):
         return (self.grid // self.reduction_factor) ** 2
 
     @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of those tokens."""
+        return (self.grid // self.reduction_factor,) * 2
+
+    @property
     def token_dim(self) -> int:
         """Width of the tokens that the Thinker gets."""
         return self.dim * self.reduction_factor**2 if self.reduction == "shuffle" else self.dim

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,6 +91,10 @@ class Stage(LightningModule, ABC):
             raise UserError(f"{type(self).__name__} has no part {name!r}; it has: {', '.join(self.parts)}")
         return self.parts[name]
 
+    def reads_tokens(self, name: str) -> bool:
+        """Whether the data's tokens mean something to the part called `name`."""
+        return hasattr(self.part(name), "vocab_size")
+
     def init_part(self, name: str, path: str) -> None:
         """Fills a part with the weights of an earlier stage, and remembers where they came from."""
         self.ancestors[name] = checkpoints.load_part(self.part(name), name, path)
@@ -111,8 +115,7 @@ class Stage(LightningModule, ABC):
                 if isinstance(module, Transformer):
                     module.compile()  # in place: the names of the weights stay
         for name, lineage in self.ancestors.items():
-            reads = hasattr(self.part(name), "vocab_size")  # others do not know what a token is
-            if reads and lineage["tokenizer"] != self.tokenizer.fingerprint:
+            if self.reads_tokens(name) and lineage["tokenizer"] != self.tokenizer.fingerprint:
                 raise UserError(
                     f"init_from.{name} was trained with another tokenizer than the data's: give that checkpoint as "
                     "data.init_args.tokenizer (of text) or data.init_args.units (of speech)"
@@ -204,18 +207,23 @@ class Stage(LightningModule, ABC):
         make = {"adamw": adamw, "muon": muon}[self.optimizer_name]
         return make(self, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
+    def lr_curve(self, group: Mapping[str, Any], total_steps: float) -> Callable[[int], float]:
+        """The learning rate of one of the optimizer's groups at a step, as a share of its peak."""
+        return lambda step: lr_factor(
+            step,
+            schedule=self.lr_schedule,
+            warmup_steps=self.warmup_steps,
+            total_steps=total_steps,
+            final=self.final_lr,
+        )
+
     def configure_optimizers(self) -> Any:
         """The optimizer, and a schedule that moves once an optimizer step."""
         total = self.trainer.estimated_stepping_batches
         if total == float("inf") and self.lr_schedule != "constant":
             raise UserError(f"a {self.lr_schedule} schedule needs an end: set trainer.max_steps or trainer.max_epochs")
         optimizer = self.make_optimizer()
-        schedule = LambdaLR(
-            optimizer,
-            lambda step: lr_factor(
-                step, schedule=self.lr_schedule, warmup_steps=self.warmup_steps, total_steps=total, final=self.final_lr
-            ),
-        )
+        schedule = LambdaLR(optimizer, [self.lr_curve(group, total) for group in optimizer.param_groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ------------------------------------------------------------------ checkpoints

@@ -38,10 +38,10 @@ def refuse_foreign(path: Path) -> None:
         raise UserError(f"{path} was not written by `omni data world`: move it, or choose another --out")
 
 
-def whole(folder: Path, split: str, size: int) -> bool:
-    """Whether every file that `SPLIT.sha256` lists is there, as it was written, and there are `size` of them."""
+def whole(folder: Path, split: str, size: int | None) -> bool:
+    """Whether every file that `SPLIT.sha256` lists is there, as it was written; `size` of them, where that is told."""
     expected = checksums(folder, split)
-    return len(expected) == size and all(
+    return size in (None, len(expected)) and all(
         (folder / name).is_file() and digest(folder / name) == checksum for name, checksum in expected.items()
     )
 

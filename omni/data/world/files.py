@@ -1,4 +1,4 @@
-"""Files: the world on disk, text, speech and images, and the record that tells whether it is whole."""
+"""Files: the world on disk, text, speech, images and conversations, and the record that tells whether it is whole."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from omni.data.world import conversations as talks
 from omni.data.world import espeak, images, recordings
 from omni.data.world.disk import digest, refuse_foreign, replacing, whole
 from omni.data.world.documents import document, sentences
@@ -15,7 +16,11 @@ from omni.errors import UserError
 
 GENERATOR = 1  # raise it when the same seed gives other files than before: text, speech or images
 RECORD = "world.json"
-_LISTED = {"utterances": "speech", "pictures": "images"}  # what has files of its own, and their folder
+_LISTED = {
+    "utterances": "speech",
+    "pictures": "images",
+    "conversations": "conversations",
+}  # what has files of its own, and their folder
 
 
 def text_row(seed: int, split: str, index: int) -> dict[str, str]:
@@ -42,9 +47,11 @@ def write(
     val_utterances: int = 300,
     pictures: int = 20000,
     val_pictures: int = 1000,
+    conversations: int | None = None,
+    val_conversations: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Write the world, omni's embedded data set: English text about scenes of coloured shapes, speech, images.
+    """Write the world, omni's embedded data set: text about scenes of coloured shapes, speech, images, conversations.
 
     The same seed gives the same text and pixels on every machine, and the same speech from the same eSpeak NG. Scenes
     of validation never occur in training, whatever the seeds; nor do its spoken sentences and its voices. A world that
@@ -53,13 +60,16 @@ def write(
     Args:
         out: folder to write into: `text/train.jsonl` and `text/val.jsonl`; `speech/train.jsonl`, `speech/val.jsonl`
             and their audio, 16 kHz mono WAV; `images/train.jsonl`, `images/val.jsonl` and their pictures, PNG of 64 by
-            64 pixels; and `world.json`, the record of them all.
+            64 pixels; `conversations/train.jsonl` and `conversations/val.jsonl`, questions about them and answers; and
+            `world.json`, the record of them all.
         documents: documents to train on, 1 or more; about 90 words each.
         val_documents: documents to validate on, 1 or more.
         utterances: spoken sentences to train on, about 2 seconds and 70 kB each; 0 for none.
         val_utterances: spoken sentences to validate on; 0 for none.
         pictures: scenes drawn to train on, about 1 kB each, with captions and labels; 0 for none.
         val_pictures: scenes drawn to validate on; 0 for none.
+        conversations: questions and answers to train on; by default as many as pictures, if there is speech too.
+        val_conversations: questions and answers to validate on; by default the same of validation.
         seed: any whole number; another seed gives another world.
 
     Raises:
@@ -69,6 +79,8 @@ def write(
     asked = {"documents": documents, "val_documents": val_documents}
     asked |= {"utterances": utterances, "val_utterances": val_utterances}
     asked |= {"pictures": pictures, "val_pictures": val_pictures}
+    asked["conversations"] = _talks(conversations, "", pictures, utterances)
+    asked["val_conversations"] = _talks(val_conversations, "val_", val_pictures, val_utterances)
     for name, number in asked.items():
         least = 1 if "documents" in name else 0
         if number < least:
@@ -85,8 +97,20 @@ def write(
     print(f"{out}: wrote {_summary(record)}")
 
 
+def _talks(number: int | None, prefix: str, pictures: int, utterances: int) -> int:
+    """How many conversations to write: as told, or as many as pictures."""
+    if number is None:
+        return pictures if utterances > 0 else 0
+    if number > 0 and not (pictures > 0 and utterances > 0):
+        raise UserError(
+            f"--{prefix}conversations is {number}: they are about pictures and speech, so give --{prefix}pictures and "
+            f"--{prefix}utterances too"
+        )
+    return number
+
+
 def _sizes(asked: dict[str, Any], kind: str) -> dict[str, int]:
-    """Rows of each split that has any: of `documents`, `utterances` or `pictures`."""
+    """Rows of each split that has any: of `documents`, `utterances`, `pictures` or `conversations`."""
     return {split: asked[name] for split, name in (("train", kind), ("val", f"val_{kind}")) if asked[name]}
 
 
@@ -105,10 +129,11 @@ def _summary(record: dict[str, Any]) -> str:
     hours = sum(record["seconds"].values()) / 3600
     spoken = f"{record['utterances']} and {record['val_utterances']} utterances, {hours:.1f} hours"
     drawn = f"{record['pictures']} and {record['val_pictures']} pictures"
+    talked = f"{record['conversations']} and {record['val_conversations']} conversations"
     return (
         f"{record['documents']} documents to train on and {record['val_documents']} to validate on, "
         f"{record['words']} words, {record['sentences']} different sentences; "
-        f"{spoken if record['seconds'] else 'no utterances'}; {drawn}"
+        f"{spoken if record['seconds'] else 'no utterances'}; {drawn}; {talked}"
     )
 
 
@@ -125,7 +150,7 @@ def _finished(out: Path, asked: dict[str, int]) -> dict[str, Any] | None:
         and set(files) == set(_names(asked))
         and all((out / name).is_file() and digest(out / name) == files[name] for name in files)
         and all(
-            whole(out / folder, split, size)
+            whole(out / folder, split, None if kind == "conversations" else size)
             for kind, folder in _LISTED.items()
             for split, size in _sizes(asked, kind).items()
         )
@@ -135,12 +160,13 @@ def _finished(out: Path, asked: dict[str, int]) -> dict[str, Any] | None:
 
 def _write_all(out: Path, asked: dict[str, int]) -> dict[str, Any]:
     """Write text, images, speech, then the record: without it, or with other hashes, a world counts as unfinished."""
-    texts, spoken, drawn = (_sizes(asked, kind) for kind in ("documents", "utterances", "pictures"))
+    texts, spoken, drawn, talked = (_sizes(asked, kind) for kind in ("documents", *_LISTED))
     speech, seconds = out / "speech", {}
     for split in texts:
         refuse_foreign(out / "text" / f"{split}.jsonl")
     recordings.refuse(speech)
     images.refuse(out / "images")
+    talks.refuse(out / "conversations")
     engine = espeak.version() if spoken else None  # it had better be missed now than after the text
     (out / "text").mkdir(parents=True, exist_ok=True)
     (out / RECORD).unlink(missing_ok=True)
@@ -153,6 +179,12 @@ def _write_all(out: Path, asked: dict[str, int]) -> dict[str, Any]:
         seconds = recordings.record(speech, generator=GENERATOR, seed=asked["seed"], sizes=spoken)
     else:
         recordings.remove(speech)
+    if talked:
+        talks.write_conversations(
+            out / "conversations", seed=asked["seed"], sizes=talked, pictures=drawn, utterances=spoken
+        )
+    else:
+        talks.remove(out / "conversations")
     files = {name: digest(out / name) for name in _names(asked)}
     record = {**asked, **counts, "espeak": engine, "seconds": seconds, "files": files}
     with replacing(out / RECORD) as file:

@@ -84,33 +84,56 @@ def utterance(seed: int, split: str, index: int) -> Utterance:
     Returns:
         The same utterance for the same arguments, always.
     """
+    return context(seed, split, index)[0]
+
+
+def context(seed: int, split: str, index: int) -> tuple[Utterance, Scene, str | None]:
+    """One utterance, the scene that it is about, and the answer where it is a question of one.
+
+    Args:
+        seed: as of `utterance`.
+        split: as of `utterance`.
+        index: as of `utterance`.
+    """
     rng = Random(f"{seed}/{split}/{index}/speech")
     while True:
         scene = sample_scene(rng)
-        text = _sentence(scene, rng) if scene.split() == split else None
-        if text is not None and len(text.split()) in WORDS and sentence_split(text) == split:
+        text, answer = _sentence(scene, rng) if scene.split() == split else (None, None)
+        if text is not None and sayable(text, split):
             break
-    return Utterance(
-        f"world-{split}-{index:06d}", text, pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES)
-    )
+    said = spoken(f"world-{split}-{index:06d}", text, split, rng)
+    return said, scene, answer
 
 
-def _sentence(scene: Scene, rng: Random) -> str | None:
-    """Something short that a person would say about a scene; what is true of all scenes is written, not said."""
+def sayable(text: str, split: str) -> bool:
+    """Whether a sentence is short enough to be said in one breath, and of this split."""
+    return len(text.split()) in WORDS and sentence_split(text) == split
+
+
+def spoken(identity: str, text: str, split: str, rng: Random) -> Utterance:
+    """A sentence in a voice of the split."""
+    return Utterance(identity, text, pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES))
+
+
+def _sentence(scene: Scene, rng: Random) -> tuple[str | None, str | None]:
+    """Something short that a person would say about a scene, and the answer where it is a question.
+
+    What is true of all scenes is written, not said.
+    """
     kind = rng.random()
     if kind < 0.34:
         asked = pick(rng, questions(scene, rng, 3))
-        return asked.text if kind < 0.25 else asked.reply
+        return (asked.text, asked.answer) if kind < 0.25 else (asked.reply, None)
     if kind < 0.36:
-        return pick(rng, REQUESTS)
+        return pick(rng, REQUESTS), None
     if kind < 0.44:
         text, after, thing = change(scene, rng)
-        return text if rng.random() < 0.6 else consequence(after, rng, thing)
+        return text if rng.random() < 0.6 else consequence(after, rng, thing), None
     if kind < 0.52:
-        return pick(rng, (caption(scene, rng), *dense_caption(scene, rng)))
+        return pick(rng, (caption(scene, rng), *dense_caption(scene, rng))), None
     maker = pick(rng, STATEMENTS if kind < 0.85 else REASONING)
     text = maker(scene, rng)
-    return text and pick(rng, sentences(text))
+    return text and pick(rng, sentences(text)), None
 
 
 def samples(said: Utterance) -> np.ndarray:

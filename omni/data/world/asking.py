@@ -1,0 +1,113 @@
+"""Asking: what conversations about the world ask for, in words that the answer follows from, to the letter."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from omni.data.world.captions import dense_caption
+from omni.data.world.facts import SIDES
+from omni.data.world.language import NUMBERS, be, counted, sample_group
+from omni.data.world.questions import ask_colour, ask_shape, questions
+from omni.data.world.scene import Scene, pick, shuffled
+
+DESCRIBE = (
+    "Describe every shape in the picture.",
+    "Where is what in the picture?",
+    "Tell me all that you see, one by one.",
+)
+TRANSCRIBE = ("Write down what is said.", "What does the voice say?", "Please write down the words that you hear.")
+JUDGE = ("Is that true?", "Is it so in the picture?", "Does the voice tell the truth about the picture?")
+_OPPOSITES = (("above", "below"), ("left", "right"), ("small", "large"), ("more", "fewer"))
+OBEY = ("Answer the voice.", "Do as the voice says.", "What is the answer?")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Something that is asked, and the one answer to it.
+
+    Attributes:
+        task: what it is about.
+        text: the question.
+        answer: what an answer is compared with.
+    """
+
+    task: str
+    text: str
+    answer: str
+
+
+def about(scene: Scene, rng: Random, number: int) -> list[Exchange]:
+    """Questions about a picture, of different kinds, each answered in a word or two."""
+    return [Exchange(_task(one.kind), one.text, one.answer) for one in questions(scene, rng, number)]
+
+
+def described(scene: Scene, rng: Random) -> Exchange:
+    """Every thing with its size, colour, shape and place, in reading order."""
+    return Exchange("caption", pick(rng, DESCRIBE), " ".join(dense_caption(scene)))
+
+
+def unfamiliar(scene: Scene, rng: Random) -> Exchange:
+    """The colour or the shape of a scene's only thing, which is of a pair that training never shows."""
+    question = pick(rng, (ask_colour, ask_shape))(scene, rng)
+    return Exchange("composition", question.text, question.answer)
+
+
+def claim(scene: Scene, rng: Random, other: Scene) -> tuple[str, bool]:
+    """Something said of a picture that is so in it, or in another picture only: the words, and whether it is so."""
+    honest = rng.random() < 0.5
+    while True:
+        told = scene if honest else other
+        group = sample_group(told, rng)
+        number = told.count(group)
+        if scene.mentionable(group) and (scene.count(group) == number) == honest:
+            return f"There {be(number)} {counted(group, number)}.", honest
+        if rng.random() < 0.05:  # the other scene may be much like this one
+            honest = True
+
+
+def _opposite(rng: Random) -> tuple[str, str]:
+    one, other = shuffled(
+        rng, pick(rng, (("above", "below"), ("left", "right"), ("small", "large"), ("more", "fewer")))
+    )
+    return pick(rng, (f"What is the opposite of {one}?", f"Say the opposite of {one}.")), other
+
+
+def _sum(rng: Random) -> tuple[str, str]:
+    first = 1 + int(rng.random() * 5)
+    second = 1 + int(rng.random() * 4)
+    one, two = NUMBERS[first], NUMBERS[second]
+    texts = (f"What is {one} plus {two}?", f"How much are {one} and {two}?", f"Add {one} and {two}.")
+    return pick(rng, texts), NUMBERS[first + second]
+
+
+def _after(rng: Random) -> tuple[str, str]:
+    number = int(rng.random() * 8) + 1
+    word = NUMBERS[number]
+    if rng.random() < 0.5:
+        return pick(rng, (f"Which number comes after {word}?", f"What is one more than {word}?")), NUMBERS[number + 1]
+    return pick(rng, (f"Which number comes before {word}?", f"What is one less than {word}?")), NUMBERS[number - 1]
+
+
+def _count_to(rng: Random) -> tuple[str, str]:
+    number = 2 + int(rng.random() * 8)
+    words = NUMBERS[number]
+    return pick(rng, (f"Count to {words}.", f"Please count from one to {words}.")), " ".join(NUMBERS[1 : number + 1])
+
+
+def _sides(rng: Random) -> tuple[str, str]:
+    shape = pick(rng, tuple(SIDES))
+    number, part = SIDES[shape]
+    return pick(rng, (f"How many {part} does a {shape} have?", f"A {shape} has how many {part}?")), number
+
+
+_COMMANDS: tuple[Callable[[Random], tuple[str, str]], ...] = (_opposite, _sum, _after, _count_to, _sides)
+
+
+def command(rng: Random, task: str) -> Exchange:
+    """Something to be answered without a picture."""
+    text, answer = pick(rng, _COMMANDS)(rng)
+    return Exchange(task, text, answer)
+
+
+def _task(kind: str) -> str:
+    return kind.replace("/", "-")

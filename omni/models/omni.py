@@ -1,0 +1,155 @@
+"""Omni: a Thinker that sees and hears."""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from omni.layers.cache import KVCache
+from omni.layers.transformer import TransformerOutput
+from omni.layout import MediaLayout
+from omni.models.interfaces import ImageEncoder, LanguageModel, SpeechEncoder
+from omni.models.projector import Projector
+from omni.tokenizer import AUDIO, IMAGE
+
+
+@final
+class Omni(nn.Module):
+    """A Thinker, and the encoders whose features stand among its tokens, each behind a projector.
+
+    Args:
+        thinker: The language model.
+        vision_encoder: What it sees with; None: it sees nothing.
+        vision_projector: From the encoder's tokens to the Thinker's; given with the encoder.
+        audio_encoder: What it hears with; None: it hears nothing.
+        audio_projector: From the encoder's frames to the Thinker's tokens; given with the encoder.
+
+    Raises:
+        ValueError: If an encoder comes without its projector, or widths do not fit.
+    """
+
+    def __init__(
+        self,
+        thinker: LanguageModel,
+        *,
+        vision_encoder: ImageEncoder | None = None,
+        vision_projector: Projector | None = None,
+        audio_encoder: SpeechEncoder | None = None,
+        audio_projector: Projector | None = None,
+    ) -> None:
+        super().__init__()
+        self.thinker = thinker
+        self.vision_encoder, self.vision_projector = vision_encoder, vision_projector
+        self.audio_encoder, self.audio_projector = audio_encoder, audio_projector
+        seen = None if vision_encoder is None else vision_encoder.token_dim
+        heard = None if audio_encoder is None else audio_encoder.dim
+        for name, width, projector in (("vision", seen, vision_projector), ("audio", heard, audio_projector)):
+            if (width is None) != (projector is None):
+                raise ValueError(f"{name}_encoder and {name}_projector belong together: give both or none")
+            if projector is not None and (projector.in_dim, projector.out_dim) != (width, thinker.dim):
+                raise ValueError(
+                    f"{name}_projector maps {projector.in_dim} to {projector.out_dim}: in_dim must be {width}, the "
+                    f"{name}_encoder's, and out_dim {thinker.dim}, the thinker's"
+                )
+        if vision_projector is not None and vision_projector.stack > 1:
+            raise ValueError("vision_projector.stack must be 1: an encoder's `reduction` makes fewer tokens of patches")
+
+    @property
+    def layout(self) -> MediaLayout:
+        """How media are laid out for it."""
+        grid = None if self.vision_encoder is None else self.vision_encoder.token_grid
+        frames = None
+        if self.audio_encoder is not None and self.audio_projector is not None:
+            frames = self.audio_encoder.downsampling * self.audio_projector.stack
+        return MediaLayout(image_grid=grid, mel_frames=frames)
+
+    def embed(
+        self,
+        tokens: Tensor,
+        *,
+        images: Tensor | None = None,
+        mels: Tensor | None = None,
+        mel_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """What the Thinker reads: embeddings of tokens, with features in the place of placeholders.
+
+        Args:
+            tokens: (batch, time), with a placeholder for each feature.
+            images: (images, 3, height, width), pixels from 0 to 1, in the order of their placeholders; video frames
+                among them. None where the batch has none.
+            mels: (audios, mel frames, num_mels), in the order of their placeholders. None where the batch has none.
+            mel_lengths: (audios,), int64: mel frames of each.
+
+        Returns:
+            (batch, time, dim).
+
+        Raises:
+            RuntimeError: If there are more or fewer placeholders than features, or they are cut otherwise.
+            ValueError: If there are media that no part takes in.
+        """
+        x = self.thinker.embed(tokens)
+        if images is not None:
+            if self.vision_encoder is None or self.vision_projector is None:
+                raise ValueError("there are images, and no vision_encoder to see them")
+            seen = self.vision_projector(self.vision_encoder.tokens(images))
+            counts = torch.full((len(seen),), seen.shape[1], device=seen.device)
+            x = place(x, tokens == IMAGE, seen, counts)
+        if mels is not None:
+            if self.audio_encoder is None or self.audio_projector is None or mel_lengths is None:
+                raise ValueError("there is audio, and no audio_encoder to hear it, or no mel_lengths")
+            features = self.audio_encoder(mels, mel_lengths)
+            heard = self.audio_projector(features.hidden, features.lengths)
+            stack = self.audio_projector.stack
+            x = place(x, tokens == AUDIO, heard, (features.lengths + stack - 1) // stack)
+        return x
+
+    def encode(
+        self, embeddings: Tensor, *, positions: Tensor | None = None, cache: KVCache | None = None
+    ) -> TransformerOutput:
+        """Runs the Thinker, all but its head.
+
+        Args:
+            embeddings: (batch, time, dim), from `embed`.
+            positions: (3, batch, time), from `omni.layout`. A Thinker of one axis counts its tokens instead.
+            cache: Earlier keys and values.
+        """
+        return self.thinker.encode(embeddings=embeddings, positions=self.rotary_positions(positions), cache=cache)
+
+    def rotary_positions(self, positions: Tensor | None) -> Tensor | None:
+        """What the Thinker is told of positions (3, batch, time): nothing, where it has one axis and counts itself."""
+        return positions if self.thinker.rope_axes == 3 else None
+
+    def calibrate(self) -> None:
+        """Makes the projectors as loud as the Thinker's tokens; see `Projector.calibrate`."""
+        for projector in (self.vision_projector, self.audio_projector):
+            if projector is not None:
+                projector.calibrate(self.thinker.embedding_rms)
+
+
+def place(x: Tensor, slots: Tensor, features: Tensor, counts: Tensor) -> Tensor:
+    """Puts features in their slots, in order. Nothing is read on the host, so a GPU is never waited for.
+
+    Args:
+        x: (batch, time, dim).
+        slots: (batch, time), bool: where features go, row by row.
+        features: (media, most, dim); those behind a medium's count are padding.
+        counts: (media,), int64: features of each medium.
+
+    Returns:
+        `x` with the features in the slots.
+
+    Raises:
+        RuntimeError: If slots and features are not as many, or a run of slots begins in the middle of a medium.
+    """
+    number = slots.flatten().cumsum(0) - 1  # of each slot
+    ends = counts.cumsum(0)
+    owner = torch.searchsorted(ends, number.clamp(min=0), right=True).clamp(max=len(counts) - 1)
+    nth = number - (ends - counts)[owner]
+    begins = slots & ~nn.functional.pad(slots, (1, 0))[:, :-1]
+    torch._assert_async(slots.sum() == ends[-1], "there are more or fewer placeholders than features")
+    torch._assert_async(
+        ~(begins.flatten() & (nth != 0)).any(), "placeholders are not cut as the media are: counts differ"
+    )
+    chosen = (owner * features.shape[1] + nth).clamp(0, features.shape[0] * features.shape[1] - 1)
+    placed = features.flatten(0, 1).index_select(0, chosen).view_as(x)
+    return torch.where(slots[..., None], placed.to(x.dtype), x)

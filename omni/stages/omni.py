@@ -1,0 +1,347 @@
+"""Stage E: the Thinker learns to answer about text, images and speech."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, final
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics.text import WordErrorRate
+
+from omni.batch import IGNORE, ConversationBatch
+from omni.conversation_figures import conversation_figure
+from omni.errors import UserError
+from omni.generation import Sampling, generate
+from omni.losses import Loss
+from omni.media.audio import SILENCE
+from omni.metrics import AccuracyByTask, MeanOfItems
+from omni.models.audio_encoder import AudioEncoder
+from omni.models.omni import Omni
+from omni.models.projector import Projector
+from omni.models.thinker import Thinker
+from omni.models.vision_encoder import VisionEncoder
+from omni.normalization import TextNormalization
+from omni.optimizers import split_by_part
+from omni.stages.stage import Stage
+from omni.tokenizer import END
+
+TRANSCRIPTION = "transcription"  # the task that is scored by its word errors
+_GREY = 0.5  # of all pixels of a blank image
+_PROJECTORS = ("vision_projector", "audio_projector")
+_MEDIA = ("image", "audio")
+
+
+class _Sample(NamedTuple):
+    """A row to be shown."""
+
+    images: list[Tensor]
+    mels: list[Tensor]
+    title: str
+    right: bool
+
+
+@final
+class OmniTuning(Stage):
+    """Next-token prediction of the assistant's turns in conversations about text, images and speech.
+
+    Logs `train/loss` and `val/loss` (nats per token of the assistant), `val/perplexity`, and of answers that are
+    generated, likeliest token first, to the last question of each conversation: `val/accuracy/TASK`, the share that
+    equals the right answer once both are normalised; `val/accuracy` over all questions but those of the tasks in
+    `apart`; `val/wer` of transcriptions. Beside them stand the blank controls, the same figures with every image grey
+    (`val/accuracy_blank_image`) or all audio silent (`val/accuracy_blank_audio`), over the questions that have any:
+    where they are as high, the model does not look, or does not listen. `val/accuracy_image` and `val/accuracy_audio`
+    are over those same questions, as they are. TensorBoard gets conversations with what is seen and heard in them.
+
+    Args:
+        thinker: The language model.
+        vision_encoder: What it sees with; None for nothing.
+        vision_projector: From the encoder to the Thinker.
+        audio_encoder: What it hears with; None for nothing. Its CTC head is not trained.
+        audio_projector: From the encoder to the Thinker.
+        rates: Learning rates of parts by name; `lr` for the others.
+        projector_steps: Optimizer steps in which the projectors alone are trained; all else begins, with its warm-up,
+            behind them.
+        blank_controls: Whether validation asks again with images and audio blanked.
+        apart: Tasks that `val/accuracy` leaves out, because they have a figure of their own.
+        answer_tokens: Most tokens of an answer.
+        samples: Conversations shown at each validation.
+        kwargs: See `Stage`.
+    """
+
+    def __init__(
+        self,
+        thinker: Thinker,
+        vision_encoder: VisionEncoder | None = None,
+        vision_projector: Projector | None = None,
+        audio_encoder: AudioEncoder | None = None,
+        audio_projector: Projector | None = None,
+        *,
+        rates: dict[str, float] | None = None,
+        projector_steps: int = 0,
+        blank_controls: bool = True,
+        apart: Sequence[str] = (TRANSCRIPTION, "composition"),
+        answer_tokens: int = 32,
+        samples: int = 6,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.thinker = thinker
+        self.vision_encoder, self.vision_projector = vision_encoder, vision_projector
+        self.audio_encoder, self.audio_projector = audio_encoder, audio_projector
+        # Not a child: parts keep one name, that of their own stage, in the state dict.
+        self.__dict__["omni"] = Omni(
+            thinker,
+            vision_encoder=vision_encoder,
+            vision_projector=vision_projector,
+            audio_encoder=audio_encoder,
+            audio_projector=audio_projector,
+        )
+        self.hears = audio_encoder is not None
+        self.rates, self.projector_steps = dict(rates or {}), projector_steps
+        self.blank_controls, self.apart = blank_controls, tuple(apart)
+        self.answer_tokens, self.num_samples = answer_tokens, samples
+        self.val_loss, self.wer = MeanOfItems(), WordErrorRate()
+        self.normalization = TextNormalization()
+        self._samples: list[_Sample] = []
+        self._check_arguments()
+
+    omni: Omni
+
+    def _check_arguments(self) -> None:
+        for name in (*self.rates, *self.frozen):
+            self.part(name)
+        if wrong := next((name for name, rate in self.rates.items() if rate <= 0), None):
+            raise UserError(f"model.init_args.rates.{wrong} is {self.rates[wrong]}: it must be over 0; or freeze it")
+        if self.projector_steps < 0:
+            raise UserError(f"model.init_args.projector_steps must be 0 or more, not {self.projector_steps}")
+        if self.projector_steps and not self._projectors:
+            raise UserError("model.init_args.projector_steps trains projectors first, and there are none to train")
+
+    @property
+    def flops_per_work(self) -> float:
+        """See `Thinker.flops_per_token`. What the encoders do is left out."""
+        return self.thinker.flops_per_token
+
+    @property
+    def _projectors(self) -> list[str]:
+        return [name for name in _PROJECTORS if name in self.parts and name not in self.frozen]
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+
+    # ------------------------------------------------------------------ parts
+
+    def reads_tokens(self, name: str) -> bool:
+        """The audio encoder's units are those of its CTC head, and none of the data's."""
+        return name == "thinker"
+
+    def setup(self, stage: str) -> None:
+        """Checks that model and data fit together, tells the data how media are laid out, calibrates projectors."""
+        super().setup(stage)
+        data = self._data
+        if self.tokenizer.vocab_size > self.thinker.vocab_size:
+            raise UserError(
+                f"the tokenizer has {self.tokenizer.vocab_size} tokens and the Thinker {self.thinker.vocab_size}: "
+                f"set model.init_args.thinker.init_args.vocab_size to {self.tokenizer.vocab_size} or more"
+            )
+        fits = []
+        if self.vision_encoder is not None:
+            fits.append(("image_size", data.preprocessing.size, self.vision_encoder.image_size))
+        if self.audio_encoder is not None:
+            fits.append(("num_mels", data.num_mels, self.audio_encoder.num_mels))
+            for head in (self.audio_encoder.head_input, self.audio_encoder.head_conv, self.audio_encoder.head):
+                head.requires_grad_(False)  # the Thinker does not hear through it
+        for name, given, needed in fits:
+            if given != needed:
+                raise UserError(f"data.init_args.{name} is {given} and the encoder's {needed}: make them equal")
+        data.lay_out(self.omni.layout)
+        if stage == "fit":  # a checkpoint that is resumed brings its own, after this
+            for name in _PROJECTORS:
+                if name in self.parts and name not in self.ancestors:
+                    getattr(self, name).calibrate(self.thinker.embedding_rms)
+        for name in ("accuracy", *(f"blank_{medium}" for medium in _MEDIA), *_MEDIA):
+            setattr(self, f"_{name}", AccuracyByTask(data.tasks, apart=self.apart).to(self.device))
+
+    # ------------------------------------------------------------------ loss
+
+    def embed(self, batch: ConversationBatch) -> Tensor:
+        """What the Thinker reads: (batch, time, dim)."""
+        return self.omni.embed(batch.tokens, images=batch.images, mels=batch.mels, mel_lengths=batch.mel_lengths)
+
+    def loss(self, batch: ConversationBatch) -> Loss:
+        """Cross-entropy of the assistant's tokens."""
+        encoded = self.omni.encode(self.embed(batch), positions=batch.positions)
+        total = self.thinker.cross_entropy(encoded.hidden, batch.targets)
+        count = (batch.targets != IGNORE).sum()
+        stats = {"padding": torch.full((), 1 - batch.num_tokens / batch.tokens.numel())}
+        return Loss(total, count, stats=stats)
+
+    def example_batch(self, data: Mapping[str, Any]) -> ConversationBatch:
+        """As many of the longest rows as `batch_tokens` holds, each with an image and as much audio as then fits."""
+        time = data["max_tokens"]
+        rows = max(1, min(data["max_batch_rows"], data["batch_tokens"] // time))
+        tokens = torch.zeros(rows, time, dtype=torch.long)
+        batch = ConversationBatch(tokens, tokens.clone(), torch.zeros(3, rows, time), tokens[:, 0].clone(), rows * time)
+        if self.vision_encoder is not None:
+            size = self.vision_encoder.image_size
+            batch = batch._replace(images=torch.zeros(rows, 3, size, size))
+        if self.audio_encoder is not None:
+            frames = time // 2 * (self.omni.layout.mel_frames or 1)
+            mels = torch.zeros(rows, frames, self.audio_encoder.num_mels)
+            batch = batch._replace(mels=mels, mel_lengths=torch.full((rows,), frames))
+        return batch
+
+    # ------------------------------------------------------------------ optimisation
+
+    def make_optimizer(self) -> Optimizer:
+        """As in `Stage`, with learning rates by part."""
+        optimizer = super().make_optimizer()
+        split_by_part(optimizer, self.parts, self.rates)
+        return optimizer
+
+    def lr_curve(self, group: Mapping[str, Any], total_steps: float) -> Callable[[int], float]:
+        """As in `Stage`; what is no projector begins behind the projectors' phase."""
+        wait = 0 if group["part"] in _PROJECTORS else self.projector_steps
+        curve = super().lr_curve(group, total_steps - wait)
+        return lambda step: curve(step - wait) if step >= wait else 0.0
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """As in `Stage`; in the projectors' phase nothing else gets a gradient, so that no moment is gathered."""
+        super().on_before_optimizer_step(optimizer)
+        if self.global_step < self.projector_steps:
+            for name, part in self.parts.items():
+                if name not in _PROJECTORS:
+                    part.zero_grad(set_to_none=True)
+
+    # ------------------------------------------------------------------ validation
+
+    @torch.no_grad()
+    def answer(self, batch: ConversationBatch, rows: Sequence[int] | None = None) -> list[str]:
+        """What the model says, likeliest token first, to the last question of each row, or of some."""
+        rows = range(len(batch.prompts)) if rows is None else rows
+        chosen = torch.tensor(rows, device=batch.tokens.device)
+        prompts = [batch.tokens[row, : batch.prompts[row]].tolist() for row in rows]
+        said: list[list[int]] = [[] for _ in rows]
+        steps = generate(
+            self.thinker,
+            prompts,
+            embeddings=self.embed(batch)[chosen],
+            positions=self.omni.rotary_positions(batch.positions[:, chosen]),
+            max_tokens=self.answer_tokens,
+            stop=END,
+            vocab_size=self.tokenizer.vocab_size,
+            sampling=Sampling(temperature=0),
+        )
+        for step in steps:
+            for tokens, token in zip(said, step, strict=True):
+                if token not in (None, END):
+                    tokens.append(token)
+        return [self.tokenizer.decode(tokens) for tokens in said]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the samples of the last validation."""
+        self._samples = []
+
+    def validation_step(self, batch: ConversationBatch, batch_idx: int) -> None:
+        """Adds a batch to the metrics."""
+        loss = self.loss(batch)
+        self.val_loss.update(loss.total, loss.num_items)
+        with torch.compiler.set_stance("force_eager"):  # every length would be compiled anew
+            answers = self.answer(batch)
+            right = self._right(batch, answers)
+            self._count("accuracy", batch, range(len(answers)), right)
+            for medium in _MEDIA:
+                rows = sorted(set(batch.image_rows if medium == "image" else batch.audio_rows))
+                self._count(medium, batch, rows, [right[row] for row in rows])
+                if rows and self.blank_controls:
+                    blanked = self.answer(blank(batch, medium), rows)
+                    self._count(f"blank_{medium}", batch, rows, self._right(batch, blanked, rows))
+        heard = [row for row, task in enumerate(batch.tasks) if task == TRANSCRIPTION]
+        if heard:
+            texts = ([self.normalization(some[row]) for row in heard] for some in (answers, batch.answers))
+            self.wer.update(*texts)
+        if len(self._samples) < self.num_samples:
+            self._samples.append(self._sample(batch, answers[0], right[0]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the metrics and shows samples."""
+        self._log_metrics("val")
+        if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero:
+            for number, sample in enumerate(self._samples):
+                figure = conversation_figure(sample.images, sample.mels, title=sample.title, right=sample.right)
+                self.logger.experiment.add_figure(f"val/conversation/{number}", figure, self.global_step)
+
+    def test_step(self, batch: ConversationBatch, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs what validation logs, under `test/`."""
+        self._log_metrics("test")
+
+    def predict_step(self, batch: ConversationBatch, batch_idx: int) -> list[str]:
+        """The answer of each row."""
+        return self.answer(batch)
+
+    def _right(self, batch: ConversationBatch, answers: Sequence[str], rows: Sequence[int] | None = None) -> list[bool]:
+        truths = batch.answers if rows is None else [batch.answers[row] for row in rows]
+        pairs = zip(answers, truths, strict=True)
+        return [self.normalization(answer) == self.normalization(truth) for answer, truth in pairs]
+
+    def _metric(self, name: str) -> AccuracyByTask:
+        return getattr(self, f"_{name}")
+
+    def _count(self, name: str, batch: ConversationBatch, rows: Sequence[int], right: Sequence[bool]) -> None:
+        self._metric(name).update([batch.tasks[row] for row in rows], right)
+
+    def _log_metrics(self, split: str) -> None:
+        loss = self.val_loss.compute()
+        figures = {"loss": loss, "perplexity": loss.exp()}
+        for name in ("accuracy", *_MEDIA, *(f"blank_{medium}" for medium in _MEDIA)):
+            metric = self._metric(name)
+            label = name if name == "accuracy" else f"accuracy_{name}"
+            by_task, together = metric.compute()
+            if name not in _MEDIA:  # by task they are those of `accuracy`
+                figures |= {f"{label}/{task}": share for task, share in by_task.items()}
+            if together is not None:
+                figures[label] = together
+            metric.reset()
+        if TRANSCRIPTION in self._data.tasks:
+            figures["wer"] = self.wer.compute()
+        shown = {"loss", "accuracy", "wer"}
+        for name, value in figures.items():
+            self.log(f"{split}/{name}", value, prog_bar=name in shown)
+        self.val_loss.reset()
+        self.wer.reset()
+
+    def _sample(self, batch: ConversationBatch, said: str, right: bool) -> _Sample:
+        """The first row of a batch."""
+        images, mels = [], []
+        if batch.images is not None:
+            images = [batch.images[i].float().cpu() for i, row in enumerate(batch.image_rows) if not row]
+        if batch.mels is not None and batch.mel_lengths is not None:
+            lengths = batch.mel_lengths.tolist()
+            mels = [batch.mels[i, : lengths[i]].float().cpu() for i, row in enumerate(batch.audio_rows) if not row]
+        asked = self.tokenizer.decode(batch.tokens[0, : batch.prompts[0]].tolist())
+        title = f"{batch.tasks[0]}: {asked}\nsaid: {said}\nis: {batch.answers[0]}"
+        return _Sample(images, mels, title, right)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds how images are brought to one size, which serving needs to see as training did."""
+        super().on_save_checkpoint(checkpoint)
+        if self.vision_encoder is not None:
+            preprocessing = self._data.preprocessing
+            checkpoint["images"] = {"size": preprocessing.size, "fit": preprocessing.fit}
+
+
+def blank(batch: ConversationBatch, medium: str) -> ConversationBatch:
+    """The batch with every image grey (`image`), or all audio silent (`audio`) and as long as before."""
+    if medium == "image" and batch.images is not None:
+        return batch._replace(images=torch.full_like(batch.images, _GREY))
+    if medium == "audio" and batch.mels is not None:
+        return batch._replace(mels=torch.full_like(batch.mels, SILENCE))
+    return batch

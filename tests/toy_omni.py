@@ -1,0 +1,74 @@
+"""A Thinker, encoders and projectors of a few thousand parameters, and conversations for them."""
+
+import torch
+
+from omni.chat_template import encode_chat
+from omni.layout import lay_out
+from omni.models.audio_encoder import AudioEncoder
+from omni.models.omni import Omni
+from omni.models.projector import Projector
+from omni.models.thinker import Thinker
+from omni.models.vision_encoder import VisionEncoder
+from omni.tokenizer import ByteTokenizer
+
+TOKENIZER = ByteTokenizer()
+MELS = 16
+
+
+def toy_omni(*, seed=0, rope_axes=3, stack=1, kind="mlp"):
+    """An Omni in eval mode; its Thinker's logits spread, so that likeliest tokens are not ties."""
+    torch.manual_seed(seed)
+    thinker = Thinker(vocab_size=288, dim=32, num_layers=2, num_heads=4, ffn_dim=48, rope_axes=rope_axes)
+    torch.nn.init.normal_(thinker.embedding.weight, std=0.3)
+    vision = VisionEncoder(image_size=16, patch_size=8, dim=24, num_layers=1, num_heads=2, ffn_dim=32, stem_width=4)
+    audio = AudioEncoder(
+        vocab_size=5, num_mels=MELS, dim=16, num_layers=1, num_heads=2, ffn_dim=24, conv_channels=2, head_dim=8
+    )
+    omni = Omni(
+        thinker,
+        vision_encoder=vision,
+        vision_projector=Projector(in_dim=24, out_dim=32, kind=kind),
+        audio_encoder=audio,
+        audio_projector=Projector(in_dim=16, out_dim=32, kind=kind, stack=stack),
+    )
+    omni.calibrate()
+    return omni.eval()
+
+
+def image(seed):
+    """(3, 16, 16)."""
+    return torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def mel(seed, frames):
+    """(frames, MELS)."""
+    return torch.randn(frames, MELS, generator=torch.Generator().manual_seed(seed))
+
+
+def user(*parts):
+    """A turn: texts as they are, images and mels by what they are."""
+    content = []
+    for part in parts:
+        if isinstance(part, str):
+            content.append({"type": "text", "text": part})
+        else:
+            content.append({"type": "image" if part.dim() == 3 else "audio"})
+    return {"role": "user", "content": content}
+
+
+def laid(omni, messages, media, *, prompt=False):
+    """A conversation laid out for its media, and these as `Omni.embed` takes them."""
+    spans = [omni.layout.image() if one.dim() == 3 else omni.layout.audio(len(one)) for one in media]
+    chat = encode_chat(TOKENIZER, messages, add_generation_prompt=prompt)
+    return lay_out(chat, spans)
+
+
+def inputs(media):
+    """Images and mels of several rows in order, as keyword arguments of `Omni.embed`."""
+    images = [one for one in media if one.dim() == 3]
+    mels = [one for one in media if one.dim() == 2]
+    found = {"images": torch.stack(images)} if images else {}
+    if mels:
+        padded = torch.nn.utils.rnn.pad_sequence(mels, batch_first=True)
+        found |= {"mels": padded, "mel_lengths": torch.tensor([len(one) for one in mels])}
+    return found
