@@ -33,7 +33,7 @@ class Span(NamedTuple):
     room: int
 
     @property
-    def count(self) -> int:
+    def tokens(self) -> int:
         """Number of its tokens."""
         return self.offsets.shape[1]
 
@@ -112,12 +112,12 @@ def lay_out(chat: ChatTokens, spans: Sequence[Span]) -> LaidOut:
         raise UserError(f"the conversation has room for {len(places)} media, and {len(spans)} are given: give as many")
     counts, rooms = torch.ones_like(tokens), torch.ones_like(tokens)
     for place, span in zip(places, spans, strict=True):
-        counts[place], rooms[place] = span.count, span.room
+        counts[place], rooms[place] = span.tokens, span.room
     begins = (rooms.cumsum(0) - rooms).float().repeat_interleave(counts)
     positions = begins.repeat(3, 1)
     firsts = counts.cumsum(0) - counts
     for place, span in zip(places, spans, strict=True):
         first = int(firsts[place])
-        positions[:, first : first + span.count] += span.offsets
+        positions[:, first : first + span.tokens] += span.offsets
     scored = torch.tensor(chat.scored)
     return LaidOut(tokens.repeat_interleave(counts), scored.repeat_interleave(counts), positions)

@@ -238,8 +238,8 @@ def test_parts_that_do_not_fit_are_refused():
         Omni(omni.thinker, vision_encoder=omni.vision_encoder)
     with pytest.raises(ValueError, match="in_dim must be 24"):
         Omni(omni.thinker, vision_encoder=omni.vision_encoder, vision_projector=Projector(in_dim=23, out_dim=32))
+    wide = Projector(in_dim=24, out_dim=32, stack=2)
     with pytest.raises(ValueError, match="stack must be 1"):
-        wide = Projector(in_dim=24, out_dim=32, stack=2)
         Omni(omni.thinker, vision_encoder=omni.vision_encoder, vision_projector=wide)
 
 

@@ -146,10 +146,13 @@ def place(x: Tensor, slots: Tensor, features: Tensor, counts: Tensor) -> Tensor:
     owner = torch.searchsorted(ends, number.clamp(min=0), right=True).clamp(max=len(counts) - 1)
     nth = number - (ends - counts)[owner]
     begins = slots & ~nn.functional.pad(slots, (1, 0))[:, :-1]
-    torch._assert_async(slots.sum() == ends[-1], "there are more or fewer placeholders than features")
-    torch._assert_async(
-        ~(begins.flatten() & (nth != 0)).any(), "placeholders are not cut as the media are: counts differ"
-    )
+    _check(slots.sum() == ends[-1], "there are more or fewer placeholders than features")
+    _check(~(begins.flatten() & (nth != 0)).any(), "placeholders are not cut as the media are: counts differ")
     chosen = (owner * features.shape[1] + nth).clamp(0, features.shape[0] * features.shape[1] - 1)
     placed = features.flatten(0, 1).index_select(0, chosen).view_as(x)
     return torch.where(slots[..., None], placed.to(x.dtype), x)
+
+
+def _check(holds: Tensor, message: str) -> None:
+    """Raises a RuntimeError where something does not hold; on a GPU when the GPU comes there, without waiting."""
+    torch._assert_async(holds, message)  # pyright: ignore[reportPrivateImportUsage]

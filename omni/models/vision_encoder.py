@@ -128,7 +128,8 @@ class VisionEncoder(Part):
     @property
     def token_grid(self) -> tuple[int, int]:
         """Rows and columns of those tokens."""
-        return (self.grid // self.reduction_factor,) * 2
+        side = self.grid // self.reduction_factor
+        return side, side
 
     @property
     def token_dim(self) -> int:

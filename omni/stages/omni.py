@@ -90,7 +90,7 @@ class OmniTuning(Stage):
         self.vision_encoder, self.vision_projector = vision_encoder, vision_projector
         self.audio_encoder, self.audio_projector = audio_encoder, audio_projector
         # Not a child: parts keep one name, that of their own stage, in the state dict.
-        self.__dict__["omni"] = Omni(
+        vars(self)["omni"] = Omni(
             thinker,
             vision_encoder=vision_encoder,
             vision_projector=vision_projector,

@@ -162,7 +162,7 @@ def fitted(row: Row, layout: MediaLayout, max_tokens: int) -> tuple[Row, int] | 
     length, number, best = 0, 0, None
     for index, (token, scored) in enumerate(zip(*row.chat, strict=True), start=1):
         if token in (IMAGE, AUDIO):
-            length, number = length + next(media).count, number + 1
+            length, number = length + next(media).tokens, number + 1
         else:
             length += 1
         if length > max_tokens:

@@ -7,8 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from omni.data.world import conversations as talks
-from omni.data.world import espeak, images, recordings
+from omni.data.world import espeak, images, recordings, talks
 from omni.data.world.disk import digest, refuse_foreign, replacing, whole
 from omni.data.world.documents import document, sentences
 from omni.data.world.scene import scene_at
