@@ -1,6 +1,7 @@
 """Conversations: what is scored, how rows are cut, mixed and batched, what is refused, and that a run resumes."""
 
 import json
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import pytest
@@ -147,19 +148,13 @@ def test_rows_that_are_too_long_lose_their_last_exchanges(folder):
     messages = turn([picture("red.png"), text("what?")], "red") + turn([picture("blue.png")], "blue" * 5)
     data_of = {}
     for limit in (60, 40):
-        with pytest.warns(UserWarning, match="1 of 1 rows lost") if limit == 40 else _nothing():
+        with pytest.warns(UserWarning, match="1 of 1 rows lost") if limit == 40 else nullcontext():
             data_of[limit] = make(train=write(folder / "long.jsonl", [{"messages": messages}]), max_tokens=limit)
     (full,), (cut,) = data_of[60].train_dataloader(), data_of[40].train_dataloader()
     assert (len(full.images), len(cut.images)) == (2, 1)
     assert cut.answers == ("red",)
     assert torch.equal(full.tokens[:, : cut.tokens.shape[1]], cut.tokens)
     assert cut.tokens[0, -1] == END
-
-
-def _nothing():
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 def test_rows_whose_first_exchange_is_too_long_are_left_out(folder):
@@ -171,7 +166,7 @@ def test_rows_whose_first_exchange_is_too_long_are_left_out(folder):
 
 def test_fifty_images_are_a_matter_of_tokens(folder):
     rows = [{"messages": turn([picture("red.png")] * 50, "red")}]
-    with pytest.raises(UserError, match="no conversation that can be used.*data.max_tokens, 96"):
+    with pytest.raises(UserError, match=r"no conversation that can be used.*data.max_tokens, 96"):
         make(train=write(folder / "many.jsonl", rows))
     (batch,) = make(train="many.jsonl", max_tokens=400).train_dataloader()
     assert len(batch.images) == 50
@@ -206,7 +201,9 @@ def test_weights_are_shares_of_an_epoch(folder):
     lengths = [3, 9, 4, 8, 1, 2, 7, 6]
     assert [len(group) for group in groups(lengths, 0.25)] == [4, 4]
     assert sorted(np.concatenate(groups(lengths, 0.25)).tolist()) == list(range(8))
-    assert max(lengths[row] for row in groups(lengths, 0.25)[0]) <= min(lengths[row] for row in groups(lengths, 0.25)[1])
+    assert max(lengths[row] for row in groups(lengths, 0.25)[0]) <= min(
+        lengths[row] for row in groups(lengths, 0.25)[1]
+    )
     assert [group.tolist() for group in groups(lengths, 2.0)] == [[row] for row in range(8)] * 2
     assert len(groups(lengths, 1.5)) == 12
     assert len(groups(lengths, 0.01)) == 1
@@ -276,7 +273,7 @@ def test_bad_rows_are_named_or_left_out_and_counted(folder, case):
 
 def test_lines_that_are_no_json_are_named(folder):
     (folder / "bad.jsonl").write_text("{}]\n", encoding="utf-8")
-    with pytest.raises(UserError, match="bad.jsonl row 1: is no JSON"):
+    with pytest.raises(UserError, match=r"bad.jsonl row 1: is no JSON"):
         make(train="bad.jsonl")
 
 
@@ -290,7 +287,7 @@ def test_media_that_cannot_be_read_are_named_or_left_out(folder):
 
 
 def test_a_model_that_does_not_see_refuses_images(folder):
-    with pytest.raises(UserError, match="train.jsonl row 1: there is an image, and the model sees none"):
+    with pytest.raises(UserError, match=r"train.jsonl row 1: there is an image, and the model sees none"):
         make(layout=MediaLayout(mel_frames=8))
 
 
@@ -326,3 +323,47 @@ def test_hub_sets_bring_their_own_media(folder):
     (batch,) = data.train_dataloader()
     assert batch.answers == ("red",)
     assert batch.images[0, 0].mean() > 0.7
+
+
+# ---------------------------------------------------------------- omni data check
+
+
+def check(path, val, report):
+    from omni.cli import main
+
+    with suppress(SystemExit):
+        main(["data", "check", str(path), "--val", str(val), "--json", str(report)])
+    return json.loads(report.read_text(encoding="utf-8"))
+
+
+def test_checking_finds_what_would_hurt_and_nothing_else(folder):
+    Image.new("RGB", (16, 16), (0, 200, 0)).save(folder / "green.png")
+    clean = write(folder / "clean.jsonl", [{"messages": turn([picture("green.png")], "green"), "task": "colour"}])
+    found = check("train.jsonl", clean, folder / "report.json")
+    assert found["findings"] == []
+    assert found["figures"]["data"]["media"] == {"image": 3, "audio": 2}
+    (folder / "bad.png").write_bytes(b"no image")
+    write_audio(folder / "silent.wav", torch.zeros(8000))
+    rows = [
+        ROWS[2],
+        {"messages": turn([picture("none.png")], "x")},
+        {"messages": turn([picture("bad.png")], "x")},
+        {"messages": turn([sound("silent.wav")], "x")},
+        {"messages": [{"role": "robot", "content": "x"}]},
+        {"messages": turn("a question", "")},
+        {"messages": turn("a question", "")},
+        {"messages": turn([picture("red.png")], "x")},
+    ]
+    found = check("train.jsonl", write(folder / "bad.jsonl", rows), folder / "report.json")
+    kinds = sorted((one["kind"], one["where"].rpartition(" ")[2]) for one in found["findings"])
+    assert kinds == [
+        ("bad conversation", "5"),
+        ("duplicate conversation", "7"),
+        ("empty answer", "6"),
+        ("empty answer", "7"),
+        ("leaked conversation", "1"),
+        ("leaked medium", "8"),
+        ("missing medium", "2"),
+        ("silent audio", "4"),
+        ("unreadable medium", "3"),
+    ]

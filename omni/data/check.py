@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omni import checkpoint
+from omni.data.check_conversations import CONVERSATION_KINDS, ConversationCheck
 from omni.data.check_images import IMAGE_KINDS, ImageCheck
 from omni.data.check_speech import SPEECH_KINDS, SpeechCheck, SpeechRules
 from omni.data.check_text import TEXT_KINDS, TextCheck
+from omni.data.conversations.sources import MESSAGES, open_conversations
 from omni.data.corpus import open_corpus
 from omni.data.findings import Report
 from omni.data.images.entries import open_images
@@ -16,6 +18,7 @@ from omni.data.images.sources import SUFFIXES, Location
 from omni.data.speech.utterances import AUDIO_KEYS, open_utterances
 from omni.errors import UserError
 from omni.normalization import TextNormalization
+from omni.tokenizer import ByteTokenizer
 from omni.units import ENGLISH, Units, open_units
 
 _DOWNSAMPLING, _SUBFRAMES = 8, 4  # the encoder's defaults: 50 sub-frames a second
@@ -29,7 +32,7 @@ def check(
     *,
     val: list[str] | str | None = None,
     test: list[str] | str | None = None,
-    kind: Literal["auto", "speech", "text", "images"] = "auto",
+    kind: Literal["auto", "speech", "text", "images", "conversations"] = "auto",
     units: str = "characters",
     characters: str = ENGLISH,
     normalization: TextNormalization = TextNormalization(),  # noqa: B008  immutable
@@ -51,19 +54,20 @@ def check(
     and voices in two splits. Text: documents that cannot be read, are empty, twice there, or in two splits, and lost
     characters. Images: files that are missing, unreadable, cut off, tiny, of extreme shape, or too large to be read;
     rows without caption or label; empty classes, and classes that differ between splits; duplicates, and the same
-    image in two splits. The exit code is 1 when something would hurt training. Copies of audio are known by their
-    samples, those of images by their pixels.
+    image in two splits. Conversations: rows that are none, media that are missing or cannot be read, silence, answers
+    that are missing, duplicates, and conversations or media in two splits. The exit code is 1 when something would hurt
+    training. Copies of audio are known by their samples, those of images by their pixels.
 
     Args:
         manifests: Speech: manifests (.jsonl, .csv), folders of LibriSpeech or LJSpeech. Text: .txt, .jsonl, .parquet,
             patterns, folders. Images: what `data.train` may be: folders of class folders, manifests (.jsonl, .csv,
-            captions.txt, COCO's .json), torchvision:NAME. All: hub:OWNER/NAME[:CONFIG[:SPLIT]].
+            captions.txt, COCO's .json), torchvision:NAME. Conversations: .jsonl. All: hub:OWNER/NAME[:CONFIG[:SPLIT]].
         val: The same for validation, to be compared with them.
         test: The same for testing.
-        kind: `speech`, `text`, `images`, or `auto`: a .jsonl whose first row has `audio` or `wav`, a .csv, a folder
-            with transcripts and a data set of the Hub are speech; torchvision:NAME, a .json, a .jsonl, .csv or
-            captions.txt with `image` in its first row, and a folder of folders with images are images; all else is
-            text.
+        kind: `speech`, `text`, `images`, `conversations`, or `auto`: a .jsonl with `messages` in its first row holds
+            conversations; a .jsonl whose first row has `audio` or `wav`, a .csv, a folder with transcripts and a data
+            set of the Hub are speech; torchvision:NAME, a .json, a .jsonl, .csv or captions.txt with `image` in its
+            first row, and a folder of folders with images are images; all else is text.
         units: What is written: `characters`, a SentencePiece .model file, or the .ckpt file of a recogniser.
         characters: Of `characters`.
         normalization: How text is written before it is learned.
@@ -86,9 +90,9 @@ def check(
         raise UserError("name what to check: manifests, files of text, folders or hub:OWNER/NAME")
     given = {"data": manifests, "val": val, "test": test}
     splits = {name: [entries] if isinstance(entries, str) else entries for name, entries in given.items() if entries}
-    kinds = ("speech", "text", "images")
-    speech, text, images = ({name: _of_kind(splits[name], kind, one) for name in splits} for one in kinds)
-    report = Report(SPEECH_KINDS | TEXT_KINDS | IMAGE_KINDS)
+    kinds = ("speech", "text", "images", "conversations")
+    speech, text, images, talks = ({name: _of_kind(splits[name], kind, one) for name in splits} for one in kinds)
+    report = Report(SPEECH_KINDS | TEXT_KINDS | IMAGE_KINDS | CONVERSATION_KINDS)
     options: dict[str, Any] = {"text_column": text_column, "cache_dir": Path(cache_dir).expanduser()}
     if any(speech.values()):
         coding = _coding(units, characters, normalization, downsampling, subframes)
@@ -110,6 +114,12 @@ def check(
         if entries:
             opened = [open_images(entry, _IMAGE_SPLITS[name], location) for entry in entries]
             viewer.split(f"{name} (images)" if speech[name] or text[name] else name, opened)
+    partner = ConversationCheck(report, ByteTokenizer())
+    for name, entries in talks.items():
+        if entries:
+            other = speech[name] or text[name] or images[name]
+            opened = open_conversations(entries, cache_dir=options["cache_dir"], hub_split=_HUB_SPLITS[name])
+            partner.split(f"{name} (conversations)" if other else name, opened)
     if json is not None:
         report.write(Path(json))
     print("\n".join(report.lines()))
@@ -122,7 +132,7 @@ def _of_kind(entries: Sequence[str], kind: str, wanted: str) -> list[str]:
 
 
 def _kind_of(entry: str) -> str:
-    """`speech`, `text` or `images`, as `kind: auto` tells; what is not there is left to those who read it."""
+    """The kind that `kind: auto` tells; what is not there is left to those who read it."""
     if entry.startswith("torchvision:"):
         return "images"
     if entry.startswith("hub:"):
@@ -135,6 +145,8 @@ def _kind_of(entry: str) -> str:
     if path.suffix == ".json":
         return "images"
     columns = _first_columns(path) if path.suffix in (".jsonl", ".csv", ".txt") and path.is_file() else set()
+    if MESSAGES in columns:
+        return "conversations"
     if "image" in columns:
         return "images"
     return "speech" if columns & set(AUDIO_KEYS) or path.suffix == ".csv" else "text"

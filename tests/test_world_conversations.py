@@ -1,0 +1,164 @@
+"""The world's conversations: true, about what is there, fair to validation, and whole on disk."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from omni.data.conversations.data import ConversationData
+from omni.data.world import write
+from omni.data.world.asking import claim, described
+from omni.data.world.language import NUMBERS
+from omni.data.world.scene import HELD_OUT, Group, scene_at
+from omni.data.world.speech import SPEAKERS, sentence_split
+from omni.data.world.talks import Job, talk
+from omni.errors import UserError
+from omni.layout import MediaLayout
+
+SIZES = {"documents": 3, "val_documents": 1, "utterances": 12, "val_utterances": 3, "pictures": 40, "val_pictures": 24}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A small world."""
+    out = tmp_path_factory.mktemp("world")
+    write(out, **SIZES)
+    return out
+
+
+@pytest.fixture(scope="module")
+def talks():
+    """Conversations of a large world, by split."""
+    sizes = {"train": (500, 20000, 6000), "val": (240, 1000, 300)}
+    return {
+        split: [talk(Job(Path(), 0, split, index, *counts)) for index in range(number)]
+        for split, (number, *counts) in sizes.items()
+    }
+
+
+def rows_of(world, split):
+    lines = (world / "conversations" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def parts(messages, kind):
+    contents = [message["content"] for message in messages]
+    return [part[kind] for content in contents if isinstance(content, list) for part in content if part["type"] == kind]
+
+
+def texts(messages):
+    contents = [message["content"] for message in messages]
+    return [content for content in contents if isinstance(content, str)] + parts(messages, "text")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_claims_are_true_of_a_picture_exactly_where_they_are_said_to_be(seed):
+    rng = Random(seed)
+    scene, other = scene_at(0, "train", seed), scene_at(0, "train", seed + 100)
+    words, true = claim(scene, rng, other)
+    amount, *kind = re.fullmatch(r"There (?:is|are) (.+)\.", words)[1].split()
+    number = 0 if amount == "no" else NUMBERS.index(amount)
+    kind = [word.removesuffix("es") if word == "crosses" else word.removesuffix("s") for word in kind]
+    axes = {"size": ("small", "large"), "shape": ("circle", "square", "triangle", "star", "cros", "cross", "heart")}
+    found = {}
+    for word in kind:
+        word = "cross" if word == "cros" else word
+        if word != "shape":
+            axis = next((axis for axis, values in axes.items() if word in values), "colour")
+            found[axis] = word
+    assert (scene.count(Group(**found)) == number) == true
+    if not true:
+        assert other.count(Group(**found)) == number
+
+
+def test_captions_tell_every_thing_in_one_way():
+    scene = scene_at(0, "train", 5)
+    answers = {described(scene, Random(seed)).answer for seed in range(5)}
+    assert len(answers) == 1
+    assert answers.pop().count("There is") == len(scene.things)
+
+
+def test_training_looks_closely_and_validation_asks_for_every_task(talks):
+    looks = [one for one in talks["train"] if one.task == "look"]
+    dense = [one for one in looks if one.messages[-1]["content"].startswith("There is a")]
+    assert 0.5 < len(dense) / len(looks) < 0.7
+    assert min(len(one.messages) for one in looks) >= 2
+    assert Counter(len(one.messages) // 2 for one in looks).most_common(2)[0][0] in (4, 5)
+    assert Counter(one.task for one in talks["val"]) == dict.fromkeys(
+        ("count", "colour", "shape", "relation", "yes-no", "compare", "spoken", "both", "command", "text",
+         "transcription", "composition"), 20)  # fmt: skip
+    assert {len(one.messages) for one in talks["val"]} == {2}
+
+
+def test_what_needs_both_cannot_be_told_from_one(talks):
+    answers = Counter(one.messages[1]["content"] for one in talks["val"] if one.task == "both")
+    assert set(answers) == {"yes", "no"}
+    assert min(answers.values()) >= 4
+
+
+def test_voices_and_sentences_of_validation_are_new(talks):
+    for split, some in talks.items():
+        said = [one.said for one in some if one.said is not None]
+        assert len(said) > 20
+        assert all(one.speaker in SPEAKERS[split] and sentence_split(one.text) == split for one in said)
+
+
+def test_held_out_pairs_are_named_in_no_conversation_but_those_of_composition(talks):
+    pair = re.compile("|".join(f"{colour} {shape}" for colour, shape in HELD_OUT))
+    for one in [*talks["train"], *talks["val"]]:
+        if one.task != "composition":
+            assert not pair.search(" ".join(texts(one.messages)))
+
+
+def test_composition_shows_a_held_out_pair(talks):
+    for one in talks["val"]:
+        if one.task == "composition":
+            (question,), answer = texts(one.messages[:1]), one.messages[1]["content"]
+            assert one.picture is not None
+            assert any(answer in pair for pair in HELD_OUT)
+            assert answer not in question
+
+
+def test_files_that_are_named_are_there_and_training_reads_them(world, monkeypatch):
+    for split in ("train", "val"):
+        rows = rows_of(world, split)
+        assert len(rows) == SIZES["pictures" if split == "train" else "val_pictures"]
+        for row in rows:
+            for kind in ("image", "audio"):
+                for file in parts(row["messages"], kind):
+                    assert (world / "conversations" / file).resolve().is_file()
+    folder = world / "conversations"
+    data = ConversationData(
+        str(folder / "train.jsonl"), str(folder / "val.jsonl"), tokenizer="bytes", image_size=64, num_mels=16,
+        max_tokens=2000, batch_tokens=4000,
+    )  # fmt: skip
+    data.setup()
+    data.lay_out(MediaLayout(image_grid=(4, 4), mel_frames=8))
+    asked = [task for batch in data.val_dataloader() for task in batch.tasks]
+    assert Counter(asked) == dict.fromkeys(data.tasks, 2)
+
+
+def test_the_same_seed_makes_the_same_and_a_whole_one_is_kept(world, tmp_path, capsys):
+    write(tmp_path, **SIZES)
+    for name in ("train.jsonl", "val.jsonl", "train.sha256", "val.sha256"):
+        assert (tmp_path / "conversations" / name).read_bytes() == (world / "conversations" / name).read_bytes()
+    write(tmp_path, **SIZES)
+    assert "is up to date" in capsys.readouterr().out
+    (tmp_path / "conversations" / "val" / "world-val-000011.png").unlink()
+    write(tmp_path, **SIZES)
+    assert "wrote" in capsys.readouterr().out
+    assert (tmp_path / "conversations" / "val" / "world-val-000011.png").is_file()
+    write(tmp_path, **SIZES, conversations=0, val_conversations=0)
+    assert not (tmp_path / "conversations").exists()
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="--conversations is 3: they are about pictures and speech"):
+        write(tmp_path, documents=1, utterances=0, conversations=3)
+    (tmp_path / "conversations").mkdir()
+    (tmp_path / "conversations" / "train.jsonl").write_text('{"messages": []}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="was not written by `omni data world`"):
+        write(tmp_path, **SIZES)
