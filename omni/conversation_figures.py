@@ -10,6 +10,7 @@ from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 
 _MOST = 4  # images and recordings that are shown of a conversation
 _WIDTH = 90  # characters of a line
+_LAST = 0x52F  # the end of Latin, Greek and Cyrillic, which matplotlib's own font has
 
 
 def conversation_figure(images: Sequence[Tensor], mels: Sequence[Tensor], *, title: str, right: bool) -> Figure:
@@ -26,8 +27,8 @@ def conversation_figure(images: Sequence[Tensor], mels: Sequence[Tensor], *, tit
     """
     images, mels = images[:_MOST], mels[:_MOST]
     figure = Figure(figsize=(9, 3), layout="constrained")
-    lines = "\n".join(fill(line, _WIDTH) for line in title.splitlines())
-    figure.suptitle(lines, x=0.01, ha="left", fontsize=9, color="black" if right else "tab:red")
+    lines = "\n".join(fill(_shown(line), _WIDTH) for line in title.split("\n"))
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=9, color="black" if right else "tab:red", parse_math=False)
     widths = [1.0] * len(images) + [2.0] * len(mels)
     if not widths:
         return figure
@@ -40,3 +41,8 @@ def conversation_figure(images: Sequence[Tensor], mels: Sequence[Tensor], *, tit
         axis.imshow(mel.T.numpy(), origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[1]), cmap="magma")
         axis.set_xlabel("seconds")
     return figure
+
+
+def _shown(line: str) -> str:
+    """The line, with a question mark for what the figure's font lacks: models say anything."""
+    return "".join(one if one.isprintable() and ord(one) <= _LAST else "?" for one in line)

@@ -9,6 +9,8 @@ import yaml
 from omni.data.world.images import image_row
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec
+from omni.models.omni import Omni
+from omni.models.projector import Projector
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
@@ -23,12 +25,14 @@ PARTS = {
     "vision_encoder": VisionEncoder,
     "codec": Codec,
     "talker": Talker,
+    "vision_projector": Projector,
+    "audio_projector": Projector,
 }
 
 
 def test_all_files_were_found():
-    assert len(MODELS) == 30
-    assert len(STAGES) == 17
+    assert len(MODELS) == 42
+    assert len(STAGES) == 19
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, CONFIGS / "base.yaml"}
 
 
@@ -36,7 +40,7 @@ def test_all_files_were_found():
 def test_model_sizes_build(path):
     with torch.device("meta"):
         part = PARTS[path.stem](**yaml.safe_load(path.read_text(encoding="utf-8")))
-    assert part.num_parameters > 5e5
+    assert part.num_parameters > (5e4 if isinstance(part, Projector) else 5e5)
 
 
 def test_the_thinker_sees_an_image_as_49_to_64_tokens():
@@ -46,6 +50,14 @@ def test_the_thinker_sees_an_image_as_49_to_64_tokens():
             tokens = encoder.tokens(torch.zeros(1, 3, encoder.image_size, encoder.image_size))
         assert tokens.shape == (1, encoder.num_tokens, encoder.token_dim)
         assert 49 <= encoder.num_tokens <= 64
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODELS}), ids=lambda path: path.name)
+def test_projectors_fit_the_parts_of_their_size(folder):
+    with torch.device("meta"):
+        parts = {name: PARTS[name](**yaml.safe_load((folder / f"{name}.yaml").read_text())) for name in PARTS}
+    names = ("thinker", "vision_encoder", "vision_projector", "audio_encoder", "audio_projector")
+    assert Omni(**{name: parts[name] for name in names}).layout.image_grid
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from omni import checkpoint as checkpoints
 from omni.batch import ConversationBatch
 from omni.checkpoint import from_checkpoint
 from omni.cli import main
+from omni.conversation_figures import conversation_figure
 from omni.models.omni import Omni
 from omni.models.projector import Projector
 from omni.models.thinker import Thinker
@@ -32,7 +34,14 @@ TOY = {
     "init_from": "{}",
     **{
         PART.format("thinker") + key: value
-        for key, value in {"vocab_size": 288, "dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 48}.items()
+        for key, value in {
+            "vocab_size": 288,
+            "dim": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "num_kv_heads": 4,
+            "ffn_dim": 48,
+        }.items()
     },
     **{
         PART.format("vision_encoder") + key: value
@@ -67,6 +76,7 @@ TOY = {
     "model.init_args.lr": "3e-3",
     "model.init_args.warmup_steps": "2",
     "model.init_args.answer_tokens": "6",
+    "model.init_args.samples": "0",
     "data.init_args.train": "train.jsonl",
     "data.init_args.val": "val.jsonl",
     "data.init_args.tokenizer": "bytes",
@@ -146,8 +156,8 @@ def test_fit_logs_accuracy_by_task_and_the_blank_controls(fit_omni):
 
 def test_it_learns_to_look_and_to_listen_and_blanking_costs(fit_omni):
     cli = fit_omni(
-        trainer__max_steps=200,
-        trainer__val_check_interval=200,
+        trainer__max_steps=120,
+        trainer__val_check_interval=120,
         model__init_args__lr=5e-3,
         model__init_args__warmup_steps=10,
         data__init_args__batch_tokens=2048,
@@ -180,7 +190,8 @@ def test_projectors_learn_first(fit_omni):
     moved = []
     for steps in (3, 4):
         fit_omni(trainer__max_steps=6, model__init_args__projector_steps=3, trainer__limit_train_batches=steps,
-                 trainer__max_epochs=1, trainer__val_check_interval=steps)  # fmt: skip
+                 trainer__max_epochs=1, trainer__val_check_interval=steps,
+                 data__init_args__batch_tokens=96)  # fmt: skip
         after = parts_of()
         moved.append({name for name in before if not same(before[name], after[name])})
     assert moved[0] == {"vision_projector", "audio_projector"}
@@ -221,12 +232,13 @@ def test_resumed_equals_never_stopped_and_ancestors_are_not_needed(fit_omni, tal
     }
     torch.save(content, ancestor)
     init = json.dumps({"thinker": str(ancestor)})
-    whole = fit_omni(init_from=init)
+    run = {"init_from": init, "model__init_args__schedule": "constant"}
+    whole = fit_omni(**run)
     assert float(whole.model.vision_projector.scale) == pytest.approx(omni.thinker.embedding_rms)
     straight = parts_of()
-    fit_omni(init_from=init, trainer__max_steps=6, trainer__limit_train_batches=4, trainer__max_epochs=1)
+    fit_omni(**run, trainer__max_epochs=2)  # which are 4 steps
     ancestor.unlink()
-    fit_omni("fit", "--ckpt_path", "last", init_from=init)
+    fit_omni("fit", "--ckpt_path", "last", **run)
     resumed = parts_of()
     assert all(same(straight[name], resumed[name]) for name in straight)
     held = checkpoints.read("lightning_logs/omni/last.ckpt")
@@ -309,3 +321,11 @@ def test_plan_counts_it(talks):
     assert plan.stage == OmniTuning.__name__
     assert set(plan.parameters) == {"thinker", "vision_encoder", "vision_projector", "audio_encoder", "audio_projector"}
     assert plan.training > 0
+
+
+def test_figures_show_whatever_a_model_says():
+    said = "a $ b_$ \x1b \U0001f600 \u4e2d"
+    figure = conversation_figure([torch.rand(3, 8, 8)], [torch.randn(20, 4)], title=f"{said}\nmore", right=False)
+    figure.savefig(BytesIO())
+    assert len(figure.axes) == 2
+    conversation_figure([], [], title="text", right=True).savefig(BytesIO())

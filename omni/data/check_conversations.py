@@ -78,7 +78,7 @@ class ConversationCheck:
         for medium in row.media:
             for file in medium.files:
                 digest = self._medium(split, row, medium, file)
-                content.append(digest or b"")
+                content.append(digest or repr(file).encode())
         key = hashlib.blake2b(f"{row.chat.tokens}".encode() + b"".join(content), digest_size=16).digest()
         place = (split, row.where)
         before = self._met.setdefault(key, place)

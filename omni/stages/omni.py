@@ -156,6 +156,8 @@ class OmniTuning(Stage):
         for name, given, needed in fits:
             if given != needed:
                 raise UserError(f"data.init_args.{name} is {given} and the encoder's {needed}: make them equal")
+        for name in self.frozen:  # in the mode of the others: Lightning warns of eval mode where fitting begins,
+            self.part(name).train(self.training)  # and `on_train_start` brings it about a moment later
         data.lay_out(self.omni.layout)
         if stage == "fit":  # a checkpoint that is resumed brings its own, after this
             for name in _PROJECTORS:
@@ -255,8 +257,8 @@ class OmniTuning(Stage):
             for medium in _MEDIA:
                 rows = sorted(set(batch.image_rows if medium == "image" else batch.audio_rows))
                 self._count(medium, batch, rows, [right[row] for row in rows])
-                if rows and self.blank_controls:
-                    blanked = self.answer(blank(batch, medium), rows)
+                if self.blank_controls:
+                    blanked = self.answer(blank(batch, medium), rows) if rows else []
                     self._count(f"blank_{medium}", batch, rows, self._right(batch, blanked, rows))
         heard = [row for row, task in enumerate(batch.tasks) if task == TRANSCRIPTION]
         if heard:
@@ -299,7 +301,8 @@ class OmniTuning(Stage):
     def _log_metrics(self, split: str) -> None:
         loss = self.val_loss.compute()
         figures = {"loss": loss, "perplexity": loss.exp()}
-        for name in ("accuracy", *_MEDIA, *(f"blank_{medium}" for medium in _MEDIA)):
+        blanks = [f"blank_{medium}" for medium in _MEDIA] if self.blank_controls else []
+        for name in ("accuracy", *_MEDIA, *blanks):
             metric = self._metric(name)
             label = name if name == "accuracy" else f"accuracy_{name}"
             by_task, together = metric.compute()
