@@ -188,8 +188,8 @@ def test_projectors_learn_first(fit_omni):
         for name, part in cli.model.parts.items()
     }
     moved = []
-    for steps in (3, 4):
-        fit_omni(trainer__max_steps=6, model__init_args__projector_steps=3, trainer__limit_train_batches=steps,
+    for steps in (3, 8):  # in the last five every modality occurs
+        fit_omni(trainer__max_steps=8, model__init_args__projector_steps=3, trainer__limit_train_batches=steps,
                  trainer__max_epochs=1, trainer__val_check_interval=steps,
                  data__init_args__batch_tokens=96)  # fmt: skip
         after = parts_of()
