@@ -187,13 +187,16 @@ def test_projectors_learn_first(fit_omni):
         name: {k: v.clone() for k, v in part.state_dict(prefix=f"{name}.").items()}
         for name, part in cli.model.parts.items()
     }
-    moved = []
+    moved, gathered = [], []
     for steps in (3, 8):  # in the last five every modality occurs
-        fit_omni(trainer__max_steps=8, model__init_args__projector_steps=3, trainer__limit_train_batches=steps,
+        cli = fit_omni(trainer__max_steps=8, model__init_args__projector_steps=3, trainer__limit_train_batches=steps,
                  trainer__max_epochs=1, trainer__val_check_interval=steps,
                  data__init_args__batch_tokens=96)  # fmt: skip
         after = parts_of()
         moved.append({name for name in before if not same(before[name], after[name])})
+        groups, state = cli.trainer.optimizers[0].param_groups, cli.trainer.optimizers[0].state
+        gathered.append({group["part"] for group in groups if any(one in state for one in group["params"])})
+    assert gathered == moved
     assert moved[0] == {"vision_projector", "audio_projector"}
     assert moved[1] == set(before)
 
