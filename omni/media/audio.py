@@ -166,7 +166,8 @@ class LogMel(nn.Module):
 
     Magnitudes are floored at `FLOOR`, and `MEAN` and `STD` are taken out: constants, not the file's own statistics, so
     that a streamed spectrogram equals the whole one and silence stays silent. Frame `t` is centred at sample
-    `160 t + 80`; beyond its ends the audio counts as silent, so padding a batch with zeros changes nothing.
+    `160 t + 80`; beyond its ends the audio counts as silent, so padding a batch with zeros changes nothing. Gradients
+    flow back to audio that asks for them.
 
     Args:
         num_mels: Number of filters between 0 and 8,000 Hz, 80 or 128.
@@ -188,7 +189,6 @@ class LogMel(nn.Module):
         """Frames of so many samples: ints or tensors; the last frame may be filled up with silence."""
         return (num_samples + HOP_LENGTH - 1) // HOP_LENGTH
 
-    @torch.no_grad()
     def forward(self, audio: Tensor) -> Tensor:
         """Maps (batch, samples) or (samples,) to (batch, frames, num_mels) or (frames, num_mels), float32."""
         frames = self.num_frames(audio.shape[-1])
@@ -197,7 +197,7 @@ class LogMel(nn.Module):
         with torch.autocast(audio.device.type, enabled=False):
             spectrum = torch.stft(audio, N_FFT, HOP_LENGTH, window=self.window, center=False, return_complex=True).abs()
             mel = spectrum.transpose(-1, -2) @ self.filters
-        return mel.clamp_(min=FLOOR).log_().sub_(MEAN).div_(STD)
+        return (mel.clamp(min=FLOOR).log() - MEAN) / STD
 
 
 def mel_constants() -> dict[str, float]:
