@@ -1,7 +1,7 @@
 """What tells made sound from real sound while a vocoder is trained."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,6 @@ class Judgement(NamedTuple):
         return Judgement([score[rows] for score in self.scores], features)
 
 
-@final
 class Discriminators(Part):
     """Discriminators of sound: of samples at several periods, and of spectrograms at several resolutions.
 

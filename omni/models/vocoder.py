@@ -14,10 +14,7 @@ from omni.layers.norm import RMSNorm
 from omni.media.audio import HOP_LENGTH, MEAN, N_FFT, SAMPLE_RATE, STD, LogMel
 from omni.models.part import Part
 
-_LOUDEST = 100.0  # magnitude of a bin, which a badly trained head must not exceed; speech stays below 60
 
-
-@final
 class Vocos(Part):
     """Log-mel spectrograms to 16 kHz sound: ConvNeXt blocks at 100 Hz and an inverse STFT (Vocos, arXiv:2306.00814).
 
@@ -114,7 +111,8 @@ class Vocos(Part):
         with torch.autocast(mels.device.type, enabled=False):
             level, phase = x.chunk(2, dim=-1)
             told = (mels.float() * STD + MEAN) @ self.shares + self.offsets
-            magnitude = (level + told).exp().clamp(max=_LOUDEST)
+            loudest = math.log(self.n_fft / 2)  # of a sound within ±1 no bin is louder
+            magnitude = (level + told).clamp(max=loudest).exp()
             frames = torch.fft.irfft(torch.polar(magnitude, phase), self.n_fft) * self.window
         return frames if mask is None else frames * mask[..., None]
 
