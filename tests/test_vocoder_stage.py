@@ -10,6 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import callback, same, scalars, weights
 from torch import Tensor
+from toy_speech import save
 
 from omni import checkpoint as checkpoints
 from omni.batch import SpeechBatch
@@ -18,10 +19,12 @@ from omni.coding import Coded
 from omni.losses import feature_matching, hinge_of_discriminators, hinge_of_generator, spectral_distance
 from omni.media.audio import HOP_LENGTH, LogMel, read_audio
 from omni.metrics import Intelligibility
+from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec
 from omni.models.discriminators import Discriminators
 from omni.models.vocoder import Vocos
 from omni.stages.vocoder import VocoderTraining, VocoderWeights
+from omni.units import Characters
 
 RUN = Path("lightning_logs/vocoder")
 CODEC = {"num_mels": 16, "dim": 16, "num_layers": 1, "codebook_size": 8, "codebook_dim": 4, "num_codebooks": 2}
@@ -56,16 +59,20 @@ class Perfect(torch.nn.Module):
 
 
 @pytest.fixture
-def ancestors(fit_audio, fit_codec) -> tuple[list[str], dict[str, object]]:
+def ancestors(workplace) -> tuple[list[str], dict[str, object]]:
     """Arguments that give stage D3 a codec and a recogniser: checkpoints `codec.ckpt` and `audio_encoder.ckpt`."""
+    torch.manual_seed(0)
+    heads = {"num_heads": 1, "ffn_dim": 16, "conv_channels": 2}
+    parts = {
+        "codec": Codec(**CODEC),
+        "audio_encoder": AudioEncoder(vocab_size=5, num_mels=16, dim=16, num_layers=1, **heads),
+    }
     overrides: dict[str, object] = {}
-    for name, fit, part in (("audio", fit_audio, "audio_encoder"), ("codec", fit_codec, "codec")):
-        fit(trainer__max_steps=2, trainer__val_check_interval=2)
-        Path(f"lightning_logs/{name}/last.ckpt").rename(f"{part}.ckpt")
-        recipe = checkpoints.read(f"{part}.ckpt")["parts"][part]["init_args"]
-        Path(f"{part}.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-        overrides[f"model__init_args__{part}"] = f"{part}.yaml"
-    return [f"--init_from.{part}={part}.ckpt" for part in ("codec", "audio_encoder")], overrides
+    for name, part in parts.items():
+        save(Path(f"{name}.ckpt"), name, part, Characters(" abc"))
+        Path(f"{name}.yaml").write_text(json.dumps(part.recipe["init_args"]), encoding="utf-8")
+        overrides[f"model__init_args__{name}"] = f"{name}.yaml"
+    return [f"--init_from.{name}={name}.ckpt" for name in parts], overrides
 
 
 # ---------------------------------------------------------------------- losses and gradients
@@ -250,7 +257,7 @@ def test_it_learns_a_sound_by_heart(fit_vocoder, speech):
         trainer__max_steps=80,
         trainer__val_check_interval=80,
         model__init_args__adversarial_start=70,
-        model__init_args__measured=0,
+        model__init_args__measured=1,
         model__init_args__lr=5e-3,
     )
     curve = list(scalars(RUN, "train/loss/mel").values())
@@ -267,27 +274,24 @@ def test_predictions_are_the_sound_of_each_row(fit_vocoder, speech):
     fit_vocoder("test", "--ckpt_path", str(RUN / "last.ckpt"), **options)
 
 
-def test_codes_are_played_by_the_vocoder(fit_vocoder, fit_codec, speech, fails):
-    fit_codec(trainer__max_steps=2, trainer__val_check_interval=2)
-    fit_vocoder(trainer__max_steps=2, trainer__val_check_interval=2)
-    codec, vocoder = "lightning_logs/codec/last.ckpt", str(RUN / "last.ckpt")
-    main(["codec", "encode", str(speech / "val-0.wav"), "--checkpoint", codec, "--out", "x.npz"])
-    decode = ["codec", "decode", "x.npz", "--checkpoint", codec]
-    main([*decode, "--out", "plain.wav", "--iterations", "2"])
-    main([*decode, "--out", "made.wav", "--vocoder", vocoder])
-    plain, made = read_audio(Path("plain.wav")), read_audio(Path("made.wav"))
-    part = {name: checkpoints.from_checkpoint(path, name, kind)[0]
-            for name, path, kind in (("codec", codec, Codec), ("vocoder", vocoder, Vocos))}  # fmt: skip
+def test_codes_are_played_by_the_vocoder(ancestors, speech, fails):
+    torch.manual_seed(0)
+    codec, _ = checkpoints.from_checkpoint("codec.ckpt", "codec", Codec)
+    vocoder = Vocos(num_mels=16, dim=24, num_layers=1).eval()
+    save(Path("vocoder.ckpt"), "vocoder", vocoder, Characters(" abc"))
+    main(["codec", "encode", str(speech / "val-0.wav"), "--checkpoint", "codec.ckpt", "--out", "x.npz"])
+    decode = ["codec", "decode", "x.npz", "--checkpoint", "codec.ckpt", "--out", "made.wav"]
+    main([*decode, "--vocoder", "vocoder.ckpt"])
+    made = read_audio(Path("made.wav"))
     with torch.no_grad():
-        mels = part["codec"].decode(torch.from_numpy(Coded.load(Path("x.npz")).codes).long()[None])
-        wanted = part["vocoder"](mels)[0, : len(made)]
+        wanted = vocoder(codec.decode(torch.from_numpy(Coded.load(Path("x.npz")).codes).long()[None]))[0, : len(made)]
     assert wanted.abs().max() > 3e-4
     torch.testing.assert_close(made, wanted, atol=1e-4, rtol=0)
-    assert len(plain) == len(made)
-    assert "holds no part 'vocoder'" in fails(main, [*decode, "--vocoder", codec])
-    options = {"model__init_args__vocoder__init_args__num_mels": 20, "data__init_args__num_mels": 20}
-    fit_vocoder(trainer__max_steps=1, trainer__val_check_interval=1, **options)
-    assert "takes 20 mel filters and the codec makes 16" in fails(main, [*decode, "--vocoder", vocoder])
+    assert len(made) == len(read_audio(speech / "val-0.wav"))
+    assert "holds no part 'vocoder'" in fails(main, [*decode, "--vocoder", "codec.ckpt"])
+    save(Path("other.ckpt"), "vocoder", Vocos(num_mels=20, dim=24, num_layers=1), Characters(" abc"))
+    message = fails(main, [*decode, "--vocoder", "other.ckpt"])
+    assert "other.ckpt takes 20 mel filters and the codec makes 16" in message
 
 
 @pytest.mark.parametrize(

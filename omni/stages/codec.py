@@ -42,7 +42,7 @@ class CodecTraining(Stage):
         codec: The model.
         audio_encoder: A recogniser, which `init_from.audio_encoder` must fill and which is never trained here.
         commitment: Weight of the commitment loss.
-        measured: So many utterances of the validation data, the first ones, are made sound of and measured.
+        measured: So many utterances of the validation data, the first ones, are made sound of and measured; 0: none.
         samples: Utterances shown at each validation.
         kwargs: See `Stage`.
     """
@@ -206,7 +206,8 @@ class CodecTraining(Stage):
         metrics: dict[str, Any] = {"loss": self.val_loss, "reconstruction_error": self.val_error}
         if self.audio_encoder is not None:
             metrics |= {"wer_original": self.wer_original, "wer_rebuilt": self.wer_rebuilt}
-        if self.stoi_original.update_called:
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        if self.measured and data.audio != "none":
             metrics |= {"stoi_original": self.stoi_original, "stoi_rebuilt": self.stoi_rebuilt}
         values = {f"{split}/{name}": metric.compute() for name, metric in metrics.items()}
         values[f"{split}/reconstruction_error"] = (values[f"{split}/reconstruction_error"] / self.mel_variance).float()

@@ -39,10 +39,12 @@ class SoundQuality(nn.Module):
 
     Args:
         num_mels: Mel filters.
+        understood: Whether there is a recogniser.
     """
 
-    def __init__(self, num_mels: int) -> None:
+    def __init__(self, num_mels: int, *, understood: bool) -> None:
         super().__init__()
+        self.understood = understood
         self.log_mel = LogMel(num_mels)
         self.mel_distance, self.stoi, self.wer = MeanOfItems(), Intelligibility(), WordErrorRate()
 
@@ -76,9 +78,9 @@ class SoundQuality(nn.Module):
 
     def result(self) -> dict[str, Tensor]:
         """`mel_distance`, `stoi` and, with a recogniser, `wer` of what came since the last result."""
-        metrics: dict[str, Any] = {"mel_distance": self.mel_distance, "stoi": self.stoi, "wer": self.wer}
-        if not self.wer.update_called:
-            del metrics["wer"]
+        metrics: dict[str, Any] = {"mel_distance": self.mel_distance, "stoi": self.stoi}
+        if self.understood:
+            metrics["wer"] = self.wer
         values = {name: metric.compute() for name, metric in metrics.items()}
         for metric in metrics.values():
             metric.reset()

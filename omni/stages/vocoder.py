@@ -77,7 +77,7 @@ class VocoderTraining(Stage):
         codec_share: Share of the training rows whose spectrogram the codec rebuilds.
         adversarial_start: Steps before discriminators take part.
         weights: Of the losses.
-        measured: So many utterances of the validation data, the first ones, are compared with Griffin–Lim.
+        measured: So many utterances of the validation data, the first ones, are compared with Griffin–Lim; 0: none.
         samples: Utterances shown at each validation.
         kwargs: See `Stage`.
     """
@@ -111,8 +111,9 @@ class VocoderTraining(Stage):
         self.log_mel = LogMel(vocoder.num_mels)
         self.val_loss = MeanOfItems()
         sources = ("", "_rebuilt") if codec is not None else ("",)
-        makers = [f"{source}{maker}" for source in sources for maker in ("", "_griffin_lim")]
-        self.quality = nn.ModuleDict({f"made{maker}": SoundQuality(vocoder.num_mels) for maker in makers})
+        makers = [f"made{source}{maker}" for source in sources for maker in ("", "_griffin_lim")] if measured else []
+        understood = audio_encoder is not None
+        self.quality = nn.ModuleDict({maker: SoundQuality(vocoder.num_mels, understood=understood) for maker in makers})
         self._floors: dict[str, dict[str, Tensor]] = {}  # Griffin–Lim's figures by split: they never change
         self._samples: list[_Sample] = []
 
