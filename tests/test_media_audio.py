@@ -4,11 +4,13 @@ import math
 import shutil
 import tracemalloc
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
 from omni.errors import UserError
 from omni.media.audio import (
@@ -296,3 +298,10 @@ class TestLogMel:
     def test_later_audio_does_not_change_earlier_frames(self, log_mel):
         audio = torch.from_numpy(noise(8000))
         torch.testing.assert_close(log_mel(audio[:4000])[:23], log_mel(audio)[:23], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_mels", [16, 80, 128])
+def test_filters_are_those_of_torchaudio(num_mels):
+    options: dict[str, Any] = {"n_mels": num_mels, "norm": None, "mel_scale": "slaney"}
+    filters = torchaudio.functional.melscale_fbanks(257, 0.0, 8000.0, sample_rate=16_000, **options)
+    torch.testing.assert_close(LogMel(num_mels).filters, filters, atol=2e-5, rtol=0)  # its own rounding

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
 import torchaudio
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omni.errors import UserError
@@ -179,10 +181,7 @@ class LogMel(nn.Module):
         self.window: Tensor
         self.filters: Tensor
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
-        filters = torchaudio.functional.melscale_fbanks(
-            N_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, num_mels, SAMPLE_RATE, norm=None, mel_scale="slaney"
-        )
-        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("filters", torch.tensor(mel_filters(num_mels)), persistent=False)
 
     @staticmethod
     def num_frames(num_samples: Any) -> Any:
@@ -198,6 +197,21 @@ class LogMel(nn.Module):
             spectrum = torch.stft(audio, N_FFT, HOP_LENGTH, window=self.window, center=False, return_complex=True).abs()
             mel = spectrum.transpose(-1, -2) @ self.filters
         return (mel.clamp(min=FLOOR).log() - MEAN) / STD
+
+
+def mel_filters(num_mels: int) -> NDArray[np.float32]:
+    """Triangles of height 1, evenly spaced on Slaney's mel scale from 0 to 8,000 Hz: (bins, num_mels).
+
+    The scale is linear up to 1,000 Hz, its 15, and logarithmic above (Slaney 1998, Auditory Toolbox). Those of
+    torchaudio are the same, but cannot be made where tensors have no values, as for `omni plan`.
+    """
+    step = math.log(6.4) / 27
+    mels = np.linspace(0, 15 + math.log(SAMPLE_RATE / 2 / 1000) / step, num_mels + 2)
+    corners = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(step * (mels - 15)))
+    bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
+    rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
+    return np.minimum(rising, falling).clip(min=0).astype(np.float32)
 
 
 def mel_constants() -> dict[str, float]:
