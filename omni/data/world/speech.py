@@ -35,8 +35,8 @@ SPEAKERS = {
     "val": ("en-us+f3", "en-us+m4", "en+Annie", "en+rob", "en-gb-scotland+belinda", "en-gb-x-rp+m7"),
     # Who is learned to be spoken like, and in neither of the others: what was spoken is judged by ears that know neither
     # the voice nor the sentence.
-    "narrator": ("en-us+linda",),
-    "narrator_val": ("en-us+linda",),
+    "narrator": ("en-us+paul",),
+    "narrator_val": ("en-us+paul",),
 }
 RATES = range(110, 171)  # words per minute: about 15 characters a second, as people speak
 PITCHES = range(25, 76)
