@@ -13,9 +13,9 @@ def open_images(entry: str, split: str, location: Location) -> ImageSource:
     """Finds the source that a name stands for.
 
     Args:
-        entry: A folder with a folder for each class, or as Tiny-ImageNet's `val`; a manifest (.jsonl, .csv, or Flickr8k's captions.txt), COCO's
-            captions (.json), each with `@LIST` behind it to take only the images that LIST, a file beside it, names;
-            `torchvision:NAME[:SPLIT]`; or `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
+        entry: A folder with a folder for each class, or as Tiny-ImageNet's `val`; a manifest (.jsonl, .csv, or
+            Flickr8k's captions.txt), COCO's captions (.json), each with `@LIST` behind it to take only the images that
+            LIST, a file beside it, names; `torchvision:NAME[:SPLIT]`; or `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
         split: `train`, `val` or `test`: what is taken of a data set that has splits of its own.
         location: What helps to find it.
 
