@@ -163,7 +163,7 @@ class AudioEncoder(Part):
                 return x
             inner.append(self.emit(AudioFeatures(self.transformer.norm(x), lengths)))
             probs = rearrange(inner[0].log_probs.exp(), "b (t s) v -> b t (s v)", s=self.subframes)
-            return x + self.feedback(probs) * mask[..., None]
+            return x + self.feedback(probs)
 
         hidden = self.transformer(x * mask[..., None], mask=mask, between=between).hidden
         return AudioFeatures(hidden, lengths, *inner)
