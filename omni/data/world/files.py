@@ -63,9 +63,9 @@ def write(
     is already there, whole and written with the same arguments, is kept; a run that was cut goes on where it was.
 
     Args:
-        out: folder to write into: `text/train.jsonl` and `text/val.jsonl`; `speech/train.jsonl`, `speech/val.jsonl`
-            and their audio, 16 kHz mono WAV, and the same for `narrator` and `narrator_val`; `images/train.jsonl`, `images/val.jsonl` and their pictures, PNG of 64 by
-            64 pixels; and `world.json`, the record of them all.
+        out: folder to write into: `text/train.jsonl` and `text/val.jsonl`; `speech/train.jsonl`, `speech/val.jsonl`,
+            `speech/narrator.jsonl`, `speech/narrator_val.jsonl` and their audio, 16 kHz mono WAV; `images/train.jsonl`,
+            `images/val.jsonl` and their pictures, PNG of 64 by 64 pixels; and `world.json`, the record of them all.
         documents: documents to train on, 1 or more; about 90 words each.
         val_documents: documents to validate on, 1 or more.
         utterances: spoken sentences to train on, about 2 seconds and 70 kB each; 0 for none.

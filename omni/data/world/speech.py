@@ -33,8 +33,7 @@ SPEAKERS = {
     "train": (*_ACCENTS, *(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS)),
     # Variants that nobody in training has.
     "val": ("en-us+f3", "en-us+m4", "en+Annie", "en+rob", "en-gb-scotland+belinda", "en-gb-x-rp+m7"),
-    # Who is learned to be spoken like, and in neither of the others: what was spoken is judged by ears that know neither
-    # the voice nor the sentence.
+    # Whose voice a Talker learns. What it says is judged by ears that know neither the voice nor the sentence.
     "narrator": ("en-us+paul",),
     "narrator_val": ("en-us+paul",),
 }
