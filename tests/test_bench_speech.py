@@ -49,9 +49,25 @@ def test_the_untrained_talker_reads_as_fast_as_people(size):
     assert len(said.codes) / voice.talker.frame_rate == pytest.approx(2, rel=0.3)
 
 
+class Peer:
+    """A codec that copies; EnCodec and Mimi take seconds to be made."""
+
+    sample_rate = 24_000
+
+    def __init__(self, name):
+        self.name, self.model = name, torch.nn.Linear(2, 2)
+
+    def encode(self, audio):
+        return audio.clone()
+
+    decode = encode
+
+
 @pytest.mark.parametrize(("vocoder", "streams"), [("vocoder.yaml", True), (GRIFFIN_LIM, False)])
 def test_the_race_prints_and_writes_its_table(sizes, monkeypatch, capsys, vocoder, streams):
     monkeypatch.setattr(speech, "TEXT", "a red star")
+    for name in ("EnCodec", "Mimi"):
+        monkeypatch.setattr(speech, name, lambda name=name: Peer(name))
     options = {"size": str(sizes), "vocoder": vocoder, "repeats": 1, "utterance": 0.3, "trials": 2}
     report = race(**options, peers=streams, json="report.json")
     printed = capsys.readouterr().out

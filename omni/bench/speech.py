@@ -25,6 +25,7 @@ from omni.units import Characters
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TEXT = "The small red star stands to the left of the large blue circle near the edge."
+VOCOS = "omni.models.vocoder.Vocos"
 _PACE = 15  # characters a second, as people read, that the untrained Talker moves on by
 
 
@@ -95,7 +96,8 @@ def race(
 
     Args:
         size: tiny, laptop, ... or a folder with talker.yaml and codec.yaml.
-        vocoder: griffin-lim, a checkpoint that holds a vocoder, or a YAML file with its class_path and init_args.
+        vocoder: griffin-lim, a checkpoint that holds a vocoder, or a YAML file with the arguments of Vocos, or with
+            class_path and init_args of another one.
         repeats: Rounds.
         utterance: Seconds of sound that codecs and vocoder work on.
         trials: Of the first sound.
@@ -163,7 +165,9 @@ def _vocoder(name: str, num_mels: int) -> torch.nn.Module:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return load_vocoder(name, num_mels)
-    return checkpoint.build(yaml.safe_load(path.read_text(encoding="utf-8"))).eval()
+    options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    named = "class_path" in options
+    return checkpoint.build(options if named else {"class_path": VOCOS, "init_args": options}).eval()
 
 
 def _codecs(voice: Synthesizer, others: Sequence[CodecContestant], utterance: float, repeats: int) -> Iterator[Result]:
