@@ -96,18 +96,22 @@ def _lines(text: str | None, file: str | None) -> list[Line]:
     if (text is None) == (file is None):
         raise UserError("give either a text or --file")
     if text is not None:
-        return [Line(1, sys.stdin.read() if text == "-" else text)]
+        return [Line(1, _content("-") if text == "-" else text)]
     assert file is not None
-    try:
-        content = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"texts {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"texts {file} are not UTF-8 (byte {error.start})") from error
+    content = _content(file)
     lines = [Line(number, line) for number, line in enumerate(content.splitlines(), start=1) if line.strip()]
     if not lines:
         raise UserError(f"texts {file} are empty: write one text a line")
     return lines
+
+
+def _content(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"texts {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"texts {file} are not UTF-8 (byte {error.start})") from error
 
 
 def _can_be_spoken(line: Line, synthesizer: Synthesizer) -> bool:

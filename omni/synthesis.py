@@ -24,7 +24,7 @@ from omni.units import Units
 GRIFFIN_LIM = "griffin-lim"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Speech:
     """What was said.
 
@@ -138,7 +138,7 @@ class Synthesizer:
             for each in said
         ]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def parts(
         self,
         texts: Sequence[str],
@@ -181,7 +181,7 @@ class Synthesizer:
                 audio = torch.cat((sound, sound.new_zeros(round(breath.pause * SAMPLE_RATE)))).cpu()
                 yield number, Speech(audio=audio, codes=row.cpu())
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def stream(
         self,
         text: str,

@@ -102,6 +102,11 @@ def test_lines_of_standard_input_are_streamed(talker, monkeypatch):
     assert len(sys.stdout.buffer.getvalue()) > 16_000
 
 
+def test_standard_input_must_be_text(talker, monkeypatch, fails):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xe9b"), encoding="utf-8"))
+    assert "texts - are not UTF-8 (byte 1)" in fails(say, "-", "--out", "x.wav")
+
+
 def test_no_stream_runs_over_a_terminal(talker, monkeypatch, fails):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert "standard output is a terminal" in fails(say, "abc", "--stream")

@@ -168,8 +168,7 @@ def test_streaming_leaves_the_caller_in_its_own_mode():
     for chunk in synthesizer().stream("abc"):
         assert torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()
-        (parameter * 2).backward()
-        assert len(chunk)
+        (parameter * chunk).sum().backward()  # what was made can be learned from
     assert torch.is_grad_enabled()
 
 
