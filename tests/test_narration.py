@@ -163,6 +163,11 @@ def test_checkpoints_without_a_talker_end_in_a_line(talker, fails):
     assert "checkpoint" in fails(main, ["speak", "abc", "--out", "x.wav"])
 
 
+def test_an_unknown_ending_is_told_before_all_work(workplace, fails):
+    line = fails(main, ["speak", "abc", "--out", "x.xyz", "--checkpoint", "nowhere.ckpt"])
+    assert "cannot be written as .xyz" in line
+
+
 def test_ten_thousand_characters_are_said(talker):
     text = "abc dad " * 1250
     Path("long.txt").write_text(text, encoding="utf-8")
