@@ -188,7 +188,7 @@ class Synthesizer:
         *,
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
-        chunk: float = 0.32,
+        chunk: float = 0.64,
     ) -> Iterator[Tensor]:
         """Says a text, and yields its sound as it is made; joined it is what `speak` gives.
 
