@@ -33,9 +33,13 @@ SPEAKERS = {
     "train": (*_ACCENTS, *(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS)),
     # Variants that nobody in training has.
     "val": ("en-us+f3", "en-us+m4", "en+Annie", "en+rob", "en-gb-scotland+belinda", "en-gb-x-rp+m7"),
+    # Whose voice a Talker learns. What it says is judged by ears that know neither the voice nor the sentence.
+    "narrator": ("en-us+paul",),
+    "narrator_val": ("en-us+paul",),
 }
 RATES = range(110, 171)  # words per minute: about 15 characters a second, as people speak
 PITCHES = range(25, 76)
+NARRATION = (140, 50)  # rate and pitch of the narrator, always
 WORDS = range(3, 15)  # in a sentence: most take 1 to 4 seconds
 # Words of so few sentences that training may lack them: validation goes without.
 RARE = frozenset(("an", "difference", "none", "they"))
@@ -78,21 +82,23 @@ def utterance(seed: int, split: str, index: int) -> Utterance:
 
     Args:
         seed: the seed of the whole data set.
-        split: `train` or `val`; scenes and sentences of the other split are passed over.
+        split: `train`, `val`, `narrator` or `narrator_val`; scenes and sentences are those of `train` or of `val`.
         index: the row's number in its split.
 
     Returns:
         The same utterance for the same arguments, always.
     """
     rng = Random(f"{seed}/{split}/{index}/speech")
+    half = "val" if split.endswith("val") else "train"
     while True:
         scene = sample_scene(rng)
-        text = _sentence(scene, rng) if scene.split() == split else None
-        if text is not None and len(text.split()) in WORDS and sentence_split(text) == split:
+        text = _sentence(scene, rng) if scene.split() == half else None
+        if text is not None and len(text.split()) in WORDS and sentence_split(text) == half:
             break
-    return Utterance(
-        f"world-{split}-{index:06d}", text, pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES)
-    )
+    speaker, rate, pitch = pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES)
+    if split.startswith("narrator"):
+        rate, pitch = NARRATION
+    return Utterance(f"world-{split}-{index:06d}", text, speaker, rate, pitch)
 
 
 def _sentence(scene: Scene, rng: Random) -> str | None:
