@@ -21,6 +21,7 @@ from omni.media.audio import (
     LogMel,
     audio_blocks,
     audio_info,
+    audio_writer,
     native_blocks,
     read_audio,
     write_audio,
@@ -163,15 +164,27 @@ class TestWriting:
         write_audio(tmp_path / "a.wav", torch.ones(100))
         before = (tmp_path / "a.wav").read_bytes()
 
-        def half(path, *args, **options):
-            path.write_bytes(b"half")
+        write = soundfile.SoundFile.write
+
+        def half(file, samples):
+            write(file, samples[:50])
             raise OSError("disk full")
 
-        monkeypatch.setattr(soundfile, "write", half)
+        monkeypatch.setattr(soundfile.SoundFile, "write", half)
         with pytest.raises(OSError, match="disk full"):
             write_audio(tmp_path / "a.wav", torch.zeros(100))
         assert [file.name for file in tmp_path.iterdir()] == ["a.wav"]
         assert (tmp_path / "a.wav").read_bytes() == before
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_pieces_are_written_as_the_whole_is(self, tmp_path, channels):
+        audio = torch.randn(channels, 1000).squeeze(0)  # some of it too loud
+        write_audio(tmp_path / "whole.wav", audio)
+        with audio_writer(tmp_path / "folder/pieces.wav", channels=channels) as write:
+            for piece in audio.split(300, dim=-1):
+                write(piece)
+            assert not (tmp_path / "folder/pieces.wav").exists()
+        assert (tmp_path / "folder/pieces.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
 
     def test_unknown_endings_are_refused(self, tmp_path):
         with pytest.raises(UserError, match=r"cannot be written as \.txt: use \.wav, \.flac"):

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,18 +150,51 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor, *, sample_rate: int
     Raises:
         UserError: If the ending is unknown.
     """
+    channels = len(audio) if audio.ndim == 2 else 1
+    with audio_writer(path, sample_rate=sample_rate, channels=channels) as write:
+        write(audio)
+
+
+@contextmanager
+def audio_writer(
+    path: str | os.PathLike[str], *, sample_rate: int = SAMPLE_RATE, channels: int = 1
+) -> Iterator[Callable[[Tensor], None]]:
+    """Writes piece by piece what `write_audio` writes at once; nothing appears if it is broken off by an error.
+
+    Args:
+        path: As in `write_audio`.
+        sample_rate: In Hz.
+        channels: Of all pieces.
+
+    Yields:
+        What takes the pieces, (samples,) or (channels, samples).
+
+    Raises:
+        UserError: If the ending is unknown.
+    """
+    path = Path(path)
+    kind = audio_format(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with soundfile.SoundFile(part, "w", sample_rate, channels, format=kind) as file:
+            yield lambda audio: file.write(audio.detach().float().cpu().clamp(-1, 1).numpy().T)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def audio_format(path: str | os.PathLike[str]) -> str:
+    """How libsndfile calls the format of a file to be written, by its ending.
+
+    Raises:
+        UserError: If the ending is unknown.
+    """
     path = Path(path)
     kind = path.suffix[1:].upper()
     if kind not in soundfile.available_formats():
         raise UserError(f"{path}: audio cannot be written as {path.suffix or 'a file without ending'}: use .wav, .flac")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    samples = audio.detach().float().cpu().clamp(-1, 1).numpy().T
-    try:
-        soundfile.write(part, samples, sample_rate, format=kind)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    return kind
 
 
 class LogMel(nn.Module):
