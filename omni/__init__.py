@@ -7,9 +7,17 @@ if TYPE_CHECKING:
     from omni.classification import classify as classify
     from omni.inference import load as load
     from omni.recognition import transcribe as transcribe
+    from omni.synthesis import load_synthesizer as load_synthesizer
+    from omni.synthesis import speak as speak
 
-_HOMES = {"classify": "classification", "load": "inference", "transcribe": "recognition"}
-__all__ = ["classify", "load", "transcribe"]
+_HOMES = {
+    "classify": "classification",
+    "load": "inference",
+    "load_synthesizer": "synthesis",
+    "speak": "synthesis",
+    "transcribe": "recognition",
+}
+__all__ = ["classify", "load", "load_synthesizer", "speak", "transcribe"]
 
 
 def __getattr__(name: str) -> Any:

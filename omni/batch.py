@@ -36,6 +36,8 @@ class SpeechBatch(NamedTuple):
         target_lengths: (batch,), int64: units of each row.
         rows: (batch,), int64. Numbers of the rows in their data set.
         seconds: Of audio in the batch, padding left out.
+        audio: (batch, mel frames × 160), float32, 16 kHz: the sound that `mels` are of, zeros behind each row's end;
+            None where it was not asked for.
     """
 
     mels: Tensor
@@ -44,6 +46,7 @@ class SpeechBatch(NamedTuple):
     target_lengths: Tensor
     rows: Tensor
     seconds: float
+    audio: Tensor | None = None
 
     @property
     def work(self) -> tuple[float, str]:

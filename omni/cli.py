@@ -23,20 +23,23 @@ class Verb(NamedTuple):
     Attributes:
         target: `module:function`; its signature is the verb's arguments, its docstring their help.
         help: What it does, in a line.
-        positionals: Arguments given by position; `+` behind the last one: it takes one or more.
+        positionals: Arguments given by position; `+` behind the last one: it takes one or more; `?`: it may be missing.
         lists: Options that take one or more values, as in `--labels cat dog`.
+        flags: Options that take none, as `--stream`.
     """
 
     target: str
     help: str
     positionals: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 VERBS = {
     "generate": Verb("omni.inference:generate", "Continue a text with a trained Thinker."),
     "transcribe": Verb("omni.transcription:transcribe_files", "Write down what is said in audio files.", ("files+",)),
     "classify": Verb("omni.classification:classify_files", "Tell what is in images.", ("images+",), ("labels",)),
+    "speak": Verb("omni.narration:speak_texts", "Say texts with a trained Talker.", ("text?",), flags=("stream",)),
     "codec encode": Verb("omni.coding:encode_files", "Write speech as the codes of a trained codec.", ("files+",)),
     "codec decode": Verb("omni.coding:decode_files", "Make sound of codes.", ("files+",)),
     "data world": Verb("omni.data.world:write", "Write the embedded data set, the world."),
@@ -48,6 +51,7 @@ VERBS = {
     "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
     "bench audio": Verb("omni.bench.audio:race", "Race the audio encoder against torchaudio's Conformer."),
     "bench vision": Verb("omni.bench.vision:race", "Race the vision encoder against torchvision's of the same size."),
+    "bench speech": Verb("omni.bench.speech:race", "Time speaking, and race the codec against EnCodec and Mimi."),
 }
 PARSING_VERBS = ("plan",)  # they get the arguments as they are: what they take is what `fit` takes
 
@@ -99,41 +103,45 @@ def _dispatch(argv: list[str]) -> Any:
 def _call(verb: str, argv: list[str]) -> Any:
     from jsonargparse import ArgumentError, ArgumentParser, auto_cli
 
-    target, _, positionals, lists = VERBS[verb]
-    module, _, name = target.partition(":")
+    what = VERBS[verb]
+    module, _, name = what.target.partition(":")
     function = getattr(import_module(module), name)
     if verb in PARSING_VERBS:
         return function(argv)
     try:
-        if not positionals:
+        if not what.positionals:
             return auto_cli(function, args=argv, prog=f"omni {verb}", as_positional=False, exit_on_error=False)
         parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
-        _add_arguments(parser, function, positionals, lists)
+        _add_arguments(parser, function, what)
         arguments: Any = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:
         raise UserError(f"{one_line(error)} (`omni {verb} --help` tells what there is)") from error
     return function(**arguments.as_dict())
 
 
-def _add_arguments(parser: Any, function: Any, positionals: tuple[str, ...], lists: tuple[str, ...]) -> None:
-    """Fills a parser with a function's arguments, some of them given by position or as lists."""
+def _add_arguments(parser: Any, function: Any, verb: Verb) -> None:
+    """Fills a parser with a function's arguments, some of them given by position, as lists or as flags."""
     from docstring_parser import parse
 
     docstring = parse(function.__doc__ or "")
     parser.description = "\n\n".join(filter(None, (docstring.short_description, docstring.long_description)))
     help_of = {parameter.arg_name: parameter.description for parameter in docstring.params}
     types = get_type_hints(function)
-    for positional in positionals:
-        name = positional.rstrip("+")
+    for positional in verb.positionals:
+        name = positional.rstrip("+?")
         if positional.endswith("+"):
             (item,) = get_args(types[name])
             parser.add_argument(name, nargs="+", type=item, help=help_of.get(name))
+        elif positional.endswith("?"):
+            parser.add_argument(name, nargs="?", type=types[name], default=None, help=help_of.get(name))
         else:
             parser.add_argument(name, type=types[name], help=help_of.get(name))
-    for name in lists:  # list[...] | None
+    for name in verb.flags:
+        parser.add_argument(f"--{name}", action="store_true", help=help_of.get(name))
+    for name in verb.lists:  # list[...] | None
         (item,) = get_args(get_args(types[name])[0])
         parser.add_argument(f"--{name}", nargs="+", type=item, default=None, help=help_of.get(name))
-    skip = {*lists, *(name.rstrip("+") for name in positionals)}
+    skip = {*verb.lists, *verb.flags, *(name.rstrip("+?") for name in verb.positionals)}
     parser.add_function_arguments(function, skip=skip, as_group=False)
 
 

@@ -3,6 +3,7 @@
 import os
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio
 from omni.media.griffin_lim import GriffinLim
 from omni.models.codec import Codec
+from omni.models.vocoder import Vocos
 
 _PIECE = 3000  # mel frames that are encoded or decoded at a time: 30 s, so that memory does not grow with the file
 
@@ -101,30 +103,32 @@ def decode_files(
     files: list[str],
     checkpoint: str,
     *,
+    vocoder: str | None = None,
     out: Path | None = None,
     codebooks: int | None = None,
     iterations: int = 32,
     device: str = "auto",
 ) -> None:
-    """Make sound of codes, one WAV file for each .npz file, by the codec and Griffin–Lim.
+    """Make sound of codes, one WAV file for each .npz file, by the codec and a vocoder or Griffin–Lim.
 
     Args:
         files: Files that `omni codec encode` wrote.
         checkpoint: The checkpoint they were written with.
+        vocoder: A checkpoint that holds a vocoder, such as lightning_logs/vocoder/best.ckpt; Griffin–Lim if not given.
         out: A folder, or an audio file for a single input; otherwise beside the codes.
         codebooks: Use so many codebooks, the first ones; all if not given.
-        iterations: Of Griffin–Lim's search for phases.
+        iterations: Of Griffin–Lim's search for phases; a vocoder has none.
         device: cpu, cuda, or auto.
     """
     if iterations < 0:
         raise UserError(f"iterations is {iterations}: it must be 0 or more")
     codec, chosen = _load(checkpoint, device)
-    vocoder, fingerprint = GriffinLim(codec.num_mels, iterations=iterations).to(chosen), codec.fingerprint
+    sound, fingerprint = _sound(codec, vocoder, iterations, chosen), codec.fingerprint
     for file, target in zip(files, _targets(files, out, ".wav"), strict=True):
         coded = Coded.load(Path(file))
         _check(coded, codec, fingerprint, file, codebooks)
         mels = decode(codec, torch.from_numpy(coded.codes[:, :codebooks]).long().to(chosen))
-        audio = vocoder(mels[None])[0, : coded.num_samples]
+        audio = sound(mels)[: coded.num_samples]
         write_audio(target, audio)
         print(f"{target}: {len(audio) / SAMPLE_RATE:.2f} s")
 
@@ -141,6 +145,30 @@ def decode(codec: Codec, codes: Tensor) -> Tensor:
     with codec.streaming() as stream:
         pieces = codes[None].split(_PIECE // codec.downsampling, dim=1)
         return torch.cat([stream.decode(piece) for piece in pieces], dim=1)[0]
+
+
+def vocode(vocoder: Vocos, mels: Tensor) -> Tensor:
+    """The sound of a spectrogram, piece by piece where it can be: (frames, num_mels) to (frames × 160,)."""
+    if not vocoder.causal:
+        with torch.no_grad():
+            return vocoder(mels[None])[0]
+    with vocoder.streaming() as stream:
+        pieces = [stream.decode(piece) for piece in mels[None].split(_PIECE, dim=1)]
+        return torch.cat([*pieces, stream.flush()], dim=1)[0]
+
+
+def _sound(codec: Codec, vocoder: str | None, iterations: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What makes sound (samples,) of a spectrogram (frames, num_mels)."""
+    if vocoder is None:
+        griffin_lim = GriffinLim(codec.num_mels, iterations=iterations).to(device)
+        return lambda mels: griffin_lim(mels[None])[0]
+    trained, _ = from_checkpoint(vocoder, "vocoder", Vocos)
+    if trained.num_mels != codec.num_mels:
+        raise UserError(
+            f"the vocoder of {vocoder} takes {trained.num_mels} mel filters and the codec makes {codec.num_mels}: give "
+            "one that was trained with as many"
+        )
+    return partial(vocode, trained.to(device))
 
 
 def _load(checkpoint: str, device: str) -> tuple[Codec, torch.device]:

@@ -186,3 +186,52 @@ def contrastive_loss(scores: Tensor, caption_ids: Tensor, *, kind: Literal["sigm
     masked = scores.masked_fill(~(counted | own), -torch.inf)
     both = masked.log_softmax(1).diagonal() + masked.log_softmax(0).diagonal()
     return -(both * present).sum() / 2
+
+
+def hinge_of_discriminators(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
+    """What discriminators get wrong (arXiv:1705.02894): the mean of `max(0, 1 - real) + max(0, 1 + made)`, a scalar.
+
+    Args:
+        real: The scores that each gives to real sounds, of any shape.
+        made: Those for made sounds.
+    """
+    wrong = [F.relu(1 - a).mean() + F.relu(1 + b).mean() for a, b in zip(real, made, strict=True)]
+    return torch.stack(wrong).mean()
+
+
+def hinge_of_generator(made: Sequence[Tensor]) -> Tensor:
+    """What discriminators find wrong with made sounds: the mean of `max(0, 1 - made)`, a scalar; see above."""
+    return torch.stack([F.relu(1 - score).mean() for score in made]).mean()
+
+
+def feature_matching(real: Sequence[Sequence[Tensor]], made: Sequence[Sequence[Tensor]]) -> Tensor:
+    """How far made sounds are from real ones in the eyes of discriminators (MelGAN, arXiv:1910.06711), a scalar.
+
+    Args:
+        real: What each layer of each discriminator holds of real sounds; taken as constants.
+        made: The same of made sounds.
+    """
+    pairs = [pair for a, b in zip(real, made, strict=True) for pair in zip(a, b, strict=True)]
+    return torch.stack([F.l1_loss(b, a.detach()) for a, b in pairs]).mean()
+
+
+def spectral_distance(made: Tensor, real: Tensor, *, n_ffts: Sequence[int] = (256, 512, 1024)) -> Tensor:
+    """How far magnitudes of short-time spectra are apart, at several resolutions (arXiv:1910.11480), a scalar.
+
+    The mean over resolutions of the mean absolute difference of logarithms, and of the norm of the difference as a
+    share of the norm of the real ones.
+
+    Args:
+        made: (batch, samples).
+        real: The same shape.
+        n_ffts: Samples of a frame; frames are a quarter of that apart.
+    """
+    distances = []
+    with torch.autocast(made.device.type, enabled=False):
+        for n_fft in n_ffts:
+            window = torch.hann_window(n_fft, device=made.device)
+            both = F.pad(torch.cat((made, real)).float(), (n_fft // 2, n_fft // 2))
+            spectra = torch.stft(both, n_fft, n_fft // 4, window=window, center=False, return_complex=True)
+            a, b = (spectra.real.square() + spectra.imag.square()).clamp(min=1e-6).sqrt().chunk(2)
+            distances.append(F.l1_loss(a.log(), b.log()) + (a - b).norm() / b.norm().clamp(min=1e-3))
+    return torch.stack(distances).mean()

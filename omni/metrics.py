@@ -1,11 +1,13 @@
 """Metrics, synchronised over ranks by torchmetrics."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
 
 from omni.batch import Attribute
 
@@ -69,6 +71,39 @@ class MeanOfItems(Metric):
 
     def compute(self) -> Tensor:
         """The mean of an item."""
+        return (self.total / self.items).float()
+
+
+class Intelligibility(Metric):
+    """The short-time objective intelligibility of sounds (Taal et al. 2011), over a whole data set: 1 at best.
+
+    Sounds of less than 0.4 s of speech have none; they are left out, and `nan` is what is left where all were.
+    """
+
+    full_state_update = False
+    total: Tensor
+    items: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "items"):
+            self.add_state(name, torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+
+    def update(self, audio: Tensor, originals: Tensor, lengths: Tensor) -> None:
+        """Adds a batch, (batch, samples) at 16 kHz each, of rows so long."""
+        pairs = zip(audio.float().cpu(), originals.float().cpu(), lengths.tolist(), strict=True)
+        for sound, original, length in pairs:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", RuntimeWarning)  # so it tells that there is too little speech
+                try:
+                    value = short_time_objective_intelligibility(sound[:length], original[:length], 16_000)
+                except RuntimeWarning:
+                    continue
+            self.total += value.to(self.total)
+            self.items += 1
+
+    def compute(self) -> Tensor:
+        """The mean of a sound."""
         return (self.total / self.items).float()
 
 

@@ -13,6 +13,7 @@ from omni.errors import UserError
 from omni.generation import Sampling
 from omni.layers.cache import KVCache
 from omni.models.talker import MAX_ADVANCE, Talker, gather
+from omni.sentences import pieces
 from omni.units import BLANK, Units
 
 _ROOM = 256  # frames that a cache holds at first; it doubles when they are used up
@@ -79,6 +80,38 @@ def spell(text: str, units: Units) -> list[int]:
     return spelled
 
 
+class Breath(NamedTuple):
+    """What is said at once.
+
+    Attributes:
+        units: What the Talker reads.
+        pause: Seconds of silence behind it; 0 behind the last of a text.
+    """
+
+    units: list[int]
+    pause: float
+
+
+def breaths(text: str, units: Units) -> list[Breath]:
+    """The sentences of a text, and the parts of long ones, as a Talker reads them.
+
+    What is not said aloud, such as punctuation and emoji, is left out.
+
+    Args:
+        text: Of any length.
+        units: The Talker's.
+
+    Raises:
+        UserError: As in `spell`.
+    """
+    normalize = units.normalize
+    said = [piece for piece in pieces(text, length=lambda part: len(normalize(part))) if normalize(piece.text)]
+    if not said:
+        spell(text, units)  # tells why
+    found = [Breath(spell(piece.text, units), piece.pause) for piece in said]
+    return [*found[:-1], found[-1]._replace(pause=0.0)]
+
+
 @torch.inference_mode()
 def speak(
     talker: Talker,
@@ -87,6 +120,7 @@ def speak(
     speakers: Sequence[int] | None = None,
     hidden: Tensor | None = None,
     sampling: SpeechSampling | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[Frame]:
     """Speaks texts of any lengths together, frame by frame.
 
@@ -96,6 +130,7 @@ def speak(
         speakers: The number of each text's voice, for a Talker that has several; 0 for all if not given.
         hidden: (batch, characters, thinker_dim), see `Talker.encode_text`.
         sampling: How codes and pace are chosen; the defaults of `SpeechSampling` if not given.
+        numbers: Which of the seed's streams of choices each text has; 0, 1, 2, ... if not given.
 
     Yields:
         A frame of each row, until all rows have ended. No row is longer than `max_dwell` for each of its characters
@@ -114,14 +149,14 @@ def speak(
     voices = torch.tensor(speakers or [0] * len(texts), device=device) if talker.num_speakers else None
     encoded = talker.encode_text(padded.to(device), lengths, speakers=voices, hidden=hidden)
 
-    streams = [Random(f"{sampling.first.seed}/{row}") for row in range(len(texts))]
+    streams = [Random(f"{sampling.first.seed}/{number}") for number in numbers or range(len(texts))]
     patience = max(1, int(sampling.max_dwell * talker.frame_rate))
     place, dwelt = torch.zeros_like(lengths), torch.zeros_like(lengths)
     cache, codes, alive = talker.new_cache(len(texts), _ROOM), None, [True] * len(texts)
     while any(alive):
         _make_room(cache)
         state = talker.frame(codes, gather(encoded, place[:, None])[:, 0], cache)
-        codes, steps = _choose(talker, state, sampling, streams)
+        codes, steps = choose_frame(talker, state, sampling, streams)
         yield Frame(codes, alive)
         dwelt += 1
         steps = torch.where(dwelt >= patience, steps.clamp(min=1), steps)
@@ -138,10 +173,20 @@ def speak_codes(talker: Talker, texts: Sequence[Sequence[int]], **options: objec
     return [row[:length] for row, length in zip(codes, lengths, strict=True)]
 
 
-def _choose(
+def choose_frame(
     talker: Talker, state: Tensor, sampling: SpeechSampling, streams: Sequence[Random]
 ) -> tuple[Tensor, Tensor]:
-    """The codes of a frame, (batch, codebooks), and by how many characters it moves on, (batch,)."""
+    """Chooses what is said in a frame.
+
+    Args:
+        talker: The model.
+        state: (batch, dim), from `Talker.frame`.
+        sampling: How.
+        streams: Of random numbers, one a row.
+
+    Returns:
+        Codes (batch, codebooks), and by how many characters the frame moves on, (batch,).
+    """
     count = talker.num_codebooks + 1
     draws = torch.tensor([[stream.random() for _ in range(count)] for stream in streams], dtype=torch.double)
     draws, unseen = draws.to(state.device), torch.zeros((), dtype=torch.bool)

@@ -26,7 +26,8 @@ import omni.stages.codec
 import omni.stages.omni
 import omni.stages.talker
 import omni.stages.thinker
-import omni.stages.vision  # noqa: F401  importing a stage or a data module makes its bare class name known
+import omni.stages.vision
+import omni.stages.vocoder  # noqa: F401  importing a stage or a data module makes its bare class name known
 from omni import checkpoint as checkpoints
 from omni.callbacks import AtomicCheckpointIO, Stopped, keep_earlier_run, run_folder
 from omni.errors import UserError

@@ -125,7 +125,8 @@ TOY_SPEECH = {
     "model.init_args.audio_encoder.init_args.vocab_size": "5",
     "model.init_args.audio_encoder.init_args.num_mels": "16",
     "model.init_args.audio_encoder.init_args.dim": "32",
-    "model.init_args.audio_encoder.init_args.num_layers": "1",
+    "model.init_args.audio_encoder.init_args.num_layers": "2",
+    "model.init_args.audio_encoder.init_args.inner_ctc": "1",
     "model.init_args.audio_encoder.init_args.num_heads": "2",
     "model.init_args.audio_encoder.init_args.ffn_dim": "48",
     "model.init_args.audio_encoder.init_args.conv_channels": "4",
@@ -166,6 +167,7 @@ TOY_CODEC = {
     "model.init_args.codec.init_args.num_codebooks": "2",
     "model.init_args.codec.init_args.codebook_size": "16",
     "model.init_args.codec.init_args.codebook_dim": "8",
+    "model.init_args.measured": "0",
     "data.init_args.crop": "0.5",
 }
 del TOY_CODEC["model.init_args.optimizer"]
@@ -180,6 +182,36 @@ def fit_codec(speech: Path) -> Callable[..., Any]:
         options = {**TOY_CODEC, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
         pairs = [f"--{name}={value}" for name, value in options.items()]
         return main([verb, "--config", str(CONFIGS / "codec.yaml"), *pairs, *extra])
+
+    return run
+
+
+TOY_VOCODER = {
+    **{name: value for name, value in TOY_SPEECH.items() if "audio_encoder" not in name},
+    "model.init_args.vocoder.init_args.num_mels": "16",
+    "model.init_args.vocoder.init_args.dim": "24",
+    "model.init_args.vocoder.init_args.num_layers": "1",
+    "model.init_args.discriminators.init_args.periods": "[2, 3]",
+    "model.init_args.discriminators.init_args.period_channels": "[2, 4]",
+    "model.init_args.discriminators.init_args.resolutions": "[128]",
+    "model.init_args.discriminators.init_args.resolution_channels": "2",
+    "model.init_args.adversarial_start": "3",
+    "model.init_args.measured": "4",
+    "model.init_args.samples": "0",
+    "data.init_args.crop": "0.3",
+    "data.init_args.batch_seconds": "4",
+}
+
+
+@pytest.fixture
+def fit_vocoder(speech: Path) -> Callable[..., Any]:
+    """Runs `omni fit` on the stage-D3 configuration at toy size on tones; arguments as of `fit`."""
+    from omni.cli import main
+
+    def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
+        options = {**TOY_VOCODER, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
+        pairs = [f"--{name}={value}" for name, value in options.items()]
+        return main([verb, "--config", str(CONFIGS / "vocoder.yaml"), *pairs, *extra])
 
     return run
 

@@ -5,7 +5,7 @@ import torch
 
 from omni.ctc import ctc_nll
 from omni.media.audio import SILENCE
-from omni.models.audio_encoder import AudioEncoder, Emissions
+from omni.models.audio_encoder import AudioEncoder
 
 TOY = {
     "vocab_size": 5,
@@ -23,6 +23,7 @@ VARIANTS = [
     {"conv_kernel": 3},
     {"attention_span": 2},
     {"subframes": 1},
+    {"inner_ctc": 1},
 ]
 
 
@@ -82,15 +83,33 @@ def test_every_parameter_gets_a_gradient_through_checkpointing_too(encoder):
     for checkpointing in (False, True):
         encoder.transformer.gradient_checkpointing = checkpointing
         encoder.train().zero_grad()
-        emissions: Emissions = encoder.emit(encoder(mels, lengths))
-        nll, feasible = ctc_nll(*emissions, targets, torch.tensor([3, 2]))
-        assert feasible.all()
-        nll.sum().backward()
+        features = encoder(mels, lengths)
+        assert (features.inner is not None) == (encoder.inner_ctc > 0)
+        for emissions in filter(None, (encoder.emit(features), features.inner)):
+            nll, feasible = ctc_nll(*emissions, targets, torch.tensor([3, 2]))
+            assert feasible.all()
+            nll.sum().backward(retain_graph=True)
         gradients.append({name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == dict(encoder.named_parameters()).keys()
     assert all(gradient.any() for gradient in gradients[0].values())
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name])
+
+
+def test_later_blocks_read_what_the_head_writes_first():
+    torch.manual_seed(0)
+    plain, reading = AudioEncoder(**TOY).eval(), AudioEncoder(**TOY, inner_ctc=1).eval()
+    plain.load_state_dict({name: w for name, w in reading.state_dict().items() if "feedback" not in name})
+    mel = torch.randn(40, 16)
+    torch.testing.assert_close(hear(plain, mel), hear(reading, mel))  # what is read has no say yet
+    assert reading.feedback is not None
+    torch.nn.init.normal_(reading.feedback.weight)
+    assert (hear(plain, mel)[0] - hear(reading, mel)[0]).abs().max() > 0.01
+    first = reading(mel[None], torch.tensor([40])).inner
+    assert first.log_probs.shape == (1, 20, 5)
+    torch.testing.assert_close(first.log_probs.exp().sum(-1), torch.ones(1, 20))
+    with pytest.raises(ValueError, match="inner_ctc must be 0 or a block before the last of 2, not 2"):
+        AudioEncoder(**TOY, inner_ctc=2)
 
 
 def test_emissions_are_probabilities_in_fp32_under_autocast():
@@ -107,3 +126,5 @@ def test_flops_are_six_for_each_weight_and_use():
     convs = 100 * (9 * 4 * 8 / 2 + 9 * 4 * 8 * 4 / 4 + 9 * 8 * 16 * 2 / 8)
     expected = 6 * (12.5 * (linear + encoder.input.weight.numel()) + convs)
     assert encoder.flops_per_second == pytest.approx(expected)
+    twice = 32 * 4 * 8 + 4 * (11 * 8 * 8 + 8 * 5) + 4 * 5 * 32
+    assert AudioEncoder(**TOY, inner_ctc=1).flops_per_second == pytest.approx(expected + 6 * 12.5 * twice)

@@ -156,3 +156,17 @@ def test_the_statistics_are_of_what_is_no_padding():
     wider = batch._replace(mels=torch.nn.functional.pad(batch.mels, (0, 0, 0, 48)))
     for name in ("blank_share", "entropy"):
         assert stage.loss(wider).stats[name] == pytest.approx(stats[name].item(), abs=1e-5)
+
+
+def test_the_first_writing_has_its_share_of_the_loss():
+    _, batch = stage_and_batch()
+    torch.manual_seed(0)
+    encoder = AudioEncoder(num_mels=16, dim=32, num_layers=2, num_heads=2, ffn_dim=48, conv_channels=4, inner_ctc=1)
+    stage = SpeechRecognition(encoder, inner_weight=0.25)
+    loss = stage.loss(batch)
+    first, last = loss.terms["inner_ctc"], loss.terms["ctc"]
+    assert first != last
+    assert loss.mean.item() == pytest.approx((0.25 * first + 0.75 * last).item(), rel=1e-5)
+    assert last.item() == pytest.approx(SpeechRecognition(encoder, inner_weight=0.0).loss(batch).mean.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="inner_weight is 1"):
+        SpeechRecognition(encoder, inner_weight=1)

@@ -89,7 +89,7 @@ def test_bad_arguments_end_in_a_line(trained, fails):
     assert "device" in fails(main, [*call, "--device", "abacus"])
     assert "does not exist" in fails(main, ["codec", "encode", audio, "--checkpoint", "nowhere.ckpt"])
     assert "nowhere.wav" in fails(main, ["codec", "encode", "nowhere.wav", "--checkpoint", CHECKPOINT])
-    assert "give a folder" in fails(main, [*call, audio, "--out", "x.npz"])
+    assert "give a folder" in fails(main, ["codec", "encode", audio, *call[2:], "--out", "x.npz"])
     assert "both be written" in fails(main, ["codec", "encode", audio, audio, "--checkpoint", CHECKPOINT])
     assert "iterations is -1" in fails(
         main, ["codec", "decode", "x.npz", "--checkpoint", CHECKPOINT, "--iterations=-1"]

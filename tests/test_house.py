@@ -34,11 +34,14 @@ MAY_IMPORT = {
     "models": {"batch", "layers", "losses", "media", "layout", "tokenizer"},
     "checkpoint": {"models", "tokenizer", "units", "media"},
     "generation": {"models", "layers"},
-    "speaking": {"generation", "models", "layers", "units", "batch"},
+    "speaking": {"generation", "models", "layers", "units", "batch", "sentences"},
     "inference": CORE | {"layers"},
     "windows": {"ctc", "media", "units"},
     "recognition": CORE | {"layers", "windows"},
     "transcription": {"recognition", "windows", "media"},
+    "sentences": set(),
+    "synthesis": CORE,
+    "narration": {"synthesis", "speaking", "generation", "media"},
     "coding": {"checkpoint", "media", "models"},
     "wer": {"recognition", "normalization", "media", "data"},
     "classification": CORE | {"layers"},
@@ -49,9 +52,12 @@ MAY_IMPORT = {
     "training": {"stages", "data", "checkpoint", "callbacks", "precision", "cli"},
     "memory": set(),
     "plan": {"training", "stages", "memory", "precision", "cli"},
-    "bench": CORE | {"layers", "optimizers", "memory", "precision", "data"},
-    "cli": {"training", "inference", "classification", "transcription", "coding", "wer", "data", "plan", "bench"},
-    "__init__": {"inference", "recognition", "classification"},
+    "bench": CORE | {"layers", "optimizers", "memory", "precision", "data", "synthesis"},
+    "cli": {
+        *("training", "inference", "classification", "transcription", "narration", "coding", "wer", "data", "plan"),
+        "bench",
+    },
+    "__init__": {"inference", "recognition", "classification", "synthesis"},
 }
 LIGHTNING = {"training", "callbacks", "stages", "data", "plan"}
 

@@ -95,6 +95,20 @@ class TestLayouts:
         data = make("train", val_fraction=0.3)
         assert data.attributes[0].values == ("1", "2", "10")
 
+    def test_a_list_of_the_classes_of_one_folder(self, folders):
+        for number, label in enumerate(("cat", "dog", "cat")):
+            save(f"val/images/val_{number}.png", 50 + number)
+            with Path("val/val_annotations.txt").open("a") as file:
+                file.write(f"val_{number}.png\t{label}\t0\t0\t9\t9\n")
+        data = make("train", "val")
+        labels = [labels.tolist() for _, labels in everything(data.val_dataloader()).values()]
+        names = data.attributes[0].values
+        assert [names[row.index(1.0)] for row in labels] == ["cat", "dog", "cat"]
+        for line, message in (("val_9.png\tcat", r"line 4: .*val_9.png is not there"), ("val_0.png", "no class of")):
+            Path("val/val_annotations.txt").write_text("val_0.png\tcat\n" * 3 + line + "\n")
+            with pytest.raises(UserError, match=message):
+                make("train", "val")
+
     def test_manifests_of_labels_attributes_and_captions(self, workplace):
         rows = [
             {"image": save("in/0.png", 0), "label": "a", "labels": {"colour": ["red", "blue"], "count": 2}},

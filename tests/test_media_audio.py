@@ -4,11 +4,13 @@ import math
 import shutil
 import tracemalloc
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 
 from omni.errors import UserError
 from omni.media.audio import (
@@ -19,6 +21,7 @@ from omni.media.audio import (
     LogMel,
     audio_blocks,
     audio_info,
+    audio_writer,
     native_blocks,
     read_audio,
     write_audio,
@@ -161,15 +164,27 @@ class TestWriting:
         write_audio(tmp_path / "a.wav", torch.ones(100))
         before = (tmp_path / "a.wav").read_bytes()
 
-        def half(path, *args, **options):
-            path.write_bytes(b"half")
+        write = soundfile.SoundFile.write
+
+        def half(file, samples):
+            write(file, samples[:50])
             raise OSError("disk full")
 
-        monkeypatch.setattr(soundfile, "write", half)
+        monkeypatch.setattr(soundfile.SoundFile, "write", half)
         with pytest.raises(OSError, match="disk full"):
             write_audio(tmp_path / "a.wav", torch.zeros(100))
         assert [file.name for file in tmp_path.iterdir()] == ["a.wav"]
         assert (tmp_path / "a.wav").read_bytes() == before
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_pieces_are_written_as_the_whole_is(self, tmp_path, channels):
+        audio = torch.randn(channels, 1000).squeeze(0)  # some of it too loud
+        write_audio(tmp_path / "whole.wav", audio)
+        with audio_writer(tmp_path / "folder/pieces.wav", channels=channels) as write:
+            for piece in audio.split(300, dim=-1):
+                write(piece)
+            assert not (tmp_path / "folder/pieces.wav").exists()
+        assert (tmp_path / "folder/pieces.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
 
     def test_unknown_endings_are_refused(self, tmp_path):
         with pytest.raises(UserError, match=r"cannot be written as \.txt: use \.wav, \.flac"):
@@ -296,3 +311,10 @@ class TestLogMel:
     def test_later_audio_does_not_change_earlier_frames(self, log_mel):
         audio = torch.from_numpy(noise(8000))
         torch.testing.assert_close(log_mel(audio[:4000])[:23], log_mel(audio)[:23], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_mels", [16, 80, 128])
+def test_filters_are_those_of_torchaudio(num_mels):
+    options: dict[str, Any] = {"n_mels": num_mels, "norm": None, "mel_scale": "slaney"}
+    filters = torchaudio.functional.melscale_fbanks(257, 0.0, 8000.0, sample_rate=16_000, **options)
+    torch.testing.assert_close(LogMel(num_mels).filters, filters, atol=2e-5, rtol=0)  # its own rounding

@@ -18,9 +18,11 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.models.classifier import Classifier
 from omni.models.codec import Codec
 from omni.models.contrast import ContrastHead
+from omni.models.discriminators import Discriminators
 from omni.models.text_encoder import TextEncoder
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
+from omni.models.vocoder import Vocos
 from omni.optimizers import adamw
 from omni.plan import Plan, fake_tensors, measure, run
 from omni.stages.audio import SpeechRecognition
@@ -28,6 +30,7 @@ from omni.stages.codec import CodecTraining
 from omni.stages.stage import Stage
 from omni.stages.thinker import ThinkerPretraining
 from omni.stages.vision import VisionPretraining
+from omni.stages.vocoder import VocoderTraining
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZES = sorted(CONFIGS.glob("models/*/thinker.yaml"))
@@ -254,6 +257,29 @@ def test_a_codec_is_planned_as_its_first_step_runs():
 def test_the_configuration_of_the_codec_is_planned():
     plan = main(["plan", "--config", str(CONFIGS / "codec.yaml"), "--gpu_memory=12GB"])
     assert plan.stage == "CodecTraining"
+    assert plan.fits
+
+
+def test_a_vocoder_is_planned_with_its_discriminators():
+    data = {"crop": 0.5, "max_duration": 20.0, "max_batch_rows": 4, "batch_seconds": 8.0, "num_mels": 16}
+
+    def make() -> VocoderTraining:
+        judges = Discriminators(periods=[2], period_channels=[4, 8], resolutions=[128], resolution_channels=4)
+        codec = Codec(num_mels=16, dim=32, num_codebooks=2, codebook_size=16, codebook_dim=8)
+        return VocoderTraining(Vocos(num_mels=16, dim=32, num_layers=1), judges, codec)
+
+    with fake_tensors():
+        plan = measure(make(), data)
+    real = measure(make(), data)
+    assert plan.activations == pytest.approx(real.activations, abs=64)  # a scalar lives a little longer
+    assert plan == dataclasses.replace(real, activations=plan.activations)
+    assert plan.batch["audio"] == (4, 8000)
+    assert plan.trained_parameters == plan.parameters["vocoder"] + plan.parameters["discriminators"]
+
+
+def test_the_configuration_of_the_vocoder_is_planned():
+    plan = main(["plan", "--config", str(CONFIGS / "vocoder.yaml"), "--gpu_memory=12GB"])
+    assert plan.stage == "VocoderTraining"
     assert plan.fits
 
 

@@ -68,13 +68,17 @@ def test_official_lists_are_not_needed_to_split_by_image(workplace):
     assert 50 < len(val) < 130
 
 
-def test_folders_of_folders(workplace):
-    data = make(str(VISION / "tiny-imagenet-200" / "train"), None, image_size=64, val_fraction=0.1)
+def test_folders_of_folders_and_a_list_of_classes(workplace):
+    folder = VISION / "tiny-imagenet-200"
+    data = make(str(folder / "train"), str(folder / "val"), image_size=64)
     (attribute,) = data.attributes
     assert len(attribute.values) == 20
-    assert sum(len(images) for images in data._images.values()) == len(
-        list((VISION / "tiny-imagenet-200" / "train").rglob("*.JPEG"))
-    )
+    for split in ("train", "val"):
+        assert len(data._images[split]) == len(list((folder / split).rglob("*.JPEG")))
+    known = dict(line.split("\t")[:2] for line in (folder / "val" / "val_annotations.txt").read_text().splitlines())
+    batch = next(iter(data.val_dataloader()))
+    for row, label in zip(batch.rows.tolist(), batch.labels, strict=True):
+        assert known[Path(data._images["val"].rows[row].image).name] == attribute.values[label.argmax()]
 
 
 @pytest.mark.parametrize(

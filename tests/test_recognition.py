@@ -15,7 +15,7 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.recognition import Recognizer
 from omni.transcription import captions, written
 from omni.units import Characters
-from omni.windows import Transcript, Word
+from omni.windows import Joiner, Transcript, Word
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +250,14 @@ def test_subtitle_clocks():
     transcript = Transcript("a", (Word("a", 3661.5, 3662.0, 1.0),), 4000.0)
     assert "01:01:01,500 --> 01:01:02,000" in written(transcript, "srt")
     assert "01:01:01.500 --> 01:01:02.000" in written(transcript, "vtt")
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_unit_that_reaches_over_the_cut_is_written_once(beam):
+    def heard(units: list[int]) -> torch.Tensor:
+        return torch.full((len(units), 5), -9.0).scatter(1, torch.tensor(units)[:, None], -1e-3)
+
+    joiner = Joiner(Characters(" abc"), seconds=0.02, overlap=0.2, beam=beam, timestamps=None)
+    joiner.add(heard([0] * 10 + [2] * 10), 0.4)
+    joiner.add(heard([2] * 12 + [0] * 4 + [2, 0]), 0.16)
+    assert joiner.finish().text == "aa"

@@ -56,7 +56,8 @@ def test_a_batch_is_the_log_mels_and_units_of_its_rows(speech):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_crops_are_stretches_of_training_alone_and_other_ones_each_epoch(speech, cached):
-    data = make(speech, crop=0.2, cache_features=cached, batch_seconds=4.0)
+    plain = Augmentation(silence=0)
+    data = make(speech, crop=0.2, cache_features=cached, batch_seconds=4.0, augmentation=plain)
     loader, seen = data.train_dataloader(), []
     for _ in range(2):
         for batch in loader:
@@ -70,7 +71,7 @@ def test_crops_are_stretches_of_training_alone_and_other_ones_each_epoch(speech,
             seen.append(float(batch.mels.sum()))
     assert len(set(seen)) == len(seen)
     assert max(batch.mels.shape[1] for batch in data.val_dataloader()) > 20
-    assert data.fingerprint != make(speech, batch_seconds=4.0).fingerprint
+    assert data.fingerprint != make(speech, batch_seconds=4.0, augmentation=plain).fingerprint
 
 
 @pytest.mark.parametrize("silence", [0.0, 0.3])
@@ -238,3 +239,26 @@ def test_durations_are_measured_once(speech, monkeypatch):
 def test_arguments_that_make_no_sense_are_refused(speech, options, words):
     with pytest.raises(UserError, match=words):
         make(speech, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"crop": 0.3}, {"crop": 0.3, "cache_features": True}], ids=str)
+def test_waveforms_are_those_of_the_spectrograms(speech, options):
+    """Within each row, away from where it was cut, the log-mel of the waveform is the one beside it."""
+    data = make(speech, audio="all", augmentation=Augmentation(silence=0.1), **options)
+    mel = LogMel(16)
+    for batch in [*data.train_dataloader(), *data.val_dataloader()]:
+        assert batch.audio.shape == (len(batch.mels), 160 * batch.mels.shape[1])
+        for row, length in enumerate(batch.mel_lengths.tolist()):
+            inner = slice(2, length - 2)
+            heard = mel(batch.audio[row, : 160 * length])
+            torch.testing.assert_close(heard[inner], batch.mels[row, inner], atol=1e-4, rtol=1e-4)
+            assert not batch.audio[row, 160 * length :].any()
+
+
+def test_waveforms_come_where_they_are_asked_for(speech):
+    for asked, train, val in (("none", False, False), ("validation", False, True), ("all", True, True)):
+        data = make(speech, audio=asked)
+        for loader, there in ((data.train_dataloader(), train), (data.val_dataloader(), val)):
+            assert (next(iter(loader)).audio is not None) == there
+    with pytest.raises(UserError, match="waveforms must fit their spectrograms"):
+        make(speech, audio="all", augmentation=Augmentation(tempo=0.1))

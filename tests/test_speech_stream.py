@@ -4,12 +4,14 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
 from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.data import SpeechData
 from omni.data.speech.stream import SpeechStream
 from omni.data.speech.utterances import Manifest
 from omni.errors import UserError
+from omni.media.audio import LogMel
 from omni.units import Characters
 
 
@@ -37,6 +39,15 @@ def test_crops_are_no_longer_than_they_are_asked_to_be(speech):
     batches = list(stream(speech, crop=0.2))
     assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(24))
     assert max(batch.mels.shape[1] for batch in batches) == 20
+
+
+def test_waveforms_come_with_their_spectrograms(speech):
+    for batch in stream(speech, crop=0.2, audio=True):
+        heard = LogMel(16)(batch.audio)
+        for row, length in enumerate(batch.mel_lengths.tolist()):
+            inner = slice(2, length - 2)
+            torch.testing.assert_close(heard[row, inner], batch.mels[row, inner], atol=1e-4, rtol=1e-4)
+    assert next(iter(stream(speech))).audio is None
 
 
 def test_passes_differ_and_each_comes_again_the_same(speech):

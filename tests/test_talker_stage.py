@@ -10,12 +10,15 @@ from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_speech import ToneCodec, ToneEncoder, save
 
+import omni
 from omni import checkpoint as checkpoints
 from omni.batch import IGNORE, CodesBatch
+from omni.generation import Sampling
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.part import Part
 from omni.models.talker import Talker
 from omni.plan import fake_tensors, measure
+from omni.speaking import SpeechSampling
 from omni.stages.talker import TalkerTraining
 from omni.units import Characters
 
@@ -49,6 +52,9 @@ def test_a_run_logs_what_is_to_be_watched(fit_talker):
     text = events.Tensors("val/spoken/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert text.startswith("| said | heard |")
     assert events.Images("val/spoken/0")
+    audio = events.Audio("val/spoken/0")[-1]
+    assert audio.sample_rate == 16_000
+    assert audio.length_frames >= 640
 
 
 def test_it_learns_to_speak_words_that_it_has_never_read(fit_talker):
@@ -64,6 +70,13 @@ def test_it_learns_to_speak_words_that_it_has_never_read(fit_talker):
     assert scalars("val/perplexity")[-1] < 1.5
     assert scalars("val/round_trip_wer")[-1] <= 0.25
     assert scalars("val/recording_wer")[-1] == 0
+    texts = ["Abc, b!", "Cab.", "Ba. Ac.", "Bcb?"]
+    certain = Sampling(temperature=0)
+    sampling = SpeechSampling(first=certain, rest=certain, pace=certain)
+    spoken = omni.speak(texts, RUN / "last.ckpt", speaker="y", sampling=sampling)
+    heard = omni.transcribe([speech.audio for speech in spoken], RUN / "last.ckpt")
+    said = ["".join(filter(str.isalpha, text.lower())) for text in texts]
+    assert sum(one.text == other for one, other in zip(heard, said, strict=True)) >= 3
 
 
 def test_a_checkpoint_carries_all_that_it_needs_to_speak(fit_talker, workplace):

@@ -20,7 +20,8 @@ from omni.data.world.files import text_row
 from omni.data.world.stories import change
 from omni.errors import UserError
 
-NOTHING_ELSE = {"utterances": 0, "val_utterances": 0, "pictures": 0, "val_pictures": 0}  # they have tests of their own
+ELSE = ("utterances", "narrations", "pictures")  # they have tests of their own
+NOTHING_ELSE = dict.fromkeys((*ELSE, *(f"val_{name}" for name in ELSE)), 0)
 write = partial(write_all, **NOTHING_ELSE)
 ADJECTIVES = rf"((small|large) )?(({'|'.join(COLOURS)}) )?"
 SINGULAR, PLURAL = (

@@ -69,7 +69,7 @@ def read_shape(picture):
     return shape, "large" if area > limits[shape] else "small"
 
 
-drawn = partial(write, documents=1, val_documents=1, utterances=0, val_utterances=0)
+drawn = partial(write, documents=1, val_documents=1, utterances=0, val_utterances=0, narrations=0, val_narrations=0)
 
 
 def some(out, **other):
@@ -224,7 +224,8 @@ class TestFiles:
         assert all(small[name] == all_of_it[name] for name in pictures)
 
     def test_the_command_tells_of_them(self, tmp_path, capsys):
-        sizes = ["--documents=1", "--val_documents=1", "--utterances=0", "--val_utterances=0"]
+        sizes = ["--documents=1", "--val_documents=1"]
+        sizes += ["--utterances=0", "--val_utterances=0", "--narrations=0", "--val_narrations=0"]
         main(["data", "world", "--out", str(tmp_path), *sizes, "--pictures=3", "--val_pictures=2"])
         assert "; 3 and 2 pictures" in capsys.readouterr().out
 

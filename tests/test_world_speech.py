@@ -23,12 +23,15 @@ from omni.data.world.workers import in_order
 from omni.errors import UserError
 
 SENTENCE = "The red circle is above the blue star."
-SIZES = {"train": 8, "val": 3}
+SIZES = {"train": 8, "val": 3, "narrator": 2, "narrator_val": 1}
+NO_NARRATOR = {"narrations": 0, "val_narrations": 0}
+NOBODY = ["--narrations=0", "--val_narrations=0"]
 
 
 def spoken(out, **other):
     """Write a world with hardly any text, and no images."""
     sizes = {"documents": 1, "val_documents": 1, "utterances": SIZES["train"], "val_utterances": SIZES["val"]}
+    sizes |= {"narrations": SIZES["narrator"], "val_narrations": SIZES["narrator_val"]}
     write(out, **{**sizes, "pictures": 0, "val_pictures": 0, **other})
 
 
@@ -136,11 +139,21 @@ class TestSentencesAndSpeakers:
             assert drawn <= set(speech.SPEAKERS[split])
             assert len(drawn) >= least
 
+    def test_the_narrator_is_one_voice_that_nobody_else_has(self):
+        (narrator,) = speech.SPEAKERS["narrator"]
+        assert speech.SPEAKERS["narrator_val"] == (narrator,)
+        others = {*speech.SPEAKERS["train"], *speech.SPEAKERS["val"]}
+        assert narrator.partition("+")[2] not in {name.partition("+")[2] for name in others}
+        said = [speech.utterance(0, split, index) for split in ("narrator", "narrator_val") for index in range(30)]
+        assert {(one.speaker, one.rate, one.pitch) for one in said} == {(narrator, *speech.NARRATION)}
+        assert {speech.sentence_split(one.text) for one in said[:30]} == {"train"}
+        assert {speech.sentence_split(one.text) for one in said[30:]} == {"val"}
+
     def test_every_speaker_is_heard_and_sounds_like_no_other(self):
         heard = {}
         accents = [name for name in speech.SPEAKERS["train"] if "+" not in name or name.endswith("+m3")]
         variants = [name for name in speech.SPEAKERS["train"] if name.startswith("en-us+")]
-        speakers = {*accents, *variants, *speech.SPEAKERS["val"]}
+        speakers = {*accents, *variants, *speech.SPEAKERS["val"], *speech.SPEAKERS["narrator"]}
         for speaker in sorted(speakers):
             loud = speech.Utterance("", "There are four large purple hearts.", speaker, 170, 50)
             wave = speech.samples(loud).astype(float) / 2**15
@@ -159,7 +172,8 @@ class TestSentencesAndSpeakers:
         assert {speech.sentence_split(f" {text[:-1].upper()}  !") for text in texts["val"]} == {"val"}
 
     def test_training_holds_every_word_of_validation_and_those_of_scenes(self, texts):
-        train, val = ({w for text in texts[split] for w in speech.normalised(text).split()} for split in SIZES)
+        words = {split: speech.normalised(" ".join(texts[split])).split() for split in ("train", "val")}
+        train, val = set(words["train"]), set(words["val"])
         assert val <= train
         assert {
             *scene.COLOURS,
@@ -239,7 +253,7 @@ class TestFiles:
         assert not audio[0] & audio[1]
 
     def test_splits_do_not_depend_on_counts(self, world, tmp_path):
-        spoken(tmp_path, utterances=3, val_utterances=0)
+        spoken(tmp_path, utterances=3, val_utterances=0, **NO_NARRATOR)
         small = tree(tmp_path / "speech")
         whole = tree(world / "speech")
         assert small["train.jsonl"].splitlines() == whole["train.jsonl"].splitlines()[:3]
@@ -299,24 +313,24 @@ class TestResumption:
         assert tree(tmp_path) == tree(world)
 
     def test_other_arguments_leave_nothing_of_the_old_world(self, world, tmp_path, said):
-        spoken(tmp_path, utterances=10, val_utterances=3)
+        spoken(tmp_path, utterances=10, val_utterances=3, narrations=3)
         said.clear()
         spoken(tmp_path)
         assert not said  # the first are the same
         assert tree(tmp_path) == tree(world)
         spoken(tmp_path, seed=1)
         assert len(said) == sum(SIZES.values())
-        spoken(tmp_path, utterances=0, val_utterances=0)
+        spoken(tmp_path, utterances=0, val_utterances=0, **NO_NARRATOR)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["text", "world.json"]
 
     def test_another_generator_or_engine_is_written_anew(self, tmp_path, said, monkeypatch, capsys):
-        spoken(tmp_path, utterances=2, val_utterances=1)
+        spoken(tmp_path, utterances=2, val_utterances=1, **NO_NARRATOR)
         monkeypatch.setattr(files, "GENERATOR", files.GENERATOR + 1)
-        spoken(tmp_path, utterances=2, val_utterances=1)
+        spoken(tmp_path, utterances=2, val_utterances=1, **NO_NARRATOR)
         assert len(said) == 6
         (tmp_path / "world.json").unlink()
         monkeypatch.setattr(espeak, "version", lambda: "2.0")
-        spoken(tmp_path, utterances=2, val_utterances=1)
+        spoken(tmp_path, utterances=2, val_utterances=1, **NO_NARRATOR)
         assert len(said) == 9
         assert "up to date" not in capsys.readouterr().out
 
@@ -326,12 +340,12 @@ class TestMistakes:
         monkeypatch.setitem(sys.modules, "espeakng_loader", None)
         arguments = ["data", "world", "--out", str(tmp_path / "world"), "--documents=1", "--val_documents=1"]
         arguments += ["--pictures=0", "--val_pictures=0"]
-        assert 'pip install "omni[world]"' in fails(main, [*arguments, "--utterances=1", "--val_utterances=0"])
+        assert 'pip install "omni[world]"' in fails(main, [*arguments, "--utterances=1", "--val_utterances=0", *NOBODY])
         assert not (tmp_path / "world").exists()
-        main([*arguments, "--utterances=0", "--val_utterances=0"])
+        main([*arguments, "--utterances=0", "--val_utterances=0", *NOBODY])
         assert (tmp_path / "world/world.json").is_file()
 
-    @pytest.mark.parametrize("name", ["utterances", "val_utterances"])
+    @pytest.mark.parametrize("name", ["utterances", "val_utterances", "narrations", "val_narrations"])
     def test_counts_below_zero_are_refused(self, tmp_path, name):
         with pytest.raises(UserError, match=f"--{name} is -1: give 0 or more"):
             spoken(tmp_path, **{name: -1})

@@ -21,7 +21,7 @@ from omni.ctc import ctc_nll, greedy
 from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.data import SpeechData
 from omni.errors import UserError
-from omni.models.audio_encoder import AudioEncoder, Emissions
+from omni.models.audio_encoder import INNER_WEIGHT, AudioEncoder, AudioFeatures, Emissions
 from omni.optimizers import adamw, muon
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -56,6 +56,11 @@ class ConformerCTC(nn.Module):
         hidden, lengths = self.conformer(self.input(mels.unflatten(1, (-1, 2)).flatten(2)), lengths)
         return Emissions(self.head(hidden).float().log_softmax(-1), lengths)
 
+    def nll(self, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
+        """As of `omni.ctc.ctc_nll`."""
+        emissions: Emissions = self(batch.mels, batch.mel_lengths)
+        return ctc_nll(*emissions, batch.targets, batch.target_lengths)
+
 
 class EncoderCTC(nn.Module):
     """The audio encoder and its head.
@@ -71,6 +76,14 @@ class EncoderCTC(nn.Module):
     def forward(self, mels: Tensor, lengths: Tensor) -> Emissions:
         """Maps (batch, mel frames, num_mels) and lengths to emissions."""
         return self.audio_encoder.emit(self.audio_encoder(mels, lengths))
+
+    def nll(self, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
+        """As of `omni.ctc.ctc_nll`; of what it writes in its middle, too, as stage B trains it."""
+        features: AudioFeatures = self.audio_encoder(batch.mels, batch.mel_lengths)
+        nll, feasible = ctc_nll(*self.audio_encoder.emit(features), batch.targets, batch.target_lengths)
+        if features.inner is not None:
+            nll = nll.lerp(ctc_nll(*features.inner, batch.targets, batch.target_lengths)[0], INNER_WEIGHT)
+        return nll, feasible
 
 
 @dataclass(frozen=True)
@@ -145,7 +158,7 @@ def race(
     return results
 
 
-def make(name: str, options: dict[str, Any]) -> nn.Module:
+def make(name: str, options: dict[str, Any]) -> EncoderCTC | ConformerCTC:
     """A contestant; the Conformer as large as the audio encoder of these arguments.
 
     Args:
@@ -228,9 +241,8 @@ def _result(measure: str, blocks: list[Callable[[], None]], work: float, repeats
     return Result(measure, statistics.median(omni), statistics.median(conformer), ratios)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: SpeechBatch) -> None:
-    emissions: Emissions = model(batch.mels, batch.mel_lengths)
-    nll, feasible = ctc_nll(*emissions, batch.targets, batch.target_lengths)
+def _step(model: EncoderCTC | ConformerCTC, optimizer: torch.optim.Optimizer, batch: SpeechBatch) -> None:
+    nll, feasible = model.nll(batch)
     (nll.sum() / (batch.target_lengths * feasible).sum().clamp(min=1)).backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

@@ -1,4 +1,4 @@
-"""Causal ConvNeXt blocks, and what they remember of a stream."""
+"""ConvNeXt blocks over time, and what they remember of a stream."""
 
 import torch
 import torch.nn.functional as F
@@ -20,20 +20,22 @@ class ConvCache:
         return x
 
 
-class CausalConvNeXt(nn.Module):
-    """Depthwise convolution over the past, norm, a wide layer, GELU, and a scale that starts small, beside a residual.
+class ConvNeXt(nn.Module):
+    """Depthwise convolution over time, norm, a wide layer, GELU, and a scale that starts small, beside a residual.
 
     ConvNeXt (arXiv:2201.03545) over time, as in Vocos (arXiv:2306.00814), with RMSNorm.
 
     Args:
         dim: Width.
-        kernel_size: Frames that the convolution spans: the present one and those before it.
+        kernel_size: Frames that the convolution spans.
         expansion: How many times as wide the wide layer is.
+        causal: Whether they are the present frame and those before it, or as many before as behind it.
     """
 
-    def __init__(self, dim: int, *, kernel_size: int = 7, expansion: int = 3) -> None:
+    def __init__(self, dim: int, *, kernel_size: int = 7, expansion: int = 3, causal: bool = True) -> None:
         super().__init__()
-        self.past = kernel_size - 1
+        self.past = kernel_size - 1 if causal else kernel_size // 2
+        self.future = kernel_size - 1 - self.past
         self.depthwise = nn.Conv1d(dim, dim, kernel_size, groups=dim)
         self.norm = RMSNorm(dim)
         self.up = nn.Linear(dim, expansion * dim)
@@ -43,7 +45,7 @@ class CausalConvNeXt(nn.Module):
     def forward(self, x: Tensor, cache: ConvCache | None = None) -> Tensor:
         """Maps (batch, time, dim) to the same shape; with a cache, `x` goes on where the last one ended."""
         y = x.transpose(1, 2)
-        y = F.pad(y, (self.past, 0)) if cache is None else cache.extend(self.depthwise, y, self.past)
+        y = F.pad(y, (self.past, self.future)) if cache is None else cache.extend(self.depthwise, y, self.past)
         y = self.norm(self.depthwise(y).transpose(1, 2))
         return x + self.scale * self.down(F.gelu(self.up(y)))
 
@@ -54,18 +56,21 @@ class ConvNeXtStack(nn.Module):
     Args:
         dim: Width.
         num_layers: Blocks; 0 leaves everything as it is.
-        kernel_size: See `CausalConvNeXt`.
-        expansion: See `CausalConvNeXt`.
+        kernel_size: See `ConvNeXt`.
+        expansion: See `ConvNeXt`.
+        causal: See `ConvNeXt`.
     """
 
-    def __init__(self, dim: int, num_layers: int, *, kernel_size: int = 7, expansion: int = 3) -> None:
+    def __init__(
+        self, dim: int, num_layers: int, *, kernel_size: int = 7, expansion: int = 3, causal: bool = True
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            CausalConvNeXt(dim, kernel_size=kernel_size, expansion=expansion) for _ in range(num_layers)
+            ConvNeXt(dim, kernel_size=kernel_size, expansion=expansion, causal=causal) for _ in range(num_layers)
         )
 
-    def forward(self, x: Tensor, cache: ConvCache | None = None) -> Tensor:
-        """Maps (batch, time, dim) to the same shape."""
+    def forward(self, x: Tensor, cache: ConvCache | None = None, mask: Tensor | None = None) -> Tensor:
+        """Maps (batch, time, dim) to the same shape; what `mask` (batch, time) is false of counts as zeros."""
         for block in self.blocks:
-            x = block(x, cache)
+            x = block(x if mask is None else x * mask[..., None], cache)
         return x

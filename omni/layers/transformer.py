@@ -1,5 +1,6 @@
 """The one Transformer: Thinker, Talker and both encoders differ by its arguments."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -179,6 +180,7 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
+        between: Callable[[int, Tensor], Tensor] | None = None,
     ) -> TransformerOutput:
         """Runs all blocks.
 
@@ -187,6 +189,8 @@ class Transformer(nn.Module):
             positions: As in `RotaryEmbedding`; consecutive, behind what is cached, if not given.
             mask: (batch, time) of bool, false at padding. A causal Transformer needs none for padding at the end.
             cache: Earlier keys and values. The new ones are appended, and count once `cache.advance` is called.
+            between: Called with the number of blocks done and what the last of them gave, (batch, time, dim); what it
+                returns goes on to the next block.
 
         Returns:
             Hidden states and balance loss.
@@ -204,6 +208,8 @@ class Transformer(nn.Module):
                 x, balance = block(x, angles, mask, attention_mask, cache, layer)
             if balance is not None:
                 balances.append(balance)
+            if between is not None and layer + 1 < self.num_layers:
+                x = between(layer + 1, x)
         balance_loss = torch.stack(balances).mean() if balances else x.new_zeros(())
         return TransformerOutput(self.norm(x), balance_loss)
 

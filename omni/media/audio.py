@@ -2,14 +2,17 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
 import torchaudio
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omni.errors import UserError
@@ -147,18 +150,51 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor, *, sample_rate: int
     Raises:
         UserError: If the ending is unknown.
     """
+    channels = len(audio) if audio.ndim == 2 else 1
+    with audio_writer(path, sample_rate=sample_rate, channels=channels) as write:
+        write(audio)
+
+
+@contextmanager
+def audio_writer(
+    path: str | os.PathLike[str], *, sample_rate: int = SAMPLE_RATE, channels: int = 1
+) -> Iterator[Callable[[Tensor], None]]:
+    """Writes piece by piece what `write_audio` writes at once; nothing appears if it is broken off by an error.
+
+    Args:
+        path: As in `write_audio`.
+        sample_rate: In Hz.
+        channels: Of all pieces.
+
+    Yields:
+        What takes the pieces, (samples,) or (channels, samples).
+
+    Raises:
+        UserError: If the ending is unknown.
+    """
+    path = Path(path)
+    kind = audio_format(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with soundfile.SoundFile(part, "w", sample_rate, channels, format=kind) as file:
+            yield lambda audio: file.write(audio.detach().float().cpu().clamp(-1, 1).numpy().T)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def audio_format(path: str | os.PathLike[str]) -> str:
+    """How libsndfile calls the format of a file to be written, by its ending.
+
+    Raises:
+        UserError: If the ending is unknown.
+    """
     path = Path(path)
     kind = path.suffix[1:].upper()
     if kind not in soundfile.available_formats():
         raise UserError(f"{path}: audio cannot be written as {path.suffix or 'a file without ending'}: use .wav, .flac")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    samples = audio.detach().float().cpu().clamp(-1, 1).numpy().T
-    try:
-        soundfile.write(part, samples, sample_rate, format=kind)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    return kind
 
 
 class LogMel(nn.Module):
@@ -166,7 +202,8 @@ class LogMel(nn.Module):
 
     Magnitudes are floored at `FLOOR`, and `MEAN` and `STD` are taken out: constants, not the file's own statistics, so
     that a streamed spectrogram equals the whole one and silence stays silent. Frame `t` is centred at sample
-    `160 t + 80`; beyond its ends the audio counts as silent, so padding a batch with zeros changes nothing.
+    `160 t + 80`; beyond its ends the audio counts as silent, so padding a batch with zeros changes nothing. Gradients
+    flow back to audio that asks for them.
 
     Args:
         num_mels: Number of filters between 0 and 8,000 Hz, 80 or 128.
@@ -178,17 +215,13 @@ class LogMel(nn.Module):
         self.window: Tensor
         self.filters: Tensor
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
-        filters = torchaudio.functional.melscale_fbanks(
-            N_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, num_mels, SAMPLE_RATE, norm=None, mel_scale="slaney"
-        )
-        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("filters", torch.tensor(mel_filters(num_mels)), persistent=False)
 
     @staticmethod
     def num_frames(num_samples: Any) -> Any:
         """Frames of so many samples: ints or tensors; the last frame may be filled up with silence."""
         return (num_samples + HOP_LENGTH - 1) // HOP_LENGTH
 
-    @torch.no_grad()
     def forward(self, audio: Tensor) -> Tensor:
         """Maps (batch, samples) or (samples,) to (batch, frames, num_mels) or (frames, num_mels), float32."""
         frames = self.num_frames(audio.shape[-1])
@@ -197,7 +230,22 @@ class LogMel(nn.Module):
         with torch.autocast(audio.device.type, enabled=False):
             spectrum = torch.stft(audio, N_FFT, HOP_LENGTH, window=self.window, center=False, return_complex=True).abs()
             mel = spectrum.transpose(-1, -2) @ self.filters
-        return mel.clamp_(min=FLOOR).log_().sub_(MEAN).div_(STD)
+        return (mel.clamp(min=FLOOR).log() - MEAN) / STD
+
+
+def mel_filters(num_mels: int) -> NDArray[np.float32]:
+    """Triangles of height 1, evenly spaced on Slaney's mel scale from 0 to 8,000 Hz: (bins, num_mels).
+
+    The scale is linear up to 1,000 Hz, its 15, and logarithmic above (Slaney 1998, Auditory Toolbox). Those of
+    torchaudio are the same, but cannot be made where tensors have no values, as for `omni plan`.
+    """
+    step = math.log(6.4) / 27
+    mels = np.linspace(0, 15 + math.log(SAMPLE_RATE / 2 / 1000) / step, num_mels + 2)
+    corners = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(step * (mels - 15)))
+    bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
+    rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
+    return np.minimum(rising, falling).clip(min=0).astype(np.float32)
 
 
 def mel_constants() -> dict[str, float]:

@@ -25,7 +25,7 @@ class GriffinLim(nn.Module):
 
     def __init__(self, num_mels: int = 128, *, iterations: int = 32) -> None:
         super().__init__()
-        self.iterations = iterations
+        self.num_mels, self.iterations = num_mels, iterations
         self.window: Tensor
         self.filters: Tensor
         self.inverse: Tensor

@@ -1,5 +1,6 @@
 """What every codec of speech offers to those who read, write or predict its codes."""
 
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -36,4 +37,21 @@ class SpeechCodec(Protocol):
 
         What stands behind a row's end changes nothing before it.
         """
+        ...
+
+
+class DecoderStream(Protocol):
+    """A codec's decoder that goes on where it stopped."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Maps the next codes (batch, frames, num_codebooks) to (batch, mel frames, num_mels)."""
+        ...
+
+
+@runtime_checkable
+class CausalCodec(SpeechCodec, Protocol):
+    """A codec that decodes a frame from those before it: a stream gives what the whole does."""
+
+    def streaming(self) -> AbstractContextManager[DecoderStream]:
+        """A stream of its own, without gradient."""
         ...

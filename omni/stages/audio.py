@@ -15,7 +15,7 @@ from omni.errors import UserError
 from omni.figures import spectrogram_figure
 from omni.losses import Loss
 from omni.metrics import MeanOfItems
-from omni.models.audio_encoder import AudioEncoder, Emissions
+from omni.models.audio_encoder import INNER_WEIGHT, AudioEncoder, AudioFeatures, Emissions
 from omni.stages.stage import Stage
 from omni.units import BLANK, Units
 
@@ -28,8 +28,12 @@ class SpeechRecognition(Stage):
     normalised text), the share of blanks and the entropy of the emissions, and padding and infeasible rows of training
     batches. At each validation, transcripts and spectrograms go to TensorBoard.
 
+    Where the encoder writes a first time in its middle (`inner_ctc`), that text is trained, too; all figures but
+    `train/loss` and its parts are of what it writes at its end.
+
     Args:
         audio_encoder: The model.
+        inner_weight: Share of the training loss that the first writing has, where the encoder has one.
         samples: Utterances shown at each validation.
         beam: Prefixes that the search for a transcript keeps; 1: the likeliest unit of each sub-frame is taken.
         kwargs: See `Stage`.
@@ -37,12 +41,22 @@ class SpeechRecognition(Stage):
 
     hears = True
 
-    def __init__(self, audio_encoder: AudioEncoder, *, samples: int = 4, beam: int = 8, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        audio_encoder: AudioEncoder,
+        *,
+        inner_weight: float = INNER_WEIGHT,
+        samples: int = 4,
+        beam: int = 8,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.audio_encoder = audio_encoder
         if beam < 1:
             raise ValueError(f"beam is {beam}: it must be 1 or more")
-        self.num_samples, self.beam = samples, beam
+        if not 0 <= inner_weight < 1:
+            raise ValueError(f"inner_weight is {inner_weight}: it must be 0 or more and less than 1")
+        self.inner_weight, self.num_samples, self.beam = inner_weight, samples, beam
         self.val_loss, self.wer, self.cer = MeanOfItems(), WordErrorRate(), CharErrorRate()
         self._samples: list[tuple[Tensor, Emissions, str, str]] = []
 
@@ -85,8 +99,15 @@ class SpeechRecognition(Stage):
 
     def loss(self, batch: SpeechBatch) -> Loss:
         """CTC; infeasible rows count neither in the sum nor in the number of units."""
-        emissions = self.emit(batch)
+        features: AudioFeatures = self.audio_encoder(batch.mels, batch.mel_lengths)
+        emissions = self.audio_encoder.emit(features)
         nll, feasible = ctc_nll(*emissions, batch.targets, batch.target_lengths)
+        total, num_units = nll.sum(), (batch.target_lengths * feasible).sum()
+        terms = {}
+        if features.inner is not None:
+            first = ctc_nll(*features.inner, batch.targets, batch.target_lengths)[0].sum()
+            terms = {"ctc": total.detach() / num_units, "inner_ctc": first.detach() / num_units}
+            total = (1 - self.inner_weight) * total + self.inner_weight * first
         probs = emissions.log_probs.detach()
         valid = torch.arange(probs.shape[1], device=probs.device) < emissions.lengths[:, None]
         entropy = -(probs.exp() * probs).sum(-1)
@@ -96,7 +117,7 @@ class SpeechRecognition(Stage):
             "blank_share": ((probs.argmax(-1) == BLANK) & valid).sum() / valid.sum(),
             "entropy": (entropy * valid).sum() / valid.sum(),
         }
-        return Loss(nll.sum(), (batch.target_lengths * feasible).sum(), stats=stats)
+        return Loss(total, num_units, terms=terms, stats=stats)
 
     def example_batch(self, data: Mapping[str, Any]) -> SpeechBatch:
         """As many of the longest utterances as `batch_seconds` holds, said as fast as 15 units a second."""

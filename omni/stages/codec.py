@@ -1,6 +1,5 @@
 """Stage D1: the codec learns to write speech in a few small integers, and to read them again."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, final
 
@@ -10,17 +9,15 @@ from torch import Tensor
 from torchmetrics.text import WordErrorRate
 
 from omni.batch import SpeechBatch
-from omni.ctc import decode
-from omni.errors import UserError
 from omni.figures import reconstruction_figure
 from omni.losses import Loss
-from omni.media.audio import SAMPLE_RATE
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.media.griffin_lim import GriffinLim
-from omni.metrics import CodebookUse, MeanOfItems
+from omni.metrics import CodebookUse, Intelligibility, MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec, Reconstruction
+from omni.stages.sound import check_borrowed, check_spectrograms, example_crops, said, transcribed, valid
 from omni.stages.stage import Stage
-from omni.units import Units
 
 
 class _Sample(NamedTuple):
@@ -37,13 +34,15 @@ class CodecTraining(Stage):
     variance of the training spectrograms' filters over time; for each codebook at validation the share of entries in
     use, the perplexity of its codes, and by how many dB it lowers what the ones before it left; in training the mean
     perplexity, dead entries and entries revived so far. With a recogniser, `val/wer_original` and `val/wer_rebuilt`:
-    the share of words that it gets wrong, of the spectrograms and of what the codec makes of them. At each validation
-    TensorBoard gets pairs of spectrograms, and their sound by Griffin–Lim.
+    the share of words that it gets wrong, of the spectrograms and of what the codec makes of them. Where the data hands
+    waveforms to validation, `val/stoi_original` and `val/stoi_rebuilt`: how intelligible either is by Griffin–Lim,
+    against the recording. At each validation TensorBoard gets pairs of spectrograms, and their sound by Griffin–Lim.
 
     Args:
         codec: The model.
         audio_encoder: A recogniser, which `init_from.audio_encoder` must fill and which is never trained here.
         commitment: Weight of the commitment loss.
+        measured: So many utterances of the validation data, the first ones, are made sound of and measured; 0: none.
         samples: Utterances shown at each validation.
         kwargs: See `Stage`.
     """
@@ -59,6 +58,7 @@ class CodecTraining(Stage):
         audio_encoder: AudioEncoder | None = None,
         *,
         commitment: float = 0.25,
+        measured: int = 50,
         samples: int = 4,
         **kwargs: Any,
     ) -> None:
@@ -66,12 +66,13 @@ class CodecTraining(Stage):
             kwargs["frozen"] = sorted({*kwargs.get("frozen", ()), "audio_encoder"})
         super().__init__(**kwargs)
         self.codec, self.audio_encoder = codec, audio_encoder
-        self.commitment, self.num_samples = commitment, samples
+        self.commitment, self.measured, self.num_samples = commitment, measured, samples
         for name, size in {"mel_frames": (), "mel_sums": codec.num_mels, "mel_squares": codec.num_mels}.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.double))
         self.val_loss, self.val_error = MeanOfItems(), MeanOfItems()
         self.val_use = CodebookUse(codec.num_codebooks, codec.codebook_size)
         self.wer_original, self.wer_rebuilt = WordErrorRate(), WordErrorRate()
+        self.stoi_original, self.stoi_rebuilt = Intelligibility(), Intelligibility()
         self._samples: list[_Sample] = []
 
     @property
@@ -89,27 +90,12 @@ class CodecTraining(Stage):
     def setup(self, stage: str) -> None:
         """Checks that parts and data speak of the same spectrograms and units."""
         super().setup(stage)
-        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        for name, part in self.parts.items():
-            mels: Any = part.num_mels
-            if mels != data.num_mels:
-                raise UserError(
-                    f"data.init_args.num_mels is {data.num_mels} and that of {name} is {mels}: make them equal"
-                )
-        if self.audio_encoder is not None and self.audio_encoder.vocab_size != self.tokenizer.vocab_size:
-            raise UserError(
-                f"the data writes {self.tokenizer.vocab_size} units and the audio_encoder "
-                f"{self.audio_encoder.vocab_size}: give the recogniser's checkpoint as data.init_args.units"
-            )
+        check_spectrograms(self)
 
     def on_train_start(self) -> None:
         """Refuses a recogniser that has never been trained."""
         super().on_train_start()
-        if self.audio_encoder is not None and "audio_encoder" not in self.ancestors:
-            raise UserError(
-                "the audio_encoder is to tell whether rebuilt speech is understood: give a recogniser's checkpoint as "
-                "init_from.audio_encoder, or set model.init_args.audio_encoder to null"
-            )
+        check_borrowed(self, {"audio_encoder": "tell whether rebuilt speech is understood"})
 
     # ------------------------------------------------------------------ loss
 
@@ -132,7 +118,7 @@ class CodecTraining(Stage):
     def _total(self, batch: SpeechBatch) -> tuple[Tensor, Tensor, Reconstruction]:
         """Sums over mel frames: the loss, and the mean square error of a frame."""
         rebuilt = self.codec(batch.mels, batch.mel_lengths)
-        mask = _valid(batch.mel_lengths, batch.mels.shape[1])
+        mask = valid(batch.mel_lengths, batch.mels.shape[1])
         difference = rebuilt.mels - batch.mels
         squares = (difference.square().mean(-1) * mask).sum()
         absolute = (difference.abs().mean(-1) * mask).sum()
@@ -144,24 +130,14 @@ class CodecTraining(Stage):
 
     @torch.no_grad()
     def _measure(self, batch: SpeechBatch) -> None:
-        mels = batch.mels * _valid(batch.mel_lengths, batch.mels.shape[1])[..., None]
+        mels = batch.mels * valid(batch.mel_lengths, batch.mels.shape[1])[..., None]
         self.mel_frames += batch.mel_lengths.sum()
         self.mel_sums += mels.sum((0, 1))
         self.mel_squares += mels.square().sum((0, 1))
 
     def example_batch(self, data: Mapping[str, Any]) -> SpeechBatch:
-        """As many crops as `batch_seconds` holds, or utterances of the largest length where they are not cropped."""
-        seconds = data.get("crop") or data["max_duration"]
-        rows = max(1, min(data["max_batch_rows"], int(data["batch_seconds"] / seconds)))
-        frames = math.ceil(seconds * 100)
-        return SpeechBatch(
-            mels=torch.zeros(rows, frames, data["num_mels"]),
-            mel_lengths=torch.full((rows,), frames),
-            targets=torch.ones(rows, 1, dtype=torch.long),
-            target_lengths=torch.ones(rows, dtype=torch.long),
-            rows=torch.zeros(rows, dtype=torch.long),
-            seconds=float(rows * seconds),
-        )
+        """See `example_crops`."""
+        return example_crops(data)
 
     # ------------------------------------------------------------------ validation
 
@@ -175,11 +151,13 @@ class CodecTraining(Stage):
         frames = batch.mel_lengths.sum()
         self.val_loss.update(total, frames)
         self.val_error.update(squares, frames)
-        mask = _valid(self.codec.num_frames(batch.mel_lengths), rebuilt.codes.shape[1])
+        mask = valid(self.codec.num_frames(batch.mel_lengths), rebuilt.codes.shape[1])
         self.val_use.update(rebuilt.codes[mask], rebuilt.energies)
         title = f"row {int(batch.rows[0])}"
         if self.audio_encoder is not None:
             title = self._understand(batch, rebuilt.mels)
+        if batch.audio is not None:
+            self._listen(batch, batch.audio, rebuilt.mels)
         if len(self._samples) < self.num_samples:  # one of each batch, so that short and long ones are seen
             length = int(batch.mel_lengths[0])
             self._samples.append(_Sample(batch.mels[0, :length].cpu(), rebuilt.mels[0, :length].cpu(), title))
@@ -208,20 +186,29 @@ class CodecTraining(Stage):
         """Counts the words that the recogniser gets wrong, and returns what it hears in the first row."""
         assert self.audio_encoder is not None
         units: Any = self.tokenizer
-        assert isinstance(units, Units)
-        lengths = batch.target_lengths.tolist()
-        references = [units.decode(row[:n]) for row, n in zip(batch.targets.tolist(), lengths, strict=True)]
+        references = said(units, batch)
         heard = []
         for mels, metric in ((batch.mels, self.wer_original), (rebuilt, self.wer_rebuilt)):
-            emissions = self.audio_encoder.emit(self.audio_encoder(mels, batch.mel_lengths))
-            heard.append([units.decode(row) for row in decode(*emissions, beam=1)])
+            heard.append(transcribed(self.audio_encoder, units, mels, batch.mel_lengths))
             metric.update(heard[-1], references)
         return f"said: {references[0]}\nheard: {heard[0][0]}\nrebuilt: {heard[1][0]}"
+
+    def _listen(self, batch: SpeechBatch, audio: Tensor, rebuilt: Tensor) -> None:
+        """Measures what can be made out of both spectrograms' sound."""
+        measured = batch.rows < self.measured
+        if not measured.any():
+            return
+        griffin_lim, lengths = GriffinLim(self.codec.num_mels).to(self.device), batch.mel_lengths[measured] * HOP_LENGTH
+        for mels, metric in ((batch.mels, self.stoi_original), (rebuilt, self.stoi_rebuilt)):
+            metric.update(griffin_lim(mels[measured]), audio[measured], lengths)
 
     def _log_metrics(self, split: str) -> None:
         metrics: dict[str, Any] = {"loss": self.val_loss, "reconstruction_error": self.val_error}
         if self.audio_encoder is not None:
             metrics |= {"wer_original": self.wer_original, "wer_rebuilt": self.wer_rebuilt}
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        if self.measured and data.audio != "none":
+            metrics |= {"stoi_original": self.stoi_original, "stoi_rebuilt": self.stoi_rebuilt}
         values = {f"{split}/{name}": metric.compute() for name, metric in metrics.items()}
         values[f"{split}/reconstruction_error"] = (values[f"{split}/reconstruction_error"] / self.mel_variance).float()
         self.log_dict(values, prog_bar=True, sync_dist=True)
@@ -239,8 +226,3 @@ class CodecTraining(Stage):
             for name in ("original", "rebuilt"):
                 (audio,) = vocoder(getattr(sample, name)[None])
                 writer.add_audio(f"val/{name}/{number}", audio[None], self.global_step, SAMPLE_RATE)
-
-
-def _valid(lengths: Tensor, time: int) -> Tensor:
-    """(batch, time): true within each row's length."""
-    return torch.arange(time, device=lengths.device) < lengths[:, None]

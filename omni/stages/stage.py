@@ -107,7 +107,7 @@ class Stage(LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Freezes what is to be frozen, and refuses parts that were trained with another tokenizer."""
         for name in self.frozen:
-            self.part(name).requires_grad_(False).eval()  # here too: Lightning puts nothing into train mode
+            self.part(name).requires_grad_(False)
         if stage == "fit" and not any(parameter.requires_grad for parameter in self.parameters()):
             raise UserError("model.init_args.frozen leaves nothing to train: take a part from it")
         if self.compiled:

@@ -15,6 +15,8 @@ from omni.batch import IGNORE, CodesBatch, HeldOut
 from omni.errors import UserError
 from omni.figures import spectrogram_figure
 from omni.losses import Loss
+from omni.media.audio import SAMPLE_RATE
+from omni.media.griffin_lim import GriffinLim
 from omni.metrics import MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.talker import Talker
@@ -45,7 +47,7 @@ class TalkerTraining(Stage):
         codebook_weights: Of each codebook's loss; all 1 if not given.
         advance_weight: Of the advance's loss.
         samples: Sentences spoken at each validation; 0 for none.
-        shown: How many of them are shown in TensorBoard.
+        shown: How many of them are shown and played, by Griffin–Lim, in TensorBoard.
         sampling: How they are spoken.
         beam: Of the recogniser; see `SpeechRecognition`.
         kwargs: See `Stage`.
@@ -258,6 +260,7 @@ class TalkerTraining(Stage):
         rows = [f"| {one.text} | {other.text} |" for one, other in zip(sentences, heard, strict=True)]
         writer.add_text(f"{split}/spoken", "\n".join(["| said | heard |", "| --- | --- |", *rows]), self.global_step)
         step = max(1, len(sentences) // max(1, self.shown))  # short and long ones
+        vocoder = GriffinLim(self.codec.num_mels)
         for number, (one, other) in enumerate(list(zip(sentences, heard, strict=True))[::step][: self.shown]):
             figure = spectrogram_figure(
                 other.mel,
@@ -267,6 +270,8 @@ class TalkerTraining(Stage):
                 title=f"to be said: {one.text}\nheard: {other.text}",
             )
             writer.add_figure(f"{split}/spoken/{number}", figure, self.global_step)
+            (audio,) = vocoder(other.mel[None]).clamp(-1, 1)
+            writer.add_audio(f"{split}/spoken/{number}", audio[None], self.global_step, SAMPLE_RATE)
 
 
 def _weights_of(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

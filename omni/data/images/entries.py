@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from omni.data.images.catalogues import open_hub, open_torchvision
-from omni.data.images.folders import ClassFolders
+from omni.data.images.folders import AnnotatedFolder, ClassFolders
 from omni.data.images.manifests import open_manifest
 from omni.data.images.sources import ImageSource, Location
 from omni.errors import UserError
@@ -13,9 +13,9 @@ def open_images(entry: str, split: str, location: Location) -> ImageSource:
     """Finds the source that a name stands for.
 
     Args:
-        entry: A folder with a folder for each class; a manifest (.jsonl, .csv, or Flickr8k's captions.txt), COCO's
-            captions (.json), each with `@LIST` behind it to take only the images that LIST, a file beside it, names;
-            `torchvision:NAME[:SPLIT]`; or `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
+        entry: A folder with a folder for each class, or as Tiny-ImageNet's `val`; a manifest (.jsonl, .csv, or
+            Flickr8k's captions.txt), COCO's captions (.json), each with `@LIST` behind it to take only the images that
+            LIST, a file beside it, names; `torchvision:NAME[:SPLIT]`; or `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
         split: `train`, `val` or `test`: what is taken of a data set that has splits of its own.
         location: What helps to find it.
 
@@ -30,7 +30,7 @@ def open_images(entry: str, split: str, location: Location) -> ImageSource:
     name, _, only = entry.partition("@")
     path = Path(name).expanduser()
     if path.is_dir():
-        return ClassFolders(path)
+        return AnnotatedFolder(path) if (path / AnnotatedFolder.ANNOTATIONS).is_file() else ClassFolders(path)
     if not path.is_file():
         raise UserError(
             f"{name}: does not exist: name a folder of class folders, a manifest, torchvision:NAME or hub:OWNER/NAME"

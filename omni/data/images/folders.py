@@ -1,4 +1,4 @@
-"""Images sorted into a folder for each class."""
+"""Images sorted into a folder for each class, or into one with a list of their classes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +47,37 @@ class ClassFolders(ImageSource):
                 faults.add(EmptyClass(f"{self.folder / name}: a class without an image: fill it or remove it"))
             for file in self._files[name]:
                 yield ImageRow(str(file), file, {ATTRIBUTE: name})
+
+
+@final
+class AnnotatedFolder(ImageSource):
+    """Tiny-ImageNet's validation images: `images/`, whose classes `val_annotations.txt` tells (`FILE`, tab, `CLASS`).
+
+    Args:
+        folder: The folder that holds both.
+    """
+
+    ANNOTATIONS = "val_annotations.txt"
+
+    def __init__(self, folder: Path):
+        self.name = str(folder)
+        self.folder = folder
+
+    def rows(self, faults: Faults) -> Iterator[ImageRow]:
+        path = self.folder / self.ANNOTATIONS
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+        for number, line in enumerate(lines, 1):
+            name, *rest = line.split("\t")
+            image = self.folder / "images" / name
+            if not rest or not rest[0]:
+                faults.add(UserError(f"{path}: line {number}: no class of {name!r}: write FILE, a tab, CLASS"))
+            elif not image.is_file():
+                faults.add(UserError(f"{path}: line {number}: {image} is not there: mend or drop the line"))
+            else:
+                yield ImageRow(str(image), image, {ATTRIBUTE: rest[0]})
 
 
 def _images(folder: Path) -> list[Path]:

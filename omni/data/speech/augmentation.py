@@ -91,6 +91,11 @@ class Augmentation:
         """Whether features have to be computed anew each time."""
         return bool(self.speed or self.gain or self.noise or self.rooms)
 
+    @property
+    def changes_mel(self) -> bool:
+        """Whether spectrograms are no longer those of a waveform."""
+        return bool(self.tempo or self.vocal_tract or self.equalizer or self.time_masks or self.freq_masks)
+
     def of_waveform(self, audio: Tensor, rng: np.random.Generator) -> Tensor:
         """Speed, room, noise and loudness: (samples,) to (samples,)."""
         if self.speed:

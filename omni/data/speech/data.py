@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
@@ -53,6 +53,8 @@ class SpeechData(StreamableData):
         min_duration: Shorter utterances are left out, in seconds.
         max_duration: Longer ones are left out.
         crop: Training hears a random stretch of so many seconds of each utterance, and no text; 0: all of it.
+        audio: Where batches hold waveforms beside spectrograms: `none`, `validation` or `all`. In training,
+            augmentation must then leave spectrograms as they are.
         augmentation: What training does to utterances.
         cache_features: Keep spectrograms on disk: 184 MB for an hour of audio at 128 filters. Augmentation must then
             leave waveforms as they are.
@@ -89,6 +91,7 @@ class SpeechData(StreamableData):
         min_duration: float = 0.1,
         max_duration: float = 20.0,
         crop: float = 0.0,
+        audio: Literal["none", "validation", "all"] = "none",
         augmentation: Augmentation = Augmentation(),  # noqa: B008  immutable
         cache_features: bool = False,
         text_column: str = "text",
@@ -109,7 +112,7 @@ class SpeechData(StreamableData):
         self.num_mels = num_mels
         self.batch_seconds, self.max_batch_rows = batch_seconds, max_batch_rows
         self.min_duration, self.max_duration = min_duration, max_duration
-        self.crop = crop
+        self.crop, self.audio = crop, audio
         self.augmentation, self.cache_features = augmentation, cache_features
         self.text_column, self.shuffle_buffer = text_column, shuffle_buffer
         self._subframes: Callable[[int], int] | None = None
@@ -198,6 +201,7 @@ class SpeechData(StreamableData):
             min_duration=self.min_duration,
             max_duration=self.max_duration,
             crop=self.crop,
+            audio=self.audio == "all",
             buffer=self.shuffle_buffer,
             seed=self.seed,
             **self.rank(),
@@ -237,7 +241,9 @@ class SpeechData(StreamableData):
             raise UserError(f"{features.data} is not there: data.cache_dir must be a folder that all ranks see")
         augmentation = self.augmentation if split == "train" else None
         crop = self.crop if split == "train" else 0.0
-        data = SpeechRows(rows, self.num_mels, augmentation=augmentation, crop=crop, features=features, seed=self.seed)
+        audio = self.audio == "all" or (self.audio == "validation" and split != "train")
+        options: Any = {"augmentation": augmentation, "crop": crop, "features": features, "audio": audio}
+        data = SpeechRows(rows, self.num_mels, **options, seed=self.seed)
         if features is not None and features.unreadable:
             data.keep([row for row in range(len(rows)) if row not in features.unreadable])
         return data
@@ -312,6 +318,11 @@ class SpeechData(StreamableData):
         if any(not entries for entries in self.entries.values()):
             raise UserError("data.train, val and test must not be empty lists")
         self.augmentation.check()
+        if self.audio == "all" and self.augmentation.changes_mel:
+            raise UserError(
+                "data.audio is all: waveforms must fit their spectrograms, which data.augmentation changes (tempo, "
+                "vocal tract, equalizer or masks): turn these off"
+            )
         if self.cache_features and self.augmentation.changes_waveform:
             raise UserError(
                 "data.cache_features keeps spectrograms, and data.augmentation changes waveforms (speed, gain, noise "

@@ -19,10 +19,15 @@ from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
 MARGIN = 2  # frames beyond either end that still hear something of it: windows reach over 3.2 frames
 
 
+def in_silence(audio: Tensor, lead: int = 0, tail: int = 0) -> Tensor:
+    """An utterance (samples,) with so many frames of silence before and behind; the last frame is filled up."""
+    filled = -len(audio) % HOP_LENGTH
+    return F.pad(audio, (lead * HOP_LENGTH, filled + tail * HOP_LENGTH))
+
+
 def mel_of(log_mel: LogMel, audio: Tensor, lead: int = 0, tail: int = 0) -> Tensor:
     """The spectrogram of an utterance with so many frames of silence before and behind: (frames, num_mels)."""
-    filled = log_mel.num_frames(len(audio)) * HOP_LENGTH - len(audio)
-    return log_mel(F.pad(audio, (lead * HOP_LENGTH, filled + tail * HOP_LENGTH)))
+    return log_mel(in_silence(audio, lead, tail))
 
 
 def between_silences(mel: Tensor, lead: int, tail: int) -> Tensor:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from omni.batch import SpeechBatch
 from omni.data.speech.augmentation import Augmentation
-from omni.data.speech.features import FeatureFile, between_silences, mel_of
+from omni.data.speech.features import FeatureFile, between_silences, in_silence
 from omni.data.speech.utterances import Utterance, Utterances, fingerprint
 from omni.errors import UserError
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, SILENCE, LogMel, audio_info, read_audio
@@ -192,6 +192,18 @@ def identity(rows: Sequence[Row]) -> str:
     return fingerprint(f"{row.source.identity(row.utterance)} {row.units}" for row in rows)
 
 
+class Heard(NamedTuple):
+    """What a batch holds of an utterance.
+
+    Attributes:
+        mel: (frames, num_mels).
+        audio: (frames × 160,): the waveform, where it is asked for.
+    """
+
+    mel: Tensor
+    audio: Tensor | None = None
+
+
 @final
 class SpeechRows(Dataset[SpeechBatch]):
     """Utterances by number, a whole batch at a time.
@@ -204,6 +216,7 @@ class SpeechRows(Dataset[SpeechBatch]):
         augmentation: What happens to them; None for validation.
         crop: Seconds of a random stretch that is left of each; 0: all of it.
         features: Their spectrograms, where they are kept on disk.
+        audio: Whether batches hold waveforms too.
         seed: Of the augmentation.
     """
 
@@ -215,13 +228,14 @@ class SpeechRows(Dataset[SpeechBatch]):
         augmentation: Augmentation | None = None,
         crop: float = 0.0,
         features: FeatureFile | None = None,
+        audio: bool = False,
         seed: int = 0,
     ):
         self.rows = rows
         self.numbers: Sequence[int] = range(len(rows))  # of each row in `features`
         self.log_mel = LogMel(num_mels)
         self.augmentation, self.crop = augmentation, crop
-        self.features = features
+        self.features, self.audio = features, audio
         self.seed = seed
 
     def __len__(self) -> int:
@@ -233,51 +247,59 @@ class SpeechRows(Dataset[SpeechBatch]):
         self.numbers = [self.numbers[number] for number in numbers]
 
     def __getitems__(self, numbers: list[int]) -> SpeechBatch:
-        mels, used = [], []
+        heard: list[Heard] = []
+        used = []
         for number in numbers:
             epoch, row = divmod(number, len(self.rows))
             try:
-                mels.append(self._mel(epoch, row))
+                heard.append(self._hear(epoch, row))
                 used.append(row)
             except UserError as error:
                 rank_zero_warn(f"left out: {error}")
         if not used:
             raise UserError("no row of a batch can be read: look at the data with `omni data check`")
-        return make_batch(mels, [self.rows[row].units for row in used], used)
+        return make_batch(heard, [self.rows[row].units for row in used], used)
 
-    def _mel(self, epoch: int, number: int) -> Tensor:
+    def _hear(self, epoch: int, number: int) -> Heard:
         rng = np.random.default_rng([self.seed, epoch, number])
         lead, tail = self.augmentation.silences(rng) if self.augmentation else (0, 0)
+        audio = None
+        if self.features is None or self.audio:
+            audio = self.rows[number].read()
+            audio = self.augmentation.of_waveform(audio, rng) if self.augmentation else audio
+            audio = in_silence(audio, lead, tail)
         if self.features is not None:
             mel = between_silences(self.features.read(self.numbers[number]), lead, tail)
         else:
-            audio = self.rows[number].read()
-            if self.augmentation:
-                audio = self.augmentation.of_waveform(audio, rng)
-            mel = mel_of(self.log_mel, audio, lead, tail)
-        return cropped(self.augmentation.of_mel(mel, rng) if self.augmentation else mel, self.crop, rng)
+            assert audio is not None
+            mel = self.log_mel(audio)
+        mel = self.augmentation.of_mel(mel, rng) if self.augmentation else mel
+        return cropped(Heard(mel, audio if self.audio else None), self.crop, rng)
 
 
-def cropped(mel: Tensor, seconds: float, rng: np.random.Generator) -> Tensor:
-    """A random stretch of so many seconds of (frames, num_mels), or all of it where it is shorter or `seconds` is 0."""
+def cropped(heard: Heard, seconds: float, rng: np.random.Generator) -> Heard:
+    """A random stretch of so many seconds, or all where it is shorter or `seconds` is 0."""
     frames = round(seconds * SAMPLE_RATE / HOP_LENGTH)
-    if not frames or len(mel) <= frames:
-        return mel
-    first = int(rng.integers(0, len(mel) - frames + 1))
-    return mel[first : first + frames]
+    if not frames or len(heard.mel) <= frames:
+        return heard
+    first = int(rng.integers(0, len(heard.mel) - frames + 1))
+    audio = None if heard.audio is None else heard.audio[first * HOP_LENGTH : (first + frames) * HOP_LENGTH]
+    return Heard(heard.mel[first : first + frames], audio)
 
 
-def make_batch(mels: Sequence[Tensor], units: Sequence[Sequence[int]], rows: Sequence[int]) -> SpeechBatch:
-    """Puts spectrograms and their texts together."""
+def make_batch(heard: Sequence[Heard], units: Sequence[Sequence[int]], rows: Sequence[int]) -> SpeechBatch:
+    """Puts utterances and their texts together."""
+    mels, sounds = [one.mel for one in heard], [one.audio for one in heard if one.audio is not None]
     lengths = torch.tensor([len(mel) for mel in mels])
     targets = [torch.tensor(text, dtype=torch.long) for text in units]
     return SpeechBatch(
-        mels=pad_sequence(list(mels), batch_first=True, padding_value=SILENCE),
+        mels=pad_sequence(mels, batch_first=True, padding_value=SILENCE),
         mel_lengths=lengths,
         targets=pad_sequence(targets, batch_first=True, padding_value=BLANK),
         target_lengths=torch.tensor([len(text) for text in units]),
         rows=torch.tensor(rows),
         seconds=lengths.sum().item() / 100,
+        audio=pad_sequence(sounds, batch_first=True) if sounds else None,
     )
 
 

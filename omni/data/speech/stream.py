@@ -13,15 +13,15 @@ from omni.batch import SpeechBatch
 from omni.ctc import least_subframes
 from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.buckets import BucketedBatches
-from omni.data.speech.features import mel_of
-from omni.data.speech.rows import cropped, encoded, make_batch
+from omni.data.speech.features import in_silence
+from omni.data.speech.rows import Heard, cropped, encoded, make_batch
 from omni.data.speech.utterances import Utterances
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, LogMel, read_audio
 from omni.units import Units
 
 
-class _Heard(NamedTuple):
+class _Read(NamedTuple):
     audio: Tensor
     units: list[int]
     number: int  # in its share
@@ -44,6 +44,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
         min_duration: Shorter utterances are left out, in seconds.
         max_duration: Longer ones are left out.
         crop: Seconds of a random stretch that is left of each; 0: all of it.
+        audio: Whether batches hold waveforms too.
         buffer: Rows held at a time.
         seed: Of shuffling and augmentation.
         rank: Of this process.
@@ -62,6 +63,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
         min_duration: float,
         max_duration: float,
         crop: float = 0.0,
+        audio: bool = False,
         buffer: int,
         seed: int = 0,
         rank: int = 0,
@@ -71,7 +73,8 @@ class SpeechStream(IterableDataset[SpeechBatch]):
         self.log_mel = LogMel(num_mels)
         self.limits = {"batch_seconds": batch_seconds, "max_rows": max_rows}
         self.min_duration, self.max_duration = min_duration, max_duration
-        self.crop, self.buffer, self.seed = crop, buffer, seed
+        self.crop, self.audio = crop, audio
+        self.buffer, self.seed = buffer, seed
         self.rank, self.world_size = rank, world_size
         self.subframes: Callable[[int], int] | None = None  # of so many mel frames; set by the stage's set-up
         self.epoch = 0
@@ -81,7 +84,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
         workers = worker.num_workers if worker else 1
         share, shares = self.rank * workers + (worker.id if worker else 0), self.world_size * workers
         left_out: dict[str, int] = {}
-        held: list[_Heard] = []
+        held: list[_Read] = []
         for block, heard in enumerate(self._blocks(share, shares, held, left_out)):
             durations = np.array([len(row.audio) / SAMPLE_RATE for row in heard])
             durations = np.minimum(durations, self.crop) if self.crop else durations
@@ -92,7 +95,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
             counts = ", ".join(f"{number} {why}" for why, number in left_out.items())
             rank_zero_warn(f"train: rows left out of pass {self.epoch}: {counts}")
 
-    def _blocks(self, share: int, shares: int, held: list[_Heard], left_out: dict[str, int]) -> Iterator[list[_Heard]]:
+    def _blocks(self, share: int, shares: int, held: list[_Read], left_out: dict[str, int]) -> Iterator[list[_Read]]:
         """`buffer` usable rows at a time."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.sources))
         seed = int(np.uint32(self.seed + self.epoch))
@@ -110,7 +113,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
             if why is not None or audio is None:
                 left_out[str(why)] = left_out.get(str(why), 0) + 1
                 continue
-            held.append(_Heard(audio, units, number))
+            held.append(_Read(audio, units, number))
             if len(held) >= self.buffer:
                 yield held
                 held = []
@@ -127,12 +130,12 @@ class SpeechStream(IterableDataset[SpeechBatch]):
             return "with text too long for their audio (CTC-infeasible)"
         return None
 
-    def _batch(self, heard: Sequence[_Heard], share: int, shares: int) -> SpeechBatch:
-        mels = []
-        for row in heard:
+    def _batch(self, read: Sequence[_Read], share: int, shares: int) -> SpeechBatch:
+        heard = []
+        for row in read:
             rng = np.random.default_rng([self.seed, self.epoch, share + row.number * shares])
             lead, tail = self.augmentation.silences(rng)
-            audio = self.augmentation.of_waveform(row.audio, rng)
-            mel = self.augmentation.of_mel(mel_of(self.log_mel, audio, lead, tail), rng)
-            mels.append(cropped(mel, self.crop, rng))
-        return make_batch(mels, [row.units for row in heard], [share + row.number * shares for row in heard])
+            audio = in_silence(self.augmentation.of_waveform(row.audio, rng), lead, tail)
+            mel = self.augmentation.of_mel(self.log_mel(audio), rng)
+            heard.append(cropped(Heard(mel, audio if self.audio else None), self.crop, rng))
+        return make_batch(heard, [row.units for row in read], [share + row.number * shares for row in read])

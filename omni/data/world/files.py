@@ -15,11 +15,22 @@ from omni.errors import UserError
 
 GENERATOR = 1  # raise it when the same seed gives other files than before: text, speech or images
 RECORD = "world.json"
-_LISTED = {
+_LISTED = {  # what has files of its own, and their folder
     "utterances": "speech",
     "pictures": "images",
     "conversations": "conversations",
-}  # what has files of its own, and their folder
+}
+_SPLITS = {  # what tells how many rows each split has
+    "documents": {"train": "documents", "val": "val_documents"},
+    "utterances": {
+        "train": "utterances",
+        "val": "val_utterances",
+        "narrator": "narrations",
+        "narrator_val": "val_narrations",
+    },
+    "pictures": {"train": "pictures", "val": "val_pictures"},
+    "conversations": {"train": "conversations", "val": "val_conversations"},
+}
 
 
 def text_row(seed: int, split: str, index: int) -> dict[str, str]:
@@ -44,6 +55,8 @@ def write(
     val_documents: int = 500,
     utterances: int = 6000,
     val_utterances: int = 300,
+    narrations: int = 2400,
+    val_narrations: int = 100,
     pictures: int = 20000,
     val_pictures: int = 1000,
     conversations: int | None = None,
@@ -57,14 +70,16 @@ def write(
     is already there, whole and written with the same arguments, is kept; a run that was cut goes on where it was.
 
     Args:
-        out: folder to write into: `text/train.jsonl` and `text/val.jsonl`; `speech/train.jsonl`, `speech/val.jsonl`
-            and their audio, 16 kHz mono WAV; `images/train.jsonl`, `images/val.jsonl` and their pictures, PNG of 64 by
-            64 pixels; `conversations/train.jsonl` and `conversations/val.jsonl`, questions about them and answers; and
-            `world.json`, the record of them all.
+        out: folder to write into: `text/train.jsonl` and `text/val.jsonl`; `speech/train.jsonl`, `speech/val.jsonl`,
+            `speech/narrator.jsonl`, `speech/narrator_val.jsonl` and their audio, 16 kHz mono WAV; `images/train.jsonl`,
+            `images/val.jsonl` and their pictures, PNG of 64 by 64 pixels; `conversations/train.jsonl` and
+            `conversations/val.jsonl`, questions about them and answers; and `world.json`, the record of them all.
         documents: documents to train on, 1 or more; about 90 words each.
         val_documents: documents to validate on, 1 or more.
         utterances: spoken sentences to train on, about 2 seconds and 70 kB each; 0 for none.
         val_utterances: spoken sentences to validate on; 0 for none.
+        narrations: sentences of the narrator, whose voice a Talker learns; 0 for none.
+        val_narrations: sentences of the narrator to validate on; 0 for none.
         pictures: scenes drawn to train on, about 1 kB each, with captions and labels; 0 for none.
         val_pictures: scenes drawn to validate on; 0 for none.
         conversations: questions and answers to train on; by default as many as pictures, if there is speech too.
@@ -77,6 +92,7 @@ def write(
     """
     asked = {"documents": documents, "val_documents": val_documents}
     asked |= {"utterances": utterances, "val_utterances": val_utterances}
+    asked |= {"narrations": narrations, "val_narrations": val_narrations}
     asked |= {"pictures": pictures, "val_pictures": val_pictures}
     asked["conversations"] = _talks(conversations, "", pictures, utterances)
     asked["val_conversations"] = _talks(val_conversations, "val_", val_pictures, val_utterances)
@@ -110,7 +126,7 @@ def _talks(number: int | None, prefix: str, pictures: int, utterances: int) -> i
 
 def _sizes(asked: dict[str, Any], kind: str) -> dict[str, int]:
     """Rows of each split that has any: of `documents`, `utterances`, `pictures` or `conversations`."""
-    return {split: asked[name] for split, name in (("train", kind), ("val", f"val_{kind}")) if asked[name]}
+    return {split: asked[name] for split, name in _SPLITS[kind].items() if asked[name]}
 
 
 def _names(asked: dict[str, Any]) -> list[str]:
@@ -126,7 +142,10 @@ def _names(asked: dict[str, Any]) -> list[str]:
 
 def _summary(record: dict[str, Any]) -> str:
     hours = sum(record["seconds"].values()) / 3600
-    spoken = f"{record['utterances']} and {record['val_utterances']} utterances, {hours:.1f} hours"
+    spoken = (
+        f"{record['utterances']} and {record['val_utterances']} utterances of many voices, {record['narrations']} and "
+        f"{record['val_narrations']} of one, {hours:.1f} hours"
+    )
     drawn = f"{record['pictures']} and {record['val_pictures']} pictures"
     talked = f"{record['conversations']} and {record['val_conversations']} conversations"
     return (

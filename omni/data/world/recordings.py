@@ -34,7 +34,7 @@ class Job:
     Attributes:
         folder: holds the folders of the splits.
         seed: of the world.
-        split: `train` or `val`.
+        split: of `omni.data.world.speech.SPEAKERS`.
         index: the utterance's number in its split.
         checksum: of the file when it was made; None where no run came as far as to note it.
     """

@@ -33,9 +33,13 @@ SPEAKERS = {
     "train": (*_ACCENTS, *(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS)),
     # Variants that nobody in training has.
     "val": ("en-us+f3", "en-us+m4", "en+Annie", "en+rob", "en-gb-scotland+belinda", "en-gb-x-rp+m7"),
+    # Whose voice a Talker learns. What it says is judged by ears that know neither the voice nor the sentence.
+    "narrator": ("en-us+paul",),
+    "narrator_val": ("en-us+paul",),
 }
 RATES = range(110, 171)  # words per minute: about 15 characters a second, as people speak
 PITCHES = range(25, 76)
+NARRATION = (140, 50)  # rate and pitch of the narrator, always
 WORDS = range(3, 15)  # in a sentence: most take 1 to 4 seconds
 # Words of so few sentences that training may lack them: validation goes without.
 RARE = frozenset(("an", "difference", "none", "they"))
@@ -78,7 +82,7 @@ def utterance(seed: int, split: str, index: int) -> Utterance:
 
     Args:
         seed: the seed of the whole data set.
-        split: `train` or `val`; scenes and sentences of the other split are passed over.
+        split: `train`, `val`, `narrator` or `narrator_val`; scenes and sentences are those of `train` or of `val`.
         index: the row's number in its split.
 
     Returns:
@@ -96,13 +100,13 @@ def context(seed: int, split: str, index: int) -> tuple[Utterance, Scene, str | 
         index: as of `utterance`.
     """
     rng = Random(f"{seed}/{split}/{index}/speech")
+    half = "val" if split.endswith("val") else "train"
     while True:
         scene = sample_scene(rng)
-        text, answer = _sentence(scene, rng) if scene.split() == split else (None, None)
-        if text is not None and sayable(text, split):
+        text, answer = _sentence(scene, rng) if scene.split() == half else (None, None)
+        if text is not None and sayable(text, half):
             break
-    said = spoken(f"world-{split}-{index:06d}", text, split, rng)
-    return said, scene, answer
+    return spoken(f"world-{split}-{index:06d}", text, split, rng), scene, answer
 
 
 def sayable(text: str, split: str) -> bool:
@@ -112,7 +116,10 @@ def sayable(text: str, split: str) -> bool:
 
 def spoken(identity: str, text: str, split: str, rng: Random) -> Utterance:
     """A sentence in a voice of the split."""
-    return Utterance(identity, text, pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES))
+    speaker, rate, pitch = pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES)
+    if split.startswith("narrator"):
+        rate, pitch = NARRATION
+    return Utterance(identity, text, speaker, rate, pitch)
 
 
 def _sentence(scene: Scene, rng: Random) -> tuple[str | None, str | None]:
