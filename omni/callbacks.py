@@ -1,5 +1,6 @@
-"""What every run does beside training: checkpoints, a clean stop, throughput, predictions."""
+"""What every run does beside training: checkpoints, a clean stop, throughput, progress, predictions."""
 
+import json
 import os
 import signal
 import time
@@ -171,6 +172,60 @@ class GracefulStop(Callback):
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
+
+
+class Progress(Callback):
+    """Writes to `progress.json`, in the run's folder, how far training is and what was measured last.
+
+    It holds `step`, `steps` (where training ends; null if that is not known), `first_step` (where this process began),
+    `seconds` (since then), `finished` and `metrics`. `omni train` shows them.
+
+    Args:
+        seconds: Between two writes.
+    """
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        self.seconds = seconds
+        self._began, self._written, self._first = 0.0, 0.0, 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._began, self._first = time.monotonic(), trainer.global_step
+        self._write(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes where Lightning reads metrics anyway, so that a GPU is never waited for."""
+        if trainer.global_step % _log_interval(trainer) == 0 and time.monotonic() - self._written >= self.seconds:
+            self._write(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes what was measured."""
+        if trainer.state.fn == "fit":
+            self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes that it is done."""
+        self._write(trainer, finished=True)
+
+    def _write(self, trainer: Trainer, *, finished: bool = False) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._written, steps = time.monotonic(), trainer.estimated_stepping_batches
+        content = {
+            "step": trainer.global_step,
+            "steps": int(steps) if steps < float("inf") else None,
+            "first_step": self._first,
+            "seconds": round(self._written - self._began, 1),
+            "finished": finished,
+            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        }
+        path = Path(run_folder(trainer)) / "progress.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        temporary.replace(path)
 
 
 class Throughput(Callback):

@@ -4,6 +4,7 @@ A checkpoint of omni holds, beside what Lightning puts there:
 
 - `parts`: for each part the recipe that rebuilds it (see `Part.recipe`),
 - `tokenizer`: its state (see `Tokenizer.state`),
+- `metrics`: what the last validation before it measured, by name (`val/loss`),
 - `lineage`: stage, step, fingerprints of configuration, data and tokenizer, and the same for every ancestor,
 - `audio`: the constants of the spectrograms that its parts hear, if any (see `omni.media.audio.mel_constants`),
 - `rng`: the states of the random number generators.

@@ -8,17 +8,15 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from jsonargparse import ArgumentError, Namespace
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from omni.cli import one_line
+from omni.configuration import Configuration, told
 from omni.errors import UserError
 from omni.memory import Ledger, format_count, format_size, parse_size
 from omni.precision import best_precision
 from omni.stages.stage import Stage
-from omni.training import OmniCLI
 
 # Lightning's names, and what they mean: type of the weights, type that autocast multiplies in.
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
@@ -101,20 +99,14 @@ def run(argv: list[str]) -> Plan:
     Raises:
         UserError: If the configuration is wrong; the message is one line.
     """
-    try:
+    with told("plan"):
         cli = _PlanCLI(argv)
-    except ArgumentError as error:
-        raise UserError(f"{one_line(error)} (`omni plan --help` tells what there is)") from error
     print(_report(cli.plan, chosen=cli.config["trainer"]["precision"] is None, told=cli.config["gpu_memory"]))
     return cli.plan
 
 
-class _PlanCLI(OmniCLI):
-    """Reads what `omni fit` reads, and makes the stage alone: no trainer, no data."""
-
-    def __init__(self, argv: list[str]) -> None:
-        self._argv = argv
-        super().__init__(run=False)
+class _PlanCLI(Configuration):
+    """Makes the stage alone: no trainer, no data."""
 
     def init_parser(self, **kwargs: Any) -> Any:
         description = "Count a configuration's parameters and memory. Takes what `omni fit` takes, and --gpu_memory."
@@ -126,34 +118,18 @@ class _PlanCLI(OmniCLI):
         # `ckpt_path` and whatever else `fit` takes and writes into a run's config.yaml; nothing here depends on it.
         parser.add_method_arguments(self.trainer_class, "fit", skip=self.subcommands()["fit"])
 
-    def parse_arguments(self, parser: Any, args: Any) -> None:
-        self.config = parser.parse_args(self._argv)
-
-    def _set_seed(self) -> None:
-        """Nothing here is random."""
-
-    def _add_instantiators(self) -> None:
-        """They record hyper-parameters for checkpoints, and no checkpoint is written."""
-
     def instantiate_classes(self) -> None:
         told, trainer = self.config["gpu_memory"], self.config["trainer"]
         gpu_memory = None if told is None else parse_size(told)
-        self._make("data")  # refuses wrong arguments; it opens no file before it is set up
+        self.make("data")  # refuses wrong arguments; it opens no file before it is set up
         with fake_tensors():
             self.plan = measure(
-                self._make("model"),
+                self.make("model"),
                 self.config["data"]["init_args"].as_dict(),
                 precision=trainer["precision"] or best_precision(trainer["accelerator"]),
                 accumulating=trainer["accumulate_grad_batches"] > 1,
                 gpu_memory=gpu_memory,
             )
-
-    def _make(self, key: str) -> Any:
-        try:
-            return self.parser.instantiate(Namespace({key: self.config[key]}))[key]
-        except ValueError as error:
-            message = one_line(error)
-            raise UserError(message if message.startswith(f"{key}.") else f"{key}: {message}") from error
 
 
 @contextmanager

@@ -7,9 +7,11 @@ import hashlib
 import logging
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentError, Namespace
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -42,6 +44,9 @@ warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
+
+# What else of the trainer decides what becomes of the weights.
+_BUDGET = ("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches")
 
 
 class OmniCLI(LightningCLI):
@@ -93,7 +98,7 @@ class OmniCLI(LightningCLI):
     def before_fit(self) -> None:
         """Loads the parts of earlier stages, or finds the checkpoint to resume."""
         self._resolve_checkpoint("fit")
-        self.model.config_fingerprint = self._fingerprint()
+        self.model.config_fingerprint = self.fingerprint
         if self.config_init["fit"].get("ckpt_path") is None:
             if self.trainer.is_global_zero:
                 keep_earlier_run(Path(run_folder(self.trainer)))
@@ -123,10 +128,19 @@ class OmniCLI(LightningCLI):
         self.model.check_checkpoint(checkpoints.read(path), path)
         config["ckpt_path"] = path
 
-    def _fingerprint(self) -> str:
-        """A hash of what is trained on what: the configuration of model, data, seed, and parts loaded."""
-        config = self._get(self.config, "model"), self._get(self.config, "data")
-        return hashlib.sha256(repr((config, self._get(self.config, "init_from"))).encode()).hexdigest()
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what is trained on what, and for how long: wherever the repository lies, on whatever device."""
+        parts = [self._get(self.config, key) for key in ("model", "data", "init_from", "seed_everything")]
+        trainer = self._get(self.config, "trainer")
+        return hashlib.sha256(repr(_plain([*parts, [trainer[key] for key in _BUDGET]])).encode()).hexdigest()
+
+
+def _plain(config: Any) -> Any:
+    """A configuration without the files that it was read from."""
+    if isinstance(config, Mapping | Namespace):
+        return {key: _plain(value) for key, value in sorted((vars(config) if isinstance(config, Namespace) else config).items()) if key != "__path__"}
+    return [_plain(value) for value in config] if isinstance(config, list | tuple) else config
 
 
 def run(argv: list[str]) -> OmniCLI:
@@ -136,8 +150,6 @@ def run(argv: list[str]) -> OmniCLI:
         UserError: If the configuration is wrong; the message is one line.
         SystemExit: With 128 + the signal's number, if a signal ended the run after it saved.
     """
-    from jsonargparse import ArgumentError
-
     from omni.cli import one_line
 
     # LightningCLI warns of arguments that are not the command line's, and DDP starts its other ranks with them.

@@ -137,6 +137,10 @@ class OmniTuning(Stage):
         """The audio encoder's units are those of its CTC head, and none of the data's."""
         return name == "thinker"
 
+    def tell(self, data: Any) -> None:
+        """How many tokens media take."""
+        data.lay_out(self.omni.layout)
+
     def setup(self, stage: str) -> None:
         """Checks that model and data fit together, tells the data how media are laid out, calibrates projectors."""
         super().setup(stage)
@@ -158,7 +162,7 @@ class OmniTuning(Stage):
                 raise UserError(f"data.init_args.{name} is {given} and the encoder's {needed}: make them equal")
         for name in self.frozen:  # in the mode of the others: Lightning warns of eval mode where fitting begins,
             self.part(name).train(self.training)  # and `on_train_start` brings it about a moment later
-        data.lay_out(self.omni.layout)
+        self.tell(data)
         if stage == "fit":  # a checkpoint that is resumed brings its own, after this
             for name in _PROJECTORS:
                 if name in self.parts and name not in self.ancestors:

@@ -99,6 +99,9 @@ class Stage(LightningModule, ABC):
         """Fills a part with the weights of an earlier stage, and remembers where they came from."""
         self.ancestors[name] = checkpoints.load_part(self.part(name), name, path)
 
+    def tell(self, data: Any) -> None:
+        """Tells a data module what it must know of the model to find its batches."""
+
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the data that the stage is attached to."""
@@ -247,6 +250,8 @@ class Stage(LightningModule, ABC):
         checkpoint["parts"] = {name: part.recipe for name, part in self.parts.items()}
         checkpoint["tokenizer"] = self.tokenizer.state()
         checkpoint["lineage"] = self.lineage
+        measured = self.trainer.callback_metrics
+        checkpoint["metrics"] = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
         if self.hears:
             checkpoint["audio"] = mel_constants()
         checkpoint["rng"] = {

@@ -143,6 +143,7 @@ class ConversationData(ResumableData):
         Raises:
             UserError: If the model cannot take in what is there, or no row is short enough.
         """
+        self.setup()
         self._layout, self._fingerprint = layout, None
         self._splits = {split: self._fit(split, sources) for split, sources in self._sources.items()}
         if "train" in self._splits and self._split("train").rows:
