@@ -36,6 +36,7 @@ class Verb(NamedTuple):
 
 
 VERBS = {
+    "train": Verb("omni.chain.train:train", "Train all stages of a chain: omni train configs/chain.yaml", ("chain",)),
     "generate": Verb("omni.inference:generate", "Continue a text with a trained Thinker."),
     "transcribe": Verb("omni.transcription:transcribe_files", "Write down what is said in audio files.", ("files+",)),
     "classify": Verb("omni.classification:classify_files", "Tell what is in images.", ("images+",), ("labels",)),

@@ -1,0 +1,22 @@
+"""A stage as a process of its own: the command `omni`, which is told to stop when whoever started it is gone.
+
+The parent holds the other end of its standard input and never writes. Once that end is closed, be it by kill -9, the
+stage saves and ends, as after any SIGTERM.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+from omni.cli import main
+
+
+def _watch() -> None:
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_watch, daemon=True).start()
+    main(sys.argv[1:])
