@@ -21,24 +21,27 @@ class Goal(NamedTuple):
 
     Attributes:
         metric: Its name, such as `val/wer`.
-        below: It should be less than this; None where it should be `above`.
+        below: It should be less than this number, or than the metric of this name; None where it should be `above`.
         above: It should be more than this; None where it should be `below`.
     """
 
     metric: str
-    below: float | None = None
-    above: float | None = None
+    below: float | str | None = None
+    above: float | str | None = None
 
     def __str__(self) -> str:
         if self.below is None and self.above is None:
             return "none"
-        return f"< {self.below:g}" if self.below is not None else f"> {self.above:g}"
+        return f"< {self.below}" if self.below is not None else f"> {self.above}"
 
-    def reached(self, value: float) -> bool | None:
-        """Whether a value is good enough; None where nothing is to be reached."""
-        if self.below is not None:
-            return value < self.below
-        return None if self.above is None else value > self.above
+    def reached(self, metrics: Mapping[str, float]) -> bool | None:
+        """Whether what was measured is good enough; None where nothing is to be reached, or was measured."""
+        bounds = [metrics.get(bound) if isinstance(bound, str) else bound for bound in (self.below, self.above)]
+        value = metrics.get(self.metric)
+        if value is None or bounds == [None, None]:
+            return None
+        below, above = bounds
+        return (below is None or value < below) and (above is None or value > above)
 
 
 @final
@@ -85,12 +88,11 @@ class Chain:
         return Path("lightning_logs", self.name)
 
 
-def read_chain(path: Path, *, steps: int | None = None) -> Chain:
+def read_chain(path: Path) -> Chain:
     """Reads a chain and the configurations of its stages.
 
     Args:
         path: The chain's YAML.
-        steps: Optimizer steps of every stage, instead of its own; it is validated once, at the end.
 
     Raises:
         UserError: If a stage or a checkpoint that one begins with is missing, stages wait for each other in a circle,
@@ -100,7 +102,7 @@ def read_chain(path: Path, *, steps: int | None = None) -> Chain:
     stages = content["stages"]
     links = {}
     for name, stage in stages.items():
-        arguments = _arguments(path, name, stage, steps)
+        arguments = _arguments(path, name, stage)
         with _of(path, name), told("fit"):
             configuration = Configuration(arguments)
             goal = Goal(stage["metric"], stage.get("below"), stage.get("above"))
@@ -131,8 +133,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise UserError(f"{where} is {stage!r}: give it at least `config` and `metric`")
         _check_keys(where, stage, _LINK_KEYS, {"config", "metric"})
         for key in ("below", "above"):
-            if not isinstance(stage.get(key, 0.0), int | float):
-                raise UserError(f"{where}: {key} is {stage[key]!r}: give a number")
+            if not isinstance(stage.get(key, 0.0), int | float | str):
+                raise UserError(f"{where}: {key} is {stage[key]!r}: give a number, or the name of another metric")
         for key, kind in {"overrides": dict, "after": list}.items():
             if not isinstance(stage.get(key) or kind(), kind):
                 raise UserError(f"{where}: {key} is {stage[key]!r}: give a {'mapping' if kind is dict else 'list'}")
@@ -146,13 +148,11 @@ def _check_keys(where: str, given: Mapping[str, Any], known: set[str], required:
         raise UserError(f"{where} has no {missing[0]!r}")
 
 
-def _arguments(path: Path, name: str, stage: Mapping[str, Any], steps: int | None) -> list[str]:
+def _arguments(path: Path, name: str, stage: Mapping[str, Any]) -> list[str]:
     config = path.parent / stage["config"]
     if not config.is_file():
         raise UserError(f"chain {path}: stage {name}: its config {config} does not exist")
     overrides = {"trainer.enable_progress_bar": False, **(stage.get("overrides") or {})}
-    if steps is not None:
-        overrides |= {"trainer.max_steps": steps, "trainer.val_check_interval": steps}
     pairs = [f"--{key}={each if isinstance(each, str) else json.dumps(each)}" for key, each in overrides.items()]
     return ["--config", os.path.relpath(config) if not config.is_absolute() else str(config), *pairs]
 

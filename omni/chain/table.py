@@ -32,7 +32,9 @@ class Table:
         self.links, self.journal = links, journal
         self.stream = stream or sys.stdout
         self.every = every
-        self._height, self._shown, self._said, self._metrics = 0, 0.0, {}, {}
+        self._height, self._shown = 0, 0.0
+        self._said: dict[str, tuple[str, float]] = {}
+        self._metrics: dict[str, dict[str, float]] = {}
 
     def show(self, statuses: Mapping[str, Status]) -> None:
         """Shows how things are now."""
@@ -65,15 +67,15 @@ class Table:
         if running and progress.get("seconds", 0.0) > time.monotonic() - status.began:
             progress = {}  # of an earlier attempt
         step, steps = progress.get("step"), progress.get("steps")
-        value = progress.get("metrics", {}).get(link.goal.metric, self._metrics.get(name))
-        self._metrics[name] = value
+        measured = self._metrics[name] = {**self._metrics.get(name, {}), **progress.get("metrics", {})}
+        value = measured.get(link.goal.metric)
         return (
             name,
             _state(link, status, statuses),
             "" if step is None else f"{step:,} of {steps:,}" if steps else f"{step:,}",
             "" if seconds is None or status.state in ("waiting", "blocked") else clock(seconds),
             _left(progress) if running else "",
-            "" if value is None else f"{link.goal.metric} {value:.4g}{verdict(link.goal, value)}",
+            "" if value is None else f"{link.goal.metric} {value:.4g}{verdict(link.goal, measured)}",
         )
 
 
@@ -98,9 +100,9 @@ def _left(progress: Mapping[str, float]) -> str:
     return f"{clock(progress['seconds'] / made * (progress['steps'] - progress['step']))} left"
 
 
-def verdict(goal: Goal, value: float) -> str:
+def verdict(goal: Goal, metrics: Mapping[str, float]) -> str:
     """What is to be reached, and whether it is."""
-    reached = goal.reached(value)
+    reached = goal.reached(metrics)
     return "" if reached is None else f" ({goal}{'' if reached else ' is not reached'})"
 
 

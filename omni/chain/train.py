@@ -20,7 +20,7 @@ from omni.chain.table import Table, clock
 from omni.errors import UserError
 
 
-def train(chain: Path, *, jobs: int = 1, steps: int | None = None, report: bool = True) -> None:
+def train(chain: Path, *, jobs: int = 1, report: bool = True) -> None:
     """Train all stages of a chain, each by `omni fit` with its own configuration, in the order that they need.
 
     What is done, and has neither another configuration, other data nor other ancestors since, is kept; what was cut
@@ -30,14 +30,12 @@ def train(chain: Path, *, jobs: int = 1, steps: int | None = None, report: bool 
     Args:
         chain: The chain's YAML, such as configs/world/chain.yaml.
         jobs: Stages at work at the same time, at most. They share the processor's cores and the GPU.
-        steps: Optimizer steps of every stage instead of its own, to see whether a chain holds together.
         report: Whether to write the report.
     """
-    for name, number in {"jobs": jobs, "steps": steps}.items():
-        if number is not None and number < 1:
-            raise UserError(f"--{name} is {number}: give 1 or more")
+    if jobs < 1:
+        raise UserError(f"--jobs is {jobs}: give 1 or more")
     began = time.monotonic()
-    described = read_chain(chain, steps=steps)
+    described = read_chain(chain)
     with _alone(described) as lock:
         journal = Journal(described.folder / "chain.json")
         table = Table(described.links, journal)

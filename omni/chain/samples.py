@@ -1,0 +1,248 @@
+"""What each stage of a chain makes of something that it was not trained on, to be read, seen and heard."""
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from omni.checkpoint import from_checkpoint, read
+from omni.classification import VisionModel
+from omni.coding import decode, encode
+from omni.configuration import Configuration, quiet
+from omni.data.conversations.dataset import ConversationRows
+from omni.data.conversations.rows import encoded
+from omni.data.conversations.sources import Conversation, open_conversations
+from omni.data.images.entries import open_images
+from omni.data.images.rows import Faults, ImageRow
+from omni.data.images.sources import Location
+from omni.data.speech.utterances import open_utterances
+from omni.errors import UserError
+from omni.generation import Sampling, generate
+from omni.inference import load
+from omni.media.audio import LogMel, read_audio, write_audio
+from omni.media.images import Preprocessing
+from omni.models.codec import Codec
+from omni.models.omni import Omni
+from omni.models.part import Part
+from omni.recognition import load_recognizer
+from omni.synthesis import GRIFFIN_LIM, load_synthesizer, load_vocoder
+from omni.tokenizer import END, Tokenizer
+
+_ANSWER_TOKENS = 64
+_LABELS = 8  # captions that a picture is compared with
+
+
+class Sample(NamedTuple):
+    """What a stage makes of something.
+
+    Attributes:
+        lines: Texts by what they are.
+        files: Pictures and sounds.
+    """
+
+    lines: dict[str, str]
+    files: list[Path]
+
+
+def sample(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
+    """What the model of a checkpoint makes of the first thing in the validation data of its configuration.
+
+    Args:
+        configuration: Of the stage.
+        checkpoint: What it has trained.
+        out: Where pictures and sounds are written, with its suffixes: `samples/audio`.
+
+    Raises:
+        UserError: If there is nothing to make something of, or nothing comes of it.
+    """
+    stage = read(checkpoint)["lineage"]["stage"]
+    if stage not in _KINDS:
+        raise UserError(f"of stage {stage} no samples are known")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with quiet():
+        return _KINDS[stage](configuration, checkpoint, out)
+
+
+def _text(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
+    prompts = configuration.config["model"]["init_args"].get("sample_prompts") or [""]
+    prompt = prompts[-1]
+    [written] = load(checkpoint).generate(prompt, max_tokens=_ANSWER_TOKENS, sampling=Sampling(seed=0))
+    return Sample({"writes": prompt + written}, [])
+
+
+def _transcript(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
+    said, audio = _utterance(configuration)
+    [heard] = load_recognizer(checkpoint).transcribe([audio])
+    return Sample({"is said": said, "hears": heard.text}, [_wav(out, audio)])
+
+
+def _seen(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
+    rows = _pictures(configuration)
+    model, pixels = VisionModel(checkpoint), rows[0].read()
+    captions = list(dict.fromkeys(caption for row in rows for caption in row.captions[:1]))
+    labels = captions if model.classifier is None else None
+    [answer] = model.classify([pixels.expand(3, -1, -1)], labels=labels)
+    several = {attribute.name for attribute in model.attributes if attribute.several} if labels is None else set()
+    words = [
+        f"{name}: {', '.join(value for value, p in shares.items() if p > 0.5) if name in several else next(iter(shares))}"
+        for name, shares in answer.items()
+    ]
+    is_there = rows[0].captions[0] if rows[0].captions else ", ".join(map(str, rows[0].labels.values()))
+    return Sample({"is there": is_there, "sees": "; ".join(words)}, [_png(out, pixels)])
+
+
+@torch.no_grad()
+def _rebuilt(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
+    said, audio = _utterance(configuration)
+    codec, _ = from_checkpoint(checkpoint, "codec", Codec)
+    codes = encode(codec, LogMel(codec.num_mels)(audio))
+    sound = load_vocoder(GRIFFIN_LIM, codec.num_mels)(decode(codec, codes)[None])[0]
+    rate = codec.frame_rate * codec.num_codebooks * np.log2(codec.codebook_size)
+    return Sample({"is said": said, "rebuilds it from": f"{rate:,.0f} bits a second"}, [_wav(out, sound[: len(audio)])])
+
+
+def _spoken(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
+    text, _ = _utterance(configuration)
+    [speech] = load_synthesizer(checkpoint).speak(text)
+    if not len(speech.audio):
+        raise UserError("the Talker is silent")
+    [heard] = load_recognizer(checkpoint).transcribe([speech.audio])
+    return Sample({"is to say": text, "is heard to say": heard.text}, [_wav(out, speech.audio)])
+
+
+@torch.no_grad()
+def _sounded(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
+    said, audio = _utterance(configuration)
+    num_mels = int(read(checkpoint)["parts"]["vocoder"]["init_args"]["num_mels"])
+    sound: Tensor = load_vocoder(checkpoint, num_mels)(LogMel(num_mels)(audio)[None])[0]
+    return Sample({"is said": said, "makes sound of": "its spectrogram"}, [_wav(out, sound[: len(audio)])])
+
+
+def _answered(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
+    """A question about a picture, written if there is one, else spoken."""
+    entries = configuration.config["data"]["init_args"]["val"]
+    sources = open_conversations([entries] if isinstance(entries, str) else list(entries))
+    found = [row for source in sources for row in islice(source.rows(), 200)]
+    if not found:
+        raise UserError("data.init_args.val has no conversations")
+
+    def liking(row: Conversation) -> tuple[bool, int]:
+        kinds = [medium.kind for medium in row.media]
+        return kinds == ["image"], kinds.count("image")
+
+    chosen = max(found, key=liking)
+    asked, right, said = _answer(checkpoint, chosen)
+    files = []
+    for medium in chosen.media:
+        source: Any = medium.files[0]
+        files.append(_wav(out, read_audio(source)) if medium.kind == "audio" else _copy(out, source))
+    return Sample({"is asked": asked, "should answer": right, "answers": said}, files)
+
+
+@torch.no_grad()
+def _answer(checkpoint: Path, conversation: Conversation) -> tuple[str, str, str]:
+    """What is asked last, the right answer, and the model's."""
+    held = read(checkpoint)
+    parts: dict[str, Any] = {name: from_checkpoint(checkpoint, name, Part)[0] for name in held["parts"]}
+    names = ("thinker", "vision_encoder", "vision_projector", "audio_encoder", "audio_projector")
+    omni = Omni(**{name: parts[name] for name in names if name in parts})
+    tokenizer = Tokenizer.from_state(held["tokenizer"])
+    rows = ConversationRows(
+        [encoded(conversation, tokenizer)],
+        [np.zeros(1, dtype=int)],
+        layout=omni.layout,
+        tokenizer=tokenizer,
+        preprocessing=Preprocessing(**held.get("images", {"size": 16})),
+        num_mels=parts["audio_encoder"].num_mels if "audio_encoder" in parts else 16,
+    )
+    batch = rows.__getitems__([0])
+    prompt = batch.tokens[0, : batch.prompts[0]].tolist()
+    embeddings = omni.embed(batch.tokens, images=batch.images, mels=batch.mels, mel_lengths=batch.mel_lengths)
+    steps = generate(
+        parts["thinker"],
+        [prompt],
+        embeddings=embeddings,
+        positions=omni.rotary_positions(batch.positions),
+        max_tokens=_ANSWER_TOKENS,
+        stop=END,
+        vocab_size=tokenizer.vocab_size,
+        sampling=Sampling(temperature=0),
+    )
+    said = [token for (token,) in steps if token not in (None, END)]
+    return tokenizer.decode(prompt).strip(), batch.answers[0], tokenizer.decode(said)
+
+
+# ---------------------------------------------------------------------- what is held out
+
+
+def _data(configuration: Configuration) -> dict[str, Any]:
+    return configuration.config["data"]["init_args"].as_dict()
+
+
+def _entries(data: dict[str, Any]) -> list[str]:
+    entries = data.get("val") or data["train"]  # rows held out of training are not named anywhere
+    return [entries] if isinstance(entries, str) else list(entries)
+
+
+def _utterance(configuration: Configuration) -> tuple[str, Tensor]:
+    """What is said in a recording, and its samples."""
+    data = _data(configuration)
+    options = {"text_column": data["text_column"], "cache_dir": Path(data["cache_dir"]), "hub_split": "validation"}
+    for source in open_utterances(_entries(data), **options):
+        for number, row in enumerate(source.rows()):
+            return row.text, read_audio(source.audio(number, row))
+    raise UserError("the data has no recording")
+
+
+def _pictures(configuration: Configuration) -> list[ImageRow]:
+    """The first few pictures."""
+    data = _data(configuration)
+    folder = data["image_folder"]
+    location = Location(
+        root=Path(data["root"]),
+        image_folder=None if folder is None else Path(folder),
+        cache_dir=Path(data["cache_dir"]),
+    )
+    source = open_images(_entries(data)[0], "val", location)
+    rows = list(islice(source.rows(Faults(skip=True)), _LABELS))
+    if not rows:
+        raise UserError("the data has no picture")
+    return rows
+
+
+# ---------------------------------------------------------------------- what is written
+
+
+def _wav(out: Path, audio: Tensor) -> Path:
+    path = out.with_suffix(".wav")
+    write_audio(path, audio.clamp(-1, 1))
+    return path
+
+
+def _png(out: Path, pixels: Tensor) -> Path:
+    path = out.with_suffix(".png")
+    Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()).save(path)
+    return path
+
+
+def _copy(out: Path, source: str | bytes) -> Path:
+    from omni.media.images import read_image
+
+    return _png(out, read_image(source))
+
+
+_KINDS: dict[str, Callable[[Configuration, Path, Path], Sample]] = {
+    "ThinkerPretraining": _text,
+    "SpeechRecognition": _transcript,
+    "VisionPretraining": _seen,
+    "CodecTraining": _rebuilt,
+    "TalkerTraining": _spoken,
+    "VocoderTraining": _sounded,
+    "OmniTuning": _answered,
+}
+__all__: Sequence[str] = ["Sample", "sample"]
