@@ -2,17 +2,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := lightning_logs/world
-SPOKEN := data/world/speech/val/world-val-000000.wav
-DRAWN := data/world/images/val/world-val-000000.png
+TALKS := data/world/conversations
+JOBS ?= 1
 
-.PHONY: quickstart test lint check install clean
+.PHONY: quickstart smoke test lint check install clean
 
-quickstart: $(RUNS)/thinker/done $(RUNS)/audio/done $(RUNS)/vision/done  ## world, stages A, B, C: what each makes of it
-	$(BIN)/omni generate --checkpoint $(RUNS)/thinker/best.ckpt --text "The picture shows" --max_tokens 80
-	@echo "said:  $$(sed -n '1s/.*"text": "\([^"]*\)".*/\1/p' data/world/speech/val.jsonl)"
-	@echo "heard: $$($(BIN)/omni transcribe $(SPOKEN) --checkpoint $(RUNS)/audio/best.ckpt)"
-	@echo "drawn: $$(sed -n '1s/.*"captions": \["\([^"]*\)".*/\1/p' data/world/images/val.jsonl)"
-	@echo "seen:  $$($(BIN)/omni classify $(DRAWN) --checkpoint $(RUNS)/vision/best.ckpt)"
+# The seventh of the world's held-out conversations is a question that is asked aloud about a picture.
+quickstart: data/world/world.json  ## world, all stages, and an answer, written and spoken, to a question about a picture
+	$(BIN)/omni train configs/world/chain.yaml --jobs $(JOBS)
+	$(BIN)/omni generate --checkpoint $(RUNS)/omni/best.ckpt --voice $(RUNS)/talker/best.ckpt \
+	    --speak $(RUNS)/answer.wav \
+	    --image $(TALKS)/$$(sed -n '7s/.*"image": "\([^"]*\)".*/\1/p' $(TALKS)/val.jsonl) \
+	    --audio $(TALKS)/$$(sed -n '7s/.*"audio": "\([^"]*\)".*/\1/p' $(TALKS)/val.jsonl)
+	@echo "right: $$(sed -n '7s/.*"assistant", "content": "\([^"]*\)".*/\1/p' $(TALKS)/val.jsonl)"
+
+smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in build/smoke; and the notebook on it
+	rm -rf build/smoke/lightning_logs && mkdir -p build/smoke
+	cd build/smoke && ../../$(BIN)/omni data world --documents 300 --val_documents 20 --utterances 80 \
+	    --val_utterances 12 --narrations 40 --val_narrations 8 --pictures 300 --val_pictures 40 \
+	    --conversations 200 --val_conversations 24
+	cd build/smoke && ../../$(BIN)/omni train ../../configs/world/smoke.yaml --jobs 2
+	cd build/smoke && ../../$(BIN)/omni train ../../configs/world/smoke.yaml | tee again.txt
+	test $$(grep --count "done before" build/smoke/again.txt) = 6
+	$(BIN)/python -m pytest -n 0 -m slow tests/test_notebooks.py
 
 test: .venv/installed  ## the tests
 	$(BIN)/python -m pytest
@@ -36,15 +48,5 @@ data/world/world.json: .venv/installed
 	$(BIN)/omni data world --out data/world
 	@touch $@
 
-# A run that was cut goes on where it was; one whose configuration has changed since begins anew.
-.SECONDARY:
-$(RUNS)/%/done: data/world/world.json configs/base.yaml configs/world/%.yaml
-	$(BIN)/omni fit --config configs/world/$*.yaml $(if $(wildcard $(RUNS)/$*/done),,$(if $(wildcard $(RUNS)/$*/last.ckpt),--ckpt_path last))
-	@touch $@
-
-$(RUNS)/thinker/done: configs/models/laptop/thinker.yaml
-$(RUNS)/audio/done: configs/models/laptop/audio_encoder.yaml
-$(RUNS)/vision/done: configs/models/laptop/vision_encoder.yaml
-
 clean:  ## all that was made, the environment too
-	rm -rf .venv data lightning_logs/world
+	rm -rf .venv build data lightning_logs/world

@@ -138,8 +138,10 @@ class OmniCLI(LightningCLI):
 
 def _plain(config: Any) -> Any:
     """A configuration without the files that it was read from."""
-    if isinstance(config, Mapping | Namespace):
-        return {key: _plain(value) for key, value in sorted((vars(config) if isinstance(config, Namespace) else config).items()) if key != "__path__"}
+    if isinstance(config, Namespace):
+        config = vars(config)
+    if isinstance(config, Mapping):
+        return {key: _plain(value) for key, value in sorted(config.items()) if key != "__path__"}
     return [_plain(value) for value in config] if isinstance(config, list | tuple) else config
 
 

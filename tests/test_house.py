@@ -51,11 +51,17 @@ MAY_IMPORT = {
     "callbacks": {"precision"},
     "training": {"stages", "data", "checkpoint", "callbacks", "precision", "cli"},
     "memory": set(),
-    "plan": {"training", "stages", "memory", "precision", "cli"},
+    "configuration": {"training", "cli"},
+    "plan": {"configuration", "stages", "memory", "precision"},
+    "chain": CORE
+    | {
+        *("configuration", "data", "memory", "inference", "recognition", "classification", "synthesis", "coding"),
+        "cli",
+    },
     "bench": CORE | {"layers", "optimizers", "memory", "precision", "data", "synthesis"},
     "cli": {
         *("training", "inference", "classification", "transcription", "narration", "coding", "wer", "data", "plan"),
-        "bench",
+        *("bench", "chain"),
     },
     "__init__": {"inference", "recognition", "classification", "synthesis"},
 }

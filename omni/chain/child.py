@@ -12,11 +12,16 @@ import threading
 from omni.cli import main
 
 
-def _watch() -> None:
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
+def end_with_parent() -> None:
+    """Sends this process SIGTERM once its standard input ends."""
+
+    def watch() -> None:
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_watch, daemon=True).start()
+    end_with_parent()
     main(sys.argv[1:])

@@ -90,13 +90,16 @@ def _sample(link: Link, checkpoint: Path, samples: Path) -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit that the code is at, with a `+` where files differ from it; None outside a repository."""
-    git = ["git", "-C", str(Path(__file__).parents[2])]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+        commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+" if changed.stdout.strip() else "")
+    return commit + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _hardware() -> dict[str, Any]:
@@ -159,6 +162,5 @@ def _row(stage: Mapping[str, Any]) -> str:
 
 def _shown(found: Mapping[str, Any]) -> list[str]:
     lines = [f"- {name}: {' '.join(str(text).split())}" for name, text in found.items() if name != "files"]
-    for file in found.get("files", ()):
-        lines.append(f"- ![{Path(file).stem}]({file})" if file.endswith(".png") else f"- [{file}]({file})")
-    return lines
+    files = found.get("files", ())
+    return lines + [f"- {'!' if file.endswith('.png') else ''}[{Path(file).name}]({file})" for file in files]

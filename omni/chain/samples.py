@@ -1,6 +1,6 @@
 """What each stage of a chain makes of something that it was not trained on, to be read, seen and heard."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from omni.errors import UserError
 from omni.generation import Sampling, generate
 from omni.inference import load
 from omni.media.audio import LogMel, read_audio, write_audio
-from omni.media.images import Preprocessing
+from omni.media.images import Preprocessing, read_image
 from omni.models.codec import Codec
 from omni.models.omni import Omni
 from omni.models.part import Part
@@ -88,10 +88,10 @@ def _seen(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     labels = captions if model.classifier is None else None
     [answer] = model.classify([pixels.expand(3, -1, -1)], labels=labels)
     several = {attribute.name for attribute in model.attributes if attribute.several} if labels is None else set()
-    words = [
-        f"{name}: {', '.join(value for value, p in shares.items() if p > 0.5) if name in several else next(iter(shares))}"
-        for name, shares in answer.items()
-    ]
+    words = []
+    for name, shares in answer.items():
+        likely = [value for value, share in shares.items() if share > 0.5]
+        words.append(f"{name}: {', '.join(likely) or 'none' if name in several else next(iter(shares))}")
     is_there = rows[0].captions[0] if rows[0].captions else ", ".join(map(str, rows[0].labels.values()))
     return Sample({"is there": is_there, "sees": "; ".join(words)}, [_png(out, pixels)])
 
@@ -140,7 +140,7 @@ def _answered(configuration: Configuration, checkpoint: Path, out: Path) -> Samp
     files = []
     for medium in chosen.media:
         source: Any = medium.files[0]
-        files.append(_wav(out, read_audio(source)) if medium.kind == "audio" else _copy(out, source))
+        files.append(_wav(out, read_audio(source)) if medium.kind == "audio" else _png(out, read_image(source)))
     return Sample({"is asked": asked, "should answer": right, "answers": said}, files)
 
 
@@ -230,12 +230,6 @@ def _png(out: Path, pixels: Tensor) -> Path:
     return path
 
 
-def _copy(out: Path, source: str | bytes) -> Path:
-    from omni.media.images import read_image
-
-    return _png(out, read_image(source))
-
-
 _KINDS: dict[str, Callable[[Configuration, Path, Path], Sample]] = {
     "ThinkerPretraining": _text,
     "SpeechRecognition": _transcript,
@@ -245,4 +239,3 @@ _KINDS: dict[str, Callable[[Configuration, Path, Path], Sample]] = {
     "VocoderTraining": _sounded,
     "OmniTuning": _answered,
 }
-__all__: Sequence[str] = ["Sample", "sample"]
