@@ -71,11 +71,27 @@ class StageCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,  # Lightning regroups accumulated batches when it resumes from there
             auto_insert_metric_name=False,
         )
+        self._due = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Takes the run's folder."""
         self.dirpath = str(run_folder(trainer))
         super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves; behind a validation that is about to come, so that whoever resumes does not miss it."""
+        self._due = self.monitor is None and _validates_now(trainer)
+        if not self._due:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what was put off."""
+        if self._due:
+            self._due = False
+            super().on_train_batch_end(trainer, pl_module, {}, None, 0)
+        super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the end of training too, where it is not a multiple of `every_n_train_steps`."""
@@ -153,8 +169,8 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves and stops, once gradients are no longer being accumulated."""
-        if self._signum is None or trainer.fit_loop._should_accumulate():
+        """Saves and stops, once gradients are no longer being accumulated and no validation is about to come."""
+        if self._signum is None or trainer.fit_loop._should_accumulate() or _validates_now(trainer):
             return
         path = Path(run_folder(trainer)) / "last.ckpt"
         trainer.save_checkpoint(path)
@@ -279,6 +295,12 @@ class Throughput(Callback):
         if self._started:
             self._seconds += time.perf_counter() - self._started
             self._started = 0.0
+
+
+def _validates_now(trainer: Trainer) -> bool:
+    """Whether validation comes behind this batch."""
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
 def _log_interval(trainer: Trainer) -> int:

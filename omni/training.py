@@ -31,7 +31,7 @@ import omni.stages.thinker
 import omni.stages.vision
 import omni.stages.vocoder  # noqa: F401  importing a stage or a data module makes its bare class name known
 from omni import checkpoint as checkpoints
-from omni.callbacks import AtomicCheckpointIO, Stopped, keep_earlier_run, run_folder
+from omni.callbacks import AtomicCheckpointIO, StageCheckpoint, Stopped, keep_earlier_run, run_folder
 from omni.errors import UserError
 from omni.precision import best_precision
 from omni.stages.stage import Stage
@@ -92,6 +92,8 @@ class OmniCLI(LightningCLI):
             config["precision"] = best_precision(config["accelerator"])
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        # `last` is written behind `best`, so that it knows what `best` has to be better than.
+        trainer.callbacks.sort(key=lambda each: isinstance(each, StageCheckpoint) and each.monitor is None)  # pyright: ignore
         rank_zero_info(f"precision: {trainer.precision}")
         return trainer
 

@@ -55,6 +55,17 @@ class SignalAt(Callback):
             signal.raise_signal(self.signum)
 
 
+class KeepLast(Callback):
+    """Copies `last.ckpt` as it is at the beginning of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step - 1:
+            shutil.copy(RUN / "last.ckpt", RUN / "kept.ckpt")
+
+
 class TestRun:
     def test_leaves_two_checkpoints_and_its_curves(self, fit):
         fit()
@@ -193,6 +204,16 @@ class TestResume:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         fit("fit", frequent, "--ckpt_path=last", **options)
         assert same(whole, weights(RUN / "last.ckpt"))
+
+    def test_a_checkpoint_at_a_validation_knows_of_it(self, fit, workplace):
+        """So that whoever is killed behind it does not take something worse for the best later on."""
+        every = callback("omni.callbacks.StageCheckpoint", filename="last", every_n_train_steps=3)
+        fit("fit", every, callback("test_training.KeepLast", step=4))
+        kept = checkpoints.read(RUN / "kept.ckpt")
+        assert kept["lineage"]["step"] == 3
+        assert kept["metrics"]["val/loss"] == pytest.approx(scalars(RUN, "val/loss")[2], rel=1e-6)
+        states = [state for name, state in kept["callbacks"].items() if "'monitor': 'val/loss'" in name]
+        assert [float(state["best_model_score"]) for state in states] == [kept["metrics"]["val/loss"]]
 
     def test_ctrl_c_exits_cleanly(self, fit, capfd):
         with pytest.raises(SystemExit) as stop:
