@@ -129,9 +129,9 @@ def _markdown(content: Mapping[str, Any]) -> str:
     lines = [
         f"# {content['chain']}",
         "",
-        f"Trained in {clock(content['seconds'])} on {devices}, {hardware['memory_gib']} GiB; {hardware['system']}, "
-        f"PyTorch {content['versions']['torch']}, Lightning {content['versions']['lightning']}; commit "
-        f"{content['commit'] or 'unknown'}, {content['date']}.",
+        f"All stages together took {clock(content['seconds'])} on {devices}, {hardware['memory_gib']} GiB; "
+        f"{hardware['system']}, PyTorch {content['versions']['torch']}, Lightning {content['versions']['lightning']}; "
+        f"commit {content['commit'] or 'unknown'}, {content['date']}.",
         "",
         "| stage | metric | target | reached | best at step | time | parameters |",
         "|---|---|---|---|---|---|---|",

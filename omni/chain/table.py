@@ -103,7 +103,7 @@ def _left(progress: Mapping[str, float]) -> str:
 def verdict(goal: Goal, metrics: Mapping[str, float]) -> str:
     """What is to be reached, and whether it is."""
     reached = goal.reached(metrics)
-    return "" if reached is None else f" ({goal}{'' if reached else ' is not reached'})"
+    return "" if reached is None else f" ({goal} {'✓' if reached else '✗'})"
 
 
 def clock(seconds: float) -> str:

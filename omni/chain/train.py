@@ -134,5 +134,5 @@ def _why(name: str, status: Status, launcher: Launcher) -> str:
     log, code = launcher.log(name), status.code or 0
     end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    told = next((line for line in reversed(lines) if line.startswith("omni: ")), lines[-1])
+    told = next((line for line in reversed(lines) if line.startswith("omni: ")), ["it says nothing", *lines][-1])
     return f"{told.removeprefix('omni: ')} ({end}; {log})"

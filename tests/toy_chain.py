@@ -1,0 +1,29 @@
+"""Chains of toy stages."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import CONFIGS, TOY
+
+FIRST = "lightning_logs/thinker/best.ckpt"
+NAME = "trainer.logger.init_args.name"
+SECOND = {NAME: "again", "init_from.thinker": FIRST, "data.init_args.tokenizer": FIRST}
+
+
+def stage(**changes: Any) -> dict[str, Any]:
+    """A toy stage A; `overrides` are added to those that make it a toy, and None takes a key out."""
+    overrides = {**TOY, **changes.pop("overrides", {})}
+    content = {"config": str(CONFIGS / "thinker.yaml"), "metric": "val/perplexity", "overrides": overrides, **changes}
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def written(stages: dict[str, Any], **content: Any) -> Path:
+    path = Path("chain.yaml")
+    path.write_text(yaml.safe_dump({"name": "toy", "stages": stages, **content}), encoding="utf-8")
+    return path
+
+
+def two(**overrides: Any) -> dict[str, Any]:
+    """A stage that begins with what the other learns; the wrong way round."""
+    return {"again": stage(overrides={**SECOND, **overrides}), "thinker": stage(below=1000, overrides=overrides)}
