@@ -226,8 +226,6 @@ class Progress(Callback):
         self._write(trainer, finished=True)
 
     def _write(self, trainer: Trainer, *, finished: bool = False) -> None:
-        if not trainer.is_global_zero:
-            return
         self._written, steps = time.monotonic(), trainer.estimated_stepping_batches
         content = {
             "step": trainer.global_step,
@@ -237,6 +235,8 @@ class Progress(Callback):
             "finished": finished,
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         }
+        if not trainer.is_global_zero:  # only now: reading metrics may need all ranks
+            return
         path = Path(run_folder(trainer)) / "progress.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")

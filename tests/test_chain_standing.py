@@ -1,16 +1,19 @@
 """Where the stages of a chain stand: what is kept, what goes on, and what is begun anew."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import CONFIGS
 from toy_chain import FIRST, SECOND, two, written
 
 from omni import checkpoint as checkpoints
 from omni.chain.description import read_chain
 from omni.chain.standing import Standing, standing
+from omni.configuration import Configuration
 from omni.errors import UserError
 
 
@@ -36,6 +39,12 @@ class TestStanding:
         for name in ("lightning_logs", "corpus.txt"):
             Path(name).symlink_to(workplace / name)
         assert self.find().state == "done"
+
+    def test_a_configuration_is_the_same_wherever_its_files_lie(self, workplace):
+        shutil.copytree(CONFIGS, "elsewhere")
+        folders = (CONFIGS, Path("elsewhere"))
+        here, there = (Configuration(["--config", str(folder / "world/thinker.yaml")]) for folder in folders)
+        assert here.fingerprint == there.fingerprint
 
     def test_another_configuration_or_more_steps(self, chain):
         assert self.find(**{"model.init_args.lr": 2e-3}).reason == "its configuration has changed"

@@ -15,8 +15,10 @@ from toy_omni import MELS, toy_omni
 
 from omni import checkpoint as checkpoints
 from omni.batch import ConversationBatch
+from omni.chain.samples import sample
 from omni.checkpoint import from_checkpoint
 from omni.cli import main
+from omni.configuration import Configuration
 from omni.conversation_figures import conversation_figure
 from omni.models.omni import Omni
 from omni.models.projector import Projector
@@ -124,6 +126,17 @@ def fit_omni(talks: Path):
         return main([verb, "--config", str(CONFIGS / "omni.yaml"), *pairs, *extra])
 
     return run
+
+
+def test_a_report_shows_an_answer_about_a_picture(fit_omni):
+    fit_omni()
+    pairs = [f"--{name}={value}" for name, value in TOY.items()]
+    configuration = Configuration(["--config", str(CONFIGS / "omni.yaml"), *pairs])
+    found = sample(configuration, configuration.folder / "best.ckpt", Path("samples/omni"))
+    assert found.lines["is asked"] == "?"
+    assert found.lines["should answer"] in "rgb"
+    assert "answers" in found.lines
+    assert Image.open(found.files[0]).size == (16, 16)
 
 
 def parts_of(path="lightning_logs/omni/last.ckpt"):
