@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omni.assistant import Assistant as Assistant
     from omni.classification import classify as classify
     from omni.inference import load as load
     from omni.recognition import transcribe as transcribe
@@ -11,13 +12,14 @@ if TYPE_CHECKING:
     from omni.synthesis import speak as speak
 
 _HOMES = {
+    "Assistant": "assistant",
     "classify": "classification",
     "load": "inference",
     "load_synthesizer": "synthesis",
     "speak": "synthesis",
     "transcribe": "recognition",
 }
-__all__ = ["classify", "load", "load_synthesizer", "speak", "transcribe"]
+__all__ = ["Assistant", "classify", "load", "load_synthesizer", "speak", "transcribe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+TRANSCRIPTION = "transcription"  # the task of conversations that is scored by its word errors
+APART = (TRANSCRIPTION, "composition")  # tasks that the accuracy over all leaves out: they have a figure of their own
+
 IGNORE = -100  # a target that is not scored; the value that PyTorch's cross-entropy ignores by default
 
 

@@ -6,6 +6,7 @@ A checkpoint of omni holds, beside what Lightning puts there:
 - `tokenizer`: its state (see `Tokenizer.state`),
 - `metrics`: what the last validation before it measured, by name (`val/loss`),
 - `lineage`: stage, step, fingerprints of configuration, data and tokenizer, and the same for every ancestor,
+- `units`: the state of the characters that its Talker reads, where the tokenizer is one of text,
 - `audio`: the constants of the spectrograms that its parts hear, if any (see `omni.media.audio.mel_constants`),
 - `rng`: the states of the random number generators.
 
@@ -161,6 +162,19 @@ def ancestry(path: str | Path, name: str) -> Lineage:
 
 def _vocabulary(state: dict[str, Any]) -> Tokenizer | Units:
     return Units.from_state(state) if "normalization" in state else Tokenizer.from_state(state)
+
+
+def units_of(path: str | Path) -> Units:
+    """The units of speech in a checkpoint: its own, or those of the Talker that travels in it (`units`).
+
+    Raises:
+        UserError: If it has none.
+    """
+    checkpoint = read(path)
+    units = _vocabulary(checkpoint.get("units") or checkpoint["tokenizer"])
+    if not isinstance(units, Units):
+        raise UserError(f"checkpoint {path} holds a tokenizer of text, and no characters for a Talker to read")
+    return units
 
 
 def tokenizer_of(path: str | Path) -> Tokenizer:

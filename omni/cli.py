@@ -37,7 +37,12 @@ class Verb(NamedTuple):
 
 VERBS = {
     "train": Verb("omni.chain.train:train", "Train all stages of a chain: omni train configs/chain.yaml", ("chain",)),
-    "generate": Verb("omni.inference:generate", "Continue a text with a trained Thinker."),
+    "generate": Verb(
+        "omni.generating:generate",
+        "Continue a text with a Thinker, or answer about text, images and sound.",
+        lists=("image", "audio", "video"),
+    ),
+    "chat": Verb("omni.chat:chat", "Converse about text, images and sound, in the terminal."),
     "transcribe": Verb("omni.transcription:transcribe_files", "Write down what is said in audio files.", ("files+",)),
     "classify": Verb("omni.classification:classify_files", "Tell what is in images.", ("images+",), ("labels",)),
     "speak": Verb("omni.narration:speak_texts", "Say texts with a trained Talker.", ("text?",), flags=("stream",)),
@@ -48,6 +53,11 @@ VERBS = {
     "data prepare": Verb("omni.data.prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")),
     "data check": Verb("omni.data.check:check", "Look for what would hurt training.", ("manifests+",)),
     "eval wer": Verb("omni.wer:evaluate", "Count word errors, by speaker and length, or compare two systems."),
+    "eval omni": Verb(
+        "omni.exam:examine",
+        "Count right answers to conversations by task, and with images and audio blanked.",
+        lists=("data",),
+    ),
     "plan": Verb("omni.plan:run", "Count a configuration's parameters and memory before training it."),
     "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
     "bench audio": Verb("omni.bench.audio:race", "Race the audio encoder against torchaudio's Conformer."),
@@ -110,7 +120,7 @@ def _call(verb: str, argv: list[str]) -> Any:
     if verb in PARSING_VERBS:
         return function(argv)
     try:
-        if not what.positionals:
+        if not (what.positionals or what.lists):
             return auto_cli(function, args=argv, prog=f"omni {verb}", as_positional=False, exit_on_error=False)
         parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
         _add_arguments(parser, function, what)

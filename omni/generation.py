@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from omni.errors import UserError
+from omni.layers.cache import KVCache
 from omni.models.interfaces import LanguageModel
 
 
@@ -95,6 +96,7 @@ def generate(
     stop: int,
     vocab_size: int | None = None,
     sampling: Sampling | None = None,
+    cache: KVCache | None = None,
 ) -> Iterator[list[int | None]]:
     """Continues prompts of any lengths together, step by step.
 
@@ -109,6 +111,8 @@ def generate(
         stop: The token that ends a row.
         vocab_size: Tokens that the tokenizer has, where the Thinker has more; the rest is never chosen.
         sampling: How tokens are chosen; the defaults of `Sampling` if not given.
+        cache: Holds the beginning of each prompt, all but its last token at most, and has room for the rest and for
+            what is added, but the last token; embeddings and positions are then of the rest. A new one if not given.
 
     Yields:
         For each step the new token of each row, or None where the row has ended. The stop token is yielded.
@@ -119,14 +123,15 @@ def generate(
     sampling = sampling or Sampling()
     vocab_size = vocab_size or thinker.vocab_size
     _check(prompts, max_tokens, vocab_size)
-    lengths = [len(prompt) for prompt in prompts]
-    cache = thinker.new_cache(len(prompts), max(lengths) + max_tokens)
+    if cache is None:
+        cache = thinker.new_cache(len(prompts), max(map(len, prompts)) + max_tokens)
     device = cache.keys.device
+    lengths = [len(prompt) - known for prompt, known in zip(prompts, cache.lengths, strict=True)]
     tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
     seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt)
-        seen[row, tokens[row, : len(prompt)]] = True
+    for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+        tokens[row, :length] = torch.tensor(prompt[-length:])
+        seen[row, torch.tensor(prompt)] = True
     tokens, seen = tokens.to(device), seen.to(device)
     draws = _uniform(sampling.seed, len(prompts), max_tokens).to(device)
 

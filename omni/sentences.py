@@ -15,6 +15,7 @@ _ABBREVIATIONS = {*_TITLES, "vs", "cf", "fig", "approx", "e.g", "i.e"}
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _CLAUSES = re.compile(rf"[,;:][{_CLOSING}]*\s|[—–，、；：]|\)\s")
 _SPACES = re.compile(r"\s")
+_FIRST_CLAUSE = 8  # characters that the first clause has at least: "No," is no beginning
 
 
 class Piece(NamedTuple):
@@ -51,6 +52,61 @@ def pieces(text: str, *, most: int = 160, length: Callable[[str], int] = len) ->
         if sentences:
             found[-1] = found[-1]._replace(pause=PARAGRAPH)
     return found
+
+
+class Clauses:
+    """Parts a text while it is being written: its first clause, then sentence by sentence, as `pieces` does.
+
+    What comes out depends on the text alone, and not on the parts in which it is pushed.
+
+    Args:
+        most: As in `pieces`.
+        length: As in `pieces`.
+    """
+
+    def __init__(self, *, most: int = 160, length: Callable[[str], int] = len) -> None:
+        self._most, self._length = most, length
+        self._rest, self._begun = "", False
+
+    def push(self, text: str) -> list[Piece]:
+        """The pieces that this text completes: what follows them has begun, so that nothing can change them."""
+        self._rest += text
+        return self._settled(last=False)
+
+    def finish(self) -> list[Piece]:
+        """The pieces that are left."""
+        return self._settled(last=True)
+
+    def _settled(self, *, last: bool) -> list[Piece]:
+        found: list[Piece] = []
+        while self._rest.strip():
+            end, pause = _first_sentence(self._rest)
+            whole = last or bool(self._rest[end:].strip())
+            if not self._begun and (cut := self._first_clause(self._rest[:end])):
+                found += _shortened(self._rest[:cut].strip(), CLAUSE, self._most, self._length)
+                end = cut
+            elif whole:
+                found += _shortened(self._rest[:end].strip(), pause, self._most, self._length)
+            else:
+                break
+            self._begun, self._rest = True, self._rest[end:]
+        return found
+
+    def _first_clause(self, sentence: str) -> int | None:
+        """Where the first clause ends, if something of the sentence follows."""
+        ends = (mark.end() for mark in _CLAUSES.finditer(sentence))
+        return next((end for end in ends if end >= _FIRST_CLAUSE and sentence[end:].strip()), None)
+
+
+def _first_sentence(text: str) -> tuple[int, float]:
+    """Where the first sentence of a text ends that is not blank, and how long to pause behind it."""
+    begin = len(text) - len(text.lstrip())
+    paragraph = _PARAGRAPHS.search(text, begin)
+    end = paragraph.start() if paragraph else len(text)
+    for mark in _ENDS.finditer(text, begin, end):
+        if not _abbreviates(text[begin : mark.start()], mark[0]) and text[mark.end() : end].strip():
+            return mark.end(), SENTENCE
+    return end, PARAGRAPH
 
 
 def _sentences(paragraph: str) -> Iterator[str]:

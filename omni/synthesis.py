@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni.checkpoint import from_checkpoint, read
+from omni.checkpoint import from_checkpoint, read, units_of
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, write_audio
 from omni.media.griffin_lim import GriffinLim
@@ -90,9 +90,9 @@ class Synthesizer:
 
     # ------------------------------------------------------------------ reading
 
-    def read(self, text: str) -> list[Breath]:
-        """What a text is made of; see `omni.speaking.breaths`."""
-        return breaths(text, self.units)
+    def read(self, text: str | Sequence[Breath]) -> list[Breath]:
+        """What a text is made of, see `omni.speaking.breaths`; what has been read stays as it is."""
+        return breaths(text, self.units) if isinstance(text, str) else list(text)
 
     def voice(self, speaker: int | str | None) -> int | None:
         """The number of a voice: of its name, of itself, or of the first one; None where the Talker has one only.
@@ -118,7 +118,7 @@ class Synthesizer:
 
     def speak(
         self,
-        texts: str | Sequence[str],
+        texts: str | Sequence[str | Sequence[Breath]],
         *,
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
@@ -141,7 +141,7 @@ class Synthesizer:
     @torch.no_grad()
     def parts(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | Sequence[Breath]],
         *,
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
@@ -152,7 +152,7 @@ class Synthesizer:
         A text sounds the same, whatever is said beside it.
 
         Args:
-            texts: Any texts.
+            texts: Any texts, or what has been read of them.
             speaker: The number of a voice, or its name, for a Talker that has several; the first if not given.
             sampling: How codes and pace are chosen.
             batch_size: Most sentences spoken at a time.
@@ -184,11 +184,12 @@ class Synthesizer:
     @torch.no_grad()
     def stream(
         self,
-        text: str,
+        text: str | Sequence[Breath],
         *,
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
         chunk: float = 0.64,
+        first: int = 0,
     ) -> Iterator[Tensor]:
         """Says a text, and yields its sound as it is made; joined it is what `speak` gives.
 
@@ -196,10 +197,11 @@ class Synthesizer:
         which looks at the whole sentence, sentence by sentence.
 
         Args:
-            text: Any text.
+            text: Any text, or what has been read of it.
             speaker: As in `parts`.
             sampling: As in `parts`.
             chunk: Most seconds that are made at a time; the first chunks are shorter.
+            first: How many sentences of the same text have been said before these.
 
         Yields:
             (samples,), float32 within ±1, on the CPU.
@@ -211,7 +213,7 @@ class Synthesizer:
             raise UserError(f"chunk is {chunk} seconds: it must be over 0")
         voice = self.voice(speaker)
         most = max(1, round(chunk * self.talker.frame_rate))
-        for turn, breath in enumerate(self.read(text)):
+        for turn, breath in enumerate(self.read(text), start=first):
             frames = speak_frames(
                 self.talker,
                 [breath.units],
@@ -254,17 +256,16 @@ def load_synthesizer(path: str | Path, *, vocoder: str | Path = GRIFFIN_LIM, dev
     """Loads a Talker, with the codec and the characters that travel in its checkpoint.
 
     Args:
-        path: The checkpoint of a Talker.
+        path: The checkpoint of a Talker, or of a model that speaks with one.
         vocoder: `griffin-lim`, or a checkpoint that holds a vocoder.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
 
     Raises:
         UserError: If a checkpoint is missing, damaged or lacks a part, parts do not fit, or the device is not there.
     """
-    talker, units = from_checkpoint(path, "talker", Talker)
+    talker, _ = from_checkpoint(path, "talker", Talker)
     codec, _ = from_checkpoint(path, "codec", Part)
-    if not isinstance(units, Units):
-        raise UserError(f"checkpoint {path} holds a tokenizer of text, and no characters for a Talker to read")
+    units = units_of(path)
     if not isinstance(codec, SpeechCodec):
         raise UserError(f"codec of {path} is a {type(codec).__name__}, which is no codec of speech")
     talker.lay_out_for_decoding()

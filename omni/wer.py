@@ -90,6 +90,18 @@ def count_errors(rows: Iterable[Row]) -> Errors:
     )
 
 
+def interval(rows: Sequence[Row], *, seed: int = 0) -> tuple[float, float]:
+    """The borders of the word error rate's 95 % interval: utterances are drawn anew, 10,000 times (see `compare`)."""
+    errors = np.array([_word_errors(row) for row in rows], dtype=float)
+    words = np.array([len(row.reference.split()) for row in rows], dtype=float)
+    rng, drawn = np.random.default_rng(seed), np.empty(_DRAWS)
+    for i in range(_DRAWS):
+        some = rng.integers(0, len(words), len(words))
+        drawn[i] = errors[some].sum() / words[some].sum()
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return float(low), float(high)
+
+
 def compare(one: Sequence[Row], other: Sequence[Row], *, seed: int = 0) -> tuple[float, float, float]:
     """How much higher the WER of `one` is, with its interval: utterances are drawn anew, the same for both systems.
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "omni"
 # What each room may import of the others; itself, and errors, always.
 CORE = {
     *("batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"),
-    *("normalization", "units", "ctc", "speaking", "layout"),
+    *("normalization", "units", "ctc", "speaking", "layout", "attachments"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "conversation_figures": {"media"},
     "chat_template": {"tokenizer"},
     "layout": {"chat_template", "tokenizer"},
+    "attachments": set(),
     "layers": set(),
     "losses": {"batch", "layers"},
     "metrics": {"batch", "layers"},
@@ -35,7 +36,14 @@ MAY_IMPORT = {
     "checkpoint": {"models", "tokenizer", "units", "media"},
     "generation": {"models", "layers"},
     "speaking": {"generation", "models", "layers", "units", "batch", "sentences"},
+    "prompt": {"attachments", "chat_template", "layout", "media", "tokenizer"},
+    "writing": {"prompt", "generation", "layers", "media", "models", "tokenizer"},
+    "reply": set(),
+    "reading_aloud": {"media", "sentences", "speaking", "synthesis"},
+    "assistant": CORE | {"layers", "prompt", "reply", "reading_aloud", "synthesis", "writing"},
     "inference": CORE | {"layers"},
+    "generating": {"assistant", "checkpoint", "generation", "inference", "media", "prompt", "reply"},
+    "chat": {"assistant", "generating", "generation", "media"},
     "windows": {"ctc", "media", "units"},
     "recognition": CORE | {"layers", "windows"},
     "transcription": {"recognition", "windows", "media"},
@@ -44,6 +52,9 @@ MAY_IMPORT = {
     "narration": {"synthesis", "speaking", "generation", "media"},
     "coding": {"checkpoint", "media", "models"},
     "wer": {"recognition", "normalization", "media", "data"},
+    "exam": {
+        *("assistant", "batch", "data", "normalization", "prompt", "reading_aloud", "recognition", "speaking", "wer"),
+    },
     "classification": CORE | {"layers"},
     "data": CORE | {"layers"},
     "stages": CORE | {"layers", "optimizers", "inference", "figures", "image_figures", "conversation_figures"},
@@ -55,15 +66,15 @@ MAY_IMPORT = {
     "plan": {"configuration", "stages", "memory", "precision"},
     "chain": CORE
     | {
-        *("configuration", "data", "memory", "inference", "recognition", "classification", "synthesis", "coding"),
-        "cli",
+        *("configuration", "data", "memory", "assistant", "inference", "recognition", "classification", "synthesis"),
+        "coding",
     },
     "bench": CORE | {"layers", "optimizers", "memory", "precision", "data", "synthesis"},
     "cli": {
-        *("training", "inference", "classification", "transcription", "narration", "coding", "wer", "data", "plan"),
-        *("bench", "chain"),
+        *("training", "classification", "transcription", "narration", "coding", "wer", "data", "plan"),
+        *("bench", "generating", "chat", "exam", "chain"),
     },
-    "__init__": {"inference", "recognition", "classification", "synthesis"},
+    "__init__": {"assistant", "inference", "recognition", "classification", "synthesis"},
 }
 LIGHTNING = {"training", "callbacks", "stages", "data", "plan"}
 
@@ -120,7 +131,7 @@ def test_no_file_collects_odds_and_ends():
 def test_help_needs_no_torch_and_inference_no_lightning():
     program = (
         "import sys; from omni.cli import main; main(['--help']); assert 'torch' not in sys.modules\n"
-        "import omni; omni.load\n"
+        "import omni; omni.load, omni.Assistant\n"
         "assert 'torch' in sys.modules\n"
         "assert not {name.split('.')[0] for name in sys.modules} & {'lightning', 'pytorch_lightning', 'datasets'}"
     )

@@ -64,6 +64,7 @@ TOY = {
             "num_mels": MELS,
             "dim": 16,
             "num_layers": 1,
+            "inner_ctc": 0,
             "num_heads": 2,
             "ffn_dim": 24,
             "conv_channels": 2,

@@ -1,39 +1,35 @@
 """What each stage of a chain makes of something that it was not trained on, to be read, seen and heard."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from omni.assistant import Assistant
 from omni.checkpoint import from_checkpoint, read
 from omni.classification import VisionModel
 from omni.coding import decode, encode
 from omni.configuration import Configuration, quiet
-from omni.data.conversations.dataset import ConversationRows
-from omni.data.conversations.rows import encoded
-from omni.data.conversations.sources import Conversation, open_conversations
+from omni.data.conversations.sources import Conversation, Medium, open_conversations
 from omni.data.images.entries import open_images
 from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import Location
 from omni.data.speech.utterances import open_utterances
 from omni.errors import UserError
-from omni.generation import Sampling, generate
+from omni.generation import Sampling
 from omni.inference import load
 from omni.media.audio import LogMel, read_audio, write_audio
-from omni.media.images import Preprocessing, read_image
+from omni.media.images import read_image
 from omni.models.codec import Codec
-from omni.models.omni import Omni
-from omni.models.part import Part
 from omni.recognition import load_recognizer
 from omni.synthesis import GRIFFIN_LIM, load_synthesizer, load_vocoder
-from omni.tokenizer import END, Tokenizer
 
-_ANSWER_TOKENS = 64
+_TOKENS = 64
 _LABELS = 8  # captions that a picture is compared with
 
 
@@ -71,7 +67,7 @@ def sample(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
 def _text(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     prompts = configuration.config["model"]["init_args"].get("sample_prompts") or [""]
     prompt = prompts[-1]
-    [written] = load(checkpoint).generate(prompt, max_tokens=_ANSWER_TOKENS, sampling=Sampling(seed=0))
+    [written] = load(checkpoint).generate(prompt, max_tokens=_TOKENS, sampling=Sampling(seed=0))
     return Sample({"writes": prompt + written}, [])
 
 
@@ -102,7 +98,7 @@ def _rebuilt(configuration: Configuration, checkpoint: Path, out: Path) -> Sampl
     codec, _ = from_checkpoint(checkpoint, "codec", Codec)
     codes = encode(codec, LogMel(codec.num_mels)(audio))
     sound = load_vocoder(GRIFFIN_LIM, codec.num_mels)(decode(codec, codes)[None])[0]
-    rate = codec.frame_rate * codec.num_codebooks * np.log2(codec.codebook_size)
+    rate = codec.frame_rate * codec.num_codebooks * math.log2(codec.codebook_size)
     return Sample({"is said": said, "rebuilds it from": f"{rate:,.0f} bits a second"}, [_wav(out, sound[: len(audio)])])
 
 
@@ -136,45 +132,34 @@ def _answered(configuration: Configuration, checkpoint: Path, out: Path) -> Samp
         return kinds == ["image"], kinds.count("image")
 
     chosen = max(found, key=liking)
-    asked, right, said = _answer(checkpoint, chosen)
+    messages, right = _question(chosen)
+    [said] = Assistant.from_pretrained(checkpoint).answer([messages], max_tokens=_TOKENS)
+    asked = " ".join(part["text"] for part in messages[-1]["content"] if part["type"] == "text")
     files = []
     for medium in chosen.media:
         source: Any = medium.files[0]
         files.append(_wav(out, read_audio(source)) if medium.kind == "audio" else _png(out, read_image(source)))
-    return Sample({"is asked": asked, "should answer": right, "answers": said}, files)
+    return Sample({"is asked": asked or "(aloud)", "should answer": right, "answers": said}, files)
 
 
-@torch.no_grad()
-def _answer(checkpoint: Path, conversation: Conversation) -> tuple[str, str, str]:
-    """What is asked last, the right answer, and the model's."""
-    held = read(checkpoint)
-    parts: dict[str, Any] = {name: from_checkpoint(checkpoint, name, Part)[0] for name in held["parts"]}
-    names = ("thinker", "vision_encoder", "vision_projector", "audio_encoder", "audio_projector")
-    omni = Omni(**{name: parts[name] for name in names if name in parts})
-    tokenizer = Tokenizer.from_state(held["tokenizer"])
-    rows = ConversationRows(
-        [encoded(conversation, tokenizer)],
-        [np.zeros(1, dtype=int)],
-        layout=omni.layout,
-        tokenizer=tokenizer,
-        preprocessing=Preprocessing(**held.get("images", {"size": 16})),
-        num_mels=parts["audio_encoder"].num_mels if "audio_encoder" in parts else 16,
-    )
-    batch = rows.__getitems__([0])
-    prompt = batch.tokens[0, : batch.prompts[0]].tolist()
-    embeddings = omni.embed(batch.tokens, images=batch.images, mels=batch.mels, mel_lengths=batch.mel_lengths)
-    steps = generate(
-        parts["thinker"],
-        [prompt],
-        embeddings=embeddings,
-        positions=omni.rotary_positions(batch.positions),
-        max_tokens=_ANSWER_TOKENS,
-        stop=END,
-        vocab_size=tokenizer.vocab_size,
-        sampling=Sampling(temperature=0),
-    )
-    said = [token for (token,) in steps if token not in (None, END)]
-    return tokenizer.decode(prompt).strip(), batch.answers[0], tokenizer.decode(said)
+def _question(conversation: Conversation) -> tuple[list[dict[str, Any]], str]:
+    """The messages up to the last answer, with the files of their media; and that answer."""
+    media, messages = iter(conversation.media), []
+    for message in conversation.messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        messages.append({"role": message["role"], "content": [_with_file(part, media) for part in parts]})
+    last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
+    return messages[:last], " ".join(part["text"] for part in messages[last]["content"])
+
+
+def _with_file(part: dict[str, Any], media: Iterator[Medium]) -> dict[str, Any]:
+    if part["type"] == "text":
+        return part
+    medium = next(media)
+    if medium.kind == "video":
+        return {"type": "video", "frames": list(medium.files), "times": list(medium.times)}
+    return {"type": medium.kind, medium.kind: medium.files[0]}
 
 
 # ---------------------------------------------------------------------- what is held out

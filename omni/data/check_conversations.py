@@ -9,8 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from omni.attachments import Medium
 from omni.data.conversations.rows import Row, encoded
-from omni.data.conversations.sources import Conversations, Medium
+from omni.data.conversations.sources import Conversations
 from omni.data.findings import Kind, Report
 from omni.errors import UserError
 from omni.media.audio import read_audio

@@ -98,6 +98,11 @@ class KVCache:
         self.keys[:, :, :, :used], self.values[:, :, :, :used] = keys, values
         self.max_length = max_length
 
+    def keep(self, entries: int) -> None:
+        """Forgets what lies behind the first entries of each row."""
+        self.lengths = [min(length, entries) for length in self.lengths]
+        self._slots.clamp_(max=entries)
+
     def advance(self, entries: int | Sequence[int]) -> None:
         """Counts new entries: the same number for each row, or one number a row (the rest was padding)."""
         counts = [entries] * len(self.lengths) if isinstance(entries, int) else list(entries)

@@ -22,6 +22,7 @@ from omni.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY = 0.5  # of all pixels of a blank image, the control of whether a model looks
 MAX_PIXELS = 120_000_000  # more than any telephone's camera takes, and 0.5 GB in memory
 
 Fit = Literal["crop", "pad", "stretch"]

@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.text import WordErrorRate
 
-from omni.batch import IGNORE, ConversationBatch
+from omni.batch import APART, IGNORE, TRANSCRIPTION, ConversationBatch
 from omni.conversation_figures import conversation_figure
 from omni.errors import UserError
 from omni.generation import Sampling, generate
 from omni.losses import Loss
 from omni.media.audio import SILENCE
+from omni.media.images import GREY
 from omni.metrics import AccuracyByTask, MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.omni import Omni
@@ -26,8 +27,6 @@ from omni.optimizers import split_by_part
 from omni.stages.stage import Stage
 from omni.tokenizer import END
 
-TRANSCRIPTION = "transcription"  # the task that is scored by its word errors
-_GREY = 0.5  # of all pixels of a blank image
 _PROJECTORS = ("vision_projector", "audio_projector")
 _MEDIA = ("image", "audio")
 
@@ -63,7 +62,8 @@ class OmniTuning(Stage):
         projector_steps: Optimizer steps in which the projectors alone are trained; all else begins, with its warm-up,
             behind them.
         blank_controls: Whether validation asks again with images and audio blanked.
-        apart: Tasks that `val/accuracy` leaves out, because they have a figure of their own.
+        apart: Tasks that `val/accuracy` leaves out, because they have a figure of their own; where the data has no
+            others, they count.
         answer_tokens: Most tokens of an answer.
         samples: Conversations shown at each validation.
         kwargs: See `Stage`.
@@ -80,7 +80,7 @@ class OmniTuning(Stage):
         rates: dict[str, float] | None = None,
         projector_steps: int = 0,
         blank_controls: bool = True,
-        apart: Sequence[str] = (TRANSCRIPTION, "composition"),
+        apart: Sequence[str] = APART,
         answer_tokens: int = 32,
         samples: int = 6,
         **kwargs: Any,
@@ -156,7 +156,7 @@ class OmniTuning(Stage):
         if self.audio_encoder is not None:
             fits.append(("num_mels", data.num_mels, self.audio_encoder.num_mels))
             for head in (self.audio_encoder.head_input, self.audio_encoder.head_conv, self.audio_encoder.head):
-                head.requires_grad_(False)  # the Thinker does not hear through it
+                head.requires_grad_(False)  # it goes on writing characters: later blocks may read them
         for name, given, needed in fits:
             if given != needed:
                 raise UserError(f"data.init_args.{name} is {given} and the encoder's {needed}: make them equal")
@@ -338,8 +338,9 @@ class OmniTuning(Stage):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds how images are brought to one size, which serving needs to see as training did."""
+        """Adds how images are brought to one size, and how long conversations were: serving needs to do the same."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint["context"] = self._data.max_tokens
         if self.vision_encoder is not None:
             preprocessing = self._data.preprocessing
             checkpoint["images"] = {"size": preprocessing.size, "fit": preprocessing.fit}
@@ -348,7 +349,7 @@ class OmniTuning(Stage):
 def blank(batch: ConversationBatch, medium: str) -> ConversationBatch:
     """The batch with every image grey (`image`), or all audio silent (`audio`) and as long as before."""
     if medium == "image" and batch.images is not None:
-        return batch._replace(images=torch.full_like(batch.images, _GREY))
+        return batch._replace(images=torch.full_like(batch.images, GREY))
     if medium == "audio" and batch.mels is not None:
         return batch._replace(mels=torch.full_like(batch.mels, SILENCE))
     return batch

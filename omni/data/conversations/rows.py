@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from omni.attachments import Medium
 from omni.chat_template import ChatTokens, encode_chat
-from omni.data.conversations.sources import Conversation, Conversations, Medium
+from omni.data.conversations.sources import Conversation, Conversations
 from omni.data.documents import Documents
 from omni.errors import UserError
 from omni.layout import LaidOut, MediaLayout, Span, lay_out

@@ -1,49 +1,19 @@
 """Where conversations lie: `.jsonl` files and the Hub, a row a conversation."""
 
-import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
+from omni.attachments import Medium, media_of
 from omni.errors import UserError
 
 MESSAGES = "messages"
-_MEDIA = ("image", "audio", "video")
 _SHELVES = {"image": ("images", "image"), "audio": ("audios", "audio")}  # columns of media that parts do not name
-
-
-class Medium(NamedTuple):
-    """An image, a recording or a video of a conversation.
-
-    Attributes:
-        kind: `image`, `audio` or `video`.
-        files: The file, or its bytes; of a video, those of its frames.
-        times: Of each frame of a video, in seconds.
-        duration: Of audio in seconds, where the source tells.
-    """
-
-    kind: str
-    files: tuple[str | bytes, ...]
-    times: tuple[float, ...] = (0.0,)
-    duration: float | None = None
-
-    def identity(self) -> str:
-        """Changes when the medium changes, as well as can be told without reading it."""
-        parts = [self.kind, repr(self.times)]
-        for file in self.files:
-            if isinstance(file, bytes):
-                parts.append(f"{len(file)} {hash_of(file)}")
-                continue
-            try:
-                status = os.stat(file)
-                parts.append(f"{file} {status.st_size} {status.st_mtime_ns}")
-            except (OSError, ValueError):  # ValueError: no file can be called that
-                parts.append(f"{file} is not there")
-        return " ".join(parts)
 
 
 class Conversation(NamedTuple):
@@ -60,11 +30,6 @@ class Conversation(NamedTuple):
     media: tuple[Medium, ...]
     task: str
     where: str
-
-
-def hash_of(content: bytes) -> str:
-    """A short hash of bytes."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 class Conversations(ABC):
@@ -206,51 +171,15 @@ def parse(row: Mapping[str, Any], where: str, folder: Path | None) -> Conversati
     if not isinstance(messages, list):
         raise UserError(f"{where}: has no list of `{MESSAGES}`, only {sorted(row)}: write a conversation in each row")
     shelves = {kind: iter(_shelf(row, columns)) for kind, columns in _SHELVES.items()}
-    media = []
-    for message in messages:
-        content = message.get("content") if isinstance(message, Mapping) else None
-        parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
-        media += [_medium(part, shelves, where, folder) for part in parts if part.get("type") in _MEDIA]
+    media = media_of(messages, where=where, folder=folder, shelves=shelves)
     task = row.get("task")
-    return Conversation(messages, tuple(media), task if isinstance(task, str) and task else "all", where)
+    task = task if isinstance(task, str) and task else "all"
+    return Conversation(messages, tuple(chain.from_iterable(media)), task, where)
 
 
 def _shelf(row: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:
     found = next((row[column] for column in columns if row.get(column)), [])
     return found if isinstance(found, list) else [found]
-
-
-def _medium(part: Mapping[str, Any], shelves: Mapping[str, Iterator[Any]], where: str, folder: Path | None) -> Medium:
-    kind = part["type"]
-    if kind == "video":
-        return _video(part, where, folder)
-    value = part.get(kind) or part.get("path") or next(shelves[kind], None)
-    duration = part.get("duration")
-    if duration is not None and not (isinstance(duration, int | float) and duration > 0):
-        raise UserError(f"{where}: the duration {duration!r} is no number of seconds: correct it, or leave it out")
-    return Medium(kind, (_file(value, kind, where, folder),), duration=duration)
-
-
-def _video(part: Mapping[str, Any], where: str, folder: Path | None) -> Medium:
-    frames = part.get("frames") or part.get("video")
-    if not isinstance(frames, list) or not frames:
-        raise UserError(f'{where}: a video names no frames: write {{"type": "video", "frames": [files], "times": [s]}}')
-    times = part.get("times", list(range(len(frames))))
-    numbers = isinstance(times, list) and all(isinstance(time, int | float) for time in times)
-    if not numbers or len(times) != len(frames) or times != sorted(times) or times[0] < 0:
-        raise UserError(f"{where}: a video has {len(frames)} frames: give as many `times`, in seconds and in order")
-    files = tuple(_file(frame, "video", where, folder) for frame in frames)
-    return Medium("video", files, tuple(float(time - times[0]) for time in times))
-
-
-def _file(value: Any, kind: str, where: str, folder: Path | None) -> str | bytes:
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str) or not value:
-        raise UserError(f'{where}: a part of type {kind} names no file: write {{"type": "{kind}", "{kind}": "FILE"}}')
-    return str((folder or Path()) / os.path.expanduser(value))
 
 
 def _json_row(line: bytes, where: str) -> Mapping[str, Any]:

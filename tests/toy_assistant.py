@@ -1,0 +1,62 @@
+"""An Assistant of toy parts, with a voice or without, and its checkpoint."""
+
+from pathlib import Path
+
+import torch
+from toy_omni import TOKENIZER, toy_omni
+from toy_voice import synthesizer
+
+from omni.assistant import Assistant
+from omni.checkpoint import Lineage
+from omni.media.audio import mel_constants
+from omni.media.images import Preprocessing
+from omni.tokenizer import END, NUM_SPECIALS
+
+SAYABLE = "abcd ,.!"
+
+
+def assistant_of(omni=None, *, voice=False, **options):
+    """Its answers are of letters that the toy voice can say."""
+    omni = sayable(omni or toy_omni())
+    return Assistant(
+        omni,
+        TOKENIZER,
+        preprocessing=Preprocessing(16),
+        voice=synthesizer() if voice else None,
+        **{"context": 160, **options},
+    )
+
+
+def sayable(omni):
+    """Makes a Thinker choose among few letters, and now and then an end, by what it has read."""
+    head = torch.randn(32, 288, generator=torch.Generator().manual_seed(0))
+    allowed = torch.full((288,), -200.0)
+    allowed[[NUM_SPECIALS + ord(letter) for letter in SAYABLE]] = 0.0
+    allowed[END] = -7.0
+    omni.thinker.logits = lambda hidden: hidden @ head + allowed
+    return omni
+
+
+def save_omni(path: Path, omni=None, **more) -> str:
+    """Writes a checkpoint, as stage E does."""
+    omni = omni or toy_omni()
+    parts = dict(omni.named_children())
+    lineage: Lineage = {
+        "stage": "OmniTuning",
+        "step": 1,
+        "config": "",
+        "data": "",
+        "tokenizer": TOKENIZER.fingerprint,
+        "ancestors": {},
+    }
+    checkpoint = {
+        "state_dict": dict(omni.state_dict()),
+        "parts": {name: part.recipe for name, part in parts.items()},
+        "tokenizer": TOKENIZER.state(),
+        "lineage": lineage,
+        "audio": mel_constants(),
+        "images": {"size": 16, "fit": "crop"},
+        "context": 160,
+    }
+    torch.save(checkpoint | more, path)
+    return str(path)
