@@ -219,12 +219,18 @@ class TestResume:
         with pytest.raises(SystemExit) as stop:
             fit(
                 "fit",
-                callback("test_training.SignalAt", step=2, signum=2),
+                callback("test_training.SignalAt", step=1, signum=2),
             )
         assert stop.value.code == 128 + signal.SIGINT
         output = capfd.readouterr()
-        assert "stopped at step 3 by SIGINT; go on with --ckpt_path" in output.out
+        assert "stopped at step 2 by SIGINT; go on with --ckpt_path" in output.out
         assert "Traceback" not in output.err
+
+    def test_a_stop_before_a_validation_waits_for_it(self, fit, capfd):
+        with pytest.raises(SystemExit):
+            fit("fit", callback("test_training.SignalAt", step=2, signum=2))
+        assert "stopped at step 4 by SIGINT" in capfd.readouterr().out
+        assert checkpoints.read(RUN / "best.ckpt")["lineage"]["step"] == 3
 
     def test_last_without_a_run_is_refused(self, fit, fails):
         assert "last.ckpt does not exist" in fails(fit, "fit", "--ckpt_path=last")
