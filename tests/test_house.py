@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "chain": CORE
     | {
         *("configuration", "data", "memory", "assistant", "inference", "recognition", "classification", "synthesis"),
-        "coding",
+        *("coding", "cli"),
     },
     "bench": CORE | {"layers", "optimizers", "memory", "precision", "data", "synthesis"},
     "cli": {
