@@ -113,6 +113,21 @@ class TestScheduler:
         assert all(process.signals[0] == signum for process in stages.processes.values())
         assert signal.getsignal(signum) is before
 
+    @pytest.mark.parametrize("moment", ["find", "launch"])
+    def test_a_signal_at_the_very_start_of_a_stage_is_not_lost(self, moment, workplace):
+        stages = Stages(CHAIN)
+        before = getattr(stages.scheduler, f"_{moment}")
+
+        def interrupted(*arguments: Any) -> Any:
+            found = before(*arguments)
+            signal.raise_signal(signal.SIGINT)
+            return found
+
+        setattr(stages.scheduler, f"_{moment}", interrupted)
+        stages.codes = {"a": 99}  # what it would end with if it were not told
+        assert stages.run()["a"] == {"find": "waiting", "launch": "stopped"}[moment]
+        assert [process.signals for process in stages.processes.values()] == [[signal.SIGINT]] * (moment == "launch")
+
     def test_times_add_up_over_attempts_until_a_stage_begins_anew(self, workplace):
         journal = Journal(Path("chain.json"), every=0)
         journal.begin("a", anew=True)

@@ -84,14 +84,15 @@ class Scheduler:
         self.signum: int | None = None
         self._find, self._launch = find, launch
         self._running: dict[str, Process] = {}
+        self._told: set[str] = set()
 
     def run(self) -> None:
         """Runs all that can be run; `statuses` tells what became of each stage."""
         with self._signals():
             while True:
                 self._reap()
-                if self.signum is None:
-                    self._start()
+                self._start()
+                self._tell_late()
                 self.show()
                 if not self._running:
                     return
@@ -108,8 +109,17 @@ class Scheduler:
 
     def _pass_on(self, signum: int, frame: object) -> None:
         self.signum = signum
-        for process in self._running.values():
+        for name, process in self._running.items():
+            self._told.add(name)
             process.send_signal(signum)
+
+    def _tell_late(self) -> None:
+        """Passes a signal on to a stage that was just being started when it came."""
+        if self.signum is None:
+            return
+        for name in self._running.keys() - self._told:
+            self._told.add(name)
+            self._running[name].send_signal(self.signum)
 
     def _reap(self) -> None:
         for name, process in list(self._running.items()):
@@ -139,6 +149,7 @@ class Scheduler:
             status.standing = self._find(link)
             if status.standing.state == "done":
                 status.state = "done"
+            if status.state == "done" or self.signum is not None:
                 return
             self.journal.begin(link.name, anew=status.standing.state == "new")
             self._running[link.name] = self._launch(link, status.standing)
