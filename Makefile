@@ -4,15 +4,20 @@ BIN := .venv/bin
 RUNS := lightning_logs/world
 SPOKEN := data/world/speech/val/world-val-000000.wav
 DRAWN := data/world/images/val/world-val-000000.png
+SENTENCE := The small red star is above the large blue circle.
 
 .PHONY: quickstart test lint check install clean
 
-quickstart: $(RUNS)/thinker/done $(RUNS)/audio/done $(RUNS)/vision/done  ## world, stages A, B, C: what each makes of it
+quickstart: $(RUNS)/thinker/done $(RUNS)/audio/done $(RUNS)/vision/done $(RUNS)/talker/done  ## world, stages A to D: what each makes of it
 	$(BIN)/omni generate --checkpoint $(RUNS)/thinker/best.ckpt --text "The picture shows" --max_tokens 80
 	@echo "said:  $$(sed -n '1s/.*"text": "\([^"]*\)".*/\1/p' data/world/speech/val.jsonl)"
 	@echo "heard: $$($(BIN)/omni transcribe $(SPOKEN) --checkpoint $(RUNS)/audio/best.ckpt)"
 	@echo "drawn: $$(sed -n '1s/.*"captions": \["\([^"]*\)".*/\1/p' data/world/images/val.jsonl)"
 	@echo "seen:  $$($(BIN)/omni classify $(DRAWN) --checkpoint $(RUNS)/vision/best.ckpt)"
+	@echo "to be said: $(SENTENCE)"
+	$(BIN)/omni speak "$(SENTENCE)" --out $(RUNS)/spoken.wav --checkpoint $(RUNS)/talker/best.ckpt
+	$(BIN)/omni transcribe $(RUNS)/spoken.wav --checkpoint $(RUNS)/audio/best.ckpt --out $(RUNS)/spoken.txt
+	@echo "heard:      $$(cat $(RUNS)/spoken.txt)"
 
 test: .venv/installed  ## the tests
 	$(BIN)/python -m pytest
@@ -45,6 +50,8 @@ $(RUNS)/%/done: data/world/world.json configs/base.yaml configs/world/%.yaml
 $(RUNS)/thinker/done: configs/models/laptop/thinker.yaml
 $(RUNS)/audio/done: configs/models/laptop/audio_encoder.yaml
 $(RUNS)/vision/done: configs/models/laptop/vision_encoder.yaml
+$(RUNS)/codec/done: configs/models/laptop/codec.yaml $(RUNS)/audio/done
+$(RUNS)/talker/done: configs/models/laptop/talker.yaml $(RUNS)/codec/done
 
 clean:  ## all that was made, the environment too
 	rm -rf .venv data lightning_logs/world
