@@ -11,6 +11,8 @@ from omni.errors import UserError
 from omni.layers.cache import KVCache
 from omni.models.interfaces import LanguageModel
 
+_BELOW_ONE = 1 - 2.0**-40
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -76,13 +78,9 @@ class Sampling:
 def _draw(probabilities: Tensor, draws: Tensor) -> Tensor:
     """Inverts the cumulative distribution; `probabilities` (batch, choices) need not sum to 1."""
     cumulative = probabilities.double().cumsum(-1)
-    choice = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    # A draw within rounding of the total would fall behind the last choice that has any probability.
-    return torch.minimum(choice, (probabilities > 0).long().mul_(_ranks(probabilities)).amax(-1))
-
-
-def _ranks(like: Tensor) -> Tensor:
-    return torch.arange(like.shape[-1], device=like.device)
+    # Less than the total even when rounded: behind the last choice with any probability there may be others.
+    wanted = draws[:, None] * (cumulative[:, -1:] * _BELOW_ONE)
+    return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
 
 
 @torch.inference_mode()

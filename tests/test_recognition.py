@@ -42,7 +42,7 @@ def trained() -> Recognizer:
     )
     log_mel, optimizer = LogMel(16), torch.optim.AdamW(encoder.parameters(), lr=4e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(140):
+    for _ in range(180):
         texts = []
         for _ in range(8):
             words = torch.randint(1, 4, (3,), generator=generator).tolist()

@@ -59,8 +59,8 @@ def test_a_run_logs_what_is_to_be_watched(fit_talker):
 
 def test_it_learns_to_speak_words_that_it_has_never_read(fit_talker):
     fit_talker(
-        trainer__max_steps=140,
-        trainer__val_check_interval=140,
+        trainer__max_steps=180,
+        trainer__val_check_interval=180,
         model__init_args__lr=8e-3,
         model__init_args__weight_decay=0,
         model__init_args__warmup_steps=10,
