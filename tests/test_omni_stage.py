@@ -168,6 +168,16 @@ def test_it_learns_to_look_and_to_listen_and_blanking_costs(fit_omni):
     assert metrics["val/wer"] < 0.2
     assert metrics["val/accuracy_blank_image"] < metrics["val/accuracy_image"] - 0.3
     assert metrics["val/accuracy_blank_audio/transcription"] < metrics["val/accuracy/transcription"] - 0.3
+    options = ["--checkpoint", "lightning_logs/omni/last.ckpt", "--data", "val.jsonl", "--max_tokens", "6"]
+    main(["eval", "omni", *options, "--json_file", "report.json"])
+    report = json.loads(Path("report.json").read_text(encoding="utf-8"))  # as validation has it
+    assert report["all"]["accuracy"] == pytest.approx(float(metrics["val/accuracy"]))
+    assert report["wer"]["wer"] == pytest.approx(float(metrics["val/wer"]))
+    for task, figures in report["tasks"].items():
+        assert figures["accuracy"] == pytest.approx(float(metrics[f"val/accuracy/{task}"]))
+        for kind in ("image", "audio"):
+            blank = metrics.get(f"val/accuracy_blank_{kind}/{task}")
+            assert figures.get(f"blank_{kind}") == (None if blank is None else pytest.approx(float(blank)))
 
 
 def test_frozen_parts_stay_to_the_bit_and_all_others_move(fit_omni):
@@ -248,6 +258,7 @@ def test_resumed_equals_never_stopped_and_ancestors_are_not_needed(fit_omni, tal
     held = checkpoints.read("lightning_logs/omni/last.ckpt")
     assert held["lineage"]["ancestors"]["thinker"]["step"] == 7
     assert held["images"] == {"size": 16, "fit": "crop"}
+    assert held["context"] == 64
     assert held["audio"]
 
 
