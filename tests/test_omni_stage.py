@@ -18,6 +18,7 @@ from omni.batch import ConversationBatch
 from omni.checkpoint import from_checkpoint
 from omni.cli import main
 from omni.conversation_figures import conversation_figure
+from omni.metrics import AccuracyByTask
 from omni.models.omni import Omni
 from omni.models.projector import Projector
 from omni.models.thinker import Thinker
@@ -344,3 +345,9 @@ def test_figures_show_whatever_a_model_says():
     figure.savefig(BytesIO())
     assert len(figure.axes) == 2
     conversation_figure([], [], title="text", right=True).savefig(BytesIO())
+
+
+def test_tasks_that_stand_apart_count_where_there_are_no_others():
+    metric = AccuracyByTask(["transcription", "composition"], apart=["transcription", "composition"])
+    metric.update(["transcription", "composition", "composition"], [True, False, True])
+    assert float(metric.compute()[1]) == pytest.approx(2 / 3)
