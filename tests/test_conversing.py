@@ -184,7 +184,11 @@ class TestChat:
                 pieces.close()
 
         monkeypatch.setattr(chatting, "show", interrupted)
-        chatted(monkeypatch, "what?\nand?\n/history\n", "--voice", "talker.ckpt", "--speak", "said")
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+        try:
+            chatted(monkeypatch, "what?\nand?\n/history\n", "--voice", "talker.ckpt", "--speak", "said")
+        finally:
+            signal.signal(signal.SIGINT, before)
         told = capsys.readouterr()
         lines = [line for line in told.out.splitlines() if not line.startswith("said/")]
         assert "(stopped" in told.err
