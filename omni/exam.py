@@ -15,7 +15,7 @@ from omni.errors import UserError
 from omni.normalization import TextNormalization
 from omni.prompt import Prompt
 from omni.reading_aloud import ReadingAloud
-from omni.recognition import load_recognizer
+from omni.recognition import Recognizer, load_recognizer
 from omni.speaking import SpeechSampling
 from omni.wer import Row, count_errors, interval
 
@@ -90,17 +90,16 @@ def examine(
     rows = rows if limit is None else evenly(rows, limit)
     assistant = Assistant.from_pretrained(checkpoint, voice=voice, vocoder=vocoder, device=device)
     listener = recognizer or voice
-    hear = None
-    if assistant.voice is not None and listener is not None and spoken:
-        hear = load_recognizer(listener, device=device)
+    measured = bool(assistant.voice and listener and spoken)
+    hear = load_recognizer(str(listener), device=device) if measured else None
     questions = ask(assistant, rows, blank_controls=blank_controls, max_tokens=max_tokens, batch_size=batch_size)
     print(f"{', '.join(data)}\n  as {checkpoint} answers: {len(questions):,} questions\n")
     report: dict[str, Any] = {"checkpoint": checkpoint, "data": data, "questions": len(questions)}
     report |= accuracies(questions)
     report |= _transcriptions(questions)
-    if hear is not None:
+    if assistant.voice is not None and hear is not None:
         texts = [one.said for one in evenly(questions, spoken)]
-        report |= _round_trip(texts, ReadingAloud(assistant.voice, speaker=speaker), hear, listener)
+        report |= _round_trip(texts, ReadingAloud(assistant.voice, speaker=speaker), hear, str(listener))
     elif spoken:
         print("spoken answers are not measured: give a voice, and a recogniser unless one travels with it")
     if json_file is not None:
@@ -139,10 +138,8 @@ def ask(
                 )
                 for number, text in zip(numbers, blanked, strict=True):
                     blank[number][kind] = text
-            truths = [truth for _, truth in pairs]
-            found += [
-                Question(row.where, row.task, *rest) for row, *rest in zip(some, truths, said, blank, strict=True)
-            ]
+            for row, (_, truth), text, without in zip(some, pairs, said, blank, strict=True):
+                found.append(Question(row.where, row.task, truth, text, without))
             bar.update(len(some))
     if not found:
         raise UserError("the data holds no conversations: there is nothing to ask")
@@ -249,7 +246,7 @@ def _transcriptions(questions: Sequence[Question]) -> dict[str, Any]:
     return _word_errors("wer", "transcription", rows)
 
 
-def _round_trip(texts: Sequence[str], aloud: ReadingAloud, recognizer: Any, listener: str | None) -> dict[str, Any]:
+def _round_trip(texts: Sequence[str], aloud: ReadingAloud, recognizer: Recognizer, listener: str) -> dict[str, Any]:
     """Says answers, and counts the words that a recogniser gets wrong."""
     normalize = recognizer.units.normalize
     breaths = {text: aloud.read(text) for text in dict.fromkeys(texts)}

@@ -16,7 +16,8 @@ from omni.errors import UserError
 from omni.generation import Sampling
 from omni.reply import AudioChunk, TextDelta
 
-SAMPLED = Sampling(temperature=2.0, seed=3)
+SAMPLED = Sampling(temperature=2.0, seed=0)
+SHORT = {"max_tokens": 12}
 
 
 def picture(seed=0, side=20):
@@ -100,21 +101,22 @@ def test_streamed_text_is_the_whole_and_the_answer_of_a_batch():
 
 def test_messages_stand_for_themselves_and_parts_may_name_no_file():
     assistant = assistant_of()
-    assistant.chat(text="before").text  # noqa: B018
+    assistant.chat(text="before", **SHORT).text  # noqa: B018
     content = [{"type": "image"}, {"type": "audio"}, {"type": "text", "text": "so?"}]
-    reply = assistant.chat([{"role": "user", "content": content}], image=picture(1), audio=[sound()])
-    assert reply.text == assistant_of().chat([asked(picture(1), sound(), "so?")]).text
+    reply = assistant.chat([{"role": "user", "content": content}], image=picture(1), audio=[sound()], **SHORT)
+    assert reply.text == assistant_of().chat([asked(picture(1), sound(), "so?")], **SHORT).text
     assert len(assistant.history) == 2
 
 
 def test_the_system_message_begins_every_conversation():
     plain, guided = assistant_of(), assistant_of(system="be brief")
     messages = [{"role": "system", "content": "be brief"}, asked("what?")]
-    assert guided.chat(text="what?").text == plain.chat(messages).text == guided.answer([[asked("what?")]])[0]
-    assert plain.chat(text="what?").text != plain.chat(messages).text
+    told = guided.chat(text="what?", **SHORT).text
+    assert told == plain.chat(messages, **SHORT).text == guided.answer([[asked("what?")]], **SHORT)[0]
+    assert told != plain.chat(text="what?", **SHORT).text
     guided.reset()
     assert guided.history == []
-    assert guided.chat(text="what?").text == plain.chat(messages).text
+    assert guided.chat(text="what?", **SHORT).text == told
 
 
 def test_an_answer_that_is_broken_off_stays_as_far_as_it_was_said():
@@ -221,11 +223,11 @@ def test_one_checkpoint_suffices(workplace):
     messages = [asked(picture(), sound(), "what?")]
     expected = assistant_of()
     del expected.writer.omni.thinker.logits
-    assert assistant.chat(messages).text == expected.chat(messages).text
+    assert assistant.chat(messages, **SHORT).text == expected.chat(messages, **SHORT).text
     Image.fromarray(picture().permute(1, 2, 0).numpy()).save("a.png")
     soundfile.write("a.wav", tones("abc"), 16_000, subtype="FLOAT")
-    files = Assistant.from_pretrained(path).chat(text="what?", image="a.png", audio="a.wav")
-    assert files.text == assistant.chat(messages).text
+    files = Assistant.from_pretrained(path).chat(text="what?", image="a.png", audio="a.wav", **SHORT)
+    assert files.text == assistant.chat(messages, **SHORT).text
 
 
 def test_a_voice_comes_with_the_checkpoint_or_from_a_talkers(workplace):
@@ -238,7 +240,7 @@ def test_a_voice_comes_with_the_checkpoint_or_from_a_talkers(workplace):
         ours[key] |= held[key]
     torch.save(ours | {"units": held["tokenizer"], "speakers": []}, "whole.ckpt")
     whole = Assistant.from_pretrained("whole.ckpt")
-    assert torch.equal(whole.speak("Abc da, bad cab.").audio, from_talker.speak("Abc da, bad cab.").audio)
+    assert torch.equal(whole.speak("Abc.").audio, from_talker.speak("Abc.").audio)
     assert whole.voice.talker.num_codebooks == talker_of().num_codebooks == codec_of().num_codebooks
 
 
@@ -286,13 +288,13 @@ def test_mistakes_are_told_in_one_line_and_cost_no_history(workplace, question, 
     (workplace / "text.txt").write_text("no picture, no sound", encoding="utf-8")
     soundfile.write("long.wav", LONG.numpy(), 16_000)
     assistant = assistant_of()
-    assistant.chat(text="before").text  # noqa: B018
+    assistant.chat(text="before", **SHORT).text  # noqa: B018
     before = assistant.history
     with pytest.raises(UserError, match=complaint) as error:
         assistant.chat(**{"max_tokens": 32, **question()})
     assert "\n" not in str(error.value)
     assert assistant.history == before
-    assert assistant.chat(text="after").text
+    assert assistant.chat(text="after", **SHORT).text
 
 
 def test_models_without_a_sense_say_so():
@@ -303,7 +305,7 @@ def test_models_without_a_sense_say_so():
         deaf.chat(image=picture())
     with pytest.raises(UserError, match="the model hears none"):
         deaf.chat(audio=sound())
-    assert deaf.chat(text="hi").text
+    assert deaf.chat(text="hi", **SHORT).text
 
 
 def test_other_checkpoints_are_refused(workplace):
@@ -331,7 +333,8 @@ def test_a_video_is_some_frames_and_their_times(workplace):
     frames[0].save("clip.webp", save_all=True, append_images=frames[1:], duration=250, lossless=True)
     assistant = assistant_of(context=300)
     content = [{"type": "video", "frames": [picture(seed) for seed in range(3)], "times": [0, 1, 2]}]
-    assert assistant.chat(video="clip").text == assistant.chat([{"role": "user", "content": content}]).text
+    messages = [{"role": "user", "content": content}]
+    assert assistant.chat(video="clip", **SHORT).text == assistant.chat(messages, **SHORT).text
     from omni.media.video import read_video
 
     seen, times = read_video("clip.webp")
@@ -343,5 +346,5 @@ def test_a_video_is_some_frames_and_their_times(workplace):
 
 
 def test_letters_of_toys_can_be_said():
-    assert set(assistant_of().chat(text="what?", sampling=SAMPLED).text) <= set(SAYABLE)
+    assert set(assistant_of().chat(text="what?", sampling=SAMPLED, **SHORT).text) <= set(SAYABLE)
     assert TOKENIZER.vocab_size == 288

@@ -276,6 +276,22 @@ def test_cached_ragged_decoding_equals_the_whole_computed_again(rope_axes):
     assert len({tuple(one) for one in said}) > 1
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("known", [[0, 0], [3, 3], [8, 6]])
+def test_decoding_goes_on_from_a_cache_that_holds_the_beginning(known):
+    thinker = toy_omni().thinker
+    prompts = [[BOS, *range(40, 48)], [BOS, *range(60, 66)]]
+    options = {"max_tokens": 5, "stop": END, "sampling": Sampling(temperature=0, repetition_penalty=1.3)}
+    cache = thinker.new_cache(2, 14)
+    thinker.encode(torch.tensor([prompts[0], [*prompts[1], 0, 0]]), cache=cache)
+    cache.advance(known)
+    if known[0] == known[1] == 3:  # read further, and forgotten again
+        thinker.encode(torch.full((2, 4), 99), cache=cache)
+        cache.advance(4)
+        cache.keep(3)
+    assert [*generate(thinker, prompts, cache=cache, **options)] == [*generate(thinker, prompts, **options)]
+
+
 def test_a_chat_without_media_is_left_alone():
     row = lay_out(ChatTokens([BOS, 40, END], [False, False, True]), [])
     assert row.tokens.tolist() == [BOS, 40, END]

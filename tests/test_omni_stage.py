@@ -20,6 +20,7 @@ from omni.checkpoint import from_checkpoint
 from omni.cli import main
 from omni.configuration import Configuration
 from omni.conversation_figures import conversation_figure
+from omni.metrics import AccuracyByTask
 from omni.models.omni import Omni
 from omni.models.projector import Projector
 from omni.models.thinker import Thinker
@@ -181,6 +182,16 @@ def test_it_learns_to_look_and_to_listen_and_blanking_costs(fit_omni):
     assert metrics["val/wer"] < 0.2
     assert metrics["val/accuracy_blank_image"] < metrics["val/accuracy_image"] - 0.3
     assert metrics["val/accuracy_blank_audio/transcription"] < metrics["val/accuracy/transcription"] - 0.3
+    options = ["--checkpoint", "lightning_logs/omni/last.ckpt", "--data", "val.jsonl", "--max_tokens", "6"]
+    main(["eval", "omni", *options, "--json_file", "report.json"])
+    report = json.loads(Path("report.json").read_text(encoding="utf-8"))  # as validation has it
+    assert report["all"]["accuracy"] == pytest.approx(float(metrics["val/accuracy"]))
+    assert report["wer"]["wer"] == pytest.approx(float(metrics["val/wer"]))
+    for task, figures in report["tasks"].items():
+        assert figures["accuracy"] == pytest.approx(float(metrics[f"val/accuracy/{task}"]))
+        for kind in ("image", "audio"):
+            blank = metrics.get(f"val/accuracy_blank_{kind}/{task}")
+            assert figures.get(f"blank_{kind}") == (None if blank is None else pytest.approx(float(blank)))
 
 
 def test_frozen_parts_stay_to_the_bit_and_all_others_move(fit_omni):
@@ -261,6 +272,7 @@ def test_resumed_equals_never_stopped_and_ancestors_are_not_needed(fit_omni, tal
     held = checkpoints.read("lightning_logs/omni/last.ckpt")
     assert held["lineage"]["ancestors"]["thinker"]["step"] == 7
     assert held["images"] == {"size": 16, "fit": "crop"}
+    assert held["context"] == 64
     assert held["audio"]
 
 
@@ -346,3 +358,9 @@ def test_figures_show_whatever_a_model_says():
     figure.savefig(BytesIO())
     assert len(figure.axes) == 2
     conversation_figure([], [], title="text", right=True).savefig(BytesIO())
+
+
+def test_tasks_that_stand_apart_count_where_there_are_no_others():
+    metric = AccuracyByTask(["transcription", "composition"], apart=["transcription", "composition"])
+    metric.update(["transcription", "composition", "composition"], [True, False, True])
+    assert float(metric.compute()[1]) == pytest.approx(2 / 3)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from omni.sentences import CLAUSE, PARAGRAPH, SENTENCE, WORD, pieces
+from omni.sentences import CLAUSE, PARAGRAPH, SENTENCE, WORD, Clauses, Piece, pieces
 
 
 def texts(text, **options):
@@ -65,3 +65,36 @@ def test_a_word_without_end_is_cut():
 
 def test_length_is_what_the_caller_says():
     assert len(texts("2 2 2 2", most=8, length=lambda text: 4 * text.count("2"))) == 2
+
+
+def written(parts, **options):
+    """What comes of a text that is written in parts, and of how many parts the first of it."""
+    clauses, found, first = Clauses(**options), [], None
+    for number, part in enumerate(parts, start=1):
+        found += clauses.push(part)
+        first = first or (number if found else None)
+    return [*found, *clauses.finish()], first
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_being_written_is_parted_as_the_whole_is(seed):
+    rng = random.Random(seed)
+    text = "".join(rng.choices("abcdefgh   ,.!\n—;: Dr。」“", k=rng.choice([5, 40, 300])))
+    parts, rest = [], text
+    while rest:
+        length = rng.randint(1, 7)
+        parts, rest = [*parts, rest[:length]], rest[length:]
+    whole, _ = written([text], most=40)
+    assert written(parts, most=40)[0] == written(list(text), most=40)[0] == whole
+    assert "".join("".join(piece.text for piece in whole).split()) == "".join(text.split())
+
+
+def test_behind_the_first_clause_sentences_are_those_of_the_whole():
+    text = "Well, there it is: a star. Dr. No saw it, too!\n\nThe end, and so on"
+    found, first = written(list(text))
+    assert found[0] == Piece("Well, there it is:", CLAUSE)
+    assert first == text.index("a star") + 1
+    assert found[1:] == pieces(text.removeprefix(found[0].text))
+    assert [piece.pause for piece in found[1:3]] == [SENTENCE, PARAGRAPH]
+    assert [piece.text for piece in written(list("No. Yes, of course, it is."))[0]] == ["No.", "Yes, of course, it is."]
+    assert written("   ")[0] == []

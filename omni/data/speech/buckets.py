@@ -1,4 +1,4 @@
-"""Batches of utterances of about the same length, bounded by their seconds."""
+"""Batches of rows of about the same length, bounded by their seconds or tokens."""
 
 from collections.abc import Callable, Sequence
 from typing import final
@@ -20,14 +20,14 @@ def padding_share(durations: np.ndarray, batches: Sequence[Sequence[int] | Ints]
 
 @final
 class BucketedBatches(EpochBatches):
-    """Every utterance once an epoch, in batches of similar lengths, shuffled within and among buckets.
+    """Every row once an epoch, in batches of similar lengths, shuffled within and among buckets.
 
     What comes depends on seed and epoch only. Batches are shared out over ranks one by one; where they cannot be
     shared evenly, the last of an epoch are left out: other ones each time.
 
     Args:
-        durations: Seconds of each row.
-        batch_seconds: Most seconds of a batch on a rank, padding counted.
+        durations: Seconds of each row, or how long it is otherwise, in tokens say.
+        batch_seconds: Most of these of a batch on a rank, padding counted.
         max_rows: Most rows of a batch.
         seed: Of the shuffling.
         rank: Of this process.
@@ -56,8 +56,8 @@ class BucketedBatches(EpochBatches):
         self.num_batches = sum(parts for _, parts in self.buckets) // world_size
         if not self.num_batches:
             raise UserError(
-                f"{self.num_rows} utterances make fewer batches than there are ranks ({world_size}): "
-                "use fewer devices, or set data.batch_seconds lower"
+                f"{self.num_rows} rows make fewer batches than there are ranks ({world_size}): "
+                "use fewer devices, or set data.batch_seconds, or data.batch_tokens of conversations, lower"
             )
 
     def __len__(self) -> int:
@@ -76,8 +76,8 @@ class SortedBatches(Sampler[list[int]]):
     """Every row once, by length, for validation; as many batches on every rank.
 
     Args:
-        durations: Seconds of each row.
-        batch_seconds: Most seconds of a batch, padding counted.
+        durations: As of `BucketedBatches`.
+        batch_seconds: Most of these of a batch, padding counted.
         max_rows: Most rows of a batch.
         rank: Of this process.
         world_size: Number of ranks.
@@ -90,7 +90,7 @@ class SortedBatches(Sampler[list[int]]):
         self, durations: np.ndarray, *, batch_seconds: float, max_rows: int, rank: int = 0, world_size: int = 1
     ):
         if len(durations) < world_size:
-            raise UserError(f"{len(durations)} utterances cannot be shared out over {world_size} ranks")
+            raise UserError(f"{len(durations)} rows cannot be shared out over {world_size} ranks")
         batches = [part for rows, parts in _buckets(durations, batch_seconds, max_rows, spread=1.0)
                    for part in np.array_split(rows, parts)]  # fmt: skip
         while len(batches) % world_size:  # enough rows are there: some batch has two or more
