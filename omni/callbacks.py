@@ -1,4 +1,4 @@
-"""What every run does beside training: checkpoints, a clean stop, throughput, predictions."""
+"""What every run does beside training: checkpoints, a clean stop, throughput, cliffs, predictions."""
 
 import os
 import signal
@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
+from omni.cliffs import CliffWatch
 from omni.errors import UserError
 from omni.precision import measure_peak_tflops
 
@@ -224,6 +225,44 @@ class Throughput(Callback):
         if self._started:
             self._seconds += time.perf_counter() - self._started
             self._started = 0.0
+
+
+class CliffNote(Callback):
+    """Notes it where the training loss falls off a cliff: in the output, and as text in TensorBoard.
+
+    Hundreds of steps of gibberish and then sudden learning are normal where a model has to find out how two things
+    belong together, such as sound and text. What counts as a cliff: see `omni.cliffs.CliffWatch`.
+
+    Args:
+        plateau: Logged values that a plateau lasts at least.
+    """
+
+    def __init__(self, plateau: int = 20) -> None:
+        if plateau < 4:
+            raise UserError(f"a plateau of {plateau} values is none: give CliffNote 4 or more")
+        self._watch = CliffWatch(plateau)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks at the loss when Lightning logs it, and reads it from the device anyway."""
+        if (trainer.global_step % _log_interval(trainer)) or trainer.fit_loop._should_accumulate():
+            return
+        cliff = self._watch.add(trainer.global_step - 1, float(trainer.callback_metrics["train/loss"]))
+        if cliff is None:
+            return
+        rank_zero_info(f"\ntrain/loss {cliff}")
+        writer = getattr(trainer.logger, "experiment", None)
+        if hasattr(writer, "add_text"):
+            writer.add_text("train/cliff", f"train/loss {cliff}", trainer.global_step - 1)  # pyright: ignore
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        return self._watch.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on."""
+        self._watch.load_state(state_dict)
 
 
 def _log_interval(trainer: Trainer) -> int:

@@ -47,6 +47,7 @@ VERBS = {
     "data prepare": Verb("omni.data.prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")),
     "data check": Verb("omni.data.check:check", "Look for what would hurt training.", ("manifests+",)),
     "eval wer": Verb("omni.wer:evaluate", "Count word errors, by speaker and length, or compare two systems."),
+    "plot": Verb("omni.plot:plot_runs", "Draw the curves of one or several runs.", ("runs+",), ("metrics",)),
     "plan": Verb("omni.plan:run", "Count a configuration's parameters and memory before training it."),
     "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
     "bench audio": Verb("omni.bench.audio:race", "Race the audio encoder against torchaudio's Conformer."),
