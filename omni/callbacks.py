@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from omni.cliffs import CliffWatch
 from omni.errors import UserError
 from omni.precision import measure_peak_tflops
+from omni.weights_folder import is_folder, read_folder
 
 
 def run_folder(trainer: Trainer) -> str:
@@ -47,6 +48,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads; folders as `omni hub pull` writes them, too."""
+        if is_folder(Path(path)):
+            return read_folder(Path(path))
+        return super().load_checkpoint(path, map_location, weights_only)
 
 
 class StageCheckpoint(ModelCheckpoint):
@@ -133,7 +140,7 @@ class Stopped(Exception):
 class GracefulStop(Callback):
     """SIGINT (Ctrl-C) and SIGTERM end the run after the current optimizer step, with `last.ckpt` saved.
 
-    A second signal ends it at once.
+    A second signal ends it at once. Several ranks stop together, after a step that is logged, whichever was told.
     """
 
     def __init__(self) -> None:
@@ -154,11 +161,19 @@ class GracefulStop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves and stops, once gradients are no longer being accumulated."""
-        if self._signum is None or trainer.fit_loop._should_accumulate():
+        if trainer.fit_loop._should_accumulate():
+            return
+        stop = self._signum is not None
+        if trainer.world_size > 1:
+            # One rank may hear of it a step before another. They agree where Lightning logs, and waits anyway.
+            if trainer.global_step % _log_interval(trainer):
+                return
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if not stop:
             return
         path = Path(run_folder(trainer)) / "last.ckpt"
         trainer.save_checkpoint(path)
-        raise Stopped(self._signum, path, trainer.global_step)
+        raise Stopped(self._signum or signal.SIGTERM, path, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gives the signals back."""

@@ -53,6 +53,10 @@ VERBS = {
         ("other",),
         ("repetition_guard",),
     ),
+    "hub push": Verb(
+        "omni.hub:push", "Publish a trained model on the Hub.", ("checkpoint", "repository"), flags=("public",)
+    ),
+    "hub pull": Verb("omni.hub:pull", "Fetch a published model.", ("repository",)),
     "plot": Verb("omni.plot:plot_runs", "Draw the curves of one or several runs.", ("runs+",), ("metrics",)),
     "plan": Verb("omni.plan:run", "Count a configuration's parameters and memory before training it."),
     "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),

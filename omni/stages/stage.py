@@ -278,7 +278,7 @@ class Stage(LightningModule, ABC):
                 "(of text) or data.init_args.units (of speech) to the checkpoint"
             )
         self.ancestors = lineage["ancestors"]
-        self._rng = checkpoint["rng"]
+        self._rng = checkpoint.get("rng")  # a folder of weights has none
 
     def on_train_start(self) -> None:
         """Puts frozen parts in eval mode, and continues the random numbers where the checkpoint left them."""
