@@ -18,7 +18,12 @@ from omni.stages.stage import Stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
-STAGES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "models" not in path.parts and path.name != "base.yaml"]
+LAUNCH = sorted((CONFIGS / "launch").iterdir())  # test_launch.py looks into these
+STAGES = [
+    path
+    for path in sorted(CONFIGS.rglob("*.yaml"))
+    if "models" not in path.parts and path.name != "base.yaml" and path not in LAUNCH
+]
 PARTS = {
     "thinker": Thinker,
     "audio_encoder": AudioEncoder,
@@ -33,7 +38,9 @@ PARTS = {
 def test_all_files_were_found():
     assert len(MODELS) == 42
     assert len(STAGES) == 19
-    assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, CONFIGS / "base.yaml"}
+    assert [path.name for path in LAUNCH] == ["skypilot.yaml", "slurm.sh", "torchrun.sh"]
+    known = {*MODELS, *STAGES, *LAUNCH, CONFIGS / "base.yaml"}
+    assert {path for path in CONFIGS.rglob("*") if path.is_file()} == known
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: str(path.relative_to(CONFIGS)))
