@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import exp, log
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ def _draw(axis: Axes, panel: Panel, smoothing: float) -> None:
         steps, values, colour = list(line.points), list(line.points.values()), _colour(line.run)
         if line.measured:
             mark = {"marker": "o", "markersize": 4, "markerfacecolor": "white"} if len(steps) <= _SPARSE else {}
-            style = {"linestyle": (0, (4, 1.5))} if several else {}
+            style: dict[str, Any] = {"linestyle": (0, (4, 1.5))} if several else {}
             axis.plot(steps, values, color=colour, linewidth=1.6, zorder=3, **mark, **style)
         else:
             axis.plot(steps, values, color=colour, linewidth=0.7, alpha=0.28)

@@ -61,8 +61,8 @@ class WhisperNormalization:
 
     def __init__(self, english: bool = True) -> None:
         try:
-            from whisper_normalizer.basic import BasicTextNormalizer
-            from whisper_normalizer.english import EnglishTextNormalizer
+            from whisper_normalizer.basic import BasicTextNormalizer  # pyright: ignore[reportMissingImports]
+            from whisper_normalizer.english import EnglishTextNormalizer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError(
                 "Whisper's normaliser needs the package whisper-normalizer: pip install 'omni[hf]'"

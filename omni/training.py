@@ -178,7 +178,7 @@ def run(argv: list[str]) -> OmniCLI:
             raise
         raise UserError(one_line(error)) from error
     except Stopped as stop:
-        if rank_zero_only.rank == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0:  # each rank gets here
             print(f"omni: {stop}")
         raise SystemExit(stop.exit_code) from None
     finally:

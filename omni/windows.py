@@ -63,7 +63,7 @@ class Joiner:
     ) -> None:
         self.units, self.seconds, self.beam = units, seconds, beam
         self.shared = round(overlap / self.seconds)
-        self.timestamps = timestamps
+        self.timestamps: Timestamps | None = timestamps
         self.held: Tensor | None = None  # of the last window, what is not yet written
         self.time = 0  # in sub-frames, of the first that is held
         self.last = BLANK  # the likeliest unit just before
