@@ -71,9 +71,11 @@ class TestCliff:
         two = [*noisy(fall(9.0, 3.0, 60, 5), count=120), *((s + 1200, v) for s, v in noisy(fall(3.0, 0.5, 60, 5)))]
         assert [round(cliff.height) for cliff in find_cliffs(two)] == [9, 3]
 
-    def test_a_watch_that_was_saved_goes_on_as_if_never_stopped(self):
-        curve = noisy(fall(3.0, 0.6, 120, 5))
-        for cut in (60, 121, 123, 180):
+    @pytest.mark.parametrize(("over", "cliffs"), [(5, 1), (60, 0)])
+    def test_a_watch_that_was_saved_goes_on_as_if_never_stopped(self, over, cliffs):
+        curve = noisy(fall(3.0, 0.6, 120, over))
+        assert len(list(find_cliffs(curve))) == cliffs
+        for cut in (60, 121, 123, 135, 180):
             first, second = CliffWatch(), CliffWatch()
             found = [first.add(*point) for point in curve[:cut]]
             second.load_state(first.state())
