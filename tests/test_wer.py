@@ -81,7 +81,8 @@ class TestIntervals:
 
     def test_equal_systems_do_not_differ_and_a_clear_difference_is_no_chance(self):
         good, bad = rows(*[(SAID, SAID)] * 30), rows(*[(SAID, SAID.replace("red", "led"))] * 30)
-        assert compare(bad, bad) == (0, 0, 0)
+        mixed = bad[:15] + good[15:]
+        assert compare(mixed, mixed) == (0, 0, 0)  # whatever is drawn: they hear the same draws
         difference, low, high = compare(bad, good)
         assert difference == pytest.approx(1 / 8)
         assert 0 < low <= difference <= high
