@@ -1,4 +1,4 @@
-"""What every run does beside training: checkpoints, a clean stop, throughput, progress, predictions."""
+"""What every run does beside training: checkpoints, a clean stop, throughput, progress, cliffs, predictions."""
 
 import json
 import os
@@ -14,8 +14,10 @@ from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
+from omni.cliffs import CliffWatch
 from omni.errors import UserError
 from omni.precision import measure_peak_tflops
+from omni.weights_folder import is_folder, read_folder
 
 
 def run_folder(trainer: Trainer) -> str:
@@ -47,6 +49,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads; folders as `omni hub pull` writes them, too."""
+        if is_folder(Path(path)):
+            return read_folder(Path(path))
+        return super().load_checkpoint(path, map_location, weights_only)
 
 
 class StageCheckpoint(ModelCheckpoint):
@@ -149,7 +157,7 @@ class Stopped(Exception):
 class GracefulStop(Callback):
     """SIGINT (Ctrl-C) and SIGTERM end the run after the current optimizer step, with `last.ckpt` saved.
 
-    A second signal ends it at once.
+    A second signal ends it at once. Several ranks stop together, after a step that is logged, whichever was told.
     """
 
     def __init__(self) -> None:
@@ -170,11 +178,19 @@ class GracefulStop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves and stops, once gradients are no longer being accumulated and no validation is about to come."""
-        if self._signum is None or trainer.fit_loop._should_accumulate() or _validates_now(trainer):
+        if trainer.fit_loop._should_accumulate() or _validates_now(trainer):
+            return
+        stop = self._signum is not None
+        if trainer.world_size > 1:
+            # One rank may hear of it a step before another. They agree where Lightning logs, and waits anyway.
+            if trainer.global_step % _log_interval(trainer):
+                return
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if not stop:
             return
         path = Path(run_folder(trainer)) / "last.ckpt"
         trainer.save_checkpoint(path)
-        raise Stopped(self._signum, path, trainer.global_step)
+        raise Stopped(self._signum or signal.SIGTERM, path, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gives the signals back."""
@@ -295,6 +311,44 @@ class Throughput(Callback):
         if self._started:
             self._seconds += time.perf_counter() - self._started
             self._started = 0.0
+
+
+class CliffNote(Callback):
+    """Notes it where the training loss falls off a cliff: in the output, and as text in TensorBoard.
+
+    Hundreds of steps of gibberish and then sudden learning are normal where a model has to find out how two things
+    belong together, such as sound and text. What counts as a cliff: see `omni.cliffs.CliffWatch`.
+
+    Args:
+        plateau: Logged values that a plateau lasts at least.
+    """
+
+    def __init__(self, plateau: int = 20) -> None:
+        if plateau < 4:
+            raise UserError(f"a plateau of {plateau} values is none: give CliffNote 4 or more")
+        self._watch = CliffWatch(plateau)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks at the loss when Lightning logs it, and reads it from the device anyway."""
+        if (trainer.global_step % _log_interval(trainer)) or trainer.fit_loop._should_accumulate():
+            return
+        cliff = self._watch.add(trainer.global_step - 1, float(trainer.callback_metrics["train/loss"]))
+        if cliff is None:
+            return
+        rank_zero_info(f"\ntrain/loss {cliff}")
+        writer = getattr(trainer.logger, "experiment", None)
+        if hasattr(writer, "add_text"):
+            writer.add_text("train/cliff", f"train/loss {cliff}", trainer.global_step - 1)  # pyright: ignore
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on with."""
+        return self._watch.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on."""
+        self._watch.load_state(state_dict)
 
 
 def _validates_now(trainer: Trainer) -> bool:

@@ -28,6 +28,7 @@ from omni.media.audio import mel_constants
 from omni.models.part import Part
 from omni.tokenizer import Tokenizer
 from omni.units import Units
+from omni.weights_folder import is_folder, read_folder
 
 P = TypeVar("P", bound=Part)
 
@@ -55,19 +56,14 @@ class Lineage(TypedDict):
 def read(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU, its tensors mapped from the file rather than copied.
 
+    Args:
+        path: A `.ckpt` file, or a folder as `omni hub pull` writes it.
+
     Raises:
         UserError: If the file is missing, no checkpoint, cut off, or not written by omni.
     """
     path = Path(path)
-    if not path.is_file():
-        reason = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
-        raise UserError(
-            f"checkpoint {path} {reason}: give the .ckpt file of a run, such as lightning_logs/thinker/best.ckpt"
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"checkpoint {path} cannot be read: it is cut off, damaged or no checkpoint at all") from error
+    checkpoint = read_folder(path) if is_folder(path) else _read_file(path)
     if not isinstance(checkpoint, dict) or not {"state_dict", "parts", "lineage"} <= checkpoint.keys():
         raise UserError(f"checkpoint {path} was not written by omni: it has no parts and no lineage")
     there, here = checkpoint.get("audio"), mel_constants()
@@ -78,6 +74,18 @@ def read(path: str | Path) -> dict[str, Any]:
             "here): use the version of omni that trained it"
         )
     return checkpoint
+
+
+def _read_file(path: Path) -> Any:
+    if not path.is_file():
+        reason = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
+        raise UserError(
+            f"checkpoint {path} {reason}: give the .ckpt file of a run, such as lightning_logs/thinker/best.ckpt"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint {path} cannot be read: it is cut off, damaged or no checkpoint at all") from error
 
 
 def build(recipe: dict[str, Any]) -> Part:

@@ -52,12 +52,23 @@ VERBS = {
     "data tokenizer": Verb("omni.data.vocabulary:train_tokenizer", "Train a tokenizer on text."),
     "data prepare": Verb("omni.data.prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")),
     "data check": Verb("omni.data.check:check", "Look for what would hurt training.", ("manifests+",)),
-    "eval wer": Verb("omni.wer:evaluate", "Count word errors, by speaker and length, or compare two systems."),
+    "eval wer": Verb(
+        "omni.wer:evaluate",
+        "Count word errors, by speaker and length, or compare systems.",
+        (),
+        ("other",),
+        ("repetition_guard",),
+    ),
     "eval omni": Verb(
         "omni.exam:examine",
         "Count right answers to conversations by task, and with images and audio blanked.",
         lists=("data",),
     ),
+    "hub push": Verb(
+        "omni.hub:push", "Publish a trained model on the Hub.", ("checkpoint", "repository"), flags=("public",)
+    ),
+    "hub pull": Verb("omni.hub:pull", "Fetch a published model.", ("repository",)),
+    "plot": Verb("omni.plot:plot_runs", "Draw the curves of one or several runs.", ("runs+",), ("metrics",)),
     "plan": Verb("omni.plan:run", "Count a configuration's parameters and memory before training it."),
     "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
     "bench audio": Verb("omni.bench.audio:race", "Race the audio encoder against torchaudio's Conformer."),
@@ -120,7 +131,7 @@ def _call(verb: str, argv: list[str]) -> Any:
     if verb in PARSING_VERBS:
         return function(argv)
     try:
-        if not (what.positionals or what.lists):
+        if not (what.positionals or what.lists or what.flags):
             return auto_cli(function, args=argv, prog=f"omni {verb}", as_positional=False, exit_on_error=False)
         parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
         _add_arguments(parser, function, what)

@@ -17,7 +17,7 @@ from omni.prompt import Prompt
 from omni.reading_aloud import ReadingAloud
 from omni.recognition import Recognizer, load_recognizer
 from omni.speaking import SpeechSampling
-from omni.wer import Row, count_errors, interval
+from omni.word_errors import Row, bootstrap, count_errors, interval
 
 T = TypeVar("T")
 
@@ -266,7 +266,7 @@ def _word_errors(key: str, name: str, rows: Sequence[Row]) -> dict[str, Any]:
     rows = [row for row in rows if row.reference]
     if not rows:
         return {}
-    errors, (low, high) = count_errors(rows), interval(rows)
+    errors, (low, high) = count_errors(rows), interval(bootstrap([rows])[:, 0])
     between = f"95 % interval {low:.1%} – {high:.1%}"
     print(f"{name}: WER {errors.wer:.1%} ({between}), {errors.words:,} words in {len(rows):,}")
     return {key: {"wer": errors.wer, "low": low, "high": high, "utterances": len(rows), "words": errors.words}}

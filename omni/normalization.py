@@ -48,6 +48,37 @@ class TextNormalization:
         return asdict(self)
 
 
+class WhisperNormalization:
+    """How text is written before Whisper is scored on it (arXiv:2212.04356, appendix C), by `whisper-normalizer`.
+
+    Args:
+        english: The English one: numbers in digits, contractions in full, spelling as in America, no fillers. Otherwise
+            the one for all languages: lower case, no punctuation, nothing in brackets.
+
+    Raises:
+        UserError: If the library is not installed.
+    """
+
+    def __init__(self, english: bool = True) -> None:
+        try:
+            from whisper_normalizer.basic import BasicTextNormalizer  # pyright: ignore[reportMissingImports]
+            from whisper_normalizer.english import EnglishTextNormalizer  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise UserError(
+                "Whisper's normaliser needs the package whisper-normalizer: pip install 'omni[hf]'"
+            ) from error
+        self.english = english
+        self._normalize: Any = EnglishTextNormalizer() if english else BasicTextNormalizer()
+
+    def __call__(self, text: str) -> str:
+        """The text as it is scored."""
+        return " ".join(self._normalize(text).split())
+
+    def state(self) -> dict[str, Any]:
+        """Plain data that tells which it is."""
+        return {"as": "whisper, English" if self.english else "whisper, all languages"}
+
+
 @cache
 def _engine() -> Any:
     import inflect  # 0.2 s, and only texts with digits need it

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from omni.checkpoint import from_checkpoint
+from omni.ctc import align
 from omni.errors import UserError
-from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel
+from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel, read_audio
 from omni.models.audio_encoder import AudioEncoder
 from omni.units import Units
-from omni.windows import Joiner, Timestamps, Transcript, windows
+from omni.windows import Joiner, Timestamps, Transcript, Word, timed_words, windows
 
 
 class Recognizer:
@@ -88,6 +89,25 @@ class Recognizer:
                 raise transcript
             found[number] = transcript
         return [transcript for transcript in found if transcript is not None]
+
+    def align(self, audio: AudioSource | Tensor, text: str, *, timestamps: Timestamps = "word") -> tuple[Word, ...]:
+        """When each word of a known text is said, whoever understood it, by forced alignment.
+
+        Args:
+            audio: A file, its contents as bytes, or a tensor (samples,) at 16 kHz; heard as a whole.
+            text: What is said in it.
+            timestamps: Whether words are wanted, or characters.
+
+        Raises:
+            UserError: If the audio cannot be read, or the text has other characters or does not fit in its time.
+        """
+        units = self.units.encode(text)
+        samples = audio if isinstance(audio, Tensor) else read_audio(audio)
+        (log_probs,) = self.emit([samples])
+        spans = align(log_probs, units)
+        seconds, length = self.encoder.subframe_seconds, len(log_probs)
+        duration = len(samples) / SAMPLE_RATE
+        return tuple(timed_words(spans, self.units, timestamps, seconds=seconds, length=length, duration=duration))
 
     def stream(
         self,

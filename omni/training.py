@@ -16,7 +16,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import omni.data.codes.data
 import omni.data.conversations.data
@@ -120,15 +120,41 @@ class OmniCLI(LightningCLI):
         self._resolve_checkpoint("predict")
 
     def _resolve_checkpoint(self, verb: str) -> None:
-        """Turns `--ckpt_path best` and `last` into this run's files, and refuses a bad file before anything runs."""
+        """Turns `--ckpt_path best`, `last` and `auto` into this run's files, and refuses a bad file before it runs."""
         config = self.config_init[verb]
         path = config.get("ckpt_path")
-        if path is None:
-            return
         if path in ("best", "last"):
             path = str(Path(run_folder(self.trainer)) / f"{path}.ckpt")
-        self.model.check_checkpoint(checkpoints.read(path), path)
+        elif path == "auto":
+            path = self._last_if_any(verb)
         config["ckpt_path"] = path
+        if path is None:
+            return
+        checkpoint = checkpoints.read(path)
+        self.model.check_checkpoint(checkpoint, path)
+        if verb == "fit" and "optimizer_states" not in checkpoint:
+            part = next(iter(self.model.parts))
+            raise UserError(
+                f"{path} holds weights and no run that could go on: begin a new one with its parts by "
+                f"--init_from.{part} {path}"
+            )
+
+    def _last_if_any(self, verb: str) -> str | None:
+        """This run's `last.ckpt`; None where nothing of it is there yet. It is told which."""
+        if verb != "fit":
+            raise UserError(f"--ckpt_path auto is for fit, which can begin anew: give best or last to {verb}")
+        folder = Path(run_folder(self.trainer))
+        last = folder / "last.ckpt"
+        if last.exists():
+            rank_zero_info(f"ckpt_path auto: going on with {last}")
+            return str(last)
+        if left := sorted(path.name for path in folder.glob("*.ckpt")):
+            raise UserError(
+                f"--ckpt_path auto: {folder} holds {', '.join(left)} but no last.ckpt to go on with: give one of them "
+                "as --ckpt_path, or none to begin anew"
+            )
+        rank_zero_info(f"ckpt_path auto: {folder} holds no checkpoint: a new run begins")
+        return None
 
     @property
     def fingerprint(self) -> str:
@@ -170,7 +196,8 @@ def run(argv: list[str]) -> OmniCLI:
             raise
         raise UserError(one_line(error)) from error
     except Stopped as stop:
-        print(f"omni: {stop}")
+        if getattr(rank_zero_only, "rank", 0) == 0:  # each rank gets here
+            print(f"omni: {stop}")
         raise SystemExit(stop.exit_code) from None
     finally:
         sys.argv = before

@@ -63,7 +63,7 @@ class Joiner:
     ) -> None:
         self.units, self.seconds, self.beam = units, seconds, beam
         self.shared = round(overlap / self.seconds)
-        self.timestamps = timestamps
+        self.timestamps: Timestamps | None = timestamps
         self.held: Tensor | None = None  # of the last window, what is not yet written
         self.time = 0  # in sub-frames, of the first that is held
         self.last = BLANK  # the likeliest unit just before
@@ -87,7 +87,14 @@ class Joiner:
         assert self.held is not None
         self._write(self.held)
         text = " ".join("".join(map(self.units.surface, self.written)).split())
-        return Transcript(text, tuple(self._words()), self.duration)
+        words = (
+            ()
+            if self.timestamps is None
+            else timed_words(
+                self.spans, self.units, self.timestamps, seconds=self.seconds, length=self.time, duration=self.duration
+            )
+        )
+        return Transcript(text, tuple(words), self.duration)
 
     def _pauses(self) -> list[int]:
         """Units that mean that nothing is being said."""
@@ -110,28 +117,36 @@ class Joiner:
         self.time += len(log_probs)
         self.last = int(best[-1])
 
-    def _words(self) -> Iterator[Word]:
-        if not self.timestamps:
-            return
-        reach = round(_REACH / self.seconds)
-        group: list[int] = []
-        for i, span in enumerate([*self.spans, None]):
-            surface = " " if span is None else self.units.surface(span.unit)
-            if group and (self.timestamps == "char" or surface[0].isspace()):
-                yield self._word(group, reach)
-                group = []
-            if surface.strip():
-                group.append(i)
 
-    def _word(self, group: Sequence[int], reach: int) -> Word:
-        first, last = self.spans[group[0]], self.spans[group[-1]]
-        before = self.spans[group[0] - 1].end if group[0] else 0
-        after = self.spans[group[-1] + 1].start if group[-1] + 1 < len(self.spans) else self.time
-        start = max(first.start - reach, (before + first.start) / 2)
-        end = min(last.end + reach, (last.end + after) / 2)
-        text = "".join(self.units.surface(self.spans[i].unit) for i in group).strip()
-        score = sum(self.spans[i].score for i in group) / len(group)
-        return Word(text, start * self.seconds, min(end * self.seconds, self.duration), score)
+def timed_words(
+    spans: Sequence[Span], units: Units, kind: Timestamps, *, seconds: float, length: int, duration: float
+) -> Iterator[Word]:
+    """Words, or characters, and when they are said.
+
+    Args:
+        spans: Where each unit is heard.
+        units: What they are units of.
+        kind: Whether words are wanted, or characters.
+        seconds: From one sub-frame to the next.
+        length: Sub-frames in all.
+        duration: Of the audio, in seconds.
+    """
+    group: list[int] = []
+    for i, span in enumerate([*spans, None]):
+        surface = " " if span is None else units.surface(span.unit)
+        if group and (kind == "char" or surface[0].isspace()):
+            first, last = spans[group[0]], spans[group[-1]]
+            before = spans[group[0] - 1].end if group[0] else 0
+            after = spans[group[-1] + 1].start if group[-1] + 1 < len(spans) else length
+            reach = round(_REACH / seconds)
+            start = max(first.start - reach, (before + first.start) / 2)
+            end = min(last.end + reach, (last.end + after) / 2)
+            text = "".join(units.surface(spans[j].unit) for j in group).strip()
+            score = sum(spans[j].score for j in group) / len(group)
+            yield Word(text, start * seconds, min(end * seconds, duration), score)
+            group = []
+        if surface.strip():
+            group.append(i)
 
 
 def _quietest(before: Tensor, after: Tensor, pauses: Sequence[int]) -> int:

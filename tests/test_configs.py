@@ -20,8 +20,9 @@ from omni.stages.stage import Stage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
+LAUNCH = sorted((CONFIGS / "launch").iterdir())  # test_launch.py looks into these
 CHAINS = [CONFIGS / name for name in ("chain.yaml", "world/chain.yaml", "world/smoke.yaml")]
-NO_STAGES = {CONFIGS / "base.yaml", *CHAINS}
+NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH}
 STAGES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "models" not in path.parts and path not in NO_STAGES]
 PARTS = {
     "thinker": Thinker,
@@ -39,6 +40,7 @@ PARTS = {
 def test_all_files_were_found():
     assert len(MODELS) == 54
     assert len(STAGES) == 21
+    assert [path.name for path in LAUNCH] == ["skypilot.yaml", "slurm.sh", "torchrun.sh"]
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, *NO_STAGES}
 
 

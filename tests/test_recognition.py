@@ -184,9 +184,11 @@ class TestCommand:
               "--json_file", "report.json"])  # fmt: skip
         out = capfd.readouterr().out
         report = json.loads(Path("report.json").read_text())
-        assert report["other"]["wer"] == 0
+        (other,) = report["others"]
+        assert other["wer"] == 0
         assert f"{report['wer']:.2%}" in out
-        assert report["difference"]["low"] <= report["difference"]["wer"] <= report["difference"]["high"]
+        assert report["interval"][0] <= report["wer"] <= report["interval"][1]
+        assert other["difference"]["low"] <= other["difference"]["wer"] <= other["difference"]["high"]
         assert sum(part["words"] for part in report["by_speaker"].values()) == report["words"]
         assert sum(part["utterances"] for part in report["by_words"].values()) == 8
 

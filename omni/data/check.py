@@ -181,7 +181,7 @@ def _coding(
 ) -> tuple[Units, int, int]:
     """What is written, and how often: units, mel frames for each frame, sub-frames for each frame."""
     encoder = {"downsampling": _DOWNSAMPLING, "subframes": _SUBFRAMES}
-    if spec.endswith(".ckpt"):
+    if spec.endswith(".ckpt") or Path(spec).is_dir():
         content = checkpoint.read(spec)
         units = Units.from_state(content["tokenizer"])
         encoder |= content["parts"].get("audio_encoder", {}).get("init_args", {})

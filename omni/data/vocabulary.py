@@ -59,7 +59,7 @@ def find_tokenizer(
     Raises:
         UserError: If the tokenizer cannot be had.
     """
-    if Path(spec).suffix == ".ckpt":
+    if Path(spec).suffix == ".ckpt" or Path(spec).is_dir():
         from omni.checkpoint import read  # imports torch
 
         return Tokenizer.from_state(read(spec)["tokenizer"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
@@ -178,6 +178,9 @@ class Stage(LightningModule, ABC):
         averaged = self.trainer.accumulate_grad_batches * self.trainer.world_size
         scale_gradients(self.parameters(), UNIT * averaged / counted.clamp(min=1))
         self._counted = None
+        if (self.global_step + 1) % getattr(self.trainer, "log_every_n_steps") == 0:  # noqa: B009  a step that is logged
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            self.log("train/grad_norm", nn.utils.get_total_norm(gradients))  # before it is clipped
 
     def _watch(self, total: Tensor, batch: Any, batch_idx: int) -> None:
         """Stops at a loss that is not finite: at once on a CPU, elsewhere when Lightning reads the loss anyway."""
@@ -288,7 +291,7 @@ class Stage(LightningModule, ABC):
                 "(of text) or data.init_args.units (of speech) to the checkpoint"
             )
         self.ancestors = lineage["ancestors"]
-        self._rng = checkpoint["rng"]
+        self._rng = checkpoint.get("rng")  # a folder of weights has none
 
     def on_train_start(self) -> None:
         """Puts frozen parts in eval mode, and continues the random numbers where the checkpoint left them."""

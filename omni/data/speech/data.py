@@ -266,7 +266,7 @@ class SpeechData(StreamableData):
         return self._plan
 
     def _units(self) -> Units:
-        if self.units_spec.endswith(".ckpt"):
+        if self.units_spec.endswith(".ckpt") or Path(self.units_spec).is_dir():
             return Units.from_state(checkpoint.read(self.units_spec)["tokenizer"])
         return open_units(self.units_spec, characters=self.characters, normalization=self.normalization)
 

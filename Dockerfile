@@ -1,0 +1,26 @@
+# omni with all that training and inference need, for NVIDIA GPUs and for CPUs: PyTorch's wheels bring CUDA along.
+#   docker build --tag omni .
+#   docker run --rm --init --gpus all --shm-size 8g --stop-timeout 120 --user "$(id -u):$(id -g)" \
+#     -v "$PWD/data:/omni/data" -v "$PWD/lightning_logs:/omni/lightning_logs" \
+#     omni fit --config configs/audio.yaml --ckpt_path auto
+FROM python:3.12-slim
+
+# torch.compile needs a compiler
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /omni
+ENV HOME=/tmp PYTHONUNBUFFERED=1
+
+# What omni needs, apart from omni: a layer that changes only when pyproject.toml does
+COPY pyproject.toml README.md LICENSE ./
+RUN mkdir omni \
+    && touch omni/__init__.py \
+    && pip install --no-cache-dir --editable '.[world,hf]'
+
+COPY omni omni
+COPY configs configs
+
+ENTRYPOINT ["omni"]
+CMD ["--help"]

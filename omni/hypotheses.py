@@ -1,0 +1,144 @@
+"""What systems understood of utterances: a checkpoint or a model of `transformers` listens, or a file tells."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from omni.data.speech.utterances import Utterance, Utterances
+from omni.errors import UserError
+from omni.media.audio import AUDIO_SUFFIXES, SAMPLE_RATE, read_audio
+from omni.normalization import TextNormalization
+from omni.recognition import load_recognizer
+
+_WHOLE = 30.0  # seconds that Whisper hears at once; of more it must write the times to find its way
+
+
+def understood(
+    spec: str, source: Utterances, said: Sequence[Utterance], *, device: str, beam: int
+) -> tuple[TextNormalization, list[str]]:
+    """What a system understood of each utterance, and how a text of its kind is normalised.
+
+    Args:
+        spec: A checkpoint; `hf:` and the name of a model on the Hub, or its folder; a `.jsonl` file with `text` and
+            `audio` or `id`; or a `.txt` file with a line for each utterance.
+        source: Where the utterances come from.
+        said: All of them.
+        device: Where a model runs.
+        beam: Of a checkpoint: see `Recognizer`.
+
+    Raises:
+        UserError: If there is no such system, or its file does not fit the utterances.
+    """
+    path = Path(spec).expanduser()
+    if spec.startswith("hf:"):
+        return TextNormalization(), _peer(spec.removeprefix("hf:"), source, said, device)
+    if path.suffix == ".ckpt" or path.is_dir():
+        return _recognized(path, source, said, device, beam)
+    if not path.is_file():
+        raise UserError(f"{spec}: is no file: give a .ckpt checkpoint, hf:MODEL, or hypotheses as .jsonl or .txt")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if path.suffix == ".jsonl":
+        return TextNormalization(), _matched(path, lines, said)
+    if len(lines) != len(said):
+        raise UserError(f"{spec}: has {len(lines)} lines, and the reference {len(said)} rows: give a line for each")
+    return TextNormalization(), lines
+
+
+def _recognized(
+    path: Path, source: Utterances, said: Sequence[Utterance], device: str, beam: int
+) -> tuple[TextNormalization, list[str]]:
+    recognizer = load_recognizer(path, device=device, beam=beam)
+    audio = [source.audio(number, row) for number, row in enumerate(said)]
+    found = [""] * len(said)
+    for number, transcript in tqdm(
+        recognizer.stream(audio), total=len(said), desc="transcribing", leave=False, disable=None
+    ):
+        if isinstance(transcript, UserError):
+            raise transcript
+        found[number] = transcript.text
+    return recognizer.units.normalize, found
+
+
+def _peer(name: str, source: Utterances, said: Sequence[Utterance], device: str) -> list[str]:
+    """What a speech recogniser of `transformers` understands, one utterance at a time: no padding changes it."""
+    hear = load_peer(name, device)
+    rows = tqdm(enumerate(said), total=len(said), desc="transcribing", leave=False, disable=None)
+    return [hear(read_audio(source.audio(number, row)).numpy()) for number, row in rows]
+
+
+def load_peer(name: str, device: str) -> Callable[[Any], str]:
+    """Loads a pipeline of `transformers` for speech recognition.
+
+    Args:
+        name: The model's name on the Hub, or its folder.
+        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+
+    Returns:
+        What makes text of audio, an array (samples,) at 16 kHz.
+
+    Raises:
+        UserError: If `transformers` is missing, or the model cannot be had or does not recognise speech.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(f"hf:{name} needs Hugging Face's transformers: pip install 'omni[hf]'") from error
+    import torch
+
+    transformers.logging.set_verbosity_error()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = Path(name).expanduser()
+    try:
+        asr: Any = transformers.pipeline(
+            "automatic-speech-recognition", model=str(folder) if folder.is_dir() else name, device=device
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"hf:{name}: is no speech recogniser that can be loaded ({reason}): check its name and the network, or "
+            "download it and give hf:FOLDER"
+        ) from error
+    whisper = asr.type == "seq2seq_whisper"
+
+    def hear(audio: Any) -> str:
+        timed = {"return_timestamps": True} if whisper and len(audio) > _WHOLE * SAMPLE_RATE else {}
+        with torch.inference_mode():
+            return asr({"raw": audio, "sampling_rate": SAMPLE_RATE}, **timed)["text"]
+
+    return hear
+
+
+def _matched(path: Path, lines: Sequence[str], said: Sequence[Utterance]) -> list[str]:
+    """The text for each row, found by its file's name, with as many of its folders as tell all files apart."""
+    longest = max(len(_trail(row.audio)) for row in said)
+    files = {_trail(row.audio) for row in said}
+    parts = next(n for n in range(1, longest + 1) if len({file[-n:] for file in files}) == len(files))
+    texts: dict[tuple[str, ...], str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            key, text = row.get("audio") or row["id"], row["text"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path} row {number}: is no JSON object with `text` and `audio` or `id`") from None
+        if not isinstance(text, str):
+            raise UserError(f'{path} row {number}: `text` is {text!r}, no text: write "" where nothing was understood')
+        name = _trail(str(key))[-parts:]
+        if texts.setdefault(name, text) != text:
+            raise UserError(f"{path} row {number}: {key} has two different texts: keep one of them")
+    missing = next((row for row in said if _trail(row.audio)[-parts:] not in texts), None)
+    if missing is not None:
+        folders = f", told apart by the last {parts} parts of its path" if parts > 1 else ""
+        raise UserError(f"{path}: has no row for {missing.audio} ({missing.where}){folders}")
+    return [texts[_trail(row.audio)[-parts:]] for row in said]
+
+
+def _trail(file: str) -> tuple[str, ...]:
+    """A file's folders and its name, without the ending of audio."""
+    path = Path(file)
+    return (path.with_suffix("") if path.suffix.lower() in AUDIO_SUFFIXES else path).parts
