@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.text import WordErrorRate
 
-from omni.batch import IGNORE, ConversationBatch
+from omni.batch import IGNORE, TRANSCRIPTION, ConversationBatch
 from omni.conversation_figures import conversation_figure
 from omni.errors import UserError
 from omni.generation import Sampling, generate
 from omni.losses import Loss
-from omni.media.audio import SILENCE
+from omni.media.audio import HOP_LENGTH, SILENCE
 from omni.metrics import AccuracyByTask, MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.omni import Omni
@@ -24,9 +24,7 @@ from omni.models.vision_encoder import VisionEncoder
 from omni.normalization import TextNormalization
 from omni.optimizers import split_by_part
 from omni.stages.stage import Stage
-from omni.tokenizer import END
 
-TRANSCRIPTION = "transcription"  # the task that is scored by its word errors
 _GREY = 0.5  # of all pixels of a blank image
 _PROJECTORS = ("vision_projector", "audio_projector")
 _MEDIA = ("image", "audio")
@@ -232,13 +230,13 @@ class OmniTuning(Stage):
             embeddings=self.embed(batch)[chosen],
             positions=self.omni.rotary_positions(batch.positions[:, chosen]),
             max_tokens=self.answer_tokens,
-            stop=END,
+            stop=self._data.stop,
             vocab_size=self.tokenizer.vocab_size,
             sampling=Sampling(temperature=0),
         )
         for step in steps:
             for tokens, token in zip(said, step, strict=True):
-                if token not in (None, END):
+                if token not in (None, self._data.stop):
                     tokens.append(token)
         return [self.tokenizer.decode(tokens) for tokens in said]
 
@@ -346,5 +344,6 @@ def blank(batch: ConversationBatch, medium: str) -> ConversationBatch:
     if medium == "image" and batch.images is not None:
         return batch._replace(images=torch.full_like(batch.images, _GREY))
     if medium == "audio" and batch.mels is not None:
-        return batch._replace(mels=torch.full_like(batch.mels, SILENCE))
+        waveforms = batch.mels.shape[-1] == HOP_LENGTH
+        return batch._replace(mels=torch.full_like(batch.mels, 0.0 if waveforms else SILENCE))
     return batch
