@@ -121,7 +121,7 @@ def generate(
     _check(prompts, max_tokens, vocab_size)
     lengths = [len(prompt) for prompt in prompts]
     cache = thinker.new_cache(len(prompts), max(lengths) + max_tokens)
-    device = cache.keys.device
+    device = cache.device
     tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
     seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
