@@ -43,6 +43,8 @@ class PretrainedTokenizer(Tokenizer):
         self.eos = NUM_SPECIALS + eos
         self.bos = None if self._own.bos_token_id is None else NUM_SPECIALS + self._own.bos_token_id
         super().__init__([b""] * NUM_SPECIALS + self._table())
+        if self.decode(self.encode("a")) != "a":  # the library makes up an empty one where there is none
+            raise UserError(f"{source}: holds no tokenizer: name the folder of a language model with its tokenizer")
         self.end = self._end_of_turn() if self._own.chat_template else self.eos
 
     def encode(self, text: str) -> list[int]:

@@ -12,12 +12,13 @@ PACKAGE = Path(__file__).parents[1] / "omni"
 # What each room may import of the others; itself, and errors, always.
 CORE = {
     *("batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"),
-    *("normalization", "units", "ctc", "speaking", "layout"),
+    *("normalization", "units", "ctc", "speaking", "layout", "pretrained_tokenizer"),
 }
 MAY_IMPORT = {
     "errors": set(),
     "batch": set(),
     "tokenizer": set(),
+    "pretrained_tokenizer": {"tokenizer", "models"},
     "normalization": set(),
     "units": {"normalization"},
     "media": set(),
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "metrics": {"batch", "layers"},
     "optimizers": {"layers"},
     "models": {"batch", "layers", "losses", "media", "layout", "tokenizer"},
-    "checkpoint": {"models", "tokenizer", "units", "media"},
+    "checkpoint": {"models", "tokenizer", "pretrained_tokenizer", "units", "media"},
     "generation": {"models", "layers"},
     "speaking": {"generation", "models", "layers", "units", "batch", "sentences"},
     "inference": CORE | {"layers"},

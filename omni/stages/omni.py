@@ -156,6 +156,10 @@ class OmniTuning(Stage):
         """Checks that model and data fit together, tells the data how media are laid out, calibrates projectors."""
         super().setup(stage)
         data = self._data
+        source = getattr(self.thinker, "source", None)
+        if getattr(self.tokenizer, "source", None) != source:
+            wanted = "a tokenizer of omni's" if source is None else f"pretrained:{source}"
+            raise UserError(f"the Thinker reads other tokens than the data's: set data.init_args.tokenizer to {wanted}")
         if self.tokenizer.vocab_size > self.thinker.vocab_size:
             raise UserError(
                 f"the tokenizer has {self.tokenizer.vocab_size} tokens and the Thinker {self.thinker.vocab_size}: "

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from omni.errors import UserError
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 
+_LEAST = SAMPLE_RATE // 10  # samples: a feature extractor may fail on fewer
+
 
 class Ear(nn.Module, ABC):
     """Abstract: a model of `transformers` and what it does to sound before.
@@ -62,7 +64,7 @@ class WhisperEar(Ear):
             raise UserError(f"a feature extractor with a hop of {extractor.hop_length} samples is not known to omni")
         self.n_fft = extractor.n_fft
         self.filters: Tensor
-        self.register_buffer("filters", torch.as_tensor(extractor.mel_filters).float().cpu(), persistent=False)
+        self.register_buffer("filters", torch.as_tensor(extractor.mel_filters).float(), persistent=False)
         self.downsampling = encoder.conv1.stride[0] * encoder.conv2.stride[0]
         self.longest = encoder.embed_positions.num_embeddings * self.downsampling
 
@@ -203,6 +205,7 @@ class ExtractorEar(Ear):
     def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
         """See `Ear`."""
         rows = [row[:length].flatten() for row, length in zip(sound, lengths.tolist(), strict=True)]
+        rows = [F.pad(row, (0, max(0, _LEAST - len(row)))) for row in rows]
         hidden, counts = self._hear(rows)
         # The last samples of a recording are too few for a frame: the one before stands for it.
         places = torch.arange(-(-sound.shape[1] // self.downsampling), device=hidden.device)

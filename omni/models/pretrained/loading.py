@@ -51,8 +51,11 @@ class PretrainedPart(Part, ABC):
 
     def own(self, names: set[str]) -> None:
         """See `Part.own`."""
-        if names & self._lent:  # what training a module does to its buffers is its own, too
-            self._lent -= names | {name for name, _ in self.named_buffers()}
+        if names & self._lent:
+            state = self.state_dict(keep_vars=True)
+            tied = {id(state[name]) for name in names & state.keys()}  # one matrix may have two names
+            self._lent -= {name for name, weight in state.items() if id(weight) in tied}
+            self._lent -= {name for name, _ in self.named_buffers()}  # training changes them as well
 
     @property
     def origin(self) -> dict[str, Any] | None:
