@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from omni.errors import UserError
+from omni.media.container import AudioSource
 
 KINDS = ("image", "audio", "video")
 
@@ -22,12 +23,21 @@ class Medium(NamedTuple):
             pixels (3, height, width) of uint8, or samples at 16 kHz.
         times: Of each frame of a video, in seconds.
         duration: Of audio in seconds, where the source tells.
+        source: Opens audio that is no file of its own; `files` then holds what it is called.
+        noise: Seed and number of noise that is made up (see `omni.data.conversations.speech.noise`).
     """
 
     kind: str
     files: tuple[Any, ...]
     times: tuple[float, ...] = (0.0,)
     duration: float | None = None
+    source: Callable[[], AudioSource] | None = None
+    noise: tuple[int, int] | None = None
+
+    @property
+    def sound(self) -> Any:
+        """What to read audio from."""
+        return self.files[0] if self.source is None else self.source()
 
     def identity(self) -> str:
         """Changes when the medium changes, as well as can be told without reading it."""

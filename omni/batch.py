@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-TRANSCRIPTION = "transcription"  # the task of conversations that is scored by its word errors
+TRANSCRIPTION = "transcription"  # the task of writing down what is said, which is scored by its word errors
+SILENCE_TASK = "silence"  # of writing nothing, where nothing is said
 APART = (TRANSCRIPTION, "composition")  # tasks that the accuracy over all leaves out: they have a figure of their own
 
 IGNORE = -100  # a target that is not scored; the value that PyTorch's cross-entropy ignores by default
@@ -153,9 +154,11 @@ class ConversationBatch(NamedTuple):
         images: (images, 3, height, width), fp32, pixels from 0 to 1, in the order of their placeholders; video frames
             among them. None where no row has any.
         image_rows: The row of the batch that each image is in.
-        mels: (audios, mel frames, num_mels), fp32, in the order of their placeholders. None where no row has any.
+        mels: (audios, mel frames, num_mels), fp32, in the order of their placeholders; or waveforms, (audios, frames,
+            160), 10 ms of samples in each frame, for encoders with a front end of their own. None where no row has any.
         mel_lengths: (audios,), int64: mel frames of each. None with `mels`.
         audio_rows: The row of the batch that each audio is in.
+        audio_keys: A name for each audio that changes when it does.
         prompts: Tokens of each row before its last answer.
         answers: The text of each row's last answer.
         tasks: The task of each row.
@@ -171,6 +174,7 @@ class ConversationBatch(NamedTuple):
     mels: Tensor | None = None
     mel_lengths: Tensor | None = None
     audio_rows: tuple[int, ...] = ()
+    audio_keys: tuple[str, ...] = ()
     prompts: tuple[int, ...] = ()
     answers: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()

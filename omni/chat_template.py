@@ -1,7 +1,7 @@
 """The chat template: a conversation as the ids that the models read."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from omni.errors import UserError
 from omni.tokenizer import (
@@ -18,9 +18,13 @@ from omni.tokenizer import (
     USER,
     VIDEO_END,
     VIDEO_START,
+    ChatPiece,
     Tokenizer,
+    Turn,
     check_text,
 )
+
+Template = Literal["chat", "plain"]
 
 _ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 _MEDIA = {
@@ -34,8 +38,8 @@ class ChatTokens(NamedTuple):
     """A conversation as ids.
 
     Attributes:
-        tokens: bos, then for every turn its role, its content and `<|end|>`.
-        scored: true where the loss counts: the content and the `<|end|>` of the assistant's turns.
+        tokens: in omni's own template bos, then for every turn its role, its content and `<|end|>`.
+        scored: true where the loss counts: the assistant's turns and what ends them.
     """
 
     tokens: list[int]
@@ -46,6 +50,7 @@ def encode_chat(
     tokenizer: Tokenizer,
     messages: Sequence[Mapping[str, Any]],
     *,
+    template: Template = "chat",
     placeholders: Sequence[int] | None = None,
     add_generation_prompt: bool = False,
 ) -> ChatTokens:
@@ -56,11 +61,15 @@ def encode_chat(
         messages: each with a `role` (system, user, assistant) and a `content`: a string, or a list of parts
             `{"type": "text", "text": ...}` or `{"type": "image" | "audio" | "video", ...}`. The assistant's turns are
             text only.
+        template: `chat`, with roles, as the tokenizer's own chat template has it where it came with one; or `plain`,
+            for a model that has read nothing but text: what is said, one after the other, and an end of document
+            behind each of the assistant's turns.
         placeholders: the number of features of every media part, in order; one each by default.
         add_generation_prompt: end with `<|assistant|>`, for the model to go on.
 
     Raises:
-        UserError: no messages, a message that is not as above, or placeholders that do not fit the media parts.
+        UserError: no messages, a message that is not as above, placeholders that do not fit the media parts, or a
+            tokenizer without the template.
     """
     if not messages:
         raise UserError("the conversation has no messages: give at least one")
@@ -69,25 +78,52 @@ def encode_chat(
     counts = [1] * num_media if placeholders is None else list(placeholders)
     if len(counts) != num_media or any(count < 1 for count in counts):
         raise UserError(f"placeholders {counts} do not fit {num_media} media parts: give one positive number for each")
-    tokens, scored, features = [BOS], [False], iter(counts)
-    for role, parts in turns:
-        content = []
-        for kind, text in parts:
-            if kind == "text":
-                content += tokenizer.encode(text)
-            else:
-                start, placeholder, end = _MEDIA[kind]
-                content += [start, *[placeholder] * next(features), end]
-        tokens += [_ROLES[role], *content, END]
-        scored += [False, *[role == "assistant"] * (len(content) + 1)]
-    if add_generation_prompt:
-        tokens.append(ASSISTANT)
-        scored.append(False)
+    pieces = _plain(tokenizer, turns) if template == "plain" else None
+    if pieces is None:
+        pieces = tokenizer.chat_pieces(turns, generation_prompt=add_generation_prompt)
+    if pieces is None:
+        pieces = _with_roles(tokenizer, turns, add_generation_prompt)
+    tokens, scored, features = [], [], iter(counts)
+    for piece in pieces:
+        written = piece.tokens if piece.medium is None else [_MEDIA[piece.medium][1]] * next(features)
+        tokens += written
+        scored += [piece.scored] * len(written)
     return ChatTokens(tokens, scored)
 
 
-def _read_message(index: int, message: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
-    """The role, and the parts as (type, text); the text of media is empty."""
+def stop_token(tokenizer: Tokenizer, template: Template) -> int:
+    """What ends an answer."""
+    return tokenizer.eos if template == "plain" else tokenizer.end
+
+
+def _with_roles(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: bool) -> list[ChatPiece]:
+    pieces = [ChatPiece([BOS])]
+    for role, parts in turns:
+        scored = role == "assistant"
+        pieces.append(ChatPiece([_ROLES[role]]))
+        for kind, text in parts:
+            if kind == "text":
+                pieces.append(ChatPiece(tokenizer.encode(text), scored))
+            else:
+                start, _, end = _MEDIA[kind]
+                pieces += [ChatPiece([start]), ChatPiece([], medium=kind), ChatPiece([end])]
+        pieces.append(ChatPiece([END], scored))
+    return [*pieces, ChatPiece([ASSISTANT])] if generation_prompt else pieces
+
+
+def _plain(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[ChatPiece]:
+    pieces = [] if tokenizer.bos is None else [ChatPiece([tokenizer.bos])]
+    for role, parts in turns:
+        scored = role == "assistant"
+        for kind, text in parts:
+            medium = None if kind == "text" else kind
+            pieces.append(ChatPiece([] if medium else tokenizer.encode(text), scored, medium))
+        if scored:
+            pieces.append(ChatPiece([tokenizer.eos], scored))
+    return pieces
+
+
+def _read_message(index: int, message: Mapping[str, Any]) -> Turn:
     role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
     if not isinstance(role, str) or role not in _ROLES:
         raise UserError(f"message {index}: role {role!r} is unknown: use one of {', '.join(_ROLES)}")

@@ -7,6 +7,7 @@ A checkpoint of omni holds, beside what Lightning puts there:
 - `metrics`: what the last validation before it measured, by name (`val/loss`),
 - `lineage`: stage, step, fingerprints of configuration, data and tokenizer, and the same for every ancestor,
 - `units`: the state of the characters that its Talker reads, where the tokenizer is one of text,
+- `origins`: for each pretrained part whose weights it is, which the checkpoint then does not hold (see `Part.lent`),
 - `audio`: the constants of the spectrograms that its parts hear, if any (see `omni.media.audio.mel_constants`),
 - `rng`: the states of the random number generators.
 
@@ -26,6 +27,7 @@ from torch import nn
 from omni.errors import UserError
 from omni.media.audio import mel_constants
 from omni.models.part import Part
+from omni.pretrained_tokenizer import PretrainedTokenizer
 from omni.tokenizer import Tokenizer
 from omni.units import Units
 from omni.weights_folder import is_folder, read_folder
@@ -159,7 +161,7 @@ def from_checkpoint(path: str | Path, name: str, kind: type[P]) -> tuple[P, Toke
     if not isinstance(part, kind):
         raise UserError(f"{name} of {path} is a {type(part).__name__}, and a {kind.__name__} is needed")
     _fill(part, name, checkpoint, path)
-    return part.eval(), _vocabulary(checkpoint["tokenizer"])
+    return part.eval(), vocabulary(checkpoint["tokenizer"])
 
 
 def ancestry(path: str | Path, name: str) -> Lineage:
@@ -168,7 +170,10 @@ def ancestry(path: str | Path, name: str) -> Lineage:
     return lineage["ancestors"].get(name, lineage)
 
 
-def _vocabulary(state: dict[str, Any]) -> Tokenizer | Units:
+def vocabulary(state: dict[str, Any]) -> Tokenizer | Units:
+    """The tokenizer, or the units of speech, that a state is of."""
+    if state.get("kind") == "pretrained":
+        return PretrainedTokenizer.from_state(state)
     return Units.from_state(state) if "normalization" in state else Tokenizer.from_state(state)
 
 
@@ -179,15 +184,22 @@ def units_of(path: str | Path) -> Units:
         UserError: If it has none.
     """
     checkpoint = read(path)
-    units = _vocabulary(checkpoint.get("units") or checkpoint["tokenizer"])
+    units = vocabulary(checkpoint.get("units") or checkpoint["tokenizer"])
     if not isinstance(units, Units):
         raise UserError(f"checkpoint {path} holds a tokenizer of text, and no characters for a Talker to read")
     return units
 
 
 def tokenizer_of(path: str | Path) -> Tokenizer:
-    """The tokenizer that travels in a checkpoint."""
-    return Tokenizer.from_state(read(path)["tokenizer"])
+    """The tokenizer that travels in a checkpoint.
+
+    Raises:
+        UserError: If it holds units of speech instead.
+    """
+    found = vocabulary(read(path)["tokenizer"])
+    if not isinstance(found, Tokenizer):
+        raise UserError(f"checkpoint {path} holds units of speech and no tokenizer of text")
+    return found
 
 
 def weights_fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
@@ -210,9 +222,12 @@ def check_fit(part: nn.Module, name: str, checkpoint: dict[str, Any], path: str 
     """
     prefix = f"{name}."
     weights = {key.removeprefix(prefix): w for key, w in checkpoint["state_dict"].items() if key.startswith(prefix)}
-    if not weights:
+    if not weights and name not in checkpoint.get("origins", {}):
         raise UserError(_no_such_part(checkpoint, name, path))
     own = part.state_dict()
+    if lent := part.lent - weights.keys() if isinstance(part, Part) else set():
+        _check_origin(part, name, checkpoint, path)
+        own = {key: weight for key, weight in own.items() if key not in lent}
     differing = [
         f"{key} is {_shape(weights.get(key))} there and {_shape(own.get(key))} here"
         for key in sorted({*own, *weights})
@@ -224,12 +239,41 @@ def check_fit(part: nn.Module, name: str, checkpoint: dict[str, Any], path: str 
     return weights
 
 
+def _check_origin(part: Any, name: str, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuses a part around another pretrained model than the one that the checkpoint leaves out."""
+    there, here = checkpoint.get("origins", {}).get(name), part.origin
+    if there is None:
+        raise UserError(f"{name} of {path} was made by omni, and is no pretrained model as that of this configuration")
+    if there["fingerprint"] != here["fingerprint"]:
+        revision = f" at {there['revision']}" if there["revision"] else ""
+        raise UserError(
+            f"{name} of {path} was trained on top of {there['source']}{revision}, which is another model than "
+            f"{here['source']} of this configuration: set model.init_args.{name}.init_args.source to it"
+        )
+
+
 def _shape(weight: torch.Tensor | None) -> str:
     return "missing" if weight is None else "×".join(map(str, weight.shape)) or "a scalar"
 
 
 def _fill(part: nn.Module, name: str, checkpoint: dict[str, Any], path: str | Path) -> None:
-    part.load_state_dict(check_fit(part, name, checkpoint, path))
+    fill(part, check_fit(part, name, checkpoint, path))
+
+
+def fill(part: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Gives a part its weights, strictly: all of them, but for those that are lent."""
+    if not isinstance(part, Part):
+        part.load_state_dict(weights)
+        return
+    lent = {key: weight for key, weight in part.state_dict().items() if key in part.lent}
+    part.load_state_dict({**lent, **weights})
+    part.own(set(weights))
+
+
+def without_lent(state: Mapping[str, torch.Tensor], parts: Mapping[str, Part]) -> dict[str, torch.Tensor]:
+    """The weights of a stage, by their names in it, without those that are lent to its parts."""
+    lent = {f"{name}.{key}" for name, part in parts.items() for key in part.lent}
+    return {key: weight for key, weight in state.items() if key not in lent}
 
 
 def _no_such_part(checkpoint: dict[str, Any], name: str, path: str | Path) -> str:

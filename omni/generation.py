@@ -123,7 +123,7 @@ def generate(
     _check(prompts, max_tokens, vocab_size)
     if cache is None:
         cache = thinker.new_cache(len(prompts), max(map(len, prompts)) + max_tokens)
-    device = cache.keys.device
+    device = cache.device
     lengths = [len(prompt) - known for prompt, known in zip(prompts, cache.lengths, strict=True)]
     tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
     seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)

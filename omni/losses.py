@@ -101,10 +101,10 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-        wanted = any(ctx.needs_input_grad)
+        wanted, weight_wanted = any(ctx.needs_input_grad), ctx.needs_input_grad[1]  # not where the head is frozen
         inputs, matrix, chunk = _prepare(hidden, weight)
         hidden_grad = torch.empty_like(inputs) if wanted else None
-        weight_grad = torch.zeros_like(weight) if wanted else None
+        weight_grad = torch.zeros_like(weight) if weight_wanted else None
         total = torch.zeros((), device=hidden.device)
         with _full_precision(inputs):
             for start in range(0, len(inputs), chunk):
@@ -113,7 +113,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 index, scored = target.clamp(min=0)[:, None], (target != IGNORE)[:, None]
                 log_probs = F.log_softmax(logits, dim=-1)
                 total -= (log_probs.gather(1, index) * scored).sum()
-                if hidden_grad is None or weight_grad is None:
+                if hidden_grad is None:
                     continue
                 slope = log_probs.exp_()  # d loss / d logits = softmax − one-hot
                 slope.scatter_add_(1, index, -torch.ones_like(index, dtype=slope.dtype))
@@ -122,15 +122,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 slope = slope.to(matrix.dtype)
                 # What is not scored is taken out of the narrow factors, not of the wide one.
                 hidden_grad[start : start + chunk] = (slope @ matrix) * scored
-                _accumulate(weight_grad, slope.T, part * scored)
-        if hidden_grad is not None and weight_grad is not None:
+                if weight_grad is not None:
+                    _accumulate(weight_grad, slope.T, part * scored)
+        if hidden_grad is not None:
             ctx.save_for_backward(hidden_grad.to(hidden.dtype), weight_grad)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grads[0], weight_grad * grads[0], None, None
+        return hidden_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None, None
 
 
 def classification_loss(

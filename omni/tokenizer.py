@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import sentencepiece
 
@@ -47,12 +47,34 @@ _UNPIECED = re.compile(rf"([\r\n{_SPACE_MARK}])")  # always bytes: the mark woul
 # line end, so that a long text is encoded line by line (4 MB in one call: 3.9 s whole, 1.0 s by line)
 
 
+Turn = tuple[str, list[tuple[str, str]]]
+"""A role, and parts as (type, text); the text of media is empty."""
+
+
+class ChatPiece(NamedTuple):
+    """A stretch of a conversation as a chat template writes it.
+
+    Attributes:
+        tokens: Its ids; none of a medium.
+        scored: Whether the loss counts.
+        medium: `image`, `audio` or `video`, where one stands here.
+    """
+
+    tokens: list[int]
+    scored: bool = False
+    medium: str | None = None
+
+
 class Tokenizer(ABC):
     """Text to ids and back, without loss: `decode(encode(text)) == text` for every text.
 
     Args:
         pieces: the bytes that each id stands for, specials first (empty); its length is the vocabulary size.
     """
+
+    bos: int | None = BOS  # what a document begins with, if anything
+    eos: int = EOS  # and ends with
+    end: int = END  # what ends a turn of a conversation
 
     def __init__(self, pieces: Sequence[bytes]):
         self._pieces = tuple(pieces)
@@ -89,6 +111,18 @@ class Tokenizer(ABC):
     def token_bytes(self) -> list[int]:
         """The number of UTF-8 bytes that each id stands for: the denominator of bits per byte. Specials count 0."""
         return [len(piece) for piece in self._pieces]
+
+    def chat_pieces(self, turns: Sequence[Turn], *, generation_prompt: bool) -> list[ChatPiece] | None:
+        """A conversation in the chat template that came with the tokenizer; None: it has that of `omni.chat_template`.
+
+        Args:
+            turns: Role and parts of each.
+            generation_prompt: End where the assistant goes on.
+
+        Raises:
+            UserError: There is none, or it refuses the conversation.
+        """
+        return None
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

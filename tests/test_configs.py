@@ -1,9 +1,11 @@
 """Every YAML that is shipped: it parses, builds what it names, and is counted."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+import toy_pretrained as toy
 import yaml
 
 from omni.data.world.images import image_row
@@ -11,7 +13,7 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec
 from omni.models.discriminators import Discriminators
 from omni.models.omni import Omni
-from omni.models.projector import Projector
+from omni.models.projector import Projector, ProjectorKind
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
@@ -24,6 +26,7 @@ LAUNCH = sorted((CONFIGS / "launch").iterdir())  # test_launch.py looks into the
 CHAINS = [CONFIGS / name for name in ("chain.yaml", "world/chain.yaml", "world/smoke.yaml")]
 NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH}
 STAGES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "models" not in path.parts and path not in NO_STAGES]
+KINDS = CONFIGS / "models/projector"
 PARTS = {
     "thinker": Thinker,
     "audio_encoder": AudioEncoder,
@@ -37,9 +40,20 @@ PARTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """Arguments that put toys in the place of models of the Hub, as wide as the projector has it."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    sources = {"audio_encoder": toy.encoder(folder / "encoder"), "thinker": toy.llm(folder / "llm")}
+    pairs = {f"model.init_args.{part}.init_args.source": source for part, source in sources.items()}
+    pairs |= {"model.init_args.audio_projector.init_args.in_dim": 16}
+    pairs |= {"model.init_args.audio_projector.init_args.out_dim": 32}
+    return [f"--{name}={value}" for name, value in pairs.items()]
+
+
 def test_all_files_were_found():
-    assert len(MODELS) == 54
-    assert len(STAGES) == 21
+    assert len(MODELS) == 60
+    assert len(STAGES) == 25
     assert [path.name for path in LAUNCH] == ["skypilot.yaml", "slurm.sh", "torchrun.sh"]
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, *NO_STAGES}
 
@@ -47,7 +61,8 @@ def test_all_files_were_found():
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_model_sizes_build(path):
     with torch.device("meta"):
-        part = PARTS[path.stem](**yaml.safe_load(path.read_text(encoding="utf-8")))
+        kind = Projector if path.parent == KINDS else PARTS[path.stem]
+        part = kind(**yaml.safe_load(path.read_text(encoding="utf-8")))
     assert part.num_parameters > (5e4 if isinstance(part, Projector) else 1e5)
 
 
@@ -60,7 +75,7 @@ def test_the_thinker_sees_an_image_as_49_to_64_tokens():
         assert 49 <= encoder.num_tokens <= 64
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in MODELS}), ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODELS} - {KINDS}), ids=lambda path: path.name)
 def test_projectors_fit_the_parts_of_their_size(folder):
     with torch.device("meta"):
         parts = {name: PARTS[name](**yaml.safe_load((folder / f"{name}.yaml").read_text())) for name in PARTS}
@@ -75,6 +90,13 @@ def test_sizes_of_a_part_name_the_same_arguments(name):
     assert len({frozenset(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in files}) == 1
 
 
+def test_every_kind_of_projector_has_a_file_that_says_the_same():
+    configs = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in KINDS.iterdir()}
+    assert configs.keys() == set(get_args(ProjectorKind))
+    assert {name: config["kind"] for name, config in configs.items()} == {name: name for name in configs}
+    assert len({frozenset(config) for config in configs.values()}) == 1
+
+
 def test_the_world_has_as_many_classes_as_its_classifier():
     config = yaml.safe_load((CONFIGS / "world/vision.yaml").read_text(encoding="utf-8"))
     found = set()
@@ -85,12 +107,13 @@ def test_the_world_has_as_many_classes_as_its_classifier():
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_stages_build(path, monkeypatch):
+def test_stages_build(path, monkeypatch, elsewhere):
     from omni.training import OmniCLI
 
-    monkeypatch.setattr(
-        "sys.argv", ["omni", "--config", str(path), "--trainer.logger=false", "--trainer.accelerator=cpu"]
-    )
+    arguments = ["--config", str(path), "--trainer.logger=false", "--trainer.accelerator=cpu"]
+    if "Pretrained" in path.read_text(encoding="utf-8"):
+        arguments += elsewhere
+    monkeypatch.setattr("sys.argv", ["omni", *arguments])
     with torch.device("meta"):
         cli = OmniCLI(run=False)
     assert isinstance(cli.model, Stage)

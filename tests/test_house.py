@@ -12,12 +12,13 @@ PACKAGE = Path(__file__).parents[1] / "omni"
 # What each room may import of the others; itself, and errors, always.
 CORE = {
     *("batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"),
-    *("normalization", "units", "ctc", "speaking", "layout", "attachments"),
+    *("normalization", "units", "ctc", "speaking", "layout", "attachments", "pretrained_tokenizer"),
 }
 MAY_IMPORT = {
     "errors": set(),
     "batch": set(),
     "tokenizer": set(),
+    "pretrained_tokenizer": {"tokenizer", "models"},
     "normalization": set(),
     "units": {"normalization"},
     "media": set(),
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "optimizers": {"layers"},
     "models": {"batch", "layers", "losses", "media", "layout", "tokenizer"},
     "weights_folder": set(),
-    "checkpoint": {"models", "tokenizer", "units", "media", "weights_folder"},
+    "checkpoint": {"models", "tokenizer", "pretrained_tokenizer", "units", "media", "weights_folder"},
     "generation": {"models", "layers"},
     "speaking": {"generation", "models", "layers", "units", "batch", "sentences"},
     "prompt": {"attachments", "chat_template", "layout", "media", "tokenizer"},

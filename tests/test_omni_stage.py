@@ -68,6 +68,7 @@ TOY = {
             "inner_ctc": 0,
             "num_heads": 2,
             "ffn_dim": 24,
+            "inner_ctc": 0,
             "conv_channels": 2,
             "head_dim": 8,
             "dropout": 0,

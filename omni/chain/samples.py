@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from omni.assistant import Assistant
+from omni.attachments import Medium
 from omni.checkpoint import from_checkpoint, read
 from omni.classification import VisionModel
 from omni.coding import decode, encode
 from omni.configuration import Configuration, quiet
-from omni.data.conversations.sources import Conversation, Medium, open_conversations
+from omni.data.conversations.sources import Conversation, open_conversations
 from omni.data.images.entries import open_images
 from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import Location

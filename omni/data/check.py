@@ -10,7 +10,8 @@ from omni.data.check_conversations import CONVERSATION_KINDS, ConversationCheck
 from omni.data.check_images import IMAGE_KINDS, ImageCheck
 from omni.data.check_speech import SPEECH_KINDS, SpeechCheck, SpeechRules
 from omni.data.check_text import TEXT_KINDS, TextCheck
-from omni.data.conversations.sources import MESSAGES, open_conversations
+from omni.data.conversations.opening import open_conversations
+from omni.data.conversations.sources import MESSAGES
 from omni.data.corpus import open_corpus
 from omni.data.findings import Report
 from omni.data.images.entries import open_images

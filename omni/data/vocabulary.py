@@ -7,6 +7,7 @@ from pathlib import Path
 from omni.data.corpus import open_corpus
 from omni.data.documents import Documents
 from omni.errors import UserError
+from omni.pretrained_tokenizer import PRETRAINED, PretrainedTokenizer
 from omni.tokenizer import Tokenizer, open_tokenizer, train_sentencepiece
 
 
@@ -48,8 +49,8 @@ def find_tokenizer(
     """The tokenizer that `data.tokenizer` names.
 
     Args:
-        spec: `bpe` (learned from `sources` once, then kept in `cache_dir`), `bytes`, a `.model` file, or a `.ckpt`
-            file, for the tokenizer in it.
+        spec: `bpe` (learned from `sources` once, then kept in `cache_dir`), `bytes`, a `.model` file, a `.ckpt`
+            file, for the tokenizer in it, or `pretrained:` and the name or the folder of a pretrained model.
         sources: The documents to train on.
         identity: Their fingerprint.
         vocab_size: For `bpe`.
@@ -60,9 +61,11 @@ def find_tokenizer(
         UserError: If the tokenizer cannot be had.
     """
     if Path(spec).suffix == ".ckpt" or Path(spec).is_dir():
-        from omni.checkpoint import read  # imports torch
+        from omni.checkpoint import tokenizer_of  # imports torch
 
-        return Tokenizer.from_state(read(spec)["tokenizer"])
+        return tokenizer_of(spec)
+    if spec.startswith(PRETRAINED):
+        return PretrainedTokenizer(spec.removeprefix(PRETRAINED))
     if spec != "bpe":
         return open_tokenizer(spec)
     key = hashlib.sha256(f"{identity} {vocab_size}".encode()).hexdigest()

@@ -43,6 +43,11 @@ class KVCache:
         self._rows = torch.arange(batch_size, device=device)[:, None]
 
     @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.keys.device
+
+    @property
     def uniform(self) -> bool:
         """Whether all rows are equally long."""
         return len(set(self.lengths)) == 1

@@ -21,6 +21,7 @@ class MixtureOfExperts(nn.Module):
         num_experts: Number of experts.
         experts_per_token: How many work on a token.
         activation: As in `FeedForward`.
+        out_dim: Width of the output, where it is another than `dim`.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class MixtureOfExperts(nn.Module):
         dim: int,
         ffn_dim: int,
         *,
+        out_dim: int | None = None,
         num_experts: int,
         experts_per_token: int = 2,
         activation: Activation = "swiglu",
@@ -40,7 +42,7 @@ class MixtureOfExperts(nn.Module):
         self.router = nn.Linear(dim, num_experts, bias=False)
         width = 2 * ffn_dim if activation == "swiglu" else ffn_dim
         self.up = nn.Parameter(torch.empty(num_experts, dim, width))
-        self.down = nn.Parameter(torch.empty(num_experts, ffn_dim, dim))
+        self.down = nn.Parameter(torch.empty(num_experts, ffn_dim, out_dim or dim))
         for weight in (self.up, self.down):
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
 
@@ -57,7 +59,7 @@ class MixtureOfExperts(nn.Module):
             mask: (batch, time) of bool, true where a token is no padding. Padding does not count in the balance.
 
         Returns:
-            (batch, time, dim), and the balance loss: a scalar, 1 when all experts are used alike.
+            (batch, time, out_dim), and the balance loss: a scalar, 1 when all experts are used alike.
         """
         tokens = x.flatten(0, 1)
         probabilities = F.softmax(self.router(tokens).float(), dim=-1)
@@ -73,6 +75,16 @@ class MixtureOfExperts(nn.Module):
         outputs = outputs[order.argsort()].unflatten(0, (-1, self.experts_per_token))
         mixed = (outputs * weights[..., None].to(dtype)).sum(1)
         return mixed.to(x.dtype).unflatten(0, x.shape[:2]), self._balance(chosen.sum(1), probabilities, mask)
+
+    def z_loss(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean square of the logarithm of the router's partition function (ST-MoE, arXiv:2202.08906), a scalar.
+
+        It keeps the router's logits small, where rounding does not change its choice. Arguments as in `forward`.
+        """
+        squares = self.router(x).float().logsumexp(-1).square()
+        if mask is None:
+            return squares.mean()
+        return (squares * mask).sum() / mask.sum().clamp(min=1)
 
     @staticmethod
     def _product_dtype(x: Tensor) -> torch.dtype:

@@ -202,7 +202,8 @@ class Transformer(nn.Module):
         angles = self.rotary(positions)
         balances = []
         for layer, block in enumerate(self._blocks):
-            if self.gradient_checkpointing and self.training:
+            # In eval mode too, which a frozen part is in while gradients pass through it.
+            if self.gradient_checkpointing and torch.is_grad_enabled() and cache is None:
                 x, balance = checkpoint(block, x, angles, mask, attention_mask, cache, layer, use_reentrant=False)
             else:
                 x, balance = block(x, angles, mask, attention_mask, cache, layer)

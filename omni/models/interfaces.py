@@ -1,12 +1,26 @@
 """What a composed model needs of its parts, so that a pretrained one can stand in the place of ours."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from omni.layers.cache import KVCache
 from omni.layers.transformer import TransformerOutput
 from omni.models.audio_encoder import AudioFeatures
+
+
+class Cache(Protocol):
+    """What a language model has computed of some rows; see `omni.layers.cache.KVCache`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        ...
+
+    def advance(self, entries: int | Sequence[int]) -> None:
+        """Counts new entries: the same number for each row, or one number a row (the rest was padding)."""
+        ...
 
 
 class LanguageModel(Protocol):
@@ -43,7 +57,7 @@ class LanguageModel(Protocol):
         embeddings: Tensor | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: Any = None,
     ) -> TransformerOutput:
         """Runs all but the head, on tokens or on embeddings."""
         ...
@@ -52,8 +66,8 @@ class LanguageModel(Protocol):
         """Applies the head to hidden states (..., dim): (..., vocab)."""
         ...
 
-    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
-        """An empty cache for rows of up to `max_length` positions."""
+    def new_cache(self, batch_size: int, max_length: int) -> Cache:
+        """An empty cache for rows of up to `max_length` positions; its own is what `encode` takes."""
         ...
 
 

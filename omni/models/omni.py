@@ -1,6 +1,6 @@
 """Omni: a Thinker that sees and hears."""
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from omni.layers.cache import KVCache
 from omni.layers.transformer import TransformerOutput
 from omni.layout import MediaLayout
+from omni.models.audio_encoder import AudioFeatures
 from omni.models.interfaces import ImageEncoder, LanguageModel, SpeechEncoder
 from omni.models.projector import Projector
 from omni.tokenizer import AUDIO, IMAGE
@@ -70,6 +71,8 @@ class Omni(nn.Module):
         images: Tensor | None = None,
         mels: Tensor | None = None,
         mel_lengths: Tensor | None = None,
+        features: AudioFeatures | None = None,
+        frame_dropout: float = 0.0,
     ) -> Tensor:
         """What the Thinker reads: embeddings of tokens, with features in the place of placeholders.
 
@@ -79,6 +82,8 @@ class Omni(nn.Module):
                 among them. None where the batch has none.
             mels: (audios, mel frames, num_mels), in the order of their placeholders. None where the batch has none.
             mel_lengths: (audios,), int64: mel frames of each.
+            features: What the audio encoder gave of them, where it is known already.
+            frame_dropout: Share of the audio encoder's frames that are zero, in training.
 
         Returns:
             (batch, time, dim).
@@ -91,17 +96,27 @@ class Omni(nn.Module):
         if images is not None:
             if self.vision_encoder is None or self.vision_projector is None:
                 raise ValueError("there are images, and no vision_encoder to see them")
-            seen = self.vision_projector(self.vision_encoder.tokens(images))
+            with gradients_of(self.vision_encoder):
+                patches = self.vision_encoder.tokens(images)
+            seen = self.vision_projector(patches)
             counts = torch.full((len(seen),), seen.shape[1], device=seen.device)
             x = place(x, tokens == IMAGE, seen, counts)
         if mels is not None:
-            if self.audio_encoder is None or self.audio_projector is None or mel_lengths is None:
+            if self.audio_projector is None or mel_lengths is None:
                 raise ValueError("there is audio, and no audio_encoder to hear it, or no mel_lengths")
-            features = self.audio_encoder(mels, mel_lengths)
-            heard = self.audio_projector(features.hidden, features.lengths)
-            stack = self.audio_projector.stack
-            x = place(x, tokens == AUDIO, heard, (features.lengths + stack - 1) // stack)
+            hidden, lengths, _ = self.hear(mels, mel_lengths) if features is None else features
+            if frame_dropout:
+                hidden = hidden * (torch.rand(hidden.shape[:2], device=hidden.device) >= frame_dropout)[..., None]
+            heard = self.audio_projector(hidden, lengths)
+            x = place(x, tokens == AUDIO, heard, self.audio_projector.num_tokens(lengths))
         return x
+
+    def hear(self, mels: Tensor, mel_lengths: Tensor) -> AudioFeatures:
+        """What the audio encoder makes of (audios, mel frames, num_mels), before the projector."""
+        if self.audio_encoder is None:
+            raise ValueError("there is audio, and no audio_encoder to hear it")
+        with gradients_of(self.audio_encoder):
+            return self.audio_encoder(mels, mel_lengths)
 
     def encode(
         self, embeddings: Tensor, *, positions: Tensor | None = None, cache: KVCache | None = None
@@ -124,6 +139,12 @@ class Omni(nn.Module):
         for projector in (self.vision_projector, self.audio_projector):
             if projector is not None:
                 projector.calibrate(self.thinker.embedding_rms)
+
+
+def gradients_of(encoder: Any) -> torch.set_grad_enabled:
+    """A frozen encoder keeps nothing for a backward pass."""
+    trained = any(parameter.requires_grad for parameter in encoder.parameters())
+    return torch.set_grad_enabled(torch.is_grad_enabled() and trained)
 
 
 def place(x: Tensor, slots: Tensor, features: Tensor, counts: Tensor) -> Tensor:

@@ -34,6 +34,19 @@ class Part(nn.Module):
         """Number of parameters, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @property
+    def lent(self) -> set[str]:
+        """Names in the state dict that no checkpoint need hold: of what is pretrained, the recipe brings them back."""
+        return set()
+
+    def own(self, names: set[str]) -> None:
+        """Takes names out of `lent`: other values than the lent ones have been given to them."""
+
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """Whose weights are `lent`: `source`, `revision` and `fingerprint`; None of a part that was made here."""
+        return None
+
     def lay_out_for_decoding(self) -> None:
         """Stores matrices column by column, on a CPU: their product with one row then reads memory 3 × as fast.
 

@@ -1,13 +1,30 @@
 """The projector: what an encoder says, in the Thinker's width and as loud as its tokens."""
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.layers.feedforward import activate
+from omni.layers.moe import MixtureOfExperts
 from omni.layers.norm import RMSNorm
+from omni.layers.querying import WindowedQueries
 from omni.models.part import Part
+
+ProjectorKind = Literal["linear", "mlp", "swiglu", "mosa", "moe", "qformer"]
+
+
+class RouterLosses(NamedTuple):
+    """What a router of experts should be held to, of the last features that it saw.
+
+    Attributes:
+        balance: The experts' balance loss, a scalar, 1 where all are used alike (see `MixtureOfExperts`).
+        z: Its logits' z-loss, a scalar.
+    """
+
+    balance: Tensor
+    z: Tensor
 
 
 class Projector(Part):
@@ -20,9 +37,21 @@ class Projector(Part):
     Args:
         in_dim: Width of a feature.
         out_dim: Width of the Thinker.
-        kind: `linear` (one matrix), `mlp` (two with a GELU between) or `swiglu` (three).
-        hidden_dim: Width between the matrices; twice `out_dim` if not given.
-        stack: Features that are laid side by side and become one: fewer tokens for the Thinker.
+        kind: `linear` (one matrix); `mlp` (two with a GELU between); `swiglu` (three); `mosa`, a mixture of adapters
+            that all work on each feature, weighted by a router (arXiv:2508.18998); `moe`, an expert for all features
+            and the best `experts_per_token` of others for each (arXiv:2401.04088, arXiv:2401.06066); or `qformer`,
+            learned queries that ask windows of features (arXiv:2301.12597).
+        hidden_dim: Width between the matrices, of each adapter or expert, or of the queries; by default twice
+            `out_dim`, for `qformer` `out_dim`.
+        stack: Features that become one token: laid side by side, or, of `qformer`, asked by one query.
+        num_experts: Adapters of `mosa`, or experts of `moe` among which is chosen.
+        experts_per_token: Of `moe`.
+        queries: Queries of a window of `qformer`.
+        num_layers: Blocks of `qformer`.
+        num_heads: Attention heads of `qformer`.
+
+    Attributes:
+        router_losses: Of `moe`: those of the last call, for the one who trains; None of other kinds.
     """
 
     def __init__(
@@ -30,37 +59,56 @@ class Projector(Part):
         *,
         in_dim: int,
         out_dim: int,
-        kind: Literal["linear", "mlp", "swiglu"] = "mlp",
+        kind: ProjectorKind = "mlp",
         hidden_dim: int | None = None,
         stack: int = 1,
+        num_experts: int = 4,
+        experts_per_token: int = 2,
+        queries: int = 4,
+        num_layers: int = 2,
+        num_heads: int = 4,
     ) -> None:
         super().__init__()
-        if kind not in ("linear", "mlp", "swiglu"):
-            raise ValueError(f"kind must be linear, mlp or swiglu, not {kind!r}")
-        if stack < 1:
-            raise ValueError(f"stack must be 1 or more, not {stack}")
+        if kind not in get_args(ProjectorKind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(ProjectorKind))}, not {kind!r}")
+        least = {"stack": stack, "num_experts": num_experts, "queries": queries, "num_layers": num_layers}
+        if wrong := next((name for name, value in least.items() if value < 1), None):
+            raise ValueError(f"{wrong} must be 1 or more, not {least[wrong]}")
         self.in_dim, self.out_dim, self.kind, self.stack = in_dim, out_dim, kind, stack
-        width, hidden = stack * in_dim, hidden_dim or 2 * out_dim
-        self.input_norm = RMSNorm(width)
+        width, hidden = stack * in_dim, hidden_dim or (out_dim if kind == "qformer" else 2 * out_dim)
+        self.num_experts = num_experts
+        self.input_norm = RMSNorm(in_dim if kind == "qformer" else width)
+        self.up: Any = nn.Identity()
         if kind == "linear":
-            self.up, self.down = nn.Identity(), nn.Linear(width, out_dim, bias=False)
-        else:
-            self.up = nn.Linear(width, 2 * hidden if kind == "swiglu" else hidden, bias=False)
+            self.down = nn.Linear(width, out_dim, bias=False)
+        elif kind == "qformer":
+            options = {"queries": queries, "stack": stack, "num_layers": num_layers, "num_heads": num_heads}
+            self.former = WindowedQueries(in_dim, hidden, **options)
             self.down = nn.Linear(hidden, out_dim, bias=False)
+        else:
+            wide = {"swiglu": 2, "mosa": num_experts}.get(kind, 1)
+            self.up = nn.Linear(width, wide * hidden, bias=False)
+            self.down = nn.Linear((num_experts if kind == "mosa" else 1) * hidden, out_dim, bias=False)
+        if kind == "mosa":
+            self.router = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, num_experts))
+        if kind == "moe":
+            some = {"num_experts": num_experts, "experts_per_token": experts_per_token}
+            self.experts = MixtureOfExperts(width, hidden, out_dim=out_dim, activation="gelu", **some)
         for module in (self.up, self.down):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         self.output_norm = RMSNorm(out_dim)
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
+        self.router_losses: RouterLosses | None = None
 
     @torch.no_grad()
     def calibrate(self, rms: float) -> None:
         """Sets the root mean square of what comes out."""
         self.scale.fill_(rms)
 
-    def num_tokens(self, frames: int) -> int:
-        """Tokens for so many features."""
+    def num_tokens(self, frames: Any) -> Any:
+        """Tokens for so many features: ints or tensors."""
         return -(-frames // self.stack)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -71,20 +119,35 @@ class Projector(Part):
             lengths: (batch,), int64: frames of each row, where some are padding.
 
         Returns:
-            (batch, frames / stack, out_dim), rounded up: missing neighbours count as zeros.
+            (batch, `num_tokens(frames)`, out_dim): missing neighbours count as zeros.
         """
-        if self.stack > 1:
-            features = self._stacked(features, lengths)
-        x = self.input_norm(features)
-        if self.kind != "linear":
-            x = activate(self.up(x), "swiglu" if self.kind == "swiglu" else "gelu")
-        return self.output_norm(self.down(x)) * self.scale.to(x.dtype)
+        if lengths is None:
+            lengths = torch.full(features.shape[:1], features.shape[1], device=features.device)
+        if self.kind == "qformer":
+            x = self.former(self.input_norm(features), lengths)
+        else:
+            x = self.input_norm(self._stacked(features, lengths) if self.stack > 1 else features)
+        return self.output_norm(self._projected(x, lengths)) * self.scale.to(x.dtype)
 
-    def _stacked(self, features: Tensor, lengths: Tensor | None) -> Tensor:
+    def _projected(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if self.kind == "swiglu":
+            return self.down(activate(self.up(x), "swiglu"))
+        if self.kind == "mosa":
+            shares = self.router(x).float().softmax(-1).to(x.dtype)
+            adapted = F.gelu(self.up(x)).unflatten(-1, (self.num_experts, -1)) * shares[..., None]
+            return self.down(adapted.flatten(-2))
+        if self.kind in ("linear", "qformer"):
+            return self.down(x)
+        common = self.down(F.gelu(self.up(x)))
+        if self.kind == "mlp":
+            return common
+        inside = torch.arange(x.shape[1], device=x.device) < self.num_tokens(lengths)[:, None]
+        chosen, balance = self.experts(x, inside)
+        self.router_losses = RouterLosses(balance, self.experts.z_loss(x, inside))
+        return common + chosen
+
+    def _stacked(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Lays `stack` neighbours side by side, with zeros behind each row's end."""
-        frames = features.shape[1]
-        if lengths is not None:
-            inside = torch.arange(frames, device=features.device) < lengths[:, None]
-            features = features * inside[..., None]
-        features = nn.functional.pad(features, (0, 0, 0, -frames % self.stack))
+        inside = torch.arange(features.shape[1], device=features.device) < lengths[:, None]
+        features = F.pad(features * inside[..., None], (0, 0, 0, -features.shape[1] % self.stack))
         return features.unflatten(1, (-1, self.stack)).flatten(2)

@@ -14,18 +14,21 @@ from omni.conversation_figures import conversation_figure
 from omni.errors import UserError
 from omni.generation import Sampling, generate
 from omni.losses import Loss
-from omni.media.audio import SILENCE
+from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
 from omni.media.images import GREY
 from omni.metrics import AccuracyByTask, MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.omni import Omni
+from omni.models.pretrained.audio_encoder import PretrainedAudioEncoder
+from omni.models.pretrained.thinker import PretrainedThinker
+from omni.models.pretrained.vision_encoder import PretrainedVisionEncoder
 from omni.models.projector import Projector
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.normalization import TextNormalization
 from omni.optimizers import split_by_part
+from omni.stages.feature_cache import FeatureCache
 from omni.stages.stage import Stage
-from omni.tokenizer import END
 
 _PROJECTORS = ("vision_projector", "audio_projector")
 _MEDIA = ("image", "audio")
@@ -61,6 +64,11 @@ class OmniTuning(Stage):
         rates: Learning rates of parts by name; `lr` for the others.
         projector_steps: Optimizer steps in which the projectors alone are trained; all else begins, with its warm-up,
             behind them.
+        frame_dropout: Share of the audio encoder's frames that are left out in training, each on its own.
+        balance: Weight of the experts' balance loss, where a projector is a mixture of experts.
+        router_z: Weight of their router's z-loss.
+        feature_cache: Folder in which the frames of a frozen audio encoder are kept, so that it hears each recording
+            once; none if not given.
         blank_controls: Whether validation asks again with images and audio blanked.
         apart: Tasks that `val/accuracy` leaves out, because they have a figure of their own; where the data has no
             others, they count.
@@ -71,14 +79,18 @@ class OmniTuning(Stage):
 
     def __init__(
         self,
-        thinker: Thinker,
-        vision_encoder: VisionEncoder | None = None,
+        thinker: Thinker | PretrainedThinker,
+        vision_encoder: VisionEncoder | PretrainedVisionEncoder | None = None,
         vision_projector: Projector | None = None,
-        audio_encoder: AudioEncoder | None = None,
+        audio_encoder: AudioEncoder | PretrainedAudioEncoder | None = None,
         audio_projector: Projector | None = None,
         *,
         rates: dict[str, float] | None = None,
         projector_steps: int = 0,
+        frame_dropout: float = 0.0,
+        balance: float = 0.01,
+        router_z: float = 1e-3,
+        feature_cache: str | None = None,
         blank_controls: bool = True,
         apart: Sequence[str] = APART,
         answer_tokens: int = 32,
@@ -97,7 +109,9 @@ class OmniTuning(Stage):
             audio_encoder=audio_encoder,
             audio_projector=audio_projector,
         )
-        self.hears = audio_encoder is not None
+        self.hears = audio_encoder is not None and audio_encoder.num_mels > 0
+        self.frame_dropout, self.balance, self.router_z = frame_dropout, balance, router_z
+        self.cache = None if feature_cache is None else FeatureCache(feature_cache)
         self.rates, self.projector_steps = dict(rates or {}), projector_steps
         self.blank_controls, self.apart = blank_controls, tuple(apart)
         self.answer_tokens, self.num_samples = answer_tokens, samples
@@ -113,6 +127,8 @@ class OmniTuning(Stage):
             self.part(name)
         if wrong := next((name for name, rate in self.rates.items() if rate <= 0), None):
             raise UserError(f"model.init_args.rates.{wrong} is {self.rates[wrong]}: it must be over 0; or freeze it")
+        if not 0 <= self.frame_dropout < 1:
+            raise UserError(f"model.init_args.frame_dropout must be 0 or more and under 1, not {self.frame_dropout}")
         if self.projector_steps < 0:
             raise UserError(f"model.init_args.projector_steps must be 0 or more, not {self.projector_steps}")
         if self.projector_steps and not self._projectors:
@@ -145,6 +161,10 @@ class OmniTuning(Stage):
         """Checks that model and data fit together, tells the data how media are laid out, calibrates projectors."""
         super().setup(stage)
         data = self._data
+        source = getattr(self.thinker, "source", None)
+        if getattr(self.tokenizer, "source", None) != source:
+            wanted = "a tokenizer of omni's" if source is None else f"pretrained:{source}"
+            raise UserError(f"the Thinker reads other tokens than the data's: set data.init_args.tokenizer to {wanted}")
         if self.tokenizer.vocab_size > self.thinker.vocab_size:
             raise UserError(
                 f"the tokenizer has {self.tokenizer.vocab_size} tokens and the Thinker {self.thinker.vocab_size}: "
@@ -155,6 +175,7 @@ class OmniTuning(Stage):
             fits.append(("image_size", data.preprocessing.size, self.vision_encoder.image_size))
         if self.audio_encoder is not None:
             fits.append(("num_mels", data.num_mels, self.audio_encoder.num_mels))
+        if isinstance(self.audio_encoder, AudioEncoder):
             for head in (self.audio_encoder.head_input, self.audio_encoder.head_conv, self.audio_encoder.head):
                 head.requires_grad_(False)  # it goes on writing characters: later blocks may read them
         for name, given, needed in fits:
@@ -162,6 +183,7 @@ class OmniTuning(Stage):
                 raise UserError(f"data.init_args.{name} is {given} and the encoder's {needed}: make them equal")
         for name in self.frozen:  # in the mode of the others: Lightning warns of eval mode where fitting begins,
             self.part(name).train(self.training)  # and `on_train_start` brings it about a moment later
+        self._check_trained()
         self.tell(data)
         if stage == "fit":  # a checkpoint that is resumed brings its own, after this
             for name in _PROJECTORS:
@@ -170,19 +192,45 @@ class OmniTuning(Stage):
         for name in ("accuracy", *(f"blank_{medium}" for medium in _MEDIA), *_MEDIA):
             setattr(self, f"_{name}", AccuracyByTask(data.tasks, apart=self.apart).to(self.device))
 
+    def _check_trained(self) -> None:
+        """Refuses weights that steps of training would be lost in, and kept features of what is trained."""
+        master = str(self.trainer.precision).endswith(("mixed", "32-true"))
+        for name, part in self.parts.items():
+            narrow = {p.dtype for p in part.parameters() if p.requires_grad and p.dtype != torch.float32}
+            if master and narrow:
+                dtype = str(narrow.pop()).removeprefix("torch.")
+                raise UserError(
+                    f"model.init_args.{name} is trained in {dtype}, in which small steps are lost: set its dtype to "
+                    "float32, freeze it, or train LoRA on it"
+                )
+        if self.cache is not None and "audio_encoder" not in self.frozen:
+            raise UserError("model.init_args.feature_cache is of a frozen encoder: add audio_encoder to frozen")
+
     # ------------------------------------------------------------------ loss
 
     def embed(self, batch: ConversationBatch) -> Tensor:
         """What the Thinker reads: (batch, time, dim)."""
-        return self.omni.embed(batch.tokens, images=batch.images, mels=batch.mels, mel_lengths=batch.mel_lengths)
+        media: dict[str, Any] = {"images": batch.images, "mels": batch.mels, "mel_lengths": batch.mel_lengths}
+        if self.cache is not None and batch.audio_keys:
+            media["features"] = self.cache.features(batch, self.omni)
+        dropout = self.frame_dropout if self.training else 0.0
+        return self.omni.embed(batch.tokens, frame_dropout=dropout, **media)
 
     def loss(self, batch: ConversationBatch) -> Loss:
-        """Cross-entropy of the assistant's tokens."""
+        """Cross-entropy of the assistant's tokens, and in training what the routers of projectors are held to."""
+        projectors = [part for part in self.parts.values() if isinstance(part, Projector)]
+        for projector in projectors:
+            projector.router_losses = None
         encoded = self.omni.encode(self.embed(batch), positions=batch.positions)
         total = self.thinker.cross_entropy(encoded.hidden, batch.targets)
         count = (batch.targets != IGNORE).sum()
         stats = {"padding": torch.full((), 1 - batch.num_tokens / batch.tokens.numel())}
-        return Loss(total, count, stats=stats)
+        routers = [projector.router_losses for projector in projectors if projector.router_losses is not None]
+        if not routers or not self.training:
+            return Loss(total, count, stats=stats)
+        balance, z = (torch.stack(terms).sum() for terms in zip(*routers, strict=True))
+        held_to = self.balance * balance + self.router_z * z
+        return Loss(total + held_to * count, count, {"balance": balance, "router_z": z}, stats)
 
     def example_batch(self, data: Mapping[str, Any]) -> ConversationBatch:
         """As many of the longest rows as `batch_tokens` holds, each with an image and as much audio as then fits."""
@@ -195,7 +243,7 @@ class OmniTuning(Stage):
             batch = batch._replace(images=torch.zeros(rows, 3, size, size))
         if self.audio_encoder is not None:
             frames = time // 2 * (self.omni.layout.mel_frames or 1)
-            mels = torch.zeros(rows, frames, self.audio_encoder.num_mels)
+            mels = torch.zeros(rows, frames, self.audio_encoder.num_mels or HOP_LENGTH)
             batch = batch._replace(mels=mels, mel_lengths=torch.full((rows,), frames))
         return batch
 
@@ -236,13 +284,13 @@ class OmniTuning(Stage):
             embeddings=self.embed(batch)[chosen],
             positions=self.omni.rotary_positions(batch.positions[:, chosen]),
             max_tokens=self.answer_tokens,
-            stop=END,
+            stop=self._data.stop,
             vocab_size=self.tokenizer.vocab_size,
             sampling=Sampling(temperature=0),
         )
         for step in steps:
             for tokens, token in zip(said, step, strict=True):
-                if token not in (None, END):
+                if token not in (None, self._data.stop):
                     tokens.append(token)
         return [self.tokenizer.decode(tokens) for tokens in said]
 
@@ -331,6 +379,8 @@ class OmniTuning(Stage):
         if batch.mels is not None and batch.mel_lengths is not None:
             lengths = batch.mel_lengths.tolist()
             mels = [batch.mels[i, : lengths[i]].float().cpu() for i, row in enumerate(batch.audio_rows) if not row]
+            if mels and mels[0].shape[1] == HOP_LENGTH:
+                mels = [LogMel(80)(mel.flatten()) for mel in mels]
         asked = self.tokenizer.decode(batch.tokens[0, : batch.prompts[0]].tolist())
         title = f"{batch.tasks[0]}: {asked}\nsaid: {said}\nis: {batch.answers[0]}"
         return _Sample(images, mels, title, right)
@@ -351,5 +401,7 @@ def blank(batch: ConversationBatch, medium: str) -> ConversationBatch:
     if medium == "image" and batch.images is not None:
         return batch._replace(images=torch.full_like(batch.images, GREY))
     if medium == "audio" and batch.mels is not None:
-        return batch._replace(mels=torch.full_like(batch.mels, SILENCE))
+        waveforms = batch.mels.shape[-1] == HOP_LENGTH
+        silent = torch.full_like(batch.mels, 0.0 if waveforms else SILENCE)
+        return batch._replace(mels=silent, audio_keys=())
     return batch

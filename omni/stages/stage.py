@@ -111,6 +111,9 @@ class Stage(LightningModule, ABC):
         """Freezes what is to be frozen, and refuses parts that were trained with another tokenizer."""
         for name in self.frozen:
             self.part(name).requires_grad_(False)
+        if stage == "fit":
+            for part in self.parts.values():
+                part.own({name for name, parameter in part.named_parameters() if parameter.requires_grad})
         if stage == "fit" and not any(parameter.requires_grad for parameter in self.parameters()):
             raise UserError("model.init_args.frozen leaves nothing to train: take a part from it")
         if self.compiled:
@@ -248,9 +251,11 @@ class Stage(LightningModule, ABC):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what rebuilds the parts without Lightning and without their ancestors."""
+        """Adds what rebuilds the parts without Lightning and without their ancestors; leaves out what is lent."""
         self._refuse_bad_step()
+        checkpoint["state_dict"] = checkpoints.without_lent(checkpoint["state_dict"], self.parts)
         checkpoint["parts"] = {name: part.recipe for name, part in self.parts.items()}
+        checkpoint["origins"] = {name: part.origin for name, part in self.parts.items() if part.origin is not None}
         checkpoint["tokenizer"] = self.tokenizer.state()
         checkpoint["lineage"] = self.lineage
         measured = self.trainer.callback_metrics
@@ -293,10 +298,17 @@ class Stage(LightningModule, ABC):
         self.ancestors = lineage["ancestors"]
         self._rng = checkpoint.get("rng")  # a folder of weights has none
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in `torch.nn.Module`; what is lent to a part and not among the weights stays as it is."""
+        parts, own = self.parts, self.state_dict()
+        lent = {f"{name}.{key}" for name, part in parts.items() for key in part.lent} - state_dict.keys()
+        for name, part in parts.items():
+            part.own({key.removeprefix(f"{name}.") for key in state_dict if key.startswith(f"{name}.")})
+        return super().load_state_dict({**state_dict, **{key: own[key] for key in lent}}, strict, assign)
+
     def on_train_start(self) -> None:
-        """Puts frozen parts in eval mode, and continues the random numbers where the checkpoint left them."""
-        for name in self.frozen:  # Lightning does not call `train` where fitting begins
-            self.part(name).eval()
+        """Puts frozen parts in eval mode, all others in train mode, and takes the checkpoint's random numbers up."""
+        self.train()  # Lightning does not where fitting begins
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"])
             if len(self._rng["cuda"]) == torch.cuda.device_count():

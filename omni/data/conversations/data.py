@@ -10,17 +10,31 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from omni.batch import ConversationBatch
-from omni.data.conversations.dataset import ConversationRows
-from omni.data.conversations.rows import Row, Skipped, conversation_rows, files_of, fitted, groups, replay_rows
-from omni.data.conversations.sources import open_conversations
+from omni.chat_template import Template, stop_token
+from omni.data.conversations.dataset import ConversationRows, Reader
+from omni.data.conversations.opening import open_conversations
+from omni.data.conversations.rows import (
+    Row,
+    Skipped,
+    conversation_rows,
+    encoded,
+    files_of,
+    fitted,
+    groups,
+    replay_rows,
+)
+from omni.data.conversations.sources import Conversations
+from omni.data.conversations.speech import Dictation, one_noise
+from omni.data.conversations.stream import ConversationStream
 from omni.data.corpus import open_corpus
-from omni.data.sampling import ResumableData
 from omni.data.speech.buckets import BucketedBatches, SortedBatches, padding_share
 from omni.data.speech.utterances import fingerprint
+from omni.data.stream import StreamableData
 from omni.data.vocabulary import find_tokenizer
 from omni.errors import UserError
 from omni.layout import MediaLayout
 from omni.media.images import Fit, Preprocessing
+from omni.normalization import TextNormalization
 from omni.tokenizer import Tokenizer
 
 Entries = str | list[str] | dict[str, float]
@@ -42,7 +56,7 @@ class _Split(NamedTuple):
 
 
 @final
-class ConversationData(ResumableData):
+class ConversationData(StreamableData):
     """Conversations about text, images and sound, in batches of similar length; see `omni.batch.ConversationBatch`.
 
     A row is `{"messages": [...], "task": "..."}`, with messages as the chat APIs have them: `role` (system, user,
@@ -51,20 +65,32 @@ class ConversationData(ResumableData):
     assistant's turns are learned; validation asks for the last of them. A row that is too long loses as many of its
     last exchanges as it must; where not even the first fits, it is left out and counted.
 
+    Speech with transcripts, as `SpeechData` reads it, is made into conversations: a recording, one of `instructions`,
+    and what is said as the answer.
+
     Args:
-        train: `.jsonl` files or hub:OWNER/NAME[:CONFIG[:SPLIT]]; with weights, `{FILE: 0.5}`, the share of its rows
-            that an epoch takes, other ones each time; 2 takes each row twice.
+        train: `.jsonl` files, manifests or folders of speech, or hub:OWNER/NAME[:CONFIG[:SPLIT]]; with weights,
+            `{FILE: 0.5}`, the share of its rows that an epoch takes, other ones each time; 2 takes each row twice.
         val: The same, for validation; without weights.
         test: The same, for `omni test` and `omni predict`.
         replay: Plain text to go on learning from, as in `TextData.train`; with weights as in `train`.
-        tokenizer: The Thinker's: its .ckpt file, a .model file, or `bytes`.
+        tokenizer: The Thinker's: its .ckpt file, a .model file, `bytes`, or `pretrained:` and the name or the folder of
+            a pretrained model.
         image_size: Side of the squares that the model sees, in pixels; the encoder's.
         fit: What happens to an image that is no square: `crop` (its middle), `pad` (with black) or `stretch`.
-        num_mels: Mel filters; the encoder's.
+        num_mels: Mel filters; the encoder's. 0 for waveforms, which pretrained encoders hear.
+        template: `chat`, with roles, or `plain`, for a Thinker that has read nothing but text: what is asked, the
+            answer, an end of document.
+        instructions: What stands behind a recording of speech; a row has one of them, by its number.
+        labels: How transcripts of speech are written; by default as they are.
+        text_column: Where they are in manifests and on the Hub.
+        silence: Noises, which are answered by nothing, for each training row.
         max_tokens: Most tokens of a row, those of media counted.
         batch_tokens: Most tokens of a batch on each device, padding counted.
         max_batch_rows: Most conversations of a batch.
         bad_rows: `fail` at the first row that cannot be used, or `skip` and count them.
+        streaming: Read `train` while training, where it is too large to be prepared. Resuming reads again.
+        shuffle_buffer: Conversations that are shuffled and sorted into batches together when streaming.
         num_workers: Processes that load batches; 0: the training process does.
         seed: Of shuffling.
         cache_dir: Where downloads are kept.
@@ -89,19 +115,29 @@ class ConversationData(ResumableData):
         image_size: int = 224,
         fit: Fit = "crop",
         num_mels: int = 128,
+        template: Template = "chat",
+        instructions: Sequence[str] = (),
+        labels: TextNormalization | None = None,
+        text_column: str = "text",
+        silence: float = 0.0,
         max_tokens: int = 512,
         batch_tokens: int = 4096,
         max_batch_rows: int = 64,
         bad_rows: Literal["fail", "skip"] = "fail",
+        streaming: bool = False,
+        shuffle_buffer: int = 512,
         num_workers: int = 0,
         seed: int = 0,
         cache_dir: str = "data/cache",
     ):
-        super().__init__(num_workers=num_workers, seed=seed)
+        super().__init__(streaming=streaming, num_workers=num_workers, seed=seed)
         self.entries = {"train": files_of(train), "val": files_of(val), "test": files_of(test)}
         self.replay = files_of(replay)
         self.tokenizer_spec = tokenizer
         self.preprocessing, self.num_mels = Preprocessing(image_size, fit), num_mels
+        self.template: Template = template
+        self.dictation = Dictation(instructions=tuple(instructions), labels=labels, text_column=text_column)
+        self.silence, self.shuffle_buffer = silence, shuffle_buffer
         self.max_tokens, self.batch_tokens, self.max_batch_rows = max_tokens, batch_tokens, max_batch_rows
         self.bad_rows = bad_rows
         self.cache_dir = Path(cache_dir).expanduser()
@@ -118,6 +154,8 @@ class ConversationData(ResumableData):
         if self._fingerprint is None:
             texts = [self.tokenizer.fingerprint, str(self.preprocessing), str(self._layout)]
             texts += [str((self.num_mels, self.max_tokens, self.batch_tokens, self.max_batch_rows))]
+            texts += [f"{self.template} {self.dictation} {self.silence}"]
+            texts += [" ".join(self.entries["train"])] if self.streaming else []
             for split in ("train", "val"):
                 for rows, weight in self._sources.get(split, ()):
                     texts += [str(weight), *(row.identity() for row in rows)]
@@ -130,12 +168,17 @@ class ConversationData(ResumableData):
         options: Any = {"identity": "", "vocab_size": 0, "cache_dir": self.cache_dir, "may_train": False}
         self.tokenizer = find_tokenizer(self.tokenizer_spec, [], **options)
         for split, entries in self.entries.items():
-            if entries:
+            if entries and not (self.streaming and split == "train"):
                 self._sources[split] = [_Source(self._read(split, entry), w) for entry, w in entries.items()]
         for entry, weight in self.replay.items():
             documents = open_corpus([entry], cache_dir=self.cache_dir)
             rows = [*replay_rows(documents, self.tokenizer, max_tokens=self.max_tokens)]
             self._sources["train"].append(_Source(rows, weight))
+        if self.silence and not self.streaming:
+            number = round(self.silence * sum(len(source.rows) * source.weight for source in self._sources["train"]))
+            some = (one_noise(index, self.dictation, self.seed) for index in range(number))
+            rows = [encoded(one, self.tokenizer, self.template) for one in some]
+            self._sources["train"].append(_Source(rows, 1.0))
 
     def lay_out(self, layout: MediaLayout) -> None:
         """Learns how many tokens media take; for a stage to call in `setup`.
@@ -162,7 +205,35 @@ class ConversationData(ResumableData):
         options: Any = {"seed": self.seed, "position": self.position, **self.rank()}
         return BucketedBatches(self._split("train").lengths, **self._bounds, **options)
 
+    @property
+    def stream_identity(self) -> str:
+        return f"{self.fingerprint} {self.shuffle_buffer}"
+
+    @property
+    def stop(self) -> int:
+        """The token that ends an answer."""
+        return stop_token(self.tokenizer, self.template)
+
+    def _stream(self) -> ConversationStream:
+        return ConversationStream(
+            self._open("train", [*self.entries["train"]]),
+            reader=self._reader,
+            tokenizer=self.tokenizer,
+            template=self.template,
+            dictation=self.dictation,
+            silence=self.silence,
+            max_tokens=self.max_tokens,
+            batch_tokens=self.batch_tokens,
+            max_rows=self.max_batch_rows,
+            skip=self.bad_rows == "skip",
+            buffer=self.shuffle_buffer,
+            seed=self.seed,
+            **self.rank(),
+        )
+
     def train_dataloader(self) -> DataLoader[ConversationBatch]:
+        if self.streaming:
+            return self.stream_loader(self._stream())
         return self.loader(self._dataset("train"), self.train_batches())
 
     def val_dataloader(self) -> DataLoader[ConversationBatch]:
@@ -199,21 +270,26 @@ class ConversationData(ResumableData):
         return ConversationRows(
             rows,
             entries,
-            layout=self._layout,
+            reader=self._reader,
             tokenizer=self.tokenizer,
-            preprocessing=self.preprocessing,
-            num_mels=self.num_mels,
             skip=self.bad_rows == "skip",
             seed=self.seed,
         )
 
     def _read(self, split: str, entry: str) -> list[Row]:
-        hub_split = {"val": "validation"}.get(split, split)
-        sources = open_conversations([entry], cache_dir=self.cache_dir, hub_split=hub_split)
-        found = [*conversation_rows(sources, self.tokenizer, skip=self.bad_rows == "skip")]
+        skip = self.bad_rows == "skip"
+        found = [*conversation_rows(self._open(split, [entry]), self.tokenizer, template=self.template, skip=skip)]
         rows = [row for row in found if isinstance(row, Row)]
         self._report(split, [row for row in found if isinstance(row, Skipped)], len(rows))
         return rows
+
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self._layout, self.preprocessing, self.num_mels)
+
+    def _open(self, split: str, entries: Sequence[str]) -> list[Conversations]:
+        hub_split = {"val": "validation"}.get(split, split)
+        return open_conversations(entries, dictation=self.dictation, cache_dir=self.cache_dir, hub_split=hub_split)
 
     def _fit(self, split: str, sources: Sequence[_Source]) -> _Split:
         """The rows of a split that fit, in groups, and their lengths."""
@@ -253,7 +329,8 @@ class ConversationData(ResumableData):
             rank_zero_warn(f"{split}: {number} of {used + len(skipped)} rows left out: {why} ({example})")
 
     def _check_arguments(self) -> None:
-        least = {"max_tokens": 4, "max_batch_rows": 1, "num_workers": 0, "seed": 0, "num_mels": 1}
+        least = {"max_tokens": 4, "max_batch_rows": 1, "shuffle_buffer": 1, "num_workers": 0, "seed": 0, "num_mels": 0}
+        least["silence"] = 0
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UserError(f"data.{name} is {getattr(self, name)}: it must be {limit} or more")
@@ -264,6 +341,8 @@ class ConversationData(ResumableData):
             )
         if self.tokenizer_spec == "bpe":
             raise UserError("data.tokenizer is the Thinker's: name its .ckpt or its .model file, or `bytes`")
+        if self.streaming and (self.replay or any(weight != 1 for weight in self.entries["train"].values())):
+            raise UserError("data.streaming reads each row once: leave replay and weights out, or prepare the data")
         for name, entries in {**self.entries, "replay": self.replay}.items():
             if name in ("train", "val") and not entries:
                 raise UserError(f"data.{name} is empty: name a .jsonl file or hub:OWNER/NAME")

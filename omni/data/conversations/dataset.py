@@ -5,16 +5,19 @@ from typing import NamedTuple, final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from omni.attachments import Medium, hash_of
 from omni.batch import IGNORE, ConversationBatch
 from omni.data.conversations.rows import Row, laid_out
+from omni.data.conversations.speech import noise
 from omni.errors import UserError
 from omni.layout import LaidOut, MediaLayout
-from omni.media.audio import SILENCE, LogMel, read_audio
+from omni.media.audio import HOP_LENGTH, SILENCE, LogMel, read_audio
 from omni.media.images import Preprocessing, read_image, to_pixels
 from omni.tokenizer import PAD, Tokenizer
 
@@ -27,7 +30,8 @@ class Ready(NamedTuple):
         row: The row.
         laid: With a token for each feature.
         images: (3, size, size) of uint8 each.
-        mels: (mel frames, num_mels) each.
+        mels: (mel frames, num_mels) each; or waveforms, (frames, 160).
+        keys: A name for each of these, which changes when it does.
     """
 
     number: int
@@ -35,6 +39,51 @@ class Ready(NamedTuple):
     laid: LaidOut
     images: list[Tensor]
     mels: list[Tensor]
+    keys: list[str]
+
+
+@final
+class Reader:
+    """Reads the media of rows.
+
+    Args:
+        layout: How the model takes media in.
+        preprocessing: Brings images to one size.
+        num_mels: Mel filters; 0 for waveforms.
+
+    Attributes:
+        silence: What stands for it among what is heard.
+    """
+
+    def __init__(self, layout: MediaLayout, preprocessing: Preprocessing, num_mels: int):
+        self.layout, self.preprocessing = layout, preprocessing
+        self.hear, self.silence = (LogMel(num_mels), SILENCE) if num_mels else (in_frames, 0.0)
+
+    def read(self, number: int, row: Row) -> Ready:
+        """A row with its media.
+
+        Raises:
+            UserError: If a medium cannot be read.
+        """
+        images, mels, keys = [], [], []
+        for medium in row.media:
+            if medium.kind == "audio":
+                mels.append(self.hear(self._audio(medium)))
+                keys.append(hash_of(medium.identity().encode(errors="surrogatepass")))
+            else:
+                images += [self.preprocessing(read_image(file)) for file in medium.files]
+        return Ready(number, row, laid_out(row, self.layout, [len(mel) for mel in mels]), images, mels, keys)
+
+    @staticmethod
+    def _audio(medium: Medium) -> Tensor:
+        if medium.noise is not None:
+            return noise(*medium.noise, medium.duration or 1.0)
+        return read_audio(medium.sound)
+
+
+def in_frames(audio: Tensor) -> Tensor:
+    """A waveform (samples,) cut into frames of 10 ms: (frames, 160), the last one filled up with silence."""
+    return F.pad(audio, (0, -len(audio) % HOP_LENGTH)).view(-1, HOP_LENGTH)
 
 
 @final
@@ -47,10 +96,8 @@ class ConversationRows(Dataset[ConversationBatch]):
     Args:
         rows: The conversations.
         entries: Numbers of the rows of each group.
-        layout: How the model takes media in.
+        reader: Reads their media.
         tokenizer: Decodes answers.
-        preprocessing: Brings images to one size.
-        num_mels: Mel filters.
         skip: Leave rows out whose media cannot be read, rather than fail.
         seed: Of what is drawn.
     """
@@ -60,15 +107,12 @@ class ConversationRows(Dataset[ConversationBatch]):
         rows: Sequence[Row],
         entries: Sequence[np.ndarray],
         *,
-        layout: MediaLayout,
+        reader: Reader,
         tokenizer: Tokenizer,
-        preprocessing: Preprocessing,
-        num_mels: int,
         skip: bool = False,
         seed: int = 0,
     ):
-        self.rows, self.entries, self.layout, self.tokenizer = rows, entries, layout, tokenizer
-        self.preprocessing, self.log_mel = preprocessing, LogMel(num_mels)
+        self.rows, self.entries, self.reader, self.tokenizer = rows, entries, reader, tokenizer
         self.skip, self.seed = skip, seed
 
     def __len__(self) -> int:
@@ -79,14 +123,14 @@ class ConversationRows(Dataset[ConversationBatch]):
         for number in numbers:
             row = self._drawn(number)
             try:
-                ready.append(self.read(row))
+                ready.append(self.reader.read(row, self.rows[row]))
             except UserError as error:
                 if not self.skip:
                     raise UserError(f"{self.rows[row].where}: {error}") from error
                 rank_zero_warn(f"left out: {self.rows[row].where}: {error}")
         if not ready:
             raise UserError("no row of a batch can be read: look at the data with `omni data check`")
-        return make_batch(ready, self.tokenizer)
+        return make_batch(ready, self.tokenizer, silence=self.reader.silence)
 
     def _drawn(self, number: int) -> int:
         epoch, entry = divmod(number, len(self.entries))
@@ -95,24 +139,9 @@ class ConversationRows(Dataset[ConversationBatch]):
             return int(group[0])
         return int(np.random.default_rng([self.seed, epoch, entry]).choice(group))
 
-    def read(self, number: int) -> Ready:
-        """A row with its media.
 
-        Raises:
-            UserError: If a medium cannot be read.
-        """
-        row = self.rows[number]
-        images, mels = [], []
-        for medium in row.media:
-            if medium.kind == "audio":
-                mels.append(self.log_mel(read_audio(medium.files[0])))
-            else:
-                images += [self.preprocessing(read_image(file)) for file in medium.files]
-        return Ready(number, row, laid_out(row, self.layout, [len(mel) for mel in mels]), images, mels)
-
-
-def make_batch(ready: Sequence[Ready], tokenizer: Tokenizer) -> ConversationBatch:
-    """Puts conversations together."""
+def make_batch(ready: Sequence[Ready], tokenizer: Tokenizer, *, silence: float = SILENCE) -> ConversationBatch:
+    """Puts conversations together; `silence` stands behind each recording's end."""
     laid = [one.laid for one in ready]
     images = [image for one in ready for image in one.images]
     mels = [mel for one in ready for mel in one.mels]
@@ -131,9 +160,10 @@ def make_batch(ready: Sequence[Ready], tokenizer: Tokenizer) -> ConversationBatc
         num_tokens=sum(len(one.tokens) for one in laid),
         images=to_pixels(torch.stack(images)) if images else None,
         image_rows=tuple(index for index, one in enumerate(ready) for _ in one.images),
-        mels=pad_sequence(mels, batch_first=True, padding_value=SILENCE) if mels else None,
+        mels=pad_sequence(mels, batch_first=True, padding_value=silence) if mels else None,
         mel_lengths=torch.tensor([len(mel) for mel in mels]) if mels else None,
         audio_rows=tuple(index for index, one in enumerate(ready) for _ in one.mels),
+        audio_keys=tuple(key for one in ready for key in one.keys),
         prompts=tuple(prompts),
         answers=tuple(answers),
         tasks=tuple(one.row.task for one in ready),

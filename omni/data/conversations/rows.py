@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from omni.attachments import Medium
-from omni.chat_template import ChatTokens, encode_chat
+from omni.chat_template import ChatTokens, Template, encode_chat
 from omni.data.conversations.sources import Conversation, Conversations
 from omni.data.documents import Documents
 from omni.errors import UserError
 from omni.layout import LaidOut, MediaLayout, Span, lay_out
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, audio_info
-from omni.tokenizer import AUDIO, BOS, END, EOS, IMAGE, Tokenizer
+from omni.tokenizer import AUDIO, IMAGE, Tokenizer
 
 REPLAY = "replay"  # the task of rows of plain text
 _BATCH = 256  # documents encoded together
@@ -63,14 +63,19 @@ class Skipped(NamedTuple):
     why: str
 
 
-def encoded(conversation: Conversation, tokenizer: Tokenizer) -> Row:
+def encoded(conversation: Conversation, tokenizer: Tokenizer, template: Template = "chat") -> Row:
     """A conversation as ids.
+
+    Args:
+        conversation: As its source has it.
+        tokenizer: Of the Thinker.
+        template: See `omni.chat_template.encode_chat`.
 
     Raises:
         UserError: If it is no conversation, or has no turn of the assistant.
     """
     try:
-        chat = encode_chat(tokenizer, conversation.messages)
+        chat = encode_chat(tokenizer, conversation.messages, template=template)
     except UserError as error:
         raise UserError(f"{conversation.where}: {error}") from error
     if not any(chat.scored):
@@ -78,12 +83,15 @@ def encoded(conversation: Conversation, tokenizer: Tokenizer) -> Row:
     return Row(chat, conversation.media, conversation.task, conversation.where)
 
 
-def conversation_rows(sources: Iterable[Conversations], tokenizer: Tokenizer, *, skip: bool) -> Iterator[Row | Skipped]:
+def conversation_rows(
+    sources: Iterable[Conversations], tokenizer: Tokenizer, *, template: Template = "chat", skip: bool
+) -> Iterator[Row | Skipped]:
     """The rows of all sources as ids, their files there.
 
     Args:
         sources: Where they are from.
         tokenizer: Of the Thinker.
+        template: See `omni.chat_template.encode_chat`.
         skip: Leave out what cannot be used, rather than fail.
 
     Raises:
@@ -94,7 +102,7 @@ def conversation_rows(sources: Iterable[Conversations], tokenizer: Tokenizer, *,
             try:
                 if isinstance(found, UserError):
                     raise found
-                row = encoded(found, tokenizer)
+                row = encoded(found, tokenizer, template)
                 _check_files(row)
                 yield row
             except UserError as error:
@@ -105,8 +113,8 @@ def conversation_rows(sources: Iterable[Conversations], tokenizer: Tokenizer, *,
 
 
 def _check_files(row: Row) -> None:
-    for file in chain.from_iterable(medium.files for medium in row.media):
-        if isinstance(file, str) and not os.path.isfile(file):
+    for file in chain.from_iterable(medium.files for medium in row.media if medium.noise is None):
+        if isinstance(file, str) and not file.startswith("hub:") and not os.path.isfile(file):
             raise UserError(f"{row.where}: {file} does not exist: correct the path, or set data.bad_rows to skip")
 
 
@@ -117,7 +125,8 @@ def replay_rows(sources: Iterable[Documents], tokenizer: Tokenizer, *, max_token
         while texts := list(islice(documents, _BATCH)):
             for ids in tokenizer.encode_batch(texts):
                 number += 1
-                tokens = [BOS, *ids, EOS][:max_tokens]
+                first = [] if tokenizer.bos is None else [tokenizer.bos]
+                tokens = [*first, *ids, tokenizer.eos][:max_tokens]
                 chat = ChatTokens(tokens, [False, *[True] * (len(tokens) - 1)])
                 yield Row(chat, (), REPLAY, f"{source.name} document {number}")
 
@@ -148,7 +157,7 @@ def spans(row: Row, layout: MediaLayout, mel_frames: Sequence[int] | None = None
 
 
 def _mel_frames(medium: Medium) -> int:
-    seconds = medium.duration or audio_info(medium.files[0]).duration
+    seconds = medium.duration or audio_info(medium.sound).duration
     return max(1, -(-round(seconds * SAMPLE_RATE) // HOP_LENGTH))
 
 
@@ -168,7 +177,8 @@ def fitted(row: Row, layout: MediaLayout, max_tokens: int) -> tuple[Row, int] | 
             length += 1
         if length > max_tokens:
             break
-        if (scored and token in (END, EOS)) or index == len(row.chat.tokens):
+        ends = scored and row.chat.scored[index : index + 1] != [True]
+        if ends or index == len(row.chat.tokens):
             best = index, number, length
     if best is None:
         return None

@@ -5,7 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -44,6 +44,10 @@ class Conversations(ABC):
     @abstractmethod
     def examine(self) -> Iterator[Conversation | UserError]:
         """Every row, or in its place why it cannot be understood."""
+
+    def stream(self, share: int, shares: int, seed: int) -> Iterator[Conversation | UserError]:
+        """What `examine` gives of one of `shares` disjoint shares; where a source is in parts, `seed` shuffles them."""
+        return islice(self.examine(), share, None, shares)
 
     def rows(self) -> Iterator[Conversation]:
         """Every row.
@@ -98,25 +102,41 @@ class HubConversations(Conversations):
         self.repository, self.config, self.split, self.cache_dir = repository, config, split, cache_dir
 
     def examine(self) -> Iterator[Conversation | UserError]:
-        folder = Path(self.repository) if os.path.isdir(self.repository) else None
         for number, row in enumerate(self._table, start=1):
-            where = f"{self.name} row {number}"
-            try:
-                yield parse(row, where, folder)
-            except UserError as error:
-                yield error
+            yield self._parsed(row, number)
+
+    def stream(self, share: int, shares: int, seed: int) -> Iterator[Conversation | UserError]:
+        from datasets.distributed import split_dataset_by_node
+
+        table = self.open(streaming=True).shuffle(seed=seed, buffer_size=1)  # the order of its files
+        number = 0
+        # not `__iter__`: in a worker that would share the files out once more
+        for batch in split_dataset_by_node(table, share, shares).iter(batch_size=8):
+            for cells in zip(*batch.values(), strict=True):
+                number += 1
+                yield self._parsed(dict(zip(batch, cells, strict=True)), number)
+
+    def _parsed(self, row: Mapping[str, Any], number: int) -> Conversation | UserError:
+        folder = Path(self.repository) if os.path.isdir(self.repository) else None
+        try:
+            return parse(row, f"{self.name} row {number}", folder)
+        except UserError as error:
+            return error
 
     @cached_property
     def _table(self) -> Any:
+        return self.open(streaming=False)
+
+    def open(self, *, streaming: bool) -> Any:
+        """The data set, in full or row by row over the network, its media as they were stored."""
         from omni.data.hub import hub_errors
 
         with hub_errors(self.name, "data.train"):
             import datasets
 
             datasets.disable_progress_bars()
-            table = datasets.load_dataset(
-                self.repository, self.config or None, split=self.split, cache_dir=str(self.cache_dir / "hub")
-            )
+            options: Any = {"cache_dir": str(self.cache_dir / "hub"), "streaming": streaming}
+            table: Any = datasets.load_dataset(self.repository, self.config or None, split=self.split, **options)
             for column, feature in (table.features or {}).items():
                 inner = getattr(feature, "feature", feature)
                 if isinstance(inner, datasets.Image | datasets.Audio):
@@ -124,36 +144,14 @@ class HubConversations(Conversations):
                     table = table.cast_column(column, stored if inner is feature else datasets.List(stored))
             return table
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether its rows are conversations; told by its columns, without loading it."""
+        table = self.open(streaming=True)
+        return MESSAGES in (table.features or next(iter(table), {}))
 
-def open_conversations(
-    entries: Sequence[str], *, cache_dir: Path = Path("data/cache"), hub_split: str = "train"
-) -> list[Conversations]:
-    """Finds the sources that a list of names stands for.
-
-    Args:
-        entries: `.jsonl` files, or `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
-        cache_dir: Where downloads from the Hub go.
-        hub_split: The Hub's split where an entry names none.
-
-    Raises:
-        UserError: If nothing is there, or it is of a kind that cannot be read.
-    """
-    sources: list[Conversations] = []
-    for entry in entries:
-        if entry.startswith("hub:"):
-            names = entry.removeprefix("hub:").split(":")
-            if len(names) > 3 or not names[0]:
-                raise UserError(f"{entry!r} is no data set: write hub:OWNER/NAME[:CONFIG[:SPLIT]]")
-            repository, config, split = (*names, "", "")[:3]
-            sources.append(HubConversations(repository, config, split or hub_split, cache_dir=cache_dir))
-            continue
-        path = Path(entry).expanduser()
-        if not path.is_file():
-            raise UserError(f"{entry}: does not exist: name a .jsonl file of conversations or hub:OWNER/NAME")
-        if path.suffix != ".jsonl":
-            raise UserError(f"{entry}: conversations are a .jsonl file, with `messages` in each row")
-        sources.append(ConversationFile(path))
-    return sources
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_table"}
 
 
 def parse(row: Mapping[str, Any], where: str, folder: Path | None) -> Conversation:

@@ -1,0 +1,104 @@
+"""Learned queries that ask windows of a sequence, as a Q-Former does."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from omni.layers.feedforward import FeedForward
+from omni.layers.norm import RMSNorm
+
+
+class QueryingBlock(nn.Module):
+    """Queries look at each other, then at what they are about, and think; each behind a norm, beside a residual.
+
+    Args:
+        dim: Width of the queries.
+        source_dim: Width of what they look at.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, dim: int, source_dim: int, *, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.self_norm, self.cross_norm, self.ffn_norm = RMSNorm(dim), RMSNorm(dim), RMSNorm(dim)
+        self.qkv, self.self_out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.query, self.cross_out = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.key_value = nn.Linear(source_dim, 2 * dim, bias=False)
+        self.ffn = FeedForward(dim, 2 * dim)
+
+    def forward(self, queries: Tensor, source: Tensor, seen: Tensor) -> Tensor:
+        """One block.
+
+        Args:
+            queries: (windows, queries, dim).
+            source: (windows, frames, source_dim).
+            seen: (windows, frames) of bool: false at padding. At least one frame of each window is true.
+
+        Returns:
+            (windows, queries, dim).
+        """
+        keys = self._heads(self.qkv(self.self_norm(queries)), 3)
+        queries = queries + self.self_out(self._joined(F.scaled_dot_product_attention(*keys)))
+        [asked] = self._heads(self.query(self.cross_norm(queries)), 1)
+        keys, values = self._heads(self.key_value(source), 2)
+        found = F.scaled_dot_product_attention(asked, keys, values, attn_mask=seen[:, None, None])
+        queries = queries + self.cross_out(self._joined(found))
+        return queries + self.ffn(self.ffn_norm(queries))
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        return rearrange(x, "w t (p h d) -> p w h t d", p=parts, h=self.num_heads).unbind(0)
+
+    @staticmethod
+    def _joined(x: Tensor) -> Tensor:
+        return rearrange(x, "w h t d -> w t (h d)")
+
+
+class WindowedQueries(nn.Module):
+    """A Q-Former (arXiv:2301.12597) on windows of a sequence (SALMONN, arXiv:2310.13289): its length goes with theirs.
+
+    Each window is asked by the same learned queries. Of a window that is not full, as many of them answer as would have
+    at its rate.
+
+    Args:
+        in_dim: Width of a frame.
+        dim: Width of the queries.
+        queries: Queries of a window.
+        stack: Frames for each of them.
+        num_layers: Blocks.
+        num_heads: Attention heads.
+    """
+
+    def __init__(self, in_dim: int, dim: int, *, queries: int, stack: int, num_layers: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"hidden_dim ({dim}) must be a multiple of num_heads ({num_heads})")
+        self.num_queries, self.stack = queries, stack
+        self.queries = nn.Parameter(torch.randn(queries, dim))
+        self.places = nn.Parameter(0.5 * torch.randn(queries * stack, in_dim))
+        self.blocks = nn.ModuleList(QueryingBlock(dim, in_dim, num_heads=num_heads) for _ in range(num_layers))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Asks.
+
+        Args:
+            x: (batch, frames, in_dim).
+            lengths: (batch,), int64: frames of each row.
+
+        Returns:
+            (batch, frames / stack, dim), rounded up.
+        """
+        batch, frames = x.shape[:2]
+        window = self.num_queries * self.stack
+        x = F.pad(x, (0, 0, 0, -frames % window))
+        seen = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        windows = rearrange(x, "b (n w) d -> (b n) w d", w=window) + self.places
+        seen = rearrange(seen, "b (n w) -> (b n) w", w=window)
+        seen = seen | ~seen.any(1, keepdim=True)  # a query that sees no frame at all would be NaN
+        queries = self.queries.to(windows.dtype).expand(len(windows), -1, -1)
+        for block in self.blocks:
+            queries = block(queries, windows, seen)
+        return rearrange(queries, "(b n) q d -> b (n q) d", b=batch)[:, : -(-frames // self.stack)]

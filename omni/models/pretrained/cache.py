@@ -1,0 +1,66 @@
+"""The keys and values that a language model of `transformers` has already computed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class PretrainedCache:
+    """Keys and values of rows of unequal length, with the interface of `omni.layers.cache.KVCache`.
+
+    Prompts come padded at their ends. Once they are counted, each row is moved to end where the longest ends, with the
+    padding before it: what follows is then as near to it as if the row had stood alone, windows included.
+
+    Args:
+        batch_size: Number of rows.
+        max_length: Entries that a row can hold.
+        device: Where they lie.
+    """
+
+    def __init__(self, batch_size: int, max_length: int, *, device: torch.device) -> None:
+        from transformers import DynamicCache
+
+        self.max_length, self.device = max_length, device
+        self.lengths = [0] * batch_size
+        self._cache = DynamicCache()
+        self._first = torch.zeros(batch_size, dtype=torch.long, device=device)  # entries of padding before each row
+        self._entries = 0
+
+    def options(self, time: int) -> dict[str, Any]:
+        """What the model has to be told to read so many more tokens of each row.
+
+        Raises:
+            ValueError: If a row would grow over `max_length`.
+        """
+        if self._entries + time > self.max_length:
+            raise ValueError(
+                f"the cache holds {self.max_length} entries; {self._entries} are used, {time} more do not fit"
+            )
+        entries = torch.arange(self._entries + time, device=self.device)
+        positions = (entries[self._entries :] - self._first[:, None]).clamp(min=0)
+        mask = None if len(set(self.lengths)) == 1 else entries >= self._first[:, None]
+        return {"past_key_values": self._cache, "use_cache": True, "position_ids": positions, "attention_mask": mask}
+
+    def advance(self, entries: int | Sequence[int]) -> None:
+        """Counts new entries: the same number for each row, or one number a row (the rest was padding)."""
+        counts = [entries] * len(self.lengths) if isinstance(entries, int) else list(entries)
+        if len(set(counts)) > 1 and self._entries:
+            raise ValueError("rows grow by different lengths at their beginning only")
+        new = self._cache.get_seq_length() - self._entries
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        self._entries += new
+        padding = [new - count for count in counts]
+        if any(padding):
+            shifts = torch.tensor(padding, device=self.device)
+            self._first = self._first + shifts
+            for layer in self._cache.layers:
+                layer.keys, layer.values = _moved(layer.keys, shifts), _moved(layer.values, shifts)
+
+
+def _moved(entries: Tensor, by: Tensor) -> Tensor:
+    """(batch, heads, time, dim), each row moved towards its end, the padding behind it coming to its beginning."""
+    time = entries.shape[2]
+    source = (torch.arange(time, device=entries.device) - by[:, None]) % time
+    return entries.gather(2, source[:, None, :, None].expand_as(entries))

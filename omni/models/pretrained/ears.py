@@ -1,0 +1,218 @@
+"""How pretrained speech encoders listen: each its own features, true lengths, rows that do not know of each other."""
+
+from abc import ABC, abstractmethod
+from math import prod
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni.errors import UserError
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
+
+_LEAST = SAMPLE_RATE // 10  # samples: a feature extractor may fail on fewer
+
+
+class Ear(nn.Module, ABC):
+    """Abstract: a model of `transformers` and what it does to sound before.
+
+    Attributes:
+        model: The model.
+        dim: Width of a frame.
+        downsampling: Frames of 10 ms for each frame of its.
+        longest: Frames of 10 ms that it can hear at once; None for any number.
+    """
+
+    model: Any
+    dim: int
+    downsampling: int
+    longest: int | None = None
+
+    def prepared(self, sound: Tensor, lengths: Tensor) -> Tensor:
+        """What has to be done to whole recordings (batch, frames, 160), before they are cut into pieces."""
+        return sound
+
+    @abstractmethod
+    def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
+        """Hears recordings.
+
+        Args:
+            sound: (batch, frames, 160), as `prepared` gives it; zeros behind each row's end.
+            lengths: (batch,): frames of each row, 1 or more.
+
+        Returns:
+            (batch, frames / downsampling, dim), rounded up; anything behind each row's end.
+        """
+
+
+@final
+class WhisperEar(Ear):
+    """Whisper's encoder (arXiv:2212.04356), without the silence up to 30 s that its own code demands.
+
+    Args:
+        encoder: Two convolutions, learned positions, and layers.
+        extractor: Knows the mel filters.
+    """
+
+    def __init__(self, encoder: Any, extractor: Any) -> None:
+        super().__init__()
+        self.model = encoder
+        encoder.layerdrop = 0.0
+        self.dim = encoder.config.d_model
+        if extractor.hop_length != HOP_LENGTH:
+            raise UserError(f"a feature extractor with a hop of {extractor.hop_length} samples is not known to omni")
+        self.n_fft = extractor.n_fft
+        self.filters: Tensor
+        self.register_buffer("filters", torch.as_tensor(extractor.mel_filters).float(), persistent=False)
+        self.downsampling = encoder.conv1.stride[0] * encoder.conv2.stride[0]
+        self.longest = encoder.embed_positions.num_embeddings * self.downsampling
+
+    def features(self, sound: Tensor, lengths: Tensor) -> Tensor:
+        """Log-mel spectrograms, as `WhisperFeatureExtractor` makes them: (batch, frames, mels)."""
+        audio = F.pad(sound.flatten(1), (0, self.n_fft))  # each row's end sees silence, in a batch or alone
+        with torch.autocast(audio.device.type, enabled=False):
+            window = torch.hann_window(self.n_fft, device=audio.device)
+            spectrum = torch.stft(audio.float(), self.n_fft, HOP_LENGTH, window=window, return_complex=True).abs()
+            mel = (spectrum.square()[..., : sound.shape[1]].mT @ self.filters).clamp(min=1e-10).log10()
+        inside = _inside(lengths, mel.shape[1])[..., None]
+        loudest = mel.where(inside, -10.0).amax((1, 2), keepdim=True)
+        return (torch.maximum(mel, loudest - 8) + 4) / 4 * inside
+
+    def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
+        """See `Ear`."""
+        encoder = self.model
+        x = self.features(sound, lengths).to(encoder.conv1.weight.dtype).mT
+        for conv in (encoder.conv1, encoder.conv2):
+            x = F.gelu(conv(x * _inside(lengths, x.shape[2])[:, None]))
+            lengths = -(-lengths // conv.stride[0])
+        x = x.mT + encoder.embed_positions.weight[: x.shape[2]]
+        x = F.dropout(x, encoder.dropout, self.training)
+        hidden = torch.zeros((), dtype=x.dtype, device=x.device)
+        mask = hidden.where(_inside(lengths, x.shape[1]), torch.finfo(x.dtype).min)[:, None, None]
+        for layer in encoder.layers:
+            x = layer(x, mask)
+        return encoder.layer_norm(x)
+
+
+class _RowNorm(nn.GroupNorm):
+    """A norm over the time of each channel that leaves out what lies behind a row's end.
+
+    The first layer of wav2vec 2.0 and HuBERT in their base sizes has such a norm; theirs takes the padding in, so that
+    what a row sounds like depends on its batch.
+    """
+
+    lengths: Tensor  # of this call; set by `ConvEar`
+
+    def forward(self, input: Tensor) -> Tensor:
+        inside = _inside(self.lengths, input.shape[2])[:, None]
+        count = self.lengths[:, None, None]
+        x = input.float()
+        mean = (x * inside).sum(2, keepdim=True) / count
+        variance = ((x - mean).square() * inside).sum(2, keepdim=True) / count
+        normal = (x - mean) * (variance + self.eps).rsqrt()
+        return (normal * self.weight[:, None] + self.bias[:, None]).to(input.dtype)
+
+
+@final
+class ConvEar(Ear):
+    """Models that hear waveforms through convolutions: wav2vec 2.0 (arXiv:2006.11477), HuBERT, WavLM and their like.
+
+    Args:
+        model: With a `feature_extractor`, and kernels and strides in its configuration.
+        extractor: Knows whether recordings are brought to one loudness.
+    """
+
+    def __init__(self, model: Any, extractor: Any) -> None:
+        super().__init__()
+        self.model = model
+        config = model.config
+        config.apply_spec_augment, config.layerdrop = False, 0.0  # would draw from generators that no resuming knows
+        self.dim, self.normalized = config.hidden_size, bool(getattr(extractor, "do_normalize", False))
+        stride = prod(config.conv_stride)
+        if stride % HOP_LENGTH:
+            raise UserError(f"an encoder with a frame for each {stride} samples is not known to omni: 160 or multiples")
+        self.downsampling = stride // HOP_LENGTH
+        self.reach, jump = 1, 1  # samples that a frame hears
+        for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
+            self.reach, jump = self.reach + (kernel - 1) * jump, jump * step
+        self.first = config.conv_kernel[0], config.conv_stride[0]
+        self.norms = []
+        for module in model.feature_extractor.modules():
+            if isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels:
+                module.__class__ = _RowNorm
+                self.norms.append(module)
+
+    def prepared(self, sound: Tensor, lengths: Tensor) -> Tensor:
+        """Brings each recording to mean 0 and variance 1, where the model was trained so."""
+        if not self.normalized:
+            return sound
+        inside = _inside(lengths, sound.shape[1])[..., None]
+        count = (lengths * HOP_LENGTH)[:, None, None]
+        mean = sound.sum((1, 2), keepdim=True) / count
+        variance = ((sound - mean).square() * inside).sum((1, 2), keepdim=True) / count
+        return (sound - mean) * (variance + 1e-7).rsqrt() * inside
+
+    def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
+        """See `Ear`."""
+        stride = self.downsampling * HOP_LENGTH
+        frames = -(-lengths // self.downsampling)
+        most = -(-sound.shape[1] // self.downsampling)
+        # As many samples as so many frames hear: the last of them reaches beyond the end.
+        ends = frames * stride + self.reach - stride
+        audio = F.pad(sound.flatten(1), (0, most * stride + self.reach - stride - sound.shape[1] * HOP_LENGTH))
+        for norm in self.norms:
+            norm.lengths = (ends - self.first[0]) // self.first[1] + 1
+        dtype = next(self.model.parameters()).dtype
+        mask = _inside(ends, audio.shape[1]).long()
+        return self.model(audio.to(dtype), attention_mask=mask).last_hidden_state
+
+
+@final
+class ExtractorEar(Ear):
+    """Any other model: its feature extractor works on the host, and the model is asked how fast its frames come.
+
+    Args:
+        model: Takes what the extractor gives.
+        extractor: From waveforms to what the model takes.
+    """
+
+    def __init__(self, model: Any, extractor: Any) -> None:
+        super().__init__()
+        self.model, self.extractor = model, extractor
+        with torch.no_grad():
+            self.model.eval()
+            short, long = (self._hear([torch.zeros(seconds * SAMPLE_RATE)])[0] for seconds in (2, 4))
+            self.model.train()
+        self.dim = short.shape[2]
+        self.downsampling = round(200 / (long.shape[1] - short.shape[1]))
+
+    def _hear(self, recordings: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Hidden states, and how many of each row are of its recording."""
+        options = {"sampling_rate": SAMPLE_RATE, "return_tensors": "pt", "padding": True}
+        arrays = [recording.cpu().numpy() for recording in recordings]
+        weight = next(self.model.parameters())
+        inputs = self.extractor(arrays, return_attention_mask=True, **options).to(weight.device)
+        for name, value in inputs.items():
+            inputs[name] = value.to(weight.dtype) if value.is_floating_point() else value
+        hidden = self.model(**inputs).last_hidden_state
+        mask = inputs.get("attention_mask")
+        if mask is None and len(recordings) > 1:
+            raise UserError("its feature extractor tells no padding: omni cannot hear several recordings with it")
+        shares = torch.ones(len(hidden), device=hidden.device) if mask is None else mask.float().mean(1)
+        return hidden, (shares * hidden.shape[1]).round().long().clamp(min=1)
+
+    def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
+        """See `Ear`."""
+        rows = [row[:length].flatten() for row, length in zip(sound, lengths.tolist(), strict=True)]
+        rows = [F.pad(row, (0, max(0, _LEAST - len(row)))) for row in rows]
+        hidden, counts = self._hear(rows)
+        # The last samples of a recording are too few for a frame: the one before stands for it.
+        places = torch.arange(-(-sound.shape[1] // self.downsampling), device=hidden.device)
+        places = places.minimum(counts[:, None] - 1)
+        return hidden.gather(1, places[..., None].expand(-1, -1, self.dim))
+
+
+def _inside(lengths: Tensor, time: int) -> Tensor:
+    """(batch, time): true within each row's length."""
+    return torch.arange(time, device=lengths.device) < lengths[:, None]

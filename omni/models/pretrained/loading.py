@@ -1,0 +1,169 @@
+"""Models of `transformers`: how they are had, and what of them a checkpoint need not hold."""
+
+import hashlib
+import os
+from abc import ABC
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from omni.errors import UserError
+from omni.models.part import Part
+
+Precision = Literal["float32", "bfloat16", "float16"]
+_SAMPLE = 256  # weights of a tensor that its fingerprint looks at
+
+
+class PretrainedPart(Part, ABC):
+    """Abstract: a part around a model of `transformers`.
+
+    What is as it came with the model is borrowed: a checkpoint names it, and does not hold it.
+
+    Args:
+        source: Name on the Hub, or a folder that `save_pretrained` wrote.
+        revision: Commit, branch or tag on the Hub.
+        dtype: Of the weights. What is trained needs `float32`; what is frozen is half as large in `bfloat16`.
+    """
+
+    def __init__(self, source: str, revision: str | None, dtype: Precision) -> None:
+        super().__init__()
+        self.source, self.revision, self.dtype = source, revision, dtype
+        self._lent: set[str] = set()
+        self._fingerprint = ""
+
+    def _borrow(self, model: nn.Module) -> None:
+        """Remembers what a model is like; to be called once, before anything is added to it."""
+        self._fingerprint = fingerprint(model)
+
+    def _lend(self) -> None:
+        """Takes all that is in the part as borrowed, save for what names itself LoRA."""
+        self._lent = {name for name in self.state_dict() if "lora_" not in name}
+
+    @property
+    def lent(self) -> set[str]:
+        """See `Part.lent`."""
+        return self._lent
+
+    def own(self, names: set[str]) -> None:
+        """See `Part.own`."""
+        if names & self._lent:
+            state = self.state_dict(keep_vars=True)
+            tied = {id(state[name]) for name in names & state.keys()}  # one matrix may have two names
+            self._lent -= {name for name, weight in state.items() if id(weight) in tied}
+            self._lent -= {name for name, _ in self.named_buffers()}  # training changes them as well
+
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """See `Part.origin`."""
+        return {"source": self.source, "revision": self.revision, "fingerprint": self._fingerprint}
+
+
+def load(auto: str, source: str, revision: str | None, dtype: Precision = "float32", **options: Any) -> Any:
+    """A model in train mode, by the name of one of transformers' auto classes.
+
+    Where tensors have no values, as for `omni plan`, it is made of its configuration.
+
+    Raises:
+        UserError: If it cannot be had.
+    """
+    with source_errors(source):
+        import transformers
+
+        cls = getattr(transformers, auto)
+        if _without_values():
+            config = transformers.AutoConfig.from_pretrained(source, revision=revision)
+            return cls.from_config(config, dtype=getattr(torch, dtype), **options).train()
+        model = cls.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype), **options)
+    # They arrive in eval mode, in which dropout and, without a word, gradient checkpointing are off.
+    return model.train()
+
+
+def load_other(auto: str, source: str, revision: str | None, **options: Any) -> Any:
+    """A tokenizer, feature extractor or image processor; raises as `load`."""
+    with source_errors(source):
+        import transformers
+
+        return getattr(transformers, auto).from_pretrained(source, revision=revision, **options)
+
+
+class source_errors:
+    """Turns the many ways in which a pretrained model cannot be had into one line."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def __enter__(self) -> None:
+        path = Path(self.source).expanduser()
+        if path.is_dir():
+            if not (path / "config.json").is_file():
+                raise UserError(f"{self.source}: holds no model, for config.json is missing: name what was downloaded")
+        elif path.is_file() or self.source.startswith(("/", ".", "~")) or self.source.count("/") > 1:
+            raise UserError(f"{self.source}: is no folder: name the folder of a model, or OWNER/NAME on the Hub")
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ImportError):
+            raise UserError(f"{self.source}: pretrained parts need `pip install omni[hf]` ({error})") from error
+        if not isinstance(error, OSError | ValueError | KeyError | RuntimeError) or isinstance(error, UserError):
+            return
+        if os.path.isdir(self.source):
+            raise UserError(f"{self.source}: cannot be loaded ({_first_line(error)})") from error
+        raise UserError(
+            f"{self.source}: cannot be had from the Hub ({_first_line(error)}); without network download it elsewhere "
+            f"(`hf download {self.source} --local-dir FOLDER`) and give the folder"
+        ) from error
+
+
+def checkpoint_layers(model: nn.Module, source: str) -> None:
+    """Lets the layers of a model be computed again in the backward pass instead of kept, in whatever mode they are.
+
+    The library's own way does nothing in eval mode, which a frozen model is in, and says nothing.
+
+    Raises:
+        UserError: If no layer of it can be told.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(f"{source}: gradient_checkpointing does not know this model's layers: set it to false")
+    for layer in layers:
+        layer.forward = partial(_checkpointed, layer.forward)
+
+
+def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+
+
+def _without_values() -> bool:
+    key = torch._C._TorchDispatchModeKey.FAKE
+    return torch.get_default_device().type == "meta" or torch._C._get_dispatch_mode(key) is not None
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A sha256, in hex, of the names and shapes of a model's weights and of some numbers of each.
+
+    All numbers of a large model would take a minute. `""` where they have no values.
+    """
+    if _without_values():
+        return ""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)} ".encode())
+        digest.update(_some(weight).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _some(weight: Tensor) -> Tensor:
+    flat = weight.detach().flatten()
+    return flat[:: max(1, len(flat) // _SAMPLE)].float()

@@ -1,0 +1,212 @@
+"""A language model that was trained elsewhere, in the place of our Thinker."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni import losses
+from omni.batch import IGNORE
+from omni.errors import UserError
+from omni.layers.transformer import TransformerOutput
+from omni.models.pretrained.cache import PretrainedCache
+from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load
+from omni.tokenizer import NUM_SPECIALS
+
+_PROBE = 4  # tokens on which head and body are compared with the whole
+
+
+class PretrainedThinker(PretrainedPart):
+    """Any causal language model of `transformers`, with the interface of `omni.models.thinker.Thinker`.
+
+    Its tokens come `NUM_SPECIALS` behind their own ids, as `omni.pretrained_tokenizer` gives them: so placeholders of
+    media are ids that the model never sees, and no row is added to its embedding. Positions are the order of tokens.
+
+    With LoRA (arXiv:2106.09685) its weights stay, and low-rank updates of its matrices are trained instead.
+
+    Args:
+        source: Name on the Hub, or a folder that `save_pretrained` wrote.
+        revision: Commit, branch or tag on the Hub.
+        dtype: Of the weights: `float32` where they are trained; `bfloat16` halves them where they are frozen, or LoRA,
+            which always is fp32, is trained.
+        gradient_checkpointing: Whether layers are computed again in the backward pass instead of kept.
+        lora_rank: Of the updates; 0 for none.
+        lora_alpha: Their scale, divided by the rank; twice the rank if not given.
+        lora_dropout: Share of their input that is dropped in training.
+        lora_targets: Names, or ends of names, of the matrices that are updated; `all-linear` for all but the head.
+    """
+
+    rope_axes = 1
+    mixture = False
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        revision: str | None = None,
+        dtype: Precision = "float32",
+        gradient_checkpointing: bool = False,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        lora_dropout: float = 0.0,
+        lora_targets: str | Sequence[str] = "all-linear",
+    ) -> None:
+        super().__init__(source, revision, dtype)
+        self.model: Any = load("AutoModelForCausalLM", source, revision, dtype, attn_implementation="sdpa")
+        self._borrow(self.model)
+        embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        if embedding is None or head is None:
+            raise UserError(f"{source}: is no causal language model with an embedding and a head")
+        vocabulary, self.dim = embedding.weight.shape
+        self.vocab_size = NUM_SPECIALS + vocabulary
+        config = self.model.config
+        self.logit_softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        scale, divisor = (getattr(config, name, None) or 1.0 for name in ("logit_scale", "logits_scaling"))
+        self.logit_scale = float(scale / divisor)
+        self._check()
+        self.lora_rank, self._tuner = lora_rank, None
+        if lora_rank:
+            self._add_lora(lora_alpha or 2 * lora_rank, lora_dropout, lora_targets)
+        self._lend()
+        if gradient_checkpointing:
+            checkpoint_layers(self.model, source)
+
+    # ------------------------------------------------------------------ the interface of a Thinker
+
+    @property
+    def embedding_rms(self) -> float:
+        """Root mean square of its token embeddings, measured on 4,096 of them."""
+        weight = self._embedding.weight
+        step = max(1, len(weight) // 4096)
+        with torch.no_grad():  # through the module: some scale what they look up
+            some = self._embedding(torch.arange(0, len(weight), step, device=weight.device))
+            return float(some.float().square().mean().sqrt())
+
+    @property
+    def flops_per_token(self) -> float:
+        """See `Thinker.flops_per_token`; 4 instead of 6 for a weight that is not trained."""
+        body = [p for name, p in self._body.named_parameters() if p is not self._embedding.weight]
+        return float(sum((6 if p.requires_grad else 4) * p.numel() for p in [*body, self._head.weight]))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Looks up tokens (batch, time): (batch, time, dim); of placeholders and padding anything."""
+        return self._embedding((tokens - NUM_SPECIALS).clamp(min=0))
+
+    def encode(
+        self,
+        tokens: Tensor | None = None,
+        *,
+        embeddings: Tensor | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: PretrainedCache | None = None,
+    ) -> TransformerOutput:
+        """Runs all but the head.
+
+        Args:
+            tokens: (batch, time) of int64.
+            embeddings: (batch, time, dim), instead of tokens.
+            positions: (batch, time); consecutive, behind what is cached, if not given.
+            mask: (batch, time) of bool, false at padding; padding at the end needs none.
+            cache: Earlier keys and values. The new ones count once `cache.advance` is called.
+        """
+        if embeddings is None:
+            assert tokens is not None
+            embeddings = self.embed(tokens)
+        options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
+        if cache is not None:
+            options = cache.options(embeddings.shape[1])
+        hidden = self._body(inputs_embeds=embeddings, **options).last_hidden_state
+        return TransformerOutput(hidden, hidden.new_zeros(()))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Applies the head to hidden states (..., dim): (..., vocab); specials of omni's are never said."""
+        return F.pad(self._own_logits(hidden), (NUM_SPECIALS, 0), value=-torch.inf)
+
+    def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Sum of the next-token losses over hidden states, in chunks (see `losses.linear_cross_entropy`)."""
+        wanted = torch.where(targets == IGNORE, IGNORE, targets - NUM_SPECIALS)
+        if getattr(self._head, "bias", None) is not None:
+            return F.cross_entropy(
+                self._own_logits(hidden).flatten(0, -2).float(), wanted.flatten(), ignore_index=IGNORE, reduction="sum"
+            )
+        return losses.linear_cross_entropy(
+            hidden * self.logit_scale, self._head.weight, wanted, softcap=self.logit_softcap
+        )
+
+    def new_cache(self, batch_size: int, max_length: int) -> PretrainedCache:
+        """An empty cache for rows of up to `max_length` positions."""
+        return PretrainedCache(batch_size, max_length, device=self._embedding.weight.device)
+
+    # ------------------------------------------------------------------ what it is made of
+
+    @property
+    def _embedding(self) -> Any:
+        return self.model.get_input_embeddings()
+
+    @property
+    def _head(self) -> Any:
+        return self.model.get_output_embeddings()
+
+    @property
+    def _body(self) -> Any:
+        return self.model.base_model
+
+    def _own_logits(self, hidden: Tensor) -> Tensor:
+        logits, cap = self._head(hidden) * self.logit_scale, self.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Some models do more to logits than is known here; better refuse them than train on other ones."""
+        if self._embedding.weight.is_meta or not self._fingerprint:
+            return
+        mode = self.model.training
+        self.model.eval()
+        embeddings = self._embedding(torch.arange(min(_PROBE, len(self._embedding.weight)))[None])
+        whole = self.model(inputs_embeds=embeddings).logits
+        parts = self._own_logits(self._body(inputs_embeds=embeddings).last_hidden_state)
+        self.model.train(mode)
+        if not torch.allclose(whole.float(), parts.float(), rtol=1e-2, atol=1e-3 * float(whole.float().abs().max())):
+            raise UserError(f"{self.source}: does to its logits what omni does not know of: use another model")
+
+    # ------------------------------------------------------------------ LoRA
+
+    def _add_lora(self, alpha: float, dropout: float, targets: str | Sequence[str]) -> None:
+        try:
+            from peft import LoraConfig, LoraModel
+        except ImportError as error:
+            raise UserError(f"model.init_args.thinker: LoRA needs `pip install omni[hf]` ({error})") from error
+        wanted = targets if isinstance(targets, str) else list(targets)
+        transposed = any(type(module).__name__ == "Conv1D" for module in self.model.modules())  # GPT-2's
+        config = LoraConfig(
+            r=self.lora_rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=wanted, fan_in_fan_out=transposed
+        )
+        try:
+            tuner = LoraModel(self.model, config, "default")
+        except ValueError as error:
+            linear = [name for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
+            names = sorted({name.rpartition(".")[2] for name in linear})
+            raise UserError(
+                f"model.init_args.thinker.init_args.lora_targets {wanted!r} match nothing in {self.source}; "
+                f"it has: {', '.join(names)}"
+            ) from error
+        for name, parameter in self.model.named_parameters():
+            trained = "lora_" in name
+            parameter.requires_grad_(trained)
+            if trained:
+                parameter.data = parameter.data.float()
+        vars(self)["_tuner"] = tuner  # not a child: the model is
+
+    def merge_lora(self) -> None:
+        """Adds the updates to the weights and forgets them; what it says stays the same."""
+        if self._tuner is None:
+            return
+        dense = {name.removesuffix(".lora_A.default.weight") for name in self.state_dict() if ".lora_A." in name}
+        self.model = self._tuner.merge_and_unload(safe_merge=True)
+        self._tuner, self.lora_rank = None, 0
+        self._arguments = {k: v for k, v in self._arguments.items() if not k.startswith("lora_")}
+        self._lend()
+        self.own({f"{name}.weight" for name in dense})

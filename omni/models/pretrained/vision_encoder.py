@@ -1,0 +1,72 @@
+"""A vision encoder that was trained elsewhere, in the place of ours."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load, load_other
+
+
+class PretrainedVisionEncoder(PretrainedPart):
+    """The vision tower of CLIP (arXiv:2103.00020), SigLIP (arXiv:2303.15343) or their like, from `transformers`.
+
+    With the interface of `omni.models.vision_encoder.VisionEncoder` as far as the Thinker needs it: patch tokens of the
+    last layer, no CLS token. Images are pixels from 0 to 1; it normalises them itself.
+
+    Args:
+        source: Name on the Hub, or a folder that `save_pretrained` wrote, with its image processor.
+        revision: Commit, branch or tag on the Hub.
+        dtype: Of the weights: `float32` where they are trained.
+        pool: Side of the square of patches whose mean becomes one token.
+        gradient_checkpointing: Whether layers are computed again in the backward pass instead of kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        revision: str | None = None,
+        dtype: Precision = "float32",
+        pool: int = 1,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(source, revision, dtype)
+        processor = load_other("AutoImageProcessor", source, revision)
+        whole: Any = load("AutoModel", source, revision, dtype, attn_implementation="sdpa")
+        self.model: Any = getattr(whole, "vision_model", whole)
+        config = self.model.config
+        if not (hasattr(config, "patch_size") and hasattr(config, "image_size")):
+            raise ValueError(f"source {source}: is no vision tower: its configuration has no patches")
+        self.image_size, self.grid = config.image_size, config.image_size // config.patch_size
+        if pool < 1 or self.grid % pool:
+            raise ValueError(f"pool must divide the {self.grid} patches of a side, not be {pool}")
+        self.pool, self.token_dim = pool, config.hidden_size
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(processor, f"image_{name}")).float().view(3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+        self._borrow(self.model)
+        self._lend()
+        if gradient_checkpointing:
+            checkpoint_layers(self.model, source)
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of an image's tokens."""
+        return self.grid // self.pool, self.grid // self.pool
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """What the Thinker sees of images (images, 3, height, width): (images, tokens, dim), in reading order."""
+        dtype = next(self.model.parameters()).dtype
+        hidden = self.model(pixel_values=((images - self.mean) / self.std).to(dtype)).last_hidden_state
+        patches = hidden[:, -(self.grid**2) :]  # what stands before them is a CLS token
+        if self.pool == 1:
+            return patches
+        squares = F.avg_pool2d(patches.mT.unflatten(2, (self.grid, self.grid)), self.pool)
+        return squares.flatten(2).mT
+
+    forward = tokens

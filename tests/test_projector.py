@@ -1,0 +1,121 @@
+"""Projectors of every kind: as loud as the Thinker's tokens, as long as they say, a row alone as in a batch."""
+
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from omni.layers.moe import MixtureOfExperts
+from omni.models.projector import Projector, ProjectorKind
+
+KINDS = get_args(ProjectorKind)
+
+
+def projector(kind, **options):
+    torch.manual_seed(0)
+    return Projector(**{"in_dim": 24, "out_dim": 32, "kind": kind, "hidden_dim": 16, **options})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loudness", [0.01, 1.0, 50.0])
+def test_every_kind_begins_as_loud_as_the_thinkers_tokens(kind, loudness):
+    part = projector(kind, stack=2)
+    part.calibrate(0.37)
+    out = part(loudness * torch.randn(3, 50, 24))
+    assert float(out.square().mean().sqrt()) == pytest.approx(0.37, abs=0.01)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stack", [1, 3])
+def test_its_length_is_the_one_it_tells_for_all_lengths(kind, stack):
+    part = projector(kind, stack=stack, queries=4)
+    for frames in range(1, 30):
+        assert part(torch.randn(1, frames, 24)).shape == (1, part.num_tokens(frames), 32)
+    assert torch.equal(part.num_tokens(torch.arange(1, 30)), torch.tensor([part.num_tokens(n) for n in range(1, 30)]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_is_the_same_in_a_batch_and_alone(kind):
+    part = projector(kind, stack=2).eval()
+    features, lengths = torch.randn(3, 21, 24), torch.tensor([21, 8, 3])
+    features[1, 8:] = 100.0
+    together = part(features, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone = part(features[row : row + 1, :length])[0]
+        torch.testing.assert_close(together[row, : len(alone)], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_gets_a_gradient(kind):
+    part = projector(kind, num_experts=2)
+    part(torch.randn(2, 40, 24)).pow(3).sum().backward()
+    assert [name for name, parameter in part.named_parameters() if not parameter.grad.any()] == []
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [("conv", {}), ("mlp", {"stack": 0}), ("qformer", {"queries": 0})])
+def test_what_is_none_is_refused(kind, wrong):
+    with pytest.raises(ValueError, match="must be"):
+        projector(kind, **wrong)
+
+
+def test_heads_must_divide_the_width_of_queries():
+    with pytest.raises(ValueError, match="multiple of num_heads"):
+        projector("qformer", hidden_dim=18)
+
+
+def mixture(logits):
+    """A mixture of four experts whose router gives a token of one-hot `i` the logits of row `i`."""
+    experts = MixtureOfExperts(4, 8, num_experts=4, experts_per_token=2, out_dim=8)
+    experts.router.weight.data = logits.T.contiguous()
+    return experts
+
+
+@torch.no_grad()
+def test_the_balance_loss_sees_a_router_that_always_picks_the_same_two():
+    """Its mean probabilities are as even as can be: a loss on these alone would be blind to it."""
+    tokens = torch.eye(4)[None]
+    even = torch.full((4, 4), 0.0) + 1e-3 * torch.tensor([2.0, 1.0, 0.0, -1.0])
+    fair = torch.stack([1e-3 * torch.tensor([2.0, 1.0, 0.0, -1.0]).roll(shift) for shift in (0, 2, 0, 2)])
+    same, shared = (mixture(logits)(tokens)[1] for logits in (even, fair))
+    assert same > shared
+    collapsed = mixture(torch.tensor([[9.0, 9.0, 0.0, 0.0]]).repeat(4, 1))(tokens)[1]
+    assert float(collapsed) == pytest.approx(2.0, abs=0.01)
+    assert float(shared) == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_z_loss_is_of_the_routers_logits_and_leaves_padding_out():
+    logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0], [5.0, 5.0, 5.0, 5.0], [9.0, 0.0, 0.0, 0.0]])
+    experts, tokens = mixture(logits), torch.eye(4)[None]
+    inside = torch.tensor([[True, True, False, False]])
+    expected = logits[:2].logsumexp(-1).square().mean()
+    torch.testing.assert_close(experts.z_loss(tokens, inside), expected)
+    torch.testing.assert_close(experts.z_loss(tokens), logits.logsumexp(-1).square().mean())
+
+
+@torch.no_grad()
+def test_moe_is_the_common_expert_and_the_best_two_of_others():
+    part = projector("moe", num_experts=3)
+    features = torch.randn(1, 5, 24)
+    x = part.input_norm(features)
+    expected = part.down(F.gelu(part.up(x)))
+    shares = part.experts.router(x).softmax(-1)
+    best, numbers = shares.topk(2, -1)
+    for time in range(5):
+        for weight, number in zip(best[0, time] / best[0, time].sum(), numbers[0, time], strict=True):
+            expected[0, time] += weight * (F.gelu(x[0, time] @ part.experts.up[number]) @ part.experts.down[number])
+    torch.testing.assert_close(part(features), part.output_norm(expected), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_mosa_is_the_sum_of_its_adapters_by_their_shares():
+    part = projector("mosa", num_experts=3)
+    x = part.input_norm(torch.randn(1, 5, 24))
+    shares = part.router(x).softmax(-1)
+    ups, downs = part.up.weight.chunk(3), part.down.weight.chunk(3, 1)
+    adapters = [F.gelu(x @ up.T) @ down.T for up, down in zip(ups, downs, strict=True)]
+    expected = sum(shares[..., i : i + 1] * adapters[i] for i in range(3))
+    torch.testing.assert_close(part._projected(x, torch.tensor([5])), expected, rtol=1e-4, atol=1e-5)
