@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 
+from omni.chat_template import Template, stop_token
 from omni.checkpoint import from_checkpoint, read
 from omni.errors import UserError
 from omni.generation import Sampling
 from omni.media.images import Preprocessing
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.omni import Omni
+from omni.models.pretrained.audio_encoder import PretrainedAudioEncoder
+from omni.models.pretrained.thinker import PretrainedThinker
+from omni.models.pretrained.vision_encoder import PretrainedVisionEncoder
 from omni.models.projector import Projector
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
@@ -26,6 +30,8 @@ from omni.writing import Writer
 CONTEXT = 512  # tokens, where a checkpoint does not tell
 MAX_TOKENS = 128  # of an answer
 
+_SENSES = {"vision": (VisionEncoder, PretrainedVisionEncoder), "audio": (AudioEncoder, PretrainedAudioEncoder)}
+
 
 class Assistant:
     """A Thinker with eyes and ears, a voice if there is one, and the history of a conversation.
@@ -35,6 +41,7 @@ class Assistant:
         tokenizer: Its Thinker's.
         preprocessing: Brings images to its size; None for a model that sees none.
         context: Most tokens of a conversation, the answer counted.
+        template: How conversations are laid out, as in training; see `omni.chat_template.encode_chat`.
         system: What every conversation begins with, as a message of role system.
         voice: Says answers aloud.
         device: Where the model runs.
@@ -47,14 +54,20 @@ class Assistant:
         *,
         preprocessing: Preprocessing | None = None,
         context: int = CONTEXT,
+        template: Template = "chat",
         system: str | None = None,
         voice: Synthesizer | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.writer, self.voice = Writer(omni, tokenizer, context=context, device=device), voice
-        num_mels = getattr(omni.audio_encoder, "num_mels", None)
+        stop = stop_token(tokenizer, template)
+        self.writer, self.voice = Writer(omni, tokenizer, context=context, stop=stop, device=device), voice
         self.reader = PromptReader(
-            tokenizer, omni.layout, preprocessing=preprocessing, num_mels=num_mels, context=context
+            tokenizer,
+            omni.layout,
+            preprocessing=preprocessing,
+            num_mels=None if omni.audio_encoder is None else omni.audio_encoder.num_mels,
+            context=context,
+            template=template,
         )
         self._head = [] if system is None else self.reader.turns([{"role": "system", "content": system}])
         self._turns: list[Turn] = []
@@ -71,7 +84,7 @@ class Assistant:
         context: int | None = None,
         device: str = "auto",
     ) -> "Assistant":
-        """Loads a model from the checkpoint of stage E alone.
+        """Loads a model from the checkpoint of stage E; what is pretrained in it, from where it came.
 
         Args:
             path: The checkpoint.
@@ -87,13 +100,13 @@ class Assistant:
         """
         checkpoint = read(path)
         held: Mapping[str, Any] = checkpoint["parts"]
-        thinker, tokenizer = from_checkpoint(path, "thinker", Thinker)
+        thinker, tokenizer = from_checkpoint(path, "thinker", Thinker, PretrainedThinker)
         if not isinstance(tokenizer, Tokenizer):
             raise UserError(f"checkpoint {path} holds units of speech and no tokenizer of text")
         parts: dict[str, Any] = {}
-        for sense, encoder in (("vision", VisionEncoder), ("audio", AudioEncoder)):
+        for sense, encoders in _SENSES.items():
             if f"{sense}_projector" in held:
-                parts[f"{sense}_encoder"] = from_checkpoint(path, f"{sense}_encoder", encoder)[0]
+                parts[f"{sense}_encoder"] = from_checkpoint(path, f"{sense}_encoder", *encoders)[0]
                 parts[f"{sense}_projector"] = from_checkpoint(path, f"{sense}_projector", Projector)[0]
         seen = checkpoint.get("images") if "vision_encoder" in parts else None
         thinker.lay_out_for_decoding()
@@ -110,6 +123,7 @@ class Assistant:
                 tokenizer,
                 preprocessing=None if seen is None else Preprocessing(seen["size"], seen["fit"]),
                 context=context or checkpoint.get("context", CONTEXT),
+                template=checkpoint.get("template", "chat"),
                 system=system,
                 voice=speaks,
                 device=device,

@@ -68,7 +68,7 @@ def chat(
     sampling = Sampling(
         temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
     )
-    if Path(checkpoint).is_file() and not answers(checkpoint):
+    if not answers(checkpoint):
         raise UserError(f"{checkpoint} only continues texts (`omni generate`): give a checkpoint of stage E")
     assistant = Assistant.from_pretrained(
         checkpoint, voice=voice, vocoder=vocoder, system=system, context=context, device=device

@@ -71,9 +71,7 @@ def encode_chat(
         UserError: no messages, a message that is not as above, placeholders that do not fit the media parts, or a
             tokenizer without the template.
     """
-    if not messages:
-        raise UserError("the conversation has no messages: give at least one")
-    turns = [_read_message(index, message) for index, message in enumerate(messages)]
+    turns = turns_of(messages)
     num_media = sum(kind in _MEDIA for _, parts in turns for kind, _ in parts)
     counts = [1] * num_media if placeholders is None else list(placeholders)
     if len(counts) != num_media or any(count < 1 for count in counts):
@@ -89,6 +87,17 @@ def encode_chat(
         tokens += written
         scored += [piece.scored] * len(written)
     return ChatTokens(tokens, scored)
+
+
+def turns_of(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    """Role and parts of each message, which need not be laid out for that.
+
+    Raises:
+        UserError: no messages, or one that is not as `encode_chat` takes it.
+    """
+    if not messages:
+        raise UserError("the conversation has no messages: give at least one")
+    return [_read_message(index, message) for index, message in enumerate(messages)]
 
 
 def stop_token(tokenizer: Tokenizer, template: Template) -> int:

@@ -9,6 +9,9 @@ A checkpoint of omni holds, beside what Lightning puts there:
 - `units`: the state of the characters that its Talker reads, where the tokenizer is one of text,
 - `origins`: for each pretrained part whose weights it is, which the checkpoint then does not hold (see `Part.lent`),
 - `audio`: the constants of the spectrograms that its parts hear, if any (see `omni.media.audio.mel_constants`),
+- `context`, `answer_tokens`, `template`, `images`, `dictation`: of stage E: most tokens of a conversation and of an
+  answer, how it is laid out (see `omni.chat_template.encode_chat`), how images are brought to one size, how one asks
+  for what a recording says,
 - `rng`: the states of the random number generators.
 
 All of it is plain data and tensors, so that reading a checkpoint never runs code that lies in it.
@@ -140,13 +143,13 @@ def load_part(part: nn.Module, name: str, path: str | Path) -> Lineage:
     return checkpoint["lineage"]
 
 
-def from_checkpoint(path: str | Path, name: str, kind: type[P]) -> tuple[P, Tokenizer | Units]:
+def from_checkpoint(path: str | Path, name: str, *kinds: type[P]) -> tuple[P, Tokenizer | Units]:
     """Rebuilds a part from a checkpoint alone, in eval mode.
 
     Args:
         path: The checkpoint.
         name: The part's name.
-        kind: The class that the part must have.
+        kinds: The classes of which the part must have one.
 
     Returns:
         The part, and the tokenizer or the units of speech it was trained with.
@@ -158,8 +161,9 @@ def from_checkpoint(path: str | Path, name: str, kind: type[P]) -> tuple[P, Toke
     if name not in checkpoint["parts"]:
         raise UserError(_no_such_part(checkpoint, name, path))
     part = build(checkpoint["parts"][name])
-    if not isinstance(part, kind):
-        raise UserError(f"{name} of {path} is a {type(part).__name__}, and a {kind.__name__} is needed")
+    if not isinstance(part, kinds):
+        needed = " or ".join(kind.__name__ for kind in kinds)
+        raise UserError(f"{name} of {path} is a {type(part).__name__}, and a {needed} is needed")
     _fill(part, name, checkpoint, path)
     return part.eval(), vocabulary(checkpoint["tokenizer"])
 

@@ -10,7 +10,10 @@ from tqdm import tqdm
 
 from omni.assistant import Assistant
 from omni.batch import APART, TRANSCRIPTION
-from omni.data.conversations.sources import Conversation, open_conversations
+from omni.checkpoint import read
+from omni.data.conversations.opening import open_conversations
+from omni.data.conversations.sources import Conversation
+from omni.data.conversations.speech import Dictation
 from omni.errors import UserError
 from omni.normalization import TextNormalization
 from omni.prompt import Prompt
@@ -68,7 +71,8 @@ def examine(
 
     Args:
         checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt.
-        data: Conversations: .jsonl files or hub:OWNER/NAME[:CONFIG[:SPLIT]].
+        data: Conversations: .jsonl files or hub:OWNER/NAME[:CONFIG[:SPLIT]]; or speech with transcripts, which is asked
+            for as in training.
         blank_controls: Whether questions are asked again with images and audio blanked.
         limit: Most questions, evenly taken from all; all if not given.
         voice: The checkpoint of a Talker that says the answers; not needed where the model's holds one.
@@ -86,7 +90,8 @@ def examine(
             raise UserError(f"{name} is {number}: it must be {least} or more")
     if not data:
         raise UserError("there are no conversations: give --data, .jsonl files or hub:OWNER/NAME")
-    rows = [row for source in open_conversations(data, hub_split="test") for row in source.rows()]
+    dictation = Dictation.from_state(read(checkpoint).get("dictation", Dictation().state()))
+    rows = [row for one in open_conversations(data, dictation=dictation, hub_split="test") for row in one.rows()]
     rows = rows if limit is None else evenly(rows, limit)
     assistant = Assistant.from_pretrained(checkpoint, voice=voice, vocoder=vocoder, device=device)
     listener = recognizer or voice
@@ -175,7 +180,7 @@ def _filled(message: Any, media: Iterator[Any]) -> Any:
             medium = next(media)
             parts.append({"type": kind, "frames": list(medium.files), "times": list(medium.times)})
         elif kind in _MEDIA:
-            parts.append({"type": kind, kind: next(media).files[0]})
+            parts.append({"type": kind, kind: next(media).sound})
         else:
             parts.append(part)
     return {**message, "content": parts}

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from omni.errors import UserError
-from omni.layers.cache import KVCache
-from omni.models.interfaces import LanguageModel
+from omni.models.interfaces import Cache, LanguageModel
 
 _BELOW_ONE = 1 - 2.0**-40
 
@@ -94,7 +93,7 @@ def generate(
     stop: int,
     vocab_size: int | None = None,
     sampling: Sampling | None = None,
-    cache: KVCache | None = None,
+    cache: Cache | None = None,
 ) -> Iterator[list[int | None]]:
     """Continues prompts of any lengths together, step by step.
 

@@ -7,12 +7,16 @@ from typing import Any
 
 from tqdm import tqdm
 
+from omni.assistant import CONTEXT, MAX_TOKENS, Assistant
+from omni.checkpoint import read
+from omni.data.conversations.speech import Dictation
 from omni.data.speech.utterances import Utterance, Utterances
 from omni.errors import UserError
 from omni.media.audio import AUDIO_SUFFIXES, SAMPLE_RATE, read_audio
 from omni.normalization import TextNormalization
 from omni.recognition import load_recognizer
 
+_TOGETHER = 16  # utterances that a model is asked about at a time
 _WHOLE = 30.0  # seconds that Whisper hears at once; of more it must write the times to find its way
 
 
@@ -22,12 +26,13 @@ def understood(
     """What a system understood of each utterance, and how a text of its kind is normalised.
 
     Args:
-        spec: A checkpoint; `hf:` and the name of a model on the Hub, or its folder; a `.jsonl` file with `text` and
-            `audio` or `id`; or a `.txt` file with a line for each utterance.
+        spec: A checkpoint, of a recogniser or of a model that is asked what is said; `hf:` and the name of a model on
+            the Hub, or its folder; a `.jsonl` file with `text` and `audio` or `id`; or a `.txt` file with a line for
+            each utterance.
         source: Where the utterances come from.
         said: All of them.
         device: Where a model runs.
-        beam: Of a checkpoint: see `Recognizer`.
+        beam: Of a recogniser's checkpoint: see `Recognizer`.
 
     Raises:
         UserError: If there is no such system, or its file does not fit the utterances.
@@ -50,6 +55,8 @@ def understood(
 def _recognized(
     path: Path, source: Utterances, said: Sequence[Utterance], device: str, beam: int
 ) -> tuple[TextNormalization, list[str]]:
+    if {"thinker", "audio_projector"} <= read(path)["parts"].keys():
+        return _asked(path, source, said, device)
     recognizer = load_recognizer(path, device=device, beam=beam)
     audio = [source.audio(number, row) for number, row in enumerate(said)]
     found = [""] * len(said)
@@ -60,6 +67,34 @@ def _recognized(
             raise transcript
         found[number] = transcript.text
     return recognizer.units.normalize, found
+
+
+def _asked(
+    path: Path, source: Utterances, said: Sequence[Utterance], device: str
+) -> tuple[TextNormalization, list[str]]:
+    """What a model of stage E says when it is asked as in training, the row's instruction behind each recording."""
+    held = read(path)
+    dictation = Dictation.from_state(held.get("dictation", Dictation().state()))
+    most = held.get("answer_tokens", MAX_TOKENS)
+    # As in validation, an answer may go on behind the context.
+    assistant = Assistant.from_pretrained(path, context=held.get("context", CONTEXT) + most, device=device)
+    order = sorted(range(len(said)), key=lambda number: said[number].duration or 0.0)  # little padding
+    found = [""] * len(said)
+    with tqdm(total=len(said), desc="transcribing", leave=False, disable=None) as bar:
+        for first in range(0, len(order), _TOGETHER):
+            some = order[first : first + _TOGETHER]
+            prompts = []
+            for number in some:
+                asked, _ = dictation.messages(number, "")
+                asked["content"][0]["audio"] = source.audio(number, said[number])
+                try:
+                    prompts.append(assistant.prompt([asked], max_tokens=most))
+                except UserError as error:
+                    raise UserError(f"{said[number].where}: {error}") from error
+            for number, text in zip(some, assistant.answer(prompts, max_tokens=most), strict=True):
+                found[number] = text
+            bar.update(len(some))
+    return dictation.labels or TextNormalization(), found
 
 
 def _peer(name: str, source: Utterances, said: Sequence[Utterance], device: str) -> list[str]:

@@ -10,8 +10,10 @@ from omni.checkpoint import from_checkpoint
 from omni.errors import UserError
 from omni.generation import Sampling
 from omni.generation import generate as generate_tokens
+from omni.models.interfaces import LanguageModel
+from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.thinker import Thinker
-from omni.tokenizer import BOS, EOS, StreamDecoder, Tokenizer
+from omni.tokenizer import StreamDecoder, Tokenizer
 
 
 class Delta(NamedTuple):
@@ -34,7 +36,7 @@ class TextModel:
         tokenizer: The tokenizer it was trained with.
     """
 
-    def __init__(self, thinker: Thinker, tokenizer: Tokenizer) -> None:
+    def __init__(self, thinker: LanguageModel, tokenizer: Tokenizer) -> None:
         self.thinker, self.tokenizer = thinker, tokenizer
 
     def stream(
@@ -53,19 +55,21 @@ class TextModel:
         Raises:
             UserError: As in `omni.generation.generate`.
         """
-        tokens = [[BOS, *self.tokenizer.encode(prompt)] for prompt in prompts]
+        eos, bos = self.tokenizer.eos, self.tokenizer.bos
+        begin = eos if bos is None else bos  # what has no bos has seen documents begin behind the end of another
+        tokens = [[begin, *self.tokenizer.encode(prompt)] for prompt in prompts]
         decoders = [StreamDecoder(self.tokenizer) for _ in tokens]
         steps = generate_tokens(
             self.thinker,
             tokens,
             max_tokens=max_tokens,
-            stop=EOS,
+            stop=eos,
             vocab_size=self.tokenizer.vocab_size,
             sampling=sampling,
         )
         for step in steps:
             for row, token in enumerate(step):
-                if token is not None and token != EOS:
+                if token is not None and token != eos:
                     yield Delta(row, decoders[row].push(token))
         for row, decoder in enumerate(decoders):
             yield Delta(row, decoder.finish())
@@ -91,7 +95,7 @@ def load(path: str | Path, *, device: str = "auto") -> TextModel:
     Raises:
         UserError: If the checkpoint is missing, damaged or without a Thinker, or the device is not there.
     """
-    thinker, tokenizer = from_checkpoint(path, "thinker", Thinker)
+    thinker, tokenizer = from_checkpoint(path, "thinker", Thinker, PretrainedThinker)
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"checkpoint {path} holds units of speech and no tokenizer of text")
     thinker.lay_out_for_decoding()

@@ -127,14 +127,15 @@ class PretrainedTokenizer(Tokenizer):
     def state(self) -> dict[str, Any]:
         return {"kind": "pretrained", "source": self.source, "revision": self.revision, "content": self.content}
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> "PretrainedTokenizer":
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> "PretrainedTokenizer":
         """The tokenizer that `state` came from, from where it came.
 
         Raises:
             UserError: It cannot be had, or is another by now.
         """
-        tokenizer = cls(f"{state['source']}@{state['revision']}" if state["revision"] else state["source"])
+        source = f"{state['source']}@{state['revision']}" if state["revision"] else state["source"]
+        tokenizer = PretrainedTokenizer(source)
         if tokenizer.content != state["content"]:
             raise UserError(f"{state['source']}: its tokenizer is not the one that the checkpoint was trained with")
         return tokenizer

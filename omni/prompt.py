@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from omni.attachments import Medium, hash_of, media_of
-from omni.chat_template import encode_chat
+from omni.chat_template import ChatTokens, Template, encode_chat, turns_of
 from omni.errors import UserError
 from omni.layout import LaidOut, MediaLayout, Span, lay_out
-from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, SILENCE, LogMel, audio_info, read_audio
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, SILENCE, audio_info, read_audio
+from omni.media.hearing import hearing
 from omni.media.images import GREY, Preprocessing, read_image, to_pixels
 from omni.media.video import read_video
 from omni.tokenizer import AUDIO, IMAGE, Tokenizer
@@ -27,9 +28,10 @@ class Attached(NamedTuple):
     Attributes:
         kind: `image`, `audio` or `video`.
         images: (3, size, size) of uint8 each: the image, or the frames of the video.
-        mel: (mel frames, num_mels) of audio.
+        mel: (mel frames, num_mels) of audio, or its waveform in frames; see `omni.media.hearing`.
         span: The place that it takes.
         digest: Changes when what is seen or heard changes.
+        silence: What stands for it in `mel`.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Attached(NamedTuple):
     mel: Tensor | None
     span: Span
     digest: str
+    silence: float = SILENCE
 
 
 class Turn(NamedTuple):
@@ -83,8 +86,8 @@ class Prompt(NamedTuple):
 
     def mels(self) -> list[Tensor]:
         """Of all audio, (mel frames, num_mels)."""
-        heard = [one.mel for one in self.media if one.mel is not None]
-        return [torch.full_like(mel, SILENCE) for mel in heard] if self.blank == "audio" else heard
+        heard = [(one.mel, one.silence) for one in self.media if one.mel is not None]
+        return [torch.full_like(mel, silence) if self.blank == "audio" else mel for mel, silence in heard]
 
     def behind(self, number: int) -> "Prompt":
         """What is left of it behind so many tokens, which end in no medium's midst."""
@@ -110,11 +113,12 @@ class PromptReader:
         tokenizer: The model's.
         layout: How it takes media in.
         preprocessing: Brings images to its size; None for a model that sees none.
-        num_mels: Mel filters that it hears; None for a model that hears none.
+        num_mels: Mel filters that it hears, 0 of waveforms; None for a model that hears nothing.
         context: Most tokens that it takes, its answer counted.
+        template: As it was trained with; see `omni.chat_template.encode_chat`.
 
     Raises:
-        ValueError: If it sees and there is no preprocessing, or it hears and there are no mel filters.
+        ValueError: If it sees and there is no preprocessing, or it hears and mel filters are not told.
     """
 
     def __init__(
@@ -125,13 +129,15 @@ class PromptReader:
         preprocessing: Preprocessing | None,
         num_mels: int | None,
         context: int,
+        template: Template = "chat",
     ) -> None:
         for name, takes, how in (("image", layout.image_grid, preprocessing), ("audio", layout.mel_frames, num_mels)):
             if takes is not None and how is None:
                 raise ValueError(f"the model takes in {name}s: tell how they are prepared for it")
         self.tokenizer, self.layout, self.context = tokenizer, layout, context
         self.preprocessing = preprocessing
-        self.log_mel = None if num_mels is None else LogMel(num_mels)
+        self.template: Template = template
+        self.hearing = None if num_mels is None else hearing(num_mels)
 
     def turns(self, messages: Sequence[Message], files: Mapping[str, Sequence[Any]] | None = None) -> list[Turn]:
         """Reads messages and their media.
@@ -144,7 +150,7 @@ class PromptReader:
         Raises:
             UserError: If it is no conversation, or a medium is missing, unreadable or longer than the context.
         """
-        encode_chat(self.tokenizer, messages)
+        turns_of(messages)
         shelves = {kind: list((files or {}).get(kind, ())) for kind in _OPEN}
         _check_shelves(messages, shelves)
         media = media_of(messages, where="the messages", shelves={kind: iter(some) for kind, some in shelves.items()})
@@ -174,11 +180,15 @@ class PromptReader:
         for begin in begins:
             kept = [*turns[:head], *turns[begin:]]
             spans = [one.span for turn in kept for one in turn.media]
-            chat = encode_chat(self.tokenizer, [turn.message for turn in kept], add_generation_prompt=True)
+            chat = self._encoded(kept)
             if len(chat.tokens) + sum(span.tokens - 1 for span in spans) <= room:
                 media = tuple(one for turn in kept for one in turn.media)
                 return Prompt(lay_out(chat, spans), media, begin - head)
         raise self._too_long(turns[:head], turns[begins[-1] :], answer)
+
+    def _encoded(self, turns: Sequence[Turn]) -> ChatTokens:
+        messages = [turn.message for turn in turns]
+        return encode_chat(self.tokenizer, messages, template=self.template, add_generation_prompt=True)
 
     def _read(self, medium: Medium) -> Attached:
         if medium.kind == "audio":
@@ -199,9 +209,10 @@ class PromptReader:
                 f"{name} lasts {seconds:,.1f} s and takes {takes:,} tokens, and the context is {self.context:,}: "
                 f"give less than {most:,.0f} s"
             )
-        assert self.log_mel is not None
-        mel = self.log_mel(_samples(file))
-        return Attached("audio", (), mel, self.layout.audio(len(mel)), hash_of(mel.numpy().tobytes()))
+        assert self.hearing is not None
+        prepare, silence = self.hearing
+        mel = prepare(_samples(file))
+        return Attached("audio", (), mel, self.layout.audio(len(mel)), hash_of(mel.numpy().tobytes()), silence)
 
     def _too_long(self, head: Sequence[Turn], question: Sequence[Turn], answer: int) -> UserError:
         turns = [*head, *question]
@@ -209,7 +220,7 @@ class PromptReader:
         for one in (one for turn in turns for one in turn.media):
             counts[one.kind] += 1
             takes[one.kind] += one.span.tokens
-        text = len(encode_chat(self.tokenizer, [turn.message for turn in turns]).tokens) + 1 - sum(counts.values())
+        text = len(self._encoded(turns).tokens) - sum(counts.values())
         of = "".join(f", {takes[kind]:,} of them for {counts[kind]} × {kind}" for kind in counts)
         return UserError(
             f"the question takes {text + sum(takes.values()):,} tokens{of}, and {max(0, self.context - answer):,} fit: "

@@ -30,6 +30,8 @@ class AudioChunk(NamedTuple):
 class Reply:
     """An answer while it is being given: iterate over it for its pieces, once.
 
+    What fails in it is raised where it is iterated over, and again where one asks for the whole.
+
     Attributes:
         forgotten: How many of the oldest messages did not fit into the context.
         unspoken: Why parts of the answer could not be said aloud.
@@ -38,11 +40,21 @@ class Reply:
     def __init__(self, pieces: Generator[TextDelta | AudioChunk], forgotten: int, unspoken: list[str]) -> None:
         self.forgotten, self.unspoken = forgotten, unspoken
         self._pieces = pieces
+        self._failed: Exception | None = None
         self._texts: list[str] = []
         self._sounds: list[Tensor] = []
 
     def __iter__(self) -> Iterator[TextDelta | AudioChunk]:
-        for piece in self._pieces:
+        if self._failed is not None:
+            raise self._failed
+        while True:
+            try:
+                piece = next(self._pieces)
+            except StopIteration:
+                return
+            except Exception as error:
+                self._failed = error
+                raise
             if isinstance(piece, TextDelta):
                 self._texts.append(piece.text)
             else:

@@ -47,9 +47,9 @@ def evaluate(
 
     Args:
         reference: A manifest (.jsonl, .csv), a folder of LibriSpeech or LJSpeech, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
-        hypothesis: A checkpoint, which then transcribes the audio; `hf:` and the name or folder of a speech recogniser
-            of transformers, which does so too; a .jsonl file with `text` and, to find its row, `audio` or `id`, as
-            `omni transcribe --format json` writes it; or a .txt file with a line for each row.
+        hypothesis: A checkpoint, of stage B or of stage E, which then transcribes the audio; `hf:` and the name or
+            folder of a speech recogniser of transformers, which does so too; a .jsonl file with `text` and, to find its
+            row, `audio` or `id`, as `omni transcribe --format json` writes it; or a .txt file with a line for each row.
         other: Further systems, each of which the first is compared with.
         normalizer: `omni`: of the first system's checkpoint; `whisper`: the English one of Whisper's paper;
             `whisper-basic`: its other one, for all languages.
@@ -60,7 +60,8 @@ def evaluate(
         text_column: Where the text is in the reference.
         json_file: Write all figures, and every row, to this file.
         markdown_file: Write tables and the worst rows to this file.
-        beam: Of a checkpoint: prefixes that the search for a transcript keeps; 1: the likeliest unit of each sub-frame.
+        beam: Of a recogniser's checkpoint: prefixes that the search for a transcript keeps; 1: the likeliest unit of
+            each sub-frame.
         device: Of a model: cpu, cuda, or auto.
     """
     (source,) = open_utterances([reference], text_column=text_column, hub_split="test")

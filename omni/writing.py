@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from omni.generation import Sampling, generate
-from omni.layers.cache import KVCache
-from omni.media.audio import SILENCE
+from omni.media.hearing import silence_of
+from omni.models.interfaces import Cache
 from omni.models.omni import Omni
 from omni.prompt import Prompt
 from omni.tokenizer import END, PAD, StreamDecoder, Tokenizer
@@ -24,13 +24,16 @@ class Writer:
         omni: The model, in eval mode.
         tokenizer: Its Thinker's.
         context: Most tokens of a prompt and its answer.
+        stop: The token that ends an answer.
         device: Where it runs.
     """
 
-    def __init__(self, omni: Omni, tokenizer: Tokenizer, *, context: int, device: torch.device | str = "cpu") -> None:
-        self.omni, self.tokenizer, self.context = omni.to(device), tokenizer, context
+    def __init__(
+        self, omni: Omni, tokenizer: Tokenizer, *, context: int, stop: int = END, device: torch.device | str = "cpu"
+    ) -> None:
+        self.omni, self.tokenizer, self.context, self.stop = omni.to(device), tokenizer, context, stop
         self.device = torch.device(device)
-        self._cache: KVCache | None = None
+        self._cache: Cache | None = None
         self._known: list[Hashable] = []  # what the cache holds, see `Prompt.keys`
 
     @torch.inference_mode()
@@ -56,7 +59,7 @@ class Writer:
         said: list[list[int]] = [[] for _ in prompts]
         for step in steps:
             for tokens, token in zip(said, step, strict=True):
-                if token is not None and token != END:
+                if token is not None and token != self.stop:
                     tokens.append(token)
         return [self.tokenizer.decode(tokens) for tokens in said]
 
@@ -86,19 +89,20 @@ class Writer:
         for (token,) in steps:
             assert token is not None
             said.append(token)
-            if token != END:
+            if token != self.stop:
                 yield decoder.push(token)
         yield decoder.finish()
         self._cache, self._known = cache, [*keys, *said][: cache.lengths[0]]
 
     @torch.inference_mode()
-    def _recall(self, keys: Sequence[Hashable]) -> tuple[KVCache, int]:
+    def _recall(self, keys: Sequence[Hashable]) -> tuple[Cache, int]:
         """A cache, and how many of the tokens it holds already: the last one is always read again."""
         if self._cache is None:
             return self.omni.thinker.new_cache(1, self.context), 0
         pairs = enumerate(zip(self._known, keys[:-1], strict=False))
         unlike = next((number for number, (one, other) in pairs if one != other), None)
         known = min(len(self._known), len(keys) - 1) if unlike is None else unlike
+        known -= _begun(keys[known])
         self._cache.keep(known)
         return self._cache, known
 
@@ -106,18 +110,24 @@ class Writer:
         tokens = pad_sequence([one.laid.tokens for one in prompts], batch_first=True, padding_value=PAD)
         images = [image for one in prompts for image in one.images()]
         mels = [mel for one in prompts for mel in one.mels()]
-        media: dict[str, Tensor] = {}
+        media: dict[str, Any] = {}
         if images:
             media["images"] = torch.stack(images).to(self.device)
-        if mels:
-            media["mels"] = pad_sequence(mels, batch_first=True, padding_value=SILENCE).to(self.device)
+        if mels and self.omni.audio_encoder is not None:
+            silence = silence_of(self.omni.audio_encoder.num_mels)
+            media["mels"] = pad_sequence(mels, batch_first=True, padding_value=silence).to(self.device)
             media["mel_lengths"] = torch.tensor([len(mel) for mel in mels], device=self.device)
         return self.omni.embed(tokens.to(self.device), **media)
 
     def _options(self, max_tokens: int, sampling: Sampling | None) -> dict[str, Any]:
         return {
             "max_tokens": max_tokens,
-            "stop": END,
+            "stop": self.stop,
             "vocab_size": self.tokenizer.vocab_size,
             "sampling": sampling or GREEDY,
         }
+
+
+def _begun(key: Hashable) -> int:
+    """How many features of a medium stand before one of `Prompt.keys`: media are read whole."""
+    return key[-1] if isinstance(key, tuple) else 0

@@ -68,7 +68,6 @@ TOY = {
             "inner_ctc": 0,
             "num_heads": 2,
             "ffn_dim": 24,
-            "inner_ctc": 0,
             "conv_channels": 2,
             "head_dim": 8,
             "dropout": 0,
@@ -139,7 +138,8 @@ def test_a_report_shows_an_answer_about_a_picture(fit_omni):
     assert found.lines["is asked"] == "?"
     assert found.lines["should answer"] in "rgb"
     assert "answers" in found.lines
-    assert Image.open(found.files[0]).size == (16, 16)
+    with Image.open(found.files[0]) as image:
+        assert image.size == (16, 16)
 
 
 def parts_of(path="lightning_logs/omni/last.ckpt"):

@@ -1,6 +1,7 @@
 """Speech as conversations: manifests as they are, instructions, labels, noise, plain text, waveforms, streams."""
 
 import json
+from pathlib import Path
 
 import datasets
 import pytest
@@ -30,7 +31,7 @@ def whole(data, split="val"):
 
 
 def rows_of(name):
-    return [json.loads(line) for line in open(name, encoding="utf-8")]
+    return [json.loads(line) for line in Path(name).read_text(encoding="utf-8").splitlines()]
 
 
 def test_a_manifest_is_conversations_that_ask_for_what_is_said(speech):
@@ -52,8 +53,9 @@ def test_csv_folders_and_conversations_are_told_apart(speech):
     (speech / rows[0]["audio"]).rename(books / "1-2-0.wav")
     assert whole(make(val="speech/books")).answers == ("A B C",)
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
-    (speech / "talk.jsonl").write_text(json.dumps({"messages": talk}), encoding="utf-8")
-    both = make(train=["speech/train.jsonl", "speech/talk.jsonl"], val="speech/talk.jsonl")
+    for name in ("talk", "chat"):
+        (speech / f"{name}.jsonl").write_text(json.dumps({"messages": talk}), encoding="utf-8")
+    both = make(train=["speech/train.jsonl", "speech/talk.jsonl"], val="speech/chat.jsonl")
     assert whole(both).answers == ("ho",)
     assert len(both._split("train").rows) == 25
 
@@ -132,8 +134,10 @@ def hub(speech):
     """A folder that `datasets` loads: utterances with their audio."""
     rows = rows_of("speech/train.jsonl")
     table = datasets.Dataset.from_list(
-        [{"audio": {"bytes": (speech / row["audio"]).read_bytes(), "path": None}, "text": row["text"]} for row in rows],
-        features=datasets.Features({"audio": datasets.Audio(decode=False), "text": datasets.Value("string")}),
+        [
+            {"audio": {"bytes": (speech / row["audio"]).read_bytes(), "path": row["audio"]}, "text": row["text"]}
+            for row in rows
+        ]
     )
     (speech / "hub").mkdir()
     table.to_parquet(str(speech / "hub/train.parquet"))

@@ -16,7 +16,9 @@ from omni.checkpoint import from_checkpoint, read
 from omni.classification import VisionModel
 from omni.coding import decode, encode
 from omni.configuration import Configuration, quiet
-from omni.data.conversations.sources import Conversation, open_conversations
+from omni.data.conversations.opening import open_conversations
+from omni.data.conversations.sources import Conversation
+from omni.data.conversations.speech import Dictation
 from omni.data.images.entries import open_images
 from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import Location
@@ -122,8 +124,9 @@ def _sounded(configuration: Configuration, checkpoint: Path, out: Path) -> Sampl
 
 def _answered(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     """A question about a picture, written if there is one, else spoken."""
-    entries = configuration.config["data"]["init_args"]["val"]
-    sources = open_conversations([entries] if isinstance(entries, str) else list(entries))
+    entries, held = configuration.config["data"]["init_args"]["val"], read(checkpoint)
+    dictation = Dictation.from_state(held["dictation"])
+    sources = open_conversations([entries] if isinstance(entries, str) else list(entries), dictation=dictation)
     found = [row for source in sources for row in islice(source.rows(), 200)]
     if not found:
         raise UserError("data.init_args.val has no conversations")
@@ -134,11 +137,11 @@ def _answered(configuration: Configuration, checkpoint: Path, out: Path) -> Samp
 
     chosen = max(found, key=liking)
     messages, right = _question(chosen)
-    [said] = Assistant.from_pretrained(checkpoint).answer([messages], max_tokens=_TOKENS)
+    [said] = Assistant.from_pretrained(checkpoint).answer([messages], max_tokens=held["answer_tokens"])
     asked = " ".join(part["text"] for part in messages[-1]["content"] if part["type"] == "text")
     files = []
     for medium in chosen.media:
-        source: Any = medium.files[0]
+        source: Any = medium.sound
         files.append(_wav(out, read_audio(source)) if medium.kind == "audio" else _png(out, read_image(source)))
     return Sample({"is asked": asked or "(aloud)", "should answer": right, "answers": said}, files)
 
@@ -160,7 +163,7 @@ def _with_file(part: dict[str, Any], media: Iterator[Medium]) -> dict[str, Any]:
     medium = next(media)
     if medium.kind == "video":
         return {"type": "video", "frames": list(medium.files), "times": list(medium.times)}
-    return {"type": medium.kind, medium.kind: medium.files[0]}
+    return {"type": medium.kind, medium.kind: medium.sound}
 
 
 # ---------------------------------------------------------------------- what is held out

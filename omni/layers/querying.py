@@ -38,8 +38,8 @@ class QueryingBlock(nn.Module):
         Returns:
             (windows, queries, dim).
         """
-        keys = self._heads(self.qkv(self.self_norm(queries)), 3)
-        queries = queries + self.self_out(self._joined(F.scaled_dot_product_attention(*keys)))
+        asking, keys, values = self._heads(self.qkv(self.self_norm(queries)), 3)
+        queries = queries + self.self_out(self._joined(F.scaled_dot_product_attention(asking, keys, values)))
         [asked] = self._heads(self.query(self.cross_norm(queries)), 1)
         keys, values = self._heads(self.key_value(source), 2)
         found = F.scaled_dot_product_attention(asked, keys, values, attn_mask=seen[:, None, None])

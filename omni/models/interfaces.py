@@ -18,6 +18,15 @@ class Cache(Protocol):
         """Where it lies."""
         ...
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Entries of each row."""
+        ...
+
+    def keep(self, entries: int) -> None:
+        """Forgets what lies behind the first entries of each row."""
+        ...
+
     def advance(self, entries: int | Sequence[int]) -> None:
         """Counts new entries: the same number for each row, or one number a row (the rest was padding)."""
         ...
@@ -91,6 +100,11 @@ class ImageEncoder(Protocol):
 
 class SpeechEncoder(Protocol):
     """Log-mel frames to frames at a lower, constant rate; see `omni.models.audio_encoder.AudioEncoder`."""
+
+    @property
+    def num_mels(self) -> int:
+        """Mel filters that it hears; 0 of waveforms (see `omni.media.hearing`)."""
+        ...
 
     @property
     def dim(self) -> int:

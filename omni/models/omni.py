@@ -5,11 +5,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from omni.layers.cache import KVCache
 from omni.layers.transformer import TransformerOutput
 from omni.layout import MediaLayout
 from omni.models.audio_encoder import AudioFeatures
-from omni.models.interfaces import ImageEncoder, LanguageModel, SpeechEncoder
+from omni.models.interfaces import Cache, ImageEncoder, LanguageModel, SpeechEncoder
 from omni.models.projector import Projector
 from omni.tokenizer import AUDIO, IMAGE
 
@@ -98,7 +97,7 @@ class Omni(nn.Module):
                 raise ValueError("there are images, and no vision_encoder to see them")
             with gradients_of(self.vision_encoder):
                 patches = self.vision_encoder.tokens(images)
-            seen = self.vision_projector(patches)
+            seen = self.vision_projector(as_read(patches, self.vision_projector))
             counts = torch.full((len(seen),), seen.shape[1], device=seen.device)
             x = place(x, tokens == IMAGE, seen, counts)
         if mels is not None:
@@ -107,7 +106,7 @@ class Omni(nn.Module):
             hidden, lengths, _ = self.hear(mels, mel_lengths) if features is None else features
             if frame_dropout:
                 hidden = hidden * (torch.rand(hidden.shape[:2], device=hidden.device) >= frame_dropout)[..., None]
-            heard = self.audio_projector(hidden, lengths)
+            heard = self.audio_projector(as_read(hidden, self.audio_projector), lengths)
             x = place(x, tokens == AUDIO, heard, self.audio_projector.num_tokens(lengths))
         return x
 
@@ -119,7 +118,7 @@ class Omni(nn.Module):
             return self.audio_encoder(mels, mel_lengths)
 
     def encode(
-        self, embeddings: Tensor, *, positions: Tensor | None = None, cache: KVCache | None = None
+        self, embeddings: Tensor, *, positions: Tensor | None = None, cache: Cache | None = None
     ) -> TransformerOutput:
         """Runs the Thinker, all but its head.
 
@@ -145,6 +144,11 @@ def gradients_of(encoder: Any) -> torch.set_grad_enabled:
     """A frozen encoder keeps nothing for a backward pass."""
     trained = any(parameter.requires_grad for parameter in encoder.parameters())
     return torch.set_grad_enabled(torch.is_grad_enabled() and trained)
+
+
+def as_read(features: Tensor, projector: Projector) -> Tensor:
+    """Features in the precision of the projector's weights: a frozen encoder may have another."""
+    return features.to(projector.output_norm.weight.dtype)
 
 
 def place(x: Tensor, slots: Tensor, features: Tensor, counts: Tensor) -> Tensor:

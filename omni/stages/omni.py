@@ -15,6 +15,7 @@ from omni.errors import UserError
 from omni.generation import Sampling, generate
 from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
+from omni.media.hearing import silence_of
 from omni.media.images import GREY
 from omni.metrics import AccuracyByTask, MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
@@ -310,7 +311,8 @@ class OmniTuning(Stage):
                 rows = sorted(set(batch.image_rows if medium == "image" else batch.audio_rows))
                 self._count(medium, batch, rows, [right[row] for row in rows])
                 if self.blank_controls:
-                    blanked = self.answer(blank(batch, medium), rows) if rows else []
+                    silence = silence_of(self._data.num_mels)
+                    blanked = self.answer(blank(batch, medium, silence), rows) if rows else []
                     self._count(f"blank_{medium}", batch, rows, self._right(batch, blanked, rows))
         heard = [row for row, task in enumerate(batch.tasks) if task == TRANSCRIPTION]
         if heard:
@@ -379,7 +381,7 @@ class OmniTuning(Stage):
         if batch.mels is not None and batch.mel_lengths is not None:
             lengths = batch.mel_lengths.tolist()
             mels = [batch.mels[i, : lengths[i]].float().cpu() for i, row in enumerate(batch.audio_rows) if not row]
-            if mels and mels[0].shape[1] == HOP_LENGTH:
+            if not self._data.num_mels:
                 mels = [LogMel(80)(mel.flatten()) for mel in mels]
         asked = self.tokenizer.decode(batch.tokens[0, : batch.prompts[0]].tolist())
         title = f"{batch.tasks[0]}: {asked}\nsaid: {said}\nis: {batch.answers[0]}"
@@ -388,20 +390,20 @@ class OmniTuning(Stage):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds how images are brought to one size, and how long conversations were: serving needs to do the same."""
+        """Adds how conversations were written, asked for and seen, and how long they were: serving does the same."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["context"] = self._data.max_tokens
+        data = self._data
+        checkpoint["context"], checkpoint["template"] = data.max_tokens, data.template
+        checkpoint["answer_tokens"], checkpoint["dictation"] = self.answer_tokens, data.dictation.state()
         if self.vision_encoder is not None:
-            preprocessing = self._data.preprocessing
+            preprocessing = data.preprocessing
             checkpoint["images"] = {"size": preprocessing.size, "fit": preprocessing.fit}
 
 
-def blank(batch: ConversationBatch, medium: str) -> ConversationBatch:
+def blank(batch: ConversationBatch, medium: str, silence: float = SILENCE) -> ConversationBatch:
     """The batch with every image grey (`image`), or all audio silent (`audio`) and as long as before."""
     if medium == "image" and batch.images is not None:
         return batch._replace(images=torch.full_like(batch.images, GREY))
     if medium == "audio" and batch.mels is not None:
-        waveforms = batch.mels.shape[-1] == HOP_LENGTH
-        silent = torch.full_like(batch.mels, 0.0 if waveforms else SILENCE)
-        return batch._replace(mels=silent, audio_keys=())
+        return batch._replace(mels=torch.full_like(batch.mels, silence), audio_keys=())
     return batch

@@ -5,7 +5,6 @@ from typing import NamedTuple, final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -17,7 +16,8 @@ from omni.data.conversations.rows import Row, laid_out
 from omni.data.conversations.speech import noise
 from omni.errors import UserError
 from omni.layout import LaidOut, MediaLayout
-from omni.media.audio import HOP_LENGTH, SILENCE, LogMel, read_audio
+from omni.media.audio import SILENCE, read_audio
+from omni.media.hearing import hearing
 from omni.media.images import Preprocessing, read_image, to_pixels
 from omni.tokenizer import PAD, Tokenizer
 
@@ -57,7 +57,7 @@ class Reader:
 
     def __init__(self, layout: MediaLayout, preprocessing: Preprocessing, num_mels: int):
         self.layout, self.preprocessing = layout, preprocessing
-        self.hear, self.silence = (LogMel(num_mels), SILENCE) if num_mels else (in_frames, 0.0)
+        self.hear, self.silence = hearing(num_mels)
 
     def read(self, number: int, row: Row) -> Ready:
         """A row with its media.
@@ -79,11 +79,6 @@ class Reader:
         if medium.noise is not None:
             return noise(*medium.noise, medium.duration or 1.0)
         return read_audio(medium.sound)
-
-
-def in_frames(audio: Tensor) -> Tensor:
-    """A waveform (samples,) cut into frames of 10 ms: (frames, 160), the last one filled up with silence."""
-    return F.pad(audio, (0, -len(audio) % HOP_LENGTH)).view(-1, HOP_LENGTH)
 
 
 @final

@@ -1,7 +1,7 @@
 """Speech as conversations: a recording is given, and what is said in it is the answer; or noise, and nothing is."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,18 @@ class Dictation:
     instructions: Sequence[str] = ()
     labels: TextNormalization | None = None
     text_column: str = "text"
+
+    def state(self) -> dict[str, Any]:
+        """Plain data; `from_state` gives back how speech is asked for and written."""
+        labels = None if self.labels is None else self.labels.state()
+        return {"instructions": list(self.instructions), "labels": labels}
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any], **options: Any) -> "Dictation":
+        """What `state` came from; with a `text_column` of its own, if one is given."""
+        labels = state["labels"]
+        labels = None if labels is None else TextNormalization(**labels)
+        return Dictation(instructions=tuple(state["instructions"]), labels=labels, **options)
 
     def messages(self, number: int, text: str) -> list[Any]:
         """The conversation about the recording of that number, in which `text` is said."""

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -62,10 +62,11 @@ class ConversationStream(IterableDataset[ConversationBatch]):
         rank: int = 0,
         world_size: int = 1,
     ):
-        self.sources, self.reader, self.tokenizer, self.template = sources, reader, tokenizer, template
+        self.sources, self.reader, self.tokenizer = sources, reader, tokenizer
+        self.template: Template = template
         self.dictation, self.silence = dictation, silence
         self.max_tokens, self.skip = max_tokens, skip
-        self.limits = {"batch_seconds": batch_tokens, "max_rows": max_rows}
+        self.limits: Any = {"batch_seconds": batch_tokens, "max_rows": max_rows}
         self.buffer, self.seed = buffer, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0

@@ -24,7 +24,7 @@ class PretrainedCache:
 
         self.max_length, self.device = max_length, device
         self.lengths = [0] * batch_size
-        self._cache = DynamicCache()
+        self._cache: Any = DynamicCache()
         self._first = torch.zeros(batch_size, dtype=torch.long, device=device)  # entries of padding before each row
         self._entries = 0
 
@@ -42,6 +42,19 @@ class PretrainedCache:
         positions = (entries[self._entries :] - self._first[:, None]).clamp(min=0)
         mask = None if len(set(self.lengths)) == 1 else entries >= self._first[:, None]
         return {"past_key_values": self._cache, "use_cache": True, "position_ids": positions, "attention_mask": mask}
+
+    def keep(self, entries: int) -> None:
+        """Forgets what lies behind the first entries of each row.
+
+        Raises:
+            ValueError: If rows are of unequal length.
+        """
+        if len(set(self.lengths)) > 1:
+            raise ValueError("rows of unequal length cannot be cut")
+        if entries >= self._entries:
+            return
+        self._cache.crop(entries - self._entries)
+        self.lengths, self._entries = [entries] * len(self.lengths), entries
 
     def advance(self, entries: int | Sequence[int]) -> None:
         """Counts new entries: the same number for each row, or one number a row (the rest was padding)."""

@@ -181,8 +181,9 @@ class PretrainedThinker(PretrainedPart):
             raise UserError(f"model.init_args.thinker: LoRA needs `pip install omni[hf]` ({error})") from error
         wanted = targets if isinstance(targets, str) else list(targets)
         transposed = any(type(module).__name__ == "Conv1D" for module in self.model.modules())  # GPT-2's
+        scale: Any = alpha  # the library says int, and divides by the rank
         config = LoraConfig(
-            r=self.lora_rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=wanted, fan_in_fan_out=transposed
+            r=self.lora_rank, lora_alpha=scale, lora_dropout=dropout, target_modules=wanted, fan_in_fan_out=transposed
         )
         try:
             tuner = LoraModel(self.model, config, "default")
