@@ -359,3 +359,13 @@ def fit_talker(words: dict[str, str]) -> Callable[..., Any]:
         return main([verb, "--config", str(CONFIGS / "talker.yaml"), *pairs, *extra])
 
     return run
+
+
+@pytest.fixture
+def fit_llm(speech: Path) -> Callable[..., Any]:
+    """Runs `omni fit` on the second recipe's configurations at toy size; see `toy_asr_llm.run`."""
+    from toy_asr_llm import run
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of weights that load
+    return run

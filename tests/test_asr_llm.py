@@ -1,13 +1,12 @@
 """The second recipe by the command: projector, then LoRA, then both, between models from elsewhere at toy size."""
 
-import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 import toy_pretrained as toy
 from conftest import CONFIGS
+from toy_asr_llm import TOY, same, weights_of
 
 from omni import checkpoint as checkpoints
 from omni.checkpoint import from_checkpoint
@@ -15,111 +14,8 @@ from omni.cli import main
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.projector import Projector
 
-PART = "model.init_args.{}.init_args."
-FROZEN = "model__init_args__frozen"
 THINKER = "model__init_args__thinker__init_args__"
-TOY = {
-    "trainer.accelerator": "cpu",
-    "trainer.enable_progress_bar": "false",
-    "trainer.max_steps": "4",
-    "trainer.val_check_interval": "4",
-    "trainer.log_every_n_steps": "1",
-    "trainer.accumulate_grad_batches": "1",
-    PART.format("audio_projector") + "in_dim": "16",
-    PART.format("audio_projector") + "out_dim": "32",
-    PART.format("audio_projector") + "hidden_dim": "24",
-    PART.format("audio_encoder") + "source": "encoder",
-    PART.format("audio_encoder") + "dtype": "float32",
-    PART.format("thinker") + "source": "llm",
-    PART.format("thinker") + "dtype": "float32",
-    "model.init_args.lr": "3e-3",
-    "model.init_args.warmup_steps": "2",
-    "model.init_args.answer_tokens": "6",
-    "model.init_args.samples": "1",
-    "data.init_args.train": "speech/train.jsonl",
-    "data.init_args.val": "speech/val.jsonl",
-    "data.init_args.tokenizer": "pretrained:llm",
-    "data.init_args.max_tokens": "128",
-    "data.init_args.batch_tokens": "512",
-}
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """No progress bars of weights that load."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-@pytest.fixture
-def fit_llm(speech: Path):
-    """Runs `omni fit` on one of the recipe's configurations; `llm` and `encoder` are made unless they are there."""
-    made = {"llm": toy.llm, "encoder": toy.encoder}
-    for name, make in made.items():
-        if not Path(name).exists():
-            make(Path(name))
-
-    def run(config="asr_llm", *extra, verb="fit", **overrides):
-        options = {**TOY, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
-        pairs = [f"--{name}={value}" for name, value in options.items()]
-        return main([verb, "--config", str(CONFIGS / f"{config}.yaml"), *pairs, *extra])
-
-    return run
-
-
-def weights_of(cli):
-    """All weights of a run by part."""
-    return {name: {key: w.clone() for key, w in part.state_dict().items()} for name, part in cli.model.parts.items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
-def metric(cli, name):
-    return float(cli.trainer.callback_metrics[name])
-
-
-@pytest.mark.parametrize(("llm", "encoder"), [("qwen3", "whisper"), ("llama", "hubert"), ("gpt2", "w2v-bert")])
-def test_projector_then_lora_then_both(fit_llm, llm, encoder):
-    """What is frozen stays to the bit, gradients reach what is trained alone, and loss falls."""
-    for name, make, kind in (("llm", toy.llm, llm), ("encoder", toy.encoder, encoder)):
-        Path(name).rename(f"{name}-before")
-        make(Path(name), kind)
-    targets = {f"{THINKER}lora_targets": '["c_attn"]' if llm == "gpt2" else '["q_proj", "v_proj"]'}
-    lively = {"model__init_args__lr": "1e-2", "trainer__max_steps": 12, "trainer__val_check_interval": 12}
-    begun = fit_llm(trainer__max_steps=1, trainer__val_check_interval=1)
-    before = weights_of(begun)
-    cli = fit_llm(**lively)
-    after = weights_of(cli)
-    assert same(before["thinker"], after["thinker"])
-    assert same(before["audio_encoder"], after["audio_encoder"])
-    assert not same(before["audio_projector"], after["audio_projector"])
-    held = {p for group in cli.trainer.optimizers[0].param_groups for p in group["params"]}
-    assert held == {*cli.model.audio_projector.parameters()}
-    assert all(p.grad is None for name in ("thinker", "audio_encoder") for p in cli.model.part(name).parameters())
-    modes = {name: {module.training for module in part.modules()} for name, part in cli.model.parts.items()}
-    assert modes == {"thinker": {False}, "audio_encoder": {False}, "audio_projector": {True}}
-
-    second = fit_llm("asr_llm_lora", **targets, **lively)
-    assert same(after["audio_projector"], weights_of(second)["audio_projector"])
-    trained = {name for name, p in second.model.named_parameters() if p.requires_grad}
-    assert trained
-    assert all(name.startswith("thinker.") and "lora_" in name for name in trained)
-    stayed = {name: w for name, w in weights_of(second)["thinker"].items() if "lora_" not in name}
-    stayed = {name.replace(".base_layer", ""): w for name, w in stayed.items()}
-    assert same(stayed, before["thinker"])
-    assert {module.training for module in second.model.thinker.modules()} == {True}
-
-    third = fit_llm("asr_llm_tune", **targets, **lively)
-    trained = {name.split(".")[0] for name, p in third.model.named_parameters() if p.requires_grad}
-    assert trained == {"thinker", "audio_projector"}
-    assert not same(after["audio_projector"], weights_of(third)["audio_projector"])
-    losses = [metric(one, "val/loss") for one in (begun, cli, second, third)]
-    assert losses == sorted(losses, reverse=True)
-    assert losses[3] < 0.9 * losses[0]
-    assert third.model.ancestors["thinker"]["ancestors"]["audio_projector"]["stage"] == "OmniTuning"
+FROZEN = "model__init_args__frozen"
 
 
 def test_a_checkpoint_holds_what_was_trained_and_names_the_rest(fit_llm):
@@ -271,23 +167,3 @@ def test_plan_counts_it_without_its_weights(fit_llm):
     plan = main(["plan", "--config", str(CONFIGS / "asr_llm.yaml"), *pairs])
     assert plan.trained_parameters == plan.parameters["audio_projector"]
     assert plan.parameters["thinker"] > 10_000
-
-
-@pytest.mark.skipif("OMNI_DATA" not in os.environ, reason="real data: set OMNI_DATA to a folder that holds manifests/")
-def test_real_recordings_are_chained_through_all_three(fit_llm):
-    """AN4 as its manifests have it: cut to a few rows, in capitals as they are, lower-cased by the configuration."""
-    manifests = Path(os.environ["OMNI_DATA"]) / "manifests"
-    for split, name, count in (("train", "an4_train", 48), ("val", "an4_test", 12)):
-        lines = (manifests / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:count]
-        rows = [json.loads(line) for line in lines]
-        rows = [{**row, "audio": str(manifests / row["audio"])} for row in rows]
-        Path(f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    run = {"data__init_args__train": "train.jsonl", "data__init_args__val": "val.jsonl"}
-    run |= {"data__init_args__max_tokens": 512, "data__init_args__batch_tokens": 1024}
-    begun = fit_llm(trainer__max_steps=1, trainer__val_check_interval=1, **run)
-    assert all(answer == answer.lower() for batch in begun.datamodule.val_dataloader() for answer in batch.answers)
-    run |= {"model__init_args__lr": "1e-2", "trainer__max_steps": 12, "trainer__val_check_interval": 12}
-    chain = [metric(fit_llm(config, **run), "val/loss") for config in ("asr_llm", "asr_llm_lora", "asr_llm_tune")]
-    losses = [metric(begun, "val/loss"), *chain]
-    assert losses == sorted(losses, reverse=True)
-    assert losses[3] < 0.9 * losses[0]

@@ -51,10 +51,11 @@ class OmniTuning(Stage):
     Logs `train/loss` and `val/loss` (nats per token of the assistant), `val/perplexity`, and of answers that are
     generated, likeliest token first, to the last question of each conversation: `val/accuracy/TASK`, the share that
     equals the right answer once both are normalised; `val/accuracy` over all questions but those of the tasks in
-    `apart`; `val/wer` of transcriptions. Beside them stand the blank controls, the same figures with every image grey
-    (`val/accuracy_blank_image`) or all audio silent (`val/accuracy_blank_audio`), over the questions that have any:
-    where they are as high, the model does not look, or does not listen. `val/accuracy_image` and `val/accuracy_audio`
-    are over those same questions, as they are. TensorBoard gets conversations with what is seen and heard in them.
+    `apart`; `val/wer` of transcriptions, both sides written as the data's `labels` are. Beside them stand the blank
+    controls, the same figures with every image grey (`val/accuracy_blank_image`) or all audio silent
+    (`val/accuracy_blank_audio`), over the questions that have any: where they are as high, the model does not look, or
+    does not listen. `val/accuracy_image` and `val/accuracy_audio` are over those same questions, as they are.
+    TensorBoard gets conversations with what is seen and heard in them.
 
     Args:
         thinker: The language model.
@@ -316,7 +317,8 @@ class OmniTuning(Stage):
                     self._count(f"blank_{medium}", batch, rows, self._right(batch, blanked, rows))
         heard = [row for row, task in enumerate(batch.tasks) if task == TRANSCRIPTION]
         if heard:
-            texts = ([self.normalization(some[row]) for row in heard] for some in (answers, batch.answers))
+            written = self._data.dictation.labels or self.normalization
+            texts = ([written(some[row]) for row in heard] for some in (answers, batch.answers))
             self.wer.update(*texts)
         if len(self._samples) < self.num_samples:
             self._samples.append(self._sample(batch, answers[0], right[0]))
