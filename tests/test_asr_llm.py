@@ -1,20 +1,20 @@
-"""The second recipe by the command: projector, then LoRA, then both, between models from elsewhere at toy size."""
+"""The second recipe by the command: what its checkpoints hold, what is kept, resumed and streamed, and refused."""
 
 from pathlib import Path
 
 import pytest
 import torch
 import toy_pretrained as toy
-from conftest import CONFIGS
-from toy_asr_llm import TOY, same, weights_of
+from safetensors.torch import load_file, save_file
+from toy_asr_llm import same, weights_of
 
 from omni import checkpoint as checkpoints
 from omni.checkpoint import from_checkpoint
-from omni.cli import main
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.projector import Projector
 
 THINKER = "model__init_args__thinker__init_args__"
+ENCODER = "model__init_args__audio_encoder__init_args__"
 FROZEN = "model__init_args__frozen"
 
 
@@ -143,7 +143,17 @@ def test_streamed_speech_resumes_in_mid_epoch(fit_llm):
         ({"model__init_args__feature_cache": "kept", FROZEN: '["thinker"]'}, "add audio_encoder to frozen"),
         ({"data__init_args__num_mels": 80}, "data.init_args.num_mels is 80 and the encoder's 0"),
         ({f"{THINKER}source": "speech"}, "speech: holds no model, for config.json is missing"),
-        ({"model__init_args__audio_encoder__init_args__source": "llm"}, "llm: cannot be loaded"),
+        ({f"{THINKER}source": "./nowhere"}, "./nowhere: is no folder: name the folder of a model"),
+        ({f"{THINKER}source": "empty"}, "empty: cannot be loaded (Error no file named model.safetensors"),
+        ({f"{THINKER}source": "cut"}, "cut: cannot be loaded (Error while deserializing header"),
+        ({f"{THINKER}source": "half"}, "half: lacks weights of a Qwen3ForCausalLM, model.layers.1."),
+        ({f"{ENCODER}source": "llm"}, "llm: cannot be loaded (Can't load feature extractor for 'llm')"),
+        ({f"{ENCODER}source": "telephone"}, "omni: source telephone: hears 8,000 Hz, and omni's audio is 16,000 Hz"),
+        (
+            {f"{THINKER}source": "bare", "data__init_args__tokenizer": "pretrained:bare"},
+            "bare has no chat template",
+        ),
+        ({f"{THINKER}lora_rank": -1}, "lora_rank must be 0 or more, not -1"),
         ({f"{THINKER}lora_rank": 2, f"{THINKER}lora_targets": '["query"]'}, "match nothing in llm"),
         ({"data__init_args__tokenizer": "pretrained:encoder"}, "encoder: holds no tokenizer"),
         ({"data__init_args__tokenizer": "bytes"}, "set data.init_args.tokenizer to pretrained:llm"),
@@ -152,7 +162,30 @@ def test_streamed_speech_resumes_in_mid_epoch(fit_llm):
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(fit_llm, fails, options, complaint):
+    damaged(options.get(f"{THINKER}source", ""))
+    if options.get(f"{ENCODER}source") == "telephone":
+        toy.encoder(Path("telephone"), "hubert", sampling_rate=8_000)
     assert complaint in fails(fit_llm, **options)
+
+
+def damaged(name):
+    """Makes a folder of a model that lacks something, by its name."""
+    if name not in ("empty", "cut", "half", "bare"):
+        return
+    toy.llm(Path(name), template=None if name == "bare" else toy.TEMPLATE)
+    file = Path(name) / "model.safetensors"
+    if name == "empty":
+        file.unlink()
+    if name == "cut":
+        file.write_bytes(file.read_bytes()[:1000])
+    if name == "half":
+        save_file({key: w for key, w in load_file(file).items() if ".1." not in key}, file, {"format": "pt"})
+
+
+def test_a_model_without_pad_token_and_chat_template_is_trained_on_plain_text(fit_llm):
+    damaged("bare")
+    bare = {f"{THINKER}source": "bare", "data__init_args__tokenizer": "pretrained:bare"}
+    assert fit_llm(**bare, data__init_args__template="plain").trainer.global_step == 4
 
 
 def test_a_name_without_network_is_told_in_one_line(fit_llm, fails, monkeypatch):
@@ -163,7 +196,6 @@ def test_a_name_without_network_is_told_in_one_line(fit_llm, fails, monkeypatch)
 
 
 def test_plan_counts_it_without_its_weights(fit_llm):
-    pairs = [f"--{name}={value}" for name, value in TOY.items()]
-    plan = main(["plan", "--config", str(CONFIGS / "asr_llm.yaml"), *pairs])
+    plan = fit_llm(verb="plan")
     assert plan.trained_parameters == plan.parameters["audio_projector"]
     assert plan.parameters["thinker"] > 10_000

@@ -60,7 +60,7 @@ def test_projector_then_lora_then_both(fit_llm, llm, encoder, projector):
     assert same(before["audio_encoder"], weights_of(third)["audio_encoder"])
     losses = [metric(one, "val/loss") for one in (begun, cli, second, third)]
     assert losses == sorted(losses, reverse=True)
-    assert losses[3] < 0.95 * losses[0]
+    assert losses[3] < losses[0] - 0.2
     assert third.model.ancestors["thinker"]["ancestors"]["audio_projector"]["stage"] == "OmniTuning"
 
 

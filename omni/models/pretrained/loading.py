@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from abc import ABC
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from omni.errors import UserError
 from omni.models.part import Part
 
 Precision = Literal["float32", "bfloat16", "float16"]
+_UNUSED = re.compile(r"pool|masked_spec_embed|mask_token")  # weights that many checkpoints lack and nothing here needs
 _SAMPLE = 256  # weights of a tensor that its fingerprint looks at
 
 
@@ -78,7 +80,16 @@ def load(auto: str, source: str, revision: str | None, dtype: Precision = "float
         if _without_values():
             config = transformers.AutoConfig.from_pretrained(source, revision=revision)
             return cls.from_config(config, dtype=getattr(torch, dtype), **options).train()
-        model = cls.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype), **options)
+        options |= {"revision": revision, "dtype": getattr(torch, dtype), "output_loading_info": True}
+        model, found = cls.from_pretrained(source, **options)
+        missing = {name for name in found["missing_keys"] if not _UNUSED.search(name)}
+        if missing:
+            raise UserError(
+                f"{source}: lacks weights of a {type(model).__name__}, {min(missing)} among {len(missing)}: it holds "
+                "another kind of model, or a part of one"
+            )
+        for name in found["missing_keys"]:  # random ones would be others each time
+            model.get_parameter(name).data.zero_()
     # They arrive in eval mode, in which dropout and, without a word, gradient checkpointing are off.
     return model.train()
 
@@ -108,7 +119,10 @@ class source_errors:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ImportError):
             raise UserError(f"{self.source}: pretrained parts need `pip install omni[hf]` ({error})") from error
-        if not isinstance(error, OSError | ValueError | KeyError | RuntimeError) or isinstance(error, UserError):
+        from safetensors import SafetensorError
+
+        known = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+        if not isinstance(error, known) or isinstance(error, UserError):
             return
         if os.path.isdir(self.source):
             raise UserError(f"{self.source}: cannot be loaded ({_first_line(error)})") from error
@@ -142,7 +156,9 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+    """The first sentence of its first line: what the library advises behind it is not omni's advice."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.split(". ")[0].rstrip(".")
 
 
 def _without_values() -> bool:

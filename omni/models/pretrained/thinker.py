@@ -54,6 +54,8 @@ class PretrainedThinker(PretrainedPart):
         lora_targets: str | Sequence[str] = "all-linear",
     ) -> None:
         super().__init__(source, revision, dtype)
+        if lora_rank < 0:
+            raise ValueError(f"lora_rank must be 0 or more, not {lora_rank}")
         self.model: Any = load("AutoModelForCausalLM", source, revision, dtype, attn_implementation="sdpa")
         self._borrow(self.model)
         embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
