@@ -68,7 +68,7 @@ def generate(
         num_samples: Continuations of each prompt.
         device: cpu, cuda, or auto.
     """
-    converses = answers(checkpoint)
+    converses = Path(checkpoint).exists() and answers(checkpoint)
     temperature = (0.0 if converses else 0.8) if temperature is None else temperature
     sampling = Sampling(
         temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
