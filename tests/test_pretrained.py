@@ -166,6 +166,21 @@ def test_cached_ragged_decoding_equals_the_whole_computed_again(models, kind):
             tokens = [*tokens, token]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", toy.LLMS)
+def test_a_cache_that_is_cut_goes_on_as_if_the_rest_had_never_been(models, kind):
+    thinker = PretrainedThinker(source=models[kind]).eval()
+    tokens = torch.randint(NUM_SPECIALS, 280, (1, 12), generator=torch.Generator().manual_seed(0))
+    cache = thinker.new_cache(1, 20)
+    thinker.encode(torch.cat((tokens[:, :5], tokens[:, :4]), 1), cache=cache)
+    cache.advance(9)
+    cache.keep(30)
+    assert cache.lengths == [9]
+    cache.keep(5)
+    assert cache.lengths == [5]
+    close(thinker.encode(tokens[:, 5:], cache=cache).hidden, thinker.encode(tokens).hidden[:, 5:])
+
+
 def test_placeholders_need_no_row_of_the_embedding(models):
     thinker = PretrainedThinker(source=models["qwen3"])
     rows = thinker.model.get_input_embeddings().weight.shape[0]

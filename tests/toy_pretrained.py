@@ -20,7 +20,7 @@ def llm(folder: Path, kind: str = "qwen3", *, template: str | None = TEMPLATE, s
     torch.manual_seed(seed)
     tokenizer = _tokenizer(kind, template)
     common = {"vocab_size": len(tokenizer) + 3, "bos_token_id": tokenizer.bos_token_id}
-    common["eos_token_id"] = tokenizer.eos_token_id
+    common |= {"eos_token_id": tokenizer.eos_token_id, "initializer_range": 0.15}  # what is said depends on all before
     if kind == "gpt2":
         config = transformers.GPT2Config(**common, n_embd=32, n_layer=2, n_head=2, n_positions=512)
         model = transformers.GPT2LMHeadModel(config)
