@@ -38,7 +38,7 @@ PARTS = {
 
 def test_all_files_were_found():
     assert len(MODELS) == 54
-    assert len(STAGES) == 21
+    assert len(STAGES) == 22
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, *NO_STAGES}
 
 
