@@ -23,6 +23,8 @@ class Projector(Part):
         kind: `linear` (one matrix), `mlp` (two with a GELU between) or `swiglu` (three).
         hidden_dim: Width between the matrices; twice `out_dim` if not given.
         stack: Features that are laid side by side and become one: fewer tokens for the Thinker.
+        places: 0, or how many tokens every medium has, as an image; each place among them then learns a vector of its
+            own, as loud as what comes out, so that the Thinker can ask for a place from the start.
     """
 
     def __init__(
@@ -33,12 +35,15 @@ class Projector(Part):
         kind: Literal["linear", "mlp", "swiglu"] = "mlp",
         hidden_dim: int | None = None,
         stack: int = 1,
+        places: int = 0,
     ) -> None:
         super().__init__()
         if kind not in ("linear", "mlp", "swiglu"):
             raise ValueError(f"kind must be linear, mlp or swiglu, not {kind!r}")
         if stack < 1:
             raise ValueError(f"stack must be 1 or more, not {stack}")
+        if places < 0:
+            raise ValueError(f"places must be 0 or more, not {places}")
         self.in_dim, self.out_dim, self.kind, self.stack = in_dim, out_dim, kind, stack
         width, hidden = stack * in_dim, hidden_dim or 2 * out_dim
         self.input_norm = RMSNorm(width)
@@ -51,6 +56,7 @@ class Projector(Part):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         self.output_norm = RMSNorm(out_dim)
+        self.places = nn.Parameter(torch.randn(places, out_dim)) if places else None
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
 
@@ -78,7 +84,10 @@ class Projector(Part):
         x = self.input_norm(features)
         if self.kind != "linear":
             x = activate(self.up(x), "swiglu" if self.kind == "swiglu" else "gelu")
-        return self.output_norm(self.down(x)) * self.scale.to(x.dtype)
+        x = self.output_norm(self.down(x))
+        if self.places is not None:
+            x = (x + self.places) * 0.5**0.5
+        return x * self.scale.to(x.dtype)
 
     def _stacked(self, features: Tensor, lengths: Tensor | None) -> Tensor:
         """Lays `stack` neighbours side by side, with zeros behind each row's end."""
