@@ -52,6 +52,22 @@ def test_projectors_are_as_loud_as_the_thinkers_tokens(kind, loudness):
     assert abs(float(out.detach().square().mean().sqrt()) - 0.37) < 0.01
 
 
+def test_each_place_has_a_vector_of_its_own_and_loudness_stays():
+    torch.manual_seed(0)
+    projector = Projector(in_dim=24, out_dim=32, places=6)
+    projector.calibrate(0.3)
+    alike = projector(torch.randn(1, 1, 24).expand(200, 6, 24))
+    assert torch.equal(alike[0], alike[1])
+    assert len(alike[0].unique(dim=0)) == 6
+    loud = projector(torch.randn(400, 6, 24))
+    assert loud.square().mean().sqrt().item() == pytest.approx(0.3, rel=0.2)
+    alike.sum().backward()
+    assert projector.places is not None
+    assert projector.places.grad is not None
+    with pytest.raises(ValueError, match="places must be 0 or more, not -1"):
+        Projector(in_dim=24, out_dim=32, places=-1)
+
+
 def test_calibration_takes_the_embeddings_loudness():
     omni = toy_omni()
     for projector in (omni.vision_projector, omni.audio_projector):

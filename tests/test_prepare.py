@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from omni.cli import main
+from omni.data.conversations.sources import open_conversations
 from omni.data.prepare import prepare
 from omni.data.speech.utterances import open_utterances
 from omni.errors import UserError
@@ -267,3 +268,57 @@ def test_the_command_and_its_exit_codes(workplace, capfd, fails):
     assert "out/val.jsonl: 2 utterances, 0.00 hours, 1 speaker\n" in capfd.readouterr().out
     assert "is no corpus of kind an4" in fails(main, ["data", "prepare", "an4", "corpus"])
     assert "an5" in fails(main, ["data", "prepare", "an5", "corpus"])
+
+
+def visual_questions(root, splits=("train", "test")):
+    for split in splits:
+        (root / split / "images").mkdir(parents=True)
+        asked = []
+        for image in range(2):
+            (root / split / "images" / f"{image}.png").write_bytes(b"any")
+            asked += [
+                [f"is there a {colour} shape?", "no", image] for colour in ("red", "teal", "blue", "gray", "black")
+            ]
+            asked += [["what color is the shape?", "green", image], ["what is the green shape?", "circle", image]]
+        (root / split / "questions.json").write_text(json.dumps(asked))
+
+
+def test_questions_about_images_become_conversations(tmp_path, capsys):
+    visual_questions(tmp_path / "vqa")
+    prepare("easy-vqa", tmp_path / "vqa", tmp_path / "out")
+    assert "train.jsonl: 4 conversations, 14 questions about 2 images" in capsys.readouterr().out
+    rows = {}
+    for split in ("train", "test"):
+        [source] = open_conversations([str(tmp_path / "out" / f"{split}.jsonl")])
+        rows[split] = [*source.rows()]
+    assert [len(row.messages) // 2 for row in rows["train"]] == [5, 2, 5, 2]
+    assert [len(row.messages) for row in rows["test"]] == [2] * 14
+    assert [row.task for row in rows["test"][:7]] == ["yes-no"] * 5 + ["colour", "shape"]
+    assert rows["test"][7].messages[1]["content"] == "no"
+    assert rows["test"][7].messages[0]["content"][1]["text"] == "is there a red shape?"
+    for split, conversations in rows.items():
+        for row in conversations:
+            [image] = row.media
+            assert Path(image.files[0]).resolve().parent == (tmp_path / "vqa" / split / "images").resolve()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("folder", "is no corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images"),
+        ("image", "1.png: is not there, and"),
+        ("rows", "questions.json: is no list of [question, answer, image number]"),
+    ],
+)
+def test_questions_that_cannot_be_used_are_told(tmp_path, fails, fault, message):
+    visual_questions(tmp_path / "vqa", splits=("train",))
+    if fault == "image":
+        (tmp_path / "vqa/train/images/1.png").unlink()
+    if fault == "rows":
+        (tmp_path / "vqa/train/questions.json").write_text('{"a": 1}')
+    folder = tmp_path if fault == "folder" else tmp_path / "vqa"
+    if fault == "folder":
+        (tmp_path / "vqa/train/questions.json").unlink()
+    complaint = fails(main, ["data", "prepare", "easy-vqa", str(folder), "--out", str(tmp_path / "out")])
+    assert message in complaint
+    assert not [*tmp_path.glob("out/*")]

@@ -123,6 +123,24 @@ def test_every_parameter_learns(stem, pooling):
     assert all(gradient.abs().sum() > 0 for gradient in found.values())
 
 
+def test_the_thinker_gets_what_an_earlier_block_sees():
+    torch.manual_seed(0)
+    encoder = VisionEncoder(image_size=16, patch_size=4, dim=16, num_layers=3, num_heads=2, ffn_dim=16, token_block=2)
+    images, ran = torch.rand(2, 3, 16, 16), []
+    for number, block in enumerate(encoder.transformer.blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    tokens = encoder.eval().tokens(images)
+    assert ran == [0, 1]
+    whole = encoder(images).patches.flatten(1, 2)
+    assert ran == [0, 1, 0, 1, 2]
+    encoder.transformer.blocks = encoder.transformer.blocks[:2]
+    assert not torch.allclose(tokens, whole)
+    torch.testing.assert_close(tokens, encoder(images).patches.flatten(1, 2))
+    for wrong in (0, 4):
+        with pytest.raises(ValueError, match=f"token_block must be one of the 3 blocks, from 1 on, not {wrong}"):
+            VisionEncoder(image_size=16, patch_size=4, dim=16, num_layers=3, num_heads=2, token_block=wrong)
+
+
 def test_the_thinker_gets_neighbours_side_by_side_or_averaged():
     patches = torch.arange(16.0).view(1, 4, 4, 1).expand(-1, -1, -1, DIM)
     squares = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]

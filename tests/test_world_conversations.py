@@ -78,13 +78,15 @@ def test_captions_tell_every_thing_in_one_way():
     scene = scene_at(0, "train", 5)
     answers = {described(scene, Random(seed)).answer for seed in range(5)}
     assert len(answers) == 1
-    assert answers.pop().count("There is") == len(scene.things)
+    assert answers.pop().count("there is") == len(scene.things)
 
 
 def test_training_looks_closely_and_validation_asks_for_every_task(talks):
     looks = [one for one in talks["train"] if one.task == "look"]
-    dense = [one for one in looks if one.messages[-1]["content"].startswith("There is a")]
-    assert 0.5 < len(dense) / len(looks) < 0.7
+    dense = [one for one in looks if one.messages[-1]["content"].startswith("In row")]
+    assert 0.7 < len(dense) / len(looks) < 0.9
+    few = [one for one in dense if one.messages[-1]["content"].count("there is") <= 4]
+    assert 0.65 < len(few) / len(dense) < 0.95
     assert min(len(one.messages) for one in looks) >= 2
     assert Counter(len(one.messages) // 2 for one in looks).most_common(2)[0][0] in (4, 5)
     assert Counter(one.task for one in talks["val"]) == dict.fromkeys(

@@ -1,4 +1,4 @@
-"""Manifests of speech corpora as they lie on disk."""
+"""Manifests of corpora as they lie on disk: speech, and questions about images."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
+from omni.data.conversations.visual_questions import prepare_questions
 from omni.data.speech.corpora import LAYOUTS
 from omni.data.speech.rows import chosen_by_hash
 from omni.data.speech.utterances import Utterance, Utterances
@@ -31,14 +32,14 @@ class _Entry(NamedTuple):
 
 
 def prepare(
-    kind: Literal["librispeech", "ljspeech", "an4", "fsdd", "folder"],
+    kind: Literal["librispeech", "ljspeech", "an4", "fsdd", "folder", "easy-vqa"],
     folder: Path,
     out: Path | None = None,
     *,
     val_fraction: float = 0.1,
     val_speakers: list[str] | None = None,
 ) -> None:
-    """Write manifests for a corpus of speech; its audio stays where it is.
+    """Write manifests for a corpus of speech, or conversations for one of questions; its files stay where they are.
 
     Each split gets `SPLIT.jsonl` with a row an utterance: `audio` (relative to the manifest), `text`, `speaker`,
     `duration` in seconds, `id`. Rows without text, and audio whose header cannot be read, are left out and named;
@@ -46,9 +47,12 @@ def prepare(
     folder, AN4 `train` and `test`, Free Spoken Digits `train`, `test` (indices 0-4) and `all`. LJSpeech is split by
     chapter and a folder by speaker, into `train` and `val`, or written as `all` where it has but one.
 
+    easy-VQA, questions about images, becomes conversations, `SPLIT.jsonl` for each of its own splits: several questions
+    about an image in a row to train on, each question alone elsewhere.
+
     Args:
         kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), or folder: any tree of audio files with a
-            .txt of the same name beside each, in which every speaker has a folder.
+            .txt of the same name beside each, in which every speaker has a folder; or easy-vqa.
         folder: Where the corpus lies.
         out: Folder for the manifests; data/KIND by default.
         val_fraction: Share of the rows to hold out at least, of a corpus without splits: 0 to 1.
@@ -62,6 +66,9 @@ def prepare(
         raise UserError(f"--val_fraction is {val_fraction}: it must lie between 0 and 1")
     if val_speakers and kind != "folder":
         raise UserError(f"--val_speakers is for kind folder: {kind} has splits of its own, or one voice")
+    if kind == "easy-vqa":
+        prepare_questions(folder, out)
+        return
     sources = _open(kind, folder)
     kept: dict[str, list[_Entry]] = {}
     left_out: dict[str, list[str]] = {}  # why -> which

@@ -181,8 +181,9 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
         between: Callable[[int, Tensor], Tensor] | None = None,
+        num_blocks: int | None = None,
     ) -> TransformerOutput:
-        """Runs all blocks.
+        """Runs all blocks, or the first `num_blocks`.
 
         Args:
             x: (batch, time, dim).
@@ -191,6 +192,7 @@ class Transformer(nn.Module):
             cache: Earlier keys and values. The new ones are appended, and count once `cache.advance` is called.
             between: Called with the number of blocks done and what the last of them gave, (batch, time, dim); what it
                 returns goes on to the next block.
+            num_blocks: How many blocks to run; all if not given. The last norm follows in any case.
 
         Returns:
             Hidden states and balance loss.
@@ -201,7 +203,7 @@ class Transformer(nn.Module):
         attention_mask = self._attention_mask(time, mask, cache, x.device)
         angles = self.rotary(positions)
         balances = []
-        for layer, block in enumerate(self._blocks):
+        for layer, block in enumerate(self._blocks[:num_blocks]):
             # In eval mode too, which a frozen part is in while gradients pass through it.
             if self.gradient_checkpointing and torch.is_grad_enabled() and cache is None:
                 x, balance = checkpoint(block, x, angles, mask, attention_mask, cache, layer, use_reentrant=False)

@@ -44,6 +44,8 @@ class Projector(Part):
         hidden_dim: Width between the matrices, of each adapter or expert, or of the queries; by default twice
             `out_dim`, for `qformer` `out_dim`.
         stack: Features that become one token: laid side by side, or, of `qformer`, asked by one query.
+        places: 0, or how many tokens every medium has, as an image; each place among them then learns a vector of its
+            own, as loud as what comes out, so that the Thinker can ask for a place from the start.
         num_experts: Adapters of `mosa`, or experts of `moe` among which is chosen.
         experts_per_token: Of `moe`.
         queries: Queries of a window of `qformer`.
@@ -62,6 +64,7 @@ class Projector(Part):
         kind: ProjectorKind = "mlp",
         hidden_dim: int | None = None,
         stack: int = 1,
+        places: int = 0,
         num_experts: int = 4,
         experts_per_token: int = 2,
         queries: int = 4,
@@ -74,6 +77,8 @@ class Projector(Part):
         least = {"stack": stack, "num_experts": num_experts, "queries": queries, "num_layers": num_layers}
         if wrong := next((name for name, value in least.items() if value < 1), None):
             raise ValueError(f"{wrong} must be 1 or more, not {least[wrong]}")
+        if places < 0:
+            raise ValueError(f"places must be 0 or more, not {places}")
         self.in_dim, self.out_dim, self.kind, self.stack = in_dim, out_dim, kind, stack
         width, hidden = stack * in_dim, hidden_dim or (out_dim if kind == "qformer" else 2 * out_dim)
         self.num_experts = num_experts
@@ -98,6 +103,7 @@ class Projector(Part):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         self.output_norm = RMSNorm(out_dim)
+        self.places = nn.Parameter(torch.randn(places, out_dim)) if places else None
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
         self.router_losses: RouterLosses | None = None
@@ -127,7 +133,10 @@ class Projector(Part):
             x = self.former(self.input_norm(features), lengths)
         else:
             x = self.input_norm(self._stacked(features, lengths) if self.stack > 1 else features)
-        return self.output_norm(self._projected(x, lengths)) * self.scale.to(x.dtype)
+        x = self.output_norm(self._projected(x, lengths))
+        if self.places is not None:
+            x = (x + self.places) * 0.5**0.5
+        return x * self.scale.to(x.dtype)
 
     def _projected(self, x: Tensor, lengths: Tensor) -> Tensor:
         if self.kind == "swiglu":

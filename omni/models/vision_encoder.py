@@ -53,6 +53,8 @@ class VisionEncoder(Part):
         reduction: How patches become fewer tokens for the Thinker: `none`; `shuffle`, which lays neighbours side by
             side in one wider token (pixel shuffle); or `pool`, their mean.
         reduction_factor: Side of the square of patches that become one token.
+        token_block: Block behind which the Thinker's tokens are taken (LLaVA, arXiv:2304.08485, takes them before the
+            last one): the earlier, the more each tells of its own place, the later, of the whole. By default the last.
         mean: Of red, green and blue, that is taken off.
         std: Of red, green and blue, that is divided by.
         gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
@@ -77,6 +79,7 @@ class VisionEncoder(Part):
         pooling: Literal["cls", "mean"] = "mean",
         reduction: Literal["none", "shuffle", "pool"] = "none",
         reduction_factor: int = 2,
+        token_block: int | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         gradient_checkpointing: bool = False,
@@ -94,6 +97,9 @@ class VisionEncoder(Part):
                 f"reduction_factor ({reduction_factor}) must divide the {self.grid} patches of a side "
                 f"(image_size / patch_size)"
             )
+        if token_block is not None and not 1 <= token_block <= num_layers:
+            raise ValueError(f"token_block must be one of the {num_layers} blocks, from 1 on, not {token_block}")
+        self.token_block = token_block
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.stem = (
@@ -164,15 +170,18 @@ class VisionEncoder(Part):
         Raises:
             ValueError: If the sides are no multiples of the patch size.
         """
+        return self._see(images, None)
+
+    def _see(self, images: Tensor, num_blocks: int | None) -> VisionOutput:
         x, positions, (rows, columns) = self._embed(images)
-        hidden = self.transformer(x, positions=positions).hidden
+        hidden = self.transformer(x, positions=positions, num_blocks=num_blocks).hidden
         patches = hidden[:, 1:]
         pooled = hidden[:, 0] if self.pooling == "cls" else patches.mean(1)
         return VisionOutput(pooled, patches.unflatten(1, (rows, columns)))
 
     def tokens(self, images: Tensor) -> Tensor:
         """What the Thinker sees of images (batch, 3, height, width): (batch, tokens, token_dim), in reading order."""
-        return self.reduce(self(images).patches)
+        return self.reduce(self._see(images, self.token_block).patches)
 
     def reduce(self, patches: Tensor) -> Tensor:
         """Makes fewer tokens of patches (batch, rows, columns, dim): (batch, tokens, token_dim)."""

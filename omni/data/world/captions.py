@@ -7,10 +7,11 @@ from omni.data.world.language import article, counted, described, kind, listed, 
 from omni.data.world.scene import Scene, pick
 
 CAPTIONS = ("the picture shows {words}.", "this is a picture of {words}.", "here you can see {words}.")
+PLACE_FIRST = "in {place}, there is {thing}."
 PLACINGS = (
     "there is {thing} in {place}.",
     "{thing} is in {place}.",
-    "in {place}, there is {thing}.",
+    PLACE_FIRST,
     "I can see {thing} in {place}.",
 )
 
@@ -39,10 +40,10 @@ def dense_caption(scene: Scene, rng: Random | None = None) -> list[str]:
 
     Args:
         scene: what is described.
-        rng: chooses one wording for the whole caption; without it, the first wording and no corner names.
+        rng: chooses one wording for the whole caption; without it, the place comes first, and corners have no names.
 
     Returns:
-        One sentence a thing: "There is a small red circle in row one, column two.".
+        One sentence a thing: "In row one, column two, there is a small red circle.".
     """
-    form = PLACINGS[0] if rng is None else pick(rng, PLACINGS)
+    form = PLACE_FIRST if rng is None else pick(rng, PLACINGS)
     return [sentence(form.format(thing=described(thing), place=place(thing.cell, rng))) for thing in scene.things]

@@ -33,7 +33,9 @@ SPLITS = ("train", "val")
 CHUNK = 32  # conversations that a process makes at a time
 WORTHWHILE = 1500  # conversations that one process makes while another starts and imports PyTorch
 _QUESTIONS = 4  # about a picture; with one, or with questions alone, a small model learns to guess and not to look
-_DENSE = 0.6  # share of the conversations about a picture that end with all that is in it, thing by thing
+_DENSE = 0.5  # share of the conversations about a picture that end with all that is in it, thing by thing
+_FEW = 4  # things: a model learns to look where there are few, and all of those are described
+_EASY = 0.5  # share of the conversations about a picture that are about one with few things
 _SHARES = (("look", 0.60), ("listen", 0.14), ("transcribe", 0.12), ("text", 0.08), ("both", 0.03), ("command", 0.03))
 _ASKED = (*ASKERS, "listen", "both", "command", "text", "transcribe", "composition")  # in turn, of validation
 _TRIES = 200  # draws until a world counts as too small to hold what is looked for
@@ -100,9 +102,12 @@ def talk(job: Job) -> Talk:
 
 def _look(job: Job, rng: Random) -> Talk:
     """Several questions about a picture, and often all that is in it."""
+    easy = rng.random() < _EASY
     picture, scene = _picture(job, rng)
+    while easy and len(scene.things) > _FEW:
+        picture, scene = _picture(job, rng)
     exchanges = asking.about(scene, rng, _QUESTIONS)
-    if rng.random() < _DENSE:
+    if easy or rng.random() < _DENSE:
         exchanges.append(asking.described(scene, rng))
     first, *others = exchanges
     messages = _turn([picture, _text(first.text)], first.answer)

@@ -1,0 +1,84 @@
+"""Conversations made of questions about images, as easy-VQA lays them out.
+
+Each split is a folder with `images/NUMBER.png` and `questions.json`, rows of `[question, answer, image number]`.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omni.errors import UserError
+
+EXCHANGES = 5  # most questions of a training conversation: what was answered before is part of the context
+
+
+class Asked(NamedTuple):
+    """A question about an image, and its answer."""
+
+    question: str
+    answer: str
+
+    @property
+    def task(self) -> str:
+        """What is asked for: `yes-no`, `colour` or `shape`."""
+        if self.answer in ("yes", "no"):
+            return "yes-no"
+        return "colour" if "color" in self.question else "shape"
+
+
+def prepare_questions(folder: Path, out: Path) -> None:
+    """Writes `SPLIT.jsonl` for each split of the folder; the images stay where they are.
+
+    Training asks up to five questions in a row about an image, the other splits each question alone.
+
+    Raises:
+        UserError: If the folder holds no such splits, or one of them cannot be read.
+    """
+    splits = sorted(path.parent for path in folder.glob("*/questions.json"))
+    if not splits:
+        raise UserError(f"{folder}: is no corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images")
+    out.mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        images = _read(split / "questions.json")
+        rows = [row for number, asked in images.items() for row in _rows(split, number, asked, out)]
+        path, questions = out / f"{split.name}.jsonl", sum(map(len, images.values()))
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        print(f"{path}: {len(rows):,} conversations, {questions:,} questions about {len(images):,} images")
+
+
+def _read(path: Path) -> Mapping[int, list[Asked]]:
+    """The questions about each image."""
+    images: dict[int, list[Asked]] = defaultdict(list)
+    try:
+        for question, answer, image in json.loads(path.read_bytes()):
+            images[int(image)].append(Asked(str(question), str(answer)))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: is no list of [question, answer, image number]: {error}") from error
+    return images
+
+
+def _rows(split: Path, number: int, asked: list[Asked], out: Path) -> list[dict[str, Any]]:
+    """The conversations about an image."""
+    file = split.resolve() / "images" / f"{number}.png"
+    if not file.is_file():
+        raise UserError(f"{file}: is not there, and {split / 'questions.json'} asks about it")
+    image = {"type": "image", "image": os.path.relpath(file, out.resolve())}
+    size = EXCHANGES if split.name == "train" else 1
+    rows = []
+    for begin in range(0, len(asked), size):
+        messages: list[dict[str, Any]] = []
+        for one in asked[begin : begin + size]:
+            text = {"type": "text", "text": one.question}
+            content = one.question if messages else [image, text]
+            messages += [{"role": "user", "content": content}, {"role": "assistant", "content": one.answer}]
+        task = asked[begin].task if size == 1 else "look"
+        rows.append({"id": f"{split.name}-{number}-{begin}", "task": task, "messages": messages})
+    return rows
