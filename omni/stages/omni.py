@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.text import WordErrorRate
 
-from omni.batch import APART, IGNORE, TRANSCRIPTION, ConversationBatch
+from omni.batch import APART, TRANSCRIPTION, ConversationBatch
 from omni.conversation_figures import conversation_figure
 from omni.errors import UserError
 from omni.generation import Sampling, generate
-from omni.losses import Loss
+from omni.losses import Loss, turn_shares
 from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
 from omni.media.hearing import silence_of
 from omni.media.images import GREY
@@ -67,6 +67,8 @@ class OmniTuning(Stage):
         projector_steps: Optimizer steps in which the projectors alone are trained; all else begins, with its warm-up,
             behind them.
         frame_dropout: Share of the audio encoder's frames that are left out in training, each on its own.
+        turn_weighting: Power of an answer's length by which its tokens count less in training, 0 to 1 (see
+            `omni.losses.turn_shares`): long descriptions then do not drown answers of one word.
         balance: Weight of the experts' balance loss, where a projector is a mixture of experts.
         router_z: Weight of their router's z-loss.
         feature_cache: Folder in which the frames of a frozen audio encoder are kept, so that it hears each recording
@@ -90,6 +92,7 @@ class OmniTuning(Stage):
         rates: dict[str, float] | None = None,
         projector_steps: int = 0,
         frame_dropout: float = 0.0,
+        turn_weighting: float = 0.0,
         balance: float = 0.01,
         router_z: float = 1e-3,
         feature_cache: str | None = None,
@@ -112,6 +115,7 @@ class OmniTuning(Stage):
             audio_projector=audio_projector,
         )
         self.hears = audio_encoder is not None and audio_encoder.num_mels > 0
+        self.turn_weighting = turn_weighting
         self.frame_dropout, self.balance, self.router_z = frame_dropout, balance, router_z
         self.cache = None if feature_cache is None else FeatureCache(feature_cache)
         self.rates, self.projector_steps = dict(rates or {}), projector_steps
@@ -129,6 +133,8 @@ class OmniTuning(Stage):
             self.part(name)
         if wrong := next((name for name, rate in self.rates.items() if rate <= 0), None):
             raise UserError(f"model.init_args.rates.{wrong} is {self.rates[wrong]}: it must be over 0; or freeze it")
+        if not 0 <= self.turn_weighting <= 1:
+            raise UserError(f"model.init_args.turn_weighting must be from 0 to 1, not {self.turn_weighting}")
         if not 0 <= self.frame_dropout < 1:
             raise UserError(f"model.init_args.frame_dropout must be 0 or more and under 1, not {self.frame_dropout}")
         if self.projector_steps < 0:
@@ -224,8 +230,8 @@ class OmniTuning(Stage):
         for projector in projectors:
             projector.router_losses = None
         encoded = self.omni.encode(self.embed(batch), positions=batch.positions)
-        total = self.thinker.cross_entropy(encoded.hidden, batch.targets)
-        count = (batch.targets != IGNORE).sum()
+        shares = turn_shares(batch.targets, self.turn_weighting if self.training else 0.0)
+        total, count = self.thinker.cross_entropy(encoded.hidden, batch.targets, shares=shares), shares.sum()
         stats = {"padding": torch.full((), 1 - batch.num_tokens / batch.tokens.numel())}
         routers = [projector.router_losses for projector in projectors if projector.router_losses is not None]
         if not routers or not self.training:
