@@ -65,13 +65,14 @@ def test_model_sizes_build(path):
     assert part.num_parameters > (5e4 if isinstance(part, Projector) else 1e5)
 
 
-def test_the_thinker_sees_an_image_as_49_to_64_tokens():
+def test_the_thinker_sees_an_image_as_49_to_64_tokens_and_the_worlds_small_ones_as_16():
     for path in CONFIGS.glob("models/*/vision_encoder.yaml"):
         with torch.device("meta"):
             encoder = VisionEncoder(**yaml.safe_load(path.read_text(encoding="utf-8")))
             tokens = encoder.tokens(torch.zeros(1, 3, encoder.image_size, encoder.image_size))
         assert tokens.shape == (1, encoder.num_tokens, encoder.token_dim)
-        assert 49 <= encoder.num_tokens <= 64
+        least = 16 if path.parent.name == "laptop" else 49
+        assert least <= encoder.num_tokens <= 64
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODELS} - {KINDS}), ids=lambda path: path.name)

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from omni.cli import main
-from omni.data.conversations.sources import open_conversations
+from omni.data.conversations.opening import open_conversations
 from omni.data.prepare import prepare
 from omni.data.speech.utterances import open_utterances
 from omni.errors import UserError
