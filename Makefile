@@ -4,17 +4,22 @@ BIN := .venv/bin
 RUNS := lightning_logs/world
 TALKS := data/world/conversations
 JOBS ?= 1
+SENTENCE := The small red star is above the large blue circle.
 
 .PHONY: quickstart smoke test lint check install clean
 
 # The seventh of the world's held-out conversations is a question that is asked aloud about a picture.
-quickstart: data/world/world.json  ## world, all stages, and an answer, written and spoken, to a question about a picture
+quickstart: data/world/world.json  ## world, all stages; an answer, written and spoken, to a question about a picture; a sentence, said and heard
 	$(BIN)/omni train configs/world/chain.yaml --jobs $(JOBS)
 	$(BIN)/omni generate --checkpoint $(RUNS)/omni/best.ckpt --voice $(RUNS)/talker/best.ckpt \
 	    --speak $(RUNS)/answer.wav \
 	    --image $(TALKS)/$$(sed -n '7s/.*"image": "\([^"]*\)".*/\1/p' $(TALKS)/val.jsonl) \
 	    --audio $(TALKS)/$$(sed -n '7s/.*"audio": "\([^"]*\)".*/\1/p' $(TALKS)/val.jsonl)
 	@echo "right: $$(sed -n '7s/.*"assistant", "content": "\([^"]*\)".*/\1/p' $(TALKS)/val.jsonl)"
+	@echo "to be said: $(SENTENCE)"
+	$(BIN)/omni speak "$(SENTENCE)" --out $(RUNS)/spoken.wav --checkpoint $(RUNS)/talker/best.ckpt
+	$(BIN)/omni transcribe $(RUNS)/spoken.wav --checkpoint $(RUNS)/audio/best.ckpt --out $(RUNS)/spoken.txt
+	@echo "heard:      $$(cat $(RUNS)/spoken.txt)"
 
 smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in build/smoke; and the notebook on it
 	rm -rf build/smoke/lightning_logs && mkdir -p build/smoke
