@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -311,6 +311,17 @@ class Throughput(Callback):
         if self._started:
             self._seconds += time.perf_counter() - self._started
             self._started = 0.0
+
+
+class StepBar(TQDMProgressBar):
+    """Lightning's progress bar, whose end is right where a step takes several batches."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Batches of this epoch that are still trained on: Lightning takes the steps that are left for them."""
+        trainer = self.trainer
+        left = trainer.max_steps - trainer.global_step if trainer.max_steps > 0 else float("inf")
+        return min(trainer.num_training_batches, left * trainer.accumulate_grad_batches)
 
 
 class CliffNote(Callback):

@@ -110,12 +110,15 @@ def _with_roles(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: 
     for role, parts in turns:
         scored = role == "assistant"
         pieces.append(ChatPiece([_ROLES[role]]))
+        before = None
         for kind, text in parts:
             if kind == "text":
-                pieces.append(ChatPiece(tokenizer.encode(text), scored))
+                lead = tokenizer.lead if text and before != "text" else ""
+                pieces.append(ChatPiece(tokenizer.encode(lead + text), scored))
             else:
                 start, _, end = _MEDIA[kind]
                 pieces += [ChatPiece([start]), ChatPiece([], medium=kind), ChatPiece([end])]
+            before = kind
         pieces.append(ChatPiece([END], scored))
     return [*pieces, ChatPiece([ASSISTANT])] if generation_prompt else pieces
 

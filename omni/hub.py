@@ -59,6 +59,12 @@ def push(
             lineage = read["lineage"]
             _upload(folder, repository, public, revision, message or f"{lineage['stage']}, step {lineage['step']:,}")
     print(f"{checkpoint} is in {local or f'https://huggingface.co/{repository}'} ({size:.1f} MiB)")
+    for part, origin in read.get("origins", {}).items():
+        if Path(origin["source"]).expanduser().is_dir():
+            print(
+                f"note: its {part} is {origin['source']}, a folder of this machine, and not in it: who pulls it needs "
+                "that model at the same path; a part named OWNER/NAME on the Hub is found anywhere"
+            )
 
 
 def pull(repository: str, *, out: Path | None = None, revision: str | None = None) -> None:

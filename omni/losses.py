@@ -33,14 +33,7 @@ class Loss(NamedTuple):
         return self.total / self.num_items.clamp(min=1)
 
 
-def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    *,
-    softcap: float | None = None,
-    shares: Tensor | None = None,
-) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, softcap: float | None = None) -> Tensor:
     """Sum of the cross-entropies of `hidden @ weight.T`, without ever holding all logits.
 
     The logits of a large vocabulary dwarf everything else (32 k × 8 × 512 positions are 524 MB in fp32). Here they
@@ -53,36 +46,13 @@ def linear_cross_entropy(
         weight: (vocab, dim).
         targets: (...), of int64; `IGNORE` is not scored.
         softcap: Logits are squashed to ± this value by a tanh (Gemma 2, arXiv:2408.00118); None leaves them.
-        shares: (...), fp32: how much each target counts; 1 if not given.
 
     Returns:
         A scalar in fp32.
     """
-    counted = (targets != IGNORE).float()
-    counted = counted if shares is None else counted * shares
     if not torch.is_grad_enabled():
-        return (token_nll(hidden, weight, targets, softcap=softcap) * counted).sum()
-    return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), softcap, counted.flatten())
-
-
-def turn_shares(targets: Tensor, power: float) -> Tensor:
-    """How much each target counts where long turns shall not drown short ones: its turn's length to minus `power`.
-
-    With 0 all targets count alike, with 1 all turns; 0.5 lies between them (InternVL 2.5, arXiv:2412.05271).
-
-    Args:
-        targets: (batch, time), of int64. A turn is a run of targets without `IGNORE` among them.
-        power: From 0 to 1.
-
-    Returns:
-        (batch, time), fp32; 0 where the target is `IGNORE`.
-    """
-    scored = targets != IGNORE
-    begins = scored & ~F.pad(scored, (1, 0))[:, :-1]
-    turns = begins.cumsum(1) + torch.arange(len(targets), device=targets.device)[:, None] * (targets.shape[1] + 1)
-    lengths = torch.zeros(targets.numel() + len(targets), device=targets.device)
-    lengths.scatter_add_(0, turns.flatten(), scored.float().flatten())
-    return lengths[turns].clamp(min=1) ** -power * scored
+        return token_nll(hidden, weight, targets, softcap=softcap).sum()
+    return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), softcap)
 
 
 @torch.no_grad()
@@ -130,9 +100,7 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, counted: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
         wanted, weight_wanted = any(ctx.needs_input_grad), ctx.needs_input_grad[1]  # not where the head is frozen
         inputs, matrix, chunk = _prepare(hidden, weight)
         hidden_grad = torch.empty_like(inputs) if wanted else None
@@ -142,7 +110,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(inputs), chunk):
                 part, target = inputs[start : start + chunk], targets[start : start + chunk]
                 logits = _logits(part, matrix, softcap)
-                index, scored = target.clamp(min=0)[:, None], counted[start : start + chunk, None]
+                index, scored = target.clamp(min=0)[:, None], (target != IGNORE)[:, None]
                 log_probs = F.log_softmax(logits, dim=-1)
                 total -= (log_probs.gather(1, index) * scored).sum()
                 if hidden_grad is None:
@@ -153,17 +121,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     slope *= 1 - (logits / softcap).square()
                 slope = slope.to(matrix.dtype)
                 # What is not scored is taken out of the narrow factors, not of the wide one.
-                hidden_grad[start : start + chunk] = (slope @ matrix) * scored.to(matrix.dtype)
+                hidden_grad[start : start + chunk] = (slope @ matrix) * scored
                 if weight_grad is not None:
-                    _accumulate(weight_grad, slope.T, part * scored.to(part.dtype))
+                    _accumulate(weight_grad, slope.T, part * scored)
         if hidden_grad is not None:
             ctx.save_for_backward(hidden_grad.to(hidden.dtype), weight_grad)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None, None, None
+        return hidden_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None, None
 
 
 def classification_loss(

@@ -28,6 +28,7 @@ USES = {
     "CodecTraining": Use("audio-to-audio", "omni codec encode talk.wav --checkpoint MODEL --out talk.npz"),
     "VocoderTraining": Use("audio-to-audio", "omni codec decode talk.npz --checkpoint CODEC --vocoder MODEL"),
     "TalkerTraining": Use("text-to-speech", 'omni speak "The first words." --out words.wav --checkpoint MODEL'),
+    "OmniTuning": Use("any-to-any", "omni chat --checkpoint MODEL"),
 }
 _OTHER = Use("any-to-any", "omni --help")
 

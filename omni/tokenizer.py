@@ -75,6 +75,7 @@ class Tokenizer(ABC):
     bos: int | None = BOS  # what a document begins with, if anything
     eos: int = EOS  # and ends with
     end: int = END  # what ends a turn of a conversation
+    lead: str = ""  # what omni's chat template writes before a turn's text: see `SentencePieceTokenizer`
 
     def __init__(self, pieces: Sequence[bytes]):
         self._pieces = tuple(pieces)
@@ -107,6 +108,10 @@ class Tokenizer(ABC):
             UserError: an id is not of this tokenizer.
         """
         return b"".join(self._bytes_of(token, skip_specials) for token in tokens).decode(errors="replace")
+
+    def decode_turn(self, tokens: Iterable[int]) -> str:
+        """As `decode`, of a turn's text in omni's chat template: without what leads it."""
+        return self.decode(tokens).removeprefix(self.lead)
 
     def token_bytes(self) -> list[int]:
         """The number of UTF-8 bytes that each id stands for: the denominator of bits per byte. Specials count 0."""
@@ -189,6 +194,8 @@ class SentencePieceTokenizer(Tokenizer):
         UserError: not a SentencePiece model, or one with other ids, specials or normalisation than ours.
     """
 
+    lead = " "  # a word that begins a turn, as an answer of one word does, is then the token that it is inside a text
+
     def __init__(self, model: bytes, *, source: str = "the stored tokenizer"):
         advice = "train one with `omni data tokenizer`"
         try:
@@ -258,15 +265,23 @@ class StreamDecoder:
     """Decodes token by token: the pushes and the finish, joined, are exactly `tokenizer.decode` of all tokens.
 
     A character is held back until its last byte has come.
+
+    Args:
+        tokenizer: what the ids are of.
+        turn: decode as `tokenizer.decode_turn` does.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, *, turn: bool = False):
         self._tokenizer = tokenizer
+        self._lead = tokenizer.lead if turn else ""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
         """The text that this token completes; often empty."""
-        return self._decoder.decode(self._tokenizer._bytes_of(token))
+        text = self._decoder.decode(self._tokenizer._bytes_of(token))
+        if text and self._lead:
+            text, self._lead = text.removeprefix(self._lead), ""
+        return text
 
     def finish(self) -> str:
         """What was held back, as U+FFFD; the decoder is then ready for another text."""

@@ -14,7 +14,6 @@ from typing import Any
 from jsonargparse import ArgumentError, Namespace
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -31,7 +30,7 @@ import omni.stages.thinker
 import omni.stages.vision
 import omni.stages.vocoder  # noqa: F401  importing a stage or a data module makes its bare class name known
 from omni import checkpoint as checkpoints
-from omni.callbacks import AtomicCheckpointIO, StageCheckpoint, Stopped, keep_earlier_run, run_folder
+from omni.callbacks import AtomicCheckpointIO, StageCheckpoint, StepBar, Stopped, keep_earlier_run, run_folder
 from omni.errors import UserError
 from omni.precision import best_precision
 from omni.stages.stage import Stage
@@ -87,7 +86,7 @@ class OmniCLI(LightningCLI):
         config = self._get(self.config_init, "trainer", default={})
         if config["enable_progress_bar"] is not False:
             # A refresh reads the loss, for which a GPU must be waited for.
-            config["callbacks"] = [*(config["callbacks"] or []), TQDMProgressBar(refresh_rate=10)]
+            config["callbacks"] = [*(config["callbacks"] or []), StepBar(refresh_rate=10)]
         if config["precision"] is None:
             config["precision"] = best_precision(config["accelerator"])
         trainer = super().instantiate_trainer(**kwargs)

@@ -61,7 +61,7 @@ class Writer:
             for tokens, token in zip(said, step, strict=True):
                 if token is not None and token != self.stop:
                     tokens.append(token)
-        return [self.tokenizer.decode(tokens) for tokens in said]
+        return [self.tokenizer.decode_turn(tokens) for tokens in said]
 
     def stream(self, prompt: Prompt, *, max_tokens: int, sampling: Sampling | None = None) -> Iterator[str]:
         """Answers one prompt token by token; arguments as of `answer`.
@@ -71,7 +71,7 @@ class Writer:
         Yields:
             Pieces of text, some of them empty; joined they are the answer.
         """
-        keys, decoder = prompt.keys(), StreamDecoder(self.tokenizer)
+        keys, decoder = prompt.keys(), StreamDecoder(self.tokenizer, turn=True)
         cache, known = self._recall(keys)
         self._cache = None  # until all is well: an answer may be broken off anywhere
         rest = prompt.behind(known)

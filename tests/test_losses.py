@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from omni import losses
 from omni.batch import IGNORE
-from omni.losses import Loss, linear_cross_entropy, token_nll, turn_shares
+from omni.losses import Loss, linear_cross_entropy, token_nll
 from omni.metrics import TokenLoss
 from omni.tokenizer import BOS, EOS, ByteTokenizer
 
@@ -65,30 +65,6 @@ class Largest(TorchDispatchMode):
 
 
 # ---------------------------------------------------------------- cross-entropy
-
-
-def test_shares_weigh_each_position_in_value_and_gradient(chunk):
-    hidden, weight, targets = problem()
-    shares = torch.rand(targets.shape, generator=torch.Generator().manual_seed(1))
-    loss = linear_cross_entropy(hidden, weight, targets, shares=shares)
-    reference = problem()[:2]
-    expected = (plain(*reference, targets, None, "none").view(targets.shape) * shares).sum()
-    close(loss, expected)
-    for actual, wanted in zip(
-        torch.autograd.grad(loss, (hidden, weight)), torch.autograd.grad(expected, reference), strict=True
-    ):
-        close(actual, wanted)
-    with torch.no_grad():
-        close(linear_cross_entropy(hidden, weight, targets, shares=shares), expected)
-
-
-def test_turns_count_by_a_power_of_their_length():
-    targets = torch.tensor([[1, 1, 1, 1, IGNORE, 1, IGNORE, IGNORE, 1], [IGNORE, 1, 1, IGNORE, 1, 1, 1, 1, 1]])
-    lengths = torch.tensor([[4, 4, 4, 4, 0, 1, 0, 0, 1], [0, 2, 2, 0, 5, 5, 5, 5, 5]])
-    for power in (0.0, 0.5, 1.0):
-        expected = torch.where(lengths > 0, lengths.clamp(min=1).float() ** -power, 0.0)
-        torch.testing.assert_close(turn_shares(targets, power), expected)
-    assert turn_shares(targets, 1.0).sum() == 5
 
 
 @softcaps

@@ -325,7 +325,6 @@ def test_blanks_are_grey_and_silent_and_nothing_else_changes():
         ({"model__init_args__rates": '{"talker": 1e-3}'}, "no part 'talker'"),
         ({"model__init_args__rates": '{"thinker": 0}'}, "must be over 0"),
         ({"model__init_args__projector_steps": -1}, "projector_steps must be 0 or more"),
-        ({"model__init_args__turn_weighting": 1.5}, "turn_weighting must be from 0 to 1, not 1.5"),
         ({"model__init_args__audio_projector": "null"}, "audio_encoder and audio_projector belong together"),
     ],
 )

@@ -353,14 +353,15 @@ def test_chat_layout_and_mask(tokenizer):
             {"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": " dog"}]},
         ],
     )
+    lead = tokenizer.lead
     expected = [
-        ([t.BOS, t.SYSTEM, *tokenizer.encode("be brief"), t.END], False),
-        ([t.USER, t.IMAGE_START, t.IMAGE, t.IMAGE_END, *tokenizer.encode("what is <|end|> it?"), t.END], False),
+        ([t.BOS, t.SYSTEM, *tokenizer.encode(f"{lead}be brief"), t.END], False),
+        ([t.USER, t.IMAGE_START, t.IMAGE, t.IMAGE_END, *tokenizer.encode(f"{lead}what is <|end|> it?"), t.END], False),
         ([t.ASSISTANT], False),
-        ([*tokenizer.encode("a cat"), t.END], True),
+        ([*tokenizer.encode(f"{lead}a cat"), t.END], True),
         ([t.USER, t.END], False),
         ([t.ASSISTANT], False),
-        ([*tokenizer.encode("a"), *tokenizer.encode(" dog"), t.END], True),
+        ([*tokenizer.encode(f"{lead}a"), *tokenizer.encode(" dog"), t.END], True),
     ]
     assert chat.tokens == [token for tokens, _ in expected for token in tokens]
     assert chat.scored == [scored for tokens, scored in expected for _ in tokens]
@@ -370,10 +371,21 @@ def test_generation_prompt_leads_into_the_answer(tokenizer):
     question = [{"role": "user", "content": "hi"}]
     prompt = encode_chat(tokenizer, question, add_generation_prompt=True)
     whole = encode_chat(tokenizer, [*question, {"role": "assistant", "content": "ho"}])
-    assert whole.tokens == [*prompt.tokens, *tokenizer.encode("ho"), t.END]
+    assert whole.tokens == [*prompt.tokens, *tokenizer.encode(f"{tokenizer.lead}ho"), t.END]
     assert not any(prompt.scored)
     assert len(prompt.scored) == len(prompt.tokens)
     assert encode_chat(tokenizer, question).tokens == prompt.tokens[:-1]
+
+
+def test_a_word_is_the_same_token_as_a_whole_answer_and_inside_a_text(learned):
+    inside = learned.encode("of the")[len(learned.encode("of")) :]
+    chat = encode_chat(learned, [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the"}])
+    assert chat.tokens[-1 - len(inside) :] == [*inside, t.END]
+    assert learned.encode("the") != inside
+    for text in ["the", " the", "", "é"]:
+        tokens = learned.encode(learned.lead + text)
+        stream = StreamDecoder(learned, turn=True)
+        assert "".join([*map(stream.push, tokens), stream.finish()]) == learned.decode_turn(tokens) == text
 
 
 def test_placeholders_expand_in_order():

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from omni import checkpoint as checkpoints
+from omni.callbacks import StepBar
 from omni.layers.transformer import Transformer
 from omni.metrics import TokenLoss
 from omni.models.thinker import Thinker
@@ -364,3 +366,12 @@ def test_metrics_count_exactly_where_weights_are_bf16():
             metric.update(torch.ones(1), torch.ones(1, dtype=torch.bool), torch.ones(1, dtype=torch.long))
         assert metric.tokens == metric.total == 1000
         metric.reset()
+
+
+@pytest.mark.parametrize(("max_steps", "batches"), [(10, 18), (100, 50), (-1, 50)])
+def test_the_bar_ends_with_the_last_batch_where_a_step_takes_several(max_steps, batches):
+    bar = StepBar()
+    bar._trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
+        max_steps=max_steps, global_step=4, num_training_batches=50, accumulate_grad_batches=3
+    )
+    assert bar.total_train_batches == batches

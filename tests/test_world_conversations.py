@@ -10,7 +10,7 @@ import pytest
 
 from omni.data.conversations.data import ConversationData
 from omni.data.world import write
-from omni.data.world.asking import claim, described
+from omni.data.world.asking import JUDGE, TRANSCRIBE, claim, described
 from omni.data.world.language import NUMBERS
 from omni.data.world.scene import HELD_OUT, Group, scene_at
 from omni.data.world.speech import SPEAKERS, sentence_split
@@ -83,16 +83,24 @@ def test_captions_tell_every_thing_in_one_way():
 
 def test_training_looks_closely_and_validation_asks_for_every_task(talks):
     looks = [one for one in talks["train"] if one.task == "look"]
-    dense = [one for one in looks if one.messages[-1]["content"].startswith("In row")]
-    assert 0.7 < len(dense) / len(looks) < 0.9
-    few = [one for one in dense if one.messages[-1]["content"].count("there is") <= 4]
-    assert 0.65 < len(few) / len(dense) < 0.95
+    dense = [one.messages[1]["content"] for one in looks if one.messages[1]["content"].startswith("In row")]
+    assert 0.6 < len(dense) / len(looks) < 0.8
+    assert max(caption.count("there is") for caption in dense) == 4
+    judged = [one for one in looks if any(JUDGE[0] in text or JUDGE[1] in text for text in texts(one.messages))]
+    assert 0.15 < len(judged) / len(looks) < 0.45
     assert min(len(one.messages) for one in looks) >= 2
     assert Counter(len(one.messages) // 2 for one in looks).most_common(2)[0][0] in (4, 5)
     assert Counter(one.task for one in talks["val"]) == dict.fromkeys(
         ("count", "colour", "shape", "relation", "yes-no", "compare", "spoken", "both", "command", "text",
          "transcription", "composition"), 20)  # fmt: skip
     assert {len(one.messages) for one in talks["val"]} == {2}
+
+
+def test_training_often_asks_once_more_for_what_a_voice_said(talks):
+    own = [one for one in talks["train"] if one.said is not None]
+    written = [one for one in own if one.messages[-1]["content"] == one.said.text]
+    assert 0.5 < len(written) / len(own) < 0.9
+    assert all(one.messages[-2]["content"] in TRANSCRIBE for one in written)
 
 
 def test_what_needs_both_cannot_be_told_from_one(talks):

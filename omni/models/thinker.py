@@ -169,10 +169,9 @@ class Thinker(Part):
         hidden, balance_loss = self.encode(tokens, embeddings=embeddings, positions=positions, mask=mask, cache=cache)
         return ThinkerOutput(self.logits(hidden), hidden, balance_loss)
 
-    def cross_entropy(self, hidden: Tensor, targets: Tensor, *, shares: Tensor | None = None) -> Tensor:
+    def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Sum of the next-token losses over hidden states, in chunks (see `losses.linear_cross_entropy`)."""
-        weight, softcap = self.head.weight, self.logit_softcap
-        return losses.linear_cross_entropy(hidden, weight, targets, softcap=softcap, shares=shares)
+        return losses.linear_cross_entropy(hidden, self.head.weight, targets, softcap=self.logit_softcap)
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Each position's next-token loss in nats, without gradient (see `losses.token_nll`)."""

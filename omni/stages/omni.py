@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.text import WordErrorRate
 
-from omni.batch import APART, TRANSCRIPTION, ConversationBatch
+from omni.batch import APART, IGNORE, TRANSCRIPTION, ConversationBatch
 from omni.conversation_figures import conversation_figure
 from omni.errors import UserError
 from omni.generation import Sampling, generate
-from omni.losses import Loss, turn_shares
+from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
 from omni.media.hearing import silence_of
 from omni.media.images import GREY
@@ -48,7 +48,7 @@ class _Sample(NamedTuple):
 class OmniTuning(Stage):
     """Next-token prediction of the assistant's turns in conversations about text, images and speech.
 
-    Logs `train/loss` (weighted by `turn_weighting`) and `val/loss` (nats per token of the assistant), `val/perplexity`,
+    Logs `train/loss` and `val/loss` (nats per token of the assistant), `val/perplexity`,
     and of answers that are generated, likeliest token first, to the last question of each conversation:
     `val/accuracy/TASK`, the share that equals the right answer once both are normalised; `val/accuracy` over all
     questions but those of the tasks in `apart`; `val/wer` of transcriptions, both sides written as the data's `labels`
@@ -67,8 +67,6 @@ class OmniTuning(Stage):
         projector_steps: Optimizer steps in which the projectors alone are trained; all else begins, with its warm-up,
             behind them.
         frame_dropout: Share of the audio encoder's frames that are left out in training, each on its own.
-        turn_weighting: Power of an answer's length by which its tokens count less in training, 0 to 1 (see
-            `omni.losses.turn_shares`): long descriptions then do not drown answers of one word.
         balance: Weight of the experts' balance loss, where a projector is a mixture of experts.
         router_z: Weight of their router's z-loss.
         feature_cache: Folder in which the frames of a frozen audio encoder are kept, so that it hears each recording
@@ -92,7 +90,6 @@ class OmniTuning(Stage):
         rates: dict[str, float] | None = None,
         projector_steps: int = 0,
         frame_dropout: float = 0.0,
-        turn_weighting: float = 0.0,
         balance: float = 0.01,
         router_z: float = 1e-3,
         feature_cache: str | None = None,
@@ -115,7 +112,6 @@ class OmniTuning(Stage):
             audio_projector=audio_projector,
         )
         self.hears = audio_encoder is not None and audio_encoder.num_mels > 0
-        self.turn_weighting = turn_weighting
         self.frame_dropout, self.balance, self.router_z = frame_dropout, balance, router_z
         self.cache = None if feature_cache is None else FeatureCache(feature_cache)
         self.rates, self.projector_steps = dict(rates or {}), projector_steps
@@ -133,8 +129,6 @@ class OmniTuning(Stage):
             self.part(name)
         if wrong := next((name for name, rate in self.rates.items() if rate <= 0), None):
             raise UserError(f"model.init_args.rates.{wrong} is {self.rates[wrong]}: it must be over 0; or freeze it")
-        if not 0 <= self.turn_weighting <= 1:
-            raise UserError(f"model.init_args.turn_weighting must be from 0 to 1, not {self.turn_weighting}")
         if not 0 <= self.frame_dropout < 1:
             raise UserError(f"model.init_args.frame_dropout must be 0 or more and under 1, not {self.frame_dropout}")
         if self.projector_steps < 0:
@@ -230,8 +224,8 @@ class OmniTuning(Stage):
         for projector in projectors:
             projector.router_losses = None
         encoded = self.omni.encode(self.embed(batch), positions=batch.positions)
-        shares = turn_shares(batch.targets, self.turn_weighting if self.training else 0.0)
-        total, count = self.thinker.cross_entropy(encoded.hidden, batch.targets, shares=shares), shares.sum()
+        total = self.thinker.cross_entropy(encoded.hidden, batch.targets)
+        count = (batch.targets != IGNORE).sum()
         stats = {"padding": torch.full((), 1 - batch.num_tokens / batch.tokens.numel())}
         routers = [projector.router_losses for projector in projectors if projector.router_losses is not None]
         if not routers or not self.training:
@@ -300,7 +294,7 @@ class OmniTuning(Stage):
             for tokens, token in zip(said, step, strict=True):
                 if token not in (None, self._data.stop):
                     tokens.append(token)
-        return [self.tokenizer.decode(tokens) for tokens in said]
+        return [self.tokenizer.decode_turn(tokens) for tokens in said]
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the samples of the last validation."""

@@ -65,6 +65,12 @@ def claim(scene: Scene, rng: Random, other: Scene) -> tuple[str, bool]:
             honest = True
 
 
+def claimed(scene: Scene, rng: Random, other: Scene) -> Exchange:
+    """The same in writing, to be judged."""
+    words, true = claim(scene, rng, other)
+    return Exchange("claim", f"{words} {pick(rng, JUDGE[:2])}", "yes" if true else "no")
+
+
 def _opposite(rng: Random) -> tuple[str, str]:
     one, other = shuffled(
         rng, pick(rng, (("above", "below"), ("left", "right"), ("small", "large"), ("more", "fewer")))

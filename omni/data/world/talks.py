@@ -33,10 +33,10 @@ SPLITS = ("train", "val")
 CHUNK = 32  # conversations that a process makes at a time
 WORTHWHILE = 1500  # conversations that one process makes while another starts and imports PyTorch
 _QUESTIONS = 4  # about a picture; with one, or with questions alone, a small model learns to guess and not to look
-_DENSE = 0.5  # share of the conversations about a picture that end with all that is in it, thing by thing
-_FEW = 4  # things: a model learns to look where there are few, and all of those are described
-_EASY = 0.5  # share of the conversations about a picture that are about one with few things
-_SHARES = (("look", 0.60), ("listen", 0.14), ("transcribe", 0.12), ("text", 0.08), ("both", 0.03), ("command", 0.03))
+_DENSE = 0.7  # share of training's pictures that are described thing by thing, and of its voices that are written down
+_FEW = 4  # most things in a picture that is talked about: a small model learns to look where there are few
+_CLAIMED = 0.3  # share of training's pictures of which something is said that may be so or not
+_SHARES = (("look", 0.60), ("listen", 0.12), ("transcribe", 0.08), ("text", 0.08), ("both", 0.06), ("command", 0.06))
 _ASKED = (*ASKERS, "listen", "both", "command", "text", "transcribe", "composition")  # in turn, of validation
 _TRIES = 200  # draws until a world counts as too small to hold what is looked for
 _OWN = re.compile(r"world-\w+-\d{6,}\.(png|wav)|\.world-.*\.part")
@@ -102,18 +102,14 @@ def talk(job: Job) -> Talk:
 
 def _look(job: Job, rng: Random) -> Talk:
     """Several questions about a picture, and often all that is in it."""
-    easy = rng.random() < _EASY
     picture, scene = _picture(job, rng)
-    while easy and len(scene.things) > _FEW:
-        picture, scene = _picture(job, rng)
     exchanges = asking.about(scene, rng, _QUESTIONS)
-    if easy or rng.random() < _DENSE:
-        exchanges.append(asking.described(scene, rng))
+    if rng.random() < _CLAIMED:
+        exchanges.append(asking.claimed(scene, rng, _picture(job, rng)[1]))
+    if rng.random() < _DENSE:
+        exchanges.insert(0, asking.described(scene, rng))
     first, *others = exchanges
-    messages = _turn([picture, _text(first.text)], first.answer)
-    for exchange in others:
-        messages += _turn(exchange.text, exchange.answer)
-    return Talk("look", messages)
+    return Talk("look", _turn([picture, _text(first.text)], first.answer) + _turns(others))
 
 
 def _ask(job: Job, rng: Random, kind: str) -> Talk:
@@ -130,9 +126,10 @@ def _listen(job: Job, rng: Random) -> Talk:
     """A spoken question about a picture. Training takes those that it has recorded, and draws what they are about."""
     for _ in range(_TRIES if job.split == "train" else 0):
         said, scene, answer = context(job.seed, job.split, int(rng.random() * job.utterances))
-        if answer is not None:
+        if answer is not None and len(scene.things) <= _FEW:
             parts = [_own(job, "image"), _audio(f"../speech/{job.split}/{said.id}.wav")]
-            return Talk("spoken", _turn(_shuffled(rng, parts), answer), picture=_drawn(scene, rng))
+            messages = _turn(_shuffled(rng, parts), answer) + _heard(job, rng, said)
+            return Talk("spoken", messages, picture=_drawn(scene, rng))
     while True:
         picture, scene = _picture(job, rng)
         found = asking.about(scene, rng, 1)
@@ -160,7 +157,8 @@ def _both(job: Job, rng: Random) -> Talk:
     messages = _turn(parts, "yes" if true else "no")
     if job.split == "train" and not true:  # it was taken from there
         messages += _turn([second, _text("And in this picture?")], "yes")
-    return Talk("both", messages, said=spoken(job.id, words, job.split, rng))
+    said = spoken(job.id, words, job.split, rng)
+    return Talk("both", messages + _heard(job, rng, said), said=said)
 
 
 def _command(job: Job, rng: Random) -> Talk:
@@ -170,17 +168,19 @@ def _command(job: Job, rng: Random) -> Talk:
         if sayable(exchange.text, job.split):
             break
     parts = [_own(job, "audio"), _text(pick(rng, asking.OBEY))]
-    return Talk("command", _turn(parts, exchange.answer), said=spoken(job.id, exchange.text, job.split, rng))
+    said = spoken(job.id, exchange.text, job.split, rng)
+    return Talk("command", _turn(parts, exchange.answer) + _heard(job, rng, said), said=said)
 
 
 def _read(job: Job, rng: Random) -> Talk:
     """Something that is written: a question of general knowledge, or about a picture that is described."""
     for _ in range(_TRIES if rng.random() < 0.5 else 0):
         scene = scene_at(job.seed, job.split, int(rng.random() * job.pictures))
-        found: list[Exchange] = asking.about(scene, rng, 1)
-        if found and len(scene.things) <= 4:
-            text = f"{' '.join(dense_caption(scene, rng))} {found[0].text}"
-            return Talk("text", _turn(text, found[0].answer))
+        found = asking.about(scene, rng, _QUESTIONS if job.split == "train" else 1)
+        if found and len(scene.things) <= _FEW:
+            first, *others = found
+            messages = _turn(f"{' '.join(dense_caption(scene, rng))} {first.text}", first.answer)
+            return Talk("text", messages + _turns(others))
     exchange = asking.command(rng, "text")
     return Talk("text", _turn(exchange.text, exchange.answer))
 
@@ -208,6 +208,16 @@ def _turn(asked: str | list[dict[str, str]], answer: str) -> list[dict[str, Any]
     return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
 
 
+def _turns(exchanges: list[Exchange]) -> list[dict[str, Any]]:
+    return [message for one in exchanges for message in _turn(one.text, one.answer)]
+
+
+def _heard(job: Job, rng: Random, said: Utterance) -> list[dict[str, Any]]:
+    """What the voice said, in writing: training's often ask for it once more."""
+    wanted = job.split == "train" and rng.random() < _DENSE
+    return _turn(pick(rng, asking.TRANSCRIBE), said.text) if wanted else []
+
+
 def _text(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
@@ -222,10 +232,15 @@ def _own(job: Job, kind: str) -> dict[str, str]:
 
 
 def _picture(job: Job, rng: Random) -> tuple[dict[str, str], Scene]:
-    """One of the world's pictures, and its scene."""
-    index = int(rng.random() * job.pictures)
+    """One of the world's pictures of few things, and its scene; a world too small to have one gives any."""
+    tries = 0
+    while True:
+        index, tries = int(rng.random() * job.pictures), tries + 1
+        scene = scene_at(job.seed, job.split, index)
+        if len(scene.things) <= _FEW or tries == _TRIES:
+            break
     file = f"../images/{images.name(job.split, index)}"
-    return {"type": "image", "image": file}, scene_at(job.seed, job.split, index)
+    return {"type": "image", "image": file}, scene
 
 
 def _drawn(scene: Scene, rng: Random) -> Image.Image:

@@ -127,15 +127,15 @@ class PretrainedThinker(PretrainedPart):
         """Applies the head to hidden states (..., dim): (..., vocab); specials of omni's are never said."""
         return F.pad(self._own_logits(hidden), (NUM_SPECIALS, 0), value=-torch.inf)
 
-    def cross_entropy(self, hidden: Tensor, targets: Tensor, *, shares: Tensor | None = None) -> Tensor:
+    def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Sum of the next-token losses over hidden states, in chunks (see `losses.linear_cross_entropy`)."""
         wanted = torch.where(targets == IGNORE, IGNORE, targets - NUM_SPECIALS)
         if getattr(self._head, "bias", None) is not None:
-            logits = self._own_logits(hidden).flatten(0, -2).float()
-            nll = F.cross_entropy(logits, wanted.flatten(), ignore_index=IGNORE, reduction="none")
-            return (nll if shares is None else nll * shares.flatten()).sum()
+            return F.cross_entropy(
+                self._own_logits(hidden).flatten(0, -2).float(), wanted.flatten(), ignore_index=IGNORE, reduction="sum"
+            )
         return losses.linear_cross_entropy(
-            hidden * self.logit_scale, self._head.weight, wanted, softcap=self.logit_softcap, shares=shares
+            hidden * self.logit_scale, self._head.weight, wanted, softcap=self.logit_softcap
         )
 
     def new_cache(self, batch_size: int, max_length: int) -> PretrainedCache:
