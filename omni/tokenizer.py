@@ -273,18 +273,19 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: Tokenizer, *, turn: bool = False):
         self._tokenizer = tokenizer
-        self._lead = tokenizer.lead if turn else ""
+        self._lead = self._dropped = tokenizer.lead if turn else ""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
         """The text that this token completes; often empty."""
         text = self._decoder.decode(self._tokenizer._bytes_of(token))
-        if text and self._lead:
-            text, self._lead = text.removeprefix(self._lead), ""
+        if text:
+            text, self._dropped = text.removeprefix(self._dropped), ""
         return text
 
     def finish(self) -> str:
         """What was held back, as U+FFFD; the decoder is then ready for another text."""
+        self._dropped = self._lead
         return self._decoder.decode(b"", final=True)
 
 

@@ -382,9 +382,9 @@ def test_a_word_is_the_same_token_as_a_whole_answer_and_inside_a_text(learned):
     chat = encode_chat(learned, [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the"}])
     assert chat.tokens[-1 - len(inside) :] == [*inside, t.END]
     assert learned.encode("the") != inside
+    stream = StreamDecoder(learned, turn=True)  # one for all: it is ready for another text each time
     for text in ["the", " the", "", "é"]:
         tokens = learned.encode(learned.lead + text)
-        stream = StreamDecoder(learned, turn=True)
         assert "".join([*map(stream.push, tokens), stream.finish()]) == learned.decode_turn(tokens) == text
 
 

@@ -48,14 +48,14 @@ class _Sample(NamedTuple):
 class OmniTuning(Stage):
     """Next-token prediction of the assistant's turns in conversations about text, images and speech.
 
-    Logs `train/loss` and `val/loss` (nats per token of the assistant), `val/perplexity`,
-    and of answers that are generated, likeliest token first, to the last question of each conversation:
-    `val/accuracy/TASK`, the share that equals the right answer once both are normalised; `val/accuracy` over all
-    questions but those of the tasks in `apart`; `val/wer` of transcriptions, both sides written as the data's `labels`
-    are. Beside them stand the blank controls, the same figures with every image grey (`val/accuracy_blank_image`) or
-    all audio silent (`val/accuracy_blank_audio`), over the questions that have any: where they are as high, the model
-    does not look, or does not listen. `val/accuracy_image` and `val/accuracy_audio` are over those same questions, as
-    they are. TensorBoard gets conversations with what is seen and heard in them.
+    Logs `train/loss` and `val/loss` (nats per token of the assistant), `val/perplexity`, and of answers that are
+    generated, likeliest token first, to the last question of each conversation: `val/accuracy/TASK`, the share that
+    equals the right answer once both are normalised; `val/accuracy` over all questions but those of the tasks in
+    `apart`; `val/wer` of transcriptions, both sides written as the data's `labels` are. Beside them stand the blank
+    controls, the same figures with every image grey (`val/accuracy_blank_image`) or all audio silent
+    (`val/accuracy_blank_audio`), over the questions that have any: where they are as high, the model does not look, or
+    does not listen. `val/accuracy_image` and `val/accuracy_audio` are over those same questions, as they are.
+    TensorBoard gets conversations with what is seen and heard in them.
 
     Args:
         thinker: The language model.
