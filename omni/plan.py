@@ -1,6 +1,5 @@
 """What a configuration will need: its parameters and its memory, measured without making a single weight."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map
 
@@ -134,15 +133,15 @@ class _PlanCLI(Configuration):
 
 @contextmanager
 def fake_tensors() -> Iterator[None]:
-    """Every tensor that is made has a shape only. Stages hold metrics, and these copy their states."""
+    """Every tensor that is made has a shape only. Stages copy some: metrics their states, averages whole parts."""
 
     def copied(tensor: FakeTensor, memo: dict[int, Any]) -> Tensor:
-        """PyTorch's own copy fails for what was made of a number."""
-        return Tensor.__deepcopy__(tensor, memo) if tensor.constant is None else tensor.clone()
+        """PyTorch's own copies the mode with the tensor, and then frees what the mode refers to twice: heaps break."""
+        copy = tensor.detach().clone()
+        copy = nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
+        return memo.setdefault(id(tensor), copy)
 
-    with FakeTensorMode(), warnings.catch_warnings(), patch.object(FakeTensor, "__deepcopy__", copied, create=True):
-        # The copy asks each tensor where its data lies.
-        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+    with FakeTensorMode(), patch.object(FakeTensor, "__deepcopy__", copied, create=True):
         yield
 
 

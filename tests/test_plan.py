@@ -1,5 +1,6 @@
 """A plan counts what there is, and measures without weights what training really needs."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from omni.batch import TextBatch
 from omni.cli import main
@@ -36,9 +39,6 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SIZES = sorted(CONFIGS.glob("models/*/thinker.yaml"))
 DATA = {"batch_size": 4, "context": 64}
 TOY = {"vocab_size": 512, "dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "ffn_dim": 128}
-
-pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
-
 
 @pytest.fixture(autouse=True)
 def _alone():
@@ -343,6 +343,22 @@ def test_a_run_s_own_configuration_can_be_planned(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump({**kept, "ckpt_path": None, "weights_only": None}))
     assert run(["--config", str(path)]).total_parameters == parameters_of(TOY)
+
+
+def test_a_copy_of_a_fake_tensor_is_of_the_same_mode():
+    with fake_tensors():
+        tied = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)]).requires_grad_(False)
+        tied[1].weight = tied[0].weight
+        duplicate, number = copy.deepcopy((tied, torch.tensor(3.0)))
+    weight = duplicate[0].weight
+    assert weight is duplicate[1].weight
+    assert weight is not tied[0].weight
+    assert isinstance(weight, nn.Parameter)
+    assert not weight.requires_grad
+    for tensor in (weight, number):
+        assert isinstance(tensor, FakeTensor)
+        # PyTorch's own copy is of another mode, and both free the same references.
+        assert tensor.fake_mode is tied[0].weight.fake_mode
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,6 @@ def test_the_loss_is_a_weighted_sum_over_frames_and_padding_is_none():
     assert loss.total.item() == pytest.approx(apart.item(), rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_it_is_planned():
     data = {"max_duration": 2.0, "silence": 0.25, "max_batch_rows": 4, "batch_seconds": 10.0}
     with fake_tensors():
