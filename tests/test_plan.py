@@ -40,6 +40,7 @@ SIZES = sorted(CONFIGS.glob("models/*/thinker.yaml"))
 DATA = {"batch_size": 4, "context": 64}
 TOY = {"vocab_size": 512, "dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "ffn_dim": 128}
 
+
 @pytest.fixture(autouse=True)
 def _alone():
     threads = torch.get_num_threads()

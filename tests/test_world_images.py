@@ -103,6 +103,8 @@ class TestPictures:
             assert set(labels["colour"]) == set(found.values())
             assert {kind.split()[0] for kind in labels["kind"]} == set(labels["colour"])
             assert {kind.split()[1] for kind in labels["kind"]} == set(labels["shape"])
+            things = scene_at(3, split, index).things
+            assert set(labels["size"]) == {f"{thing.size} {thing.shape}" for thing in things}
 
     def test_things_stand_where_the_scene_has_them(self):
         for index in range(200):
@@ -197,7 +199,7 @@ class TestFiles:
         )
         data.setup("fit")
         assert [(attribute.name, attribute.several) for attribute in data.attributes] == [
-            *(("shape", True), ("colour", True), ("kind", True), ("count", False))
+            *(("shape", True), ("colour", True), ("kind", True), ("size", True), ("count", False))
         ]
         batch = next(iter(data.val_dataloader()))
         for image, index in zip(batch.images, batch.rows.tolist(), strict=True):

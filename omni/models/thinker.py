@@ -91,8 +91,8 @@ class Thinker(Part):
             gradient_checkpointing=gradient_checkpointing,
         )
         self.head = nn.Linear(dim, vocab_size, bias=False)
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        nn.init.normal_(self.head.weight, std=0.02)  # logits near 0: the first loss is ln(vocab_size)
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        nn.init.normal_(self.head.weight, std=0.02)  # its own: logits near 0, and the first loss ln(vocab_size)
         if tied:
             self.head.weight = self.embedding.weight
 
@@ -104,7 +104,7 @@ class Thinker(Part):
     @property
     def embedding_rms(self) -> float:
         """Root mean square of the numbers that tokens are looked up as: how loud the Thinker expects its input."""
-        return float(self.embedding.weight.detach().float().square().mean().sqrt())
+        return self.dim**0.5 * float(self.embedding.weight.detach().float().square().mean().sqrt())
 
     @property
     def flops_per_token(self) -> float:
@@ -119,8 +119,12 @@ class Thinker(Part):
         return 6.0 * multiplied
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Looks up tokens (batch, time): (batch, time, dim)."""
-        return self.embedding(tokens)
+        """Looks up tokens (batch, time): (batch, time, dim), times `sqrt(dim)` (arXiv:1706.03762, section 3.4).
+
+        As loud as what blocks add: quieter, and a token is no longer heard behind the first of them, so that nothing
+        behind it can look for that token.
+        """
+        return self.embedding(tokens) * self.dim**0.5
 
     def encode(
         self,

@@ -73,13 +73,15 @@ def labels(scene: Scene) -> dict[str, str | list[str]]:
     """What a scene is classified as.
 
     Returns:
-        Every `shape`, every `colour`, and every `kind` ("red circle") that is there; and the `count` of all things.
+        Every `shape`, every `colour`, every `kind` ("red circle") and every `size` ("small circle") that is there, and
+        the `count` of all things. Eyes that are not asked for sizes see them, but as faintly as where a corner lies.
     """
     shapes, colours = ({getattr(thing, name) for thing in scene.things} for name in ("shape", "colour"))
     return {
         "shape": [shape for shape in SHAPES if shape in shapes],
         "colour": [colour for colour in COLOURS if colour in colours],
         "kind": sorted({f"{thing.colour} {thing.shape}" for thing in scene.things}),
+        "size": sorted({f"{thing.size} {thing.shape}" for thing in scene.things}),
         "count": NUMBERS[len(scene.things)],
     }
 
