@@ -65,21 +65,24 @@ def media_of(
     where: str,
     folder: Path | None = None,
     shelves: Mapping[str, Iterator[Any]] | None = None,
+    of_answers: bool = False,
 ) -> list[tuple[Medium, ...]]:
-    """The media of each message, in the order of their parts.
+    """The media of each message, in the order of their parts: what a model is shown.
 
     Args:
         messages: As `omni.chat_template.encode_chat` takes them; what is none is left to its complaints.
         where: What to call them in errors.
         folder: What their files are relative to; None: where the command runs.
         shelves: Files for the parts that name none, by kind, one after the other.
+        of_answers: Those of the assistant's turns instead: how these are said.
 
     Raises:
         UserError: If a part names no file and there is none for it, or a video's times do not fit its frames.
     """
     found = []
     for message in messages:
-        content = message.get("content") if isinstance(message, Mapping) else None
+        wanted = isinstance(message, Mapping) and (message.get("role") == "assistant") == of_answers
+        content = message.get("content") if wanted else None
         parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
         some = (part for part in parts if part.get("type") in KINDS)
         found.append(tuple(_medium(part, shelves or {}, where, folder) for part in some))

@@ -108,6 +108,7 @@ class CodesBatch(NamedTuple):
         speakers: (batch,), int64: the number of each row's voice.
         rows: (batch,), int64. Numbers of the rows in their data set.
         seconds: Of speech in the batch, padding left out.
+        hidden: (batch, characters, thinker_dim), a Thinker's, where it has been read by one already.
     """
 
     text: Tensor
@@ -117,6 +118,7 @@ class CodesBatch(NamedTuple):
     speakers: Tensor
     rows: Tensor
     seconds: float
+    hidden: Tensor | None = None
 
     @property
     def work(self) -> tuple[float, str]:

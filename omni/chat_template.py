@@ -60,7 +60,7 @@ def encode_chat(
         tokenizer: encodes the text.
         messages: each with a `role` (system, user, assistant) and a `content`: a string, or a list of parts
             `{"type": "text", "text": ...}` or `{"type": "image" | "audio" | "video", ...}`. The assistant's turns are
-            text only.
+            text; audio in them is how they are said, for a Talker to learn from, and is not laid out.
         template: `chat`, with roles, as the tokenizer's own chat template has it where it came with one; or `plain`,
             for a model that has read nothing but text: what is said, one after the other, and an end of document
             behind each of the assistant's turns.
@@ -150,9 +150,11 @@ def _read_message(index: int, message: Mapping[str, Any]) -> Turn:
                 parts.append(("text", check_text(text, f"message {index}")))
             case {"type": "text"}:
                 raise UserError(f'message {index}: a text part has no text: write {{"type": "text", "text": "..."}}')
+            case {"type": "audio"} if role == "assistant":
+                pass
             case {"type": str(kind)} if kind in _MEDIA:
                 if role == "assistant":
-                    raise UserError(f"message {index}: the assistant's turn holds {kind!r}: it may hold text only")
+                    raise UserError(f"message {index}: the assistant's turn holds {kind!r}: it may hold text and audio")
                 parts.append((kind, ""))
             case _:
                 kind = part.get("type") if isinstance(part, Mapping) else part

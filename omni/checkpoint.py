@@ -206,6 +206,18 @@ def tokenizer_of(path: str | Path) -> Tokenizer:
     return found
 
 
+def thinker_tokenizer(checkpoint: Mapping[str, Any]) -> Tokenizer:
+    """What the Thinker in a Talker's checkpoint reads, beside the units of speech that the Talker reads.
+
+    Raises:
+        UserError: If there is no such tokenizer.
+    """
+    found = vocabulary(checkpoint["thinker_tokenizer"]) if "thinker_tokenizer" in checkpoint else None
+    if not isinstance(found, Tokenizer):
+        raise UserError("the checkpoint's Talker has learned to speak without a Thinker: give it as init_from.talker")
+    return found
+
+
 def weights_fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
     """The sha256, in hex, of weights and buffers by their names in a part."""
     digest = hashlib.sha256()

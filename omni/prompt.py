@@ -250,7 +250,7 @@ def question(
 
 def _check_shelves(messages: Sequence[Message], shelves: Mapping[str, Sequence[Any]]) -> None:
     """Refuses more or fewer media than there are parts that name none."""
-    parts = [part for message in messages for part in _parts(message)]
+    parts = [part for message in messages if message["role"] != "assistant" for part in _parts(message)]
     for kind, given in shelves.items():
         open_parts = sum(part.get("type") == kind and not {kind, "path"} & part.keys() for part in parts)
         if given and open_parts != len(given):

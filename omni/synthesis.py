@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni.checkpoint import from_checkpoint, read, units_of
+from omni.checkpoint import from_checkpoint, read, thinker_tokenizer, units_of
+from omni.conditioning import Conditioner
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, write_audio
 from omni.media.griffin_lim import GriffinLim
 from omni.media.trimming import Trimmer, trimmed
 from omni.models.part import Part
+from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.speech_codec import CausalCodec, SpeechCodec
 from omni.models.speech_vocoder import CausalVocoder, SpeechVocoder, streams
 from omni.models.talker import Talker
+from omni.models.thinker import Thinker
 from omni.speaking import Breath, SpeechSampling, breaths, speak_codes
 from omni.speaking import speak as speak_frames
 from omni.units import Units
@@ -52,6 +55,7 @@ class Synthesizer:
         vocoder: Makes spectrograms sound.
         units: What the Talker reads.
         voices: Names of the Talker's voices, by number.
+        condition: Gives the hidden states of a Thinker, for a Talker that was trained with them.
         device: Where all of them run.
 
     Raises:
@@ -66,9 +70,13 @@ class Synthesizer:
         units: Units,
         *,
         voices: Sequence[str] = (),
+        condition: Conditioner | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.talker, self.units, self.voices = talker.to(device), units, list(voices)
+        self.condition = condition
+        if condition is not None:
+            condition.thinker.to(device)
         self.codec: SpeechCodec = codec.to(device)
         self.vocoder: SpeechVocoder = vocoder.to(device)
         for name in ("num_codebooks", "codebook_size", "frame_rate"):
@@ -169,9 +177,11 @@ class Synthesizer:
         queue = [(number, turn, one) for number, text in enumerate(texts) for turn, one in enumerate(self.read(text))]
         for first in range(0, len(queue), batch_size):
             numbers, turns, group = zip(*queue[first : first + batch_size], strict=True)
+            said = [breath.units for breath in group]
             codes = speak_codes(
                 self.talker,
-                [breath.units for breath in group],
+                said,
+                hidden=None if self.condition is None else self.condition(said),
                 speakers=None if voice is None else [voice] * len(group),
                 sampling=sampling,
                 numbers=turns,
@@ -217,6 +227,7 @@ class Synthesizer:
             frames = speak_frames(
                 self.talker,
                 [breath.units],
+                hidden=None if self.condition is None else self.condition([breath.units]),
                 speakers=None if voice is None else [voice],
                 sampling=sampling,
                 numbers=[turn],
@@ -265,7 +276,10 @@ def load_synthesizer(path: str | Path, *, vocoder: str | Path = GRIFFIN_LIM, dev
     """
     talker, _ = from_checkpoint(path, "talker", Talker)
     codec, _ = from_checkpoint(path, "codec", Part)
-    units = units_of(path)
+    units, condition = units_of(path), None
+    if talker.condition is not None and "thinker" in (held := read(path))["parts"]:
+        thinker, _ = from_checkpoint(path, "thinker", Thinker, PretrainedThinker)
+        condition = Conditioner(thinker, thinker_tokenizer(held), units)
     if not isinstance(codec, SpeechCodec):
         raise UserError(f"codec of {path} is a {type(codec).__name__}, which is no codec of speech")
     talker.lay_out_for_decoding()
@@ -273,7 +287,8 @@ def load_synthesizer(path: str | Path, *, vocoder: str | Path = GRIFFIN_LIM, dev
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return Synthesizer(talker, codec, sounding, units, voices=read(path).get("speakers", ()), device=device)
+        voices = read(path).get("speakers", ())
+        return Synthesizer(talker, codec, sounding, units, voices=voices, condition=condition, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 

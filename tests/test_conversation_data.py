@@ -353,6 +353,7 @@ def test_checking_finds_what_would_hurt_and_nothing_else(folder):
         {"messages": turn("a question", "")},
         {"messages": turn("a question", "")},
         {"messages": turn([picture("red.png")], "x")},
+        {"messages": turn("say it", [{"type": "text", "text": "it"}, sound("never.wav")])},
     ]
     found = check("train.jsonl", write(folder / "bad.jsonl", rows), folder / "report.json")
     kinds = sorted((one["kind"], one["where"].rpartition(" ")[2]) for one in found["findings"])
@@ -364,6 +365,7 @@ def test_checking_finds_what_would_hurt_and_nothing_else(folder):
         ("leaked conversation", "1"),
         ("leaked medium", "8"),
         ("missing medium", "2"),
+        ("missing medium", "9"),
         ("silent audio", "4"),
         ("unreadable medium", "3"),
     ]

@@ -416,7 +416,7 @@ def test_placeholders_that_do_not_fit_are_refused(placeholders):
         ({"role": "user", "content": ["hi"]}, "message 1: part type 'hi' is unknown"),
         ({"role": "user", "content": [{"type": "text"}]}, "message 1: a text part has no text"),
         ({"role": "user", "content": [{"type": "text", "text": 3}]}, "message 1: a text part has no text"),
-        ({"role": "assistant", "content": [{"type": "audio"}]}, "message 1: the assistant's turn holds 'audio'"),
+        ({"role": "assistant", "content": [{"type": "image"}]}, "message 1: the assistant's turn holds 'image'"),
         ({"role": "user", "content": "\ud800"}, "character 0 of message 1 is a lone surrogate"),
     ],
 )

@@ -313,3 +313,30 @@ class TestRows:
             assert any(complaint in str(warning.message) for warning in told)
         assert sum(len(batch.rows) for batch in batches) == 6
         assert all(batch.mels.isfinite().all() for batch in batches)
+
+
+class TestSpokenAnswers:
+    def test_what_the_assistant_says_aloud_is_an_utterance(self, tmp_path):
+        def said(*parts):
+            return {"role": "assistant", "content": list(parts)}
+
+        text, asked = {"type": "text", "text": "Two."}, {"role": "user", "content": "How many?"}
+        heard = {"role": "user", "content": [{"type": "audio", "audio": "q.wav"}, {"type": "text", "text": "So?"}]}
+        path = write_manifest(
+            tmp_path / "m.jsonl",
+            {"messages": [asked, said(text, {"type": "audio", "audio": "a.wav", "duration": 1.5, "speaker": "anna"})]},
+            {"messages": [asked, {"role": "assistant", "content": "Three."}, heard, said(text)]},
+            {
+                "messages": [
+                    heard,
+                    said({"type": "audio", "path": "/b.wav"}, text),
+                    asked,
+                    said(text, {"type": "audio"}),
+                ]
+            },
+        )
+        (source,) = open_utterances([path])
+        first, second, error = source.examine()
+        assert first == (str(tmp_path / "a.wav"), "Two.", "anna", 1.5, f"{path} row 1")
+        assert second == ("/b.wav", "Two.", None, None, f"{path} row 3")
+        assert str(error).startswith(f"{path} row 3: has no `audio`")

@@ -103,6 +103,17 @@ def test_training_often_asks_once_more_for_what_a_voice_said(talks):
     assert all(one.messages[-2]["content"] in TRANSCRIBE for one in written)
 
 
+def test_some_answers_are_also_said_by_the_narrator(talks):
+    aloud = [one for one in talks["train"] if one.answered is not None]
+    assert 5 < len(aloud) < 40
+    assert all(one.answered is None for one in talks["val"])
+    for one in aloud:
+        text, audio = one.messages[1]["content"]
+        assert text == {"type": "text", "text": one.answered.text}
+        assert audio["audio"] == f"train/{one.answered.id}.wav"
+        assert audio["speaker"] == one.answered.speaker == SPEAKERS["narrator"][0]
+
+
 def test_what_needs_both_cannot_be_told_from_one(talks):
     answers = Counter(one.messages[1]["content"] for one in talks["val"] if one.task == "both")
     assert set(answers) == {"yes", "no"}

@@ -66,6 +66,8 @@ class ConversationCheck:
                     continue
                 rows.append(row)
                 self._check(name, row)
+                for medium in found.speech:
+                    self._medium(name, row, medium, medium.files[0])
             if len(rows) == before:
                 self.report.add("no conversations", source.name, "holds none that can be used")
         self.report.figures[name] = _figures(rows)

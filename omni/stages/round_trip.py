@@ -1,6 +1,6 @@
 """The round trip: sentences are spoken, and a recogniser writes down what it hears."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
 
 import torch
@@ -61,6 +61,7 @@ class RoundTrip(nn.Module):
         codec: SpeechCodec,
         audio_encoder: AudioEncoder,
         units: Units,
+        condition: Callable[[Sequence[Sequence[int]]], Tensor] | None = None,
     ) -> tuple[list[Heard], dict[str, Tensor]]:
         """Speaks, listens and counts.
 
@@ -71,6 +72,7 @@ class RoundTrip(nn.Module):
             codec: Whose codes it speaks.
             audio_encoder: Listens.
             units: What both read and write.
+            condition: Gives the hidden states of a Thinker, for a Talker that was trained with them.
 
         Returns:
             What is heard of each sentence; and the word error rates of all ranks' sentences: `round_trip_wer`,
@@ -82,7 +84,8 @@ class RoundTrip(nn.Module):
             voices = [one.speaker for one in some] if talker.num_speakers else None
             with torch.compiler.set_stance("force_eager"):  # every length would be compiled anew
                 texts = [one.units.tolist() for one in some]
-                codes = speak_codes(talker, texts, speakers=voices, sampling=self.sampling)
+                hidden = None if condition is None else condition(texts)
+                codes = speak_codes(talker, texts, speakers=voices, hidden=hidden, sampling=self.sampling)
             listened = {"round_trip": _decoded(codec, codes)}
             if split not in self._floors:
                 listened["recording"] = [one.mel for one in some]

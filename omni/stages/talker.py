@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from omni import checkpoint as checkpoints
 from omni.batch import IGNORE, CodesBatch, HeldOut
+from omni.conditioning import Conditioner
 from omni.errors import UserError
 from omni.figures import spectrogram_figure
 from omni.losses import Loss
@@ -19,10 +20,13 @@ from omni.media.audio import SAMPLE_RATE
 from omni.media.griffin_lim import GriffinLim
 from omni.metrics import MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
+from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.talker import Talker
+from omni.models.thinker import Thinker
 from omni.speaking import SpeechSampling
 from omni.stages.round_trip import Heard, RoundTrip
 from omni.stages.stage import Stage
+from omni.tokenizer import Tokenizer
 from omni.units import Characters
 
 _BORROWED = ("codec", "audio_encoder")  # parts that come from the data, ready
@@ -38,12 +42,17 @@ class TalkerTraining(Stage):
     recogniser's on the recordings (`val/recording_wer`) and on the codec's copies of them (`val/codec_wer`): what lies
     between is the Talker's.
 
+    With a `thinker`, its hidden states are a further condition on each character (after Qwen2.5-Omni,
+    arXiv:2503.20215): it reads each sentence alone, is never trained, and travels in the checkpoints too.
+    `init_from.talker` may then name a Talker that has learned to speak without one; it begins where that one stopped.
+
     Codec and recogniser are the data's (`data.init_args.codec` and `recognizer`). They are frozen, and travel in the
     Talker's checkpoints, so that these speak without their ancestors. A checkpoint that speaks the codes of another
     codec than the data's is refused.
 
     Args:
         talker: The model.
+        thinker: Reads what is to be said, for a Talker with a `thinker_dim`; its weights come by `init_from`.
         codebook_weights: Of each codebook's loss; all 1 if not given.
         advance_weight: Of the advance's loss.
         samples: Sentences spoken at each validation; 0 for none.
@@ -58,6 +67,7 @@ class TalkerTraining(Stage):
     def __init__(
         self,
         talker: Talker,
+        thinker: Thinker | PretrainedThinker | None = None,
         *,
         codebook_weights: Sequence[float] = (),
         advance_weight: float = 1.0,
@@ -71,7 +81,14 @@ class TalkerTraining(Stage):
         weights = tuple(codebook_weights) or (1.0,) * talker.num_codebooks
         if len(weights) != talker.num_codebooks:
             raise ValueError(f"there are {len(weights)} codebook_weights, for {talker.num_codebooks} codebooks")
-        self.talker = talker
+        if talker.thinker_dim != (0 if thinker is None else thinker.dim):
+            raise UserError(
+                f"the Talker's thinker_dim is {talker.thinker_dim}, and "
+                + ("there is no model.init_args.thinker" if thinker is None else f"the Thinker's dim {thinker.dim}")
+                + ": make them fit"
+            )
+        self.talker, self.thinker = talker, thinker
+        self._thinker_tokenizer: Tokenizer | None = None
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
         self.advance_weight = advance_weight
@@ -98,10 +115,30 @@ class TalkerTraining(Stage):
 
     # ------------------------------------------------------------------ parts
 
+    def reads_tokens(self, name: str) -> bool:
+        """The Thinker has a tokenizer of its own."""
+        return name != "thinker" and super().reads_tokens(name)
+
     def init_part(self, name: str, path: str) -> None:
-        """As in `Stage`; also remembers whose codes an earlier Talker speaks."""
+        """As in `Stage`; also remembers what a Thinker reads, and whose codes an earlier Talker speaks."""
+        if name == "talker":
+            self._init_talker(path)
+            return
         super().init_part(name, path)
-        codec = _weights_of("codec", checkpoints.read(path)["state_dict"])
+        if name == "thinker":
+            self._thinker_tokenizer = checkpoints.tokenizer_of(path)
+
+    def _init_talker(self, path: str) -> None:
+        """Where the earlier Talker knew no Thinker, what one says counts nothing at first."""
+        checkpoint = checkpoints.read(path)
+        weights = checkpoint["state_dict"]
+        if self.talker.condition is not None:
+            key = "talker.condition.weight"
+            weights = {key: torch.zeros_like(self.talker.condition.weight), **weights}
+        fitting = checkpoints.check_fit(self.talker, "talker", {**checkpoint, "state_dict": weights}, path)
+        checkpoints.fill(self.talker, fitting)
+        self.ancestors["talker"] = checkpoint["lineage"]
+        codec = _weights_of("codec", weights)
         self._spoken_before = checkpoints.weights_fingerprint(codec) if codec else None
 
     def setup(self, stage: str) -> None:
@@ -109,9 +146,10 @@ class TalkerTraining(Stage):
         data = self._data
         self.codec: Any = data.encoder.codec
         self.audio_encoder: AudioEncoder = data.encoder.audio_encoder
-        self.frozen = tuple(dict.fromkeys((*self.frozen, *_BORROWED)))
+        lent = _BORROWED if self.thinker is None else (*_BORROWED, "thinker")
+        self.frozen = tuple(dict.fromkeys((*self.frozen, *lent)))
         super().setup(stage)
-        for name in _BORROWED:  # in the mode of the others: Lightning warns of eval mode where fitting begins,
+        for name in lent:  # in the mode of the others: Lightning warns of eval mode where fitting begins,
             self.part(name).train(self.training)  # and `on_train_start` brings it about a moment later
         if self._spoken_before not in (None, data.encoder.codec_fingerprint):
             raise UserError(
@@ -147,9 +185,11 @@ class TalkerTraining(Stage):
         super().check_checkpoint({**checkpoint, "parts": recipes}, path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the names of the voices, in the order of their numbers."""
+        """Adds the names of the voices, in the order of their numbers, and what the Thinker reads."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["speakers"] = self._speakers
+        if self._thinker_tokenizer is not None:
+            checkpoint["thinker_tokenizer"] = self._thinker_tokenizer.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses another codec's checkpoint, or one of other voices. The recogniser stays the data's."""
@@ -159,6 +199,8 @@ class TalkerTraining(Stage):
                 "the checkpoint's Talker speaks the codes of another codec than data.init_args.codec: give the "
                 "checkpoint itself as data.init_args.codec"
             )
+        if self.thinker is not None:
+            self._thinker_tokenizer = checkpoints.thinker_tokenizer(checkpoint)
         if checkpoint["speakers"] != self._speakers:
             raise UserError("the data's voices are not those of this checkpoint: give the data it was trained on")
         for name in _weights_of("audio_encoder", weights):
@@ -172,10 +214,25 @@ class TalkerTraining(Stage):
 
     # ------------------------------------------------------------------ loss
 
+    @property
+    def _conditioner(self) -> Conditioner | None:
+        if self.thinker is None:
+            return None
+        if self._thinker_tokenizer is None:
+            raise UserError("model.init_args.thinker has read nothing yet: give its checkpoint as init_from.thinker")
+        return Conditioner(self.thinker, self._thinker_tokenizer, self.units)
+
+    def _hidden(self, batch: CodesBatch) -> Tensor | None:
+        if batch.hidden is not None or (condition := self._conditioner) is None:
+            return batch.hidden
+        rows = zip(batch.text.tolist(), batch.text_lengths.tolist(), strict=True)
+        return condition([text[:length] for text, length in rows])
+
     def nll(self, batch: CodesBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Nats, summed over all frames, of each codebook's codes (codebooks,) and of the advances; and the frames."""
         speakers = batch.speakers if self.talker.num_speakers else None
-        output = self.talker(batch.text, batch.text_lengths, batch.codes, batch.advances, speakers=speakers)
+        said = (batch.text, batch.text_lengths, batch.codes, batch.advances)
+        output = self.talker(*said, speakers=speakers, hidden=self._hidden(batch))
         codes = F.cross_entropy(output.code_logits.float().flatten(0, 2), batch.codes.flatten(), reduction="none")
         advance = F.cross_entropy(
             output.advance_logits.float().flatten(0, 1), batch.advances.flatten(), reduction="sum"
@@ -202,6 +259,7 @@ class TalkerTraining(Stage):
             speakers=torch.zeros(rows, dtype=torch.long),
             rows=torch.zeros(rows, dtype=torch.long),
             seconds=float(rows * seconds),
+            hidden=None if self.thinker is None else torch.zeros(rows, characters, self.thinker.dim),
         )
 
     # ------------------------------------------------------------------ validation
@@ -251,6 +309,7 @@ class TalkerTraining(Stage):
             codec=self.codec,
             audio_encoder=self.audio_encoder,
             units=self.units,
+            condition=self._conditioner,
         )
         if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero:
             self._show(split, sentences, heard, self.logger.experiment)

@@ -24,12 +24,14 @@ class Conversation(NamedTuple):
         media: In the order of their parts.
         task: What it teaches or asks for, for figures by task.
         where: The row, for messages: file and number.
+        speech: How the assistant's answers are said, where that is told: what a Talker can learn from.
     """
 
     messages: list[Any]
     media: tuple[Medium, ...]
     task: str
     where: str
+    speech: tuple[Medium, ...] = ()
 
 
 class Conversations(ABC):
@@ -172,7 +174,8 @@ def parse(row: Mapping[str, Any], where: str, folder: Path | None) -> Conversati
     media = media_of(messages, where=where, folder=folder, shelves=shelves)
     task = row.get("task")
     task = task if isinstance(task, str) and task else "all"
-    return Conversation(messages, tuple(chain.from_iterable(media)), task, where)
+    speech = chain.from_iterable(media_of(messages, where=where, folder=folder, of_answers=True))
+    return Conversation(messages, tuple(chain.from_iterable(media)), task, where, tuple(speech))
 
 
 def _shelf(row: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:

@@ -82,7 +82,8 @@ class Utterances(ABC):
 class Manifest(Utterances):
     """A `.jsonl` or `.csv` file with a row an utterance: `audio` or `wav`, `text`, optional `speaker`, `duration`.
 
-    Files are meant relative to the manifest.
+    Rows of a `.jsonl` may also be conversations: of their `messages` those of the assistant with audio beside their
+    text are utterances, and rows without any are none. Files are meant relative to the manifest.
 
     Args:
         path: The manifest.
@@ -102,10 +103,27 @@ class Manifest(Utterances):
 
     def examine(self) -> Iterator[Utterance | UserError]:
         for number, row in self._csv_rows() if self.path.suffix == ".csv" else self._json_rows():
+            where = f"{self.name} row {number}"
+            if isinstance(row, UserError):
+                yield row
+                continue
             try:
-                yield row if isinstance(row, UserError) else self._utterance(row, f"{self.name} row {number}")
+                for found in self._spoken_answers(row) if "messages" in row else (row,):
+                    yield self._utterance(found, where)
             except UserError as error:
                 yield error
+
+    def _spoken_answers(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """What the assistant says aloud in a conversation, as rows of a manifest."""
+        messages = row["messages"]
+        for message in messages if isinstance(messages, list) else ():
+            content = message.get("content") if isinstance(message, dict) and message.get("role") == "assistant" else ""
+            parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+            text = "".join(str(part.get("text")) for part in parts if part.get("type") == "text")
+            for part in parts:
+                if part.get("type") == "audio":
+                    speech = {"audio": part.get("audio") or part.get("path"), "duration": part.get("duration")}
+                    yield {**speech, self.text_column: text, "speaker": part.get("speaker")}
 
     def _utterance(self, row: dict[str, Any], where: str) -> Utterance:
         audio = next((row[key] for key in AUDIO_KEYS if row.get(key)), None)

@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +25,7 @@ from omni.data.world.disk import refuse_foreign, replacing
 from omni.data.world.drawing import draw
 from omni.data.world.questions import ASKERS
 from omni.data.world.scene import HELD_OUT, Scene, pick, sample_scene, scene_at
-from omni.data.world.speech import SAMPLE_RATE, Utterance, context, samples, sayable, spoken
+from omni.data.world.speech import NARRATION, SAMPLE_RATE, SPEAKERS, Utterance, context, samples, sayable, spoken
 from omni.data.world.workers import cpus, in_order
 from omni.errors import UserError
 
@@ -38,8 +38,10 @@ _FEW = 4  # most things in a picture that is talked about: a small model learns 
 _CLAIMED = 0.3  # share of training's pictures of which something is said that may be so or not
 _SHARES = (("look", 0.56), ("listen", 0.14), ("transcribe", 0.10), ("text", 0.10), ("both", 0.05), ("command", 0.05))
 _ASKED = (*ASKERS, "listen", "both", "command", "text", "transcribe", "composition")  # in turn, of validation
+_ALOUD = 0.1  # share of training's answers of some tasks that are also said, in the narrator's voice
+_SAID = ("spoken", "command", "text")  # these tasks
 _TRIES = 200  # draws until a world counts as too small to hold what is looked for
-_OWN = re.compile(r"world-\w+-\d{6,}\.(png|wav)|\.world-.*\.part")
+_OWN = re.compile(r"world-\w+-\d{6,}(-answer)?\.(png|wav)|\.world-.*\.part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,14 @@ class Talk:
         messages: as the chat APIs have them.
         picture: drawn for it.
         said: said for it.
+        answered: its first answer, where that is said too.
     """
 
     task: str
     messages: list[dict[str, Any]]
     picture: Image.Image | None = None
     said: Utterance | None = None
+    answered: Utterance | None = None
 
 
 def talk(job: Job) -> Talk:
@@ -97,7 +101,19 @@ def talk(job: Job) -> Talk:
                 kind = name
                 break
             draw_ -= share
-    return _ask(job, rng, kind) if kind in ASKERS else _MAKERS[kind](job, rng)
+    return _aloud(job, _ask(job, rng, kind) if kind in ASKERS else _MAKERS[kind](job, rng))
+
+
+def _aloud(job: Job, made: Talk) -> Talk:
+    """The same, some of training's with the first answer said by the narrator."""
+    rng = Random(f"{job.seed}/{job.split}/{job.index}/aloud")
+    if job.split != "train" or made.task not in _SAID or rng.random() >= _ALOUD:
+        return made
+    question, answer, *others = made.messages
+    said = Utterance(f"{job.id}-answer", answer["content"], SPEAKERS["narrator"][0], *NARRATION)
+    audio = {**_audio(f"{job.split}/{said.id}.wav"), "speaker": said.speaker}
+    spoken_answer = {**answer, "content": [_text(said.text), audio]}
+    return replace(made, messages=[question, spoken_answer, *others], answered=said)
 
 
 def _look(job: Job, rng: Random) -> Talk:
@@ -309,10 +325,11 @@ def make(job: Job) -> tuple[bytes, dict[str, str]]:
         packed = io.BytesIO()
         made.picture.save(packed, "PNG", compress_level=6)
         files[f"{job.split}/{job.id}.png"] = packed.getvalue()
-    if made.said is not None:
-        buffer = io.BytesIO()
-        soundfile.write(buffer, samples(made.said), SAMPLE_RATE, format="WAV", subtype="PCM_16")
-        files[f"{job.split}/{job.id}.wav"] = buffer.getvalue()
+    for name, said in ((job.id, made.said), (f"{job.id}-answer", made.answered)):
+        if said is not None:
+            buffer = io.BytesIO()
+            soundfile.write(buffer, samples(said), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+            files[f"{job.split}/{name}.wav"] = buffer.getvalue()
     for name, data in files.items():
         path = job.folder / name
         if not path.is_file() or path.read_bytes() != data:
