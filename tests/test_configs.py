@@ -33,6 +33,7 @@ PARTS = {
     "vision_encoder": VisionEncoder,
     "codec": Codec,
     "talker": Talker,
+    "talker_with_thinker": Talker,
     "vision_projector": Projector,
     "audio_projector": Projector,
     "vocoder": Vocos,
@@ -52,8 +53,8 @@ def elsewhere(tmp_path_factory):
 
 
 def test_all_files_were_found():
-    assert len(MODELS) == 60
-    assert len(STAGES) == 26
+    assert len(MODELS) == 61
+    assert len(STAGES) == 27
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, *NO_STAGES}
 
 

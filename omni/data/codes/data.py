@@ -39,7 +39,8 @@ class CodesData(ResumableData):
     reported by reason.
 
     Args:
-        train: Manifests (.jsonl, .csv), folders of LibriSpeech or LJSpeech, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
+        train: Manifests (.jsonl, .csv), folders of LibriSpeech or LJSpeech, or hub:OWNER/NAME[:CONFIG[:SPLIT]]; of
+            conversations (.jsonl) the answers that carry speech.
         val: The same, for validation. By default sentences of `train` are held out.
         test: The same, for `omni test`.
         codec: Checkpoint with the codec whose codes are learned, such as lightning_logs/codec/best.ckpt.

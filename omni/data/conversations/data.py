@@ -63,7 +63,8 @@ class ConversationData(StreamableData):
     assistant) and `content`, a string or a list of parts `{"type": "text", "text": "..."}`, `{"type": "image", "image":
     FILE}`, `{"type": "audio", "audio": FILE}` or `{"type": "video", "frames": [FILES], "times": [SECONDS]}`. Only the
     assistant's turns are learned; validation asks for the last of them. A row that is too long loses as many of its
-    last exchanges as it must; where not even the first fits, it is left out and counted.
+    last exchanges as it must; where not even the first fits, it is left out and counted. Audio in a turn of the
+    assistant is how it is said: a Talker's affair (`CodesData`), and not read here.
 
     Speech with transcripts, as `SpeechData` reads it, is made into conversations: a recording, one of `instructions`,
     and what is said as the answer.
