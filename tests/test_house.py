@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "omni"
 # What each room may import of the others; itself, and errors, always.
 CORE = {
     *("batch", "losses", "metrics", "models", "media", "tokenizer", "chat_template", "checkpoint", "generation"),
-    *("normalization", "units", "ctc", "speaking", "layout", "attachments", "pretrained_tokenizer"),
+    *("normalization", "units", "ctc", "speaking", "conditioning", "layout", "attachments", "pretrained_tokenizer"),
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "checkpoint": {"models", "tokenizer", "pretrained_tokenizer", "units", "media", "weights_folder"},
     "generation": {"models"},
     "speaking": {"generation", "models", "layers", "units", "batch", "sentences"},
+    "conditioning": {"models", "tokenizer", "units"},
     "prompt": {"attachments", "chat_template", "layout", "media", "tokenizer"},
     "writing": {"prompt", "generation", "media", "models", "tokenizer"},
     "reply": set(),
