@@ -33,7 +33,6 @@ PARTS = {
     "vision_encoder": VisionEncoder,
     "codec": Codec,
     "talker": Talker,
-    "talker_with_thinker": Talker,
     "vision_projector": Projector,
     "audio_projector": Projector,
     "vocoder": Vocos,
@@ -61,9 +60,17 @@ def test_all_files_were_found():
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_model_sizes_build(path):
     with torch.device("meta"):
-        kind = Projector if path.parent == KINDS else PARTS[path.stem]
+        kind = Projector if path.parent == KINDS else PARTS[path.stem.removesuffix("_with_thinker")]
         part = kind(**yaml.safe_load(path.read_text(encoding="utf-8")))
     assert part.num_parameters > (5e4 if isinstance(part, Projector) else 1e5)
+
+
+def test_a_talker_with_a_thinker_is_the_same_and_fits_it():
+    plain, told, thinker = (
+        yaml.safe_load((CONFIGS / f"models/laptop/{name}.yaml").read_text(encoding="utf-8"))
+        for name in ("talker", "talker_with_thinker", "thinker")
+    )
+    assert told == {**plain, "thinker_dim": thinker["dim"], "thinker_dropout": 0.5}
 
 
 def test_the_thinker_sees_an_image_as_49_to_64_tokens_and_the_worlds_small_ones_as_16():
