@@ -277,9 +277,9 @@ def load_synthesizer(path: str | Path, *, vocoder: str | Path = GRIFFIN_LIM, dev
     talker, _ = from_checkpoint(path, "talker", Talker)
     codec, _ = from_checkpoint(path, "codec", Part)
     units, condition = units_of(path), None
-    if talker.condition is not None and "thinker" in (held := read(path))["parts"]:
+    if talker.condition is not None:
         thinker, _ = from_checkpoint(path, "thinker", Thinker, PretrainedThinker)
-        condition = Conditioner(thinker, thinker_tokenizer(held), units)
+        condition = Conditioner(thinker, thinker_tokenizer(read(path)), units)
     if not isinstance(codec, SpeechCodec):
         raise UserError(f"codec of {path} is a {type(codec).__name__}, which is no codec of speech")
     talker.lay_out_for_decoding()
