@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from omni.layers.moe import MixtureOfExperts
+from omni.precision import multiplies_bf16
 
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -35,7 +36,7 @@ class Muon(Optimizer):
     Takes the steps of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Moonlight, arXiv:2502.16982), which a
     test compares it with. That one always computes in bf16, one matrix after another; on a CPU without bf16 in hardware
     it took 9 × the time of the forward and backward pass. This one computes in the precision that the device is fast
-    in, and all matrices of one shape together.
+    in (where a CPU has bf16, 3 to 5 × as fast as fp32), and all matrices of one shape together.
 
     Args:
         params: Matrices, or stacks of them, (..., rows, columns).
@@ -80,7 +81,7 @@ class Muon(Optimizer):
     def orthogonalise(cls, matrices: Tensor) -> Tensor:
         """Takes all singular values of (count, rows, columns) to about 1, by Newton–Schulz iterations."""
         a, b, c = cls.COEFFICIENTS
-        x = matrices.to(torch.bfloat16 if matrices.device.type == "cuda" else torch.float32)
+        x = matrices.to(torch.bfloat16 if multiplies_bf16(matrices.device) else torch.float32)
         tall = x.shape[1] > x.shape[2]
         x = x.mT if tall else x
         x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
@@ -89,7 +90,7 @@ class Muon(Optimizer):
         else:
             for _ in range(cls.ITERATIONS):
                 gram = x @ x.mT
-                x = a * x + (b * gram + c * gram @ gram) @ x
+                x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         return x.mT if tall else x
 
     @classmethod
