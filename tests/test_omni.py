@@ -68,6 +68,18 @@ def test_each_place_has_a_vector_of_its_own_and_loudness_stays():
         Projector(in_dim=24, out_dim=32, places=-1)
 
 
+def test_places_of_a_square_begin_alike_along_rows_and_columns():
+    torch.manual_seed(0)
+    places = Projector(in_dim=24, out_dim=512, places=16).places
+    assert places is not None
+    grid = places.detach().view(4, 4, -1)
+    torch.testing.assert_close(grid[0, 0] - grid[0, 3], grid[2, 0] - grid[2, 3])
+    torch.testing.assert_close(grid[0, 1] - grid[3, 1], grid[0, 2] - grid[3, 2])
+    assert grid.square().mean().item() == pytest.approx(1, rel=0.2)
+    alike = torch.nn.functional.cosine_similarity(grid[0, 0], grid[1:, 1:], dim=-1).abs()
+    assert alike.max() < 0.3 < torch.nn.functional.cosine_similarity(grid[0, 0], grid[0, 1], dim=0)
+
+
 def test_calibration_takes_the_embeddings_loudness():
     omni = toy_omni()
     for projector in (omni.vision_projector, omni.audio_projector):

@@ -9,6 +9,9 @@ from omni.data.world.facts import DEFINITIONS, WORDS
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange"]
 SHAPES = ["circle", "square", "triangle", "star", "cross", "heart"]
+OPPOSITES = {"above": "below", "left": "right", "small": "large", "more": "fewer"}
+OPPOSITES |= {other: word for word, other in OPPOSITES.items()}
+PARTS = {"square": "four", "triangle": "three", "star": "five", "cross": "four"}
 FIXED = {text.lower() for text in (*WORDS, *itertools.chain(*DEFINITIONS.values()))} | {
     "what can you see?",
     "please describe the picture.",
@@ -151,12 +154,13 @@ class Reader:
             text = text[said.end() :]
         if text.rstrip(".") == self.answer:
             return
-        for form, check in QUESTIONS if text.endswith("?") else STATEMENTS:
-            if found := form.fullmatch(text[:-1]):
-                truth = check(self, *found.groups())
-                assert truth, f"{text!r} is not true of {self.grid}"
-                self.answer = truth if text.endswith("?") else self.answer
-                return
+        for table in (QUESTIONS,) if text.endswith("?") else (STATEMENTS, ORDERS):
+            for form, check in table:
+                if found := form.fullmatch(text[:-1]):
+                    truth = check(self, *found.groups())
+                    assert truth, f"{text!r} is not true of {self.grid}"
+                    self.answer = self.answer if table is STATEMENTS else truth
+                    return
         raise AssertionError(f"{text!r} cannot be read")
 
 
@@ -289,5 +293,17 @@ QUESTIONS = forms(
         ("is THE REL THE", lambda r, *t: yes(r.related(*t))),
         ("are all the NP PRED", lambda r, a, p: yes(all(r.fits(a, p)))),
         ("are there more NP or more NP / which are there more of, NP or NP", Reader.more),
+        ("what is W plus W / how much are W and W", lambda r, a, b: NUMBERS[number(a) + number(b)]),
+        ("which number comes after W / what is one more than W", lambda r, a: NUMBERS[number(a) + 1]),
+        ("which number comes before W / what is one less than W", lambda r, a: NUMBERS[number(a) - 1]),
+        ("what is the opposite of (\\w+)", lambda r, a: OPPOSITES[a]),
+        ("how many \\w+ does an? (\\w+) have / an? (\\w+) has how many \\w+", lambda r, a: PARTS[a]),
+    ]
+)
+ORDERS = forms(
+    [
+        ("add W and W", lambda r, a, b: NUMBERS[number(a) + number(b)]),
+        ("say the opposite of (\\w+)", lambda r, a: OPPOSITES[a]),
+        ("count to W / please count from one to W", lambda r, a: " ".join(NUMBERS[1 : number(a) + 1])),
     ]
 )

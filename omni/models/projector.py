@@ -45,7 +45,8 @@ class Projector(Part):
             `out_dim`, for `qformer` `out_dim`.
         stack: Features that become one token: laid side by side, or, of `qformer`, asked by one query.
         places: 0, or how many tokens every medium has, as an image; each place among them then learns a vector of its
-            own, as loud as what comes out, so that the Thinker can ask for a place from the start.
+            own, as loud as what comes out, so that the Thinker can ask for a place from the start. Of a square of
+            tokens it begins as the sum of its row's and its column's (as in NaViT, arXiv:2307.06304).
         num_experts: Adapters of `mosa`, or experts of `moe` among which is chosen.
         experts_per_token: Of `moe`.
         queries: Queries of a window of `qformer`.
@@ -103,7 +104,7 @@ class Projector(Part):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         self.output_norm = RMSNorm(out_dim)
-        self.places = nn.Parameter(torch.randn(places, out_dim)) if places else None
+        self.places = nn.Parameter(_places(places, out_dim)) if places else None
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
         self.router_losses: RouterLosses | None = None
@@ -160,3 +161,12 @@ class Projector(Part):
         inside = torch.arange(features.shape[1], device=features.device) < lengths[:, None]
         features = F.pad(features * inside[..., None], (0, 0, 0, -features.shape[1] % self.stack))
         return features.unflatten(1, (-1, self.stack)).flatten(2)
+
+
+def _places(number: int, dim: int) -> Tensor:
+    """What places begin with: (number, dim), normal with variance 1; of a square, row by row, alike where in line."""
+    side = round(number**0.5)
+    if side**2 != number:
+        return torch.randn(number, dim)
+    rows, columns = torch.randn(2, side, dim) * 0.5**0.5
+    return (rows[:, None] + columns).flatten(0, 1)

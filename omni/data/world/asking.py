@@ -1,13 +1,13 @@
 """Asking: what conversations about the world ask for, in words that the answer follows from, to the letter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from omni.data.world.captions import dense_caption
 from omni.data.world.facts import SIDES
 from omni.data.world.language import NUMBERS, be, counted, sample_group
-from omni.data.world.questions import ask_colour, ask_shape, questions
+from omni.data.world.questions import KINDS, ask_colour, ask_shape, questions
 from omni.data.world.scene import Scene, pick, shuffled
 
 DESCRIBE = (
@@ -36,9 +36,9 @@ class Exchange:
     answer: str
 
 
-def about(scene: Scene, rng: Random, number: int) -> list[Exchange]:
+def about(scene: Scene, rng: Random, number: int, kinds: Sequence[str] = KINDS) -> list[Exchange]:
     """Questions about a picture, of different kinds, each answered in a word or two."""
-    return [Exchange(_task(one.kind), one.text, one.answer) for one in questions(scene, rng, number)]
+    return [Exchange(_task(one.kind), one.text, one.answer) for one in questions(scene, rng, number, kinds)]
 
 
 def described(scene: Scene, rng: Random) -> Exchange:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from random import Random
 
+from omni.data.world.asking import command
 from omni.data.world.captions import caption, dense_caption
 from omni.data.world.facts import FACTS
 from omni.data.world.questions import Question, questions
@@ -13,6 +14,8 @@ from omni.data.world.statements import STATEMENTS, Statement, commonest, compari
 from omni.data.world.stories import PEOPLE, change, consequence
 
 REQUESTS = ("What can you see?", "Please describe the picture.")
+_KNOWN = 0.3  # share of exams that need no scene
+_EXAMINED = 7  # questions of an exam
 FEW = 6  # things that a document can place one by one and still have room for a story or a dialogue
 _BREAK = re.compile(r'(?<=[.?!])"?\s+|^[A-Z]\w+: ', re.MULTILINE)
 
@@ -95,12 +98,26 @@ def dialogue(scene: Scene, rng: Random) -> str:
     return " ".join(told)
 
 
+def exam(scene: Scene, rng: Random) -> str:
+    """One asks and the other answers in a word or two: what is true of every scene, or what is so in this one."""
+    asker, teller = shuffled(rng, PEOPLE, 2)
+    lines = []
+    if rng.random() < _KNOWN:
+        asked = [command(rng, "text") for _ in range(_EXAMINED)]
+    else:
+        lines += [f"{asker}: {pick(rng, REQUESTS)}", f"{teller}: {' '.join(dense_caption(scene, rng))}"]
+        asked = questions(scene, rng, _EXAMINED)
+    for one in asked:
+        lines += [f"{asker}: {one.text}", f"{teller}: {one.answer}"]
+    return "\n".join(lines)
+
+
 MONOLOGUES = (description, description, comparisons, lesson)
-DOCUMENTS = (*MONOLOGUES, story, story, dialogue, dialogue, dialogue)
+DOCUMENTS = (*MONOLOGUES, story, story, dialogue, dialogue, exam, exam, exam)
 
 
 def document(scene: Scene, rng: Random) -> str:
-    """Write about a scene: a description, a comparison, a lesson, a story or a dialogue.
+    """Write about a scene: a description, a comparison, a lesson, a story, a dialogue or an exam.
 
     Args:
         scene: what is written about; every sentence is true of it, or of what a story makes of it.

@@ -13,7 +13,7 @@ from omni.data.world.documents import document, sentences
 from omni.data.world.scene import scene_at
 from omni.errors import UserError
 
-GENERATOR = 3  # raise it when the same seed gives other files than before: text, speech, images or conversations
+GENERATOR = 4  # raise it when the same seed gives other files than before: text, speech, images or conversations
 RECORD = "world.json"
 _LISTED = {  # what has files of its own, and their folder
     "utterances": "speech",

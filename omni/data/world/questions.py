@@ -1,6 +1,6 @@
 """Questions about a scene, with their answers in a word, in a sentence, and by the steps that lead there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -181,6 +181,18 @@ def ask_compare(scene: Scene, rng: Random) -> Question | None:
     return Question("compare", text, more, reply, steps)
 
 
+def ask_place(scene: Scene, rng: Random) -> Question | None:
+    """The row or the column of one thing that is named without its place; the answer is a number word."""
+    thing = pick(rng, scene.things)
+    name = refer(scene, thing, rng)
+    if " in " in name:
+        return None
+    axis = pick(rng, ("row", "column"))
+    number = NUMBERS[getattr(thing, axis) + 1]
+    reply = sentence(f"{name} is in {axis} {number}.")
+    return Question("place", f"In which {axis} is {name}?", number, reply, reply)
+
+
 ASKERS: dict[str, Callable[[Scene, Random], Question | None]] = {
     "count": ask_count,
     "colour": ask_colour,
@@ -190,26 +202,31 @@ ASKERS: dict[str, Callable[[Scene, Random], Question | None]] = {
     "compare": ask_compare,
 }
 KINDS = tuple(ASKERS)
+# What is practised, and the last two twice as often: whoever cannot find a thing's place cannot tell the side it is on,
+# and that is learned last.
+PRACTISED = (*KINDS, "place", "place", "relation")
+_ALL_ASKERS = {**ASKERS, "place": ask_place}
 
 
-def questions(scene: Scene, rng: Random, number: int) -> list[Question]:
+def questions(scene: Scene, rng: Random, number: int, kinds: Sequence[str] = KINDS) -> list[Question]:
     """Ask several different things about a scene.
 
     Args:
         scene: what is asked about.
         rng: chooses kinds, subjects and wordings.
-        number: how many questions; kinds take turns, so six questions are of six kinds where the scene allows.
+        number: how many questions.
+        kinds: they take turns, so six questions are of six kinds where the scene allows.
 
     Returns:
         Up to `number` questions, no two with the same text.
     """
     found: dict[str, Question] = {}
-    kinds: list[str] = []
+    left: list[str] = []
     for _ in range(8 * number):  # a poor scene runs out of new questions
         if len(found) == number:
             break
-        kinds = kinds or shuffled(rng, KINDS)
-        question = ASKERS[kinds.pop()](scene, rng)
+        left = left or shuffled(rng, kinds)
+        question = _ALL_ASKERS[left.pop()](scene, rng)
         if question is not None:
             found.setdefault(question.text, question)
     return list(found.values())

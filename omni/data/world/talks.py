@@ -23,7 +23,7 @@ from omni.data.world.asking import Exchange
 from omni.data.world.captions import dense_caption
 from omni.data.world.disk import refuse_foreign, replacing
 from omni.data.world.drawing import draw
-from omni.data.world.questions import ASKERS
+from omni.data.world.questions import ASKERS, PRACTISED
 from omni.data.world.scene import HELD_OUT, Scene, pick, sample_scene, scene_at
 from omni.data.world.speech import NARRATION, SAMPLE_RATE, SPEAKERS, Utterance, context, samples, sayable, spoken
 from omni.data.world.workers import cpus, in_order
@@ -32,11 +32,14 @@ from omni.errors import UserError
 SPLITS = ("train", "val")
 CHUNK = 32  # conversations that a process makes at a time
 WORTHWHILE = 1500  # conversations that one process makes while another starts and imports PyTorch
-_QUESTIONS = 4  # about a picture; with one, or with questions alone, a small model learns to guess and not to look
-_DENSE = 0.7  # share of training's pictures that are described thing by thing, and of its voices that are written down
+_QUESTIONS = 10  # about a picture: what a small model learns of looking goes by the questions it has answered
+_DENSE = 0.35  # share of training's pictures that are described thing by thing; without any it learns to guess
+_ASIDE = 2  # questions in writing, behind one that is asked aloud
+_WRITTEN = 0.7  # share of training's voices that are written down
 _FEW = 4  # most things in a picture that is talked about: a small model learns to look where there are few
-_CLAIMED = 0.3  # share of training's pictures of which something is said that may be so or not
-_SHARES = (("look", 0.56), ("listen", 0.14), ("transcribe", 0.10), ("text", 0.10), ("both", 0.05), ("command", 0.05))
+_CLAIMED = 0.6  # share of training's pictures of which something is said that may be so or not; twice, as often
+_KNOWN = 6  # questions in one conversation that need no picture
+_SHARES = (("look", 0.50), ("listen", 0.16), ("transcribe", 0.08), ("text", 0.12), ("both", 0.07), ("command", 0.07))
 _ASKED = (*ASKERS, "listen", "both", "command", "text", "transcribe", "composition")  # in turn, of validation
 _ALOUD = 0.1  # share of training's answers of some tasks that are also said, in the narrator's voice
 _SAID = ("spoken", "command", "text")  # these tasks
@@ -119,9 +122,10 @@ def _aloud(job: Job, made: Talk) -> Talk:
 def _look(job: Job, rng: Random) -> Talk:
     """Several questions about a picture, and often all that is in it."""
     picture, scene = _picture(job, rng)
-    exchanges = asking.about(scene, rng, _QUESTIONS)
-    if rng.random() < _CLAIMED:
-        exchanges.append(asking.claimed(scene, rng, _picture(job, rng)[1]))
+    exchanges = asking.about(scene, rng, _QUESTIONS, PRACTISED)
+    for _ in range(2):
+        if rng.random() < _CLAIMED:
+            exchanges.insert(int(rng.random() * len(exchanges)), asking.claimed(scene, rng, _picture(job, rng)[1]))
     if rng.random() < _DENSE:
         exchanges.insert(0, asking.described(scene, rng))
     first, *others = exchanges
@@ -139,19 +143,18 @@ def _ask(job: Job, rng: Random, kind: str) -> Talk:
 
 
 def _listen(job: Job, rng: Random) -> Talk:
-    """A spoken question about a picture. Training takes those that it has recorded, and draws what they are about."""
-    for _ in range(_TRIES if job.split == "train" else 0):
-        said, scene, answer = context(job.seed, job.split, int(rng.random() * job.utterances))
-        if answer is not None and len(scene.things) <= _FEW:
-            parts = [_own(job, "image"), _audio(f"../speech/{job.split}/{said.id}.wav")]
-            messages = _turn(_shuffled(rng, parts), answer) + _heard(job, rng, said)
-            return Talk("spoken", messages, picture=_drawn(scene, rng))
+    """A spoken question about a picture; in training, others in writing after it."""
     while True:
         picture, scene = _picture(job, rng)
         found = asking.about(scene, rng, 1)
         if found and sayable(found[0].text, job.split):
-            parts = _shuffled(rng, [picture, _own(job, "audio")])
-            return Talk("spoken", _turn(parts, found[0].answer), said=spoken(job.id, found[0].text, job.split, rng))
+            break
+    parts = _shuffled(rng, [picture, _own(job, "audio")])
+    said = spoken(job.id, found[0].text, job.split, rng)
+    messages = _turn(parts, found[0].answer) + _heard(job, rng, said)
+    if job.split == "train":
+        messages += _turns(asking.about(scene, rng, _ASIDE, PRACTISED))
+    return Talk("spoken", messages, said=said)
 
 
 def _transcribe(job: Job, rng: Random) -> Talk:
@@ -197,8 +200,8 @@ def _read(job: Job, rng: Random) -> Talk:
             first, *others = found
             messages = _turn(f"{' '.join(dense_caption(scene, rng))} {first.text}", first.answer)
             return Talk("text", messages + _turns(others))
-    exchange = asking.command(rng, "text")
-    return Talk("text", _turn(exchange.text, exchange.answer))
+    first, *others = [asking.command(rng, "text") for _ in range(_KNOWN if job.split == "train" else 1)]
+    return Talk("text", _turn(first.text, first.answer) + _turns(others))
 
 
 def _composition(job: Job, rng: Random) -> Talk:
@@ -230,7 +233,7 @@ def _turns(exchanges: list[Exchange]) -> list[dict[str, Any]]:
 
 def _heard(job: Job, rng: Random, said: Utterance) -> list[dict[str, Any]]:
     """What the voice said, in writing: training's often ask for it once more."""
-    wanted = job.split == "train" and rng.random() < _DENSE
+    wanted = job.split == "train" and rng.random() < _WRITTEN
     return _turn(pick(rng, asking.TRANSCRIBE), said.text) if wanted else []
 
 
