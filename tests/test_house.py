@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "layers": set(),
     "losses": {"batch", "layers"},
     "metrics": {"batch", "layers"},
-    "optimizers": {"layers"},
+    "optimizers": {"layers", "precision"},
     "models": {"batch", "layers", "losses", "media", "layout", "tokenizer"},
     "weights_folder": set(),
     "checkpoint": {"models", "tokenizer", "pretrained_tokenizer", "units", "media", "weights_folder"},
