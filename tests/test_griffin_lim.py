@@ -69,3 +69,12 @@ def test_it_is_deterministic_and_leaves_random_numbers_alone():
 
 def test_silence_stays_silent():
     assert GriffinLim(80)(torch.full((1, 30, 80), SILENCE)).abs().max() < 1e-3
+
+
+def test_made_and_used_in_bf16_training_it_computes_in_fp32():
+    mels = LogMel(80)(torch.randn(2, 3200, generator=torch.Generator().manual_seed(0)))
+    expected = GriffinLim(80)(mels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made_inside = GriffinLim(80)
+        assert made_inside.inverse.dtype == torch.float32
+        torch.testing.assert_close(made_inside(mels), expected)

@@ -30,11 +30,9 @@ class GriffinLim(nn.Module):
         self.filters: Tensor
         self.inverse: Tensor
         log_mel = LogMel(num_mels)
-        for name, values in {
-            "window": log_mel.window,
-            "filters": log_mel.filters,
-            "inverse": torch.linalg.pinv(log_mel.filters),
-        }.items():
+        with torch.autocast("cpu", enabled=False):  # made in a validation in bf16, the inverse would be of bf16
+            inverse = torch.linalg.pinv(log_mel.filters)
+        for name, values in {"window": log_mel.window, "filters": log_mel.filters, "inverse": inverse}.items():
             self.register_buffer(name, values, persistent=False)
 
     def magnitudes(self, mels: Tensor) -> Tensor:
