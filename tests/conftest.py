@@ -46,6 +46,13 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def fp32(monkeypatch: pytest.MonkeyPatch):
+    """What is chosen by the machine is fp32 on every one; what is about bf16 asks for it."""
+    for module in ("precision", "optimizers"):
+        monkeypatch.setattr(f"omni.{module}.multiplies_bf16", lambda device: False)
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder as the current one, with `corpus.txt`: sentences of a few words."""

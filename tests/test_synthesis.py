@@ -15,7 +15,7 @@ from omni.models.part import Part
 from omni.speaking import SpeechSampling, speak_codes
 from omni.synthesis import Synthesizer, load_synthesizer
 
-TEXT = "Abc da. Bad cab? A dab, a cad!"
+TEXT = "Abc da. Cab bad? A dab, a cad!"
 LONG = " ".join(["abc dab"] * 1250)  # 10,000 characters, and no sentence ends
 
 
