@@ -100,11 +100,28 @@ def test_training_looks_closely_and_validation_asks_for_every_task(talks):
 
 
 def test_training_often_asks_once_more_for_what_a_voice_said(talks):
-    own = [one for one in talks["train"] if one.said is not None]
-    asked = [[one.messages[at]["content"] for at in (2, 3)] for one in own if len(one.messages) > 3]
-    written = [(wish, text) for wish, text in asked if text in {one.said.text for one in own}]
-    assert 0.5 < len(written) / len(own) < 0.9
-    assert all(wish in TRANSCRIBE for wish, _ in written)
+    own = [one for one in talks["train"] if one.said]
+    wished = [(one.messages[at + 1]["content"], one.said[-1].text) for one in own for at in wishes(one.messages)]
+    assert 0.5 < len(wished) / len(own) < 0.9
+    assert all(written == said for written, said in wished)
+
+
+def wishes(messages):
+    """Where a transcription of the last voice is asked for."""
+    return [at for at, message in enumerate(messages) if message["content"] in TRANSCRIBE]
+
+
+def test_in_training_a_voice_asks_several_things(talks):
+    for task, most in (("spoken", 3), ("both", 3), ("command", 3)):
+        counts = Counter(len(one.said) for one in talks["train"] if one.task == task)
+        assert max(counts) == most == counts.most_common(1)[0][0]
+        assert {len(one.said) for one in talks["val"] if one.task == task} == {1}
+    for one in talks["train"]:
+        heard = [Path(file).stem for message in one.messages if message["role"] == "user"
+                 for file in parts([message], "audio")]  # fmt: skip
+        if one.said:
+            assert heard == [said.id for said in one.said]
+            assert len({said.speaker for said in one.said}) > 1 or len(one.said) < 3
 
 
 def test_some_answers_are_also_said_by_the_narrator(talks):
@@ -126,7 +143,7 @@ def test_what_needs_both_cannot_be_told_from_one(talks):
 
 def test_voices_and_sentences_of_validation_are_new(talks):
     for split, some in talks.items():
-        said = [one.said for one in some if one.said is not None]
+        said = [voice for one in some for voice in one.said]
         assert len(said) > 20
         assert all(one.speaker in SPEAKERS[split] and sentence_split(one.text) == split for one in said)
 
@@ -135,7 +152,7 @@ def test_held_out_pairs_are_named_in_no_conversation_but_those_of_composition(ta
     pair = re.compile("|".join(f"{colour} {shape}" for colour, shape in HELD_OUT))
     for one in [*talks["train"], *talks["val"]]:
         if one.task != "composition":
-            assert not pair.search(" ".join(texts(one.messages)))
+            assert not pair.search("\n".join(texts(one.messages)))
 
 
 def test_composition_shows_a_held_out_pair(talks):

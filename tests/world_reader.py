@@ -11,7 +11,13 @@ COLOURS = ["red", "green", "blue", "yellow", "purple", "orange"]
 SHAPES = ["circle", "square", "triangle", "star", "cross", "heart"]
 OPPOSITES = {"above": "below", "left": "right", "small": "large", "more": "fewer"}
 OPPOSITES |= {other: word for word, other in OPPOSITES.items()}
-PARTS = {"square": "four", "triangle": "three", "star": "five", "cross": "four"}
+NAMED_PARTS = {
+    "square": ("four", "sides"),
+    "triangle": ("three", "sides"),
+    "star": ("five", "points"),
+    "cross": ("four", "arms"),
+}
+PARTS = {shape: many for shape, (many, _) in NAMED_PARTS.items()}
 FIXED = {text.lower() for text in (*WORDS, *itertools.chain(*DEFINITIONS.values()))} | {
     "what can you see?",
     "please describe the picture.",
@@ -168,6 +174,22 @@ def yes(truth):
     return "yes" if truth else "no"
 
 
+def between(one, other):
+    assert number(other) - number(one) == 2
+    return NUMBERS[number(one) + 1]
+
+
+def with_parts(many, parts):
+    """The one shape that has so many sides, points or arms."""
+    fitting = [shape for shape, (each, named) in NAMED_PARTS.items() if (each, named) == (many, parts)]
+    assert len(fitting) == 1
+    return fitting[0]
+
+
+def kind_of(word):
+    return "colour" if word in COLOURS else "shape" if word in SHAPES else "size"
+
+
 def forms(table):
     return [(pattern(text), check) for texts, check in table for text in texts.split(" / ")]
 
@@ -293,17 +315,52 @@ QUESTIONS = forms(
         ("is THE REL THE", lambda r, *t: yes(r.related(*t))),
         ("are all the NP PRED", lambda r, a, p: yes(all(r.fits(a, p)))),
         ("are there more NP or more NP / which are there more of, NP or NP", Reader.more),
-        ("what is W plus W / how much are W and W", lambda r, a, b: NUMBERS[number(a) + number(b)]),
-        ("which number comes after W / what is one more than W", lambda r, a: NUMBERS[number(a) + 1]),
-        ("which number comes before W / what is one less than W", lambda r, a: NUMBERS[number(a) - 1]),
-        ("what is the opposite of (\\w+)", lambda r, a: OPPOSITES[a]),
+        (
+            "what is W plus W / how much are W and W / what do W and W make / how much is W plus W / "
+            "how many are W and W together",
+            lambda r, a, b: NUMBERS[number(a) + number(b)],
+        ),
+        (
+            "what is W minus W / how much is W minus W / what is W less W",
+            lambda r, a, b: NUMBERS[number(a) - number(b)],
+        ),
+        (
+            "which number comes after W / what is one more than W / which number is one more than W / "
+            "what comes after W",
+            lambda r, a: NUMBERS[number(a) + 1],
+        ),
+        (
+            "which number comes before W / what is one less than W / which number is one less than W / "
+            "what comes before W",
+            lambda r, a: NUMBERS[number(a) - 1],
+        ),
+        ("which number is between W and W / what is between W and W", lambda r, *ends: between(*ends)),
+        (
+            "what is the opposite of (\\w+) / which word is the opposite of (\\w+) / "
+            "what do you call the opposite of (\\w+)",
+            lambda r, a: OPPOSITES[a],
+        ),
         ("how many \\w+ does an? (\\w+) have / an? (\\w+) has how many \\w+", lambda r, a: PARTS[a]),
+        ("which shape has W (\\w+) / what has W (\\w+)", lambda r, *parts: with_parts(*parts)),
+        (
+            "(?:is|what is) (\\w+),? a colour, a shape or a size / is (\\w+) a size, a shape or a colour",
+            lambda r, a: kind_of(a),
+        ),
     ]
 )
 ORDERS = forms(
     [
-        ("add W and W", lambda r, a, b: NUMBERS[number(a) + number(b)]),
-        ("say the opposite of (\\w+)", lambda r, a: OPPOSITES[a]),
-        ("count to W / please count from one to W", lambda r, a: " ".join(NUMBERS[1 : number(a) + 1])),
+        ("(?:please )?add W and W", lambda r, a, b: NUMBERS[number(a) + number(b)]),
+        ("say the number after W", lambda r, a: NUMBERS[number(a) + 1]),
+        ("say the number before W", lambda r, a: NUMBERS[number(a) - 1]),
+        ("say the number between W and W", lambda r, *ends: between(*ends)),
+        ("(?:say|tell me) the opposite of (\\w+)", lambda r, a: OPPOSITES[a]),
+        (
+            "(?:please )?count from W to W / say the numbers from W to W",
+            lambda r, a, b: " ".join(NUMBERS[number(a) : number(b) + 1]),
+        ),
+        ("(?:say|tell me) how many \\w+ an? (\\w+) has", lambda r, a: PARTS[a]),
+        ("name the shape with W (\\w+)", lambda r, *parts: with_parts(*parts)),
+        ("say whether (\\w+) is a colour, a shape or a size", lambda r, a: kind_of(a)),
     ]
 )

@@ -1,14 +1,13 @@
 """Asking: what conversations about the world ask for, in words that the answer follows from, to the letter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 from omni.data.world.captions import dense_caption
-from omni.data.world.facts import SIDES
-from omni.data.world.language import NUMBERS, be, counted, sample_group
+from omni.data.world.language import be, counted, sample_group
 from omni.data.world.questions import KINDS, ask_colour, ask_shape, questions
-from omni.data.world.scene import Scene, pick, shuffled
+from omni.data.world.scene import Scene, pick
 
 DESCRIBE = (
     "Describe every shape in the picture.",
@@ -17,7 +16,6 @@ DESCRIBE = (
 )
 TRANSCRIBE = ("Write down what is said.", "What does the voice say?", "Please write down the words that you hear.")
 JUDGE = ("Is that true?", "Is it so in the picture?", "Does the voice tell the truth about the picture?")
-_OPPOSITES = (("above", "below"), ("left", "right"), ("small", "large"), ("more", "fewer"))
 OBEY = ("Answer the voice.", "Do as the voice says.", "What is the answer?")
 
 
@@ -69,50 +67,6 @@ def claimed(scene: Scene, rng: Random, other: Scene) -> Exchange:
     """The same in writing, to be judged."""
     words, true = claim(scene, rng, other)
     return Exchange("claim", f"{words} {pick(rng, JUDGE[:2])}", "yes" if true else "no")
-
-
-def _opposite(rng: Random) -> tuple[str, str]:
-    one, other = shuffled(
-        rng, pick(rng, (("above", "below"), ("left", "right"), ("small", "large"), ("more", "fewer")))
-    )
-    return pick(rng, (f"What is the opposite of {one}?", f"Say the opposite of {one}.")), other
-
-
-def _sum(rng: Random) -> tuple[str, str]:
-    first = 1 + int(rng.random() * 5)
-    second = 1 + int(rng.random() * 4)
-    one, two = NUMBERS[first], NUMBERS[second]
-    texts = (f"What is {one} plus {two}?", f"How much are {one} and {two}?", f"Add {one} and {two}.")
-    return pick(rng, texts), NUMBERS[first + second]
-
-
-def _after(rng: Random) -> tuple[str, str]:
-    number = int(rng.random() * 8) + 1
-    word = NUMBERS[number]
-    if rng.random() < 0.5:
-        return pick(rng, (f"Which number comes after {word}?", f"What is one more than {word}?")), NUMBERS[number + 1]
-    return pick(rng, (f"Which number comes before {word}?", f"What is one less than {word}?")), NUMBERS[number - 1]
-
-
-def _count_to(rng: Random) -> tuple[str, str]:
-    number = 2 + int(rng.random() * 8)
-    words = NUMBERS[number]
-    return pick(rng, (f"Count to {words}.", f"Please count from one to {words}.")), " ".join(NUMBERS[1 : number + 1])
-
-
-def _sides(rng: Random) -> tuple[str, str]:
-    shape = pick(rng, tuple(SIDES))
-    number, part = SIDES[shape]
-    return pick(rng, (f"How many {part} does a {shape} have?", f"A {shape} has how many {part}?")), number
-
-
-_COMMANDS: tuple[Callable[[Random], tuple[str, str]], ...] = (_opposite, _sum, _after, _count_to, _sides)
-
-
-def command(rng: Random, task: str) -> Exchange:
-    """Something to be answered without a picture."""
-    text, answer = pick(rng, _COMMANDS)(rng)
-    return Exchange(task, text, answer)
 
 
 def _task(kind: str) -> str:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from random import Random
 
-from omni.data.world.asking import command
 from omni.data.world.captions import caption, dense_caption
 from omni.data.world.facts import FACTS
+from omni.data.world.knowledge import ask
 from omni.data.world.questions import Question, questions
 from omni.data.world.reasoning import REASONING, parts
 from omni.data.world.scene import Scene, pick, shuffled
@@ -103,12 +103,12 @@ def exam(scene: Scene, rng: Random) -> str:
     asker, teller = shuffled(rng, PEOPLE, 2)
     lines = []
     if rng.random() < _KNOWN:
-        asked = [command(rng, "text") for _ in range(_EXAMINED)]
+        asked = [ask(rng) for _ in range(_EXAMINED)]
     else:
         lines += [f"{asker}: {pick(rng, REQUESTS)}", f"{teller}: {' '.join(dense_caption(scene, rng))}"]
-        asked = questions(scene, rng, _EXAMINED)
-    for one in asked:
-        lines += [f"{asker}: {one.text}", f"{teller}: {one.answer}"]
+        asked = [(one.text, one.answer) for one in questions(scene, rng, _EXAMINED)]
+    for question, answer in asked:
+        lines += [f"{asker}: {question}", f"{teller}: {answer}"]
     return "\n".join(lines)
 
 

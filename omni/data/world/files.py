@@ -7,13 +7,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from omni.data.world import espeak, images, recordings, talks
+from omni.data.world import conversations as conversing
+from omni.data.world import espeak, images, recordings
 from omni.data.world.disk import digest, refuse_foreign, replacing, whole
 from omni.data.world.documents import document, sentences
 from omni.data.world.scene import scene_at
 from omni.errors import UserError
 
-GENERATOR = 4  # raise it when the same seed gives other files than before: text, speech, images or conversations
+GENERATOR = 5  # raise it when the same seed gives other files than before: text, speech, images or conversations
 RECORD = "world.json"
 _LISTED = {  # what has files of its own, and their folder
     "utterances": "speech",
@@ -184,7 +185,7 @@ def _write_all(out: Path, asked: dict[str, int]) -> dict[str, Any]:
         refuse_foreign(out / "text" / f"{split}.jsonl")
     recordings.refuse(speech)
     images.refuse(out / "images")
-    talks.refuse(out / "conversations")
+    conversing.refuse(out / "conversations")
     engine = espeak.version() if spoken else None  # it had better be missed now than after the text
     (out / "text").mkdir(parents=True, exist_ok=True)
     (out / RECORD).unlink(missing_ok=True)
@@ -198,11 +199,11 @@ def _write_all(out: Path, asked: dict[str, int]) -> dict[str, Any]:
     else:
         recordings.remove(speech)
     if talked:
-        talks.write_conversations(
+        conversing.write_conversations(
             out / "conversations", seed=asked["seed"], sizes=talked, pictures=drawn, utterances=spoken
         )
     else:
-        talks.remove(out / "conversations")
+        conversing.remove(out / "conversations")
     files = {name: digest(out / name) for name in _names(asked)}
     record = {**asked, **counts, "espeak": engine, "seconds": seconds, "files": files}
     with replacing(out / RECORD) as file:

@@ -10,6 +10,7 @@ import numpy as np
 from omni.data.world import espeak
 from omni.data.world.captions import caption, dense_caption
 from omni.data.world.documents import REQUESTS, sentences
+from omni.data.world.knowledge import ask
 from omni.data.world.questions import questions
 from omni.data.world.reasoning import REASONING
 from omni.data.world.scene import Scene, pick, sample_scene
@@ -88,25 +89,13 @@ def utterance(seed: int, split: str, index: int) -> Utterance:
     Returns:
         The same utterance for the same arguments, always.
     """
-    return context(seed, split, index)[0]
-
-
-def context(seed: int, split: str, index: int) -> tuple[Utterance, Scene, str | None]:
-    """One utterance, the scene that it is about, and the answer where it is a question of one.
-
-    Args:
-        seed: as of `utterance`.
-        split: as of `utterance`.
-        index: as of `utterance`.
-    """
     rng = Random(f"{seed}/{split}/{index}/speech")
     half = "val" if split.endswith("val") else "train"
     while True:
         scene = sample_scene(rng)
-        text, answer = _sentence(scene, rng) if scene.split() == half else (None, None)
+        text = _sentence(scene, rng) if scene.split() == half else None
         if text is not None and sayable(text, half):
-            break
-    return spoken(f"world-{split}-{index:06d}", text, split, rng), scene, answer
+            return spoken(f"world-{split}-{index:06d}", text, split, rng)
 
 
 def sayable(text: str, split: str) -> bool:
@@ -122,25 +111,22 @@ def spoken(identity: str, text: str, split: str, rng: Random) -> Utterance:
     return Utterance(identity, text, speaker, rate, pitch)
 
 
-def _sentence(scene: Scene, rng: Random) -> tuple[str | None, str | None]:
-    """Something short that a person would say about a scene, and the answer where it is a question.
-
-    What is true of all scenes is written, not said.
-    """
+def _sentence(scene: Scene, rng: Random) -> str | None:
+    """Something short that a person would say about a scene, or ask of anybody."""
     kind = rng.random()
-    if kind < 0.34:
+    if kind < 0.32:
         asked = pick(rng, questions(scene, rng, 3))
-        return (asked.text, asked.answer) if kind < 0.25 else (asked.reply, None)
-    if kind < 0.36:
-        return pick(rng, REQUESTS), None
-    if kind < 0.44:
+        return asked.text if kind < 0.24 else asked.reply
+    if kind < 0.38:
+        return ask(rng)[0] if kind < 0.37 else pick(rng, REQUESTS)
+    if kind < 0.45:
         text, after, thing = change(scene, rng)
-        return text if rng.random() < 0.6 else consequence(after, rng, thing), None
-    if kind < 0.52:
-        return pick(rng, (caption(scene, rng), *dense_caption(scene, rng))), None
+        return text if rng.random() < 0.6 else consequence(after, rng, thing)
+    if kind < 0.53:
+        return pick(rng, (caption(scene, rng), *dense_caption(scene, rng)))
     maker = pick(rng, STATEMENTS if kind < 0.85 else REASONING)
     text = maker(scene, rng)
-    return text and pick(rng, sentences(text)), None
+    return text and pick(rng, sentences(text))
 
 
 def samples(said: Utterance) -> np.ndarray:
