@@ -20,7 +20,7 @@ _QUESTIONS = 10  # about a picture: what a small model learns of looking goes by
 _DENSE = 0.3  # share of training's pictures that are described thing by thing; without any it learns to guess
 _SPOKEN = 3  # things that a voice asks or tells in one of training's conversations
 _ASIDE = 2  # questions in writing, behind those that are asked aloud
-_WRITTEN = 0.7  # share of training's voices that are written down
+_WRITTEN = 0.4  # share of training's questions, orders and claims by a voice that are written down, too
 _FEW = 4  # most things in a picture that is talked about: a small model learns to look where there are few
 _CLAIMED = 0.6  # share of training's pictures of which something is said that may be so or not; twice, as often
 _KNOWN = 6  # questions in one conversation that need no picture
@@ -134,24 +134,28 @@ def _listen(job: Job, rng: Random) -> Talk:
         if found:
             break
     said = _said(job, rng, [one.text for one in found])
-    messages = _turn(_shuffled(rng, [picture, _voice(job, said[0])]), found[0].answer)
-    for voice, one in zip(said[1:], found[1:], strict=True):
-        messages += _turn([_voice(job, voice)], one.answer)
-    messages += _heard(job, rng, said[-1])
+    messages = []
+    for voice, one in zip(said, found, strict=True):
+        parts = [_voice(job, voice)]
+        messages += _turn(parts if messages else _shuffled(rng, [picture, *parts]), one.answer)
+        messages += _heard(job, rng, voice)
     if job.split == "train":
         messages += _turns(asking.about(scene, rng, _ASIDE, PRACTISED))
     return Talk("spoken", messages, said=said)
 
 
 def _transcribe(job: Job, rng: Random) -> Talk:
-    """What is said, in writing."""
-    said = utterance(job.seed, job.split, int(rng.random() * job.utterances))
-    parts = [_audio(f"../speech/{job.split}/{said.id}.wav"), _text(pick(rng, asking.TRANSCRIBE))]
-    return Talk("transcription", _turn(parts, said.text))
+    """What is said, in writing; in training of several recordings."""
+    messages = []
+    for _ in range(_spoken_turns(job)):
+        said = utterance(job.seed, job.split, int(rng.random() * job.utterances))
+        parts = [_audio(f"../speech/{job.split}/{said.id}.wav"), _text(pick(rng, asking.TRANSCRIBE))]
+        messages += _turn(parts, said.text)
+    return Talk("transcription", messages)
 
 
 def _both(job: Job, rng: Random) -> Talk:
-    """Whether what is said is so in a picture; in training of several things, and of the last also in another one."""
+    """Whether what is said is so in a picture; in training of several, and the last also in another picture."""
     picture, scene = _picture(job, rng)
     told: list[tuple[str, bool, dict[str, str]]] = []
     while len(told) < _spoken_turns(job):
@@ -165,10 +169,11 @@ def _both(job: Job, rng: Random) -> Talk:
     for voice, (_, true, _) in zip(said, told, strict=True):
         parts = [_voice(job, voice), _text(pick(rng, asking.JUDGE))]
         messages += _turn(parts if messages else [picture, *parts], "yes" if true else "no")
+        messages += _heard(job, rng, voice)
     _, true, second = told[-1]
     if job.split == "train" and not true:  # it was taken from there
         messages += _turn([second, _text("And in this picture?")], "yes")
-    return Talk("both", messages + _heard(job, rng, said[-1]), said=said)
+    return Talk("both", messages, said=said)
 
 
 def _command(job: Job, rng: Random) -> Talk:
@@ -180,8 +185,8 @@ def _command(job: Job, rng: Random) -> Talk:
             asked.append((text, answer))
     said, messages = _said(job, rng, [text for text, _ in asked]), []
     for voice, (_, answer) in zip(said, asked, strict=True):
-        messages += _turn([_voice(job, voice), _text(pick(rng, asking.OBEY))], answer)
-    return Talk("command", messages + _heard(job, rng, said[-1]), said=said)
+        messages += _turn([_voice(job, voice), _text(pick(rng, asking.OBEY))], answer) + _heard(job, rng, voice)
+    return Talk("command", messages, said=said)
 
 
 def _read(job: Job, rng: Random) -> Talk:
@@ -226,7 +231,7 @@ def _turns(exchanges: list[Exchange]) -> list[dict[str, Any]]:
 
 
 def _heard(job: Job, rng: Random, said: Utterance) -> list[dict[str, Any]]:
-    """What the voice said, in writing: training's often ask for it once more."""
+    """What the voice said, in writing: training often asks for that, too."""
     wanted = job.split == "train" and rng.random() < _WRITTEN
     return _turn(pick(rng, asking.TRANSCRIBE), said.text) if wanted else []
 
