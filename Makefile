@@ -49,7 +49,7 @@ install: .venv/installed  ## the environment alone
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-data/world/world.json: .venv/installed
+data/world/world.json: .venv/installed $(wildcard omni/data/world/*.py)
 	$(BIN)/omni data world --out data/world
 	@touch $@
 
