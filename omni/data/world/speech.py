@@ -3,7 +3,9 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cache
 from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +18,9 @@ from omni.data.world.reasoning import REASONING
 from omni.data.world.scene import Scene, pick, sample_scene
 from omni.data.world.statements import STATEMENTS
 from omni.data.world.stories import change, consequence
+
+if TYPE_CHECKING:
+    from torchaudio.transforms import Resample
 
 SAMPLE_RATE = 16_000
 
@@ -142,9 +147,16 @@ def samples(said: Utterance) -> np.ndarray:
         UserError: eSpeak NG is missing, or another one that lacks the voice.
     """
     import torch  # late: what only reads texts should start at once
-    from torchaudio.functional import resample
 
     wave, sample_rate = espeak.synthesize(said.text, said.speaker, said.rate, said.pitch)
-    # In float64, where no machine's rounding errors reach the 16 bits that are kept.
-    wave = resample(torch.from_numpy(wave.astype(np.float64)), sample_rate, SAMPLE_RATE)
+    wave = _resampler(sample_rate)(torch.from_numpy(wave.astype(np.float64)))
     return wave.round().clamp(-(2**15), 2**15 - 1).to(torch.int16).numpy()
+
+
+@cache
+def _resampler(sample_rate: int) -> "Resample":
+    """In float64, where no machine's rounding errors reach the 16 bits that are kept."""
+    import torch
+    from torchaudio.transforms import Resample
+
+    return Resample(sample_rate, SAMPLE_RATE, dtype=torch.float64)
