@@ -17,6 +17,7 @@ from omni.data.world import HELD_OUT, KINDS, Scene, Thing, caption, dense_captio
 from omni.data.world import write as write_all
 from omni.data.world.documents import comparisons, description, dialogue, document, lesson, sentences, story
 from omni.data.world.files import text_row
+from omni.data.world.knowledge import ask
 from omni.data.world.stories import change
 from omni.errors import UserError
 
@@ -58,6 +59,15 @@ def test_every_answer_is_true_and_no_kind_is_missing():
             asked[question.kind, question.answer] += 1
     assert {kind for kind, _ in asked} == set(KINDS)
     assert 0.4 < asked["yes/no", "yes"] / (asked["yes/no", "yes"] + asked["yes/no", "no"]) < 0.6
+
+
+def test_what_needs_no_scene_is_true_and_asked_in_many_ways():
+    asked = [ask(Random(seed)) for seed in range(3000)]
+    for text, answer in asked:
+        reader = Reader(Scene(()))
+        reader.read(text)
+        assert reader.answer == answer, text
+    assert len({text for text, _ in asked}) > 500
 
 
 def test_a_lie_is_noticed():
