@@ -90,7 +90,6 @@ def test_the_race_prints_and_writes_its_table(sizes, monkeypatch, capsys, vocode
     steps = ["text encoder", "first frame", "depth module", "codec", "vocoder, one frame"]
     assert [delay.step for delay in report.delays] == [*steps, "from the text to the first samples"]
     assert all(0 < delay.p50 <= delay.p95 for delay in report.delays)
-    assert report.delays[-1].p50 > max(delay.p50 for delay in report.delays[:3])
     written = json.loads(Path("report.json").read_text())
     assert [row["measure"] for row in written["results"]] == list(measures)
     assert ("is causal" in printed) == streams
