@@ -208,7 +208,12 @@ def test_the_same_seed_makes_the_same_and_a_whole_one_is_kept(world, tmp_path, c
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="--conversations is 3: they are about pictures and speech"):
         write(tmp_path, documents=1, utterances=0, conversations=3)
-    (tmp_path / "conversations").mkdir()
+    (tmp_path / "conversations" / "train").mkdir(parents=True)
+    own = tmp_path / "conversations" / "train" / "world-train-000001-mine.wav"
+    own.touch()
+    with pytest.raises(UserError, match=r"world-train-000001-mine.wav was not written by `omni data world`"):
+        write(tmp_path, **SIZES)
+    own.unlink()
     (tmp_path / "conversations" / "train.jsonl").write_text('{"messages": []}\n', encoding="utf-8")
     with pytest.raises(UserError, match="was not written by `omni data world`"):
         write(tmp_path, **SIZES)

@@ -22,7 +22,7 @@ from omni.errors import UserError
 SPLITS = ("train", "val")
 CHUNK = 32  # conversations that a process makes at a time
 WORTHWHILE = 1500  # conversations that one process makes while another starts and imports PyTorch
-_OWN = re.compile(r"world-\w+-\d{6,}(-\w+)?\.(png|wav)|\.world-.*\.part")
+_OWN = re.compile(r"world-\w+-\d{6,}(-(\d+|answer))?\.(png|wav)|\.world-.*\.part")
 
 
 def write_conversations(

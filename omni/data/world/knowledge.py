@@ -5,10 +5,9 @@ from random import Random
 
 from omni.data.world.facts import SIDES
 from omni.data.world.language import NUMBERS
-from omni.data.world.scene import COLOURS, SHAPES, SIZES, pick, shuffled
+from omni.data.world.scene import VALUES, pick, shuffled
 
 _OPPOSITES = (("above", "below"), ("left", "right"), ("small", "large"), ("more", "fewer"))
-_KINDS_OF_WORDS = {"colour": COLOURS, "shape": SHAPES, "size": SIZES}
 _MOST = len(NUMBERS) - 1
 
 # Many wordings: who has heard each fact in most of them has to listen to the words, and cannot know sentences by heart.
@@ -87,8 +86,8 @@ def _parts(rng: Random) -> tuple[str, str]:
 
 
 def _kind(rng: Random) -> tuple[str, str]:
-    kind = pick(rng, tuple(_KINDS_OF_WORDS))
-    return pick(rng, _KIND).format(pick(rng, _KINDS_OF_WORDS[kind])), kind
+    kind = pick(rng, ("colour", "shape", "size"))
+    return pick(rng, _KIND).format(pick(rng, VALUES[kind])), kind
 
 
 _ASKERS: tuple[Callable[[Random], tuple[str, str]], ...] = (
