@@ -50,8 +50,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             temporary.unlink(missing_ok=True)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads; folders as `omni hub pull` writes them, too."""
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads a `.ckpt` file, or a folder as `omni hub pull` writes it, onto the CPU.
+
+        Lightning copies weights and optimizer states to each rank's device afterwards.
+        """
         if is_folder(Path(path)):
             return read_folder(Path(path))
         return super().load_checkpoint(path, map_location, weights_only)
@@ -218,19 +221,26 @@ class Progress(Callback):
 
     def __init__(self, seconds: float = 1.0) -> None:
         self.seconds = seconds
+        self._folder = ""
+        self._steps: float = 0
         self._began, self._written, self._first = 0.0, 0.0, 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finds the run's folder: the ranks agree on it, so all of them have to ask for it."""
+        self._folder = run_folder(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._began, self._first = time.monotonic(), trainer.global_step
+        self._steps = trainer.estimated_stepping_batches
         self._write(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Writes where Lightning reads metrics anyway, so that a GPU is never waited for."""
-        if trainer.global_step % _log_interval(trainer) == 0 and time.monotonic() - self._written >= self.seconds:
-            self._write(trainer)
+        if trainer.global_step % _log_interval(trainer) == 0:
+            self._write(trainer, at_least=self.seconds)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes what was measured."""
@@ -241,19 +251,20 @@ class Progress(Callback):
         """Writes that it is done."""
         self._write(trainer, finished=True)
 
-    def _write(self, trainer: Trainer, *, finished: bool = False) -> None:
-        self._written, steps = time.monotonic(), trainer.estimated_stepping_batches
+    def _write(self, trainer: Trainer, *, finished: bool = False, at_least: float = 0.0) -> None:
+        metrics = trainer.callback_metrics  # on every rank and before the clock is read: it may reduce over ranks
+        if not trainer.is_global_zero or time.monotonic() - self._written < at_least:
+            return
+        self._written = time.monotonic()
         content = {
             "step": trainer.global_step,
-            "steps": int(steps) if steps < float("inf") else None,
+            "steps": int(self._steps) if self._steps < float("inf") else None,
             "first_step": self._first,
             "seconds": round(self._written - self._began, 1),
             "finished": finished,
-            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+            "metrics": {name: float(value) for name, value in metrics.items()},
         }
-        if not trainer.is_global_zero:  # only now: reading metrics may need all ranks
-            return
-        path = Path(run_folder(trainer)) / "progress.json"
+        path = Path(self._folder) / "progress.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")

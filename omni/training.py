@@ -101,8 +101,9 @@ class OmniCLI(LightningCLI):
         self._resolve_checkpoint("fit")
         self.model.config_fingerprint = self.fingerprint
         if self.config_init["fit"].get("ckpt_path") is None:
+            folder = Path(run_folder(self.trainer))  # on every rank: they agree on it
             if self.trainer.is_global_zero:
-                keep_earlier_run(Path(run_folder(self.trainer)))
+                keep_earlier_run(folder)
             for name, path in (self._get(self.config, "init_from") or {}).items():
                 self.model.init_part(name, path)
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from omni import checkpoint as checkpoints
-from omni.callbacks import StepBar
+from omni.callbacks import AtomicCheckpointIO, StepBar
 from omni.layers.transformer import Transformer
 from omni.metrics import TokenLoss
 from omni.models.thinker import Thinker
@@ -242,6 +243,37 @@ class TestResume:
         cli = fit("fit", "--ckpt_path=last", trainer__max_steps=7, model__init_args__weight_decay=0.3)
         assert cli.model.weight_decay == 0.3
         assert cli.trainer.global_step == 7
+
+
+class TestRanks:
+    """What one process shows of runs on several ranks and other devices."""
+
+    def test_every_rank_calls_the_same_collectives(self, fit, monkeypatch):
+        """A collective that only rank 0 calls blocks it for ever; here one process plays rank 0, then another rank."""
+        calls: dict[bool, list[str]] = {True: [], False: []}
+        for name in ("broadcast", "reduce", "barrier", "all_gather", "reduce_boolean_decision"):
+            collective = getattr(SingleDeviceStrategy, name)
+
+            def recorded(self, *args, name=name, collective=collective, **kwargs):
+                calls[self.is_global_zero].append(name)
+                return collective(self, *args, **kwargs)
+
+            monkeypatch.setattr(SingleDeviceStrategy, name, recorded)
+        for first in (True, False):
+            monkeypatch.setattr(SingleDeviceStrategy, "is_global_zero", first)
+            fit(seed_everything=int(first), trainer__max_steps=4)
+        assert len(calls[True]) > 10
+        assert calls[False] == calls[True]
+
+    def test_a_checkpoint_of_a_gpu_is_read_on_the_cpu(self, workplace, monkeypatch):
+        monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.arange(3)}, workplace / "gpu.ckpt")
+        if not torch.cuda.is_available():
+            with pytest.raises(RuntimeError, match="Attempting to deserialize object on a CUDA device"):
+                torch.load(workplace / "gpu.ckpt")
+        found = AtomicCheckpointIO().load_checkpoint(workplace / "gpu.ckpt")["weights"]
+        assert found.device.type == "cpu"
+        assert found.tolist() == [0, 1, 2]
 
 
 class TestFailure:
