@@ -12,7 +12,7 @@ A checkpoint of omni holds, beside what Lightning puts there:
 - `context`, `answer_tokens`, `template`, `images`, `dictation`: of stage E: most tokens of a conversation and of an
   answer, how it is laid out (see `omni.chat_template.encode_chat`), how images are brought to one size, how one asks
   for what a recording says,
-- `rng`: the states of the random number generators.
+- `rng`: the states of the random number generators of each rank (see `omni.distributed.random_state`).
 
 All of it is plain data and tensors, so that reading a checkpoint never runs code that lies in it.
 """

@@ -16,6 +16,7 @@ CORE = {
 }
 MAY_IMPORT = {
     "errors": set(),
+    "distributed": set(),
     "batch": set(),
     "tokenizer": set(),
     "pretrained_tokenizer": {"tokenizer", "models"},
@@ -65,7 +66,8 @@ MAY_IMPORT = {
     },
     "classification": CORE | {"layers"},
     "data": CORE | {"layers"},
-    "stages": CORE | {"layers", "optimizers", "inference", "figures", "image_figures", "conversation_figures"},
+    "stages": CORE
+    | {"distributed", "layers", "optimizers", "inference", "figures", "image_figures", "conversation_figures"},
     "precision": set(),
     "cliffs": set(),
     "curves": set(),
@@ -73,7 +75,7 @@ MAY_IMPORT = {
     "model_card": {"checkpoint", "curves"},
     "hub": {"checkpoint", "model_card", "weights_folder"},
     "plot": {"cliffs", "curves", "curve_figures"},
-    "callbacks": {"cliffs", "precision", "weights_folder"},
+    "callbacks": {"cliffs", "distributed", "precision", "weights_folder"},
     "training": {"stages", "data", "checkpoint", "callbacks", "precision", "cli"},
     "memory": set(),
     "configuration": {"training", "cli"},

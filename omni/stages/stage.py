@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from omni import checkpoint as checkpoints
+from omni.distributed import gather_objects, random_state, resume_random_numbers, start_random_numbers
 from omni.errors import UserError
 from omni.layers.transformer import Transformer
 from omni.losses import Loss
@@ -262,10 +264,7 @@ class Stage(LightningModule, ABC):
         checkpoint["metrics"] = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
         if self.hears:
             checkpoint["audio"] = mel_constants()
-        checkpoint["rng"] = {
-            "cpu": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
+        checkpoint["rng"] = {"ranks": gather_objects(random_state(self.device))}
 
     def check_checkpoint(self, checkpoint: dict[str, Any], path: str) -> None:
         """Refuses a checkpoint of another stage, of other parts, or of parts of other shapes.
@@ -309,8 +308,8 @@ class Stage(LightningModule, ABC):
     def on_train_start(self) -> None:
         """Puts frozen parts in eval mode, all others in train mode, and takes the checkpoint's random numbers up."""
         self.train()  # Lightning does not where fitting begins
-        if self._rng is not None:
-            torch.set_rng_state(self._rng["cpu"])
-            if len(self._rng["cuda"]) == torch.cuda.device_count():
-                torch.cuda.set_rng_state_all(self._rng["cuda"])
-            self._rng = None
+        rng, self._rng = self._rng, None
+        if rng is None:
+            start_random_numbers(rank=self.global_rank)
+        elif lost := resume_random_numbers(rng, self.device, step=self.global_step):
+            rank_zero_info(f"{lost}: random numbers, such as dropout's, start from a new seed")

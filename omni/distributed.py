@@ -1,0 +1,87 @@
+"""What ranks exchange, and the random numbers that each of them has for itself."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+RandomState = dict[str, Tensor]  # by type of device: the CPU's, and that of the rank's own device if it is another
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several ranks that are connected."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gather_objects(value: T) -> list[T]:
+    """The values of all ranks, in the order of their ranks. A collective: every rank must call it.
+
+    Args:
+        value: This rank's; it must be possible to pickle it.
+    """
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def random_state(device: torch.device) -> RandomState:
+    """The state of this rank's random number generators: the CPU's and, on a GPU, that of `device`."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def start_random_numbers(*, rank: int) -> None:
+    """Gives each rank random numbers of its own at the start of a run; those of rank 0 are one process's."""
+    if rank > 0:
+        _seed(torch.initial_seed(), 0, rank)
+
+
+def resume_random_numbers(rng: Mapping[str, Any], device: torch.device, *, step: int) -> str | None:
+    """Restores the random numbers of each rank from a checkpoint; seeds them anew if it is not of as many ranks.
+
+    Args:
+        rng: The checkpoint's `rng`: `ranks`, a list of states in the order of the ranks. Before there was that, it held
+            the states of rank 0 alone: `cpu`, and `cuda` with one entry a device.
+        device: That of this rank.
+        step: Optimizer steps made so far.
+
+    Returns:
+        None, or why they could not be restored.
+    """
+    ranks, rank = (dist.get_world_size(), dist.get_rank()) if is_distributed() else (1, 0)
+    states: list[RandomState] = rng["ranks"] if "ranks" in rng else [_of_rank_0(rng, device)]
+    there, here = _described(len(states), states[0]), _described(ranks, random_state(device))
+    if there != here:
+        _seed(torch.initial_seed(), step, rank)
+        return f"the checkpoint is of {there}, this run is on {here}"
+    torch.set_rng_state(states[rank]["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[rank]["cuda"], device)
+    return None
+
+
+def _of_rank_0(rng: Mapping[str, Any], device: torch.device) -> RandomState:
+    """The state that a run of one rank on `device` needs, from a checkpoint that has no `ranks`."""
+    if device.type != "cuda" or not rng["cuda"]:
+        return {"cpu": rng["cpu"]}
+    return {"cpu": rng["cpu"], "cuda": rng["cuda"][(device.index or 0) % len(rng["cuda"])]}
+
+
+def _described(ranks: int, state: RandomState) -> str:
+    device = "CUDA" if "cuda" in state else "the CPU"
+    return f"{ranks} rank{'s' if ranks > 1 else ''} of {device}"
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Seeds all generators of this process with a number that no other rank and no other step gives."""
+    (own,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(own))

@@ -1,0 +1,58 @@
+"""Runs on several ranks that are cut off: random numbers of each rank's own, saved and restored."""
+
+import shutil
+import time
+
+import pytest
+import torch
+from forks import Ranks
+from test_training import RUN, callback, same, weights
+
+from omni import checkpoint as checkpoints
+from omni.distributed import resume_random_numbers
+
+STEPS = {"trainer__val_check_interval": 5, "model__init_args__thinker__init_args__dropout": 0.2}
+TWO = {**STEPS, "trainer__devices": 2, "trainer__strategy": "ddp"}
+EACH_STEP = callback("omni.callbacks.StageCheckpoint", filename="last", every_n_train_steps=1)
+
+
+@pytest.fixture
+def warm(fit):
+    """All that a run imports, so that forks have it."""
+    fit(trainer__max_steps=1)
+    shutil.rmtree(RUN)
+
+
+@pytest.mark.usefixtures("warm")
+class TestTwoRanks:
+    def test_killed_and_resumed_equals_never_stopped(self, fit, caplog):
+        with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=12, **TWO)) as ranks:
+            assert ranks.wait() == [0, 0], ranks.output(0)
+        whole = checkpoints.read(RUN / "last.ckpt")
+        RUN.rename("whole")
+        with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=12, **TWO)) as ranks:
+            while not (RUN / "last.ckpt").exists() or checkpoints.read(RUN / "last.ckpt")["lineage"]["step"] < 4:
+                time.sleep(0.002)
+            ranks.kill()
+        step = checkpoints.read(RUN / "last.ckpt")["lineage"]["step"]
+        assert 4 <= step < 12
+        with Ranks(lambda rank: fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=12, **TWO)) as ranks:
+            assert ranks.wait() == [0, 0], ranks.output(0)
+        assert same(whole["state_dict"], weights(RUN / "last.ckpt"))
+        first, second = (state["cpu"] for state in whole["rng"]["ranks"])
+        assert not torch.equal(first, second)
+        found = checkpoints.read(RUN / "last.ckpt")["rng"]["ranks"]
+        assert torch.equal(first, found[0]["cpu"])
+        assert torch.equal(second, found[1]["cpu"])
+        # Another number of ranks goes on, and says so.
+        with pytest.warns(UserWarning, match="its batches or its seed have changed"):
+            fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=14, **STEPS)
+        assert caplog.text.count("the checkpoint is of 2 ranks of the CPU, this run is on 1 rank of the CPU") == 1
+
+
+def test_a_checkpoint_of_before_there_were_ranks():
+    state = torch.get_rng_state()
+    expected = torch.rand(3)
+    torch.rand(5)
+    assert resume_random_numbers({"cpu": state, "cuda": [state]}, torch.device("cpu"), step=7) is None
+    assert torch.equal(torch.rand(3), expected)
