@@ -238,6 +238,7 @@ def hub(workplace, monkeypatch):
     import datasets
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)  # 5 s for each pass
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["x", "y"]), "caption": datasets.Value("string")}
     )

@@ -36,7 +36,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_logs_what_is_to_be_watched(fit_talker):
-    fit_talker()
+    fit_talker(model__init_args__shown=1)
     assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     for name in ("loss", "perplexity", "loss/advance", "loss/codebook_1", "round_trip_wer"):
         assert len(scalars(f"val/{name}")) == 2

@@ -20,6 +20,7 @@ from omni.errors import UserError
 from omni.layout import MediaLayout
 
 SIZES = {"documents": 3, "val_documents": 1, "utterances": 12, "val_utterances": 3, "pictures": 40, "val_pictures": 24}
+SIZES |= {"narrations": 0, "val_narrations": 0}
 
 
 @pytest.fixture(scope="module")
