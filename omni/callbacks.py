@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from omni.cliffs import CliffWatch
 from omni.errors import UserError
 from omni.precision import measure_peak_tflops
+from omni.predictions import Predictions, merge_shares, save_share
 from omni.weights_folder import is_folder, read_folder
 
 
@@ -112,18 +113,43 @@ class StageCheckpoint(ModelCheckpoint):
 
 
 class WritePredictions(BasePredictionWriter):
-    """Writes what `omni predict` gives, a list with one entry a batch, to `predictions.pt` in the run's folder."""
+    """Writes what `omni predict` gives, a list with one entry a batch, to `predictions.pt` in the run's folder.
+
+    Rows are in the order of the data, each once, however many ranks there are.
+    """
 
     def __init__(self) -> None:
         super().__init__(write_interval="epoch")
+        self._rows: list[list[int]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the rows of an earlier prediction."""
+        self._rows = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Remembers which rows a batch is of."""
+        self._rows.append(batch.rows.tolist())
 
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any
     ) -> None:
-        """Writes."""
+        """Writes; rank 0 for all."""
         path = Path(run_folder(trainer)) / "predictions.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(predictions, path)
+        if trainer.world_size > 1:
+            save_share(Predictions(self._rows, predictions), path, trainer.global_rank)
+            trainer.strategy.barrier("predictions")
+        if trainer.is_global_zero:
+            merged = predictions if trainer.world_size == 1 else merge_shares(path, trainer.world_size)
+            torch.save(merged, path)
         rank_zero_info(f"predictions: {path}")
 
 

@@ -17,6 +17,7 @@ CORE = {
 MAY_IMPORT = {
     "errors": set(),
     "distributed": set(),
+    "predictions": set(),
     "batch": set(),
     "tokenizer": set(),
     "pretrained_tokenizer": {"tokenizer", "models"},
@@ -75,7 +76,7 @@ MAY_IMPORT = {
     "model_card": {"checkpoint", "curves"},
     "hub": {"checkpoint", "model_card", "weights_folder"},
     "plot": {"cliffs", "curves", "curve_figures"},
-    "callbacks": {"cliffs", "distributed", "precision", "weights_folder"},
+    "callbacks": {"cliffs", "distributed", "precision", "predictions", "weights_folder"},
     "training": {"stages", "data", "checkpoint", "callbacks", "precision", "cli"},
     "memory": set(),
     "configuration": {"training", "cli"},

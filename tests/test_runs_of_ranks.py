@@ -10,6 +10,7 @@ from test_training import RUN, callback, same, weights
 
 from omni import checkpoint as checkpoints
 from omni.distributed import resume_random_numbers
+from omni.predictions import Predictions, merge
 
 STEPS = {"trainer__val_check_interval": 5, "model__init_args__thinker__init_args__dropout": 0.2}
 TWO = {**STEPS, "trainer__devices": 2, "trainer__strategy": "ddp"}
@@ -48,6 +49,29 @@ class TestTwoRanks:
         with pytest.warns(UserWarning, match="its batches or its seed have changed"):
             fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=14, **STEPS)
         assert caplog.text.count("the checkpoint is of 2 ranks of the CPU, this run is on 1 rank of the CPU") == 1
+
+    def test_predict_writes_each_row_once_in_order(self, fit):
+        fit()
+        options = {"data__init_args__test": "corpus.txt", "data__init_args__context": 48}
+        fit("predict", "--ckpt_path=best", **options)
+        alone = torch.load(RUN / "predictions.pt")
+        assert sum(map(len, alone)) % 2 == 1  # one rank has a row more
+        (RUN / "predictions.pt").unlink()
+        with Ranks(lambda rank: fit("predict", "--ckpt_path=best", **options, **TWO)) as ranks:
+            assert ranks.wait() == [0, 0], ranks.output(0)
+        together = torch.load(RUN / "predictions.pt")
+        assert [batch.shape for batch in together] == [batch.shape for batch in alone]
+        torch.testing.assert_close(together, alone)
+        assert not list(RUN.glob(".predictions*"))
+
+
+def test_merged_predictions_keep_their_kind():
+    """Lists of a row each, and dicts of tensors; rows that two ranks have count once."""
+    first = Predictions([[0, 2], [4]], [["a", "c"], ["e"]])
+    assert merge([first, Predictions([[3, 1], [0]], [["d", "b"], ["a"]])]) == [["a", "b"], ["c", "d"], ["e"]]
+    tensors = [torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0]])]
+    (found,) = merge([Predictions([[0, 2]], [{"p": tensors[0]}]), Predictions([[1]], [{"p": tensors[1]}])])[:1]
+    assert found["p"].tolist() == [[0.0], [1.0]]
 
 
 def test_a_checkpoint_of_before_there_were_ranks():
