@@ -170,37 +170,53 @@ def keep_earlier_run(folder: Path) -> None:
 
 
 class Stopped(Exception):
-    """Training was asked to stop, and has saved.
+    """A signal has ended the run.
 
     Args:
-        signum: The signal that asked.
+        signum: The signal.
+        step: Optimizer steps made before the run was saved, if it was.
         path: The checkpoint.
-        step: Optimizer steps made.
     """
 
-    def __init__(self, signum: int, path: Path, step: int) -> None:
-        super().__init__(f"stopped at step {step} by {signal.Signals(signum).name}; go on with --ckpt_path {path}")
+    def __init__(self, signum: int, step: int | None = None, path: Path | None = None) -> None:
+        name = signal.Signals(signum).name
+        if path is None:
+            super().__init__(f"stopped by {name}")
+        else:
+            super().__init__(f"stopped at step {step} by {name}; go on with --ckpt_path {path}")
         self.exit_code = 128 + signum
 
 
 class GracefulStop(Callback):
-    """SIGINT (Ctrl-C) and SIGTERM end the run after the current optimizer step, with `last.ckpt` saved.
+    """SIGINT (Ctrl-C) and SIGTERM end training after the current optimizer step, with `last.ckpt` saved.
 
-    A second signal ends it at once. Several ranks stop together, after a step that is logged, whichever was told.
+    A second signal ends it at once, as the first does where nothing is trained. Several ranks stop together, after a
+    step that is logged, whichever got the signal.
     """
 
     def __init__(self) -> None:
         self._signum: int | None = None
-        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes over the signals."""
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            self._before[signum] = signal.signal(signum, self._remember)
+        """Takes over the signals, until Lightning gives them back at the end."""
+        self._signum = None
+        _handle(self._remember)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """There is no step to wait for any more."""
+        _handle(_stop_now)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes over the signals, unless training has: Lightning would not stop."""
+        if trainer.state.fn != "fit":
+            _handle(_stop_now)
+
+    on_test_start = on_validation_start
+    on_predict_start = on_validation_start
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         self._signum = signum
-        self._give_back()
+        _handle(_stop_now)
         rank_zero_info("\nstopping after this step; again to stop at once")
 
     def on_train_batch_end(
@@ -219,20 +235,16 @@ class GracefulStop(Callback):
             return
         path = Path(run_folder(trainer)) / "last.ckpt"
         trainer.save_checkpoint(path)
-        raise Stopped(self._signum or signal.SIGTERM, path, trainer.global_step)
+        raise Stopped(self._signum or signal.SIGTERM, trainer.global_step, path)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives the signals back."""
-        self._give_back()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the signals back."""
-        self._give_back()
+def _handle(handler: Any) -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, handler)
 
-    def _give_back(self) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        self._before = {}
+
+def _stop_now(signum: int, frame: FrameType | None) -> None:
+    raise Stopped(signum)
 
 
 class Progress(Callback):

@@ -6,16 +6,18 @@ This is the only file that knows LightningCLI.
 import hashlib
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jsonargparse import ArgumentError, Namespace
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 
 import omni.data.codes.data
 import omni.data.conversations.data
@@ -33,6 +35,7 @@ from omni import checkpoint as checkpoints
 from omni.callbacks import AtomicCheckpointIO, StageCheckpoint, StepBar, Stopped, keep_earlier_run, run_folder
 from omni.errors import UserError
 from omni.precision import best_precision
+from omni.rank_watch import RankWatch
 from omni.stages.stage import Stage
 
 # What a user can do nothing about: Lightning's use of PyTorch, its advertisement, and a folder that is not empty
@@ -49,6 +52,8 @@ _BUDGET = ("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "gr
 
 class OmniCLI(LightningCLI):
     """LightningCLI with `configs/base.yaml` under every configuration and parts of earlier stages by `init_from`."""
+
+    watch: ClassVar[RankWatch | None] = None  # of this process, while it is one of several ranks
 
     def __init__(self, *, run: bool = True) -> None:
         base = CONFIGS / "base.yaml"
@@ -103,6 +108,7 @@ class OmniCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Loads the parts of earlier stages, or finds the checkpoint to resume."""
+        self._watch_ranks()
         self._resolve_checkpoint("fit")
         self.model.config_fingerprint = self.fingerprint
         if self.config_init["fit"].get("ckpt_path") is None:
@@ -114,15 +120,32 @@ class OmniCLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Finds the checkpoint."""
+        self._watch_ranks()
         self._resolve_checkpoint("validate")
 
     def before_test(self) -> None:
         """Finds the checkpoint."""
+        self._watch_ranks()
         self._resolve_checkpoint("test")
 
     def before_predict(self) -> None:
         """Finds the checkpoint."""
+        self._watch_ranks()
         self._resolve_checkpoint("predict")
+
+    def _watch_ranks(self) -> None:
+        """Sees to it that no rank waits for one that has failed."""
+        trainer = self.trainer
+        if trainer.num_devices * trainer.num_nodes == 1:
+            return
+        OmniCLI.watch = watch = RankWatch(
+            trainer.global_rank,
+            trainer.num_devices * trainer.num_nodes,
+            children=lambda: getattr(trainer.strategy.launcher, "procs", []),
+            parent=trainer.local_rank > 0,
+            last_words=lambda: [logger.finalize("failed") for logger in trainer.loggers],
+        )
+        trainer.callbacks.append(LambdaCallback(on_exception=lambda _, __, error: watch.expect(*_outcome(error))))  # pyright: ignore
 
     def _resolve_checkpoint(self, verb: str) -> None:
         """Turns `--ckpt_path best`, `last` and `auto` into this run's files, and refuses a bad file before it runs."""
@@ -183,12 +206,31 @@ def run(argv: list[str]) -> OmniCLI:
 
     Raises:
         UserError: If the configuration is wrong; the message is one line.
-        SystemExit: With 128 + the signal's number, if a signal ended the run after it saved.
+        SystemExit: With 128 + the signal's number, if a signal ended the run; on several ranks, with the exit code of
+            the rank that failed first, which has printed why.
     """
-    from omni.cli import one_line
-
     # LightningCLI warns of arguments that are not the command line's, and DDP starts its other ranks with them.
     before, sys.argv = sys.argv, [sys.argv[0], *argv]
+    try:
+        cli = _run(argv)
+        if OmniCLI.watch is not None:
+            OmniCLI.watch.finish()
+        return cli
+    except BaseException as error:
+        if OmniCLI.watch is not None:
+            raise SystemExit(OmniCLI.watch.fail(*_outcome(error))) from None
+        if isinstance(error, Stopped):
+            print(f"omni: {error}")
+            raise SystemExit(error.exit_code) from None
+        raise
+    finally:
+        OmniCLI.watch = None
+        sys.argv = before
+
+
+def _run(argv: list[str]) -> OmniCLI:
+    from omni.cli import one_line
+
     try:
         return OmniCLI()
     except ArgumentError as error:
@@ -200,9 +242,14 @@ def run(argv: list[str]) -> OmniCLI:
         if not str(error).startswith("Does not validate against any of the Union subtypes"):
             raise
         raise UserError(one_line(error)) from error
-    except Stopped as stop:
-        if getattr(rank_zero_only, "rank", 0) == 0:  # each rank gets here
-            print(f"omni: {stop}")
-        raise SystemExit(stop.exit_code) from None
-    finally:
-        sys.argv = before
+
+
+def _outcome(error: BaseException) -> tuple[str, int]:
+    """What is printed where a run ends by an exception, and the exit code."""
+    if isinstance(error, SystemExit):
+        return "", error.code if isinstance(error.code, int) else 1
+    if isinstance(error, Stopped):
+        return f"omni: {error}", error.exit_code
+    if isinstance(error, UserError | MisconfigurationException):
+        return f"omni: {error}", 2
+    return "".join(traceback.format_exception(error)).rstrip(), 1

@@ -58,6 +58,17 @@ class SignalAt(Callback):
             signal.raise_signal(self.signum)
 
 
+class SignalTwice(SignalAt):
+    """Sends it twice in one step, or where a batch is predicted once."""
+
+    def on_before_zero_grad(self, trainer: Any, *args: Any) -> None:
+        super().on_before_zero_grad(trainer)
+        super().on_before_zero_grad(trainer)
+
+    def on_predict_batch_start(self, *args: Any) -> None:
+        signal.raise_signal(self.signum)
+
+
 class KeepLast(Callback):
     """Copies `last.ckpt` as it is at the beginning of a step."""
 
@@ -228,6 +239,20 @@ class TestResume:
         output = capfd.readouterr()
         assert "stopped at step 2 by SIGINT; go on with --ckpt_path" in output.out
         assert "Traceback" not in output.err
+
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    def test_a_second_signal_ends_at_once_as_the_first_does_outside_of_training(self, fit, capfd, signum):
+        twice = callback("test_training.SignalTwice", step=4, signum=int(signum))
+        with pytest.raises(SystemExit) as stop:
+            fit("fit", twice)
+        assert stop.value.code == 128 + signum
+        assert f"omni: stopped by {signum.name}\n" in capfd.readouterr().out
+        assert checkpoints.read(RUN / "best.ckpt")["lineage"]["step"] == 3
+        with pytest.raises(SystemExit) as stop:
+            fit("predict", twice, "--ckpt_path=best", data__init_args__test="corpus.txt")
+        assert stop.value.code == 128 + signum
+        assert f"omni: stopped by {signum.name}\n" in capfd.readouterr().out
+        assert not (RUN / "predictions.pt").exists()
 
     def test_a_stop_before_a_validation_waits_for_it(self, fit, capfd):
         with pytest.raises(SystemExit):

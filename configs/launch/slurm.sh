@@ -22,7 +22,7 @@ if [ -f .venv/bin/activate ]; then
 fi
 
 code=0
-srun omni fit \
+srun --kill-on-bad-exit=1 omni fit \
   --trainer.strategy ddp \
   --trainer.num_nodes "$SLURM_NNODES" \
   --trainer.devices "$SLURM_NTASKS_PER_NODE" \

@@ -71,7 +71,9 @@ class Stage(LightningModule, ABC):
         self.ancestors: dict[str, checkpoints.Lineage] = {}
         self.config_fingerprint: str | None = None
         self._counted: Tensor | None = None
-        self._bad_step: Tensor | None = None
+        self._noted: Tensor | None = None  # a loss of this rank that is not finite, since the last optimizer step
+        self._bad_step: Tensor | None = None  # the first step with such a loss on any rank, or -1
+        self._bad_batch: str | None = None
         self._rng: dict[str, Any] | None = None
 
     # ------------------------------------------------------------------ parts
@@ -176,32 +178,49 @@ class Stage(LightningModule, ABC):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turns gradients of `total / UNIT`, averaged over micro-batches and ranks, into those of the true mean."""
         assert self._counted is not None
-        counted = self._counted.float()
-        if self.trainer.world_size > 1:
-            counted = self.trainer.strategy.reduce(counted, reduce_op="sum")
-            assert isinstance(counted, Tensor)
+        counted = self._exchange(self._counted.float())
         averaged = self.trainer.accumulate_grad_batches * self.trainer.world_size
         scale_gradients(self.parameters(), UNIT * averaged / counted.clamp(min=1))
         self._counted = None
         if (self.global_step + 1) % getattr(self.trainer, "log_every_n_steps") == 0:  # noqa: B009  a step that is logged
+            self._refuse_bad_step()
             gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
             self.log("train/grad_norm", nn.utils.get_total_norm(gradients))  # before it is clipped
 
     def _watch(self, total: Tensor, batch: Any, batch_idx: int) -> None:
-        """Stops at a loss that is not finite: at once on a CPU, elsewhere when Lightning reads the loss anyway."""
-        if total.device.type == "cpu":
-            if not total.isfinite():
-                raise self._not_finite(self.global_step, batch_idx, batch)
-            return
-        now = torch.full_like(total, self.global_step, dtype=torch.long).detach()
+        """Notes a loss that is not finite. One process on a CPU refuses it at once, all others: see `_exchange`."""
+        bad = ~total.detach().isfinite()
+        self._noted = bad if self._noted is None else self._noted | bad
+        if total.device.type == "cpu" and bad and self._bad_batch is None:
+            self._bad_batch = str(self._not_finite(self.global_step, batch_idx, batch))
+            if self.trainer.world_size == 1:
+                raise UserError(self._bad_batch)
+
+    def _exchange(self, counted: Tensor) -> Tensor:
+        """Sums `counted` over ranks; in the same exchange they learn of a loss that is not finite on another.
+
+        They refuse it on a CPU before the step is made, elsewhere when Lightning reads the loss anyway.
+        """
+        assert self._noted is not None
+        bad = self._noted.float()
+        if self.trainer.world_size > 1:
+            both = self.trainer.strategy.reduce(torch.stack((counted, bad)), reduce_op="sum")
+            assert isinstance(both, Tensor)
+            counted, bad = both
+        now = torch.full_like(bad, self.global_step, dtype=torch.long)
         seen = torch.full_like(now, -1) if self._bad_step is None else self._bad_step
-        self._bad_step = torch.where((seen < 0) & ~total.detach().isfinite(), now, seen)
-        if self.global_step % getattr(self.trainer, "log_every_n_steps") == 0:  # noqa: B009  pyright does not see it
+        self._bad_step, self._noted = torch.where((seen < 0) & (bad > 0), now, seen), None
+        if bad.device.type == "cpu":
             self._refuse_bad_step()
+        return counted
 
     def _refuse_bad_step(self) -> None:
-        if self._bad_step is not None and (step := int(self._bad_step)) >= 0:
-            raise self._not_finite(step, step * self.trainer.accumulate_grad_batches, None)
+        """Raises, on every rank, if the loss was not finite on one; `_bad_step` is the same on all."""
+        if self._bad_step is None or (step := int(self._bad_step)) < 0:
+            return
+        named = [batch for batch in gather_objects(self._bad_batch) if batch is not None]
+        batch_idx = step * self.trainer.accumulate_grad_batches
+        raise UserError(named[0]) if named else self._not_finite(step, batch_idx, None)
 
     def _not_finite(self, step: int, batch_idx: int, batch: Any) -> UserError:
         rows = getattr(batch, "rows", None)
