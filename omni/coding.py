@@ -1,6 +1,5 @@
 """The verbs `codec encode` and `codec decode`: audio files to files of codes, and back to sound."""
 
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from omni.checkpoint import from_checkpoint
 from omni.errors import UserError
+from omni.files import atomic_write
 from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio
 from omni.media.griffin_lim import GriffinLim
 from omni.models.codec import Codec
@@ -40,14 +40,8 @@ class Coded(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Writes an `.npz` file, which appears when it is whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez_compressed(file, **self._asdict())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic_write(path) as file:
+            np.savez_compressed(file, **self._asdict())
 
     @classmethod
     def load(cls, path: Path) -> "Coded":

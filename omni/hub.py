@@ -4,7 +4,6 @@ Tokens are huggingface_hub's affair (`hf auth login`, or the variable HF_TOKEN):
 one.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from omni import checkpoint as checkpoints
 from omni.errors import UserError
+from omni.files import private_copy
 from omni.model_card import facts, model_card
 from omni.weights_folder import CONFIG, WEIGHTS, is_folder, write_folder
 
@@ -115,8 +115,8 @@ def _put(made: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file in (CARD, CONFIG, WEIGHTS):
         if (made / file).is_file():
-            shutil.copyfile(made / file, folder / f".{file}.{os.getpid()}")
-            (folder / f".{file}.{os.getpid()}").replace(folder / file)
+            with private_copy(folder / file) as part:
+                shutil.copyfile(made / file, part)
 
 
 def _refuse_foreign(folder: Path) -> None:

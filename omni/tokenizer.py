@@ -6,9 +6,7 @@ per byte all follow from that one table.
 """
 
 import codecs
-import contextlib
 import hashlib
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple, final
 import sentencepiece
 
 from omni.errors import UserError
+from omni.files import atomic_write
 
 _NAMED = (
     *("<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>"),
@@ -250,14 +249,10 @@ class SentencePieceTokenizer(Tokenizer):
             UserError: the file cannot be written.
         """
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(self._model)
-            os.replace(temporary, path)
+            with atomic_write(path) as file:
+                file.write(self._model)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise UserError(f"{path} cannot be written ({error.strerror}): choose another path") from None
 
 

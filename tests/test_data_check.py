@@ -377,7 +377,7 @@ def test_the_report_is_written_whole_or_not_at_all(good, monkeypatch):
     def fails(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr("omni.data.findings.os.replace", fails)
+    monkeypatch.setattr("omni.files.os.replace", fails)
     with pytest.raises(OSError, match="disk full"):
         check(["m.jsonl"], json=Path("new/report.json"))
     assert [file.name for file in Path("new").iterdir()] == ["report.json"]

@@ -89,9 +89,9 @@ def test_features_that_were_cut_off_are_completed_to_the_same_bytes(tmp_path):
     def read(row: int) -> torch.Tensor:
         return torch.randn(1000 + 300 * row, generator=torch.Generator().manual_seed(row))
 
-    whole = FeatureFile(tmp_path / "whole", 16)
-    whole.write(6, read, label="train")
-    cut = FeatureFile(tmp_path / "cut", 16)
+    whole = FeatureFile(tmp_path / "whole", 16, 6)
+    whole.write(read, label="train")
+    cut = FeatureFile(tmp_path / "cut", 16, 6)
 
     def stop(row: int) -> torch.Tensor:
         if row == 4:
@@ -99,11 +99,11 @@ def test_features_that_were_cut_off_are_completed_to_the_same_bytes(tmp_path):
         return read(row)
 
     with pytest.raises(KeyboardInterrupt):
-        cut.write(6, stop, label="train")
+        cut.write(stop, label="train")
     assert not cut.complete
     with cut.data.open("ab") as file:
         file.write(b"half a row")
-    cut.write(6, lambda row: read(row) if row >= 4 else pytest.fail("was there already"), label="train")
+    cut.write(lambda row: read(row) if row >= 4 else pytest.fail("was there already"), label="train")
     assert cut.data.read_bytes() == whole.data.read_bytes()
     assert torch.equal(cut.read(5), whole.read(5))
 

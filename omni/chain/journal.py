@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, final
 
 from omni.errors import UserError
+from omni.files import write_text
 
 
 @final
@@ -55,7 +56,4 @@ class Journal:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}")
-        temporary.write_text(json.dumps(self._stages, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.path)
+        write_text(self.path, json.dumps(self._stages, indent=1) + "\n")

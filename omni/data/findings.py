@@ -1,7 +1,6 @@
 """What is found when data is checked: findings of some kinds, gathered in a report."""
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from omni.errors import UserError
+from omni.files import write_text
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -105,13 +105,7 @@ class Report:
             "figures": self.figures,
             "findings": [finding._asdict() for finding in self.findings],
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def named(names: Iterable[str], most: int = 8) -> str:

@@ -14,6 +14,7 @@ from omni.data.speech.corpora import LAYOUTS
 from omni.data.speech.rows import chosen_by_hash
 from omni.data.speech.utterances import Utterance, Utterances
 from omni.errors import UserError
+from omni.files import atomic_write
 from omni.media.audio import audio_info
 from omni.media.container import AudioError
 
@@ -142,24 +143,18 @@ def _split(
 
 def _write(path: Path, kind: str, folder: Path, entries: Sequence[_Entry]) -> None:
     """Writes a manifest, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     top, home = str(folder.resolve()), str(path.parent.resolve())
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            for row, duration in entries:
-                inside = Path(row.audio).relative_to(top)
-                content = {
-                    "audio": _from(home, row.audio),
-                    "text": row.text.strip(),
-                    **({} if row.speaker is None else {"speaker": row.speaker}),
-                    "duration": round(duration, 4),
-                    "id": inside.with_suffix("").as_posix() if kind == "folder" else inside.stem,
-                }
-                file.write(json.dumps(content, ensure_ascii=False) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        for row, duration in entries:
+            inside = Path(row.audio).relative_to(top)
+            content = {
+                "audio": _from(home, row.audio),
+                "text": row.text.strip(),
+                **({} if row.speaker is None else {"speaker": row.speaker}),
+                "duration": round(duration, 4),
+                "id": inside.with_suffix("").as_posix() if kind == "folder" else inside.stem,
+            }
+            file.write((json.dumps(content, ensure_ascii=False) + "\n").encode())
 
 
 def _from(home: str, audio: str) -> str:

@@ -1,10 +1,8 @@
 """Tokenised documents in a memory-mapped file, made once and kept under a key."""
 
 import json
-import os
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, final
 
@@ -17,6 +15,7 @@ from omni.batch import TextBatch
 from omni.data.documents import Documents
 from omni.data.packing import Ints, Packing, pack
 from omni.errors import UserError
+from omni.files import atomic_write
 from omni.tokenizer import BOS, EOS, Tokenizer
 
 _SEGMENT = 1 << 16  # characters, about; enough of them at a time to keep every thread of the tokenizer busy
@@ -42,9 +41,10 @@ class TokenFile:
         try:
             counts = self.counts
             size = self._file(".bin").stat().st_size
+            documents = np.load(self._file(".npy"), mmap_mode="r").size if counts["documents"] else 0
         except (OSError, ValueError):
             return False
-        return size == counts["tokens"] * np.dtype(counts["dtype"]).itemsize and self._file(".npy").exists()
+        return size == counts["tokens"] * np.dtype(counts["dtype"]).itemsize and documents == counts["documents"]
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -103,19 +103,13 @@ class TokenFile:
     def _replacing(self, ending: str) -> Iterator[BinaryIO]:
         """A file that appears under its name only when it is whole."""
         path = self._file(ending)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with atomic_write(path) as file:
                 yield file
-            os.replace(temporary, path)
         except OSError as error:
             raise UserError(
                 f"data.cache_dir {path.parent} cannot be written ({error.strerror}): make room, or name another folder"
             ) from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
 
 
 @final

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omni.errors import UserError
+from omni.files import private_copy
 from omni.media.container import AudioSource, name_of, opened, read_mono
 
 SAMPLE_RATE = 16_000  # of all audio inside omni
@@ -174,14 +175,8 @@ def audio_writer(
     """
     path = Path(path)
     kind = audio_format(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with soundfile.SoundFile(part, "w", sample_rate, channels, format=kind) as file:
-            yield lambda audio: file.write(audio.detach().float().cpu().clamp(-1, 1).numpy().T)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with private_copy(path) as part, soundfile.SoundFile(part, "w", sample_rate, channels, format=kind) as file:
+        yield lambda audio: file.write(audio.detach().float().cpu().clamp(-1, 1).numpy().T)
 
 
 def audio_format(path: str | os.PathLike[str]) -> str:

@@ -1,6 +1,7 @@
 """What a frozen audio encoder hears, kept on disk: hearing is by far the largest part of training a projector."""
 
-import os
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, final
 
@@ -10,6 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from omni.batch import ConversationBatch
 from omni.checkpoint import weights_fingerprint
+from omni.files import atomic_write
+from omni.media.audio import mel_constants
 from omni.models.audio_encoder import AudioFeatures
 from omni.models.omni import Omni
 
@@ -17,6 +20,9 @@ from omni.models.omni import Omni
 @final
 class FeatureCache:
     """Frames of recordings, a file for each, in a folder named for the encoder and the precision it computes in.
+
+    The folder's name covers the encoder's weights, its recipe (class and arguments: what the weights do not tell, such
+    as the seconds that it encodes at once) and the constants of the spectrogram.
 
     Args:
         folder: Where such folders are made.
@@ -52,15 +58,15 @@ class FeatureCache:
             encoder: Any = omni.audio_encoder
             own = {name: weight for name, weight in encoder.state_dict().items() if name not in encoder.lent}
             origin = encoder.origin["fingerprint"] if encoder.origin else ""
+            made = json.dumps([encoder.recipe, mel_constants()], sort_keys=True, default=str)
+            key = hashlib.sha256(f"{origin} {weights_fingerprint(own)} {made}".encode()).hexdigest()
             autocast = torch.is_autocast_enabled(device.type)
-            dtype = str(torch.get_autocast_dtype(device.type) if autocast else torch.float32).removeprefix("torch.")
-            self._of_encoder = self.folder / f"{origin[:16]}{weights_fingerprint(own)[:16]}-{dtype}"
+            dtype = torch.get_autocast_dtype(device.type) if autocast else next(encoder.parameters()).dtype
+            self._of_encoder = self.folder / f"{key[:32]}-{str(dtype).removeprefix('torch.')}"
         return self._of_encoder / key[:2] / f"{key}.pt"
 
 
 def _write(path: Path, hidden: Tensor) -> None:
     """The file appears when it is whole: several processes may hear the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(hidden.detach().cpu().clone(), part)
-    part.replace(path)
+    with atomic_write(path, sync=False) as file:
+        torch.save(hidden.detach().cpu().clone(), file)

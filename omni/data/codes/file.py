@@ -10,6 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from omni.data.codes.encoding import Encoded
+from omni.errors import UserError
+from omni.files import fill_once, finish, open_for_update
 
 _RECORD = np.dtype([("frames", "<i8"), ("score", "<f4"), ("speed", "<f4"), ("fault", "u1")])
 _BATCH_SECONDS, _BATCH_ROWS = 60.0, 32  # encoded together, padding counted
@@ -17,7 +19,9 @@ _BATCH_SECONDS, _BATCH_ROWS = 60.0, 32  # encoded together, padding counted
 
 @final
 class CodesFile:
-    """Codes, advances and what was found about their alignment, memory-mapped. Writing goes on where it was cut.
+    """Codes, advances and what was found about their alignment, memory-mapped.
+
+    One process writes; others that want to wait for it. Writing resumes where it was interrupted.
 
     Rows lie in the order of their durations, so that those encoded together are of about the same length.
 
@@ -38,37 +42,63 @@ class CodesFile:
 
     @property
     def complete(self) -> bool:
-        """Whether all rows are there."""
-        size = self.records_file.stat().st_size if self.records_file.is_file() else 0
-        return size == len(self.order) * _RECORD.itemsize and bool(size)
+        """Whether all rows are there: files of the sizes that they must have."""
+        if not self.data.is_file() or not self.records_file.is_file():
+            return False
+        if self.records_file.stat().st_size != len(self.order) * _RECORD.itemsize or not len(self.order):
+            return False
+        return self.data.stat().st_size == self._size(np.fromfile(self.records_file, dtype=_RECORD))
 
     def write(self, encode: Callable[[Sequence[int]], list[Encoded]], *, label: str) -> None:
-        """Computes what is missing.
+        """Computes what is missing, or waits for the process that does.
 
         Args:
             encode: Encodes rows of these numbers.
             label: Of the progress bar.
+
+        Raises:
+            UserError: If the files cannot be written.
         """
-        self.data.parent.mkdir(parents=True, exist_ok=True)
-        records = np.zeros(0, _RECORD)
-        if self.records_file.is_file():
-            whole = self.records_file.stat().st_size // _RECORD.itemsize
-            records = np.fromfile(self.records_file, dtype=_RECORD, count=whole)
-        with self.data.open("ab") as data, self.records_file.open("ab") as records_file:
-            data.truncate(int(records["frames"].sum()) * (self.num_codebooks + 1) * 2)
-            records_file.truncate(len(records) * _RECORD.itemsize)
-            label = f"codes of {label}"
-            total = len(self.order)
-            with tqdm(total=total, initial=len(records), desc=label, leave=False, disable=None) as bar:
-                for rows in self._batches(len(records)):
+        files = (self.data, self.records_file)
+        fill_once(
+            files, complete=lambda: self.complete, fill=lambda files: self._fill(*files, encode=encode, label=label)
+        )
+
+    def _fill(
+        self, data: Path, records_file: Path, *, encode: Callable[[Sequence[int]], list[Encoded]], label: str
+    ) -> None:
+        with open_for_update(data) as codes, open_for_update(records_file) as found:
+            done = self._done(data, records_file)
+            codes.seek(self._size(done))
+            found.seek(done.nbytes)
+            records, label = [done], f"codes of {label}"
+            with tqdm(total=len(self.order), initial=len(done), desc=label, leave=False, disable=None) as bar:
+                for rows in self._batches(len(done)):
                     for row in encode(rows.tolist()):
                         frames = np.concatenate((row.codes, row.advances[:, None]), axis=1)
-                        data.write(np.ascontiguousarray(frames, np.int16).tobytes())
-                        data.flush()  # first: a record counts the frames that are there
-                        record = (len(frames), row.score, row.speed, row.fault)
-                        records_file.write(np.array(record, _RECORD).tobytes())
-                        records_file.flush()
+                        codes.write(np.ascontiguousarray(frames, np.int16).tobytes())
+                        codes.flush()  # first: a record counts the frames that are there
+                        records.append(np.array([(len(frames), row.score, row.speed, row.fault)], _RECORD))
+                        found.write(records[-1].tobytes())
+                        found.flush()
                     bar.update(len(rows))
+            written = np.concatenate(records)
+            finish(codes, self._size(written))
+            finish(found, written.nbytes)
+        if records_file.read_bytes() != written.tobytes():
+            raise UserError(f"{data} was changed while it was filled: start again, with one process at first")
+
+    def _size(self, records: np.ndarray) -> int:
+        return int(records["frames"].sum()) * (self.num_codebooks + 1) * 2
+
+    def _done(self, data: Path, records_file: Path) -> np.ndarray:
+        """Records of the rows that an interrupted process has written, as far as their codes are there."""
+        whole = records_file.stat().st_size // _RECORD.itemsize
+        records = np.fromfile(records_file, dtype=_RECORD, count=whole)
+        if len(records) > len(self.order):  # of several processes, before they waited for each other
+            return records[:0]
+        there = records["frames"].cumsum() * (self.num_codebooks + 1) * 2 <= data.stat().st_size
+        return records[there]
 
     def _batches(self, done: int) -> list[np.ndarray]:
         """The rows that are left."""

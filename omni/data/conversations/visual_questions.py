@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omni.errors import UserError
+from omni.files import write_text
 
 EXCHANGES = 5  # most questions of a training conversation: what was answered before is part of the context
 
@@ -45,12 +46,7 @@ def prepare_questions(folder: Path, out: Path) -> None:
         images = _read(split / "questions.json")
         rows = [row for number, asked in images.items() for row in _rows(split, number, asked, out)]
         path, questions = out / f"{split.name}.jsonl", sum(map(len, images.values()))
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         print(f"{path}: {len(rows):,} conversations, {questions:,} questions about {len(images):,} images")
 
 

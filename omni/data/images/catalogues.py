@@ -4,6 +4,7 @@ import gzip
 import inspect
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -16,6 +17,7 @@ from omni.data.images.folders import ATTRIBUTE
 from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import ImageSource, Location
 from omni.errors import UserError
+from omni.files import locked
 
 _DIGITS = tuple("0123456789")
 _CLOTHES = (
@@ -74,7 +76,9 @@ class TorchvisionSet(ImageSource):
         if "download" in inspect.signature(kind).parameters:
             arguments["download"] = location.download
         try:
-            self._data: Any = kind(**arguments)
+            # torchvision writes downloads to their final names: another process must not read them in the meantime.
+            with locked(location.root / f"{name}.lock") if arguments.get("download") else nullcontext():
+                self._data: Any = kind(**arguments)
         except (RuntimeError, OSError, ValueError, TypeError) as error:
             raise UserError(
                 f"{self.name}: cannot be read in {location.root} ({str(error).splitlines()[0]}): set data.root to its "

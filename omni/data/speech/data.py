@@ -134,7 +134,7 @@ class SpeechData(StreamableData):
         for split, file in plan.files.items():
             if not file.complete:
                 rows = plan.rows[split]
-                file.write(len(rows), lambda row, rows=rows: rows[row].read(), label=split)
+                file.write(lambda row, rows=rows: rows[row].read(), label=split)
 
     def setup(self, stage: str | None = None) -> None:
         if self._rows:
@@ -261,7 +261,7 @@ class SpeechData(StreamableData):
                 constants = [self.num_mels, *sorted(mel_constants().items())]
                 for split, part in rows.items():
                     key = fingerprint([identity(part), str(constants)])
-                    files[split] = FeatureFile(self.cache_dir / key[:32], self.num_mels)
+                    files[split] = FeatureFile(self.cache_dir / key[:32], self.num_mels, len(part))
             self._plan = _Plan(rows, files)
         return self._plan
 

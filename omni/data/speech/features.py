@@ -1,8 +1,7 @@
 """Spectrograms of a whole data set, computed once and kept on disk."""
 
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from omni.errors import UserError
+from omni.files import fill_once, finish, open_for_update, write_text
 from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
 
 MARGIN = 2  # frames beyond either end that still hear something of it: windows reach over 3.2 frames
@@ -40,15 +40,17 @@ def between_silences(mel: Tensor, lead: int, tail: int) -> Tensor:
 class FeatureFile:
     """Spectrograms in one file, memory-mapped; with `MARGIN` frames of silence on both sides of each.
 
-    Writing is taken up again where it was cut. Rows that cannot be read have no frames, and the reason is kept.
+    One process writes; others that want to wait for it. Writing resumes where it was interrupted. Rows that cannot be
+    read have no frames, and the reason is kept.
 
     Args:
         stem: The files' path without ending.
         num_mels: Mel filters.
+        num_rows: Number of rows.
     """
 
-    def __init__(self, stem: Path, num_mels: int):
-        self.num_mels = num_mels
+    def __init__(self, stem: Path, num_mels: int, num_rows: int):
+        self.num_mels, self.num_rows = num_mels, num_rows
         self.data = stem.with_name(stem.name + ".mels")
         self.frames_file = stem.with_name(stem.name + ".frames")  # int64, one a row: rows that are done
         self.record = stem.with_name(stem.name + ".json")  # written last
@@ -57,50 +59,67 @@ class FeatureFile:
 
     @property
     def complete(self) -> bool:
-        """Whether all rows are there."""
-        return all(file.is_file() for file in (self.record, self.data, self.frames_file))
+        """Whether all rows are there: files of the sizes that they must have."""
+        if not all(file.is_file() for file in (self.record, self.data, self.frames_file)):
+            return False
+        frames = np.fromfile(self.frames_file, dtype=np.int64)
+        return len(frames) == self.num_rows and self.data.stat().st_size == self._size(frames)
 
     @property
     def unreadable(self) -> dict[int, str]:
         """Rows that could not be read, and why."""
         return {int(row): why for row, why in json.loads(self.record.read_text(encoding="utf-8")).items()}
 
-    def write(self, num_rows: int, read: Callable[[int], Tensor], *, label: str) -> None:
-        """Computes what is missing.
+    def write(self, read: Callable[[int], Tensor], *, label: str) -> None:
+        """Computes what is missing, or waits for the process that does.
 
         Args:
-            num_rows: Number of rows.
             read: The audio of a row; raises UserError where it cannot be read.
             label: Of the progress bar.
 
         Raises:
-            UserError: If no row can be read.
+            UserError: If no row can be read, or the files cannot be written.
         """
-        self.data.parent.mkdir(parents=True, exist_ok=True)
-        log_mel, unreadable = LogMel(self.num_mels), {}
-        done = np.fromfile(self.frames_file, dtype=np.int64) if self.frames_file.is_file() else np.zeros(0, np.int64)
-        with self.data.open("ab") as data, self.frames_file.open("ab") as frames_file:
-            data.truncate(int(done.sum()) * self.num_mels * 4)
-            frames_file.truncate(len(done) * 8)
-            for row in tqdm(range(num_rows), desc=f"features of {label}", initial=0, leave=False, disable=None):
-                if row < len(done):
-                    if not done[row]:
-                        unreadable[row] = "could not be read"
-                    continue
+        files = (self.data, self.frames_file, self.record)
+        fill_once(files, complete=lambda: self.complete, fill=lambda files: self._fill(*files, read=read, label=label))
+
+    def _fill(self, data: Path, frames_file: Path, record: Path, *, read: Callable[[int], Tensor], label: str) -> None:
+        log_mel = LogMel(self.num_mels)
+        with open_for_update(data) as mels, open_for_update(frames_file) as counts:
+            frames = self._done(data, frames_file)
+            unreadable = {row: "could not be read" for row, count in enumerate(frames) if not count}
+            mels.seek(self._size(frames))
+            counts.seek(len(frames) * 8)
+            first = len(frames)
+            for row in tqdm(range(first, self.num_rows), f"features of {label}", leave=False, disable=None):
                 try:
                     mel = mel_of(log_mel, read(row), MARGIN, MARGIN).numpy()
                 except UserError as error:
                     unreadable[row], mel = str(error), np.zeros((0, self.num_mels), np.float32)
                     rank_zero_warn(f"left out of {label}: {error}")
-                data.write(np.ascontiguousarray(mel).tobytes())
-                data.flush()
-                frames_file.write(np.int64(len(mel)).tobytes())
-                frames_file.flush()
-        if len(unreadable) == num_rows:
+                mels.write(np.ascontiguousarray(mel).tobytes())
+                mels.flush()  # first: a row counts once its frames are there
+                counts.write(np.int64(len(mel)).tobytes())
+                counts.flush()
+                frames.append(len(mel))
+            finish(mels, self._size(frames))
+            finish(counts, len(frames) * 8)
+        if np.fromfile(frames_file, dtype=np.int64).tolist() != frames:
+            raise UserError(f"{data} was changed while it was filled: start again, with one process at first")
+        if len(unreadable) == self.num_rows:
             raise UserError(f"no row of {label} can be read; the first: {unreadable[0]}")
-        part = self.record.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(unreadable), encoding="utf-8")
-        os.replace(part, self.record)
+        write_text(record, json.dumps(unreadable))
+
+    def _size(self, frames: Sequence[int] | np.ndarray) -> int:
+        return int(np.sum(frames, dtype=np.int64)) * self.num_mels * 4
+
+    def _done(self, data: Path, frames_file: Path) -> list[int]:
+        """Frames of the rows that an interrupted process has written, as far as they are there."""
+        frames = np.fromfile(frames_file, dtype=np.int64)
+        if len(frames) > self.num_rows:  # of several processes, before they waited for each other
+            return []
+        there = frames.cumsum() * self.num_mels * 4 <= data.stat().st_size
+        return frames[there].tolist()
 
     def read(self, row: int) -> Tensor:
         """A row's spectrogram with its margins: (frames, num_mels)."""

@@ -21,6 +21,7 @@ from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.features import FeatureFile, between_silences, in_silence
 from omni.data.speech.utterances import Utterance, Utterances, fingerprint
 from omni.errors import UserError
+from omni.files import write_text
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, SILENCE, LogMel, audio_info, read_audio
 from omni.media.container import AudioError, AudioFault
 from omni.units import BLANK, Units
@@ -334,8 +335,5 @@ def _measured(
         except AudioError as error:
             measured.append(error.fault)
     if may_write:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(measured), encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, json.dumps(measured))
     return measured

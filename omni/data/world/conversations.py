@@ -13,11 +13,12 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from omni.data.world.disk import refuse_foreign, replacing
+from omni.data.world.disk import refuse_foreign
 from omni.data.world.speech import SAMPLE_RATE, samples
 from omni.data.world.talks import Job, talk
 from omni.data.world.workers import cpus, in_order
 from omni.errors import UserError
+from omni.files import atomic_write
 
 SPLITS = ("train", "val")
 CHUNK = 32  # conversations that a process makes at a time
@@ -70,9 +71,9 @@ def write_conversations(
     for split in SPLITS:
         _sweep(folder, split, set(sums.get(split, ())))
     for split, files in sums.items():
-        with replacing(folder / f"{split}.sha256") as file:
+        with atomic_write(folder / f"{split}.sha256", sync=False) as file:
             file.writelines(f"{checksum}  {name}\n".encode() for name, checksum in files.items())
-        with replacing(folder / f"{split}.jsonl") as file:
+        with atomic_write(folder / f"{split}.jsonl", sync=False) as file:
             file.writelines(rows[split])
 
 
@@ -90,7 +91,7 @@ def make(job: Job) -> tuple[bytes, dict[str, str]]:
     for name, data in files.items():
         path = job.folder / name
         if not path.is_file() or path.read_bytes() != data:
-            with replacing(path) as file:
+            with atomic_write(path, sync=False) as file:
                 file.write(data)
     row = {"id": job.id, "task": made.task, "messages": made.messages}
     line = f"{json.dumps(row, ensure_ascii=False)}\n".encode()

@@ -9,10 +9,11 @@ from tqdm import tqdm
 
 from omni.data.world import conversations as conversing
 from omni.data.world import espeak, images, recordings
-from omni.data.world.disk import digest, refuse_foreign, replacing, whole
+from omni.data.world.disk import digest, refuse_foreign, whole
 from omni.data.world.documents import document, sentences
 from omni.data.world.scene import scene_at
 from omni.errors import UserError
+from omni.files import atomic_write
 
 GENERATOR = 5  # raise it when the same seed gives other files than before: text, speech, images or conversations
 RECORD = "world.json"
@@ -206,7 +207,7 @@ def _write_all(out: Path, asked: dict[str, int]) -> dict[str, Any]:
         conversing.remove(out / "conversations")
     files = {name: digest(out / name) for name in _names(asked)}
     record = {**asked, **counts, "espeak": engine, "seconds": seconds, "files": files}
-    with replacing(out / RECORD) as file:
+    with atomic_write(out / RECORD, sync=False) as file:
         file.write((json.dumps(record, indent=2) + "\n").encode())
     return record
 
@@ -217,7 +218,7 @@ def _write_text(folder: Path, seed: int, sizes: dict[str, int]) -> dict[str, int
     words = 0
     with tqdm(total=sum(sizes.values()), desc="text", unit=" documents", leave=False, disable=None) as progress:
         for split, size in sizes.items():
-            with replacing(folder / f"{split}.jsonl") as file:
+            with atomic_write(folder / f"{split}.jsonl", sync=False) as file:
                 for index in range(size):
                     row = text_row(seed, split, index)
                     file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())

@@ -16,13 +16,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from omni.data.world.captions import caption, dense_caption
-from omni.data.world.disk import refuse_foreign, replacing
+from omni.data.world.disk import refuse_foreign
 from omni.data.world.drawing import draw
 from omni.data.world.language import NUMBERS
 from omni.data.world.scene import COLOURS, SHAPES, Scene, scene_at
 from omni.data.world.statements import relation
 from omni.data.world.workers import cpus, in_order
 from omni.errors import UserError
+from omni.files import atomic_write
 
 SPLITS = ("train", "val")
 CHUNK = 64  # pictures that a process makes at a time, 0.05 s
@@ -119,9 +120,9 @@ def write_images(folder: Path, *, seed: int, sizes: dict[str, int], processes: i
             made[job.split].append(row)
             progress.update()
     for split, rows in made.items():
-        with replacing(folder / f"{split}.sha256") as file:
+        with atomic_write(folder / f"{split}.sha256", sync=False) as file:
             file.writelines(f"{checksum}  {name(split, index)}\n".encode() for index, (_, checksum) in enumerate(rows))
-        with replacing(folder / f"{split}.jsonl") as file:
+        with atomic_write(folder / f"{split}.jsonl", sync=False) as file:
             file.writelines(row for row, _ in rows)
 
 
@@ -131,7 +132,7 @@ def make(job: Job) -> tuple[bytes, str]:
     picture(job.seed, job.split, job.index).save(packed, "PNG", compress_level=6)
     data, path = packed.getvalue(), job.folder / name(job.split, job.index)
     if not path.is_file() or path.read_bytes() != data:
-        with replacing(path) as file:
+        with atomic_write(path, sync=False) as file:
             file.write(data)
     row = json.dumps(image_row(job.seed, job.split, job.index), ensure_ascii=False)
     return f"{row}\n".encode(), hashlib.sha256(data).hexdigest()

@@ -16,10 +16,11 @@ import soundfile
 from tqdm import tqdm
 
 from omni.data.world import espeak
-from omni.data.world.disk import checksums, refuse_foreign, replacing
+from omni.data.world.disk import checksums, refuse_foreign
 from omni.data.world.speech import SAMPLE_RATE, SPEAKERS, samples, utterance
 from omni.data.world.workers import cpus, in_order
 from omni.errors import UserError
+from omni.files import atomic_write
 
 ORIGIN = "origin.json"
 CHUNK = 16  # utterances that a process makes at a time, 0.2 s: Ctrl-C waits for two of them
@@ -92,9 +93,9 @@ def record(
             made[job.split].append(recording)
             progress.update()
     for split, recordings in made.items():
-        with replacing(folder / f"{split}.sha256") as file:
+        with atomic_write(folder / f"{split}.sha256", sync=False) as file:
             file.writelines(f"{one.checksum}  {one.row['audio']}\n".encode() for one in recordings)
-        with replacing(folder / f"{split}.jsonl") as file:
+        with atomic_write(folder / f"{split}.jsonl", sync=False) as file:
             file.writelines((json.dumps(one.row, ensure_ascii=False) + "\n").encode() for one in recordings)
     return {split: round(sum(float(one.row["duration"]) for one in made[split]), 1) for split in sizes}
 
@@ -109,7 +110,7 @@ def make(job: Job) -> Recording:
         buffer = io.BytesIO()
         soundfile.write(buffer, samples(said), SAMPLE_RATE, format="WAV", subtype="PCM_16")
         data = buffer.getvalue()
-        with replacing(path) as file:
+        with atomic_write(path, sync=False) as file:
             file.write(data)
     duration = soundfile.info(io.BytesIO(data)).frames / SAMPLE_RATE
     row = {"audio": name, "text": said.text, "speaker": said.speaker, "duration": round(duration, 4), "id": said.id}
@@ -165,7 +166,7 @@ def _begin(folder: Path, origin: dict[str, object], sizes: dict[str, int]) -> No
             (folder / split).mkdir(parents=True, exist_ok=True)
         else:
             (folder / f"{split}.sha256").unlink(missing_ok=True)
-    with replacing(folder / ORIGIN) as file:
+    with atomic_write(folder / ORIGIN, sync=False) as file:
         file.write((json.dumps(origin) + "\n").encode())
 
 
