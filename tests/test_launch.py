@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -236,44 +237,50 @@ class TestGoingOn:
 
 @pytest.mark.slow
 class TestTwoProcesses:
-    """The script for torchrun, with two processes on the CPU."""
+    """Two processes on the CPU, begun by the script for torchrun and by `omni fit` itself."""
 
-    def start(self, workplace: Path, *options: str) -> subprocess.Popen[str]:
+    def start(self, *command: str) -> subprocess.Popen[str]:
         from conftest import CONFIGS, TOY
 
-        if shutil.which("torchrun", path=str(Path(sys.executable).parent)) is None:
-            pytest.skip("torchrun is not beside this Python")
         toy = [f"--{name}={value}" for name, value in TOY.items()]
+        first, *rest = command
         environment = {
             **os.environ,
             "GPUS": "2",
             "PORT": str(29_600 + os.getpid() % 300),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
             "OMP_NUM_THREADS": "1",
         }
-        command = ["bash", str(LAUNCH / "torchrun.sh"), "--config", str(CONFIGS / "thinker.yaml"), *toy, *options]
-        return subprocess.Popen(
-            command, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        words = [*first.split(), "--config", str(CONFIGS / "thinker.yaml"), *toy, *rest]
+        return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def test_they_stop_together_when_told_and_go_on(self, workplace):
+        if shutil.which("torchrun", path=str(Path(sys.executable).parent)) is None:
+            pytest.skip("torchrun is not beside this Python")
         steps = ["--trainer.max_steps=3000", "--trainer.val_check_interval=3000", "--trainer.log_every_n_steps=5"]
-        run = self.start(workplace, *steps)
+        run = self.start(f"bash {LAUNCH / 'torchrun.sh'}", *steps)
         assert run.stdout is not None
-        told = ""
         while not list(RUN.glob("last.ckpt")):  # base.yaml: every 200 steps
             if run.poll() is not None:
-                pytest.fail(told + run.stdout.read())
-            os.sched_yield()
+                pytest.fail(run.stdout.read())
+            time.sleep(0.1)
         run.send_signal(signal.SIGTERM)
         told = run.communicate(timeout=300)[0]
-        assert "stopped at step" in told, told
-        assert told.count("stopped at step") == 1
+        assert told.count("omni: stopped at step") == 1, told
         stopped = checkpoints.read(RUN / "last.ckpt")["lineage"]["step"]
         assert stopped % 5 == 0
-        run = self.start(workplace, f"--trainer.max_steps={stopped + 10}", "--trainer.val_check_interval=5")
+        steps = [f"--trainer.max_steps={stopped + 10}", "--trainer.val_check_interval=5", "--ckpt_path=auto"]
+        run = self.start("omni fit --trainer.devices=2 --trainer.strategy=ddp", *steps)
         told = run.communicate(timeout=300)[0]
         assert run.returncode == 0, told
         assert "going on with" in told
         assert checkpoints.read(RUN / "last.ckpt")["lineage"]["step"] == stopped + 10
+
+    def test_one_that_is_killed_ends_the_other(self, workplace):
+        kill = '{"class_path": "test_failing_ranks.FailAt", "init_args": {"step": 3, "how": "kill"}}'
+        run = self.start("omni fit --trainer.devices=2 --trainer.strategy=ddp", f"--trainer.callbacks+={kill}")
+        told = run.communicate(timeout=300)[0]
+        assert run.returncode == 128 + signal.SIGKILL, told
+        assert told.count("omni: rank 1 ended by signal 9") == 1, told
+        assert "Traceback" not in told
