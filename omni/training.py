@@ -134,10 +134,15 @@ class OmniCLI(LightningCLI):
         self._resolve_checkpoint("predict")
 
     def _watch_ranks(self) -> None:
-        """Sees to it that no rank waits for one that has failed."""
+        """Sees to it that no rank waits for another for ever: for one that has failed, or whose clock is late."""
         trainer = self.trainer
         if trainer.num_devices * trainer.num_nodes == 1:
             return
+        if trainer._val_check_time_interval is not None:  # pyright: ignore[reportAttributeAccessIssue]
+            raise UserError(
+                "trainer.val_check_interval is a duration, which each rank would measure by its own clock: with several "
+                "devices give it as a number of batches"
+            )
         OmniCLI.watch = watch = RankWatch(
             trainer.global_rank,
             trainer.num_devices * trainer.num_nodes,

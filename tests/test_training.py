@@ -290,6 +290,10 @@ class TestRanks:
         assert len(calls[True]) > 10
         assert calls[False] == calls[True]
 
+    def test_validation_by_the_clock_is_refused(self, fit, fails):
+        options = {"trainer__devices": 2, "trainer__strategy": "ddp", "trainer__val_check_interval": "00:00:00:01"}
+        assert "trainer.val_check_interval is a duration" in fails(fit, **options)
+
     def test_a_checkpoint_of_a_gpu_is_read_on_the_cpu(self, workplace, monkeypatch):
         monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
         AtomicCheckpointIO().save_checkpoint({"weights": torch.arange(3)}, workplace / "gpu.ckpt")
