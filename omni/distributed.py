@@ -31,6 +31,43 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, without gradients. A collective: every rank must call it.
+
+    Args:
+        tensor: Of the same shape on every rank.
+    """
+    if not is_distributed():
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of all ranks, in the order of the ranks, with gradients. A collective, and its backward pass is one.
+
+    Args:
+        rows: (rows, ...), of the same shape on every rank.
+
+    Returns:
+        (ranks × rows, ...). The gradient of a rank's rows is the sum over what all ranks make of them.
+    """
+    return _GatherRows.apply(rows) if is_distributed() else rows  # pyright: ignore[reportReturnType]
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        found = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(found, rows.contiguous())
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return sum_over_ranks(gradient).chunk(dist.get_world_size())[dist.get_rank()]
+
+
 def random_state(device: torch.device) -> RandomState:
     """The state of this rank's random number generators: the CPU's and, on a GPU, that of `device`."""
     state = {"cpu": torch.get_rng_state()}

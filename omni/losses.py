@@ -219,8 +219,8 @@ def feature_matching(real: Sequence[Sequence[Tensor]], made: Sequence[Sequence[T
 def spectral_distance(made: Tensor, real: Tensor, *, n_ffts: Sequence[int] = (256, 512, 1024)) -> Tensor:
     """How far magnitudes of short-time spectra are apart, at several resolutions (arXiv:1910.11480), a scalar.
 
-    The mean over resolutions of the mean absolute difference of logarithms, and of the norm of the difference as a
-    share of the norm of the real ones.
+    The mean over resolutions and rows of the mean absolute difference of logarithms, and of the norm of the difference
+    as a share of the norm of the real ones.
 
     Args:
         made: (batch, samples).
@@ -234,5 +234,6 @@ def spectral_distance(made: Tensor, real: Tensor, *, n_ffts: Sequence[int] = (25
             both = F.pad(torch.cat((made, real)).float(), (n_fft // 2, n_fft // 2))
             spectra = torch.stft(both, n_fft, n_fft // 4, window=window, center=False, return_complex=True)
             a, b = (spectra.real.square() + spectra.imag.square()).clamp(min=1e-6).sqrt().chunk(2)
-            distances.append(F.l1_loss(a.log(), b.log()) + (a - b).norm() / b.norm().clamp(min=1e-3))
+            shares = (a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1).clamp(min=1e-3)
+            distances.append(F.l1_loss(a.log(), b.log()) + shares.mean())
     return torch.stack(distances).mean()

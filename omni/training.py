@@ -17,6 +17,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 import omni.data.codes.data
@@ -101,10 +102,22 @@ class OmniCLI(LightningCLI):
             config["precision"] = best_precision(config["accelerator"])
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        self._let_parameters_be_unused(trainer)
         # `last` is written behind `best`, so that it knows what `best` has to be better than.
         trainer.callbacks.sort(key=lambda each: isinstance(each, StageCheckpoint) and each.monitor is None)  # pyright: ignore
         rank_zero_info(f"precision: {trainer.precision}")
         return trainer
+
+    def _let_parameters_be_unused(self, trainer: Trainer) -> None:
+        """Has DDP look for parameters without a gradient, for stages in which a batch may leave some out."""
+        if not (isinstance(trainer.strategy, DDPStrategy) and self.model.has_unused_parameters):
+            return
+        options = trainer.strategy._ddp_kwargs
+        if options.setdefault("find_unused_parameters", True) is False:
+            raise UserError(
+                f"trainer.strategy has find_unused_parameters false, but batches of {type(self.model).__name__} may "
+                "leave parameters unused (no image, no recording): give ddp"
+            )
 
     def before_fit(self) -> None:
         """Loads the parts of earlier stages, or finds the checkpoint to resume."""

@@ -11,9 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import collectives
+
 
 class Ranks:
     """Processes that call a function as the ranks of a run, as torchrun starts them; what is left is killed at the end.
+
+    Each rank's collectives are recorded, and `wait` fails where ranks that ended well differ in them.
 
     Args:
         function: What each rank calls, with its rank.
@@ -43,6 +47,7 @@ class Ranks:
             os.dup2(output, 1)
             os.dup2(output, 2)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+            collectives.record(Path(f"collectives-{rank}.txt"))
             function(rank)
             code = 0
         except SystemExit as stop:
@@ -71,6 +76,7 @@ class Ranks:
 
         Raises:
             TimeoutError: If one is still running after that many seconds; the message holds what they wrote.
+            AssertionError: If all ended with 0 and their collectives were not the same, in the same order.
         """
         end = time.monotonic() + seconds
         while len(self.codes) < len(self.processes):
@@ -79,9 +85,16 @@ class Ranks:
                 if found:
                     self.codes[process] = os.waitstatus_to_exitcode(status)
             if time.monotonic() > end:
-                raise TimeoutError("\n".join(self.output(rank) for rank in range(len(self.processes))))
+                outputs = [self.output(rank) for rank in range(len(self.processes))]
+                raise TimeoutError("\n".join([*outputs, self._difference() or "collectives agree"]))
             time.sleep(0.01)
-        return [self.codes[process] for process in self.processes]
+        codes = [self.codes[process] for process in self.processes]
+        if not any(codes) and (difference := self._difference()):
+            raise AssertionError(difference)
+        return codes
+
+    def _difference(self) -> str | None:
+        return collectives.difference([Path(f"collectives-{rank}.txt") for rank in range(len(self.processes))])
 
     def output(self, rank: int) -> str:
         """What a rank has written to stdout and stderr."""

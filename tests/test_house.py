@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "chat_template": {"tokenizer"},
     "layout": {"chat_template", "tokenizer"},
     "attachments": {"media"},
-    "layers": set(),
+    "layers": {"distributed"},
     "losses": {"batch", "layers"},
     "metrics": {"batch", "layers"},
     "optimizers": {"layers", "precision"},

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omni.distributed import sum_over_ranks
 from omni.layers.feedforward import Activation, activate
 
 
@@ -22,6 +23,9 @@ class MixtureOfExperts(nn.Module):
         experts_per_token: How many work on a token.
         activation: As in `FeedForward`.
         out_dim: Width of the output, where it is another than `dim`.
+        balance_over_ranks: Whether the balance loss counts the tokens that each expert gets over all ranks
+            (arXiv:2501.11873), so that training on several ranks equals training on one. It takes an exchange in every
+            forward pass in training mode, so it must be False where a rank may have nothing to route.
     """
 
     def __init__(
@@ -33,12 +37,14 @@ class MixtureOfExperts(nn.Module):
         num_experts: int,
         experts_per_token: int = 2,
         activation: Activation = "swiglu",
+        balance_over_ranks: bool = True,
     ) -> None:
         super().__init__()
         if not 1 <= experts_per_token <= num_experts:
             raise ValueError(f"experts_per_token must lie in 1..{num_experts}, not {experts_per_token}")
         self.num_experts, self.experts_per_token = num_experts, experts_per_token
         self.activation: Activation = activation
+        self.balance_over_ranks = balance_over_ranks
         self.router = nn.Linear(dim, num_experts, bias=False)
         width = 2 * ffn_dim if activation == "swiglu" else ffn_dim
         self.up = nn.Parameter(torch.empty(num_experts, dim, width))
@@ -97,6 +103,9 @@ class MixtureOfExperts(nn.Module):
         """Share of tokens routed to each expert × its mean probability (Switch Transformer, arXiv:2101.03961)."""
         valid = torch.ones_like(probabilities[:, :1]) if mask is None else mask.flatten()[:, None].float()
         count = valid.sum().clamp(min=1)
-        routed = (chosen * valid).sum(0) / (count * self.experts_per_token)
+        routed = (chosen * valid).sum(0)
+        if self.training and self.balance_over_ranks:
+            routed = sum_over_ranks(routed)
+        routed = routed / routed.sum().clamp(min=1)
         expected = (probabilities * valid).sum(0) / count
         return self.num_experts * (routed * expected).sum()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics.text import WordErrorRate
 
 from omni.batch import SpeechBatch
+from omni.distributed import sum_over_ranks
 from omni.figures import reconstruction_figure
 from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
@@ -131,9 +132,12 @@ class CodecTraining(Stage):
     @torch.no_grad()
     def _measure(self, batch: SpeechBatch) -> None:
         mels = batch.mels * valid(batch.mel_lengths, batch.mels.shape[1])[..., None]
-        self.mel_frames += batch.mel_lengths.sum()
-        self.mel_sums += mels.sum((0, 1))
-        self.mel_squares += mels.square().sum((0, 1))
+        measured = (batch.mel_lengths.sum()[None], mels.sum((0, 1)), mels.square().sum((0, 1)))
+        sizes = [len(one) for one in measured]
+        frames, sums, squares = sum_over_ranks(torch.cat([one.to(self.mel_sums) for one in measured])).split(sizes)
+        self.mel_frames += frames[0]
+        self.mel_sums += sums
+        self.mel_squares += squares
 
     def example_batch(self, data: Mapping[str, Any]) -> SpeechBatch:
         """See `example_crops`."""

@@ -67,8 +67,8 @@ class OmniTuning(Stage):
         projector_steps: Optimizer steps in which the projectors alone are trained; all else begins, with its warm-up,
             behind them.
         frame_dropout: Share of the audio encoder's frames that are left out in training, each on its own.
-        balance: Weight of the experts' balance loss, where a projector is a mixture of experts.
-        router_z: Weight of their router's z-loss.
+        balance: Weight of the experts' balance loss, where a projector or the trained Thinker is a mixture of experts.
+        router_z: Weight of the z-loss of a projector's router.
         feature_cache: Folder in which the frames of a frozen audio encoder are kept, so that it hears each recording
             once; none if not given.
         blank_controls: Whether validation asks again with images and audio blanked.
@@ -123,6 +123,7 @@ class OmniTuning(Stage):
         self._check_arguments()
 
     omni: Omni
+    has_unused_parameters = True  # those of a medium that no row of a batch has
 
     def _check_arguments(self) -> None:
         for name in (*self.rates, *self.frozen):
@@ -219,7 +220,7 @@ class OmniTuning(Stage):
         return self.omni.embed(batch.tokens, frame_dropout=dropout, **media)
 
     def loss(self, batch: ConversationBatch) -> Loss:
-        """Cross-entropy of the assistant's tokens, and in training what the routers of projectors are held to."""
+        """Cross-entropy of the assistant's tokens; in training also the routers' losses, of projectors and Thinker."""
         projectors = [part for part in self.parts.values() if isinstance(part, Projector)]
         for projector in projectors:
             projector.router_losses = None
@@ -227,12 +228,17 @@ class OmniTuning(Stage):
         total = self.thinker.cross_entropy(encoded.hidden, batch.targets)
         count = (batch.targets != IGNORE).sum()
         stats = {"padding": torch.full((), 1 - batch.num_tokens / batch.tokens.numel())}
-        routers = [projector.router_losses for projector in projectors if projector.router_losses is not None]
-        if not routers or not self.training:
+        if not self.training:
             return Loss(total, count, stats=stats)
-        balance, z = (torch.stack(terms).sum() for terms in zip(*routers, strict=True))
-        held_to = self.balance * balance + self.router_z * z
-        return Loss(total + held_to * count, count, {"balance": balance, "router_z": z}, stats)
+        routers = [projector.router_losses for projector in projectors if projector.router_losses is not None]
+        terms = {}
+        if isinstance(self.thinker, Thinker) and self.thinker.mixture and "thinker" not in self.frozen:
+            terms["thinker_balance"] = encoded.balance_loss
+        if routers:
+            terms["balance"], terms["router_z"] = (torch.stack(some).sum() for some in zip(*routers, strict=True))
+        weights = {"thinker_balance": self.balance, "balance": self.balance, "router_z": self.router_z}
+        penalty = sum((weights[name] * term for name, term in terms.items()), total.new_zeros(()))
+        return Loss(total + penalty * count, count, terms, stats)
 
     def example_batch(self, data: Mapping[str, Any]) -> ConversationBatch:
         """As many of the longest rows as `batch_tokens` holds, each with an image and as much audio as then fits."""
@@ -316,10 +322,8 @@ class OmniTuning(Stage):
                     blanked = self.answer(blank(batch, medium, silence), rows) if rows else []
                     self._count(f"blank_{medium}", batch, rows, self._right(batch, blanked, rows))
         heard = [row for row, task in enumerate(batch.tasks) if task == TRANSCRIPTION]
-        if heard:
-            written = self._data.dictation.labels or self.normalization
-            texts = ([written(some[row]) for row in heard] for some in (answers, batch.answers))
-            self.wer.update(*texts)
+        written = self._data.dictation.labels or self.normalization
+        self.wer.update(*([written(some[row]) for row in heard] for some in (answers, batch.answers)))  # be it none
         if len(self._samples) < self.num_samples:
             self._samples.append(self._sample(batch, answers[0], right[0]))
 
@@ -371,7 +375,7 @@ class OmniTuning(Stage):
             figures["wer"] = self.wer.compute()
         shown = {"loss", "accuracy", "wer"}
         for name, value in figures.items():
-            self.log(f"{split}/{name}", value, prog_bar=name in shown)
+            self.log(f"{split}/{name}", value, prog_bar=name in shown, sync_dist=True)
         self.val_loss.reset()
         self.wer.reset()
 

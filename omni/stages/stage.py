@@ -79,6 +79,7 @@ class Stage(LightningModule, ABC):
     # ------------------------------------------------------------------ parts
 
     hears = False  # whether its parts take or make spectrograms
+    has_unused_parameters = False  # whether a batch may leave trained parameters without a gradient
 
     @property
     def parts(self) -> dict[str, Part]:

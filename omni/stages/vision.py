@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from omni.batch import Attribute, ImageBatch
+from omni.distributed import gather_rows, is_distributed
 from omni.errors import UserError
 from omni.image_figures import attention_figure, confusion_figure, image_grid
 from omni.losses import Loss, classification_loss, contrastive_loss
@@ -156,11 +158,25 @@ class VisionPretraining(Stage):
                 raise UserError("the data has no captions: take model.init_args.contrast away, or give captions")
             images = self.contrast.embed_images(pooled)
             texts = self.contrast.embed_texts(self.read(batch.captions[:, 0]))
+            images, texts, ids, ranks = self._of_all_ranks(images, texts, batch.caption_ids[:, 0])
             scores = self.contrast.scores(images, texts)
-            contrast = contrastive_loss(scores, batch.caption_ids[:, 0], kind=self.contrast.loss)
+            contrast = contrastive_loss(scores, ids, kind=self.contrast.loss) / ranks
             terms["contrast"] = contrast / count
             total = total + self.contrast_weight * contrast
         return Loss(total, count, terms if len(terms) > 1 else {})
+
+    def _of_all_ranks(self, images: Tensor, texts: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Embeddings and caption ids of all ranks, with gradients, so that each sees all negatives; number of ranks.
+
+        Every rank computes the same loss over all pairs, and counts its share of it. A batch with fewer rows than its
+        loader's batches have is filled up with missing captions, which count nothing.
+        """
+        if not is_distributed():
+            return images, texts, ids, 1
+        missing = (self._data.batch_size if self.training else self._data.val_batch_size) - len(ids)
+        both = F.pad(torch.cat((images, texts), dim=1).float(), (0, 0, 0, missing))
+        images, texts = gather_rows(both).chunk(2, dim=1)
+        return images, texts, gather_rows(F.pad(ids, (0, missing), value=-1)), self.trainer.world_size
 
     def _columns(self, logits: Tensor) -> tuple[Attribute, ...]:
         if self._trainer is not None:
@@ -201,6 +217,8 @@ class VisionPretraining(Stage):
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics and shows some images."""
         self._log_metrics("val")
+        if self.classification is not None:
+            self.classification.sync()  # on all ranks: rank 0 shows the whole data set
         if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero:
             self._show(self.logger.experiment)
         self._reset()
@@ -228,7 +246,7 @@ class VisionPretraining(Stage):
             metrics |= self.classification.compute()
         if self.contrast is not None:
             metrics |= self.retrieval.compute()
-        self.log_dict({f"{prefix}/{name}": value for name, value in metrics.items()}, prog_bar=True, sync_dist=False)
+        self.log_dict({f"{prefix}/{name}": value for name, value in metrics.items()}, prog_bar=True, sync_dist=True)
 
     def _reset(self) -> None:
         for metric in (self.val_loss, self.retrieval, self.classification):

@@ -190,6 +190,12 @@ class VocoderTraining(Stage):
                  for name, judged in (("score_real", real), ("score_made", copied))}  # fmt: skip
         return total, terms, means
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """As in `Stage`; discriminators that do not take part yet have no gradient, on several ranks as on one."""
+        if not self.adversarial:
+            self.discriminators.zero_grad(set_to_none=True)
+        super().on_before_optimizer_step(optimizer)
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -239,10 +245,12 @@ class VocoderTraining(Stage):
         return [row[:n].cpu() for row, n in zip(self.vocoder(batch.mels, batch.mel_lengths), lengths, strict=True)]
 
     def _validate(self, batch: SpeechBatch, split: str) -> None:
-        made = self.vocoder(batch.mels, batch.mel_lengths)
-        distance, _ = self._distance(made, _audio_of(batch), batch.mel_lengths)
-        frames = batch.mel_lengths.sum()
-        self.val_loss.update(distance * frames, frames)
+        made, audio = self.vocoder(batch.mels, batch.mel_lengths), _audio_of(batch)
+        for row, frames in enumerate(batch.mel_lengths.tolist()):  # each without its padding, whatever batch it is in
+            one = slice(row, row + 1)
+            pair = (sound[one, : frames * HOP_LENGTH] for sound in (made, audio))
+            distance, _ = self._distance(*pair, batch.mel_lengths[one])
+            self.val_loss.update(distance * frames, batch.mel_lengths[row])
         measured = (batch.rows < self.measured).nonzero().flatten().tolist()
         if measured:
             self._compare(taken(batch, measured), split)

@@ -1,0 +1,275 @@
+"""Two ranks with half of each batch take the steps, and find the figures, of one process with the whole batch."""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+from forks import Ranks
+from test_omni_stage import fit_omni, talks  # noqa: F401  fixtures of the tests below
+from test_vision_stage import CAPTIONS, NO_CLASSES, part
+from torch import Tensor
+
+from omni.batch import ConversationBatch
+from omni.data.sampling import ResumableData
+from omni.models.contrast import ContrastHead
+from omni.models.text_encoder import TextEncoder
+from omni.stages.stage import Stage
+from omni.stages.vocoder import VocoderTraining
+
+TWO = {"trainer__devices": 2, "trainer__strategy": "ddp"}
+
+
+def rows_of(batch: Any, rows: Sequence[int]) -> Any:
+    """Some rows of a batch, with their media."""
+    if not isinstance(batch, ConversationBatch):
+        size = len(batch.rows)
+        parts = {k: v[rows] for k, v in batch._asdict().items() if isinstance(v, Tensor) and len(v) == size}
+        return batch._replace(**parts)
+    images, audios = (
+        [number for number, row in enumerate(owners) if row in rows] for owners in (batch.image_rows, batch.audio_rows)
+    )
+    return batch._replace(
+        tokens=batch.tokens[rows],
+        targets=batch.targets[rows],
+        positions=batch.positions[:, rows],
+        rows=batch.rows[rows],
+        images=batch.images[images] if images else None,
+        image_rows=tuple(rows.index(batch.image_rows[number]) for number in images),
+        mels=batch.mels[audios] if audios else None,
+        mel_lengths=batch.mel_lengths[audios] if audios else None,
+        audio_rows=tuple(rows.index(batch.audio_rows[number]) for number in audios),
+        audio_keys=tuple(batch.audio_keys[number] for number in audios) if batch.audio_keys else (),
+    )
+
+
+def shares(batch: Any) -> list[list[int]]:
+    """Two thirds of the rows for the first rank, the others for the second."""
+    rows = list(range(len(batch.rows)))
+    others = rows[2::3] or rows[-1:]
+    return [[row for row in rows if row not in others], others]
+
+
+def halves(batch: Any) -> list[list[int]]:
+    """Every other row: as many on both ranks."""
+    return [list(range(len(batch.rows)))[rank::2] for rank in (0, 1)]
+
+
+def media_apart(batch: Any) -> list[list[int]]:
+    """Rows with images or audio for the first rank, those of text alone for the second."""
+    media = {*batch.image_rows, *batch.audio_rows}
+    alone = [row for row in range(len(batch.rows)) if row not in media] or [max(media)]
+    return [[row for row in range(len(batch.rows)) if row not in alone], alone]
+
+
+class Found(NamedTuple):
+    """What a run ends with: weights, and metrics of the validation."""
+
+    weights: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+
+
+def found(cli: Any) -> Found:
+    metrics = {name: value for name, value in cli.trainer.callback_metrics.items() if name.startswith("val/")}
+    return Found({k: v.clone() for k, v in cli.model.state_dict().items()}, metrics)
+
+
+def share_batches(parts: Callable[[Any], list[list[int]]], rank: int) -> None:
+    """In a process of its own: training sees the batches of one process, and of each this rank's rows."""
+    share = ResumableData.rank
+    ResumableData.rank = lambda self: {"rank": 0, "world_size": 1} if TRAINS[0] else share(self)
+    for stage in Stage.__subclasses__():
+        loss = stage.loss
+
+        def part(self: Any, batch: Any, loss: Any = loss) -> Any:
+            return loss(self, rows_of(batch, parts(batch)[rank]) if self.training else batch)
+
+        stage.loss = part
+    for data in ResumableData.__subclasses__() + [
+        d for c in ResumableData.__subclasses__() for d in c.__subclasses__()
+    ]:
+        for name in ("train_dataloader", "train_batches"):
+            if name in vars(data):
+                setattr(data, name, as_one(vars(data)[name]))
+
+
+TRAINS = [0]
+
+
+def as_one(method: Any) -> Any:
+    def wrapped(self: Any) -> Any:
+        TRAINS[0] += 1
+        try:
+            return method(self)
+        finally:
+            TRAINS[0] -= 1
+
+    return wrapped
+
+
+def compare(
+    run: Callable[..., Any],
+    options: dict[str, Any],
+    parts: Callable[[Any], list[list[int]]] = halves,
+    *,
+    alone: dict[str, Any] | None = None,
+    each: dict[str, Any] | None = None,
+    tolerance: float = 1e-5,
+    extra: Sequence[str] = (),
+) -> Found:
+    """Runs one process and two ranks, and compares weights and metrics.
+
+    Args:
+        run: Calls the command.
+        options: Of both runs.
+        parts: Which rows of a batch each rank gets.
+        alone: Further options of the one process.
+        each: Further options of each rank.
+        tolerance: Of the weights.
+        extra: Further arguments.
+    """
+    one = found(run("fit", *extra, **options, **(alone or {})))
+
+    def as_rank(rank: int) -> None:
+        share_batches(parts, rank)
+        shutil.rmtree("lightning_logs", ignore_errors=True)
+        torch.save(tuple(found(run("fit", *extra, **options, **TWO, **(each or {})))), f"found-{rank}.pt")
+
+    with Ranks(as_rank) as ranks:
+        assert ranks.wait(120) == [0, 0], ranks.output(0) + ranks.output(1)
+    two, other = (Found(*torch.load(f"found-{rank}.pt")) for rank in (0, 1))
+    for name, weight in two.weights.items():
+        torch.testing.assert_close(
+            other.weights[name], weight, rtol=0, atol=0, msg=lambda text, name=name: f"ranks differ in {name}: {text}"
+        )
+        torch.testing.assert_close(
+            weight, one.weights[name], rtol=1e-6, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert two.metrics.keys() == one.metrics.keys()
+    for name, value in two.metrics.items():
+        torch.testing.assert_close(
+            value, one.metrics[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    return one
+
+
+STEPS = {"trainer__max_steps": 5, "trainer__val_check_interval": 5}
+STILL = {"model__init_args__optimizer": "adamw", "model__init_args__warmup_steps": 0}
+
+
+class TestThinker:
+    def test_dense_with_a_batch_shared_unevenly_and_accumulated(self, fit):
+        accumulated = {"trainer__accumulate_grad_batches": 2, "trainer__val_check_interval": 10}
+        compare(fit, {**STEPS, **STILL, **accumulated}, shares)
+
+    def test_experts(self, fit):
+        part = "model__init_args__thinker__init_args__"
+        compare(fit, {**STEPS, **STILL, part + "num_experts": 4, part + "experts_per_token": 2})
+
+
+def test_audio(fit_audio):
+    data = {"data__init_args__augmentation__silence": 0, "data__init_args__batch_seconds": 20}
+    compare(fit_audio, {**STEPS, **STILL, **data}, shares)
+
+
+class TestVision:
+    def test_classes(self, fit_vision):
+        compare(fit_vision, {**STEPS, **STILL, "data__init_args__augmentation": "null"}, shares)
+
+    @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
+    def test_contrast_sees_the_negatives_of_all_ranks(self, fit_vision, loss):
+        contrast = {**CAPTIONS, "model__init_args__contrast": part(ContrastHead, image_dim=32, text_dim=32, loss=loss)}
+        tower = {"vocab_size": 288, "dim": 32, "num_layers": 1, "num_heads": 2, "ffn_dim": 32}
+        contrast |= {"model__init_args__text_encoder": part(TextEncoder, **tower), **NO_CLASSES}
+        # A validation batch of each rank's together holds the pairs that one process compares.
+        options = {**STEPS, **STILL, **contrast, "data__init_args__batch_size": 6}
+        options["trainer__callbacks"] = "null"
+        compare(
+            fit_vision,
+            options,
+            shares,
+            alone={"data__init_args__val_batch_size": 6},
+            each={"data__init_args__val_batch_size": 3},
+        )
+
+
+def test_codec(fit_codec):
+    part = "model__init_args__codec__init_args__"
+    still = {**STEPS, part + "quantizer_dropout": 0, part + "revive_below": 0, "data__init_args__batch_seconds": 20}
+    fit_codec("fit", **{**still, "trainer__max_steps": 1, "trainer__val_check_interval": 1})
+    Path("lightning_logs/codec/last.ckpt").rename("start.ckpt")
+    compare(fit_codec, still, shares, extra=["--init_from.codec=start.ckpt"])
+
+
+def test_vocoder(fit_vocoder, monkeypatch):
+    # Plain gradient descent: AdamW makes steps of gradients that are rounding errors, of which many phases have some.
+    monkeypatch.setattr(VocoderTraining, "make_optimizer", lambda self: torch.optim.SGD(self.parameters(), lr=self.lr))
+    compare(
+        fit_vocoder,
+        {**STEPS, "model__init_args__lr": 0.03, "data__init_args__crop": 0.1, "data__init_args__batch_seconds": 4},
+        shares,
+    )
+
+
+def test_discriminators_rest_until_they_take_part(fit_vocoder):
+    def as_rank(rank: int) -> None:
+        cli = fit_vocoder(model__init_args__adversarial_start=10, **STEPS, **TWO)
+        states = cli.trainer.optimizers[0].state
+        assert not any(weight in states for weight in cli.model.discriminators.parameters())
+        assert all(weight in states for weight in cli.model.vocoder.parameters())
+
+    with Ranks(as_rank) as ranks:
+        assert ranks.wait(60) == [0, 0], ranks.output(0)
+
+
+def test_talker(fit_talker):
+    noise = {"model__init_args__talker__init_args__code_noise": 0}
+    compare(fit_talker, {**STEPS, **noise}, shares)
+
+
+class TestOmni:
+    def test_one_rank_without_images_and_audio(self, fit_omni):  # noqa: F811
+        compare(fit_omni, STEPS, media_apart)
+
+
+def test_frozen_llm(fit_llm):
+    options = {"trainer__max_steps": 5, "trainer__val_check_interval": 5}
+    compare(lambda verb, *extra, **overrides: fit_llm("asr_llm", *extra, verb=verb, **overrides), options)
+
+
+class TestGuard:
+    """Of the tests themselves: ranks that do not exchange the same are found out."""
+
+    def exchange(self, rank: int, extra: Callable[[int], None]) -> None:
+        dist.init_process_group("gloo", rank=rank, world_size=2)
+        dist.all_reduce(torch.ones(2))
+        extra(rank)
+        dist.barrier()
+
+    def test_a_collective_of_one_rank_is_named(self, workplace):
+        def extra(rank: int) -> None:
+            if rank == 0:
+                dist.broadcast_object_list([None], src=0)
+
+        with Ranks(lambda rank: self.exchange(rank, extra)) as ranks, pytest.raises(TimeoutError) as error:
+            ranks.wait(2)
+        assert re.search(
+            r"collective 2 differs: rank 0: broadcast_object_list at .*test_ranks.py:\d+; rank 1: barrier",
+            str(error.value),
+        )
+
+    def test_ranks_that_exchange_other_things_fail_though_they_end(self, workplace):
+        def extra(rank: int) -> None:
+            if rank == 1:
+                dist.all_reduce(torch.ones(3), async_op=True)
+
+        def alone(rank: int) -> None:
+            dist.init_process_group("gloo", rank=rank, world_size=2)
+            extra(rank)
+
+        with Ranks(alone) as ranks, pytest.raises(AssertionError, match="collective 1 differs: rank 0: nothing more"):
+            ranks.wait(20)
