@@ -153,8 +153,8 @@ class OmniCLI(LightningCLI):
             return
         if trainer._val_check_time_interval is not None:  # pyright: ignore[reportAttributeAccessIssue]
             raise UserError(
-                "trainer.val_check_interval is a duration, which each rank would measure by its own clock: with several "
-                "devices give it as a number of batches"
+                "trainer.val_check_interval is a duration, which each rank would measure by its own clock: with "
+                "several devices give it as a number of batches"
             )
         OmniCLI.watch = watch = RankWatch(
             trainer.global_rank,
