@@ -6,7 +6,7 @@ TALKS := data/world/conversations
 JOBS ?= 1
 SENTENCE := The small red star is above the large blue circle.
 
-.PHONY: quickstart smoke test lint check install clean
+.PHONY: quickstart smoke test test-slow lint check install clean
 
 # The seventh of the world's held-out conversations is a question that is asked aloud about a picture.
 quickstart: data/world/world.json  ## world, all stages; an answer, written and spoken, to a question about a picture; a sentence, said and heard
@@ -33,6 +33,9 @@ smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in buil
 
 test: .venv/installed  ## the tests
 	$(BIN)/python -m pytest
+
+test-slow: .venv/installed  ## the tests that take minutes, except the notebook's, which `make smoke` runs
+	$(BIN)/python -m pytest -m slow --ignore tests/test_notebooks.py
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .

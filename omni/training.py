@@ -89,6 +89,10 @@ class OmniCLI(LightningCLI):
             help="Part: checkpoint of an earlier stage to begin with. Not read when a run is resumed.",
         )
 
+    def _dump_config(self) -> None:
+        """Nothing: the dump, 0.1 s, is what `save_hyperparameters` would keep, and no stage calls that."""
+        self.config_dump = {}
+
     def _parse_ckpt_path(self) -> None:
         """Keeps the user's configuration: Lightning would let a checkpoint's hyper-parameters override it."""
 

@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,39 @@ TOY = {
     "data.init_args.context": "16",
     "data.init_args.batch_size": "4",
 }
+
+
+def arguments(toy: Mapping[str, object], overrides: Mapping[str, object]) -> list[str]:
+    """The command's options: toy values of the model and the data as two of them, and then the overrides, one by one.
+
+    Each option of the model costs the time to check the whole model.
+
+    Args:
+        toy: Values by option.
+        overrides: Other values by option, with `__` for a dot; None takes an option out.
+    """
+    given = {name.replace("__", "."): value for name, value in overrides.items()}
+    plain: dict[str, object] = {}
+    nested: dict[str, Any] = {}
+    for name, value in toy.items():
+        part, *path = name.split(".")
+        if part not in ("model", "data"):
+            plain[name] = value
+        elif name not in given:
+            inner = nested.setdefault(part, {})
+            for key in path[:-1]:
+                inner = inner.setdefault(key, {})
+            inner[path[-1]] = typed(value)
+    options = {**plain, **{part: json.dumps(values) for part, values in nested.items()}, **given}
+    return [f"--{name}={value}" for name, value in options.items() if value is not None]
+
+
+def typed(value: object) -> object:
+    """What a value of the command line is as JSON; text stays as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 @pytest.fixture(autouse=True)
@@ -96,11 +130,26 @@ def fit(workplace: Path) -> Callable[..., Any]:
     from omni.cli import main
 
     def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        options = {**TOY, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
-        pairs = [f"--{name}={value}" for name, value in options.items()]
-        return main([verb, "--config", str(CONFIGS / "thinker.yaml"), *pairs, *extra])
+        return main([verb, "--config", str(CONFIGS / "thinker.yaml"), *arguments(TOY, overrides), *extra])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kept_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that keeps what `trained` needs."""
+    return tmp_path_factory.mktemp("kept") / "lightning_logs"
+
+
+@pytest.fixture
+def trained(fit: Callable[..., Any], kept_run: Path) -> str:
+    """The checkpoint of `fit()`, which is run once; its folder `lightning_logs` is copied for every test."""
+    if kept_run.exists():
+        shutil.copytree(kept_run, "lightning_logs")
+    else:
+        fit()
+        shutil.copytree("lightning_logs", kept_run)
+    return "lightning_logs/thinker/best.ckpt"
 
 
 @pytest.fixture
@@ -168,9 +217,7 @@ def fit_audio(speech: Path) -> Callable[..., Any]:
     from omni.cli import main
 
     def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        options = {**TOY_SPEECH, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
-        pairs = [f"--{name}={value}" for name, value in options.items()]
-        return main([verb, "--config", str(CONFIGS / "audio.yaml"), *pairs, *extra])
+        return main([verb, "--config", str(CONFIGS / "audio.yaml"), *arguments(TOY_SPEECH, overrides), *extra])
 
     return run
 
@@ -196,9 +243,7 @@ def fit_codec(speech: Path) -> Callable[..., Any]:
     from omni.cli import main
 
     def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        options = {**TOY_CODEC, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
-        pairs = [f"--{name}={value}" for name, value in options.items()]
-        return main([verb, "--config", str(CONFIGS / "codec.yaml"), *pairs, *extra])
+        return main([verb, "--config", str(CONFIGS / "codec.yaml"), *arguments(TOY_CODEC, overrides), *extra])
 
     return run
 
@@ -213,7 +258,7 @@ TOY_VOCODER = {
     "model.init_args.discriminators.init_args.resolutions": "[128]",
     "model.init_args.discriminators.init_args.resolution_channels": "2",
     "model.init_args.adversarial_start": "3",
-    "model.init_args.measured": "4",
+    "model.init_args.measured": "1",
     "data.init_args.crop": "0.3",
     "data.init_args.batch_seconds": "4",
 }
@@ -225,9 +270,7 @@ def fit_vocoder(speech: Path) -> Callable[..., Any]:
     from omni.cli import main
 
     def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        options = {**TOY_VOCODER, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
-        pairs = [f"--{name}={value}" for name, value in options.items()]
-        return main([verb, "--config", str(CONFIGS / "vocoder.yaml"), *pairs, *extra])
+        return main([verb, "--config", str(CONFIGS / "vocoder.yaml"), *arguments(TOY_VOCODER, overrides), *extra])
 
     return run
 
@@ -304,9 +347,7 @@ def fit_vision(pictures: Path) -> Callable[..., Any]:
     from omni.cli import main
 
     def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        options = {**TOY_VISION, **{name.replace("__", "."): value for name, value in overrides.items()}}
-        pairs = [f"--{name}={value}" for name, value in options.items() if value is not None]
-        return main([verb, "--config", str(CONFIGS / "vision.yaml"), *pairs, *extra])
+        return main([verb, "--config", str(CONFIGS / "vision.yaml"), *arguments(TOY_VISION, overrides), *extra])
 
     return run
 
@@ -371,9 +412,7 @@ def fit_talker(words: dict[str, str]) -> Callable[..., Any]:
     from omni.cli import main
 
     def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        options = {**TOY_TALKER, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
-        pairs = [f"--{name}={value}" for name, value in options.items()]
-        return main([verb, "--config", str(CONFIGS / "talker.yaml"), *pairs, *extra])
+        return main([verb, "--config", str(CONFIGS / "talker.yaml"), *arguments(TOY_TALKER, overrides), *extra])
 
     return run
 

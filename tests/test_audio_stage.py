@@ -59,7 +59,7 @@ def test_four_utterances_are_learned_by_heart(fit_audio, speech):
         data__init_args__val=few,
         data__init_args__augmentation__silence=0,
         trainer__max_steps=150,
-        trainer__val_check_interval=50,
+        trainer__val_check_interval=150,
         model__init_args__lr=3e-3,
         model__init_args__schedule="constant",
     )

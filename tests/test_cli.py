@@ -91,12 +91,6 @@ def test_ctrl_c_outside_training_ends_without_a_traceback(monkeypatch, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.fixture
-def trained(fit):
-    fit()
-    return BEST
-
-
 class TestGenerate:
     def test_prints_prompt_and_continuation(self, trained, capsys):
         main(["generate", "--checkpoint", trained, "--text", "the red", "--max_tokens", "5", "--temperature", "1"])

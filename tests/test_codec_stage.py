@@ -87,12 +87,12 @@ def test_four_utterances_are_learned_by_heart(fit_codec, speech):
         data__init_args__train=few,
         data__init_args__val=few,
         data__init_args__augmentation__silence=0,
-        trainer__max_steps=300,
-        trainer__val_check_interval=150,
-        model__init_args__lr=4e-3,
+        trainer__max_steps=180,
+        trainer__val_check_interval=180,
+        model__init_args__lr=8e-3,
     )
     errors = scalars(RUN, "val/reconstruction_error")
-    assert errors[299] < 0.05
+    assert errors[179] < 0.05
 
 
 def test_the_error_is_a_share_of_the_variance_of_the_training_spectrograms():

@@ -40,8 +40,7 @@ def check(checkpoint: str, pulled: str) -> None:
 
 
 @pytest.fixture
-def thinker(fit) -> str:
-    fit()
+def thinker(trained) -> str:
     main(["hub", "push", BEST, "./published"])
     main(["hub", "pull", "./published", "--out", "pulled"])
     return "pulled"
@@ -144,8 +143,7 @@ class TestCard:
             assert str(workplace).encode() not in path.read_bytes()
         assert f"{workplace.name}/corpus.txt" in Path("published", CARD).read_text()
 
-    def test_a_checkpoint_alone_says_that_nothing_is_known(self, fit, workplace):
-        fit()
+    def test_a_checkpoint_alone_says_that_nothing_is_known(self, trained, workplace):
         Path("alone").mkdir()
         Path("alone/model.ckpt").write_bytes(Path(BEST).read_bytes())
         main(["hub", "push", "alone/model.ckpt", "./published"])
@@ -188,8 +186,7 @@ class TestHub:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         return hub
 
-    def test_a_repository_is_made_private_and_takes_all_back(self, fit, hub):
-        fit()
+    def test_a_repository_is_made_private_and_takes_all_back(self, trained, hub):
         main(["hub", "push", BEST, "somebody/stars"])
         assert hub.calls[1] == {"repo_id": "somebody/stars", "private": True, "exist_ok": True}
         main(["hub", "pull", "somebody/stars"])
@@ -197,8 +194,7 @@ class TestHub:
         main(["hub", "push", BEST, "somebody/shown", "--public"])
         assert hub.calls[-1]["private"] is False
 
-    def test_no_token_is_printed_passed_on_or_stored(self, fit, hub, capfd, fails):
-        fit()
+    def test_no_token_is_printed_passed_on_or_stored(self, trained, hub, capfd, fails):
         main(["hub", "push", BEST, "somebody/stars"])
         main(["hub", "pull", "somebody/stars"])
         hub.error = RuntimeError(f"401 for Bearer {TOKEN}")
@@ -209,8 +205,7 @@ class TestHub:
         assert len(written) > 6
         assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
 
-    def test_a_hub_out_of_reach_is_told_in_a_line(self, fit, fails, monkeypatch, workplace):
-        fit()
+    def test_a_hub_out_of_reach_is_told_in_a_line(self, trained, fails, monkeypatch, workplace):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         assert "somebody/stars: the Hub refuses" in fails(main, ["hub", "pull", "somebody/stars"])
         assert not Path("lightning_logs/hub/stars").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import COLOURS, CONFIGS, tones
+from conftest import COLOURS, CONFIGS, arguments, tones
 from PIL import Image
 from toy_omni import MELS, toy_omni
 
@@ -81,6 +81,7 @@ TOY = {
     "model.init_args.warmup_steps": "2",
     "model.init_args.answer_tokens": "6",
     "model.init_args.samples": "0",
+    "model.init_args.blank_controls": "false",
     "data.init_args.train": "train.jsonl",
     "data.init_args.val": "val.jsonl",
     "data.init_args.tokenizer": "bytes",
@@ -123,17 +124,14 @@ def fit_omni(talks: Path):
     """Runs `omni fit` on the stage-E configuration at toy size; arguments as of `fit`."""
 
     def run(verb="fit", *extra, **overrides):
-        options = {**TOY, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
-        pairs = [f"--{name}={value}" for name, value in options.items()]
-        return main([verb, "--config", str(CONFIGS / "omni.yaml"), *pairs, *extra])
+        return main([verb, "--config", str(CONFIGS / "omni.yaml"), *arguments(TOY, overrides), *extra])
 
     return run
 
 
 def test_a_report_shows_an_answer_about_a_picture(fit_omni):
     fit_omni()
-    pairs = [f"--{name}={value}" for name, value in TOY.items()]
-    configuration = Configuration(["--config", str(CONFIGS / "omni.yaml"), *pairs])
+    configuration = Configuration(["--config", str(CONFIGS / "omni.yaml"), *arguments(TOY, {})])
     found = sample(configuration, configuration.folder / "best.ckpt", Path("samples/omni"))
     assert found.lines["is asked"] == "?"
     assert found.lines["should answer"] in "rgb"
@@ -154,7 +152,7 @@ def same(one, other):
 
 
 def test_fit_logs_accuracy_by_task_and_the_blank_controls(fit_omni):
-    cli = fit_omni(model__init_args__samples=2)
+    cli = fit_omni(model__init_args__samples=2, model__init_args__blank_controls=True)
     metrics = cli.trainer.callback_metrics
     tasks = {"colour", "transcription", "both", "text"}
     assert {f"val/accuracy/{task}" for task in tasks} <= metrics.keys()
@@ -172,10 +170,11 @@ def test_fit_logs_accuracy_by_task_and_the_blank_controls(fit_omni):
 
 def test_it_learns_to_look_and_to_listen_and_blanking_costs(fit_omni):
     cli = fit_omni(
-        trainer__max_steps=120,
-        trainer__val_check_interval=120,
-        model__init_args__lr=5e-3,
+        trainer__max_steps=60,
+        trainer__val_check_interval=60,
+        model__init_args__lr=8e-3,
         model__init_args__warmup_steps=10,
+        model__init_args__blank_controls=True,
         data__init_args__batch_tokens=2048,
     )
     metrics = cli.trainer.callback_metrics
@@ -197,12 +196,12 @@ def test_it_learns_to_look_and_to_listen_and_blanking_costs(fit_omni):
 
 def test_frozen_parts_stay_to_the_bit_and_all_others_move(fit_omni):
     stay = ["thinker", "audio_encoder"]
-    cli = fit_omni(trainer__max_steps=0, model__init_args__blank_controls=False)
+    cli = fit_omni(trainer__max_steps=0)
     before = {
         name: {k: v.clone() for k, v in part.state_dict(prefix=f"{name}.").items()}
         for name, part in cli.model.parts.items()
     }
-    fit_omni(model__init_args__frozen=json.dumps(stay), trainer__val_check_interval=6)
+    fit_omni(model__init_args__frozen=json.dumps(stay), trainer__val_check_interval=6, trainer__limit_val_batches=1)
     after = parts_of()
     assert {name for name in before if same(before[name], after[name])} == set(stay)
 
@@ -217,7 +216,7 @@ def test_projectors_learn_first(fit_omni):
     for steps in (3, 8):  # in the last five every modality occurs
         cli = fit_omni(trainer__max_steps=8, model__init_args__projector_steps=3, trainer__limit_train_batches=steps,
                  trainer__max_epochs=1, trainer__val_check_interval=steps,
-                 data__init_args__batch_tokens=96)  # fmt: skip
+                 trainer__limit_val_batches=1, data__init_args__batch_tokens=96)  # fmt: skip
         after = parts_of()
         moved.append({name for name in before if not same(before[name], after[name])})
         groups, state = cli.trainer.optimizers[0].param_groups, cli.trainer.optimizers[0].state
@@ -297,8 +296,7 @@ def test_loss_does_not_depend_on_how_a_batch_is_divided(fit_omni):
     cli = fit_omni(trainer__max_steps=1, trainer__val_check_interval=1)
     losses = []
     for tokens in (64, 2048):
-        again = fit_omni("validate", data__init_args__batch_tokens=tokens, trainer__max_steps=1,
-                         model__init_args__blank_controls=False, ckpt_path="last")  # fmt: skip
+        again = fit_omni("validate", data__init_args__batch_tokens=tokens, trainer__max_steps=1, ckpt_path="last")
         losses.append(float(again.trainer.callback_metrics["val/loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0] == pytest.approx(float(cli.trainer.callback_metrics["val/loss"]), rel=1e-4)
@@ -346,8 +344,7 @@ def test_another_tokenizer_is_refused(fit_omni, talks, fails):
 
 
 def test_plan_counts_it(talks):
-    pairs = [f"--{name}={value}" for name, value in TOY.items()]
-    plan = main(["plan", "--config", str(CONFIGS / "omni.yaml"), *pairs])
+    plan = main(["plan", "--config", str(CONFIGS / "omni.yaml"), *arguments(TOY, {})])
     assert plan.stage == OmniTuning.__name__
     assert set(plan.parameters) == {"thinker", "vision_encoder", "vision_projector", "audio_encoder", "audio_projector"}
     assert plan.training > 0

@@ -45,10 +45,12 @@ def test_corpora_are_read_whole(name, options, documents, workplace):
 def test_the_thinker_learns_shakespeare(workplace):
     options = {
         "data.init_args.train": real(SHAKESPEARE),
-        "trainer.max_steps": 80,
-        "trainer.val_check_interval": 80,
+        "trainer.max_steps": 40,
+        "trainer.val_check_interval": 40,
         "trainer.limit_val_batches": 4,
         "trainer.enable_progress_bar": "false",
+        "model.init_args.sample_tokens": 4,
+        "data.init_args.val_batch_size": 24,
         "model.init_args.warmup_steps": 10,
     }
     pairs = [f"--{name}={value}" for name, value in options.items()]

@@ -16,8 +16,10 @@ from lightning import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import omni
 from omni import checkpoint as checkpoints
 from omni.callbacks import AtomicCheckpointIO, StepBar
+from omni.errors import UserError
 from omni.layers.transformer import Transformer
 from omni.metrics import TokenLoss
 from omni.models.thinker import Thinker
@@ -36,6 +38,14 @@ def scalars(run: Path, tag: str) -> dict[int, float]:
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return checkpoints.read(path)["state_dict"]
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint that another process writes; 0 while it is not there, or just moved away."""
+    try:
+        return checkpoints.read(path)["lineage"]["step"]
+    except UserError:
+        return 0
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -110,6 +120,12 @@ class TestRun:
         fit(seed_everything=1)
         assert same(before, weights(RUN / "earlier/1/best.ckpt"))
         assert not same(before, weights(RUN / "best.ckpt"))
+
+    def test_no_stage_keeps_hyper_parameters(self):
+        """`OmniCLI` gives them none, to save time: the recipes of the parts are in `parts`."""
+        files = [path for path in Path(omni.__path__[0]).rglob("*.py") if path.name != "training.py"]
+        assert len(files) > 100
+        assert not [path for path in files if "save_hyperparameters" in path.read_text(encoding="utf-8")]
 
     def test_checkpoint_is_self_contained(self, fit, workplace):
         cli = fit()
@@ -212,7 +228,7 @@ class TestResume:
                 fit("fit", frequent, **options)
             finally:
                 os._exit(0)
-        while not (RUN / "last.ckpt").exists() or checkpoints.read(RUN / "last.ckpt")["lineage"]["step"] < 4:
+        while step_of(RUN / "last.ckpt") < 4:
             time.sleep(0.002)
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

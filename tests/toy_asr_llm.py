@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import toy_pretrained as toy
-from conftest import CONFIGS
+from conftest import CONFIGS, arguments
 
 from omni.cli import main
 
@@ -48,9 +48,7 @@ def run(config: str = "asr_llm", *extra: str, verb: str = "fit", **overrides: An
     for name, make in {"llm": toy.llm, "encoder": toy.encoder}.items():
         if not Path(name).exists():
             make(Path(name))
-    options = {**TOY, **{name.replace("__", "."): str(value) for name, value in overrides.items()}}
-    pairs = [f"--{name}={value}" for name, value in options.items()]
-    return main([verb, "--config", str(CONFIGS / f"{config}.yaml"), *pairs, *extra])
+    return main([verb, "--config", str(CONFIGS / f"{config}.yaml"), *arguments(TOY, overrides), *extra])
 
 
 def weights_of(cli):
