@@ -1,13 +1,12 @@
 """A trained model that converses, without Lightning: text, images and sound in; text and speech out, as they come."""
 
 from collections.abc import Generator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from omni.chat_template import Template, stop_token
-from omni.checkpoint import from_checkpoint, read
+from omni.checkpoint import Checkpoint, Source
 from omni.errors import UserError
 from omni.generation import Sampling
 from omni.media.images import Preprocessing
@@ -76,10 +75,10 @@ class Assistant:
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        path: Source,
         *,
-        voice: str | Path | None = None,
-        vocoder: str | Path | None = None,
+        voice: Source | None = None,
+        vocoder: Source | None = None,
         system: str | None = None,
         context: int | None = None,
         device: str = "auto",
@@ -98,25 +97,28 @@ class Assistant:
         Raises:
             UserError: If a checkpoint is missing, damaged or lacks a part, or the device is not there.
         """
-        checkpoint = read(path)
-        held: Mapping[str, Any] = checkpoint["parts"]
-        thinker, tokenizer = from_checkpoint(path, "thinker", Thinker, PretrainedThinker)
-        if not isinstance(tokenizer, Tokenizer):
-            raise UserError(f"checkpoint {path} holds units of speech and no tokenizer of text")
+        opened = Checkpoint.open(path)
+        checkpoint = opened.content
+        thinker, tokenizer = opened.part("thinker", Thinker, PretrainedThinker), opened.tokenizer
         parts: dict[str, Any] = {}
         for sense, encoders in _SENSES.items():
-            if f"{sense}_projector" in held:
-                parts[f"{sense}_encoder"] = from_checkpoint(path, f"{sense}_encoder", *encoders)[0]
-                parts[f"{sense}_projector"] = from_checkpoint(path, f"{sense}_projector", Projector)[0]
+            if f"{sense}_projector" in opened:
+                parts[f"{sense}_encoder"] = opened.part(f"{sense}_encoder", *encoders)
+                parts[f"{sense}_projector"] = opened.part(f"{sense}_projector", Projector)
         seen = checkpoint.get("images") if "vision_encoder" in parts else None
         thinker.lay_out_for_decoding()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if voice is None and {"talker", "codec"} <= held.keys():
-            voice = path
-        if voice is not None and vocoder is None:
-            vocoder = voice if "vocoder" in read(voice)["parts"] else GRIFFIN_LIM
-        speaks = None if voice is None else load_synthesizer(voice, vocoder=vocoder or GRIFFIN_LIM, device=device)
+        if voice is None and "talker" in opened and "codec" in opened:
+            voice = opened
+        speaks = None
+        if voice is not None:
+            speaker = Checkpoint.open(voice, near=opened)
+            if vocoder is None:
+                vocoder = speaker if "vocoder" in speaker else GRIFFIN_LIM
+            elif str(vocoder) == str(opened):
+                vocoder = opened
+            speaks = load_synthesizer(speaker, vocoder=vocoder, device=device)
         try:
             return cls(
                 Omni(thinker, **parts).eval(),

@@ -21,6 +21,7 @@ import hashlib
 import importlib
 import pickle
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -124,48 +125,112 @@ def _build_nested(value: Any) -> Any:
     return value
 
 
-def load_part(part: nn.Module, name: str, path: str | Path) -> Lineage:
-    """Loads the weights of the part called `name` from a checkpoint of any stage, strictly.
+class Checkpoint:
+    """A checkpoint that has been read, once, and what can be made of it.
 
     Args:
-        part: The module to fill.
-        name: The part's name in the checkpoint.
-        path: The checkpoint.
+        path: A `.ckpt` file, or a folder as `omni hub pull` writes it.
+
+    Raises:
+        UserError: As of `read`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.content = read(path)
+
+    @classmethod
+    def open(cls, source: "Source", *, near: "Checkpoint | None" = None) -> "Checkpoint":
+        """The checkpoint at a path.
+
+        Args:
+            source: The path; or a checkpoint, which is returned.
+            near: Another one, which is returned where it is the one at that path.
+        """
+        if isinstance(source, Checkpoint):
+            return source
+        return near if near is not None and near.path == Path(source) else cls(source)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __contains__(self, part: str) -> bool:
+        return part in self.content["parts"]
+
+    def part(self, name: str, *kinds: type[P]) -> P:
+        """Rebuilds a part from the checkpoint alone, in eval mode.
+
+        Args:
+            name: The part's name.
+            kinds: The classes of which the part must have one.
+
+        Raises:
+            UserError: If the checkpoint has no such part, or one of another kind.
+        """
+        if name not in self:
+            raise UserError(_no_such_part(self.content, name, self.path))
+        part = build(self.content["parts"][name])
+        if not isinstance(part, kinds):
+            needed = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(f"{name} of {self} is a {type(part).__name__}, and a {needed} is needed")
+        self.fill(part, name)
+        return part.eval()
+
+    def fill(self, part: nn.Module, name: str) -> None:
+        """Gives a part the weights of the one called `name`, strictly.
+
+        Raises:
+            UserError: If the checkpoint has no such part, or one of other shapes.
+        """
+        fill(part, check_fit(part, name, self.content, self.path))
+
+    @cached_property
+    def vocabulary(self) -> Tokenizer | Units:
+        """The tokenizer, or the units of speech, that its parts were trained with."""
+        return vocabulary(self.content["tokenizer"])
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that travels in it.
+
+        Raises:
+            UserError: If it holds units of speech instead.
+        """
+        if not isinstance(self.vocabulary, Tokenizer):
+            raise UserError(f"checkpoint {self} holds units of speech and no tokenizer of text")
+        return self.vocabulary
+
+    @property
+    def units(self) -> Units:
+        """Its units of speech: its own, or those of the Talker that travels in it (`units`).
+
+        Raises:
+            UserError: If it has none.
+        """
+        units = vocabulary(self.content["units"]) if self.content.get("units") else self.vocabulary
+        if not isinstance(units, Units):
+            raise UserError(f"checkpoint {self} holds a tokenizer of text, and no characters for a Talker to read")
+        return units
+
+
+Source = str | Path | Checkpoint
+
+
+def load_part(part: nn.Module, name: str, path: Source) -> Lineage:
+    """Loads the weights of the part called `name` from a checkpoint of any stage; see `Checkpoint.fill`.
 
     Returns:
         The checkpoint's lineage.
-
-    Raises:
-        UserError: If the checkpoint has no such part, or one of other shapes.
     """
-    checkpoint = read(path)
-    _fill(part, name, checkpoint, path)
-    return checkpoint["lineage"]
+    checkpoint = Checkpoint.open(path)
+    checkpoint.fill(part, name)
+    return checkpoint.content["lineage"]
 
 
-def from_checkpoint(path: str | Path, name: str, *kinds: type[P]) -> tuple[P, Tokenizer | Units]:
-    """Rebuilds a part from a checkpoint alone, in eval mode.
-
-    Args:
-        path: The checkpoint.
-        name: The part's name.
-        kinds: The classes of which the part must have one.
-
-    Returns:
-        The part, and the tokenizer or the units of speech it was trained with.
-
-    Raises:
-        UserError: If the checkpoint has no such part, or one of another kind.
-    """
-    checkpoint = read(path)
-    if name not in checkpoint["parts"]:
-        raise UserError(_no_such_part(checkpoint, name, path))
-    part = build(checkpoint["parts"][name])
-    if not isinstance(part, kinds):
-        needed = " or ".join(kind.__name__ for kind in kinds)
-        raise UserError(f"{name} of {path} is a {type(part).__name__}, and a {needed} is needed")
-    _fill(part, name, checkpoint, path)
-    return part.eval(), vocabulary(checkpoint["tokenizer"])
+def from_checkpoint(path: Source, name: str, *kinds: type[P]) -> tuple[P, Tokenizer | Units]:
+    """A part of a checkpoint, see `Checkpoint.part`, and the tokenizer or the units of speech it was trained with."""
+    checkpoint = Checkpoint.open(path)
+    return checkpoint.part(name, *kinds), checkpoint.vocabulary
 
 
 def ancestry(path: str | Path, name: str) -> Lineage:
@@ -181,29 +246,14 @@ def vocabulary(state: dict[str, Any]) -> Tokenizer | Units:
     return Units.from_state(state) if "normalization" in state else Tokenizer.from_state(state)
 
 
-def units_of(path: str | Path) -> Units:
-    """The units of speech in a checkpoint: its own, or those of the Talker that travels in it (`units`).
-
-    Raises:
-        UserError: If it has none.
-    """
-    checkpoint = read(path)
-    units = vocabulary(checkpoint.get("units") or checkpoint["tokenizer"])
-    if not isinstance(units, Units):
-        raise UserError(f"checkpoint {path} holds a tokenizer of text, and no characters for a Talker to read")
-    return units
+def units_of(path: Source) -> Units:
+    """The units of speech in a checkpoint; see `Checkpoint.units`."""
+    return Checkpoint.open(path).units
 
 
-def tokenizer_of(path: str | Path) -> Tokenizer:
-    """The tokenizer that travels in a checkpoint.
-
-    Raises:
-        UserError: If it holds units of speech instead.
-    """
-    found = vocabulary(read(path)["tokenizer"])
-    if not isinstance(found, Tokenizer):
-        raise UserError(f"checkpoint {path} holds units of speech and no tokenizer of text")
-    return found
+def tokenizer_of(path: Source) -> Tokenizer:
+    """The tokenizer that travels in a checkpoint; see `Checkpoint.tokenizer`."""
+    return Checkpoint.open(path).tokenizer
 
 
 def thinker_tokenizer(checkpoint: Mapping[str, Any]) -> Tokenizer:
@@ -270,10 +320,6 @@ def _check_origin(part: Any, name: str, checkpoint: dict[str, Any], path: str | 
 
 def _shape(weight: torch.Tensor | None) -> str:
     return "missing" if weight is None else "×".join(map(str, weight.shape)) or "a scalar"
-
-
-def _fill(part: nn.Module, name: str, checkpoint: dict[str, Any], path: str | Path) -> None:
-    fill(part, check_fit(part, name, checkpoint, path))
 
 
 def fill(part: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

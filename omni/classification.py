@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from omni.batch import Attribute
-from omni.checkpoint import from_checkpoint, read
+from omni.checkpoint import Checkpoint
 from omni.errors import UserError
 from omni.media.images import Preprocessing, read_image, to_pixels
 from omni.models.classifier import Classifier, probabilities
@@ -38,15 +38,19 @@ class VisionModel:
     """
 
     def __init__(self, path: str | Path, *, device: str = "auto") -> None:
-        checkpoint = read(path)
-        self.path, self._held = path, checkpoint["parts"].keys()
-        self.vision_encoder, self.tokenizer = from_checkpoint(path, "vision_encoder", VisionEncoder)
-        known: dict[str, Any] = checkpoint.get("images") or {"size": self.vision_encoder.image_size}
+        checkpoint = Checkpoint(path)
+        self.path = path
+        self.vision_encoder = checkpoint.part("vision_encoder", VisionEncoder)
+        self.tokenizer = checkpoint.vocabulary
+        known: dict[str, Any] = checkpoint.content.get("images") or {"size": self.vision_encoder.image_size}
         self.preprocessing = Preprocessing(known["size"], known.get("fit", "crop"))
         self.attributes = [Attribute(name, tuple(v), several) for name, v, several in known.get("attributes", [])]
-        self.classifier = self._part("classifier", Classifier)
-        self.contrast = self._part("contrast", ContrastHead)
-        self.text_encoder, self.thinker = self._part("text_encoder", TextEncoder), self._part("thinker", Thinker)
+        self.classifier = _part(checkpoint, "classifier", Classifier)
+        self.contrast = _part(checkpoint, "contrast", ContrastHead)
+        self.text_encoder, self.thinker = (
+            _part(checkpoint, "text_encoder", TextEncoder),
+            _part(checkpoint, "thinker", Thinker),
+        )
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         parts = (self.vision_encoder, self.classifier, self.contrast, self.text_encoder, self.thinker)
         try:
@@ -56,9 +60,6 @@ class VisionModel:
                     part.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-    def _part(self, name: str, kind: type[Any]) -> Any:
-        return from_checkpoint(self.path, name, kind)[0] if name in self._held else None
 
     def classify(self, images: Picture | Sequence[Picture], *, labels: Sequence[str] | None = None) -> list[Answer]:
         """Tells what is in images.
@@ -205,6 +206,10 @@ def classify_files(
             print(f"{images[number]}: {_said(answer, several, top)}")
     if failed:
         raise SystemExit(2)
+
+
+def _part(checkpoint: Checkpoint, name: str, kind: type[Any]) -> Any:
+    return checkpoint.part(name, kind) if name in checkpoint else None
 
 
 def _said(answer: Answer, several: set[str], top: int) -> str:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from omni.assistant import Assistant
 from omni.batch import APART, TRANSCRIPTION
-from omni.checkpoint import read
+from omni.checkpoint import Checkpoint
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import Conversation
 from omni.data.conversations.speech import Dictation
@@ -90,10 +90,11 @@ def examine(
             raise UserError(f"{name} is {number}: it must be {least} or more")
     if not data:
         raise UserError("there are no conversations: give --data, .jsonl files or hub:OWNER/NAME")
-    dictation = Dictation.from_state(read(checkpoint).get("dictation", Dictation().state()))
+    opened = Checkpoint(checkpoint)
+    dictation = Dictation.from_state(opened.content.get("dictation", Dictation().state()))
     rows = [row for one in open_conversations(data, dictation=dictation, hub_split="test") for row in one.rows()]
     rows = rows if limit is None else evenly(rows, limit)
-    assistant = Assistant.from_pretrained(checkpoint, voice=voice, vocoder=vocoder, device=device)
+    assistant = Assistant.from_pretrained(opened, voice=voice, vocoder=vocoder, device=device)
     listener = recognizer or voice
     measured = bool(assistant.voice and listener and spoken)
     hear = load_recognizer(str(listener), device=device) if measured else None

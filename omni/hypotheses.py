@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from omni.assistant import CONTEXT, MAX_TOKENS, Assistant
-from omni.checkpoint import read
+from omni.checkpoint import Checkpoint
 from omni.data.conversations.speech import Dictation
 from omni.data.speech.utterances import Utterance, Utterances
 from omni.errors import UserError
@@ -55,9 +55,10 @@ def understood(
 def _recognized(
     path: Path, source: Utterances, said: Sequence[Utterance], device: str, beam: int
 ) -> tuple[TextNormalization, list[str]]:
-    if {"thinker", "audio_projector"} <= read(path)["parts"].keys():
-        return _asked(path, source, said, device)
-    recognizer = load_recognizer(path, device=device, beam=beam)
+    checkpoint = Checkpoint(path)
+    if "thinker" in checkpoint and "audio_projector" in checkpoint:
+        return _asked(checkpoint, source, said, device)
+    recognizer = load_recognizer(checkpoint, device=device, beam=beam)
     audio = [source.audio(number, row) for number, row in enumerate(said)]
     found = [""] * len(said)
     for number, transcript in tqdm(
@@ -70,14 +71,14 @@ def _recognized(
 
 
 def _asked(
-    path: Path, source: Utterances, said: Sequence[Utterance], device: str
+    checkpoint: Checkpoint, source: Utterances, said: Sequence[Utterance], device: str
 ) -> tuple[TextNormalization, list[str]]:
     """What a model of stage E says when it is asked as in training, the row's instruction behind each recording."""
-    held = read(path)
+    held = checkpoint.content
     dictation = Dictation.from_state(held.get("dictation", Dictation().state()))
     most = held.get("answer_tokens", MAX_TOKENS)
     # As in validation, an answer may go on behind the context.
-    assistant = Assistant.from_pretrained(path, context=held.get("context", CONTEXT) + most, device=device)
+    assistant = Assistant.from_pretrained(checkpoint, context=held.get("context", CONTEXT) + most, device=device)
     order = sorted(range(len(said)), key=lambda number: said[number].duration or 0.0)  # little padding
     found = [""] * len(said)
     with tqdm(total=len(said), desc="transcribing", leave=False, disable=None) as bar:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omni.checkpoint import from_checkpoint
+from omni.checkpoint import Source, from_checkpoint
 from omni.ctc import align
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel, read_audio
@@ -180,7 +180,7 @@ class Recognizer:
                 yield number, joiners.pop(number).finish()
 
 
-def load_recognizer(path: str | Path, *, device: str = "auto", beam: int = 8) -> Recognizer:
+def load_recognizer(path: Source, *, device: str = "auto", beam: int = 8) -> Recognizer:
     """Loads a recogniser from the checkpoint of any stage that holds an audio encoder and its units.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni.checkpoint import from_checkpoint, read, thinker_tokenizer, units_of
+from omni.checkpoint import Checkpoint, Source, thinker_tokenizer
 from omni.conditioning import Conditioner
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, write_audio
@@ -263,7 +263,7 @@ class Synthesizer:
         return self.vocoder(self.codec.decode(codes[None]))[0]
 
 
-def load_synthesizer(path: str | Path, *, vocoder: str | Path = GRIFFIN_LIM, device: str = "auto") -> Synthesizer:
+def load_synthesizer(path: Source, *, vocoder: Source = GRIFFIN_LIM, device: str = "auto") -> Synthesizer:
     """Loads a Talker, with the codec and the characters that travel in its checkpoint.
 
     Args:
@@ -274,40 +274,41 @@ def load_synthesizer(path: str | Path, *, vocoder: str | Path = GRIFFIN_LIM, dev
     Raises:
         UserError: If a checkpoint is missing, damaged or lacks a part, parts do not fit, or the device is not there.
     """
-    talker, _ = from_checkpoint(path, "talker", Talker)
-    codec, _ = from_checkpoint(path, "codec", Part)
-    units, condition = units_of(path), None
+    checkpoint = Checkpoint.open(path)
+    talker, codec = checkpoint.part("talker", Talker), checkpoint.part("codec", Part)
+    units, condition = checkpoint.units, None
     if talker.condition is not None:
-        thinker, _ = from_checkpoint(path, "thinker", Thinker, PretrainedThinker)
-        condition = Conditioner(thinker, thinker_tokenizer(read(path)), units)
+        thinker = checkpoint.part("thinker", Thinker, PretrainedThinker)
+        condition = Conditioner(thinker, thinker_tokenizer(checkpoint.content), units)
     if not isinstance(codec, SpeechCodec):
         raise UserError(f"codec of {path} is a {type(codec).__name__}, which is no codec of speech")
     talker.lay_out_for_decoding()
-    sounding = load_vocoder(vocoder, codec.num_mels)
+    sounding = load_vocoder(vocoder, codec.num_mels, near=checkpoint)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        voices = read(path).get("speakers", ())
+        voices = checkpoint.content.get("speakers", ())
         return Synthesizer(talker, codec, sounding, units, voices=voices, condition=condition, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def load_vocoder(name: str | Path, num_mels: int) -> torch.nn.Module:
+def load_vocoder(name: Source, num_mels: int, *, near: Checkpoint | None = None) -> torch.nn.Module:
     """A vocoder in eval mode.
 
     Args:
         name: `griffin-lim`, or a checkpoint that holds a vocoder.
         num_mels: Mel filters that Griffin–Lim is to read.
+        near: A checkpoint that has been read, and may be the one.
 
     Raises:
         UserError: If it is neither.
     """
     if str(name) == GRIFFIN_LIM:
         return GriffinLim(num_mels)
-    if not Path(name).exists():
+    if not isinstance(name, Checkpoint) and not Path(name).exists():
         raise UserError(f"vocoder {name} does not exist: give {GRIFFIN_LIM}, or a checkpoint that holds a vocoder")
-    vocoder, _ = from_checkpoint(name, "vocoder", Part)
+    vocoder = Checkpoint.open(name, near=near).part("vocoder", Part)
     if not isinstance(vocoder, SpeechVocoder):
         raise UserError(f"vocoder of {name} is a {type(vocoder).__name__}, which is no vocoder")
     return vocoder

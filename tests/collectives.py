@@ -1,68 +1,110 @@
-"""Records what a rank exchanges with the others, in order: ranks that differ in it hang, or mix up their values."""
+"""A guard against ranks that wait for one another: each records its collectives, and the records must be equal."""
 
-import functools
+import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
-NAMES = (
-    *(
-        "barrier",
-        "monitored_barrier",
-        "broadcast",
-        "broadcast_object_list",
-        "all_reduce",
-        "reduce",
-        "gather",
-        "scatter",
-    ),
-    *("all_gather", "all_gather_object", "all_gather_into_tensor", "gather_object", "scatter_object_list"),
-    *("reduce_scatter", "reduce_scatter_tensor", "all_to_all", "all_to_all_single"),
-)
-
-
-def record(path: Path) -> None:
-    """From now on, writes a line to `path` before each collective of this process: name, shapes, caller.
-
-    What `DistributedDataParallel` exchanges in its C++ part is not seen; it follows from the module's parameters.
-    """
-    file = path.open("w", buffering=1, encoding="utf-8")
-
-    def recorded(name: str, function: Any) -> Any:
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            shapes = [f"{str(a.dtype).removeprefix('torch.')}{list(a.shape)}" for a in args if isinstance(a, Tensor)]
-            file.write(f"{' '.join([name, *shapes])}\t{_caller()}\n")
-            return function(*args, **kwargs)
-
-        return call
-
-    for name in NAMES:
-        if hasattr(dist, name):
-            function = recorded(name, getattr(dist, name))
-            for module in (dist, dist.distributed_c10d):
-                setattr(module, name, function)
+# Methods of a process group, through which all functions of `torch.distributed` go; DDP's own gradient exchange and
+# NCCL's are called from C++ and not seen. Tensors of a gather and a scatter differ between ranks by intent.
+_COLLECTIVES = {
+    "broadcast": 0,
+    "allreduce": 0,
+    "allreduce_coalesced": 0,
+    "reduce": 0,
+    "allgather": 1,
+    "_allgather_base": 1,
+    "allgather_into_tensor_coalesced": 1,
+    "gather": 1,
+    "scatter": 0,
+    "reduce_scatter": 0,
+    "_reduce_scatter_base": 0,
+    "alltoall": 1,
+    "alltoall_base": 1,
+    "barrier": None,
+    "monitored_barrier": None,
+}
+_SHOWN = 6  # stack frames of a call
 
 
-def _caller() -> str:
-    """The innermost caller that is not part of PyTorch, as `file:line`."""
-    frame, torch_folder = sys._getframe(2), str(Path(torch.__file__).parent)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((torch_folder, __file__)):
+def record(rank: int) -> None:
+    """From now on this process writes each of its collectives over all ranks to `collectives-RANK.txt`."""
+    _path(rank).unlink(missing_ok=True)
+    file = _path(rank).open("w", buffering=1)
+    for name, position in _COLLECTIVES.items():
+        _wrap(file, name, position)
+
+
+def _wrap(file: Any, name: str, position: int | None) -> None:
+    wrapped = getattr(ProcessGroup, name)
+
+    def collective(group: ProcessGroup, *args: Any, **kwargs: Any) -> Any:
+        if group.size() == torch.distributed.get_world_size():
+            shapes = [] if position is None else _described(args[position])
+            root = [f"root {opts.rootRank}" for opts in args if hasattr(opts, "rootRank")]
+            file.write(json.dumps([" ".join([name, *shapes, *root]), _site()]) + "\n")
+        return wrapped(group, *args, **kwargs)
+
+    setattr(ProcessGroup, name, collective)
+
+
+def _described(value: Any) -> list[str]:
+    if isinstance(value, Tensor):
+        return [f"{value.dtype}{list(value.shape)}".removeprefix("torch.")]
+    return [text for one in value for text in _described(one)] if isinstance(value, list | tuple) else []
+
+
+def _site() -> str:
+    """Where a collective is called, the innermost call first, PyTorch's own left out."""
+    frame, calls = sys._getframe(2), []
+    while frame is not None and len(calls) < _SHOWN:
+        path = Path(frame.f_code.co_filename)
+        if path.name == "forks.py":  # the test that has started the ranks
+            break
+        if "torch" not in path.parts:
+            calls.append(f"{path.name}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return ", called by ".join(calls)
 
 
-def difference(paths: Sequence[Path]) -> str | None:
-    """Where the records of ranks part, in words; None where they agree."""
-    records = [path.read_text(encoding="utf-8").splitlines() if path.exists() else [] for path in paths]
-    for number in range(max(map(len, records))):
-        lines = [lines[number] if number < len(lines) else "nothing more\t-" for lines in records]
-        if len({line.partition("\t")[0] for line in lines}) > 1:
-            each = [f"rank {rank}: {' at '.join(line.split(chr(9)))}" for rank, line in enumerate(lines)]
-            return f"collective {number + 1} differs: {'; '.join(each)}"
+def difference(ranks: int, *, done: Collection[int]) -> str | None:
+    """Where the records of ranks part; None where they do not.
+
+    Args:
+        ranks: Number of ranks.
+        done: Those that have ended well: no other may have made more than they.
+    """
+    records = [_read(rank) for rank in range(ranks)]
+    for number, calls in enumerate(zip_longest(*records)):
+        made = {(call[0], re.sub(r":\d+", "", call[1])) for call in calls if call is not None}  # lines may differ
+        if len(made) > 1 or any(calls[rank] is None for rank in done):
+            lines = [f"rank {r}: {': '.join(call) if call else 'none'}" for r, call in enumerate(calls)]
+            return "\n  ".join([f"collective {number} differs between ranks:", *lines])
     return None
+
+
+def last(ranks: int) -> str:
+    """How many collectives each rank has made, and the last one of each."""
+    lines = []
+    for rank in range(ranks):
+        calls = _read(rank)
+        lines.append(
+            f"rank {rank} has made {len(calls)} collectives" + (f", last {': '.join(calls[-1])}" * bool(calls))
+        )
+    return "\n".join(lines)
+
+
+def _read(rank: int) -> list[list[str]]:
+    text = _path(rank).read_text(encoding="utf-8") if _path(rank).exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _path(rank: int) -> Path:
+    return Path(f"collectives-{rank}.txt")

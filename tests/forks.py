@@ -1,5 +1,9 @@
-"""Runs on several ranks as real processes: forks of the test's own, so that none has to import anything."""
+"""Runs on several ranks as real processes: forks of the test's own, so that none has to import anything.
 
+Every run is guarded: ranks whose collectives differ fail, with the calls of each (see `collectives.py`).
+"""
+
+import faulthandler
 import os
 import signal
 import socket
@@ -12,19 +16,22 @@ from types import TracebackType
 from typing import Any
 
 import collectives
+import torch
 
 
 class Ranks:
     """Processes that call a function as the ranks of a run, as torchrun starts them; what is left is killed at the end.
 
-    Each rank's collectives are recorded, and `wait` fails where ranks that ended well differ in them.
-
     Args:
         function: What each rank calls, with its rank.
         count: How many ranks there are.
+        results: Whether what the function returns is kept, for `results`.
     """
 
-    def __init__(self, function: Callable[[int], Any], count: int = 2) -> None:
+    def __init__(self, function: Callable[[int], Any], count: int = 2, *, results: bool = False) -> None:
+        self._keeps = results
+        for rank in range(count):  # of an earlier run in this folder
+            Path(f"collectives-{rank}.txt").unlink(missing_ok=True)
         with socket.socket() as free:
             free.bind(("localhost", 0))
             self._environment = {
@@ -47,8 +54,11 @@ class Ranks:
             os.dup2(output, 1)
             os.dup2(output, 2)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-            collectives.record(Path(f"collectives-{rank}.txt"))
-            function(rank)
+            faulthandler.register(signal.SIGUSR1, file=2)
+            collectives.record(rank)
+            result = function(rank)
+            if self._keeps:
+                torch.save(result, f"rank-{rank}.pt")
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
@@ -75,26 +85,46 @@ class Ranks:
         """Exit codes, in the order of the ranks.
 
         Raises:
-            TimeoutError: If one is still running after that many seconds; the message holds what they wrote.
-            AssertionError: If all ended with 0 and their collectives were not the same, in the same order.
+            AssertionError: If the ranks' collectives differ.
+            TimeoutError: If one is still running after that many seconds; the message holds the last collective of
+                each, what they wrote, and their stacks.
         """
-        end = time.monotonic() + seconds
+        start = looked = time.monotonic()
         while len(self.codes) < len(self.processes):
             for process in set(self.processes) - self.codes.keys():
                 found, status = os.waitpid(process, os.WNOHANG)
                 if found:
                     self.codes[process] = os.waitstatus_to_exitcode(status)
-            if time.monotonic() > end:
-                outputs = [self.output(rank) for rank in range(len(self.processes))]
-                raise TimeoutError("\n".join([*outputs, self._difference() or "collectives agree"]))
+            now = time.monotonic()
+            if now > start + seconds:
+                raise TimeoutError(self._stuck())
+            if now > looked + 1:
+                self._guard()
+                looked = now
             time.sleep(0.01)
-        codes = [self.codes[process] for process in self.processes]
-        if not any(codes) and (difference := self._difference()):
-            raise AssertionError(difference)
-        return codes
+        self._guard()
+        return [self.codes[process] for process in self.processes]
 
-    def _difference(self) -> str | None:
-        return collectives.difference([Path(f"collectives-{rank}.txt") for rank in range(len(self.processes))])
+    def results(self, seconds: float = 60.0) -> list[Any]:
+        """What the function has returned on each rank; waits as `wait` does, and fails if a rank fails."""
+        codes = self.wait(seconds)
+        assert not any(codes), "\n".join([f"exit codes {codes}", *map(self.output, range(len(codes)))])
+        return [torch.load(f"rank-{rank}.pt", weights_only=False) for rank in range(len(codes))]
+
+    def _guard(self) -> None:
+        done = [rank for rank, process in enumerate(self.processes) if self.codes.get(process) == 0]
+        if found := collectives.difference(len(self.processes), done=done):
+            raise AssertionError(found)
+
+    def _stuck(self) -> str:
+        running = [process for process in self.processes if process not in self.codes]
+        for process in running:
+            os.kill(process, signal.SIGUSR1)
+        time.sleep(0.5)
+        lines = [collectives.last(len(self.processes))]
+        for rank in range(len(self.processes)):
+            lines += [f"rank {rank}:", *(line for line in self.output(rank).splitlines() if "/_pytest/" not in line)]
+        return "\n".join(line for line in lines if "/pluggy/" not in line)
 
     def output(self, rank: int) -> str:
         """What a rank has written to stdout and stderr."""

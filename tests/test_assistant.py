@@ -1,6 +1,7 @@
 """The Assistant: history is one long prompt, streams are the whole, forgetting has a rule, mistakes are told."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -295,6 +296,20 @@ def test_mistakes_are_told_in_one_line_and_cost_no_history(workplace, question, 
     assert "\n" not in str(error.value)
     assert assistant.history == before
     assert assistant.chat(text="after", **SHORT).text
+
+
+def test_each_checkpoint_is_opened_once(workplace, monkeypatch):
+    alone, talker = save_omni(workplace / "omni.ckpt"), save_talker(workplace / "talker.ckpt")
+    whole, voice = torch.load(alone), torch.load(talker)
+    for key in ("state_dict", "parts"):
+        whole[key] |= voice[key]
+    torch.save(whole | {"units": voice["tokenizer"]}, "whole.ckpt")
+    opened, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda file, **options: opened.append(Path(file).name) or load(file, **options))
+    for path, voice in ((alone, None), (alone, talker), ("whole.ckpt", None), ("whole.ckpt", "whole.ckpt")):
+        opened.clear()
+        assert (Assistant.from_pretrained(path, voice=voice).voice is None) == (path == alone and voice is None)
+        assert opened == list(dict.fromkeys(Path(file).name for file in (path, voice) if file))
 
 
 def test_models_without_a_sense_say_so():

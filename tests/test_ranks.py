@@ -1,6 +1,5 @@
 """Two ranks with half of each batch take the steps, and find the figures, of one process with the whole batch."""
 
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.distributed as dist
 from forks import Ranks
 from test_omni_stage import fit_omni, talks  # noqa: F401  fixtures of the tests below
 from test_vision_stage import CAPTIONS, NO_CLASSES, part
@@ -239,37 +237,3 @@ class TestOmni:
 def test_frozen_llm(fit_llm):
     options = {"trainer__max_steps": 5, "trainer__val_check_interval": 5}
     compare(lambda verb, *extra, **overrides: fit_llm("asr_llm", *extra, verb=verb, **overrides), options)
-
-
-class TestGuard:
-    """Of the tests themselves: ranks that do not exchange the same are found out."""
-
-    def exchange(self, rank: int, extra: Callable[[int], None]) -> None:
-        dist.init_process_group("gloo", rank=rank, world_size=2)
-        dist.all_reduce(torch.ones(2))
-        extra(rank)
-        dist.barrier()
-
-    def test_a_collective_of_one_rank_is_named(self, workplace):
-        def extra(rank: int) -> None:
-            if rank == 0:
-                dist.broadcast_object_list([None], src=0)
-
-        with Ranks(lambda rank: self.exchange(rank, extra)) as ranks, pytest.raises(TimeoutError) as error:
-            ranks.wait(2)
-        assert re.search(
-            r"collective 2 differs: rank 0: broadcast_object_list at .*test_ranks.py:\d+; rank 1: barrier",
-            str(error.value),
-        )
-
-    def test_ranks_that_exchange_other_things_fail_though_they_end(self, workplace):
-        def extra(rank: int) -> None:
-            if rank == 1:
-                dist.all_reduce(torch.ones(3), async_op=True)
-
-        def alone(rank: int) -> None:
-            dist.init_process_group("gloo", rank=rank, world_size=2)
-            extra(rank)
-
-        with Ranks(alone) as ranks, pytest.raises(AssertionError, match="collective 1 differs: rank 0: nothing more"):
-            ranks.wait(20)
