@@ -98,9 +98,15 @@ class Projector(Part):
         if kind == "mosa":
             self.router = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, num_experts))
         if kind == "moe":
-            some = {"num_experts": num_experts, "experts_per_token": experts_per_token}
-            self.experts = MixtureOfExperts(width, hidden, out_dim=out_dim, activation="gelu", **some)
-            self.experts.balance_over_ranks = False  # a rank's batch may hold no recording
+            self.experts = MixtureOfExperts(
+                width,
+                hidden,
+                out_dim=out_dim,
+                num_experts=num_experts,
+                experts_per_token=experts_per_token,
+                activation="gelu",
+                balance_over_ranks=False,  # a rank's batch may hold no recording
+            )
         for module in (self.up, self.down):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)

@@ -59,10 +59,10 @@ class FeatureCache:
             own = {name: weight for name, weight in encoder.state_dict().items() if name not in encoder.lent}
             origin = encoder.origin["fingerprint"] if encoder.origin else ""
             made = json.dumps([encoder.recipe, mel_constants()], sort_keys=True, default=str)
-            key = hashlib.sha256(f"{origin} {weights_fingerprint(own)} {made}".encode()).hexdigest()
+            digest = hashlib.sha256(f"{origin} {weights_fingerprint(own)} {made}".encode()).hexdigest()
             autocast = torch.is_autocast_enabled(device.type)
             dtype = torch.get_autocast_dtype(device.type) if autocast else next(encoder.parameters()).dtype
-            self._of_encoder = self.folder / f"{key[:32]}-{str(dtype).removeprefix('torch.')}"
+            self._of_encoder = self.folder / f"{digest[:32]}-{str(dtype).removeprefix('torch.')}"
         return self._of_encoder / key[:2] / f"{key}.pt"
 
 

@@ -248,8 +248,8 @@ class VocoderTraining(Stage):
         made, audio = self.vocoder(batch.mels, batch.mel_lengths), _audio_of(batch)
         for row, frames in enumerate(batch.mel_lengths.tolist()):  # each without its padding, whatever batch it is in
             one = slice(row, row + 1)
-            pair = (sound[one, : frames * HOP_LENGTH] for sound in (made, audio))
-            distance, _ = self._distance(*pair, batch.mel_lengths[one])
+            samples = slice(frames * HOP_LENGTH)
+            distance, _ = self._distance(made[one, samples], audio[one, samples], batch.mel_lengths[one])
             self.val_loss.update(distance * frames, batch.mel_lengths[row])
         measured = (batch.rows < self.measured).nonzero().flatten().tolist()
         if measured:

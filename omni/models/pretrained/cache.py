@@ -1,10 +1,31 @@
 """The keys and values that a language model of `transformers` has already computed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_ARGUMENTS = ("cache", "past_key_values")  # `transformers` 5.24 renamed the second to the first
+
+
+def cache_argument(forward: Callable[..., Any]) -> str:
+    """The name under which a model's `forward` takes its keys and values.
+
+    Raises:
+        ValueError: If it takes none.
+    """
+    names = signature(forward).parameters
+    found = next((name for name in _ARGUMENTS if name in names), None)
+    if found is None:
+        raise ValueError(f"the model takes no cache: none of {', '.join(_ARGUMENTS)} is an argument of its forward")
+    return found
+
+
+def has_cache(arguments: Mapping[str, Any]) -> bool:
+    """Whether the keyword arguments of a call hold keys and values, under either name."""
+    return any(arguments.get(name) is not None for name in _ARGUMENTS)
 
 
 class PretrainedCache:
@@ -17,11 +38,13 @@ class PretrainedCache:
         batch_size: Number of rows.
         max_length: Entries that a row can hold.
         device: Where they lie.
+        argument: Name under which the model takes them; see `cache_argument`.
     """
 
-    def __init__(self, batch_size: int, max_length: int, *, device: torch.device) -> None:
+    def __init__(self, batch_size: int, max_length: int, *, device: torch.device, argument: str) -> None:
         from transformers import DynamicCache
 
+        self.argument = argument
         self.max_length, self.device = max_length, device
         self.lengths = [0] * batch_size
         self._cache: Any = DynamicCache()
@@ -41,7 +64,7 @@ class PretrainedCache:
         entries = torch.arange(self._entries + time, device=self.device)
         positions = (entries[self._entries :] - self._first[:, None]).clamp(min=0)
         mask = None if len(set(self.lengths)) == 1 else entries >= self._first[:, None]
-        return {"past_key_values": self._cache, "use_cache": True, "position_ids": positions, "attention_mask": mask}
+        return {self.argument: self._cache, "use_cache": True, "position_ids": positions, "attention_mask": mask}
 
     def keep(self, entries: int) -> None:
         """Forgets what lies behind the first entries of each row.

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from omni.errors import UserError
 from omni.models.part import Part
+from omni.models.pretrained.cache import has_cache
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _UNUSED = re.compile(r"pool|masked_spec_embed|mask_token")  # weights that many checkpoints lack and nothing here needs
@@ -150,7 +151,7 @@ def checkpoint_layers(model: nn.Module, source: str) -> None:
 
 
 def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if not torch.is_grad_enabled() or kwargs.get("past_key_values") is not None:
+    if not torch.is_grad_enabled() or has_cache(kwargs):
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 

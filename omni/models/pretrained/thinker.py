@@ -11,7 +11,7 @@ from omni import losses
 from omni.batch import IGNORE
 from omni.errors import UserError
 from omni.layers.transformer import TransformerOutput
-from omni.models.pretrained.cache import PretrainedCache
+from omni.models.pretrained.cache import PretrainedCache, cache_argument
 from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load
 from omni.tokenizer import NUM_SPECIALS
 
@@ -140,7 +140,8 @@ class PretrainedThinker(PretrainedPart):
 
     def new_cache(self, batch_size: int, max_length: int) -> PretrainedCache:
         """An empty cache for rows of up to `max_length` positions."""
-        return PretrainedCache(batch_size, max_length, device=self._embedding.weight.device)
+        argument = cache_argument(self._body.forward)
+        return PretrainedCache(batch_size, max_length, device=self._embedding.weight.device, argument=argument)
 
     # ------------------------------------------------------------------ what it is made of
 
