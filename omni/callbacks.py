@@ -15,6 +15,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from omni.cliffs import CliffWatch
+from omni.distributed import all_agree
 from omni.errors import UserError
 from omni.precision import measure_peak_tflops
 from omni.predictions import Predictions, merge_shares, save_share
@@ -230,7 +231,7 @@ class GracefulStop(Callback):
             # One rank may hear of it a step before another. They agree where Lightning logs, and waits anyway.
             if trainer.global_step % _log_interval(trainer):
                 return
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+            stop = not all_agree(not stop)
         if not stop:
             return
         path = Path(run_folder(trainer)) / "last.ckpt"

@@ -1,6 +1,7 @@
 """What ranks exchange, and the random numbers that each of them has for itself."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,22 @@ def gather_objects(value: T) -> list[T]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def all_agree(decision: bool) -> bool:
+    """Whether all ranks decide so. A collective, but one of the hosts: no device is waited for."""
+    if not is_distributed():
+        return decision
+    vote = torch.tensor(int(decision))
+    group = None if dist.get_backend() == "gloo" else _hosts(dist.group.WORLD)
+    dist.all_reduce(vote, op=dist.ReduceOp.MIN, group=group)
+    return bool(vote)
+
+
+@cache
+def _hosts(world: Any) -> Any:
+    """The ranks of `world`, connected over their hosts."""
+    return dist.new_group(backend="gloo")
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

@@ -160,6 +160,8 @@ class OmniCLI(LightningCLI):
                 "trainer.val_check_interval is a duration, which each rank would measure by its own clock: with "
                 "several devices give it as a number of batches"
             )
+        # Lightning asks rank 0 for a signal at every batch, and waits for the device to answer; GracefulStop does not.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         OmniCLI.watch = watch = RankWatch(
             trainer.global_rank,
             trainer.num_devices * trainer.num_nodes,

@@ -68,7 +68,7 @@ MAY_IMPORT = {
         *("speaking", "word_errors"),
     },
     "classification": CORE | {"layers"},
-    "data": CORE | {"layers"},
+    "data": CORE | {"distributed", "layers"},
     "stages": CORE
     | {"distributed", "layers", "optimizers", "inference", "figures", "image_figures", "conversation_figures"},
     "precision": set(),

@@ -1,7 +1,10 @@
 """Runs on several ranks that are cut off: random numbers of each rank's own, saved and restored."""
 
+import json
 import shutil
 import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +52,17 @@ class TestTwoRanks:
         with pytest.warns(UserWarning, match="its batches or its seed have changed"):
             fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=14, **STEPS)
         assert caplog.text.count("the checkpoint is of 2 ranks of the CPU, this run is on 1 rank of the CPU") == 1
+
+    def test_a_step_waits_for_no_other_rank_on_the_host(self, fit):
+        """Between two logs there is one exchange a step, and no barrier, which the host would wait in."""
+        seen = []
+        for steps in (5, 15):
+            options = {**TWO, "trainer__val_check_interval": 60, "trainer__log_every_n_steps": 50}
+            with Ranks(lambda rank: fit("fit", trainer__max_steps=steps, **options)) as ranks:  # noqa: B023
+                assert ranks.wait() == [0, 0], ranks.output(0)
+            lines = Path("collectives-0.txt").read_text(encoding="utf-8").splitlines()
+            seen.append(Counter(json.loads(line)[0] for line in lines))
+        assert seen[1] - seen[0] == Counter({"allreduce float32[2]": 10})
 
     def test_predict_writes_each_row_once_in_order(self, fit):
         fit()

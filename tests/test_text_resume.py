@@ -228,7 +228,6 @@ class Ranked:
         self.fit_loop = SimpleNamespace(
             epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=0)))
         )
-        self.strategy = SimpleNamespace(reduce_boolean_decision=bool)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -275,11 +274,11 @@ def test_lightning_must_not_share_out_a_second_time(make):
         data.train_dataloader()
 
 
-def test_no_rank_goes_on_alone_in_a_stream(make):
+def test_no_rank_goes_on_alone_in_a_stream(make, monkeypatch):
     data = make_ready(make(streaming=True, batch_size=2))
     data.trainer = Ranked(0)
     answers = iter([True, True, False])
-    data.trainer.strategy.reduce_boolean_decision = lambda more: more and next(answers)
+    monkeypatch.setattr("omni.data.stream.all_agree", lambda more: more and next(answers))
     assert len(list(data.train_dataloader())) == 2
     assert data._starts == [0, 2]
 

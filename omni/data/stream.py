@@ -18,6 +18,7 @@ from omni.batch import TextBatch
 from omni.data.documents import Documents
 from omni.data.packing import pack
 from omni.data.sampling import ResumableData
+from omni.distributed import all_agree
 from omni.errors import UserError
 from omni.tokenizer import BOS, EOS, Tokenizer
 
@@ -244,11 +245,8 @@ class StreamableData(ResumableData, ABC):
         trainer: Any = self.trainer
         if trainer is not None and trainer.overfit_batches:
             raise UserError("trainer.overfit_batches needs rows that can be read again: set data.streaming to false")
-        agree = bool  # a rank alone agrees with itself
-        if trainer is not None and self.rank()["world_size"] > 1:
-            agree = trainer.strategy.reduce_boolean_decision
         options = self.loader_options() | {"persistent_workers": False}  # a worker learns of the next pass by being new
-        return StreamLoader(stream, position=self.position, starts=self._starts, agree=agree, **options)
+        return StreamLoader(stream, position=self.position, starts=self._starts, agree=all_agree, **options)
 
     def _identity(self) -> str:
         shares = self.rank()["world_size"] * max(1, self.num_workers)

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from omni import checkpoint as checkpoints
-from omni.distributed import gather_objects, random_state, resume_random_numbers, start_random_numbers
+from omni.distributed import gather_objects, random_state, resume_random_numbers, start_random_numbers, sum_over_ranks
 from omni.errors import UserError
 from omni.layers.transformer import Transformer
 from omni.losses import Loss
@@ -203,11 +203,8 @@ class Stage(LightningModule, ABC):
         They refuse it on a CPU before the step is made, elsewhere when Lightning reads the loss anyway.
         """
         assert self._noted is not None
-        bad = self._noted.float()
-        if self.trainer.world_size > 1:
-            both = self.trainer.strategy.reduce(torch.stack((counted, bad)), reduce_op="sum")
-            assert isinstance(both, Tensor)
-            counted, bad = both
+        # Not the strategy's `reduce`, which calls a barrier first: that makes the host wait for the device.
+        counted, bad = sum_over_ranks(torch.stack((counted, self._noted.float())))
         now = torch.full_like(bad, self.global_step, dtype=torch.long)
         seen = torch.full_like(now, -1) if self._bad_step is None else self._bad_step
         self._bad_step, self._noted = torch.where((seen < 0) & (bad > 0), now, seen), None
