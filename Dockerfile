@@ -13,11 +13,11 @@ RUN apt-get update \
 WORKDIR /omni
 ENV HOME=/tmp PYTHONUNBUFFERED=1
 
-# What omni needs, apart from omni: a layer that changes only when pyproject.toml does
-COPY pyproject.toml README.md LICENSE ./
+# What omni needs, apart from omni: a layer that changes only when they do
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir omni \
     && touch omni/__init__.py \
-    && pip install --no-cache-dir --editable '.[world,hf]'
+    && pip install --no-cache-dir --constraint constraints.txt --editable '.[world,hf]'
 
 COPY omni omni
 COPY configs configs

@@ -4,9 +4,11 @@ BIN := .venv/bin
 RUNS := lightning_logs/world
 TALKS := data/world/conversations
 JOBS ?= 1
+# Other packages deprecate between releases what is called here: an error under the lock only.
+DEPRECATIONS := -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 SENTENCE := The small red star is above the large blue circle.
 
-.PHONY: quickstart smoke test test-slow lint check install clean
+.PHONY: quickstart smoke test test-slow test-latest test-lowest lint check install lock clean
 
 # The seventh of the world's held-out conversations is a question that is asked aloud about a picture.
 quickstart: data/world/world.json  ## world, all stages; an answer, written and spoken, to a question about a picture; a sentence, said and heard
@@ -37,6 +39,20 @@ test: .venv/installed  ## the tests
 test-slow: .venv/installed  ## the tests that take minutes, except the notebook's, which `make smoke` runs
 	$(BIN)/python -m pytest -m slow --ignore tests/test_notebooks.py
 
+test-latest: pyproject.toml  ## the tests with the newest versions in the ranges; deprecations are reported, not fatal
+	$(PYTHON) -m venv --clear build/latest
+	build/latest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	build/latest/bin/python -m pytest $(DEPRECATIONS)
+
+test-lowest: pyproject.toml  ## the tests with the lowest versions in the ranges
+	$(PYTHON) -m venv --clear build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lowest/bin/uv pip compile --quiet --resolution lowest-direct --all-extras --python build/lowest/bin/python \
+	    --output-file build/lowest/requirements.txt pyproject.toml
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+	    --requirement build/lowest/requirements.txt
+	build/lowest/bin/python -m pytest $(DEPRECATIONS)
+
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,10 +62,18 @@ check: lint test  ## what CI runs
 
 install: .venv/installed  ## the environment alone
 
-.venv/installed: pyproject.toml
+lock: build/uv/bin/uv  ## constraints.txt anew: the newest versions in the ranges, for every system; run the tests with them
+	build/uv/bin/uv pip compile --quiet --upgrade --universal --all-extras --python-version 3.11 --no-annotate \
+	    --custom-compile-command "make lock" --output-file constraints.txt pyproject.toml
+
+build/uv/bin/uv:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "omni needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 data/world/world.json: .venv/installed $(wildcard omni/data/world/*.py)

@@ -259,6 +259,22 @@ def test_lora_is_fp32_above_a_model_in_bf16(models):
     assert types == {"lora_A": torch.float32, "lora_B": torch.float32, "base": torch.bfloat16}
 
 
+def test_lora_on_the_head_is_trained_by_the_loss_of_what_it_says(models):
+    thinker = PretrainedThinker(source=models["qwen3"], lora_rank=2, lora_targets=["lm_head"]).eval()
+    updates = {name: p for name, p in thinker.named_parameters() if "lora_" in name}
+    assert updates
+    for parameter in updates.values():
+        torch.nn.init.normal_(parameter, std=0.3)
+    tokens = torch.randint(NUM_SPECIALS, 280, (2, 7))
+    hidden = thinker.encode(tokens).hidden
+    loss = thinker.cross_entropy(hidden, tokens)
+    close(
+        loss, torch.nn.functional.cross_entropy(thinker.logits(hidden).flatten(0, 1), tokens.flatten(), reduction="sum")
+    )
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in updates.values())
+
+
 def test_targets_that_match_nothing_are_told_with_those_there_are(models):
     with pytest.raises(UserError, match=r"lora_targets \['query'\] match nothing in .*it has: .*q_proj"):
         PretrainedThinker(source=models["qwen3"], lora_rank=2, lora_targets=["query"])

@@ -128,9 +128,14 @@ class PretrainedThinker(PretrainedPart):
         return F.pad(self._own_logits(hidden), (NUM_SPECIALS, 0), value=-torch.inf)
 
     def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the next-token losses over hidden states, in chunks (see `losses.linear_cross_entropy`)."""
+        """Sum of the next-token losses over hidden states, in chunks (see `losses.linear_cross_entropy`).
+
+        A head with a bias or with LoRA takes the memory of all logits at once.
+        """
         wanted = torch.where(targets == IGNORE, IGNORE, targets - NUM_SPECIALS)
-        if getattr(self._head, "bias", None) is not None:
+        if getattr(self._head, "bias", None) is not None or not isinstance(
+            self._head, nn.Linear
+        ):  # LoRA wraps the head
             return F.cross_entropy(
                 self._own_logits(hidden).flatten(0, -2).float(), wanted.flatten(), ignore_index=IGNORE, reduction="sum"
             )
