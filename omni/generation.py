@@ -10,7 +10,7 @@ from torch import Tensor
 from omni.errors import UserError
 from omni.models.interfaces import Cache, LanguageModel
 
-_BELOW_ONE = 1 - 2.0**-40
+_BELOW_ONE = 1 - 2.0**-24  # fp32: what it multiplies gets less, however it is rounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Sampling:
         Args:
             logits: (batch, vocab).
             seen: (batch, vocab) of bool: tokens that the row holds already.
-            draws: (batch,), uniform in [0, 1).
+            draws: (batch,), fp32, uniform in [0, 1]: one that is rounded to 1 takes the last token.
 
         Returns:
             (batch,) of int64.
@@ -76,7 +76,7 @@ class Sampling:
 
 def _draw(probabilities: Tensor, draws: Tensor) -> Tensor:
     """Inverts the cumulative distribution; `probabilities` (batch, choices) need not sum to 1."""
-    cumulative = probabilities.double().cumsum(-1)
+    cumulative = probabilities.cumsum(-1)
     # Less than the total even when rounded: behind the last choice with any probability there may be others.
     wanted = draws[:, None] * (cumulative[:, -1:] * _BELOW_ONE)
     return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
@@ -172,4 +172,4 @@ def _uniform(seed: int, rows: int, steps: int) -> Tensor:
     Python's generator, because PyTorch's on a CPU looks at 32 bits of a seed only.
     """
     streams = [Random(f"{seed}/{row}") for row in range(rows)]
-    return torch.tensor([[stream.random() for _ in range(steps)] for stream in streams], dtype=torch.double)
+    return torch.tensor([[stream.random() for _ in range(steps)] for stream in streams])

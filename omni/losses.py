@@ -99,39 +99,80 @@ def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
+    """Computes gradients in the forward pass, where the logits are; in fp16 in the backward pass, from new logits.
+
+    Slopes of well-predicted tokens are too small for fp16. The gradient scaler (`torch.amp.GradScaler`) lifts them by
+    the gradient of the loss, which is known in the backward pass only. It costs one more product with the matrix.
+    """
+
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
         wanted, weight_wanted = any(ctx.needs_input_grad), ctx.needs_input_grad[1]  # not where the head is frozen
         inputs, matrix, chunk = _prepare(hidden, weight)
-        hidden_grad = torch.empty_like(inputs) if wanted else None
-        weight_grad = torch.zeros_like(weight) if weight_wanted else None
-        total = torch.zeros((), device=hidden.device)
-        with _full_precision(inputs):
-            for start in range(0, len(inputs), chunk):
-                part, target = inputs[start : start + chunk], targets[start : start + chunk]
-                logits = _logits(part, matrix, softcap)
-                index, scored = target.clamp(min=0)[:, None], (target != IGNORE)[:, None]
-                log_probs = F.log_softmax(logits, dim=-1)
-                total -= (log_probs.gather(1, index) * scored).sum()
-                if hidden_grad is None:
-                    continue
-                slope = log_probs.exp_()  # d loss / d logits = softmax − one-hot
-                slope.scatter_add_(1, index, -torch.ones_like(index, dtype=slope.dtype))
-                if softcap is not None:
-                    slope *= 1 - (logits / softcap).square()
-                slope = slope.to(matrix.dtype)
-                # What is not scored is taken out of the narrow factors, not of the wide one.
-                hidden_grad[start : start + chunk] = (slope @ matrix) * scored
-                if weight_grad is not None:
-                    _accumulate(weight_grad, slope.T, part * scored)
-        if hidden_grad is not None:
-            ctx.save_for_backward(hidden_grad.to(hidden.dtype), weight_grad)
-        return total
+        ctx.options = {"softcap": softcap, "chunk": chunk}
+        ctx.dtypes, ctx.late = (hidden.dtype, weight.dtype if weight_wanted else None), matrix.dtype == torch.float16
+        if wanted and not ctx.late:
+            total, *gradients = _with_gradients(inputs, matrix, targets, None, ctx.dtypes, **ctx.options)
+            ctx.save_for_backward(*gradients)
+            return total
+        if wanted:
+            ctx.save_for_backward(inputs, matrix, targets)
+        return token_nll(inputs, matrix, targets, softcap=softcap).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        if ctx.late:
+            inputs, matrix, targets = ctx.saved_tensors
+            _, *gradients = _with_gradients(inputs, matrix, targets, grads[0], ctx.dtypes, **ctx.options)
+            hidden_grad, weight_grad = gradients
+            return hidden_grad, weight_grad, None, None
         hidden_grad, weight_grad = ctx.saved_tensors
         return hidden_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None, None
+
+
+def _with_gradients(
+    inputs: Tensor,
+    matrix: Tensor,
+    targets: Tensor,
+    scale: Tensor | None,
+    dtypes: tuple[torch.dtype, torch.dtype | None],
+    *,
+    softcap: float | None,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The summed loss, and its gradients times `scale` by inputs and matrix.
+
+    Args:
+        inputs: (positions, dim), in the precision of the products.
+        matrix: (vocab, dim), in the same.
+        targets: (positions,).
+        scale: A scalar, taken into the slopes before they are rounded to the precision of the products; None for 1.
+        dtypes: Those of the two gradients; None where there is to be none by the matrix.
+        softcap: As in `linear_cross_entropy`.
+        chunk: Positions whose logits are held at a time.
+    """
+    hidden_grad = torch.empty_like(inputs)
+    weight_grad = None if dtypes[1] is None else torch.zeros_like(matrix, dtype=dtypes[1])
+    total = torch.zeros((), device=inputs.device)
+    with _full_precision(inputs):
+        for start in range(0, len(inputs), chunk):
+            part, target = inputs[start : start + chunk], targets[start : start + chunk]
+            logits = _logits(part, matrix, softcap)
+            index, scored = target.clamp(min=0)[:, None], (target != IGNORE)[:, None]
+            log_probs = F.log_softmax(logits, dim=-1)
+            total -= (log_probs.gather(1, index) * scored).sum()
+            slope = log_probs.exp_()  # d loss / d logits = softmax − one-hot
+            slope.scatter_add_(1, index, -torch.ones_like(index, dtype=slope.dtype))
+            if softcap is not None:
+                slope *= 1 - (logits / softcap).square()
+            if scale is not None:
+                slope *= scale
+            slope = slope.to(matrix.dtype)
+            # What is not scored is taken out of the narrow factors, not of the wide one.
+            hidden_grad[start : start + chunk] = (slope @ matrix) * scored
+            if weight_grad is not None:
+                _accumulate(weight_grad, slope.T, part * scored)
+    return total, hidden_grad.to(dtypes[0]), weight_grad
 
 
 def classification_loss(

@@ -12,6 +12,31 @@ from torchmetrics.functional.audio.stoi import short_time_objective_intelligibil
 from omni.batch import Attribute
 
 
+def _sum_of(shape: tuple[int, ...] = ()) -> Tensor:
+    """An empty sum for `_added`: (2, *shape), fp32."""
+    return torch.zeros(2, *shape)
+
+
+def _added(total: Tensor, value: Tensor) -> Tensor:
+    """Adds to a compensated sum, which no number of items makes coarse.
+
+    Not every device has float64 (Apple's GPUs do not), and a plain fp32 sum of millions of tokens rounds away parts of
+    each batch. Here a second number holds what rounding has lost so far (TwoSum, Knuth, TAOCP 2, 4.2.2).
+
+    Args:
+        total: (2, ...), fp32: the sum and what it has lost. Adding both gives the sum; sums of several ranks add up.
+        value: (...): what is added.
+
+    Returns:
+        The new pair.
+    """
+    before, lost = total.unbind()
+    value = value.detach().to(before.dtype)
+    after = before + value
+    taken = after - before
+    return torch.stack((after, lost + ((before - (after - taken)) + (value - taken))))
+
+
 class TokenLoss(Metric):
     """Next-token loss over a whole data set, and what follows from it.
 
@@ -27,8 +52,9 @@ class TokenLoss(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("total", "tokens", "bytes"):
-            self.add_state(name, torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("total", _sum_of(), dist_reduce_fx="sum")
+        for name in ("tokens", "bytes"):
+            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, nll: Tensor, scored: Tensor, num_bytes: Tensor) -> None:
         """Adds a batch.
@@ -38,18 +64,15 @@ class TokenLoss(Metric):
             scored: Which positions are scored; bool.
             num_bytes: UTF-8 bytes that each target stands for; 0 where not scored.
         """
-        self.total += nll.double().sum()
+        self.total = _added(self.total, nll.float().sum())
         self.tokens += scored.sum()
         self.bytes += num_bytes.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """`loss` (nats per token), `perplexity`, `bits_per_byte`."""
-        loss = self.total / self.tokens
-        return {
-            "loss": loss.float(),
-            "perplexity": loss.exp().float(),
-            "bits_per_byte": (self.total / math.log(2) / self.bytes).float(),
-        }
+        total = self.total.sum(0)
+        loss = total / self.tokens
+        return {"loss": loss, "perplexity": loss.exp(), "bits_per_byte": total / math.log(2) / self.bytes}
 
 
 class MeanOfItems(Metric):
@@ -61,17 +84,17 @@ class MeanOfItems(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("total", "items"):
-            self.add_state(name, torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("total", _sum_of(), dist_reduce_fx="sum")
+        self.add_state("items", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, num_items: Tensor) -> None:
         """Adds a batch: its sum and its number of items, both scalars."""
-        self.total += total.double()
+        self.total = _added(self.total, total)
         self.items += num_items
 
     def compute(self) -> Tensor:
         """The mean of an item."""
-        return (self.total / self.items).float()
+        return self.total.sum(0) / self.items
 
 
 class Intelligibility(Metric):
@@ -86,8 +109,8 @@ class Intelligibility(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("total", "items"):
-            self.add_state(name, torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("total", _sum_of(), dist_reduce_fx="sum")
+        self.add_state("items", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, audio: Tensor, originals: Tensor, lengths: Tensor) -> None:
         """Adds a batch, (batch, samples) at 16 kHz each, of rows so long."""
@@ -99,12 +122,12 @@ class Intelligibility(Metric):
                     value = short_time_objective_intelligibility(sound[:length], original[:length], 16_000)
                 except RuntimeWarning:
                     continue
-            self.total += value.to(self.total)
+            self.total = _added(self.total, value.float().to(self.total.device))
             self.items += 1
 
     def compute(self) -> Tensor:
         """The mean of a sound."""
-        return (self.total / self.items).float()
+        return self.total.sum(0) / self.items
 
 
 class Classification(Metric):
@@ -300,8 +323,8 @@ class CodebookUse(Metric):
 
     def __init__(self, num_codebooks: int, codebook_size: int) -> None:
         super().__init__()
-        self.add_state("counts", torch.zeros(num_codebooks, codebook_size, dtype=torch.double), dist_reduce_fx="sum")
-        self.add_state("energies", torch.zeros(num_codebooks + 1, dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(num_codebooks, codebook_size, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("energies", _sum_of((num_codebooks + 1,)), dist_reduce_fx="sum")
 
     def update(self, codes: Tensor, energies: Tensor) -> None:
         """Adds a batch.
@@ -310,15 +333,16 @@ class CodebookUse(Metric):
             codes: (frames, num_codebooks), int64, padding left out.
             energies: (num_codebooks + 1,): what is left before the first and behind each codebook, as a sum of squares.
         """
-        self.counts.scatter_add_(1, codes.T, torch.ones_like(codes.T, dtype=torch.double))
-        self.energies += energies.double()
+        found = torch.zeros(self.counts.shape, device=codes.device)  # not every device adds integers in place
+        self.counts += found.scatter_add_(1, codes.T, torch.ones_like(codes.T, dtype=found.dtype)).long()
+        self.energies = _added(self.energies, energies)
 
     def compute(self) -> dict[str, Tensor]:
         """Each (num_codebooks,): `use` (share of entries that occur), `perplexity` of the codes, `gain` (in dB)."""
         shares = self.counts / self.counts.sum(1, keepdim=True)
-        gain = 10 * (self.energies[:-1] / self.energies[1:].clamp(min=1e-12)).log10()
+        energies = self.energies.sum(0)
         return {
-            "use": (self.counts > 0).double().mean(1).float(),
-            "perplexity": torch.special.entr(shares).sum(1).exp().float(),
-            "gain": gain.float(),
+            "use": (self.counts > 0).float().mean(1),
+            "perplexity": torch.special.entr(shares).sum(1).exp(),
+            "gain": 10 * (energies[:-1] / energies[1:].clamp(min=1e-12)).log10(),
         }

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from omni.errors import UserError
 from omni.layers.moe import MixtureOfExperts
+from omni.layers.readout import is_readout
 from omni.precision import multiplies_bf16
 
 OptimizerName = Literal["adamw", "muon"]
@@ -117,12 +119,12 @@ class MuonWithAdamW(Optimizer):
     one learning rate.
 
     Args:
-        muon: The optimizer of the hidden matrices.
-        adamw: The optimizer of embeddings, heads, norms and scales.
+        muon: The optimizer of the hidden matrices; None where none is trained.
+        adamw: The optimizer of embeddings, heads, norms and scales; None where nothing but hidden matrices is trained.
     """
 
-    def __init__(self, muon: Muon, adamw: torch.optim.AdamW) -> None:
-        self.optimizers: tuple[Optimizer, Optimizer] = (muon, adamw)
+    def __init__(self, muon: Muon | None, adamw: torch.optim.AdamW | None) -> None:
+        self.optimizers: list[Optimizer] = [each for each in (muon, adamw) if each is not None]
         super().__init__([group for optimizer in self.optimizers for group in optimizer.param_groups], {})
         self._share_groups()
 
@@ -141,14 +143,29 @@ class MuonWithAdamW(Optimizer):
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
-        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+        """Loads what `state_dict` gave.
+
+        Raises:
+            UserError: If the state is of other parameters: an earlier version left other matrices to Muon.
+        """
+        states = state_dict["optimizers"]
+        if _sizes(states) != _sizes([optimizer.state_dict() for optimizer in self.optimizers]):
+            raise UserError(
+                "the optimizer of the checkpoint's run holds other parameters (once, Muon also trained some heads), so "
+                "the run cannot be resumed: start a new one from its parts, by --init_from"
+            )
+        for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
         self._share_groups()
 
     def _share_groups(self) -> None:
         # The same dictionaries, not copies: what a schedule writes here, both optimizers read.
         self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+
+def _sizes(states: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+    """Parameters in each group of each optimizer."""
+    return [[len(group["params"]) for group in state["param_groups"]] for state in states]
 
 
 def muon(
@@ -159,10 +176,13 @@ def muon(
     weight_decay: float,
     momentum: float = 0.95,
 ) -> MuonWithAdamW:
-    """Muon for the matrices of linear layers and experts, AdamW for all else: embeddings, heads, routers, scales."""
+    """Muon for the matrices of linear layers and experts, AdamW for all else: embeddings, scales, convolutions.
+
+    Linear layers that `omni.layers.readout` marks, heads and routers, are AdamW's too, whatever they are called.
+    """
     matrices: set[int] = set()
-    for name, child in module.named_modules():
-        if isinstance(child, nn.Linear) and name.rpartition(".")[2] not in ("head", "router"):
+    for child in module.modules():
+        if isinstance(child, nn.Linear) and not is_readout(child):
             matrices.add(id(child.weight))
         elif isinstance(child, MixtureOfExperts):
             matrices |= {id(child.up), id(child.down)}
@@ -171,8 +191,8 @@ def muon(
     hidden = [p for p in trainable if id(p) in matrices]
     rest = nn.ParameterList([p for p in trainable if id(p) not in matrices])
     return MuonWithAdamW(
-        Muon(hidden, lr=lr, momentum=momentum, weight_decay=weight_decay),
-        adamw(rest, lr=lr, betas=betas, weight_decay=weight_decay),
+        Muon(hidden, lr=lr, momentum=momentum, weight_decay=weight_decay) if hidden else None,
+        adamw(rest, lr=lr, betas=betas, weight_decay=weight_decay) if len(rest) else None,
     )
 
 

@@ -9,24 +9,15 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_map
 
 from omni.configuration import Configuration, told
 from omni.errors import UserError
 from omni.memory import Ledger, format_count, format_size, parse_size
-from omni.precision import best_precision
+from omni.precision import best_precision, check_precision
 from omni.stages.stage import Stage
 
-# Lightning's names, and what they mean: type of the weights, type that autocast multiplies in.
-PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
-    "64-true": (torch.float64, None),
-    "32-true": (torch.float32, None),
-    "bf16-mixed": (torch.float32, torch.bfloat16),
-    "16-mixed": (torch.float32, torch.float16),
-    "bf16-true": (torch.bfloat16, None),
-    "16-true": (torch.float16, None),
-}
-_ALIASES = {"64": "64-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+# What autocast multiplies in.
+PRODUCTS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,18 +156,13 @@ def measure(
     Raises:
         UserError: If the precision cannot be planned, or `data` does not tell how large a batch is.
     """
-    precision = _ALIASES.get(str(precision), str(precision))
-    if precision not in PRECISIONS:
-        raise UserError(f"trainer.precision {precision} cannot be planned; these can: {', '.join(PRECISIONS)}")
-    dtype, _ = PRECISIONS[precision]
+    precision = check_precision(precision)
     inference_weights = _bytes(p for part in stage.parts.values() for p in part.parameters())
     cache = _cache_bytes(stage, data.get("context"))
     for name in stage.frozen:
         stage.part(name).requires_grad_(False)
-    for tensor in stage.train().state_dict(keep_vars=True).values():
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)  # not `stage.to`, which cannot convert fake parameters
-    batch = _example_batch(stage, data, dtype)
+    stage.train()
+    batch = _example_batch(stage, data)
     trained = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     if not trained:
         raise UserError("model.init_args.frozen names every part: nothing is left to train")
@@ -219,16 +205,15 @@ def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str,
 
 
 def _autocast(precision: str) -> AbstractContextManager[Any]:
-    _, dtype = PRECISIONS[precision]
+    dtype = PRODUCTS[precision]
     return nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)  # where fake tensors say they lie
 
 
-def _example_batch(stage: Stage, data: Mapping[str, Any], dtype: torch.dtype) -> Any:
+def _example_batch(stage: Stage, data: Mapping[str, Any]) -> Any:
     try:
-        batch = stage.example_batch(data)
+        return stage.example_batch(data)
     except KeyError as error:
         raise UserError(f"data.init_args has no {error}, which {type(stage).__name__} needs to plan a batch") from error
-    return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, batch)
 
 
 def _cache_bytes(stage: Stage, context: int | None) -> int:

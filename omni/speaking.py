@@ -188,7 +188,7 @@ def choose_frame(
         Codes (batch, codebooks), and by how many characters the frame moves on, (batch,).
     """
     count = talker.num_codebooks + 1
-    draws = torch.tensor([[stream.random() for _ in range(count)] for stream in streams], dtype=torch.double)
+    draws = torch.tensor([[stream.random() for _ in range(count)] for stream in streams])
     draws, unseen = draws.to(state.device), torch.zeros((), dtype=torch.bool)
 
     def choose(index: int, logits: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ import omni.stages.vocoder  # noqa: F401  importing a stage or a data module mak
 from omni import checkpoint as checkpoints
 from omni.callbacks import AtomicCheckpointIO, StageCheckpoint, StepBar, Stopped, keep_earlier_run, run_folder
 from omni.errors import UserError
-from omni.precision import best_precision
+from omni.precision import best_precision, check_precision
 from omni.rank_watch import RankWatch
 from omni.stages.stage import Stage
 
@@ -104,6 +104,7 @@ class OmniCLI(LightningCLI):
             config["callbacks"] = [*(config["callbacks"] or []), StepBar(refresh_rate=10)]
         if config["precision"] is None:
             config["precision"] = best_precision(config["accelerator"])
+        config["precision"] = check_precision(config["precision"])
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         self._let_parameters_be_unused(trainer)

@@ -51,6 +51,19 @@ def test_a_batch_gives_what_each_row_gives_alone(codec):
         torch.testing.assert_close(alone.commitment[0], together.commitment[number, :frames], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_encoding_under_autocast_gives_the_codes_of_the_reconstruction(dtype):
+    torch.manual_seed(0)
+    codec = Codec(**TOY | {"codebook_size": 256})  # entries near each other: narrow distances would take another one
+    codec(torch.randn(16, 128, 16))
+    _, mels, lengths = ragged(400, 64, 400)
+    with torch.autocast("cpu", dtype), codec.eval().streaming() as stream:
+        rebuilt = codec(mels, lengths)
+        assert torch.equal(codec.encode(mels, lengths), rebuilt.codes)
+        assert torch.equal(stream.encode(mels[:1]), rebuilt.codes[:1])
+
+
 @torch.no_grad()
 def test_decoding_codes_gives_the_reconstruction(codec):
     _, mels, lengths = ragged(40, 17)

@@ -70,7 +70,10 @@ MAY_IMPORT = {
     "classification": CORE | {"layers"},
     "data": CORE | {"distributed", "layers"},
     "stages": CORE
-    | {"distributed", "layers", "optimizers", "inference", "figures", "image_figures", "conversation_figures"},
+    | {
+        *("distributed", "layers", "optimizers", "precision", "inference", "figures", "image_figures"),
+        "conversation_figures",
+    },
     "precision": set(),
     "cliffs": set(),
     "curves": set(),

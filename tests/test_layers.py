@@ -444,6 +444,27 @@ def test_matrices_that_write_to_the_stream_start_smaller_with_depth(num_layers, 
         assert down.std().item() == pytest.approx((96 * 2 * num_layers) ** -0.5, rel=0.05)
 
 
+@pytest.mark.parametrize(("dtype", "gradient_checkpointing"), [(torch.float32, True), (torch.bfloat16, False)])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by the compiler itself
+def test_experts_compile_in_every_precision(dtype, gradient_checkpointing):
+    """As far as the shapes of all operations, forward and backward, which is where fp32 was refused."""
+    torch.compiler.reset()
+    model, x = transformer(num_experts=4, gradient_checkpointing=gradient_checkpointing), noise(2, 5, 32)
+
+    def gradients():
+        model.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            output = model(x)
+        (output.hidden.float().square().sum() + output.balance_loss).backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    eager = gradients()
+    model.compile(backend="aot_eager", fullgraph=True)
+    for compiled, expected in zip(gradients(), eager, strict=True):
+        tolerance = 1e-5 if dtype == torch.float32 else 0.05 * expected.abs().max().item()
+        torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=tolerance)
+
+
 # ---------------------------------------------------------------- errors
 
 
@@ -456,6 +477,8 @@ def test_matrices_that_write_to_the_stream_start_smaller_with_depth(num_layers, 
         ({"conv_kernel": 4}, "odd"),
         ({"num_experts": 2, "experts_per_token": 3}, "experts_per_token"),
         ({"num_experts": 2, "experts_per_token": 0}, "experts_per_token"),
+        ({"num_experts": 2, "ffn_dim": 20}, "ffn_dim is 20: widths of experts must be multiples of 8"),
+        ({"num_experts": 2, "dim": 36, "num_heads": 2}, "dim is 36: widths of experts"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(options, words):

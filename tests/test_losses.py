@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from omni import losses
 from omni.batch import IGNORE
 from omni.losses import Loss, linear_cross_entropy, token_nll
-from omni.metrics import TokenLoss
+from omni.metrics import MeanOfItems, TokenLoss
 from omni.tokenizer import BOS, EOS, ByteTokenizer
 
 VOCAB, DIM = 37, 16
@@ -253,4 +253,48 @@ def test_many_small_losses_do_not_drown_in_the_sum():
     metric.update(torch.tensor([2.0**25]), one.bool(), one)
     for _ in range(4):
         metric.update(torch.tensor([1.0]), one.bool(), one)
-    assert metric.total == 2**25 + 4
+    assert metric.total.sum() == 2**25 + 4
+
+
+def test_small_batches_are_not_rounded_away_behind_many_large_ones():
+    mean, tokens = MeanOfItems(), TokenLoss()
+    large = torch.full((1000,), 33_554.432)  # 2 ** 25 in all: a float32 beside it holds multiples of 4 only
+    mean.update(large.sum(), torch.tensor(1000))
+    tokens.update(large, torch.ones(1000, dtype=torch.bool), torch.ones(1000, dtype=torch.long))
+    for _ in range(20_000):
+        mean.update(torch.tensor(0.75), torch.tensor(1))
+    assert mean.compute().item() == pytest.approx((2**25 + 15_000) / 21_000, rel=1e-6)
+    assert tokens.compute()["loss"].item() == pytest.approx(33_554.432, rel=1e-6)
+
+
+# ---------------------------------------------------------------- fp16
+
+
+class FakeScaler:
+    """What `torch.amp.GradScaler` does to a loss and to the gradients of it."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def gradients(self, loss, parameters):
+        return [gradient.float() / self.scale for gradient in torch.autograd.grad(loss * self.scale, parameters)]
+
+
+@pytest.mark.parametrize("share", [1, 1024])  # of the loss that reaches the backward pass: all, or `stage.UNIT`
+@pytest.mark.parametrize("softcap", [None, 64.0])
+def test_gradients_under_the_floor_of_fp16_survive_scaled(softcap, share):
+    """Well-predicted tokens have slopes of 1e-7: zero, or of one digit, in fp16."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.eye(8)[None]
+    weight = 16.0 * torch.eye(8) + torch.randint(-8, 8, (8, 8), generator=generator) / 64  # exact in fp16
+    targets = torch.arange(8)[None]
+    inputs, reference = ([hidden.clone().requires_grad_(), weight.clone().requires_grad_()] for _ in range(2))
+    expected = torch.autograd.grad(plain(*reference, targets, softcap), reference)
+    assert 1e-8 < expected[1].abs().min() < 2e-7 < expected[1].abs().max() < 5e-6
+    with torch.autocast("cpu", torch.float16):
+        loss = linear_cross_entropy(*inputs, targets, softcap=softcap) / share
+    found = FakeScaler(2.0**24).gradients(loss, inputs)
+    others = ~torch.eye(8, dtype=torch.bool)  # 1 - p of the right token is rounded in fp32 already
+    for gradient, wanted in zip(found, expected, strict=True):
+        pair = [each.view(8, 8)[others].float() for each in (gradient * share, wanted)]
+        torch.testing.assert_close(*pair, rtol=0.01, atol=1e-9)

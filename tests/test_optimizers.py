@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from omni.errors import UserError
 from omni.layers.norm import RMSNorm
+from omni.models.classifier import Classifier
 from omni.models.thinker import Thinker
 from omni.optimizers import Muon, adamw, lr_factor, muon, scale_gradients
 
@@ -182,6 +184,75 @@ def test_muon_gets_the_matrices_inside_blocks_and_adamw_the_rest(options):
     inside = {name for name in linear | experts if "router" not in name}
     assert names == {f"transformer.{name}" for name in inside}
     assert len(names) >= 4
+
+
+def muons(module):
+    """Names of the parameters that Muon gets."""
+    optimizers = [each for each in muon(module, **SETTINGS).optimizers if isinstance(each, Muon)]
+    chosen = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
+    return {name for name, p in module.named_parameters() if id(p) in chosen}
+
+
+def toy_parts():
+    from toy_omni import toy_omni
+    from toy_voice import talker_of
+
+    omni = toy_omni(kind="mosa")
+    return {
+        "talker": talker_of(num_speakers=3),
+        "audio_encoder": omni.audio_encoder,
+        "audio_projector": omni.audio_projector,
+        "classifier": Classifier(dim=8, num_classes=5),
+    }
+
+
+SCORES = {
+    "talker": {"advance.weight", *(f"depth.heads.{level}.weight" for level in range(3))},
+    "audio_encoder": {"head.weight"},
+    "audio_projector": {"router.0.weight", "router.2.weight"},
+    "classifier": {"head.weight"},
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_whatever_gives_scores_is_left_to_adamw_whatever_its_name(name):
+    part, scores = toy_parts()[name], SCORES[name]
+    linear = {f"{name}.weight" for name, module in part.named_modules() if isinstance(module, nn.Linear)}
+    assert scores <= linear
+    assert muons(part) == linear - scores
+
+
+def test_the_head_of_a_pretrained_model_is_left_to_adamw(tmp_path):
+    import toy_pretrained
+
+    from omni.models.pretrained.thinker import PretrainedThinker
+
+    thinker = PretrainedThinker(source=toy_pretrained.llm(tmp_path, "llama"))  # its head is not its embedding
+    names = muons(thinker)
+    assert "model.lm_head.weight" not in names
+    assert "model.model.layers.0.self_attn.q_proj.weight" in names
+
+
+@pytest.mark.parametrize(("trained", "kinds"), [("router", ["AdamW"]), ("transformer.blocks.0.ffn.up", ["Muon"])])
+def test_one_kind_of_parameters_alone_is_trained(trained, kinds):
+    """Such as LoRA's matrices, where all else is frozen."""
+    model = thinker(num_experts=2)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained in name)
+    optimizer, before = muon(model, **SETTINGS), copy.deepcopy(model)
+    assert [type(each).__name__ for each in optimizer.optimizers] == kinds
+    learn(model, optimizer, 1)
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before.get_parameter(n))}
+    assert changed == {name for name, _ in model.named_parameters() if trained in name}
+    muon(before, **SETTINGS).load_state_dict(stored(optimizer.state_dict()))
+
+
+def test_the_state_of_other_parameters_is_refused_in_a_line():
+    model = thinker()
+    optimizer = muon(model, **SETTINGS)
+    model.transformer.blocks[0].attention.qkv.requires_grad_(False)
+    with pytest.raises(UserError, match="cannot be resumed: start a new one"):
+        muon(model, **SETTINGS).load_state_dict(stored(optimizer.state_dict()))
 
 
 @both

@@ -69,15 +69,15 @@ def test_heads_must_divide_the_width_of_queries():
 
 def mixture(logits):
     """A mixture of four experts whose router gives a token of one-hot `i` the logits of row `i`."""
-    experts = MixtureOfExperts(4, 8, num_experts=4, experts_per_token=2, out_dim=8)
-    experts.router.weight.data = logits.T.contiguous()
+    experts = MixtureOfExperts(8, 8, num_experts=4, experts_per_token=2)
+    experts.router.weight.data = torch.nn.functional.pad(logits.T, (0, 4))
     return experts
 
 
 @torch.no_grad()
 def test_the_balance_loss_sees_a_router_that_always_picks_the_same_two():
     """Its mean probabilities are as even as can be: a loss on these alone would be blind to it."""
-    tokens = torch.eye(4)[None]
+    tokens = torch.eye(4, 8)[None]
     even = torch.full((4, 4), 0.0) + 1e-3 * torch.tensor([2.0, 1.0, 0.0, -1.0])
     fair = torch.stack([1e-3 * torch.tensor([2.0, 1.0, 0.0, -1.0]).roll(shift) for shift in (0, 2, 0, 2)])
     same, shared = (mixture(logits)(tokens)[1] for logits in (even, fair))
@@ -89,7 +89,7 @@ def test_the_balance_loss_sees_a_router_that_always_picks_the_same_two():
 
 def test_the_z_loss_is_of_the_routers_logits_and_leaves_padding_out():
     logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0], [5.0, 5.0, 5.0, 5.0], [9.0, 0.0, 0.0, 0.0]])
-    experts, tokens = mixture(logits), torch.eye(4)[None]
+    experts, tokens = mixture(logits), torch.eye(4, 8)[None]
     inside = torch.tensor([[True, True, False, False]])
     expected = logits[:2].logsumexp(-1).square().mean()
     torch.testing.assert_close(experts.z_loss(tokens, inside), expected)

@@ -159,6 +159,14 @@ class TestRun:
         assert all(weight.dtype == torch.float32 for weight in cli.model.parameters())
         assert scalars(RUN, "val/loss")[2] < 6
 
+    @pytest.mark.parametrize(
+        ("precision", "instead"),
+        [("bf16-true", "bf16-mixed"), ("16-true", "16-mixed"), ("64", "32-true"), ("transformer-engine", "bf16-mixed")],
+    )
+    def test_precisions_that_no_stage_is_right_in_are_refused_before_training(self, fit, fails, precision, instead):
+        assert f"is not supported: use {instead};" in fails(fit, trainer__precision=precision)
+        assert not RUN.exists()
+
     def test_lightning_callbacks_by_config(self, fit):
         stopping = callback("EarlyStopping", monitor="val/loss", min_delta=100, patience=1)
         finder = callback("LearningRateFinder", num_training_steps=40, max_lr=0.1)

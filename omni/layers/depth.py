@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.layers.norm import RMSNorm
+from omni.layers.readout import readout
 
 
 class DepthModule(nn.Module):
@@ -29,7 +30,7 @@ class DepthModule(nn.Module):
         self.embeddings = nn.ModuleList(nn.Embedding(codebook_size, dim) for _ in range(num_codebooks))
         self.mixers = nn.ModuleList(nn.Linear(2 * dim, dim, bias=False) for _ in range(num_codebooks - 1))
         self.norms = nn.ModuleList(RMSNorm(dim) for _ in range(num_codebooks - 1))
-        self.heads = nn.ModuleList(nn.Linear(dim, codebook_size, bias=False) for _ in range(num_codebooks))
+        self.heads = nn.ModuleList(readout(nn.Linear(dim, codebook_size, bias=False)) for _ in range(num_codebooks))
         for name, weight in self.named_parameters():
             if name.startswith("mixers"):
                 nn.init.normal_(weight, std=(2 * dim) ** -0.5)

@@ -1,11 +1,48 @@
 """Mixture of experts in place of the position-wise network."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.distributed import sum_over_ranks
 from omni.layers.feedforward import Activation, activate
+from omni.layers.readout import readout
+
+_ALIGNMENT = 8  # numbers of bf16 in the 16 bytes that the grouped product reads at once
+
+
+@torch.library.custom_op("omni::grouped_mm", mutates_args=())
+def _opaque_grouped_mm(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
+    return F.grouped_mm(a, b, offs=ends)
+
+
+@_opaque_grouped_mm.register_fake
+def _(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[2]) if b.dim() == 3 else a.new_empty(len(ends), a.shape[0], b.shape[1])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    a, b, ends = ctx.saved_tensors
+    return _opaque_grouped_mm(gradient, b.mT, ends), _opaque_grouped_mm(a.mT, gradient, ends), None
+
+
+_opaque_grouped_mm.register_autograd(_backward, setup_context=_keep)
+
+
+def _grouped_mm(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
+    """Rows of `a` (rows, in) up to each of `ends` by one matrix of `b` (groups, in, out) each: (rows, out).
+
+    `torch.compile` refuses PyTorch's operation in fp32, which runs uncompiled: there it is called as an opaque one.
+    """
+    if torch.compiler.is_compiling() and a.dtype == torch.float32:
+        return _opaque_grouped_mm(a, b, ends)
+    return F.grouped_mm(a, b, offs=ends)
 
 
 class MixtureOfExperts(nn.Module):
@@ -17,7 +54,7 @@ class MixtureOfExperts(nn.Module):
     neighbours: cached decoding equals uncached.
 
     Args:
-        dim: Width of input and output.
+        dim: Width of input and output; a multiple of 8, as all widths of experts.
         ffn_dim: Width inside an expert.
         num_experts: Number of experts.
         experts_per_token: How many work on a token.
@@ -42,10 +79,13 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         if not 1 <= experts_per_token <= num_experts:
             raise ValueError(f"experts_per_token must lie in 1..{num_experts}, not {experts_per_token}")
+        for name, size in {"dim": dim, "ffn_dim": ffn_dim, "out_dim": out_dim or dim}.items():
+            if size % _ALIGNMENT:
+                raise ValueError(f"{name} is {size}: widths of experts must be multiples of {_ALIGNMENT}")
         self.num_experts, self.experts_per_token = num_experts, experts_per_token
         self.activation: Activation = activation
         self.balance_over_ranks = balance_over_ranks
-        self.router = nn.Linear(dim, num_experts, bias=False)
+        self.router = readout(nn.Linear(dim, num_experts, bias=False))
         width = 2 * ffn_dim if activation == "swiglu" else ffn_dim
         self.up = nn.Parameter(torch.empty(num_experts, dim, width))
         self.down = nn.Parameter(torch.empty(num_experts, ffn_dim, out_dim or dim))
@@ -76,8 +116,8 @@ class MixtureOfExperts(nn.Module):
         order = experts.flatten().argsort(stable=True)
         ends = chosen.sum((0, 1)).cumsum(0).to(torch.int32)
         dtype = self._product_dtype(x)
-        hidden = F.grouped_mm(tokens.to(dtype)[order // self.experts_per_token], self.up.to(dtype), offs=ends)
-        outputs = F.grouped_mm(activate(hidden, self.activation), self.down.to(dtype), offs=ends)
+        hidden = _grouped_mm(tokens.to(dtype)[order // self.experts_per_token], self.up.to(dtype), ends)
+        outputs = _grouped_mm(activate(hidden, self.activation), self.down.to(dtype), ends)
         outputs = outputs[order.argsort()].unflatten(0, (-1, self.experts_per_token))
         mixed = (outputs * weights[..., None].to(dtype)).sum(1)
         return mixed.to(x.dtype).unflatten(0, x.shape[:2]), self._balance(chosen.sum(1), probabilities, mask)

@@ -134,12 +134,16 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def _search(self, z: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Codes (batch, time, codebooks), their entries (codebooks, batch, time, dim), and what each level leaves."""
+        """Codes (batch, time, codebooks), their entries (codebooks, batch, time, dim), and what each level leaves.
+
+        In fp32 under autocast, too: distances of bf16 name other entries than the nearest.
+        """
         codes, chosen, residuals = [], [], [z]
-        for book in self.codebooks:
-            codes.append(_nearest(residuals[-1], book, cosine=self.cosine))
-            chosen.append(book[codes[-1]])
-            residuals.append(residuals[-1] - chosen[-1])
+        with torch.autocast(_autocast_device(z), enabled=False):
+            for book in self.codebooks:
+                codes.append(_nearest(residuals[-1], book, cosine=self.cosine))
+                chosen.append(book[codes[-1]])
+                residuals.append(residuals[-1] - chosen[-1])
         return torch.stack(codes, -1), torch.stack(chosen), residuals
 
     def _some_of(self, chosen: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from omni.layers.readout import readout
 from omni.layers.transformer import Transformer
 from omni.models.part import Part
 
@@ -120,7 +121,7 @@ class AudioEncoder(Part):
         )
         self.head_input = nn.Linear(dim, subframes * head_dim)
         self.head_conv = nn.Conv1d(head_dim, head_dim, _HEAD_KERNEL, padding=_HEAD_KERNEL // 2)
-        self.head = nn.Linear(head_dim, vocab_size)
+        self.head = readout(nn.Linear(head_dim, vocab_size))
         self.feedback = nn.Linear(subframes * vocab_size, dim) if inner_ctc else None
         if self.feedback is not None:
             nn.init.zeros_(self.feedback.weight)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from omni.batch import Attribute
+from omni.layers.readout import readout
 from omni.models.part import Part
 
 
@@ -21,7 +22,7 @@ class Classifier(Part):
         super().__init__()
         self.dim, self.num_classes = dim, num_classes
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(dim, num_classes)
+        self.head = readout(nn.Linear(dim, num_classes))
         nn.init.normal_(self.head.weight, std=0.02)  # scores near 0: the first guess is uniform
         nn.init.zeros_(self.head.bias)
 

@@ -10,6 +10,7 @@ from omni.layers.feedforward import activate
 from omni.layers.moe import MixtureOfExperts
 from omni.layers.norm import RMSNorm
 from omni.layers.querying import WindowedQueries
+from omni.layers.readout import readout
 from omni.models.part import Part
 
 ProjectorKind = Literal["linear", "mlp", "swiglu", "mosa", "moe", "qformer"]
@@ -96,7 +97,8 @@ class Projector(Part):
             self.up = nn.Linear(width, wide * hidden, bias=False)
             self.down = nn.Linear((num_experts if kind == "mosa" else 1) * hidden, out_dim, bias=False)
         if kind == "mosa":
-            self.router = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, num_experts))
+            inner, scores = nn.Linear(width, hidden), nn.Linear(hidden, num_experts)
+            self.router = nn.Sequential(readout(inner), nn.ReLU(), readout(scores))
         if kind == "moe":
             self.experts = MixtureOfExperts(
                 width,

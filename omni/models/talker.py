@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from omni.batch import IGNORE
 from omni.layers.cache import KVCache
 from omni.layers.depth import DepthModule
+from omni.layers.readout import readout
 from omni.layers.transformer import Transformer
 from omni.models.part import Part
 
@@ -108,7 +109,7 @@ class Talker(Part):
             dropout=dropout,
             gradient_checkpointing=gradient_checkpointing,
         )
-        self.advance = nn.Linear(dim, MAX_ADVANCE + 1)
+        self.advance = readout(nn.Linear(dim, MAX_ADVANCE + 1))
         self.depth = DepthModule(dim, num_codebooks=num_codebooks, codebook_size=codebook_size)
         nn.init.normal_(self.advance.weight, std=0.02)
         nn.init.zeros_(self.advance.bias)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from omni import losses
 from omni.layers.cache import KVCache
 from omni.layers.feedforward import Activation
+from omni.layers.readout import readout
 from omni.layers.transformer import Transformer, TransformerOutput
 from omni.models.part import Part
 
@@ -90,7 +91,7 @@ class Thinker(Part):
             experts_per_token=experts_per_token,
             gradient_checkpointing=gradient_checkpointing,
         )
-        self.head = nn.Linear(dim, vocab_size, bias=False)
+        self.head = readout(nn.Linear(dim, vocab_size, bias=False))
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         nn.init.normal_(self.head.weight, std=0.02)  # its own: logits near 0, and the first loss ln(vocab_size)
         if tied:

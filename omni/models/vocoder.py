@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from omni.layers.convnext import ConvCache, ConvNeXtStack
 from omni.layers.norm import RMSNorm
+from omni.layers.readout import readout
 from omni.media.audio import HOP_LENGTH, MEAN, N_FFT, SAMPLE_RATE, STD, LogMel
 from omni.models.part import Part
 
@@ -53,7 +54,7 @@ class Vocos(Part):
         self.input = nn.Linear(num_mels, dim)
         self.backbone = ConvNeXtStack(dim, num_layers, kernel_size=kernel_size, expansion=expansion, causal=causal)
         self.norm = RMSNorm(dim)
-        self.head = nn.Linear(dim, n_fft + 2)
+        self.head = readout(nn.Linear(dim, n_fft + 2))  # of magnitudes and phases
         self.window: Tensor
         self.shares: Tensor
         self.offsets: Tensor

@@ -22,6 +22,7 @@ from omni.losses import Loss
 from omni.media.audio import mel_constants
 from omni.models.part import Part
 from omni.optimizers import OptimizerName, Schedule, adamw, lr_factor, muon, scale_gradients
+from omni.precision import check_precision
 from omni.tokenizer import Tokenizer
 
 # Losses reach the backward pass divided by this instead of by the number of scored items, which is known only when the
@@ -114,6 +115,7 @@ class Stage(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Freezes what is to be frozen, and refuses parts that were trained with another tokenizer."""
+        check_precision(self.trainer.precision)
         for name in self.frozen:
             self.part(name).requires_grad_(False)
         if stage == "fit":

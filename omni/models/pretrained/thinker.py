@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from omni import losses
 from omni.batch import IGNORE
 from omni.errors import UserError
+from omni.layers.readout import readout
 from omni.layers.transformer import TransformerOutput
 from omni.models.pretrained.cache import PretrainedCache, cache_argument
 from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load
@@ -61,6 +62,8 @@ class PretrainedThinker(PretrainedPart):
         embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         if embedding is None or head is None:
             raise UserError(f"{source}: is no causal language model with an embedding and a head")
+        if isinstance(head, nn.Linear):
+            readout(head)
         vocabulary, self.dim = embedding.weight.shape
         self.vocab_size = NUM_SPECIALS + vocabulary
         config = self.model.config
