@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 TRANSCRIPTION = "transcription"  # the task of writing down what is said, which is scored by its word errors
@@ -109,6 +111,7 @@ class CodesBatch(NamedTuple):
         rows: (batch,), int64. Numbers of the rows in their data set.
         seconds: Of speech in the batch, padding left out.
         hidden: (batch, characters, thinker_dim), a Thinker's, where it has been read by one already.
+        spelled: The units of each row, (characters,), on the host: what a Thinker is to read.
     """
 
     text: Tensor
@@ -119,6 +122,7 @@ class CodesBatch(NamedTuple):
     rows: Tensor
     seconds: float
     hidden: Tensor | None = None
+    spelled: tuple[NDArray[np.int64], ...] = ()
 
     @property
     def work(self) -> tuple[float, str]:

@@ -43,9 +43,8 @@ class Conditioner:
         device = next(self.thinker.parameters()).device
         first = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
         tokens = pad_sequence([torch.tensor([*first, *ids]) for ids, _ in read], batch_first=True, padding_value=PAD)
-        counts = pad_sequence([torch.from_numpy(number) for _, number in read], batch_first=True)
-        hidden = self.thinker.encode(tokens.to(device)).hidden[:, len(first) :]
-        return spread(hidden, counts.to(device))
+        hidden = self.thinker.encode(tokens.to(device, non_blocking=True)).hidden[:, len(first) :]
+        return spread(hidden, [counts for _, counts in read])
 
     def _read(self, text: str) -> tuple[list[int], np.ndarray]:
         """The tokens of a text, and how many of its characters end in each."""

@@ -53,6 +53,9 @@ def is_feasible(targets: Tensor, target_lengths: Tensor, lengths: Tensor) -> Ten
 def ctc_nll(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of each row's text, summed over all its alignments.
 
+    On a GPU the host waits here, once a step: PyTorch's kernel takes the lengths to the host and sends offsets back,
+    and lengths that are on the host already would only spare it the first of these copies.
+
     Args:
         log_probs: (batch, sub-frames, vocab_size), fp32.
         lengths: (batch,): sub-frames of each row.

@@ -123,8 +123,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         if ctx.late:
             inputs, matrix, targets = ctx.saved_tensors
-            _, *gradients = _with_gradients(inputs, matrix, targets, grads[0], ctx.dtypes, **ctx.options)
-            hidden_grad, weight_grad = gradients
+            found = _with_gradients(inputs, matrix, targets, grads[0], ctx.dtypes, **ctx.options)
+            _, hidden_grad, weight_grad = found
             return hidden_grad, weight_grad, None, None
         hidden_grad, weight_grad = ctx.saved_tensors
         return hidden_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None, None

@@ -34,8 +34,8 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operation and counts what comes out."""
-        if func in _FAKES and isinstance(args[0], FakeTensor):
-            func = _FAKES[func]
+        if func in FAKES and isinstance(args[0], FakeTensor):
+            func = FAKES[func]
         result = func(*args, **(kwargs or {}))
         self.add(result)
         return result
@@ -82,7 +82,7 @@ def _fake_ctc_backward(_: Tensor, log_probs: Tensor, *__: Any, **___: Any) -> Te
 
 
 # Operations of which PyTorch cannot tell the shape alone, or only for some types.
-_FAKES: dict[Any, Callable[..., Any]] = {
+FAKES: dict[Any, Callable[..., Any]] = {
     torch.ops.aten._grouped_mm.default: _fake_grouped_mm,
     torch.ops.aten._ctc_loss.Tensor: _fake_ctc,
     torch.ops.aten._ctc_loss_backward.Tensor: _fake_ctc_backward,

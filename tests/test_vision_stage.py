@@ -226,7 +226,7 @@ def make(*, data: Data | None = None, **given: Any) -> VisionPretraining:
     }
     stage = VisionPretraining(**parts | given)
     if data is not None:
-        stage._trainer = SimpleNamespace(datamodule=data)  # pyright: ignore
+        stage._trainer = SimpleNamespace(datamodule=data, precision="32-true")  # pyright: ignore
         stage.setup("fit")
     return stage
 
@@ -380,7 +380,7 @@ def test_only_a_part_that_reads_must_know_the_tokenizer():
     foreign = {"tokenizer": "another"}
     for name in ("vision_encoder", "text_encoder"):
         stage = make()
-        stage._trainer = SimpleNamespace(datamodule=Data())  # pyright: ignore
+        stage._trainer = SimpleNamespace(datamodule=Data(), precision="32-true")  # pyright: ignore
         stage.ancestors = {name: foreign}  # pyright: ignore
         if name == "vision_encoder":
             stage.setup("fit")

@@ -1,9 +1,12 @@
 """The Talker: text to the codes of speech, walking through the text one frame at a time."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omni.batch import IGNORE
@@ -243,15 +246,19 @@ def gather(texts: Tensor, positions: Tensor) -> Tensor:
     return texts.gather(1, index.expand(-1, -1, texts.shape[-1]))
 
 
-def spread(hidden: Tensor, counts: Tensor) -> Tensor:
+def spread(hidden: Tensor, counts: Sequence[NDArray[np.int64]]) -> Tensor:
     """Gives each character the hidden state of the token that it belongs to.
 
     Args:
         hidden: (batch, tokens, thinker_dim).
-        counts: (batch, tokens), int64: characters of each token, 0 behind a row's end.
+        counts: Characters of each token, (tokens,) for each row; on the host, so that no GPU is waited for.
 
     Returns:
         (batch, characters, thinker_dim), of the row with the most characters; zeros behind a row's end.
     """
-    rows = [row.repeat_interleave(count, dim=0) for row, count in zip(hidden, counts, strict=True)]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    owners = [np.repeat(np.arange(len(row)), row) for row in counts]
+    places = np.full((len(owners), max(map(len, owners))), -1)
+    for place, owner in zip(places, owners, strict=True):
+        place[: len(owner)] = owner
+    index = torch.tensor(places).to(hidden.device, non_blocking=True)[..., None]
+    return hidden.gather(1, index.clamp(min=0).expand(-1, -1, hidden.shape[2])) * (index >= 0)

@@ -76,6 +76,7 @@ class CodecTraining(Stage):
         self.val_use = CodebookUse(codec.num_codebooks, codec.codebook_size)
         self.wer_original, self.wer_rebuilt = WordErrorRate(), WordErrorRate()
         self.stoi_original, self.stoi_rebuilt = Intelligibility(), Intelligibility()
+        self.griffin_lim = GriffinLim(codec.num_mels)
         self._samples: list[_Sample] = []
 
     @property
@@ -137,7 +138,7 @@ class CodecTraining(Stage):
         measured = (batch.mel_lengths.sum()[None], mels.sum((0, 1)), mels.square().sum((0, 1)))
         sizes = [len(one) for one in measured]
         frames, sums, squares = sum_over_ranks(torch.cat([one.to(self.mel_sums) for one in measured])).split(sizes)
-        self.mel_frames += frames[0]
+        self.mel_frames += frames[0].long()
         self.mel_sums += sums
         self.mel_squares += squares
 
@@ -204,9 +205,9 @@ class CodecTraining(Stage):
         measured = batch.rows < self.measured
         if not measured.any():
             return
-        griffin_lim, lengths = GriffinLim(self.codec.num_mels).to(self.device), batch.mel_lengths[measured] * HOP_LENGTH
+        lengths = batch.mel_lengths[measured] * HOP_LENGTH
         for mels, metric in ((batch.mels, self.stoi_original), (rebuilt, self.stoi_rebuilt)):
-            metric.update(griffin_lim(mels[measured]), audio[measured], lengths)
+            metric.update(self.griffin_lim(mels[measured]), audio[measured], lengths)
 
     def _log_metrics(self, split: str) -> None:
         metrics: dict[str, Any] = {"loss": self.val_loss, "reconstruction_error": self.val_error}
@@ -225,10 +226,9 @@ class CodecTraining(Stage):
             metric.reset()
 
     def _show_samples(self, writer: Any) -> None:
-        vocoder = GriffinLim(self.codec.num_mels)
         for number, sample in enumerate(self._samples):
             figure = reconstruction_figure(sample.original, sample.rebuilt, title=sample.title)
             writer.add_figure(f"val/reconstruction/{number}", figure, self.global_step)
             for name in ("original", "rebuilt"):
-                (audio,) = vocoder(getattr(sample, name)[None])
-                writer.add_audio(f"val/{name}/{number}", audio[None], self.global_step, SAMPLE_RATE)
+                (audio,) = self.griffin_lim(getattr(sample, name)[None].to(self.device))
+                writer.add_audio(f"val/{name}/{number}", audio[None].cpu(), self.global_step, SAMPLE_RATE)

@@ -89,6 +89,7 @@ class TalkerTraining(Stage):
             )
         self.talker, self.thinker = talker, thinker
         self._thinker_tokenizer: Tokenizer | None = None
+        self._condition: Conditioner | None = None
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
         self.advance_weight = advance_weight
@@ -220,13 +221,15 @@ class TalkerTraining(Stage):
             return None
         if self._thinker_tokenizer is None:
             raise UserError("model.init_args.thinker has read nothing yet: give its checkpoint as init_from.thinker")
-        return Conditioner(self.thinker, self._thinker_tokenizer, self.units)
+        if self._condition is None or self._condition.tokenizer is not self._thinker_tokenizer:
+            # Once: it tables the bytes of all tokens.
+            self._condition = Conditioner(self.thinker, self._thinker_tokenizer, self.units)
+        return self._condition
 
     def _hidden(self, batch: CodesBatch) -> Tensor | None:
         if batch.hidden is not None or (condition := self._conditioner) is None:
             return batch.hidden
-        rows = zip(batch.text.tolist(), batch.text_lengths.tolist(), strict=True)
-        return condition([text[:length] for text, length in rows])
+        return condition([units.tolist() for units in batch.spelled])
 
     def nll(self, batch: CodesBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Nats, summed over all frames, of each codebook's codes (codebooks,) and of the advances; and the frames."""

@@ -108,7 +108,7 @@ class VocoderTraining(Stage):
         self.codec_share = codec_share if codec is not None else 0.0
         self.adversarial_start, self.weights = adversarial_start, weights
         self.measured, self.num_samples = measured, samples
-        self.log_mel = LogMel(vocoder.num_mels)
+        self.log_mel, self.griffin_lim = LogMel(vocoder.num_mels), GriffinLim(vocoder.num_mels)
         self.val_loss = MeanOfItems()
         sources = ("", "_rebuilt") if codec is not None else ("",)
         makers = [f"made{source}{maker}" for source in sources for maker in ("", "_griffin_lim")] if measured else []
@@ -260,7 +260,6 @@ class VocoderTraining(Stage):
         given = {"": batch.mels}
         if self.codec is not None:
             given["_rebuilt"] = self.codec(batch.mels, batch.mel_lengths).mels
-        griffin_lim = GriffinLim(self.vocoder.num_mels).to(self.device)
         shown = len(self._samples) < self.num_samples  # one of each batch, so that short and long ones are seen
         sounds, length = {}, int(batch.mel_lengths[0])
         for source, mels in given.items():
@@ -268,7 +267,7 @@ class VocoderTraining(Stage):
             heard = self._quality(f"made{source}").update(made, batch, self.audio_encoder, self._units)
             sounds[f"vocoder{source}"] = made[0]
             if split not in self._floors or shown:
-                made = griffin_lim(mels)
+                made = self.griffin_lim(mels)
                 sounds[f"griffin_lim{source}"] = made[0]
             if split not in self._floors:
                 self._quality(f"made{source}_griffin_lim").update(made, batch, self.audio_encoder, self._units)

@@ -128,4 +128,5 @@ class CodesRows(Dataset[CodesBatch]):
             speakers=torch.tensor([self.speaker(number) for number in used]),
             rows=torch.tensor(used),
             seconds=sum(map(len, codes)) / self.frame_rate,
+            spelled=tuple(text.numpy() for text in texts),
         )

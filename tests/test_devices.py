@@ -1,0 +1,130 @@
+"""What one CPU does not show: tensors on a wrong device, hosts that wait for a GPU, and float64 where there is none.
+
+Two checks stand in for devices that are not here: fake tensors on a device that is not there (`pretended_device`),
+where mixed devices and host reads raise; and real tensors on the CPU under `NoFloat64`, which raises where Apple's GPUs
+would.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy_assistant
+import toy_voice
+from pretended_device import CHECKS, SAMPLINGS, step
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+from torchmetrics import Metric
+from toy_stages import HEARING, STAGES, UNITS, toy
+
+from omni import metrics
+from omni.coding import decode, encode
+from omni.generation import Sampling, generate
+from omni.media.griffin_lim import GriffinLim
+from omni.models.audio_encoder import AudioEncoder
+from omni.recognition import Recognizer
+from omni.speaking import SpeechSampling
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
+    """What became of each check on the pretended device."""
+    command = [sys.executable, "pretended_device.py", str(tmp_path_factory.mktemp("pretended"))]
+    path = {"PYTHONPATH": str(HERE.parent)}
+    run = subprocess.run(command, cwd=HERE, env={**os.environ, **path}, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_on_a_device_nothing_is_elsewhere_and_nothing_waits(check: str, outcomes: dict[str, str | None]):
+    if outcomes[check] is not None:
+        pytest.fail(outcomes[check], pytrace=False)
+
+
+# ---------------------------------------------------------------- no float64
+
+
+class NoFloat64(TorchDispatchMode):
+    """Raises where a tensor of float64 is made, as on Apple's GPUs."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.dtype in (torch.float64, torch.complex128):
+                raise TypeError(f"{func.name()} makes float64, which the MPS framework does not have")
+        return result
+
+
+@pytest.fixture
+def no_float64(monkeypatch: pytest.MonkeyPatch) -> NoFloat64:
+    """The measure of intelligibility works on the host, with NumPy, and may have float64."""
+    measure = metrics.short_time_objective_intelligibility
+
+    def on_the_host(*args: Any) -> Tensor:
+        with _disable_current_modes():
+            return measure(*args)
+
+    monkeypatch.setattr(metrics, "short_time_objective_intelligibility", on_the_host)
+    return NoFloat64()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_training_and_validation_make_no_float64(name: str, tmp_path: Path, no_float64: NoFloat64):
+    made = toy(name, tmp_path)
+    stage = made.stage
+    with no_float64:
+        step(made)
+        stage.eval()
+        with torch.no_grad():
+            stage.on_validation_epoch_start()
+            stage.validation_step(made.batch, 0)
+            if "predict_step" in vars(type(stage)):
+                stage.predict_step(made.batch, 0)
+            used = [each for each in stage.modules() if isinstance(each, Metric) and each.update_called]
+            values = [metric.compute() for metric in used]
+    leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    assert leaves
+    assert all(leaf.isfinite().all() for leaf in leaves)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_generating_makes_no_float64(sampling: str, no_float64: NoFloat64, tmp_path: Path):
+    stage: Any = toy("thinker", tmp_path).stage.eval()
+    with no_float64:
+        steps = list(generate(stage.thinker, [[5, 6], [7]], max_tokens=4, stop=3, sampling=SAMPLINGS[sampling]))
+    assert steps
+
+
+def test_speaking_makes_no_float64(no_float64: NoFloat64):
+    voice = toy_voice.synthesizer(num_speakers=3)
+    with no_float64:
+        (speech,) = voice.speak(["ab cd"], speaker="y", sampling=SpeechSampling())
+        assert torch.cat(list(voice.stream("ab cd", speaker="y"))).dtype == torch.float32
+        assert GriffinLim(16)(torch.randn(1, 20, 16)).dtype == torch.float32
+    assert speech.audio.dtype == torch.float32
+
+
+def test_coding_transcribing_and_answering_make_no_float64(no_float64: NoFloat64):
+    codec, recognizer = toy_voice.codec_of(), Recognizer(AudioEncoder(**HEARING).eval(), UNITS)
+    assistant = toy_assistant.assistant_of(voice=True)
+    media = {"image": torch.randint(0, 256, (3, 20, 20), dtype=torch.uint8), "audio": 0.1 * torch.randn(8000)}
+    with no_float64:
+        assert decode(codec, encode(codec, torch.randn(40, 16))).dtype == torch.float32
+        recognizer.transcribe(media["audio"], timestamps="word")
+        recognizer.align(media["audio"], "ab")
+        reply = assistant.chat(text="what?", **media, sampling=Sampling(seed=1), max_tokens=3, speak=True)
+        assert list(reply)
+
+
+def test_a_float64_is_seen():
+    with NoFloat64(), pytest.raises(TypeError, match="float64"):
+        torch.zeros(2).double()
