@@ -260,7 +260,7 @@ def test_lora_is_fp32_above_a_model_in_bf16(models):
 
 
 def test_lora_on_the_head_is_trained_by_the_loss_of_what_it_says(models):
-    thinker = PretrainedThinker(source=models["qwen3"], lora_rank=2, lora_targets=["lm_head"]).eval()
+    thinker = PretrainedThinker(source=models["llama"], lora_rank=2, lora_targets=["lm_head"]).eval()
     updates = {name: p for name, p in thinker.named_parameters() if "lora_" in name}
     assert updates
     for parameter in updates.values():
