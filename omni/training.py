@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
 
 import omni.data.codes.data
@@ -161,12 +162,15 @@ class OmniCLI(LightningCLI):
                 "trainer.val_check_interval is a duration, which each rank would measure by its own clock: with "
                 "several devices give it as a number of batches"
             )
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _MultiProcessingLauncher):
+            return  # its processes get a copy of the trainer, and no part of this one
         # Lightning asks rank 0 for a signal at every batch, and waits for the device to answer; GracefulStop does not.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         OmniCLI.watch = watch = RankWatch(
             trainer.global_rank,
             trainer.num_devices * trainer.num_nodes,
-            children=lambda: getattr(trainer.strategy.launcher, "procs", []),
+            children=lambda: getattr(launcher, "procs", []),
             parent=trainer.local_rank > 0,
             last_words=lambda: [logger.finalize("failed") for logger in trainer.loggers],
         )
