@@ -20,6 +20,7 @@ from omni.stages.stage import Stage
 from omni.stages.vocoder import VocoderTraining
 
 TWO = {"trainer__devices": 2, "trainer__strategy": "ddp"}
+MEASURED = {"model__init_args__measured": 4}  # of the vocoder's validation: some rows on each rank
 
 
 def rows_of(batch: Any, rows: Sequence[int]) -> Any:
@@ -210,14 +211,20 @@ def test_vocoder(fit_vocoder, monkeypatch):
     monkeypatch.setattr(VocoderTraining, "make_optimizer", lambda self: torch.optim.SGD(self.parameters(), lr=self.lr))
     compare(
         fit_vocoder,
-        {**STEPS, "model__init_args__lr": 0.03, "data__init_args__crop": 0.1, "data__init_args__batch_seconds": 4},
+        {
+            **STEPS,
+            **MEASURED,
+            "model__init_args__lr": 0.03,
+            "data__init_args__crop": 0.1,
+            "data__init_args__batch_seconds": 4,
+        },
         shares,
     )
 
 
 def test_discriminators_rest_until_they_take_part(fit_vocoder):
     def as_rank(rank: int) -> None:
-        cli = fit_vocoder(model__init_args__adversarial_start=10, **STEPS, **TWO)
+        cli = fit_vocoder(model__init_args__adversarial_start=10, **MEASURED, **STEPS, **TWO)
         states = cli.trainer.optimizers[0].state
         assert not any(weight in states for weight in cli.model.discriminators.parameters())
         assert all(weight in states for weight in cli.model.vocoder.parameters())
