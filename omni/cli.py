@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from omni.errors import UserError
@@ -84,6 +85,8 @@ def main(args: list[str] | None = None) -> Any:
     A user's mistake ends in one line on stderr and exit code 2; `JSONARGPARSE_DEBUG=true` shows the traceback.
     """
     argv = sys.argv[1:] if args is None else list(args)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # models output anything, and a terminal shows less
     try:
         result = _dispatch(argv)
         return None if args is None else result  # the console script's sys.exit takes what is returned for a status

@@ -10,6 +10,7 @@ from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 
 _MOST = 4  # images and recordings that are shown of a conversation
 _WIDTH = 90  # characters of a line
+_LONGEST = 8 * _WIDTH  # characters of a text: a model that loops fills its context
 _LAST = 0x52F  # the end of Latin, Greek and Cyrillic, which matplotlib's own font has
 
 
@@ -44,5 +45,6 @@ def conversation_figure(images: Sequence[Tensor], mels: Sequence[Tensor], *, tit
 
 
 def _shown(line: str) -> str:
-    """The line, with a question mark for what the figure's font lacks: models say anything."""
+    """The line, cut to a few lines, with a question mark for what the figure's font lacks: models output anything."""
+    line = line if len(line) <= _LONGEST else line[:_LONGEST] + "..."
     return "".join(one if one.isprintable() and ord(one) <= _LAST else "?" for one in line)

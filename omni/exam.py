@@ -15,6 +15,7 @@ from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import Conversation
 from omni.data.conversations.speech import Dictation
 from omni.errors import UserError
+from omni.files import write_text
 from omni.normalization import TextNormalization
 from omni.prompt import Prompt
 from omni.reading_aloud import ReadingAloud
@@ -110,7 +111,7 @@ def examine(
         print("spoken answers are not measured: give a voice, and a recogniser unless one travels with it")
     if json_file is not None:
         report["answers"] = [one._asdict() for one in questions]
-        json_file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 def ask(

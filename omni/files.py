@@ -56,9 +56,12 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file by a text in UTF-8; see `atomic_write`."""
+    """Replaces a file by a text in UTF-8; see `atomic_write`.
+
+    A lone surrogate is written as `\\udXXX`: in JSON that is its escape, and it is read back as it was.
+    """
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
 
 @contextmanager

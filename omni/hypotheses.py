@@ -44,7 +44,7 @@ def understood(
         return _recognized(path, source, said, device, beam)
     if not path.is_file():
         raise UserError(f"{spec}: is no file: give a .ckpt checkpoint, hf:MODEL, or hypotheses as .jsonl or .txt")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = _lines(path)
     if path.suffix == ".jsonl":
         return TextNormalization(), _matched(path, lines, said)
     if len(lines) != len(said):
@@ -146,6 +146,12 @@ def load_peer(name: str, device: str) -> Callable[[Any], str]:
             return asr({"raw": audio, "sampling_rate": SAMPLE_RATE}, **timed)["text"]
 
     return hear
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a file. Only a line feed ends one: what else Python counts as a line end may be recognised text."""
+    lines = path.read_bytes().decode(errors="replace").split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def _matched(path: Path, lines: Sequence[str], said: Sequence[Utterance]) -> list[str]:

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 from omni.errors import UserError
@@ -11,6 +11,8 @@ from omni.errors import UserError
 _SIGNS = {"&": " and ", "%": " percent ", "+": " plus ", "=": " equals "}
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:st|nd|rd|th)?\b|\d+", re.IGNORECASE)
 _APOSTROPHES = re.compile("[’ʼ`´]")
+_DIGITS = re.compile(r"\d|\.")
+_LARGEST = 36  # digits of a number that inflect can name: it ends below 10³⁶
 _MARK = re.compile(r"(?<!\w)'|'(?!\w)|[^\w\s']|_")  # all punctuation but an apostrophe inside a word
 
 
@@ -23,7 +25,8 @@ class TextNormalization:
     Args:
         case: `lower`, `upper`, or `keep`.
         punctuation: `remove` it, save for the apostrophe inside a word, or `keep`.
-        digits: `spell` numbers out in English ("21" becomes "twenty one", "3rd" "third"), or `keep`.
+        digits: `spell` numbers out in English ("21" becomes "twenty one", "3rd" "third"; digit by digit above 36
+            digits), or `keep`.
     """
 
     case: Literal["lower", "upper", "keep"] = "lower"
@@ -31,7 +34,7 @@ class TextNormalization:
     digits: Literal["spell", "keep"] = "spell"
 
     def __call__(self, text: str) -> str:
-        """The text as it is to be written."""
+        """The text as it is to be written. Accepts any string, lone surrogates included: models output anything."""
         text = _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", text))
         if self.digits == "spell":
             text = _NUMBER.sub(lambda number: f" {_spelled(number[0])} ", text)
@@ -71,12 +74,34 @@ class WhisperNormalization:
         self._normalize: Any = EnglishTextNormalizer() if english else BasicTextNormalizer()
 
     def __call__(self, text: str) -> str:
-        """The text as it is scored."""
-        return " ".join(self._normalize(text).split())
+        """The text as it is scored. Accepts any string: what the library fails on or takes minutes for is cut first."""
+        return " ".join(self._normalize(_harmless(text)).split())
 
     def state(self) -> dict[str, Any]:
         """Plain data that tells which it is."""
         return {"as": "whisper, English" if self.english else "whisper, all languages"}
+
+
+_BRACKETS = re.compile(r"[<\[][^>\]]*[>\]]")  # both are the library's own, which it removes first
+_PARENTHESES = re.compile(r"\([^)]+\)")
+_HUGE = re.compile(
+    r"(?:\d[,.]?){1000}(?=\d)"
+)  # the library fails on numbers that Python does not convert (4,300 digits)
+
+
+def _harmless(text: str) -> str:
+    """The text without what is in brackets, and its very long numbers in parts: the same to Whisper's normalisers.
+
+    Their patterns are quadratic in opening brackets that are never closed and in white space.
+    """
+    for pattern, opening, closing in ((_BRACKETS, "<[", ">]"), (_PARENTHESES, "(", ")")):
+        end = 1 + max(text.rfind(one) for one in closing)
+        rest = text[end:].translate(dict.fromkeys(map(ord, opening), " "))
+        text = pattern.sub("", text[:end]) + rest
+    text = " ".join(text.split())
+    if _HUGE.search(decomposed := unicodedata.normalize("NFKD", text)):
+        text = _HUGE.sub(r"\g<0> ", decomposed)
+    return text
 
 
 @cache
@@ -86,10 +111,10 @@ def _engine() -> Any:
     return inflect.engine()
 
 
-@cache
+@lru_cache(10_000)  # a generated text may hold any number
 def _spelled(number: str) -> str:
     whole = number.replace(",", "")
-    if len(whole) > 36:  # inflect names numbers up to 10³⁶; such a string of digits is read one by one anyway
-        raise UserError(f"a number of {len(whole)} digits cannot be spelled out: write it as it is spoken")
+    if len(whole) > _LARGEST:
+        return " ".join("point" if one == "." else _spelled(one) for one in _DIGITS.findall(whole))
     words = _engine().number_to_words(whole.lower(), andword="", comma="")
     return words.replace("-", " ")

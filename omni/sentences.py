@@ -9,7 +9,8 @@ PARAGRAPH, SENTENCE, CLAUSE, WORD = 0.7, 0.35, 0.15, 0.05
 
 _PARAGRAPHS = re.compile(r"\n\s*\n")
 _CLOSING = "\"'”’»)\\]"  # what may stand between a sentence's mark and the space behind it
-_ENDS = re.compile(rf"[.!?…]+[{_CLOSING}]*(?=\s)|[。！？]+[」』”]*")
+# Linear in a run of marks: it is tried from its beginning only, and never from a part of it.
+_ENDS = re.compile(rf"(?<![.!?…])[.!?…]++[{_CLOSING}]*+(?=\s)|[。！？]+[」』”]*")
 _TITLES = {"mr", "mrs", "ms", "dr", "prof", "st", "rev", "gen", "sen", "col", "capt", "lt", "sgt", "mt"}
 _ABBREVIATIONS = {*_TITLES, "vs", "cf", "fig", "approx", "e.g", "i.e"}
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")

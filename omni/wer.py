@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from omni.data.speech.utterances import Utterance, Utterances, open_utterances
 from omni.errors import UserError
+from omni.files import write_text
 from omni.hypotheses import understood
 from omni.normalization import WhisperNormalization
 from omni.recognition import load_recognizer
@@ -89,9 +90,9 @@ def evaluate(
     if align is not None:
         _add_times(report["rows"], source, said, scored, first, align, device)
     if json_file is not None:
-        json_file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if markdown_file is not None:
-        markdown_file.write_text(markdown(report, bad), encoding="utf-8")
+        write_text(markdown_file, markdown(report, bad))
 
 
 def _score(

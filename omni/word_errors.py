@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DRAWS = 10_000  # of the bootstrap
+_LONGEST = 4000  # characters of an alignment that are shown
 _LENGTHS = (5, 10, 20)  # words: borders of the classes of length
 
 
@@ -160,8 +161,9 @@ def word_errors(row: Row) -> int:
 
 
 def aligned(row: Row) -> list[str]:
-    """Reference and hypothesis one above the other, and what differs marked: three lines."""
+    """Reference and hypothesis one above the other, and what differs marked: three lines, cut to 4,000 characters."""
     shown = jiwer.visualize_alignment(
         jiwer.process_words(row.reference, row.hypothesis), show_measures=False, skip_correct=False
     )
-    return [line for line in shown.splitlines() if line.startswith(("REF:", "HYP:", "    "))]
+    lines = [line for line in shown.split("\n") if line.startswith(("REF:", "HYP:", "    "))]
+    return [line if len(line) <= _LONGEST else line[:_LONGEST] + "…" for line in lines]

@@ -5,12 +5,14 @@ import json
 import re
 import signal
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from any_text import HARD, random_texts
 from conftest import tones
 from PIL import Image
 from toy_assistant import assistant_of, save_omni, sayable
@@ -265,6 +267,23 @@ class TestEval:
         assert report["round_trip_wer"]["utterances"] <= 5
         assert report["round_trip_wer"]["wer"] > 0
         assert "as talker.ckpt hears them" in capsys.readouterr().out
+
+    def test_any_answer_is_counted_said_and_written(self, questions, monkeypatch):
+        from toy_speech import ToneEncoder
+
+        held, encoder = torch.load("talker.ckpt"), ToneEncoder()
+        held["parts"]["audio_encoder"] = encoder.recipe
+        held["state_dict"] |= {f"audio_encoder.{name}": weight for name, weight in encoder.state_dict().items()}
+        torch.save(held, "talker.ckpt")
+        texts = [*HARD, *random_texts(15)]
+        short = cycle(text for text in texts if len(text) < 100)
+        answers = cycle(texts)
+        for options, said in (([], answers), ([], answers), ([], answers), (["--voice", "talker.ckpt"], short)):
+            monkeypatch.setattr(Assistant, "answer", lambda _, prompts, said=said, **__: [next(said) for _ in prompts])
+            report = examined("--data", "talks/test.jsonl", "--spoken", "12", *options)
+            assert report["all"]["right"] == 0
+            assert len(report["answers"]) == 12
+        assert report["unspoken"]
 
     @pytest.mark.parametrize(
         ("options", "complaint"),

@@ -3,12 +3,14 @@
 import json
 import random
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from any_text import HARD, random_texts
 from conftest import COLOURS, CONFIGS, arguments, tones
 from PIL import Image
 from toy_omni import MELS, toy_omni
@@ -26,6 +28,7 @@ from omni.models.projector import Projector
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.stages.omni import OmniTuning, blank
+from omni.tokenizer import ByteTokenizer
 
 PART = "model.init_args.{}.init_args."
 TOY = {
@@ -356,6 +359,15 @@ def test_figures_show_whatever_a_model_says():
     figure.savefig(BytesIO())
     assert len(figure.axes) == 2
     conversation_figure([], [], title="text", right=True).savefig(BytesIO())
+
+
+def test_validation_survives_any_answer(fit_omni, monkeypatch):
+    answers = cycle([*HARD, *random_texts(20)])
+    monkeypatch.setattr(ByteTokenizer, "decode_turn", lambda *_: next(answers))
+    cli = fit_omni(model__init_args__samples=30, model__init_args__blank_controls=True, trainer__max_steps=4)
+    assert cli.trainer.global_step == 4
+    assert cli.trainer.callback_metrics["val/accuracy"] == 0
+    assert cli.trainer.callback_metrics["val/wer"] > 0
 
 
 def test_tasks_that_stand_apart_count_where_there_are_no_others():

@@ -1,11 +1,13 @@
 """Word errors: counted, compared with what chance allows, of any system, and without the loops that it says."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from any_text import HARD, random_texts
 
 from omni.cli import main
 from omni.errors import UserError
@@ -225,6 +227,34 @@ class TestCommand:
         assert len(report["worst"]) == 2
         lines = [line for line in table.splitlines() if line.startswith("| ")]
         assert len({line.count("|") for line in lines[:4]}) == 1
+
+    @pytest.mark.parametrize("normalizer", ["omni", "whisper"])
+    def test_any_hypothesis_is_scored_and_written_on_any_terminal(self, speech, truth, normalizer, monkeypatch):
+        if normalizer == "whisper":
+            pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: omni[hf]")
+        said = [json.loads(line) for line in (speech / "val.jsonl").read_text().splitlines()]
+        terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr("sys.stdout", terminal)
+        monkeypatch.setattr("omni.word_errors.DRAWS", 50)
+        texts = [*HARD, *random_texts(3)]
+        for first in range(0, len(texts), len(said)):
+            some = texts[first : first + len(said)]
+            rows = [{"audio": row["audio"], "text": text} for row, text in zip(said, some, strict=True)]
+            files = ["--json_file", "report.json", "--markdown_file", "report.md"]
+            hypotheses = self.write("any.jsonl", list(map(json.dumps, rows)))
+            main(["eval", "wer", "--reference", str(speech / "val.jsonl"), "--hypothesis", hypotheses, "--worst", "9",
+                  "--normalizer", normalizer, *files])  # fmt: skip
+            report = json.loads(Path("report.json").read_text(encoding="utf-8"))
+            assert len(report["rows"]) == len(said)
+            assert Path("report.md").read_text(encoding="utf-8").count("HYP:") == len(report["worst"])
+        terminal.flush()
+        assert b"most word errors" in terminal.buffer.getvalue()
+
+    def test_only_a_line_feed_ends_a_hypothesis(self, speech, truth):
+        texts = self.write("texts.txt", [f"{text}\x85\u2028x" for text in truth])
+        main(["eval", "wer", "--reference", str(speech / "val.jsonl"), "--hypothesis", texts,
+              "--json_file", "report.json"])  # fmt: skip
+        assert json.loads(Path("report.json").read_text())["insertions"] == len(truth)
 
     def test_the_guard_cuts_loops_of_all_systems_only_where_it_is_asked_for(self, speech, truth):
         loops = self.write("loops.txt", [f"{text} {'uh ' * 9}" for text in truth])

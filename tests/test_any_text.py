@@ -1,0 +1,79 @@
+"""Whatever a model outputs is normalised, scored, cut and spelled: nothing raises, nothing takes minutes."""
+
+from contextlib import suppress
+
+import pytest
+from any_text import HARD, random_texts
+
+from omni.errors import UserError
+from omni.normalization import TextNormalization, WhisperNormalization
+from omni.repetition import unlooped
+from omni.sentences import Clauses, pieces
+from omni.speaking import breaths
+from omni.units import Characters
+from omni.word_errors import Row, aligned, bootstrap, count_errors, worst_rows
+
+TEXTS = HARD + random_texts(60)
+AS_IT_IS = TextNormalization(case="keep", punctuation="keep", digits="keep")
+
+
+@pytest.mark.parametrize("normalize", [TextNormalization(), TextNormalization(case="upper"), AS_IT_IS], ids=str)
+def test_any_text_is_normalised_and_then_stays_as_it_is(normalize):
+    for text in TEXTS:
+        once = normalize(text)
+        assert once == " ".join(once.split())
+        assert normalize(once) == once or normalize is AS_IT_IS
+
+
+@pytest.mark.parametrize("english", [True, False])
+def test_whispers_normalisers_take_any_text(english):
+    pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: omni[hf]")
+    normalize = WhisperNormalization(english)
+    for text in TEXTS:
+        once = normalize(text)
+        assert once == " ".join(once.split())
+
+
+def test_whispers_normalisers_write_what_they_wrote():
+    basic = pytest.importorskip("whisper_normalizer.basic", reason="whisper-normalizer is not installed: omni[hf]")
+    english = pytest.importorskip("whisper_normalizer.english")
+    rows = [
+        "a (b) c",
+        "a [b> <c] d",
+        "(a ((b) c)",
+        "a () b",
+        "(]<)x",
+        "<(>) y",
+        "[a(]b) c",
+        "f(x) [",
+        "a (b",
+        "it 's 5,000 (ok",
+    ]
+    for own, library in ((True, english.EnglishTextNormalizer()), (False, basic.BasicTextNormalizer())):
+        normalize = WhisperNormalization(own)
+        for text in [*rows, *(text for text in random_texts(300, seed=1) if text.isprintable())]:
+            assert normalize(text) == " ".join(library(text).split())
+
+
+def test_any_text_is_scored_and_shown():
+    normalize = TextNormalization()
+    rows = [Row(str(i), None, "two red stars", normalize(unlooped(text))) for i, text in enumerate(TEXTS)]
+    rows += [Row(str(i), None, "two red stars", text) for i, text in enumerate(TEXTS)]
+    errors = count_errors(rows)
+    assert errors.words == 3 * len(rows)
+    assert bootstrap([rows[:20]]).shape[1] == 1
+    for row in worst_rows(rows, 20):
+        assert len(aligned(row)) == 3
+        assert max(map(len, aligned(row))) < 5000
+
+
+def test_any_text_is_cut_into_pieces_and_spelled():
+    units = Characters()
+    for text in TEXTS:
+        clauses = Clauses()
+        found = [*clauses.push(text), *clauses.finish()]
+        kept = "".join(text.split())
+        assert "".join("".join(piece.text.split()) for piece in found) == kept
+        assert "".join("".join(piece.text.split()) for piece in pieces(text)) == kept
+        with suppress(UserError):  # what the Talker has never read
+            assert all(breath.units for breath in breaths(text, units))
