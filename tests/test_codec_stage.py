@@ -112,6 +112,17 @@ def test_the_error_is_a_share_of_the_variance_of_the_training_spectrograms():
     assert stats["padding"] == pytest.approx(1 - 229 / 384)
 
 
+def test_a_checkpoint_with_statistics_of_float64_is_loaded():
+    stage = CodecTraining(Codec(num_mels=4, dim=8, codebook_size=4, codebook_dim=None))
+    stage.loss(batch_of(torch.randn(2, 8, 4), torch.tensor([8, 5])))
+    names = ("mel_frames", "mel_sums", "mel_squares")
+    old = {name: value.double() if name in names else value for name, value in stage.state_dict().items()}
+    fresh = CodecTraining(Codec(num_mels=4, dim=8, codebook_size=4, codebook_dim=None))
+    fresh.load_state_dict(old)
+    assert fresh.mel_variance == stage.mel_variance
+    assert fresh.mel_frames == 13
+
+
 def batch_of(mels: torch.Tensor, lengths: torch.Tensor) -> SpeechBatch:
     none = torch.zeros(len(mels), 0, dtype=torch.long)
     return SpeechBatch(mels, lengths, none, torch.zeros(len(mels), dtype=torch.long), torch.arange(len(mels)), 1.0)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
+from toy_omni import TOKENIZER
 from toy_stages import HEARING, STAGES, UNITS, toy
 
 from omni import metrics
@@ -48,6 +49,25 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
 def test_on_a_device_nothing_is_elsewhere_and_nothing_waits(check: str, outcomes: dict[str, str | None]):
     if outcomes[check] is not None:
         pytest.fail(outcomes[check], pytrace=False)
+
+
+# ---------------------------------------------------------------- fp16
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_gradients_in_fp16_are_finite_and_those_of_fp32(name: str, tmp_path: Path):
+    """As `16-mixed` computes them: products in fp16, the loss scaled, gradients scaled back."""
+    found, scale = [], 2.0**16  # where the scaler starts
+    for narrow in (False, True):
+        made = toy(name, tmp_path)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.float16, enabled=narrow):
+            loss = made.stage.training_step(made.batch, 0)
+        (loss * scale).backward()
+        gradients = [weight.grad.flatten() / scale for weight in made.stage.parameters() if weight.grad is not None]
+        found.append(torch.cat(gradients))
+    assert found[1].isfinite().all()
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.995
 
 
 # ---------------------------------------------------------------- no float64
@@ -123,6 +143,24 @@ def test_coding_transcribing_and_answering_make_no_float64(no_float64: NoFloat64
         recognizer.align(media["audio"], "ab")
         reply = assistant.chat(text="what?", **media, sampling=Sampling(seed=1), max_tokens=3, speak=True)
         assert list(reply)
+
+
+@pytest.mark.parametrize("name", ["codec", "vocoder"])
+def test_validation_inverts_no_filters_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The pseudo-inverse that Griffin–Lim needs is found once, with the stage."""
+    made = toy(name, tmp_path)
+    monkeypatch.setattr(torch.linalg, "pinv", lambda *_: pytest.fail("inverted again"))
+    made.stage.eval()
+    with torch.no_grad():
+        made.stage.on_validation_epoch_start()
+        made.stage.validation_step(made.batch, 0)
+
+
+def test_the_bytes_of_a_vocabulary_are_tabled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = toy("talker_with_thinker", tmp_path)
+    made.stage.loss(made.batch)
+    monkeypatch.setattr(type(TOKENIZER), "token_bytes", lambda _: pytest.fail("tabled again"))
+    made.stage.loss(made.batch)
 
 
 def test_a_float64_is_seen():

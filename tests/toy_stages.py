@@ -125,6 +125,7 @@ def asr_llm(folder: Path) -> Toy:
     for name, make in {"llm": toy_pretrained.llm, "encoder": toy_pretrained.encoder}.items():
         if not (folder / name).exists():
             make(folder / name)
+    torch.manual_seed(0)  # whether they were there or not
     thinker, encoder = (
         PretrainedThinker(source=str(folder / "llm")),
         PretrainedAudioEncoder(source=str(folder / "encoder")),

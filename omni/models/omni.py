@@ -104,9 +104,14 @@ class Omni(nn.Module):
             if self.audio_projector is None or mel_lengths is None:
                 raise ValueError("there is audio, and no audio_encoder to hear it, or no mel_lengths")
             hidden, lengths, _ = self.hear(mels, mel_lengths) if features is None else features
+            dropped = None
             if frame_dropout:
-                hidden = hidden * (torch.rand(hidden.shape[:2], device=hidden.device) >= frame_dropout)[..., None]
+                dropped = torch.rand(hidden.shape[:2], device=hidden.device) < frame_dropout
+                # Not a product with 0: norms of a frame of zeros have gradients over fp16's range, and 0 × inf is NaN.
+                hidden = hidden.masked_fill(dropped[..., None], 0)
             heard = self.audio_projector(as_read(hidden, self.audio_projector), lengths)
+            if dropped is not None and self.audio_projector.kind != "qformer":
+                heard = _without_gradient(heard, dropped, self.audio_projector.stack)
             x = place(x, tokens == AUDIO, heard, self.audio_projector.num_tokens(lengths))
         return x
 
@@ -144,6 +149,15 @@ def gradients_of(encoder: Any) -> torch.set_grad_enabled:
     """A frozen encoder keeps nothing for a backward pass."""
     trained = any(parameter.requires_grad for parameter in encoder.parameters())
     return torch.set_grad_enabled(torch.is_grad_enabled() and trained)
+
+
+def _without_gradient(tokens: Tensor, dropped: Tensor, stack: int) -> Tensor:
+    """Tokens (batch, tokens, dim), held where all of their frames are dropped, (batch, frames): such are zeros.
+
+    Nothing is learned from zeros, but each norm behind them multiplies the gradient by 1,000.
+    """
+    groups = nn.functional.pad(dropped, (0, -dropped.shape[1] % stack), value=True).unflatten(1, (-1, stack))
+    return torch.where(groups.all(-1)[..., None], tokens.detach(), tokens)
 
 
 def as_read(features: Tensor, projector: Projector) -> Tensor:
