@@ -19,9 +19,9 @@ def encoder(**options: Any) -> AudioEncoder:
     return part
 
 
-def features(folder: Any, part: AudioEncoder) -> torch.Tensor:
-    mels = torch.randn(1, 64, 16, generator=torch.Generator().manual_seed(1))
-    batch: Any = SimpleNamespace(mels=mels, mel_lengths=torch.tensor([64]), audio_keys=("abc",))
+def features(folder: Any, part: AudioEncoder, key: str = "abc") -> torch.Tensor:
+    mels = torch.randn(1, 64, 16, generator=torch.Generator().manual_seed(int(key, 16)))
+    batch: Any = SimpleNamespace(mels=mels, mel_lengths=torch.tensor([64]), audio_keys=(key,))
     omni: Any = SimpleNamespace(audio_encoder=part, hear=part)
     with torch.no_grad():
         return FeatureCache(folder).features(batch, omni).hidden
@@ -45,3 +45,12 @@ def test_features_in_half_precision_are_not_those_in_single(tmp_path):
         assert features(tmp_path, part).dtype == torch.bfloat16
     assert kept.dtype == torch.float32
     assert sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir()) == ["bfloat16", "float32"]
+
+
+def test_each_recording_has_its_own_file_from_the_first_on(tmp_path):
+    """Another process meets the recordings in another order."""
+    part = encoder()
+    first, second = (features(tmp_path, part, key) for key in ("abc", "def"))
+    assert not torch.allclose(first, second)
+    assert torch.equal(features(tmp_path, part, "def"), second)
+    assert torch.equal(features(tmp_path, part, "abc"), first)
