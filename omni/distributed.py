@@ -19,6 +19,11 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def num_ranks() -> int:
+    """Number of ranks that are connected; 1 without any others."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
 def gather_objects(value: T) -> list[T]:
     """The values of all ranks, in the order of their ranks. A collective: every rank must call it.
 
@@ -59,6 +64,11 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks, fp32, without gradients. A collective: every rank must call it."""
+    return sum_over_ranks(tensor.float()) / num_ranks()
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -305,6 +305,21 @@ def test_loss_does_not_depend_on_how_a_batch_is_divided(fit_omni):
     assert losses[0] == pytest.approx(float(cli.trainer.callback_metrics["val/loss"]), rel=1e-4)
 
 
+def test_the_experts_of_the_thinker_are_held_to_balance(fit_omni):
+    part = "model__init_args__thinker__init_args__"
+    model = fit_omni(trainer__max_steps=1, trainer__limit_val_batches=0, **{part + "num_experts": 4}).model.train()
+    batch = next(iter(model.trainer.datamodule.train_dataloader()))
+    held = model.loss(batch)
+    model.balance = 0.0
+    free = model.loss(batch)
+    assert held.terms["thinker_balance"] >= 0.99
+    torch.testing.assert_close(held.total - free.total, 0.01 * held.terms["thinker_balance"] * held.num_items)
+    router = model.thinker.transformer.blocks[0].ffn.router.weight
+    assert torch.autograd.grad(held.terms["thinker_balance"], router)[0].norm() > 0
+    model.frozen = ("thinker",)
+    assert "thinker_balance" not in model.train().loss(batch).terms
+
+
 def test_blanks_are_grey_and_silent_and_nothing_else_changes():
     tokens = torch.zeros(1, 3, dtype=torch.long)
     batch = ConversationBatch(tokens, tokens, torch.zeros(3, 1, 3), tokens[0], 3, images=torch.rand(2, 3, 4, 4))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from omni.layers.moe import MixtureOfExperts
+from omni.layers.moe import MixtureOfExperts, router_losses
 from omni.models.projector import Projector, ProjectorKind
 
 KINDS = get_args(ProjectorKind)
@@ -91,9 +91,11 @@ def test_the_z_loss_is_of_the_routers_logits_and_leaves_padding_out():
     logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0], [5.0, 5.0, 5.0, 5.0], [9.0, 0.0, 0.0, 0.0]])
     experts, tokens = mixture(logits), torch.eye(4, 8)[None]
     inside = torch.tensor([[True, True, False, False]])
-    expected = logits[:2].logsumexp(-1).square().mean()
-    torch.testing.assert_close(experts.z_loss(tokens, inside), expected)
-    torch.testing.assert_close(experts.z_loss(tokens), logits.logsumexp(-1).square().mean())
+    for mask, rows in ((inside, logits[:2]), (None, logits)):
+        use = experts.use(tokens, mask)
+        losses = router_losses(use, use.routed, experts_per_token=2)
+        torch.testing.assert_close(losses.z, rows.logsumexp(-1).square().mean())
+        torch.testing.assert_close(losses.balance, experts(tokens, mask)[1])
 
 
 @torch.no_grad()

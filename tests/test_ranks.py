@@ -1,5 +1,6 @@
 """Two ranks with half of each batch take the steps, and find the figures, of one process with the whole batch."""
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,40 +13,58 @@ from test_omni_stage import fit_omni, talks  # noqa: F401  fixtures of the tests
 from test_vision_stage import CAPTIONS, NO_CLASSES, part
 from torch import Tensor
 
-from omni.batch import IGNORE, ConversationBatch
+from omni.batch import IGNORE, CodesBatch, ConversationBatch, SpeechBatch
 from omni.data.sampling import ResumableData
+from omni.media.audio import HOP_LENGTH
 from omni.models.contrast import ContrastHead
 from omni.models.text_encoder import TextEncoder
 from omni.stages.stage import Stage
+from omni.stages.vision import VisionPretraining
 from omni.stages.vocoder import VocoderTraining
+from omni.tokenizer import PAD
 
 TWO = {"trainer__devices": 2, "trainer__strategy": "ddp"}
 MEASURED = {"model__init_args__measured": 4}  # of the vocoder's validation: some rows on each rank
 
 
 def rows_of(batch: Any, rows: Sequence[int]) -> Any:
-    """Some rows of a batch, with their media."""
+    """Some rows of a batch, with their media, and no more padding than a batch of these rows has."""
     if not isinstance(batch, ConversationBatch):
         size = len(batch.rows)
         parts = {k: v[rows] for k, v in batch._asdict().items() if isinstance(v, Tensor) and len(v) == size}
-        return batch._replace(**parts)
+        return trimmed(batch._replace(**parts))
     if not rows:  # a batch of one row: it counts on the other rank
         return rows_of(batch, [0])._replace(targets=torch.full_like(batch.targets[:1], IGNORE))
     images, audios = (
         [number for number, row in enumerate(owners) if row in rows] for owners in (batch.image_rows, batch.audio_rows)
     )
+    time = int((batch.tokens[rows] != PAD).sum(1).max())
+    frames = int(batch.mel_lengths[audios].max()) if audios else 0
     return batch._replace(
-        tokens=batch.tokens[rows],
-        targets=batch.targets[rows],
-        positions=batch.positions[:, rows],
+        tokens=batch.tokens[rows, :time],
+        targets=batch.targets[rows, :time],
+        positions=batch.positions[:, rows, :time],
         rows=batch.rows[rows],
         images=batch.images[images] if images else None,
         image_rows=tuple(rows.index(batch.image_rows[number]) for number in images),
-        mels=batch.mels[audios] if audios else None,
+        mels=batch.mels[audios, :frames] if audios else None,
         mel_lengths=batch.mel_lengths[audios] if audios else None,
         audio_rows=tuple(rows.index(batch.audio_rows[number]) for number in audios),
         audio_keys=tuple(batch.audio_keys[number] for number in audios) if batch.audio_keys else (),
     )
+
+
+def trimmed(batch: Any) -> Any:
+    """A batch of speech or of codes without the padding that none of its rows needs."""
+    if isinstance(batch, SpeechBatch):
+        frames, units = int(batch.mel_lengths.max()), int(batch.target_lengths.max())
+        audio = None if batch.audio is None else batch.audio[:, : frames * HOP_LENGTH]
+        return batch._replace(mels=batch.mels[:, :frames], targets=batch.targets[:, :units], audio=audio)
+    if isinstance(batch, CodesBatch):
+        characters, frames = int(batch.text_lengths.max()), int((batch.advances != IGNORE).sum(1).max())
+        text, codes, advances = batch.text[:, :characters], batch.codes[:, :frames], batch.advances[:, :frames]
+        return batch._replace(text=text, codes=codes, advances=advances)
+    return batch
 
 
 def shares(batch: Any) -> list[list[int]]:
@@ -138,7 +157,7 @@ def compare(
     def as_rank(rank: int) -> None:
         share_batches(parts, rank)
         shutil.rmtree("lightning_logs", ignore_errors=True)
-        torch.save(tuple(found(run("fit", *extra, **options, **TWO, **(each or {})))), f"found-{rank}.pt")
+        torch.save(tuple(found(run("fit", *extra, **{**options, **TWO, **(each or {})}))), f"found-{rank}.pt")
 
     with Ranks(as_rank) as ranks:
         assert ranks.wait(120) == [0, 0], ranks.output(0) + ranks.output(1)
@@ -160,6 +179,7 @@ def compare(
 
 STEPS = {"trainer__max_steps": 5, "trainer__val_check_interval": 5}
 STILL = {"model__init_args__optimizer": "adamw", "model__init_args__warmup_steps": 0}
+BALANCED = {"model__init_args__balance": 1.0}  # so that it is seen
 
 
 class TestThinker:
@@ -169,17 +189,34 @@ class TestThinker:
 
     def test_experts(self, fit):
         part = "model__init_args__thinker__init_args__"
-        compare(fit, {**STEPS, **STILL, part + "num_experts": 4, part + "experts_per_token": 2})
+        compare(fit, {**STEPS, **STILL, part + "num_experts": 4, part + "experts_per_token": 2, **BALANCED}, shares)
+
+
+def one_row_less(path: str) -> None:
+    """An odd number of rows: one rank validates more than the other."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    Path(path).write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
 
 
 def test_audio(fit_audio):
+    one_row_less("speech/val.jsonl")
     data = {"data__init_args__augmentation__silence": 0, "data__init_args__batch_seconds": 20}
     compare(fit_audio, {**STEPS, **STILL, **data}, shares)
 
 
 class TestVision:
-    def test_classes(self, fit_vision):
+    def test_classes(self, fit_vision, monkeypatch):
+        tables = []
+
+        def show(self: Any, writer: Any) -> None:
+            tables.append((self.classification.per_class(), self.classification.confusion()["label"].tolist()))
+            torch.save(tables, "shown.pt")
+
+        monkeypatch.setattr(VisionPretraining, "_show", show)
         compare(fit_vision, {**STEPS, **STILL, "data__init_args__augmentation": "null"}, shares)
+        (of_one,), (*_, of_two) = tables, torch.load("shown.pt")  # which rank 0 has written
+        assert of_two == of_one
+        assert [count for _, _, count, _ in of_two[0]] == [4, 4, 4]
 
     @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
     def test_contrast_sees_the_negatives_of_all_ranks(self, fit_vision, loss):
@@ -189,6 +226,7 @@ class TestVision:
         # A validation batch of each rank's together holds the pairs that one process compares.
         options = {**STEPS, **STILL, **contrast, "data__init_args__batch_size": 6}
         options["trainer__callbacks"] = "null"
+        one_row_less("pictures/val.jsonl")
         compare(
             fit_vision,
             options,
@@ -240,7 +278,21 @@ def test_talker(fit_talker):
 
 class TestOmni:
     def test_one_rank_without_images_and_audio(self, fit_omni):  # noqa: F811
-        compare(fit_omni, STEPS, media_apart)
+        compare(fit_omni, STEPS, media_apart, each={"trainer__strategy": "auto"})  # which is DDP here, too
+
+    def test_a_strategy_that_would_fail_in_the_middle_of_a_run_is_refused(self, fit_omni, fails):  # noqa: F811
+        strategy = {"class_path": "lightning.pytorch.strategies.DDPStrategy"}
+        strategy |= {"init_args": {"find_unused_parameters": False}}
+        said = fails(fit_omni, trainer__devices=2, trainer__strategy=json.dumps(strategy))
+        assert "trainer.strategy has find_unused_parameters false" in said
+
+    def test_mixtures_of_experts_are_balanced_over_ranks(self, fit_omni):  # noqa: F811
+        """Of the Thinker and both projectors; gradients of media that only an earlier micro-batch had are kept."""
+        init = "model__init_args__{}__init_args__{}".format
+        mixed = {init(name, "kind"): "moe" for name in ("vision_projector", "audio_projector")}
+        mixed |= {init("thinker", "num_experts"): 4, init("thinker", "experts_per_token"): 2, **BALANCED}
+        accumulated = {"trainer__accumulate_grad_batches": 2, "trainer__val_check_interval": 10}
+        compare(fit_omni, {**STEPS, **accumulated, **mixed, "data__init_args__batch_tokens": 256}, media_apart)
 
 
 def test_frozen_llm(fit_llm):

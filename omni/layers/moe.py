@@ -1,12 +1,12 @@
 """Mixture of experts in place of the position-wise network."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni.distributed import sum_over_ranks
+from omni.distributed import num_ranks, sum_over_ranks
 from omni.layers.feedforward import Activation, activate
 from omni.layers.readout import readout
 
@@ -45,6 +45,47 @@ def _grouped_mm(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
     return F.grouped_mm(a, b, offs=ends)
 
 
+class RouterUse(NamedTuple):
+    """What a router has done with a rank's tokens, as sums over them; padding left out.
+
+    Attributes:
+        routed: (experts,): how many tokens each expert works on; without a gradient.
+        shares: (experts,): the router's probabilities.
+        squares: Scalar: squares of the logarithm of its partition function.
+    """
+
+    routed: Tensor
+    shares: Tensor
+    squares: Tensor
+
+
+class RouterLosses(NamedTuple):
+    """What a router is held to. Of several ranks each has its share: their mean is the loss of all tokens together.
+
+    Attributes:
+        balance: Share of tokens routed to each expert × its mean probability (Switch Transformer, arXiv:2101.03961),
+            a scalar, 1 where all experts are used alike.
+        z: Mean square of the logarithm of the partition function (ST-MoE, arXiv:2202.08906), a scalar. It keeps logits
+            small, where rounding does not change the choice of experts.
+    """
+
+    balance: Tensor
+    z: Tensor
+
+
+def router_losses(use: RouterUse, routed: Tensor, *, experts_per_token: int) -> RouterLosses:
+    """The losses of a router.
+
+    Args:
+        use: Of this rank's tokens.
+        routed: `use.routed`, summed over the ranks whose tokens count together (arXiv:2501.11873).
+        experts_per_token: Experts that work on a token.
+    """
+    pairs = routed.sum().clamp(min=1)
+    tokens = pairs / (experts_per_token * num_ranks())  # of a rank, on average
+    return RouterLosses(len(routed) * (routed / pairs * use.shares).sum() / tokens, use.squares / tokens)
+
+
 class MixtureOfExperts(nn.Module):
     """Each token is worked on by its `experts_per_token` best experts (Mixtral, arXiv:2401.04088). None is dropped.
 
@@ -60,9 +101,9 @@ class MixtureOfExperts(nn.Module):
         experts_per_token: How many work on a token.
         activation: As in `FeedForward`.
         out_dim: Width of the output, where it is another than `dim`.
-        balance_over_ranks: Whether the balance loss counts the tokens that each expert gets over all ranks
-            (arXiv:2501.11873), so that training on several ranks equals training on one. It takes an exchange in every
-            forward pass in training mode, so it must be False where a rank may have nothing to route.
+        balance_over_ranks: Whether the balance loss is of the tokens of all ranks, so that training on several ranks
+            equals training on one. It takes an exchange in every forward pass in training mode, so it must be False
+            where a rank may have nothing to route. Batches whose gradients are accumulated are balanced each by itself.
     """
 
     def __init__(
@@ -105,10 +146,11 @@ class MixtureOfExperts(nn.Module):
             mask: (batch, time) of bool, true where a token is no padding. Padding does not count in the balance.
 
         Returns:
-            (batch, time, out_dim), and the balance loss: a scalar, 1 when all experts are used alike.
+            (batch, time, out_dim), and the balance loss, see `RouterLosses`.
         """
         tokens = x.flatten(0, 1)
-        probabilities = F.softmax(self.router(tokens).float(), dim=-1)
+        logits = self.router(tokens).float()
+        probabilities = F.softmax(logits, dim=-1)
         weights, experts = probabilities.topk(self.experts_per_token, dim=-1)
         weights = weights / weights.sum(-1, keepdim=True)
         chosen = experts[..., None] == torch.arange(self.num_experts, device=x.device)  # (tokens, chosen, experts)
@@ -120,17 +162,20 @@ class MixtureOfExperts(nn.Module):
         outputs = _grouped_mm(activate(hidden, self.activation), self.down.to(dtype), ends)
         outputs = outputs[order.argsort()].unflatten(0, (-1, self.experts_per_token))
         mixed = (outputs * weights[..., None].to(dtype)).sum(1)
-        return mixed.to(x.dtype).unflatten(0, x.shape[:2]), self._balance(chosen.sum(1), probabilities, mask)
+        use = self._use(chosen.sum(1), probabilities, logits, mask)
+        return mixed.to(x.dtype).unflatten(0, x.shape[:2]), self._balance(use)
 
-    def z_loss(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean square of the logarithm of the router's partition function (ST-MoE, arXiv:2202.08906), a scalar.
+    def use(self, x: Tensor, mask: Tensor | None = None) -> RouterUse:
+        """What the router does with tokens; arguments as in `forward`."""
+        logits = self.router(x.flatten(0, -2)).float()
+        chosen = logits.topk(self.experts_per_token, dim=-1).indices
+        experts = torch.arange(self.num_experts, device=x.device)
+        return self._use((chosen[..., None] == experts).sum(1), logits.softmax(-1), logits, mask)
 
-        It keeps the router's logits small, where rounding does not change its choice. Arguments as in `forward`.
-        """
-        squares = self.router(x).float().logsumexp(-1).square()
-        if mask is None:
-            return squares.mean()
-        return (squares * mask).sum() / mask.sum().clamp(min=1)
+    def no_use(self) -> RouterUse:
+        """That of no tokens."""
+        zeros = torch.zeros(self.num_experts, device=self.router.weight.device)
+        return RouterUse(zeros, zeros, zeros.sum())
 
     @staticmethod
     def _product_dtype(x: Tensor) -> torch.dtype:
@@ -139,13 +184,14 @@ class MixtureOfExperts(nn.Module):
             return torch.bfloat16
         return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
-    def _balance(self, chosen: Tensor, probabilities: Tensor, mask: Tensor | None) -> Tensor:
-        """Share of tokens routed to each expert × its mean probability (Switch Transformer, arXiv:2101.03961)."""
+    def _balance(self, use: RouterUse) -> Tensor:
+        together = self.training and self.balance_over_ranks
+        routed = sum_over_ranks(use.routed) if together else use.routed * num_ranks()
+        return router_losses(use, routed, experts_per_token=self.experts_per_token).balance
+
+    @staticmethod
+    def _use(chosen: Tensor, probabilities: Tensor, logits: Tensor, mask: Tensor | None) -> RouterUse:
+        """Sums over tokens; `chosen` (tokens, experts) is 1 where an expert works on a token."""
         valid = torch.ones_like(probabilities[:, :1]) if mask is None else mask.flatten()[:, None].float()
-        count = valid.sum().clamp(min=1)
-        routed = (chosen * valid).sum(0)
-        if self.training and self.balance_over_ranks:
-            routed = sum_over_ranks(routed)
-        routed = routed / routed.sum().clamp(min=1)
-        expected = (probabilities * valid).sum(0) / count
-        return self.num_experts * (routed * expected).sum()
+        squares = logits.logsumexp(-1).square() * valid[:, 0]
+        return RouterUse((chosen * valid).sum(0), (probabilities * valid).sum(0), squares.sum())

@@ -123,16 +123,23 @@ class Omni(nn.Module):
             return self.audio_encoder(mels, mel_lengths)
 
     def encode(
-        self, embeddings: Tensor, *, positions: Tensor | None = None, cache: Cache | None = None
+        self,
+        embeddings: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> TransformerOutput:
         """Runs the Thinker, all but its head.
 
         Args:
             embeddings: (batch, time, dim), from `embed`.
             positions: (3, batch, time), from `omni.layout`. A Thinker of one axis counts its tokens instead.
+            mask: (batch, time) of bool, false at padding; padding at the end needs none.
             cache: Earlier keys and values.
         """
-        return self.thinker.encode(embeddings=embeddings, positions=self.rotary_positions(positions), cache=cache)
+        positions = self.rotary_positions(positions)
+        return self.thinker.encode(embeddings=embeddings, positions=positions, mask=mask, cache=cache)
 
     def rotary_positions(self, positions: Tensor | None) -> Tensor | None:
         """What the Thinker is told of positions (3, batch, time): nothing, where it has one axis and counts itself."""

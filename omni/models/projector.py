@@ -1,31 +1,19 @@
 """The projector: what an encoder says, in the Thinker's width and as loud as its tokens."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.layers.feedforward import activate
-from omni.layers.moe import MixtureOfExperts
+from omni.layers.moe import MixtureOfExperts, RouterUse
 from omni.layers.norm import RMSNorm
 from omni.layers.querying import WindowedQueries
 from omni.layers.readout import readout
 from omni.models.part import Part
 
 ProjectorKind = Literal["linear", "mlp", "swiglu", "mosa", "moe", "qformer"]
-
-
-class RouterLosses(NamedTuple):
-    """What a router of experts should be held to, of the last features that it saw.
-
-    Attributes:
-        balance: The experts' balance loss, a scalar, 1 where all are used alike (see `MixtureOfExperts`).
-        z: Its logits' z-loss, a scalar.
-    """
-
-    balance: Tensor
-    z: Tensor
 
 
 class Projector(Part):
@@ -55,7 +43,7 @@ class Projector(Part):
         num_heads: Attention heads of `qformer`.
 
     Attributes:
-        router_losses: Of `moe`: those of the last call, for the one who trains; None of other kinds.
+        router_use: Of `moe`: what its router did in the last call, for the one who trains; None of other kinds.
     """
 
     def __init__(
@@ -116,7 +104,7 @@ class Projector(Part):
         self.places = nn.Parameter(_places(places, out_dim)) if places else None
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
-        self.router_losses: RouterLosses | None = None
+        self.router_use: RouterUse | None = None
 
     @torch.no_grad()
     def calibrate(self, rms: float) -> None:
@@ -161,8 +149,8 @@ class Projector(Part):
         if self.kind == "mlp":
             return common
         inside = torch.arange(x.shape[1], device=x.device) < self.num_tokens(lengths)[:, None]
-        chosen, balance = self.experts(x, inside)
-        self.router_losses = RouterLosses(balance, self.experts.z_loss(x, inside))
+        chosen, _ = self.experts(x, inside)
+        self.router_use = self.experts.use(x, inside) if self.training else None
         return common + chosen
 
     def _stacked(self, features: Tensor, lengths: Tensor) -> Tensor:

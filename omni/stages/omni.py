@@ -11,8 +11,10 @@ from torchmetrics.text import WordErrorRate
 
 from omni.batch import APART, IGNORE, TRANSCRIPTION, ConversationBatch
 from omni.conversation_figures import conversation_figure
+from omni.distributed import is_distributed, mean_over_ranks, sum_over_ranks
 from omni.errors import UserError
 from omni.generation import Sampling, generate
+from omni.layers.moe import router_losses
 from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
 from omni.media.hearing import silence_of
@@ -30,6 +32,7 @@ from omni.normalization import TextNormalization
 from omni.optimizers import split_by_part
 from omni.stages.feature_cache import FeatureCache
 from omni.stages.stage import Stage
+from omni.tokenizer import PAD
 
 _PROJECTORS = ("vision_projector", "audio_projector")
 _MEDIA = ("image", "audio")
@@ -221,24 +224,45 @@ class OmniTuning(Stage):
 
     def loss(self, batch: ConversationBatch) -> Loss:
         """Cross-entropy of the assistant's tokens; in training also the routers' losses, of projectors and Thinker."""
-        projectors = [part for part in self.parts.values() if isinstance(part, Projector)]
-        for projector in projectors:
-            projector.router_losses = None
-        encoded = self.omni.encode(self.embed(batch), positions=batch.positions)
+        for projector in self._routed_projectors:
+            projector.router_use = None
+        mixture = isinstance(self.thinker, Thinker) and self.thinker.mixture
+        mask = batch.tokens != PAD if mixture and self.training else None  # padding is not balanced
+        encoded = self.omni.encode(self.embed(batch), positions=batch.positions, mask=mask)
         total = self.thinker.cross_entropy(encoded.hidden, batch.targets)
         count = (batch.targets != IGNORE).sum()
         stats = {"padding": torch.full((), 1 - batch.num_tokens / batch.tokens.numel())}
         if not self.training:
             return Loss(total, count, stats=stats)
-        routers = [projector.router_losses for projector in projectors if projector.router_losses is not None]
-        terms = {}
-        if isinstance(self.thinker, Thinker) and self.thinker.mixture and "thinker" not in self.frozen:
+        terms = self._router_terms()
+        if mixture and "thinker" not in self.frozen:
             terms["thinker_balance"] = encoded.balance_loss
-        if routers:
-            terms["balance"], terms["router_z"] = (torch.stack(some).sum() for some in zip(*routers, strict=True))
+        if not terms:
+            return Loss(total, count, stats=stats)
         weights = {"thinker_balance": self.balance, "balance": self.balance, "router_z": self.router_z}
-        penalty = sum((weights[name] * term for name, term in terms.items()), total.new_zeros(()))
-        return Loss(total + penalty * count, count, terms, stats)
+        penalty = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        return Loss(total + penalty * mean_over_ranks(count), count, terms, stats)
+
+    @property
+    def _routed_projectors(self) -> list[Projector]:
+        """Those that are trained mixtures of experts."""
+        parts = [self.parts[name] for name in self._projectors]
+        return [part for part in parts if isinstance(part, Projector) and part.kind == "moe"]
+
+    def _router_terms(self) -> dict[str, Tensor]:
+        """What the routers of projectors are held to, of the media of all ranks: a rank may have none of a medium."""
+        projectors = self._routed_projectors
+        if not any(projector.router_use for projector in projectors) and not (projectors and is_distributed()):
+            return {}
+        uses = [projector.router_use or projector.experts.no_use() for projector in projectors]
+        sizes = [len(use.routed) for use in uses]
+        every = sum_over_ranks(torch.cat([use.routed for use in uses])).split(sizes)
+        losses = [
+            router_losses(use, routed, experts_per_token=projector.experts.experts_per_token)
+            for projector, use, routed in zip(projectors, uses, every, strict=True)
+        ]
+        balance, z = (torch.stack(terms).sum() for terms in zip(*losses, strict=True))
+        return {"balance": balance, "router_z": z}
 
     def example_batch(self, data: Mapping[str, Any]) -> ConversationBatch:
         """As many of the longest rows as `batch_tokens` holds, each with an image and as much audio as then fits."""

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from omni.batch import IGNORE, TextBatch
+from omni.distributed import mean_over_ranks
 from omni.errors import UserError
 from omni.generation import Sampling
 from omni.inference import TextModel
@@ -71,7 +72,8 @@ class ThinkerPretraining(Stage):
         count = (batch.targets != IGNORE).sum()
         if not self.thinker.mixture:
             return Loss(total, count, {})
-        return Loss(total + self.balance * encoded.balance_loss * count, count, {"balance": encoded.balance_loss})
+        penalty = self.balance * encoded.balance_loss * mean_over_ranks(count)
+        return Loss(total + penalty, count, {"balance": encoded.balance_loss})
 
     def example_batch(self, data: Mapping[str, Any]) -> TextBatch:
         """`batch_size` rows of `context` tokens."""
