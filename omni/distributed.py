@@ -1,6 +1,6 @@
 """What ranks exchange, and the random numbers that each of them has for itself."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -69,6 +69,41 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 def mean_over_ranks(tensor: Tensor) -> Tensor:
     """The mean of a tensor over all ranks, fp32, without gradients. A collective: every rank must call it."""
     return sum_over_ranks(tensor.float()) / num_ranks()
+
+
+def local_share(tensor: Tensor) -> Tensor:
+    """What this rank holds of a sharded tensor (`DTensor`), sharing its memory; any other tensor as it is."""
+    sharded: Any = tensor
+    return sharded.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def on_whole_matrices(function: Callable[[Tensor], Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Applies a function of stacked matrices to tensors that may be sharded along their first axis.
+
+    Sharded matrices are shared out: ranks exchange rows so that each gets every row of its share of the matrices, and
+    exchange the results back. A stack of matrices, as of experts, that is split between matrices needs no exchange.
+
+    Args:
+        function: From (tensors, ..., rows, columns) to as many results, one matrix independent of the others.
+        tensors: Of one shape, (..., rows, columns), all sharded alike or none.
+
+    Returns:
+        The results, of each this rank's share.
+    """
+    stack = torch.stack([local_share(tensor) for tensor in tensors])
+    first: Any = tensors[0]
+    if not hasattr(first, "placements") or first.dim() > 2:
+        return list(function(stack))
+    from torch.distributed.tensor import DTensor, Shard  # half a second, for those who shard
+
+    shape = torch.Size((len(tensors), *first.shape))
+    stride = torch.empty(shape, device="meta").stride()
+    sharded: Any = DTensor.from_local(stack, first.device_mesh, [Shard(1)], run_check=False, shape=shape, stride=stride)
+    whole = sharded.redistribute(placements=[Shard(0)]).to_local()
+    done = DTensor.from_local(
+        function(whole), first.device_mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
+    )
+    return list(done.redistribute(placements=[Shard(1)]).to_local())
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from omni.distributed import local_share, on_whole_matrices
 from omni.errors import UserError
 from omni.layers.moe import MixtureOfExperts
 from omni.layers.readout import is_readout
@@ -64,12 +65,13 @@ class Muon(Optimizer):
                 if parameter.grad is not None:
                     shapes.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in shapes.items():
-                momenta = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
-                updates = self.orthogonalise(momenta.view(-1, *shape[-2:])).view_as(momenta)
+                momenta = [self._momentum(p, group["momentum"]) for p in parameters]
+                updates = on_whole_matrices(self._orthogonalise_stack, momenta)
                 scale = 0.2 * max(shape[-2:]) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
+                    share = local_share(parameter)
+                    share.mul_(1 - group["lr"] * group["weight_decay"])
+                    share.add_(update.to(share.dtype), alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter, decay: float) -> Tensor:
         assert parameter.grad is not None
@@ -78,6 +80,10 @@ class Muon(Optimizer):
             state["momentum"] = torch.zeros_like(parameter.grad)
         state["momentum"].lerp_(parameter.grad, 1 - decay)
         return parameter.grad.lerp(state["momentum"], decay)
+
+    @classmethod
+    def _orthogonalise_stack(cls, stack: Tensor) -> Tensor:
+        return cls.orthogonalise(stack.reshape(-1, *stack.shape[-2:])).view_as(stack)
 
     @classmethod
     def orthogonalise(cls, matrices: Tensor) -> Tensor:

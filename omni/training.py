@@ -17,7 +17,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -106,13 +106,44 @@ class OmniCLI(LightningCLI):
         if config["precision"] is None:
             config["precision"] = best_precision(config["accelerator"])
         config["precision"] = check_precision(config["precision"])
-        trainer = super().instantiate_trainer(**kwargs)
+        config["strategy"] = self._strategy(config)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError, RuntimeError, ImportError) as error:  # of an accelerator, devices, a plugin
+            raise UserError(f"the trainer cannot be made: {' '.join(str(error).split())}") from error
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         self._let_parameters_be_unused(trainer)
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            validation = trainer.fit_loop.epoch_loop.val_loop
+            for loop in (validation, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+                loop.inference_mode = False  # what is gathered in it could not be trained afterwards
         # `last` is written behind `best`, so that it knows what `best` has to be better than.
         trainer.callbacks.sort(key=lambda each: isinstance(each, StageCheckpoint) and each.monitor is None)  # pyright: ignore
         rank_zero_info(f"precision: {trainer.precision}")
         return trainer
+
+    def _strategy(self, config: Any) -> Any:
+        """The strategy, which must be one that this stage can be trained by, on as many devices."""
+        given, stage = config["strategy"], type(self.model).__name__
+        name = given if isinstance(given, str) else type(given).__name__
+        if name != "model_parallel":
+            if not (name == "auto" or name.startswith("ddp") or isinstance(given, DDPStrategy | SingleDeviceStrategy)):
+                raise UserError(f"trainer.strategy {name} is not supported: give auto, ddp or model_parallel (FSDP2)")
+            return given
+        if str(config["devices"]) == "1" and str(config["num_nodes"]) == "1":
+            raise UserError("trainer.strategy model_parallel needs several devices: set trainer.devices, or give auto")
+        if not self.model.sharded_parts:
+            raise UserError(f"trainer.strategy model_parallel cannot shard the parts of {stage}: give ddp")
+        if config["precision"] not in ("32-true", "bf16-mixed"):
+            raise UserError(
+                f"trainer.strategy model_parallel takes no trainer.precision {config['precision']}: give bf16-mixed or "
+                "32-true"
+            )
+        if self.model.compiled:
+            raise UserError("trainer.strategy model_parallel does not compile: set model.init_args.compile to false")
+        from omni.sharding import ShardedStrategy  # half a second, for those who shard
+
+        return ShardedStrategy()
 
     def _let_parameters_be_unused(self, trainer: Trainer) -> None:
         """Has DDP look for parameters without a gradient, for stages in which a batch may leave some out."""

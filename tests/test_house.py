@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "layers": {"distributed"},
     "losses": {"batch", "layers"},
     "metrics": {"batch", "layers"},
-    "optimizers": {"layers", "precision"},
+    "optimizers": {"distributed", "layers", "precision"},
     "models": {"batch", "layers", "losses", "media", "layout", "tokenizer"},
     "weights_folder": set(),
     "checkpoint": {"models", "tokenizer", "pretrained_tokenizer", "units", "media", "weights_folder"},
@@ -82,7 +82,8 @@ MAY_IMPORT = {
     "hub": {"checkpoint", "model_card", "weights_folder"},
     "plot": {"cliffs", "curves", "curve_figures"},
     "callbacks": {"cliffs", "distributed", "precision", "predictions", "weights_folder"},
-    "training": {"stages", "data", "checkpoint", "callbacks", "precision", "rank_watch", "cli"},
+    "training": {"stages", "data", "checkpoint", "callbacks", "precision", "rank_watch", "sharding", "cli"},
+    "sharding": {"distributed", "layers", "models"},
     "memory": set(),
     "configuration": {"training", "cli"},
     "plan": {"configuration", "stages", "memory", "precision"},
@@ -98,7 +99,7 @@ MAY_IMPORT = {
     },
     "__init__": {"assistant", "inference", "recognition", "classification", "synthesis"},
 }
-LIGHTNING = {"training", "callbacks", "stages", "data", "plan"}
+LIGHTNING = {"training", "callbacks", "stages", "data", "plan", "sharding"}
 
 
 def imports(path: Path) -> set[str]:

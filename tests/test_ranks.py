@@ -12,6 +12,7 @@ from forks import Ranks
 from test_omni_stage import fit_omni, talks  # noqa: F401  fixtures of the tests below
 from test_vision_stage import CAPTIONS, NO_CLASSES, part
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from omni.batch import IGNORE, CodesBatch, ConversationBatch, SpeechBatch
 from omni.data.sampling import ResumableData
@@ -95,7 +96,12 @@ class Found(NamedTuple):
 
 def found(cli: Any) -> Found:
     metrics = {name: value for name, value in cli.trainer.callback_metrics.items() if name.startswith("val/")}
-    return Found({k: v.clone() for k, v in cli.model.state_dict().items()}, metrics)
+    return Found({k: whole(v).clone() for k, v in cli.model.state_dict().items()}, metrics)
+
+
+def whole(weight: Tensor) -> Tensor:
+    """All of a weight, be it sharded."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def share_batches(parts: Callable[[Any], list[list[int]]], rank: int) -> None:

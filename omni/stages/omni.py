@@ -127,6 +127,7 @@ class OmniTuning(Stage):
 
     omni: Omni
     has_unused_parameters = True  # those of a medium that no row of a batch has
+    sharded_parts = ("thinker",)
 
     def _check_arguments(self) -> None:
         for name in (*self.rates, *self.frozen):

@@ -81,6 +81,7 @@ class Stage(LightningModule, ABC):
 
     hears = False  # whether its parts take or make spectrograms
     has_unused_parameters = False  # whether a batch may leave trained parameters without a gradient
+    sharded_parts: tuple[str, ...] = ()  # those whose blocks every batch runs; with none, `model_parallel` is refused
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -188,7 +189,8 @@ class Stage(LightningModule, ABC):
         if (self.global_step + 1) % getattr(self.trainer, "log_every_n_steps") == 0:  # noqa: B009  a step that is logged
             self._refuse_bad_step()
             gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-            self.log("train/grad_norm", nn.utils.get_total_norm(gradients))  # before it is clipped
+            norm: Any = nn.utils.get_total_norm(gradients)  # before it is clipped
+            self.log("train/grad_norm", norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def _watch(self, total: Tensor, batch: Any, batch_idx: int) -> None:
         """Notes a loss that is not finite. One process on a CPU refuses it at once, all others: see `_exchange`."""

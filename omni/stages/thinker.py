@@ -33,6 +33,8 @@ class ThinkerPretraining(Stage):
         kwargs: See `Stage`.
     """
 
+    sharded_parts = ("thinker",)
+
     def __init__(
         self,
         thinker: Thinker,
