@@ -146,7 +146,7 @@ def test_everything_is_encoded_once(words, monkeypatch):
     assert all(map(torch.equal, first, again))
 
 
-@pytest.mark.parametrize("changed", ["codec", "recognizer", "silence", "data"])
+@pytest.mark.parametrize("changed", ["codec", "recognizer", "silence", "data", "duration"])
 def test_another_codec_recogniser_or_row_is_encoded_anew(words, workplace, monkeypatch, changed):
     make(words)
     encoded, encode = [], Encoder.encode
@@ -158,6 +158,9 @@ def test_another_codec_recogniser_or_row_is_encoded_anew(words, workplace, monke
         save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), Characters(" abc"))
     elif changed == "silence":
         options["silence"] = 0.2
+    elif changed == "duration":  # rows lie in the file in the order of their durations
+        rows = rows_of(workplace / "words.jsonl")
+        write_rows(workplace / "words.jsonl", [rows[0] | {"duration": rows[0]["duration"] + 0.5}, *rows[1:]])
     else:
         soundfile.write("0.wav", tones("abc"), 16_000)
     make(words, **options)

@@ -1,7 +1,9 @@
 """Speech as the stage gets it: features from disk and on the fly, resumed exactly, and what is left out is told."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,25 @@ def test_crops_are_stretches_of_training_alone_and_other_ones_each_epoch(speech,
     assert len(set(seen)) == len(seen)
     assert max(batch.mels.shape[1] for batch in data.val_dataloader()) > 20
     assert data.fingerprint != make(speech, batch_seconds=4.0, augmentation=plain).fingerprint
+
+
+def test_a_checkpoint_costs_no_look_at_the_files_and_a_run_keeps_the_data_that_it_began_with(speech, monkeypatch):
+    data = make(speech)
+    progress: Any = SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=3)))
+    data.trainer = SimpleNamespace(
+        fit_loop=SimpleNamespace(epoch_loop=progress), overfit_batches=0, world_size=1, global_rank=0, training=True
+    )  # pyright: ignore[reportAttributeAccessIssue]
+    data.train_dataloader()
+    looked, stat = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **options: looked.append(path) or stat(path, **options))
+    monkeypatch.setattr(SpeechData, "train_batches", lambda self: pytest.fail("builds the buckets again"))
+    before = data.state_dict()
+    audio = data._rows["train"].rows[0].utterance.audio
+    os.utime(audio, (1, 1))
+    assert [data.state_dict() for _ in range(3)] == [before] * 3
+    assert not [path for path in looked if str(path).endswith(Path(audio).suffix)]
+    monkeypatch.undo()
+    assert make(speech).fingerprint != data.fingerprint
 
 
 @pytest.mark.parametrize("silence", [0.0, 0.3])

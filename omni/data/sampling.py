@@ -159,12 +159,24 @@ class ResumableData(L.LightningDataModule, ABC):
         super().__init__()
         self.num_workers = num_workers
         self.seed = seed
+        self._fingerprint: str | None = None
+        self._num_batches: int | None = None  # of an epoch, as the training loader has them
         self._shift = 0  # position of the data minus Lightning's count: not 0 once the batches have changed
 
     @property
-    @abstractmethod
     def fingerprint(self) -> str:
-        """Identifies, in hex, the content of the data and how it is read; known after `setup`."""
+        """Identifies, in hex, the content of the data and how it is read; known after `setup`.
+
+        Found once: a run keeps the data that it began with, whatever happens to the files since, and a checkpoint
+        costs no look at each of them.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = self.find_fingerprint()
+        return self._fingerprint
+
+    @abstractmethod
+    def find_fingerprint(self) -> str:
+        """The `fingerprint`, found from the rows as `setup` read them."""
 
     @abstractmethod
     def train_batches(self) -> EpochBatches:
@@ -186,7 +198,7 @@ class ResumableData(L.LightningDataModule, ABC):
         return {
             "finished": self._finished(),
             "shift": self._shift,
-            "batches_per_epoch": len(self.train_batches()),
+            "batches_per_epoch": len(self.train_batches()) if self._num_batches is None else self._num_batches,
             "fingerprint": self.fingerprint,
             "seed": self.seed,
         }
@@ -206,6 +218,9 @@ class ResumableData(L.LightningDataModule, ABC):
 
     def loader(self, dataset: Dataset[Any], batches: Sampler[list[int]]) -> ResumableLoader:
         """A loader for a data set whose `__getitems__` returns a whole batch."""
+        if isinstance(batches, EpochBatches) and self.trainer is not None:
+            self._num_batches = len(batches)
+            self._fingerprint = self.fingerprint  # before the first step
         return ResumableLoader(dataset, batch_sampler=batches, collate_fn=_same, **self.loader_options())
 
     def loader_options(self) -> dict[str, Any]:

@@ -110,8 +110,7 @@ class TextData(StreamableData):
         self._plan: _Plan | None = None
         self._rows: dict[str, PackedRows] = {}
 
-    @property
-    def fingerprint(self) -> str:
+    def find_fingerprint(self) -> str:
         plan = self._plan_of(may_write=False)
         options = (self.context, self.streaming, self.shuffle_buffer if self.streaming else 0)
         return _digest(plan.identities["train"], plan.identities["val"], plan.tokenizer.fingerprint, *options)

@@ -27,6 +27,7 @@ class _Plan(NamedTuple):
     """What each split reads; found anew by every process."""
 
     rows: dict[str, list[Row]]
+    identities: dict[str, str]  # of the rows, as the files were then
     files: dict[str, CodesFile]
 
 
@@ -114,11 +115,10 @@ class CodesData(ResumableData):
         self._plan: _Plan | None = None
         self._rows: dict[str, CodesRows] = {}
 
-    @property
-    def fingerprint(self) -> str:
-        rows = self._plan_of(may_write=False).rows
+    def find_fingerprint(self) -> str:
+        identities = self._plan_of(may_write=False).identities
         options = (self.plausibility, self.batch_seconds, self.max_batch_rows)
-        return fingerprint([identity(rows["train"]), identity(rows["val"]), self.encoder.fingerprint, str(options)])
+        return fingerprint([identities["train"], identities["val"], self.encoder.fingerprint, str(options)])
 
     def prepare_data(self) -> None:
         plan = self._plan_of(may_write=True)
@@ -219,12 +219,13 @@ class CodesData(ResumableData):
             rows = {split: self._read(split, may_write=may_write) for split in self.entries}
             if "val" not in rows:
                 rows["train"], rows["val"] = split_by_text(rows["train"], self.val_fraction)
+            identities = {split: identity(part) for split, part in rows.items()}
             files, constants = {}, str(sorted(mel_constants().items()))
             for split, part in rows.items():
-                key = fingerprint([identity(part), self.encoder.fingerprint, constants])
-                durations = np.array([row.duration for row in part])
+                durations = np.array([row.duration for row in part])  # a manifest's may change while its audio does not
+                key = fingerprint([identities[split], self.encoder.fingerprint, constants, str(durations.tolist())])
                 files[split] = CodesFile(self.cache_dir / key[:32], durations, self.encoder.codec.num_codebooks)
-            self._plan = _Plan(rows, files)
+            self._plan = _Plan(rows, identities, files)
         return self._plan
 
     def _read(self, split: str, *, may_write: bool) -> list[Row]:

@@ -1,5 +1,6 @@
 """Recordings to codes and alignments: a codec and a recogniser at work."""
 
+import json
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -104,7 +105,8 @@ class Encoder:
         parts = (self.codec, self.audio_encoder)
         hashes = [checkpoint.weights_fingerprint(part.state_dict()) for part in parts]
         self.codec_fingerprint = hashes[0]
-        self.fingerprint = " ".join([*hashes, self.units.fingerprint, str(self.margin)])
+        recipes = json.dumps([part.recipe for part in parts], sort_keys=True, default=str)
+        self.fingerprint = " ".join([*hashes, recipes, self.units.fingerprint, str(self.margin)])
 
     def mel(self, audio: Tensor) -> Tensor:
         """The spectrogram between its silences, of whole codec frames: (mel frames, num_mels)."""

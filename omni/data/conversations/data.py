@@ -146,22 +146,18 @@ class ConversationData(StreamableData):
         self._sources: dict[str, list[_Source]] = {}
         self._splits: dict[str, _Split] = {}
         self._layout = MediaLayout()
-        self._fingerprint: str | None = None
 
     # ------------------------------------------------------------------ what Lightning calls
 
-    @property
-    def fingerprint(self) -> str:
-        if self._fingerprint is None:
-            texts = [self.tokenizer.fingerprint, str(self.preprocessing), str(self._layout)]
-            texts += [str((self.num_mels, self.max_tokens, self.batch_tokens, self.max_batch_rows))]
-            texts += [f"{self.template} {self.dictation} {self.silence}"]
-            texts += [" ".join(self.entries["train"])] if self.streaming else []
-            for split in ("train", "val"):
-                for rows, weight in self._sources.get(split, ()):
-                    texts += [str(weight), *(row.identity() for row in rows)]
-            self._fingerprint = fingerprint(texts)
-        return self._fingerprint
+    def find_fingerprint(self) -> str:
+        texts = [self.tokenizer.fingerprint, str(self.preprocessing), str(self._layout)]
+        texts += [str((self.num_mels, self.max_tokens, self.batch_tokens, self.max_batch_rows))]
+        texts += [f"{self.template} {self.dictation} {self.silence}"]
+        texts += [" ".join(self.entries["train"])] if self.streaming else []
+        for split in ("train", "val"):
+            for rows, weight in self._sources.get(split, ()):
+                texts += [str(weight), *(row.identity() for row in rows)]
+        return fingerprint(texts)
 
     def setup(self, stage: str | None = None) -> None:
         if self._sources:

@@ -129,22 +129,18 @@ class ImageData(StreamableData):
         self._check_arguments()
         self._plan: _Plan | None = None
         self._images: dict[str, ImageDataset] = {}
-        self._fingerprint: str | None = None
 
     # ------------------------------------------------------------------ what Lightning calls
 
-    @property
-    def fingerprint(self) -> str:
-        if self._fingerprint is None:  # found once: it reads every file's beginning
-            plan = self._plan_of(may_write=False)
-            digest = hashlib.sha256(f"{self.preprocessing} {self.load_size} {plan.tokenizer.fingerprint}".encode())
-            for split in ("train", "val"):
-                for row in plan.rows.get(split, []):
-                    digest.update(row.identity() + f"{row.labels} {row.captions}".encode())
-            for stream in plan.streams:
-                digest.update(stream.name.encode())
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+    def find_fingerprint(self) -> str:
+        plan = self._plan_of(may_write=False)
+        digest = hashlib.sha256(f"{self.preprocessing} {self.load_size} {plan.tokenizer.fingerprint}".encode())
+        for split in ("train", "val"):
+            for row in plan.rows.get(split, []):  # the beginning of every file is read
+                digest.update(row.identity() + f"{row.labels} {row.captions}".encode())
+        for stream in plan.streams:
+            digest.update(stream.name.encode())
+        return digest.hexdigest()
 
     @property
     def stream_identity(self) -> str:

@@ -28,6 +28,7 @@ class _Plan(NamedTuple):
     """What each split reads; found anew by every process."""
 
     rows: dict[str, list[Row]]
+    identities: dict[str, str]  # of the rows, as the files were then
     files: dict[str, FeatureFile]
 
 
@@ -121,13 +122,12 @@ class SpeechData(StreamableData):
         self._plan: _Plan | None = None
         self._rows: dict[str, SpeechRows] = {}
 
-    @property
-    def fingerprint(self) -> str:
-        rows = self._plan_of(may_write=False).rows
-        train = " ".join(self.entries["train"]) if self.streaming else identity(rows["train"])
+    def find_fingerprint(self) -> str:
+        identities = self._plan_of(may_write=False).identities
+        train = " ".join(self.entries["train"]) if self.streaming else identities["train"]
         options = [self.tokenizer.fingerprint, self.batch_seconds, self.max_batch_rows, self.augmentation]
         options += [self.crop] if self.crop else []
-        return fingerprint([train, identity(rows["val"]), *map(str, options)])
+        return fingerprint([train, identities["val"], *map(str, options)])
 
     def prepare_data(self) -> None:
         plan = self._plan_of(may_write=True)
@@ -256,13 +256,13 @@ class SpeechData(StreamableData):
             rows = {split: self._read(split, may_write=may_write) for split in splits}
             if "val" not in rows:
                 rows["train"], rows["val"] = split_by_speaker(rows["train"], self.val_fraction, self.val_speakers)
-            files = {}
+            identities, files = {split: identity(part) for split, part in rows.items()}, {}
             if self.cache_features:
                 constants = [self.num_mels, *sorted(mel_constants().items())]
                 for split, part in rows.items():
-                    key = fingerprint([identity(part), str(constants)])
+                    key = fingerprint([identities[split], str(constants)])
                     files[split] = FeatureFile(self.cache_dir / key[:32], self.num_mels, len(part))
-            self._plan = _Plan(rows, files)
+            self._plan = _Plan(rows, identities, files)
         return self._plan
 
     def _units(self) -> Units:
