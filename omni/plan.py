@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from omni.configuration import Configuration, told
+from omni.device_share import DeviceShare, share_of_device
 from omni.errors import UserError
 from omni.memory import Ledger, format_count, format_size, parse_size
 from omni.precision import best_precision, check_precision
@@ -40,6 +41,7 @@ class Plan:
         inference_weights: Parameters of all parts as inference loads them, in fp32.
         cache: Keys and values of one row as long as the context.
         gpu_memory: What there is; None if that was not told.
+        share: What each of several devices holds; None for one device.
     """
 
     stage: str
@@ -57,11 +59,21 @@ class Plan:
     inference_weights: int
     cache: int
     gpu_memory: int | None = None
+    share: DeviceShare | None = None
 
     @property
     def training(self) -> int:
         """Memory of training. No single moment needs more; most need less, as gradients replace activations."""
         return self.weights + self.gradients + self.optimizer_state + self.activations + self.workspace
+
+    @property
+    def per_device(self) -> int:
+        """Memory of training on each device; validation, which keeps no gradients, may be what needs most."""
+        share = self.share
+        if share is None:
+            return self.training
+        step = share.gradients + share.exchange + self.activations + self.workspace
+        return share.weights + share.optimizer_state + max(step, share.validation)
 
     @property
     def inference(self) -> int:
@@ -71,7 +83,7 @@ class Plan:
     @property
     def fits(self) -> bool | None:
         """Whether training fits `gpu_memory`; None if that was not told."""
-        return None if self.gpu_memory is None else self.training <= self.gpu_memory
+        return None if self.gpu_memory is None else self.per_device <= self.gpu_memory
 
 
 def run(argv: list[str]) -> Plan:
@@ -105,6 +117,8 @@ class _PlanCLI(Configuration):
     def add_arguments_to_parser(self, parser: Any) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--gpu_memory", type=str | None, default=None, help="Memory to fit, such as 12GB or 24GiB.")
+        parser.add_argument("--devices", type=int, default=1, help="Devices to plan for.")
+        parser.add_argument("--strategy", type=str, default="ddp", help="How they share: ddp or model_parallel.")
         # `ckpt_path` and whatever else `fit` takes and writes into a run's config.yaml; nothing here depends on it.
         parser.add_method_arguments(self.trainer_class, "fit", skip=self.subcommands()["fit"])
 
@@ -119,6 +133,8 @@ class _PlanCLI(Configuration):
                 precision=trainer["precision"] or best_precision(trainer["accelerator"]),
                 accumulating=trainer["accumulate_grad_batches"] > 1,
                 gpu_memory=gpu_memory,
+                devices=self.config["devices"],
+                strategy=self.config["strategy"],
             )
 
 
@@ -143,6 +159,8 @@ def measure(
     precision: str | int = "32-true",
     accumulating: bool = False,
     gpu_memory: int | None = None,
+    devices: int = 1,
+    strategy: str = "ddp",
 ) -> Plan:
     """Makes one training step and counts what it needs.
 
@@ -151,7 +169,9 @@ def measure(
         data: Arguments of its data module.
         precision: As the trainer's.
         accumulating: Whether gradients of earlier micro-batches lie beside a batch's activations.
-        gpu_memory: Bytes that there are.
+        gpu_memory: Bytes that there are, on each device.
+        devices: How many there are, each with a batch of its own.
+        strategy: How they share the work, `ddp` or `model_parallel`.
 
     Raises:
         UserError: If the precision cannot be planned, or `data` does not tell how large a batch is.
@@ -166,6 +186,11 @@ def measure(
     trained = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     if not trained:
         raise UserError("model.init_args.frozen names every part: nothing is left to train")
+    needed = _step(stage, batch, precision, passes=2 if accumulating else 1)
+    share = None
+    if devices != 1 or strategy != "ddp":
+        state = needed["optimizer_state"]
+        share = share_of_device(stage, strategy=strategy, devices=devices, optimizer_state=state)
     return Plan(
         stage=type(stage).__name__,
         batch={name: tuple(tensor.shape) for name, tensor in batch._asdict().items() if isinstance(tensor, Tensor)},
@@ -176,10 +201,11 @@ def measure(
         trained_parameters=sum(parameter.numel() for parameter in trained),
         weights=_bytes([*stage.parameters(), *stage.buffers()]),
         gradients=_bytes(trained),
-        **_step(stage, batch, precision, passes=2 if accumulating else 1),
+        **needed,
         inference_weights=inference_weights,
         cache=cache,
         gpu_memory=gpu_memory,
+        share=share,
     )
 
 
@@ -227,6 +253,22 @@ def _bytes(tensors: Any) -> int:
     return sum({tensor: tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 
+def _share_table(plan: Plan) -> dict[tuple[str, str], dict[str, str]]:
+    share = plan.share
+    if share is None:
+        return {}
+    rows = {
+        "weights": share.weights,
+        "gradients": share.gradients,
+        "optimizer state": share.optimizer_state,
+        "gathered and exchanged": share.exchange,
+        "activations, workspace": plan.activations + plan.workspace,
+        "gathered in validation": share.validation,
+        "total": plan.per_device,
+    }
+    return {("training, each device", "memory"): {name: format_size(size) for name, size in rows.items()}}
+
+
 def _report(plan: Plan, *, chosen: bool, told: str | None) -> str:
     """The plan as aligned tables."""
     frozen = plan.total_parameters - plan.trained_parameters
@@ -245,6 +287,7 @@ def _report(plan: Plan, *, chosen: bool, told: str | None) -> str:
             "workspace": format_size(plan.workspace),
             "total": format_size(plan.training),
         },
+        **_share_table(plan),
         ("inference, one row", "memory"): {
             "weights": format_size(plan.inference_weights),
             **({"KV cache": format_size(plan.cache)} if plan.cache else {}),
@@ -261,5 +304,5 @@ def _report(plan: Plan, *, chosen: bool, told: str | None) -> str:
         lines += [f"{name:<{width}}  {value:>12}" for name, value in rows.items()]
     if plan.fits is not None:
         answer = "yes" if plan.fits else "no"
-        lines += ["", f"fits {told}: {answer} (uses {format_size(plan.training)})"]
+        lines += ["", f"fits {told}: {answer} (uses {format_size(plan.per_device)})"]
     return "\n".join(lines)

@@ -86,7 +86,8 @@ MAY_IMPORT = {
     "sharding": {"distributed", "layers", "models"},
     "memory": set(),
     "configuration": {"training", "cli"},
-    "plan": {"configuration", "stages", "memory", "precision"},
+    "device_share": {"sharding"},
+    "plan": {"configuration", "device_share", "stages", "memory", "precision"},
     "chain": CORE
     | {
         *("configuration", "data", "memory", "assistant", "inference", "recognition", "classification", "synthesis"),

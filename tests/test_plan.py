@@ -319,6 +319,8 @@ def test_a_batch_must_be_told():
     ("args", "complaint"),
     [
         (["--gpu_memory=12"], "'12' is no amount of memory"),
+        (["--devices=0"], "0 devices by ddp cannot be planned"),
+        (["--devices=2", "--strategy=fsdp"], "2 devices by fsdp cannot be planned: give 1 or more, and ddp or"),
         (["--gpu_memory=12 apples"], "write a number and a unit"),
         (["--model.init_args.colour=red"], "'colour' is not accepted"),
         (["--colour=red"], "unrecognized arguments: --colour=red"),

@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_map
 
 import omni.sharding  # noqa: F401  before the ranks are forked
 from omni import checkpoint as checkpoints
+from omni.device_share import share_of_device
+from omni.distributed import local_share
 
 SHARDED = {"trainer__strategy": "model_parallel"}
 EXPERTS = {
@@ -78,6 +80,34 @@ def described(value):
     """Keys and shapes of what a checkpoint holds of weights and optimizers."""
     kept = {name: value[name] for name in ("state_dict", "optimizer_states", "parts")}
     return tree_map(lambda leaf: (leaf.dtype, leaf.shape) if isinstance(leaf, torch.Tensor) else None, kept)
+
+
+def local_bytes(tensors):
+    return sum(share.numel() * share.element_size() for share in map(local_share, tensors))
+
+
+def held(cli):
+    """Bytes of weights and of optimizer states that this process holds."""
+    states = [value for state in cli.trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
+    return local_bytes([*cli.model.parameters(), *cli.model.buffers()]), local_bytes(states)
+
+
+def test_the_plan_of_a_device_is_what_its_shards_take(fit):
+    odd = {"model__init_args__thinker__init_args__vocab_size": 289, "trainer__val_check_interval": 1}
+    options = {**STEPS, **odd, "trainer__max_steps": 1}
+    cli = fit(**options)
+    with Ranks(lambda rank: held(fit(**{**options, **TWO, **SHARDED})), results=True) as ranks:
+        first, second = ranks.results()
+    whole, state = held(cli)
+    share = share_of_device(cli.model, strategy="model_parallel", devices=2, optimizer_state=state)
+    assert share.weights == first[0]
+    assert share.optimizer_state == first[1]
+    assert whole / 2 < second[0] < first[0] < 0.6 * whole  # buffers are not split
+    blocks = [sum(p.numel() for p in block.parameters()) * 4 for block in cli.model.thinker.transformer.blocks]
+    outside = sum(p.numel() for p in cli.model.parameters()) * 4 - sum(blocks)
+    assert share.exchange == 2 * outside + 3 * blocks[0]
+    alone = share_of_device(cli.model, strategy="ddp", devices=2, optimizer_state=state)
+    assert (alone.weights, alone.optimizer_state, alone.exchange) == (whole, state, alone.gradients)
 
 
 class TestRefused:
