@@ -14,6 +14,9 @@ STRATEGIES = ("ddp", "model_parallel")
 class DeviceShare:
     """Memory of one device, in bytes, beside the activations and the workspace of its own batch.
 
+    The workspace is that of one device, an upper bound: where the optimizer's step makes it, as Muon's may, sharding
+    splits it too.
+
     Attributes:
         weights: Parameters and buffers that the device holds all the time.
         gradients: One for each trained parameter that it holds.
