@@ -74,6 +74,9 @@ VERBS = {
     "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
     "bench audio": Verb("omni.bench.audio:race", "Race the audio encoder against torchaudio's Conformer."),
     "bench vision": Verb("omni.bench.vision:race", "Race the vision encoder against torchvision's of the same size."),
+    "bench gpu": Verb(
+        "omni.bench.gpu:check", "Check a GPU: every stage, resuming, memory, MFU, decoding (has not run on a GPU yet)."
+    ),
     "bench speech": Verb("omni.bench.speech:race", "Time speaking, and race the codec against EnCodec and Mimi."),
 }
 PARSING_VERBS = ("plan",)  # they get the arguments as they are: what they take is what `fit` takes

@@ -93,7 +93,8 @@ MAY_IMPORT = {
         *("configuration", "data", "memory", "assistant", "inference", "recognition", "classification", "synthesis"),
         *("coding", "cli"),
     },
-    "bench": CORE | {"layers", "optimizers", "memory", "precision", "data", "synthesis"},
+    "bench": CORE
+    | {"layers", "optimizers", "memory", "precision", "data", "synthesis", "plan", "configuration", "training"},
     "cli": {
         *("training", "classification", "transcription", "narration", "coding", "wer", "data", "plan"),
         *("bench", "generating", "chat", "exam", "chain", "plot", "hub"),

@@ -1,0 +1,79 @@
+"""The check of a GPU, on a CPU at toy size: its rows, its files, failures that stay in their row, and its time."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from omni.bench import device_steps, gpu
+from omni.bench.gpu import Goal, Step, markdown, run
+from omni.cli import main
+
+TOY = ["bench", "gpu", "--size", "toy", "--device", "cpu", "--steps", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _few(workplace: Path, monkeypatch):
+    monkeypatch.setattr(device_steps, "WARM_UP", 1)
+
+
+def test_a_failing_step_is_reported_and_ends_no_other(monkeypatch, capsys):
+    def broken(**_):
+        raise RuntimeError("out of | luck\nand more")
+
+    monkeypatch.setattr(gpu, "resume", broken)
+    with pytest.raises(SystemExit) as end:
+        main([*TOY, "--stages", "thinker"])
+    assert end.value.code == 1
+    report = json.loads(Path("build/gpu.json").read_text(encoding="utf-8"))
+    rows = {row["name"]: row for row in report["rows"]}
+    assert [row["status"] for row in rows.values()] == ["ok", "failed", "ok", "ok", "ok", "ok"]
+    assert rows["fit, resume, resume on the CPU"]["error"] == "RuntimeError: out of | luck"
+    for precision in ("bf16-mixed", "16-mixed"):
+        trained = rows[f"thinker, {precision}"]
+        assert trained["figures"]["tokens_per_second"] > 0
+        assert trained["figures"]["planned_memory"] > 1e6
+        assert trained["met"] is None  # memory is not measured here
+    assert 0 < rows["MFU of a medium Thinker, 32k"]["figures"]["mfu"] < 1
+    assert rows["MFU of a medium Thinker, 32k"]["goal"] == "42% or more"
+    assert rows["decoding, medium, 1 row"]["figures"]["tokens_per_second"] > 0
+    table = Path("build/gpu.md").read_text(encoding="utf-8")
+    assert "not measured on a CPU" in table
+    assert "out of \\| luck" in table
+    assert table in capsys.readouterr().out
+
+
+def test_stage_e_trains_on_images_and_audio():
+    cpu = device_steps.torch.device("cpu")
+    found = device_steps.train("omni", size="toy", device=cpu, precision="bf16-mixed", compiled=False, steps=1)
+    assert found["tokens_per_second"] > 0
+
+
+def test_fit_resumes_and_its_checkpoint_is_read_on_the_cpu():
+    found = device_steps.resume(size="toy", device=device_steps.torch.device("cpu"))
+    assert found.keys() == {"first_loss", "resumed_loss", "cpu_loss"}
+
+
+def test_what_time_does_not_allow_is_named():
+    rows = run(iter([Step("one", partial(dict, mfu=0.5))]), minutes=0)
+    assert [row.status for row in rows] == ["skipped"]
+    assert "Skipped, as the time was used up: one." in markdown({}, rows)
+
+
+def test_goals_are_met_or_missed():
+    goals = [Goal("mfu", True, 0.5, "50 %"), Goal("mfu", False, 0.5, "below"), Goal("other", True, 1, "none"), None]
+    rows = run((Step(str(n), partial(dict, mfu=0.5), goal) for n, goal in enumerate(goals)), minutes=1)
+    assert [row.met for row in rows] == [True, False, None, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--size", "toy", "--stages", "thinker,robot"], "stages: robot is none of thinker"),
+        (["--size", "toy", "--steps", "0"], "steps is 0"),
+        (["--device", "cpu"], "there is no CUDA device: give --device cpu --size toy"),
+    ],
+)
+def test_mistakes_end_in_a_line(fails, options, complaint):
+    assert complaint in fails(main, ["bench", "gpu", *options])
