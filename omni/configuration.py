@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, Namespace
 
 from omni.cli import one_line
 from omni.errors import UserError
+from omni.shipped import find_configs
 from omni.training import OmniCLI
 
 
@@ -26,7 +27,7 @@ class Configuration(OmniCLI):
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
-        self._argv = list(argv)
+        self._argv = find_configs(argv)
         super().__init__(run=False)
 
     def parse_arguments(self, parser: Any, args: Any) -> None:

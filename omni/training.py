@@ -38,6 +38,7 @@ from omni.callbacks import AtomicCheckpointIO, StageCheckpoint, StepBar, Stopped
 from omni.errors import UserError
 from omni.precision import best_precision, check_precision
 from omni.rank_watch import RankWatch
+from omni.shipped import CONFIGS, find_configs
 from omni.stages.stage import Stage
 
 # What a user can do nothing about: Lightning's use of PyTorch, its advertisement, and a folder that is not empty
@@ -45,8 +46,6 @@ from omni.stages.stage import Stage
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-
-CONFIGS = Path(__file__).parents[1] / "configs"
 
 # What else of the trainer decides what becomes of the weights.
 _BUDGET = ("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches")
@@ -60,7 +59,7 @@ class OmniCLI(LightningCLI):
     def __init__(self, *, run: bool = True) -> None:
         base = CONFIGS / "base.yaml"
         if not base.is_file():
-            raise UserError(f"{base} is missing: run omni from its repository, installed with `pip install -e .`")
+            raise UserError(f"{base} is missing: install omni again, or run it from its repository")
         options: dict[str, Any] = {"default_config_files": [str(base)]}
         parsers = dict.fromkeys(self.subcommands(), options) if run else options
         super().__init__(
@@ -269,6 +268,7 @@ def run(argv: list[str]) -> OmniCLI:
         SystemExit: With 128 + the signal's number, if a signal ended the run; on several ranks, with the exit code of
             the rank that failed first, which has printed why.
     """
+    argv = find_configs(argv)
     # LightningCLI warns of arguments that are not the command line's, and DDP starts its other ranks with them.
     before, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:

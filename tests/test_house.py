@@ -17,6 +17,7 @@ CORE = {
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "shipped": set(),
     "distributed": set(),
     "predictions": set(),
     "rank_watch": set(),
@@ -82,19 +83,19 @@ MAY_IMPORT = {
     "hub": {"checkpoint", "model_card", "weights_folder"},
     "plot": {"cliffs", "curves", "curve_figures"},
     "callbacks": {"cliffs", "distributed", "precision", "predictions", "weights_folder"},
-    "training": {"stages", "data", "checkpoint", "callbacks", "precision", "rank_watch", "sharding", "cli"},
+    "training": {"shipped", "stages", "data", "checkpoint", "callbacks", "precision", "rank_watch", "sharding", "cli"},
     "sharding": {"distributed", "layers", "models"},
     "memory": set(),
-    "configuration": {"training", "cli"},
+    "configuration": {"training", "cli", "shipped"},
     "device_share": {"sharding"},
     "plan": {"configuration", "device_share", "stages", "memory", "precision"},
     "chain": CORE
     | {
         *("configuration", "data", "memory", "assistant", "inference", "recognition", "classification", "synthesis"),
-        *("coding", "cli"),
+        *("coding", "cli", "shipped"),
     },
     "bench": CORE
-    | {"layers", "optimizers", "memory", "precision", "data", "synthesis", "plan", "configuration", "training"},
+    | {"layers", "optimizers", "memory", "precision", "data", "synthesis", "plan", "configuration", "training", "shipped"},
     "cli": {
         *("training", "classification", "transcription", "narration", "coding", "wer", "data", "plan"),
         *("bench", "generating", "chat", "exam", "chain", "plot", "hub"),

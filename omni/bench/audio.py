@@ -23,8 +23,8 @@ from omni.data.speech.data import SpeechData
 from omni.errors import UserError
 from omni.models.audio_encoder import INNER_WEIGHT, AudioEncoder, AudioFeatures, Emissions
 from omni.optimizers import adamw, muon
+from omni.shipped import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = ("omni", "conformer")  # in the order of their turns
 _UNITS_A_SECOND = 15  # of random targets
 _CHECK = 20  # steps between two looks at the word error rate

@@ -19,11 +19,11 @@ from omni.bench.turns import seconds, take_turns
 from omni.errors import UserError
 from omni.models.codec import Codec
 from omni.models.talker import MAX_ADVANCE, Talker, gather
+from omni.shipped import CONFIGS
 from omni.speaking import SpeechSampling, choose_frame, speak_codes
 from omni.synthesis import GRIFFIN_LIM, Synthesizer, load_vocoder
 from omni.units import Characters
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 TEXT = "The small red star stands to the left of the large blue circle near the edge."
 VOCOS = "omni.models.vocoder.Vocos"
 _PACE = 15  # characters a second, as people read, that the untrained Talker moves on by

@@ -28,8 +28,8 @@ from omni.bench.turns import take_turns
 from omni.errors import UserError
 from omni.memory import format_size
 from omni.precision import best_precision
+from omni.shipped import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 # What the settings change in the documented tiny size.
 SETTINGS: dict[str, dict[str, Any]] = {"tiny-32k": {}, "tied-4k": {"vocab_size": 4096, "tied": True}}
 NAMES = ("omni", "hf")  # in the order of their turns

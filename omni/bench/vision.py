@@ -24,8 +24,8 @@ from omni.errors import UserError
 from omni.models.classifier import Classifier
 from omni.models.vision_encoder import VisionEncoder
 from omni.optimizers import adamw
+from omni.shipped import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 _CLASSES = 1000
 _PHOTOGRAPHS = 192  # of 320 × 240 pixels, as many as the pipelines' turns read
 

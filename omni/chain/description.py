@@ -11,6 +11,7 @@ import yaml
 
 from omni.configuration import Configuration, told
 from omni.errors import UserError
+from omni.shipped import find_config
 
 _CHAIN_KEYS = {"name", "stages"}
 _LINK_KEYS = {"config", "overrides", "after", "metric", "below", "above"}
@@ -98,6 +99,7 @@ def read_chain(path: Path) -> Chain:
         UserError: If a stage or a checkpoint that one begins with is missing, stages wait for each other in a circle,
             or a configuration is wrong.
     """
+    path = find_config(path)
     content = _read(path)
     stages = content["stages"]
     links = {}
