@@ -86,6 +86,10 @@ def drop_unused(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad = None
 
 
+# PyTorch's FSDP has learned it in 2.13: weights that only some ranks have a gradient of.
+TAKES_UNUSED = hasattr(FSDPModule, "set_reduce_scatter_unused_params")
+
+
 class ShardedStrategy(ModelParallelStrategy):
     """Lightning's `ModelParallelStrategy` for omni's stages: FSDP2 over all devices, and omni's ordinary checkpoints.
 

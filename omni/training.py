@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from jsonargparse import ArgumentError, Namespace
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -140,8 +141,13 @@ class OmniCLI(LightningCLI):
             )
         if self.model.compiled:
             raise UserError("trainer.strategy model_parallel does not compile: set model.init_args.compile to false")
-        from omni.sharding import ShardedStrategy  # half a second, for those who shard
+        from omni.sharding import TAKES_UNUSED, ShardedStrategy  # half a second, for those who shard
 
+        if self.model.has_unused_parameters and not TAKES_UNUSED:
+            raise UserError(
+                f"trainer.strategy model_parallel cannot train {stage} with PyTorch {torch.__version__}, whose FSDP "
+                "needs a gradient of every weight on every device: install PyTorch 2.13 or newer, or give ddp"
+            )
         return ShardedStrategy()
 
     def _let_parameters_be_unused(self, trainer: Trainer) -> None:

@@ -95,7 +95,18 @@ MAY_IMPORT = {
         *("coding", "cli", "shipped"),
     },
     "bench": CORE
-    | {"layers", "optimizers", "memory", "precision", "data", "synthesis", "plan", "configuration", "training", "shipped"},
+    | {
+        "layers",
+        "optimizers",
+        "memory",
+        "precision",
+        "data",
+        "synthesis",
+        "plan",
+        "configuration",
+        "training",
+        "shipped",
+    },
     "cli": {
         *("training", "classification", "transcription", "narration", "coding", "wer", "data", "plan"),
         *("bench", "generating", "chat", "exam", "chain", "plot", "hub"),

@@ -11,10 +11,10 @@ from test_ranks import STEPS, STILL, TWO, compare, media_apart, shares
 from test_training import RUN, same, weights
 from torch.utils._pytree import tree_map
 
-import omni.sharding  # noqa: F401  before the ranks are forked
 from omni import checkpoint as checkpoints
 from omni.device_share import share_of_device
 from omni.distributed import local_share
+from omni.sharding import TAKES_UNUSED  # before the ranks are forked, too
 
 SHARDED = {"trainer__strategy": "model_parallel"}
 EXPERTS = {
@@ -31,6 +31,7 @@ class TestTwoRanksEqualOne:
     def test_experts_by_muon(self, fit):
         compare(fit, {**STEPS, **STILL, **EXPERTS, "model__init_args__optimizer": "muon"}, each=SHARDED)
 
+    @pytest.mark.skipif(not TAKES_UNUSED, reason="this PyTorch shards no stage whose weights may go unused")
     def test_stage_e_with_a_rank_without_images_and_audio(self, fit_omni):  # noqa: F811
         compare(fit_omni, STEPS, media_apart, each=SHARDED)
 
@@ -130,6 +131,11 @@ class TestRefused:
         before = {path: path.read_bytes() for path in RUN.iterdir() if path.is_file()}
         assert message in fails(fit, **options)
         assert {path: path.read_bytes() for path in RUN.iterdir() if path.is_file()} == before
+
+    def test_stage_e_on_a_pytorch_that_needs_all_gradients(self, fit_omni, fails, monkeypatch):  # noqa: F811
+        monkeypatch.setattr("omni.sharding.TAKES_UNUSED", False)
+        message = fails(fit_omni, trainer__devices=2, **SHARDED)
+        assert "model_parallel cannot train OmniTuning with PyTorch" in message
 
     def test_another_model_parallel_strategy(self, fit, fails):
         message = fails(fit, trainer__strategy="lightning.pytorch.strategies.ModelParallelStrategy", trainer__devices=2)
