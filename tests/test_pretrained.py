@@ -275,6 +275,13 @@ def test_lora_on_the_head_is_trained_by_the_loss_of_what_it_says(models):
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in updates.values())
 
 
+@pytest.mark.filterwarnings("ignore:Model (with|has) .tie_word:UserWarning")  # the library's own doubts
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_lora_on_a_matrix_that_is_embedding_and_head_is_refused(models, target):
+    with pytest.raises(UserError, match=rf"lora_targets \['q_proj', '{target}'\]: .* one matrix as embedding and head"):
+        PretrainedThinker(source=models["qwen3"], lora_rank=2, lora_targets=["q_proj", target])
+
+
 def test_targets_that_match_nothing_are_told_with_those_there_are(models):
     with pytest.raises(UserError, match=r"lora_targets \['query'\] match nothing in .*it has: .*q_proj"):
         PretrainedThinker(source=models["qwen3"], lora_rank=2, lora_targets=["query"])

@@ -205,12 +205,27 @@ class PretrainedThinker(PretrainedPart):
                 f"model.init_args.thinker.init_args.lora_targets {wanted!r} match nothing in {self.source}; "
                 f"it has: {', '.join(names)}"
             ) from error
+        self._check_tied(wanted)
         for name, parameter in self.model.named_parameters():
             trained = "lora_" in name
             parameter.requires_grad_(trained)
             if trained:
                 parameter.data = parameter.data.float()
         vars(self)["_tuner"] = tuner  # not a child: the model is
+
+    def _check_tied(self, wanted: str | Sequence[str]) -> None:
+        """Refuses updates of a matrix that is both embedding and head: merged, an update of one would change the other.
+
+        Raises:
+            UserError: If there are such.
+        """
+        embedding, head = self._embedding, self._head
+        updated = any("lora_" in name for module in (embedding, head) for name, _ in module.named_parameters())
+        if updated and embedding.weight is head.weight:
+            raise UserError(
+                f"model.init_args.thinker.init_args.lora_targets {wanted!r}: {self.source} has one matrix as embedding "
+                "and head, which LoRA cannot update in one of the two places: leave them out"
+            )
 
     def merge_lora(self) -> None:
         """Adds the updates to the weights and forgets them; what it says stays the same."""
