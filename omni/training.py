@@ -4,6 +4,7 @@ This is the only file that knows LightningCLI.
 """
 
 import hashlib
+import importlib
 import logging
 import sys
 import traceback
@@ -48,8 +49,12 @@ warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
+_TRAINED = ("model", "data", "init_from", "seed_everything")
 # What else of the trainer decides what becomes of the weights.
-_BUDGET = ("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches")
+_BUDGET = (
+    *("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "limit_train_batches", "overfit_batches"),
+    *("gradient_clip_val", "gradient_clip_algorithm"),
+)
 
 
 class OmniCLI(LightningCLI):
@@ -251,19 +256,43 @@ class OmniCLI(LightningCLI):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what is trained on what, and for how long: wherever the repository lies, on whatever device."""
-        parts = [self._get(self.config, key) for key in ("model", "data", "init_from", "seed_everything")]
-        trainer = self._get(self.config, "trainer")
-        return hashlib.sha256(repr(_plain([*parts, [trainer[key] for key in _BUDGET]])).encode()).hexdigest()
+        """See `config_fingerprint`."""
+        return config_fingerprint({key: self._get(self.config, key) for key in (*_TRAINED, "trainer")})
+
+
+def config_fingerprint(config: Mapping[str, Any]) -> str:
+    """A hash, in hex, of what is trained on what, and for how long: wherever the repository lies, on whatever device.
+
+    Arguments that a stage, a data module or a part names in `no_effect`, such as `num_workers`, are not in it.
+
+    Args:
+        config: `model`, `data`, `init_from`, `seed_everything` and `trainer`.
+    """
+    trained = [config[key] for key in _TRAINED]
+    return hashlib.sha256(repr(_plain([*trained, [config["trainer"][key] for key in _BUDGET]])).encode()).hexdigest()
 
 
 def _plain(config: Any) -> Any:
-    """A configuration without the files that it was read from."""
+    """A configuration without the files that it was read from, and without what has no effect."""
     if isinstance(config, Namespace):
         config = vars(config)
     if isinstance(config, Mapping):
+        if "class_path" in config:
+            arguments = config.get("init_args") or {}
+            arguments = vars(arguments) if isinstance(arguments, Namespace) else arguments
+            left_out = _without_effect(config["class_path"], arguments)
+            config = {**config, "init_args": {key: each for key, each in arguments.items() if key not in left_out}}
         return {key: _plain(value) for key, value in sorted(config.items()) if key != "__path__"}
     return [_plain(value) for value in config] if isinstance(config, list | tuple) else config
+
+
+def _without_effect(class_path: str, arguments: Mapping[str, Any]) -> set[str]:
+    """The arguments of a class that change nothing that is trained."""
+    module, _, name = class_path.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    names = {each for base in kind.__mro__ for each in vars(base).get("no_effect", ())}
+    streams = getattr(kind, "only_of_streams", frozenset())
+    return names - streams if arguments.get("streaming") else names | streams
 
 
 def run(argv: list[str]) -> OmniCLI:

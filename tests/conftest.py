@@ -216,9 +216,13 @@ def fit_audio(speech: Path) -> Callable[..., Any]:
     """Runs `omni fit` on the stage-B configuration at toy size on tones; arguments as of `fit`."""
     from omni.cli import main
 
-    def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        return main([verb, "--config", str(CONFIGS / "audio.yaml"), *arguments(TOY_SPEECH, overrides), *extra])
+    def argv(verb: str = "fit", *extra: str, **overrides: object) -> list[str]:
+        return [verb, "--config", str(CONFIGS / "audio.yaml"), *arguments(TOY_SPEECH, overrides), *extra]
 
+    def run(*given: str, **overrides: object) -> Any:
+        return main(argv(*given, **overrides))
+
+    run.argv = argv  # of the same run in another process
     return run
 
 

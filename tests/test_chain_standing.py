@@ -50,6 +50,9 @@ class TestStanding:
         assert self.find(**{"model.init_args.lr": 2e-3}).reason == "its configuration has changed"
         assert self.find(**{"trainer.max_steps": 12}).reason == "its configuration has changed"
         assert self.find(**{"trainer.log_every_n_steps": 2}).state == "done"
+        assert self.find(**{"data.init_args.num_workers": 1, "data.init_args.cache_dir": "elsewhere"}).state == "done"
+        assert self.find(**{"model.init_args.sample_tokens": 3, "model.init_args.compile": True}).state == "done"
+        assert self.find(**{"trainer.gradient_clip_algorithm": "value"}).reason == "its configuration has changed"
 
     def test_other_data(self, chain):
         with Path("corpus.txt").open("a") as file:

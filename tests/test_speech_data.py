@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +17,8 @@ from lightning import Callback
 
 from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.data import SpeechData
-from omni.data.speech.features import FeatureFile
+from omni.data.speech.features import MARGIN, FeatureFile, mel_of
+from omni.data.speech.rows import Row
 from omni.errors import UserError
 from omni.media.audio import SILENCE, LogMel, read_audio
 
@@ -283,3 +287,46 @@ def test_waveforms_come_where_they_are_asked_for(speech):
             assert (next(iter(loader)).audio is not None) == there
     with pytest.raises(UserError, match="waveforms must fit their spectrograms"):
         make(speech, audio="all", augmentation=Augmentation(tempo=0.1))
+
+
+def test_two_runs_that_begin_at_once_with_an_empty_cache_train_on_the_right_rows(fit_audio, speech, monkeypatch):
+    """The second begins to fill when the first, a process of its own, has written some rows."""
+    cache, both = speech / "cache", speech / "both"
+    options = {
+        "data__init_args__cache_features": True,
+        "data__init_args__cache_dir": str(cache),
+        "trainer__max_steps": 2,
+    }
+    program = f"""
+import sys, time
+from pathlib import Path
+from omni.cli import main
+from omni.data.speech.rows import Row
+
+def slow(self, read=Row.read, rows=[]):
+    rows.append(self)
+    while len(rows) > 5 and not Path({str(both)!r}).exists():
+        time.sleep(0.01)
+    time.sleep(0.02)
+    return read(self)
+
+Row.read = slow
+main(sys.argv[1:])
+"""
+    argv = fit_audio.argv(**options, trainer__logger__init_args__name="other")
+    write, read = FeatureFile.write, Row.read
+    monkeypatch.setattr(Row, "read", lambda self: time.sleep(0.02) or read(self))
+    monkeypatch.setattr(FeatureFile, "write", lambda self, *args, **more: both.touch() or write(self, *args, **more))
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", program, *argv], stdout=subprocess.PIPE) as other:
+        for _ in range(600):
+            if any(path.stat().st_size >= 5 * 8 for path in cache.glob("*.frames")) or other.poll() is not None:
+                break
+            time.sleep(0.1)
+        cli = fit_audio(**options)
+        assert other.wait(120) == 0
+    assert Path("lightning_logs/other/last.ckpt").is_file()
+    for split, data in cli.datamodule._rows.items():
+        assert data.features is not None
+        for number, row in enumerate(data.rows):
+            expected = mel_of(data.log_mel, read(row), MARGIN, MARGIN)
+            torch.testing.assert_close(data.features.read(data.numbers[number]), expected, msg=f"{split} {number}")

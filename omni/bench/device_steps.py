@@ -21,10 +21,10 @@ from omni.models.thinker import Thinker
 from omni.optimizers import muon
 from omni.plan import fake_tensors, measure
 from omni.precision import measure_peak_tflops
+from omni.shipped import CONFIGS
 from omni.tokenizer import AUDIO, IMAGE
 from omni.training import run as fit
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 STAGES = ("thinker", "audio", "vision", "codec", "talker", "vocoder", "omni")
 WARM_UP = 3  # steps that do not count: kernels are chosen, and with `compile` made
 PROMPT = 16  # tokens before those that are decoded

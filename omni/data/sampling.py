@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import lightning as L
 import numpy as np
@@ -154,6 +154,9 @@ class ResumableData(L.LightningDataModule, ABC):
         num_workers: Processes that load batches; 0: the training process does.
         seed: Of the shuffling.
     """
+
+    no_effect: ClassVar[frozenset[str]] = frozenset({"test", "num_workers", "cache_dir"})
+    """Constructor arguments that change neither what is trained on nor what is validated. Subclasses add theirs."""
 
     def __init__(self, *, num_workers: int, seed: int):
         super().__init__()

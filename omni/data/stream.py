@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, Protocol, final
+from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
 import torch
@@ -209,6 +209,9 @@ class StreamableData(ResumableData, ABC):
         num_workers: Processes that load batches; 0: the training process does.
         seed: Of the shuffling.
     """
+
+    only_of_streams: ClassVar[frozenset[str]] = frozenset({"num_workers", "shuffle_buffer"})
+    """Constructor arguments that decide in which order a stream comes, and otherwise nothing."""
 
     def __init__(self, *, streaming: bool, num_workers: int, seed: int):
         super().__init__(num_workers=num_workers, seed=seed)

@@ -69,6 +69,8 @@ class TextData(StreamableData):
 
     tokenizer: Tokenizer
 
+    no_effect = frozenset({"val_batch_size"})
+
     def __init__(
         self,
         train: str | list[str],

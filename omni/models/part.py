@@ -1,7 +1,7 @@
 """What every exchangeable part of the model shares: it knows how it was made."""
 
 import inspect
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
@@ -12,6 +12,9 @@ class Part(nn.Module):
     Nothing has to be called or passed on for this: a part built by the command, in a notebook or inside another part
     is recorded alike.
     """
+
+    no_effect: ClassVar[frozenset[str]] = frozenset({"gradient_checkpointing"})
+    """Constructor arguments that change no output: memory against time."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)

@@ -41,6 +41,8 @@ class SpeechRecognition(Stage):
 
     hears = True
 
+    no_effect = frozenset({"samples"})
+
     def __init__(
         self,
         audio_encoder: AudioEncoder,

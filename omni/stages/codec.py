@@ -53,6 +53,8 @@ class CodecTraining(Stage):
     mel_sums: Tensor
     mel_squares: Tensor
 
+    no_effect = frozenset({"samples"})
+
     def __init__(
         self,
         codec: Codec,

@@ -82,6 +82,8 @@ class OmniTuning(Stage):
         kwargs: See `Stage`.
     """
 
+    no_effect = frozenset({"feature_cache", "blank_controls", "samples"})
+
     def __init__(
         self,
         thinker: Thinker | PretrainedThinker,

@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
@@ -45,6 +45,9 @@ class Stage(LightningModule, ABC):
         compile: Whether Transformers are compiled by `torch.compile`: half a minute first, faster steps then. It needs
             a C++ compiler, on a GPU a C compiler.
     """
+
+    no_effect: ClassVar[frozenset[str]] = frozenset({"compile"})
+    """Constructor arguments that change neither the weights nor which of them are best. Subclasses add theirs."""
 
     def __init__(
         self,

@@ -64,6 +64,8 @@ class TalkerTraining(Stage):
 
     hears = True
 
+    no_effect = frozenset({"shown"})
+
     def __init__(
         self,
         talker: Talker,

@@ -35,6 +35,8 @@ class ThinkerPretraining(Stage):
 
     sharded_parts = ("thinker",)
 
+    no_effect = frozenset({"sample_prompts", "sample_tokens"})
+
     def __init__(
         self,
         thinker: Thinker,

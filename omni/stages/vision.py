@@ -47,6 +47,8 @@ class VisionPretraining(Stage):
         kwargs: See `Stage`.
     """
 
+    no_effect = frozenset({"samples"})
+
     def __init__(
         self,
         vision_encoder: VisionEncoder,

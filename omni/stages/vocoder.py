@@ -84,6 +84,8 @@ class VocoderTraining(Stage):
 
     hears = True
 
+    no_effect = frozenset({"samples"})
+
     def __init__(
         self,
         vocoder: Vocos,

@@ -74,6 +74,8 @@ class CodesData(ResumableData):
     tokenizer: Units
     speakers: list[str]
 
+    no_effect = frozenset({"device"})
+
     def __init__(
         self,
         train: str | list[str],

@@ -85,6 +85,8 @@ class ImageData(StreamableData):
     tokenizer: Tokenizer
     attributes: tuple[Attribute, ...]
 
+    no_effect = frozenset({"download", "memory_gb"})
+
     def __init__(
         self,
         train: str | list[str],

@@ -75,6 +75,8 @@ class SpeechData(StreamableData):
 
     tokenizer: Units
 
+    no_effect = frozenset({"cache_features"})
+
     def __init__(
         self,
         train: str | list[str],
