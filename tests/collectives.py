@@ -95,9 +95,8 @@ def last(ranks: int) -> str:
     lines = []
     for rank in range(ranks):
         calls = _read(rank)
-        lines.append(
-            f"rank {rank} has made {len(calls)} collectives" + (f", last {': '.join(calls[-1])}" * bool(calls))
-        )
+        latest = f", last {': '.join(calls[-1])}" if calls else ""
+        lines.append(f"rank {rank} has made {len(calls)} collectives{latest}")
     return "\n".join(lines)
 
 

@@ -118,10 +118,6 @@ FAULTS = {
     "no text": (lambda: row(save("a.wav", voice(1, 50)), ""), {"no text": "its text is empty"}),
     "marks only": (lambda: row(save("a.wav", voice(1, 50)), "?!"), {"no text": "nothing is left of '?!'"}),
     "strange letters": (lambda: row(save("a.wav", voice(1, 50)), "thé you 漢"), {"outside vocabulary": "é 漢"}),
-    "a number too long": (
-        lambda: row(save("a.wav", voice(1, 50)), "7" * 40),
-        {"outside vocabulary": "cannot be spelled out"},
-    ),
     "too much text": (
         lambda: row(save("a.wav", voice(1, 50)), LONG),
         {"infeasible": "65 sub-frames are needed for", "odd speed": "64.0 characters a second"},

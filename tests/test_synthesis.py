@@ -134,7 +134,7 @@ def test_voices_go_by_number_or_name():
         ("Abc. Hello.", {}, "never read e h l o"),
         ("привет", {}, "never read"),
         ("日本。", {}, "never read"),
-        ("9" * 10_000, {}, "10000 digits cannot be spelled out"),
+        ("9" * 10_000, {}, "cannot be spoken: the Talker has never read e h i l m n o r s t"),
         ("abc", {"speaker": 3}, "no speaker 3: the Talker has 0 to 2"),
         ("abc", {"speaker": -1}, "no speaker -1"),
         ("abc", {"speaker": "w"}, "no speaker 'w': the Talker has 3, such as x, y, z"),
