@@ -44,12 +44,14 @@ def test_a_failing_step_is_reported_and_ends_no_other(monkeypatch, capsys):
     assert table in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_stage_e_trains_on_images_and_audio():
     cpu = device_steps.torch.device("cpu")
     found = device_steps.train("omni", size="toy", device=cpu, precision="bf16-mixed", compiled=False, steps=1)
     assert found["tokens_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_fit_resumes_and_its_checkpoint_is_read_on_the_cpu():
     found = device_steps.resume(size="toy", device=device_steps.torch.device("cpu"))
     assert found.keys() == {"first_loss", "resumed_loss", "cpu_loss"}

@@ -35,20 +35,16 @@ from omni.speaking import SpeechSampling
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """What became of each check on the pretended device."""
-    command = [sys.executable, "pretended_device.py", str(tmp_path_factory.mktemp("pretended"))]
+def test_on_a_device_nothing_is_elsewhere_and_nothing_waits(tmp_path: Path):
+    """All checks on the pretended device, in one process of its own; one test, so that one worker starts it."""
+    command = [sys.executable, "pretended_device.py", str(tmp_path)]
     path = {"PYTHONPATH": str(HERE.parent)}
     run = subprocess.run(command, cwd=HERE, env={**os.environ, **path}, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_on_a_device_nothing_is_elsewhere_and_nothing_waits(check: str, outcomes: dict[str, str | None]):
-    if outcomes[check] is not None:
-        pytest.fail(outcomes[check], pytrace=False)
+    outcomes: dict[str, str | None] = json.loads(run.stdout.splitlines()[-1])
+    assert outcomes.keys() == set(CHECKS)
+    if failed := [f"{check}: {outcome}" for check, outcome in outcomes.items() if outcome is not None]:
+        pytest.fail("\n".join(failed), pytrace=False)
 
 
 # ---------------------------------------------------------------- fp16
