@@ -18,6 +18,7 @@ def _few(workplace: Path, monkeypatch):
     monkeypatch.setattr(device_steps, "WARM_UP", 1)
 
 
+@pytest.mark.slow
 def test_a_failing_step_is_reported_and_ends_no_other(monkeypatch, capsys):
     def broken(**_):
         raise RuntimeError("out of | luck\nand more")
