@@ -145,7 +145,7 @@ def start_random_numbers(*, rank: int) -> None:
 
 
 def resume_random_numbers(rng: Mapping[str, Any], device: torch.device, *, step: int) -> str | None:
-    """Restores the random numbers of each rank from a checkpoint; seeds them anew if it is not of as many ranks.
+    """Restores the random numbers of each rank from a checkpoint; draws new seeds if the number of ranks differs.
 
     Args:
         rng: The checkpoint's `rng`: `ranks`, a list of states in the order of the ranks. Before there was that, it held

@@ -73,7 +73,7 @@ def test_goals_are_met_or_missed():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--size", "toy", "--stages", "thinker,robot"], "stages: robot is none of thinker"),
+        (["--size", "toy", "--stages", "thinker,robot"], "stages: robot is not one of thinker"),
         (["--size", "toy", "--steps", "0"], "steps is 0"),
         (["--device", "cpu"], "there is no CUDA device: give --device cpu --size toy"),
     ],

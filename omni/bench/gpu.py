@@ -91,13 +91,13 @@ def check(
         size: tiny: the documented tiny size, and medium and large Thinkers; toy: small ones, for a CPU.
         device: cuda, cpu, or auto for a GPU where there is one.
         stages: Which are trained; several with commas between.
-        minutes: No step begins after so many; those left out are named.
+        minutes: Time limit, in minutes, after which no step starts; skipped steps are named.
         steps: Training steps that are timed, after three that are not.
         out: Folder of gpu.json and gpu.md.
     """
     names = [name.strip() for name in stages.split(",") if name.strip()]
     if unknown := [name for name in names if name not in STAGES]:
-        raise UserError(f"stages: {', '.join(unknown)} is none of {', '.join(STAGES)}")
+        raise UserError(f"stages: {', '.join(unknown)} is not one of {', '.join(STAGES)}")
     if steps < 1:
         raise UserError(f"steps is {steps}: it must be 1 or more")
     if device == "cuda" and not torch.cuda.is_available():
@@ -148,7 +148,7 @@ def run(steps: Iterator[Step], *, minutes: float) -> list[Row]:
 
     Args:
         steps: What to measure.
-        minutes: No step begins after so many.
+        minutes: Time limit, in minutes, after which no step starts.
     """
     begun, rows = time.monotonic(), []
     for step in steps:

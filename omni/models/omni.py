@@ -161,7 +161,7 @@ def gradients_of(encoder: Any) -> torch.set_grad_enabled:
 def _without_gradient(tokens: Tensor, dropped: Tensor, stack: int) -> Tensor:
     """Tokens (batch, tokens, dim), held where all of their frames are dropped, (batch, frames): such are zeros.
 
-    Nothing is learned from zeros, but each norm behind them multiplies the gradient by 1,000.
+    Nothing is learned from zeros, but each norm after them multiplies the gradient by 1,000.
     """
     groups = nn.functional.pad(dropped, (0, -dropped.shape[1] % stack), value=True).unflatten(1, (-1, stack))
     return torch.where(groups.all(-1)[..., None], tokens.detach(), tokens)
