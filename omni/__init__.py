@@ -4,20 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omni.assistant import Assistant as Assistant
-    from omni.classification import classify as classify
-    from omni.inference import load as load
-    from omni.recognition import transcribe as transcribe
-    from omni.synthesis import load_synthesizer as load_synthesizer
-    from omni.synthesis import speak as speak
+    from omni.inference.assistant import Assistant as Assistant
+    from omni.inference.classifier import classify as classify
+    from omni.inference.recognizer import transcribe as transcribe
+    from omni.inference.synthesizer import load_synthesizer as load_synthesizer
+    from omni.inference.synthesizer import speak as speak
+    from omni.inference.text import load as load
 
 _HOMES = {
-    "Assistant": "assistant",
-    "classify": "classification",
-    "load": "inference",
-    "load_synthesizer": "synthesis",
-    "speak": "synthesis",
-    "transcribe": "recognition",
+    "Assistant": "inference.assistant",
+    "classify": "inference.classifier",
+    "load": "inference.text",
+    "load_synthesizer": "inference.synthesizer",
+    "speak": "inference.synthesizer",
+    "transcribe": "inference.recognizer",
 }
 __all__ = ["Assistant", "classify", "load", "load_synthesizer", "speak", "transcribe"]
 

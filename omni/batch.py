@@ -38,7 +38,7 @@ class SpeechBatch(NamedTuple):
     Attributes:
         mels: (batch, mel frames, num_mels), float32, from `omni.media.audio.LogMel`; silence behind each row's end.
         mel_lengths: (batch,), int64: mel frames of each row.
-        targets: (batch, units), int64: the units of the text, `omni.units.BLANK` behind each row's end.
+        targets: (batch, units), int64: the units of the text, `omni.text.ctc_vocabulary.BLANK` behind each row's end.
         target_lengths: (batch,), int64: units of each row.
         rows: (batch,), int64. Numbers of the rows in their data set.
         seconds: Of audio in the batch, padding left out.
@@ -102,7 +102,7 @@ class CodesBatch(NamedTuple):
     """Texts and the codec frames in which they are spoken.
 
     Attributes:
-        text: (batch, characters), int64: units of what is said, `omni.units.BLANK` behind each row's end.
+        text: (batch, characters), int64: units of what is said, `omni.text.ctc_vocabulary.BLANK` behind each row's end.
         text_lengths: (batch,), int64: characters of each row.
         codes: (batch, frames, codebooks), int64; `IGNORE` behind each row's end.
         advances: (batch, frames), int64: by how many characters the place in the text moves on behind each frame: from
@@ -154,7 +154,7 @@ class ConversationBatch(NamedTuple):
     Attributes:
         tokens: (batch, time), int64: with a placeholder for each feature of a medium; `PAD` behind each row's end.
         targets: (batch, time), int64: the token that follows each position where it is the assistant's, else `IGNORE`.
-        positions: (3, batch, time), fp32: in time, height and width (see `omni.layout`).
+        positions: (3, batch, time), fp32: in time, height and width (see `omni.text.media_positions`).
         rows: (batch,), int64. Numbers of the rows in their data set.
         num_tokens: Of all rows, padding left out.
         images: (images, 3, height, width), fp32, pixels from 0 to 1, in the order of their placeholders; video frames

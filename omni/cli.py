@@ -1,13 +1,12 @@
 """The command `omni`: one table of verbs."""
 
 import os
-import re
 import sys
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from omni.errors import UserError
+from omni.errors import UserError, one_line
 
 # The trainer verbs go to LightningCLI, all others to jsonargparse.
 TRAINER_VERBS = {
@@ -37,40 +36,48 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "train": Verb("omni.chain.train:train", "Train all stages of a chain: omni train configs/chain.yaml", ("chain",)),
+    "train": Verb(
+        "omni.commands.train:train", "Train all stages of a chain: omni train configs/chain.yaml", ("chain",)
+    ),
     "generate": Verb(
-        "omni.generating:generate",
+        "omni.commands.generate:generate",
         "Continue a text with a Thinker, or answer about text, images and sound.",
         lists=("image", "audio", "video"),
     ),
-    "chat": Verb("omni.chat:chat", "Converse about text, images and sound, in the terminal."),
-    "transcribe": Verb("omni.transcription:transcribe_files", "Write down what is said in audio files.", ("files+",)),
-    "classify": Verb("omni.classification:classify_files", "Tell what is in images.", ("images+",), ("labels",)),
-    "speak": Verb("omni.narration:speak_texts", "Say texts with a trained Talker.", ("text?",), flags=("stream",)),
-    "codec encode": Verb("omni.coding:encode_files", "Write speech as the codes of a trained codec.", ("files+",)),
-    "codec decode": Verb("omni.coding:decode_files", "Make sound of codes.", ("files+",)),
-    "data world": Verb("omni.data.world:write", "Write the embedded data set, the world."),
-    "data tokenizer": Verb("omni.data.vocabulary:train_tokenizer", "Train a tokenizer on text."),
-    "data prepare": Verb("omni.data.prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")),
-    "data check": Verb("omni.data.check:check", "Look for what would hurt training.", ("manifests+",)),
+    "chat": Verb("omni.commands.chat:chat", "Converse about text, images and sound, in the terminal."),
+    "transcribe": Verb(
+        "omni.commands.transcribe:transcribe_files", "Write down what is said in audio files.", ("files+",)
+    ),
+    "classify": Verb("omni.commands.classify:classify_files", "Tell what is in images.", ("images+",), ("labels",)),
+    "speak": Verb("omni.commands.speak:speak_texts", "Say texts with a trained Talker.", ("text?",), flags=("stream",)),
+    "codec encode": Verb(
+        "omni.commands.codec:encode_files", "Write speech as the codes of a trained codec.", ("files+",)
+    ),
+    "codec decode": Verb("omni.commands.codec:decode_files", "Make sound of codes.", ("files+",)),
+    "data world": Verb("omni.synthetic:write", "Write the embedded data set, the world."),
+    "data tokenizer": Verb("omni.commands.data_tokenizer:train_tokenizer", "Train a tokenizer on text."),
+    "data prepare": Verb(
+        "omni.commands.data_prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")
+    ),
+    "data check": Verb("omni.commands.data_check:check", "Look for what would hurt training.", ("manifests+",)),
     "eval wer": Verb(
-        "omni.wer:evaluate",
+        "omni.commands.eval_wer:evaluate",
         "Count word errors, by speaker and length, or compare systems.",
         (),
         ("other",),
         ("repetition_guard",),
     ),
     "eval omni": Verb(
-        "omni.exam:examine",
+        "omni.commands.eval_omni:examine",
         "Count right answers to conversations by task, and with images and audio blanked.",
         lists=("data",),
     ),
     "hub push": Verb(
-        "omni.hub:push", "Publish a trained model on the Hub.", ("checkpoint", "repository"), flags=("public",)
+        "omni.commands.hub:push", "Publish a trained model on the Hub.", ("checkpoint", "repository"), flags=("public",)
     ),
-    "hub pull": Verb("omni.hub:pull", "Fetch a published model.", ("repository",)),
-    "plot": Verb("omni.plot:plot_runs", "Draw the curves of one or several runs.", ("runs+",), ("metrics",)),
-    "plan": Verb("omni.plan:run", "Count a configuration's parameters and memory before training it."),
+    "hub pull": Verb("omni.commands.hub:pull", "Fetch a published model.", ("repository",)),
+    "plot": Verb("omni.commands.plot:plot_runs", "Draw the curves of one or several runs.", ("runs+",), ("metrics",)),
+    "plan": Verb("omni.commands.plan:run", "Count a configuration's parameters and memory before training it."),
     "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
     "bench audio": Verb("omni.bench.audio:race", "Race the audio encoder against torchaudio's Conformer."),
     "bench vision": Verb("omni.bench.vision:race", "Race the vision encoder against torchvision's of the same size."),
@@ -117,7 +124,7 @@ def _dispatch(argv: list[str]) -> Any:
         print(f"omni {version('omni')}")
         return None
     if argv[0] in TRAINER_VERBS:
-        from omni.training import run
+        from omni.training.lightning_cli import run
 
         return run(argv)
     for words in (2, 1):
@@ -171,22 +178,6 @@ def _add_arguments(parser: Any, function: Any, verb: Verb) -> None:
         parser.add_argument(f"--{name}", nargs="+", type=item, default=None, help=help_of.get(name))
     skip = {*verb.lists, *verb.flags, *(name.rstrip("+?") for name in verb.positionals)}
     parser.add_function_arguments(function, skip=skip, as_group=False)
-
-
-def one_line(error: BaseException) -> str:
-    """What jsonargparse complains of, as one line: the innermost problem behind the keys that lead to it."""
-    lines = [line.strip(" -") for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not _NOISE.match(line)]
-    message = " ".join([line for line in lines if not _OTHER_CLASS.match(line)] or lines)
-    message = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", message)
-    return re.sub(r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':", r"\1:", message)
-
-
-# What every failed choice between types adds, and says nothing of the one that was meant.
-_NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value")
-
-# Said of each class that was not meant, where a part may be of several; more than noise where nothing else is said.
-_OTHER_CLASS = re.compile(r"Import path [\w.]+ does not correspond to a subclass of \w+$")
 
 
 def _help() -> str:

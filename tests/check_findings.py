@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omni.data.check import check
+from omni.commands.data_check import check
 
 
 def findings(capsys: Any, *manifests: str, **options: Any) -> dict[str, list[tuple[str, str]]]:

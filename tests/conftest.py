@@ -84,16 +84,18 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def fp32(monkeypatch: pytest.MonkeyPatch):
     """What is chosen by the machine is fp32 on every one; what is about bf16 asks for it."""
-    for module in ("precision", "optimizers"):
+    for module in ("optim.precision", "optim.optimizers"):
         monkeypatch.setattr(f"omni.{module}.multiplies_bf16", lambda device: False)
 
 
 @pytest.fixture(autouse=True)
 def short_peak(monkeypatch: pytest.MonkeyPatch):
     """The device's peak, measured at the start of every run in the process, takes 0.01 s of it, not 0.3."""
-    from omni.precision import measure_peak_tflops
+    from omni.optim.precision import measure_peak_tflops
 
-    monkeypatch.setattr("omni.callbacks.measure_peak_tflops", partial(measure_peak_tflops, size=256, seconds=0.01))
+    monkeypatch.setattr(
+        "omni.training.callbacks.measure_peak_tflops", partial(measure_peak_tflops, size=256, seconds=0.01)
+    )
 
 
 @pytest.fixture
@@ -361,7 +363,7 @@ def words(workplace: Path) -> dict[str, str]:
     """`words.jsonl`: words of one to five tones by two speakers; and checkpoints `codec` and `recognizer` for them."""
     from toy_speech import ToneCodec, ToneEncoder, save
 
-    from omni.units import Characters
+    from omni.text.ctc_vocabulary import Characters
 
     rng, rows = random.Random(0), []
     for number in range(40):

@@ -26,13 +26,13 @@ from toy_omni import toy_omni
 from toy_stages import HEARING, STAGES, UNITS, Toy, toy
 from toy_voice import codec_of, talker_of
 
-from omni.generation import Sampling, generate
+from omni.decoding.sampling import Sampling, generate
+from omni.decoding.talker import speak
+from omni.inference.recognizer import Recognizer
 from omni.media.griffin_lim import GriffinLim
-from omni.memory import FAKES
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.vocoder import Vocos
-from omni.recognition import Recognizer
-from omni.speaking import speak
+from omni.training.memory import FAKES
 
 NAME = "pretended"
 SAMPLINGS = {
@@ -41,7 +41,7 @@ SAMPLINGS = {
     "few": Sampling(top_k=5),
     "likely": Sampling(top_p=0.8),
 }
-WAITS = {"audio": ["aten::_ctc_loss.Tensor"]}  # see `omni.ctc.ctc_nll`
+WAITS = {"audio": ["aten::_ctc_loss.Tensor"]}  # see `omni.decoding.ctc.ctc_nll`
 
 
 class _Backend:

@@ -6,12 +6,12 @@ import pytest
 from any_text import HARD, random_texts
 
 from omni.errors import UserError
-from omni.normalization import TextNormalization, WhisperNormalization
-from omni.repetition import unlooped
-from omni.sentences import Clauses, pieces
-from omni.speaking import breaths
-from omni.units import Characters
-from omni.word_errors import Row, aligned, bootstrap, count_errors, worst_rows
+from omni.evaluation.repetition import unlooped
+from omni.evaluation.word_errors import Row, aligned, bootstrap, count_errors, worst_rows
+from omni.text.ctc_vocabulary import Characters
+from omni.text.normalization import TextNormalization, WhisperNormalization
+from omni.text.sentences import Clauses, pieces
+from omni.text.spelling import breaths
 
 TEXTS = HARD + random_texts(60)
 AS_IT_IS = TextNormalization(case="keep", punctuation="keep", digits="keep")

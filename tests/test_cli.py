@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from omni import checkpoint as checkpoints
+from omni.checkpoints import checkpoint as checkpoints
 from omni.cli import TRAINER_VERBS, VERBS, main
-from omni.tokenizer import ByteTokenizer
+from omni.text.tokenizer import ByteTokenizer
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "thinker.yaml")
 BEST = "lightning_logs/thinker/best.ckpt"
@@ -106,7 +106,7 @@ class TestGenerate:
         )
         pieces = capsys.readouterr().out.rstrip("\n").split("\n--------\n")
         assert [piece[:3] for piece in pieces] == ["a s", "a s", "the", "the"]
-        from omni.generation import Sampling
+        from omni.decoding.sampling import Sampling
 
         sampling = Sampling(temperature=0.8, top_p=0.95)
         texts = load(trained).generate(["a star", "a star", "the", "the"], max_tokens=6, sampling=sampling)

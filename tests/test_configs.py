@@ -8,7 +8,6 @@ import torch
 import toy_pretrained as toy
 import yaml
 
-from omni.data.world.images import image_row
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec
 from omni.models.discriminators import Discriminators
@@ -19,6 +18,7 @@ from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.models.vocoder import Vocos
 from omni.stages.stage import Stage
+from omni.synthetic.images import image_row
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
@@ -116,7 +116,7 @@ def test_the_world_has_as_many_classes_as_its_classifier():
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_stages_build(path, monkeypatch, elsewhere):
-    from omni.training import OmniCLI
+    from omni.training.lightning_cli import OmniCLI
 
     arguments = ["--config", str(path), "--trainer.logger=false", "--trainer.accelerator=cpu"]
     if "Pretrained" in path.read_text(encoding="utf-8"):

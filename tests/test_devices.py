@@ -25,12 +25,12 @@ from toy_omni import TOKENIZER
 from toy_stages import HEARING, STAGES, UNITS, toy
 
 from omni import metrics
-from omni.coding import decode, encode
-from omni.generation import Sampling, generate
+from omni.decoding.sampling import Sampling, generate
+from omni.decoding.talker import SpeechSampling
+from omni.inference.codec_files import decode, encode
+from omni.inference.recognizer import Recognizer
 from omni.media.griffin_lim import GriffinLim
 from omni.models.audio_encoder import AudioEncoder
-from omni.recognition import Recognizer
-from omni.speaking import SpeechSampling
 
 HERE = Path(__file__).parent
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from omni import files
-from omni.data.codes.encoding import Encoded, Fault
-from omni.data.codes.file import CodesFile
 from omni.data.speech.features import MARGIN, FeatureFile, mel_of
+from omni.data.talker.code_file import CodesFile
+from omni.data.talker.encoding import Encoded, Fault
 from omni.errors import UserError
 from omni.files import atomic_write, fill_once, locked
 from omni.media.audio import LogMel

@@ -11,7 +11,7 @@ from omni import losses
 from omni.batch import IGNORE
 from omni.losses import Loss, linear_cross_entropy, token_nll
 from omni.metrics import MeanOfItems, TokenLoss
-from omni.tokenizer import BOS, EOS, ByteTokenizer
+from omni.text.tokenizer import BOS, EOS, ByteTokenizer
 
 VOCAB, DIM = 37, 16
 SOFTCAPS = [None, 3.0]

@@ -6,11 +6,11 @@ import torch
 from toy_omni import TOKENIZER, toy_omni
 from toy_voice import synthesizer
 
-from omni.assistant import Assistant
-from omni.checkpoint import Lineage
+from omni.checkpoints.checkpoint import Lineage
+from omni.inference.assistant import Assistant
 from omni.media.audio import mel_constants
 from omni.media.images import Preprocessing
-from omni.tokenizer import END, NUM_SPECIALS
+from omni.text.tokenizer import END, NUM_SPECIALS
 
 SAYABLE = "abcd ,.!"
 

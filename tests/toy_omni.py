@@ -2,14 +2,14 @@
 
 import torch
 
-from omni.chat_template import encode_chat
-from omni.layout import lay_out
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.omni import Omni
 from omni.models.projector import Projector
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
-from omni.tokenizer import ByteTokenizer
+from omni.text.chat_template import encode_chat
+from omni.text.media_positions import lay_out
+from omni.text.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
 MELS = 16

@@ -8,7 +8,7 @@ from conftest import tones
 from omni.media.audio import SILENCE, LogMel, mel_constants
 from omni.models.audio_encoder import AudioEncoder, AudioFeatures, Emissions
 from omni.models.part import Part
-from omni.units import Characters
+from omni.text.ctc_vocabulary import Characters
 
 NUM_MELS = 16
 LOUD = 2.0  # in units of the log-mel: above what is left of tones in the pauses between them

@@ -11,7 +11,6 @@ from toy_talker import batch_of as spoken_batch
 from toy_talker import make as talker_of
 
 from omni.batch import Attribute, CodesBatch, ConversationBatch, ImageBatch, SpeechBatch, TextBatch
-from omni.layout import lay_out
 from omni.metrics import AccuracyByTask, Classification
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.classifier import Classifier
@@ -33,8 +32,9 @@ from omni.stages.talker import TalkerTraining
 from omni.stages.thinker import ThinkerPretraining
 from omni.stages.vision import VisionPretraining
 from omni.stages.vocoder import VocoderTraining
-from omni.tokenizer import AUDIO, IMAGE, NUM_SPECIALS
-from omni.units import Characters
+from omni.text.ctc_vocabulary import Characters
+from omni.text.media_positions import lay_out
+from omni.text.tokenizer import AUDIO, IMAGE, NUM_SPECIALS
 
 UNITS = Characters(" abcd")
 THINKER = {"vocab_size": 288, "dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 48}

@@ -7,10 +7,10 @@ import torch
 from toy_speech import save
 from toy_talker import make
 
+from omni.inference.synthesizer import Synthesizer
 from omni.models.codec import Codec
 from omni.models.part import Part
-from omni.synthesis import Synthesizer
-from omni.units import Characters
+from omni.text.ctc_vocabulary import Characters
 
 UNITS = Characters(" abcd")
 NUM_MELS = 16

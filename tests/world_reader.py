@@ -4,7 +4,7 @@ import itertools
 import re
 from collections import Counter
 
-from omni.data.world.facts import DEFINITIONS, WORDS
+from omni.synthetic.facts import DEFINITIONS, WORDS
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange"]

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from omni.batch import SpeechBatch
 from omni.bench.turns import seconds, take_turns
-from omni.ctc import ctc_nll, greedy
 from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.data import SpeechData
+from omni.decoding.ctc import ctc_nll, greedy
 from omni.errors import UserError
 from omni.models.audio_encoder import INNER_WEIGHT, AudioEncoder, AudioFeatures, Emissions
-from omni.optimizers import adamw, muon
-from omni.shipped import CONFIGS
+from omni.optim.optimizers import adamw, muon
+from omni.training.shipped import CONFIGS
 
 NAMES = ("omni", "conformer")  # in the order of their turns
 _UNITS_A_SECOND = 15  # of random targets
@@ -57,7 +57,7 @@ class ConformerCTC(nn.Module):
         return Emissions(self.head(hidden).float().log_softmax(-1), lengths)
 
     def nll(self, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
-        """As of `omni.ctc.ctc_nll`."""
+        """As of `omni.decoding.ctc.ctc_nll`."""
         emissions: Emissions = self(batch.mels, batch.mel_lengths)
         return ctc_nll(*emissions, batch.targets, batch.target_lengths)
 
@@ -78,7 +78,7 @@ class EncoderCTC(nn.Module):
         return self.audio_encoder.emit(self.audio_encoder(mels, lengths))
 
     def nll(self, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
-        """As of `omni.ctc.ctc_nll`; of what it writes in its middle, too, as stage B trains it."""
+        """As of `omni.decoding.ctc.ctc_nll`; of what it writes in its middle, too, as stage B trains it."""
         features: AudioFeatures = self.audio_encoder(batch.mels, batch.mel_lengths)
         nll, feasible = ctc_nll(*self.audio_encoder.emit(features), batch.targets, batch.target_lengths)
         if features.inner is not None:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from omni.batch import IGNORE
+from omni.decoding.sampling import Sampling, generate
 from omni.errors import UserError
-from omni.generation import Sampling, generate
 from omni.models.thinker import Thinker
-from omni.optimizers import adamw, muon
+from omni.optim.optimizers import adamw, muon
 
 Name = Literal["omni", "hf"]
 Rules = Literal["equal", "adamw", "muon", "trainer"]  # what optimizes: the same for both, omni's own, HF Trainer's own

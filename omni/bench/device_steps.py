@@ -14,16 +14,16 @@ from torch.utils._pytree import tree_map
 
 from omni.batch import ConversationBatch
 from omni.bench.turns import seconds
-from omni.configuration import Configuration, told
-from omni.generation import Sampling, generate
+from omni.decoding.sampling import Sampling, generate
 from omni.layers.transformer import Transformer
 from omni.models.thinker import Thinker
-from omni.optimizers import muon
-from omni.plan import fake_tensors, measure
-from omni.precision import measure_peak_tflops
-from omni.shipped import CONFIGS
-from omni.tokenizer import AUDIO, IMAGE
-from omni.training import run as fit
+from omni.optim.optimizers import muon
+from omni.optim.precision import measure_peak_tflops
+from omni.text.tokenizer import AUDIO, IMAGE
+from omni.training.configuration import Configuration, told
+from omni.training.lightning_cli import run as fit
+from omni.training.memory_plan import fake_tensors, measure
+from omni.training.shipped import CONFIGS
 
 STAGES = ("thinker", "audio", "vision", "codec", "talker", "vocoder", "omni")
 WARM_UP = 3  # steps that do not count: kernels are chosen, and with `compile` made

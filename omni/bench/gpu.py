@@ -15,7 +15,7 @@ import torch
 from omni.bench.device_steps import STAGES, decoding, resume, thinker_mfu, train
 from omni.errors import UserError
 from omni.files import write_text
-from omni.memory import format_size
+from omni.training.memory import format_size
 
 _TOY: dict[str, Any] = {"vocab_size": 128, "dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 32}
 

@@ -13,16 +13,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from omni import checkpoint
 from omni.bench.codecs import CodecContestant, EnCodec, Mimi, Ours
 from omni.bench.turns import seconds, take_turns
+from omni.checkpoints import checkpoint
+from omni.decoding.talker import SpeechSampling, choose_frame, speak_codes
 from omni.errors import UserError
+from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_vocoder
 from omni.models.codec import Codec
 from omni.models.talker import MAX_ADVANCE, Talker, gather
-from omni.shipped import CONFIGS
-from omni.speaking import SpeechSampling, choose_frame, speak_codes
-from omni.synthesis import GRIFFIN_LIM, Synthesizer, load_vocoder
-from omni.units import Characters
+from omni.text.ctc_vocabulary import Characters
+from omni.training.shipped import CONFIGS
 
 TEXT = "The small red star stands to the left of the large blue circle near the edge."
 VOCOS = "omni.models.vocoder.Vocos"

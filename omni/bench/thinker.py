@@ -26,9 +26,9 @@ from omni.bench.contestants import (
 )
 from omni.bench.turns import take_turns
 from omni.errors import UserError
-from omni.memory import format_size
-from omni.precision import best_precision
-from omni.shipped import CONFIGS
+from omni.optim.precision import best_precision
+from omni.training.memory import format_size
+from omni.training.shipped import CONFIGS
 
 # What the settings change in the documented tiny size.
 SETTINGS: dict[str, dict[str, Any]] = {"tiny-32k": {}, "tied-4k": {"vocab_size": 4096, "tied": True}}

@@ -23,8 +23,8 @@ from omni.data.images.data import ImageData
 from omni.errors import UserError
 from omni.models.classifier import Classifier
 from omni.models.vision_encoder import VisionEncoder
-from omni.optimizers import adamw
-from omni.shipped import CONFIGS
+from omni.optim.optimizers import adamw
+from omni.training.shipped import CONFIGS
 
 _CLASSES = 1000
 _PHOTOGRAPHS = 192  # of 320 × 240 pixels, as many as the pipelines' turns read

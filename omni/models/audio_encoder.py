@@ -52,7 +52,7 @@ class AudioEncoder(Part):
     arXiv:2104.02724). Padding is masked everywhere: a row's features do not depend on its batch.
 
     Args:
-        vocab_size: Units that the head writes, blank included (see `omni.units`).
+        vocab_size: Units that the head writes, blank included (see `omni.text.ctc_vocabulary`).
         num_mels: Mel filters of the input.
         dim: Width.
         num_layers: Blocks of the Transformer.

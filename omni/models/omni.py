@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from omni.layers.transformer import TransformerOutput
-from omni.layout import MediaLayout
 from omni.models.audio_encoder import AudioFeatures
 from omni.models.interfaces import Cache, ImageEncoder, LanguageModel, SpeechEncoder
 from omni.models.projector import Projector
-from omni.tokenizer import AUDIO, IMAGE
+from omni.text.media_positions import MediaLayout
+from omni.text.tokenizer import AUDIO, IMAGE
 
 
 @final
@@ -134,7 +134,8 @@ class Omni(nn.Module):
 
         Args:
             embeddings: (batch, time, dim), from `embed`.
-            positions: (3, batch, time), from `omni.layout`. A Thinker of one axis counts its tokens instead.
+            positions: (3, batch, time), from `omni.text.media_positions`. A Thinker of one axis counts its
+                tokens instead.
             mask: (batch, time) of bool, false at padding; padding at the end needs none.
             cache: Earlier keys and values.
         """

@@ -41,7 +41,7 @@ class Talker(Part):
     token to miss, and no word is skipped or said twice (as in neural HMMs for speech, arXiv:2108.13320).
 
     Args:
-        vocab_size: Characters that it reads, with `omni.units.BLANK`, which is never in a text.
+        vocab_size: Characters that it reads, with `omni.text.ctc_vocabulary.BLANK`, which is never in a text.
         num_codebooks: Codes of a frame; the codec's.
         codebook_size: Entries of each codebook; the codec's.
         frame_rate: Frames a second; the codec's.

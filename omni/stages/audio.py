@@ -10,14 +10,14 @@ from torch import Tensor
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from omni.batch import SpeechBatch
-from omni.ctc import ctc_nll, decode
+from omni.decoding.ctc import ctc_nll, decode
 from omni.errors import UserError
-from omni.figures import spectrogram_figure
 from omni.losses import Loss
 from omni.metrics import MeanOfItems
 from omni.models.audio_encoder import INNER_WEIGHT, AudioEncoder, AudioFeatures, Emissions
+from omni.stages.figures import spectrogram_figure
 from omni.stages.stage import Stage
-from omni.units import BLANK, Units
+from omni.text.ctc_vocabulary import BLANK, Units
 
 
 @final

@@ -10,14 +10,14 @@ from torchmetrics.text import WordErrorRate
 
 from omni.batch import SpeechBatch
 from omni.distributed import sum_over_ranks
-from omni.figures import reconstruction_figure
 from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.media.griffin_lim import GriffinLim
 from omni.metrics import CodebookUse, Intelligibility, MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec, Reconstruction
-from omni.stages.sound import check_borrowed, check_spectrograms, example_crops, said, transcribed, valid
+from omni.stages.figures import reconstruction_figure
+from omni.stages.speech_quality import check_borrowed, check_spectrograms, example_crops, said, transcribed, valid
 from omni.stages.stage import Stage
 
 

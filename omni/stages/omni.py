@@ -10,10 +10,9 @@ from torch.optim import Optimizer
 from torchmetrics.text import WordErrorRate
 
 from omni.batch import APART, IGNORE, TRANSCRIPTION, ConversationBatch
-from omni.conversation_figures import conversation_figure
+from omni.decoding.sampling import Sampling, generate
 from omni.distributed import is_distributed, mean_over_ranks, sum_over_ranks
 from omni.errors import UserError
-from omni.generation import Sampling, generate
 from omni.layers.moe import router_losses
 from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
@@ -28,11 +27,12 @@ from omni.models.pretrained.vision_encoder import PretrainedVisionEncoder
 from omni.models.projector import Projector
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
-from omni.normalization import TextNormalization
-from omni.optimizers import split_by_part
-from omni.stages.feature_cache import FeatureCache
+from omni.optim.optimizers import split_by_part
+from omni.stages.conversation_figures import conversation_figure
+from omni.stages.encoder_cache import FeatureCache
 from omni.stages.stage import Stage
-from omni.tokenizer import PAD
+from omni.text.normalization import TextNormalization
+from omni.text.tokenizer import PAD
 
 _PROJECTORS = ("vision_projector", "audio_projector")
 _MEDIA = ("image", "audio")

@@ -9,13 +9,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torchmetrics.text import WordErrorRate
 
 from omni.batch import HeldOut
-from omni.ctc import decode
+from omni.decoding.ctc import decode
+from omni.decoding.talker import SpeechSampling, speak_codes
 from omni.media.audio import SILENCE
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.speech_codec import SpeechCodec
 from omni.models.talker import Talker
-from omni.speaking import SpeechSampling, speak_codes
-from omni.units import Units
+from omni.text.ctc_vocabulary import Units
 
 _TOGETHER = 16  # sentences spoken and heard at a time
 

@@ -14,16 +14,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
-from omni import checkpoint as checkpoints
+from omni.checkpoints import checkpoint as checkpoints
 from omni.distributed import gather_objects, random_state, resume_random_numbers, start_random_numbers, sum_over_ranks
 from omni.errors import UserError
 from omni.layers.transformer import Transformer
 from omni.losses import Loss
 from omni.media.audio import mel_constants
 from omni.models.part import Part
-from omni.optimizers import OptimizerName, Schedule, adamw, lr_factor, muon, scale_gradients
-from omni.precision import check_precision
-from omni.tokenizer import Tokenizer
+from omni.optim.optimizers import OptimizerName, Schedule, adamw, lr_factor, muon, scale_gradients
+from omni.optim.precision import check_precision
+from omni.text.tokenizer import Tokenizer
 
 # Losses reach the backward pass divided by this instead of by the number of scored items, which is known only when the
 # last micro-batch has been seen; then the gradients are set right. A power of two, so that nothing is rounded.

@@ -10,11 +10,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from omni import checkpoint as checkpoints
 from omni.batch import IGNORE, CodesBatch, HeldOut
-from omni.conditioning import Conditioner
+from omni.checkpoints import checkpoint as checkpoints
+from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
-from omni.figures import spectrogram_figure
+from omni.inference.talker_conditioning import Conditioner
 from omni.losses import Loss
 from omni.media.audio import SAMPLE_RATE
 from omni.media.griffin_lim import GriffinLim
@@ -23,11 +23,11 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
-from omni.speaking import SpeechSampling
+from omni.stages.figures import spectrogram_figure
 from omni.stages.round_trip import Heard, RoundTrip
 from omni.stages.stage import Stage
-from omni.tokenizer import Tokenizer
-from omni.units import Characters
+from omni.text.ctc_vocabulary import Characters
+from omni.text.tokenizer import Tokenizer
 
 _BORROWED = ("codec", "audio_encoder")  # parts that come from the data, ready
 

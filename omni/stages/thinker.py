@@ -8,10 +8,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from omni.batch import IGNORE, TextBatch
+from omni.decoding.sampling import Sampling
 from omni.distributed import mean_over_ranks
 from omni.errors import UserError
-from omni.generation import Sampling
-from omni.inference import TextModel
+from omni.inference.text import TextModel
 from omni.losses import Loss
 from omni.metrics import TokenLoss
 from omni.models.thinker import Thinker

@@ -11,7 +11,6 @@ from torch import Tensor
 from omni.batch import Attribute, ImageBatch
 from omni.distributed import gather_rows, is_distributed
 from omni.errors import UserError
-from omni.image_figures import attention_figure, confusion_figure, image_grid
 from omni.losses import Loss, classification_loss, contrastive_loss
 from omni.metrics import Classification, MeanOfItems, Retrieval
 from omni.models.classifier import Classifier, in_words, probabilities
@@ -19,8 +18,9 @@ from omni.models.contrast import ContrastHead
 from omni.models.text_encoder import TextEncoder, masked_mean
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
+from omni.stages.image_figures import attention_figure, confusion_figure, image_grid
 from omni.stages.stage import Stage
-from omni.tokenizer import PAD
+from omni.text.tokenizer import PAD
 
 _MOST_CONFUSED = 100  # classes that a confusion matrix still shows
 

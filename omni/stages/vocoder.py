@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from omni.batch import SpeechBatch
 from omni.errors import UserError
-from omni.figures import reconstruction_figure
 from omni.losses import Loss, feature_matching, hinge_of_discriminators, hinge_of_generator, spectral_distance
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, LogMel
 from omni.media.griffin_lim import GriffinLim
@@ -21,7 +20,8 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec
 from omni.models.discriminators import Discriminators
 from omni.models.vocoder import Vocos
-from omni.stages.sound import SoundQuality, check_borrowed, check_spectrograms, example_crops, taken, valid
+from omni.stages.figures import reconstruction_figure
+from omni.stages.speech_quality import SoundQuality, check_borrowed, check_spectrograms, example_crops, taken, valid
 from omni.stages.stage import Stage
 
 _BORROWED = {

@@ -10,32 +10,23 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from omni.batch import ConversationBatch
-from omni.chat_template import Template, stop_token
 from omni.data.conversations.dataset import ConversationRows, Reader
 from omni.data.conversations.opening import open_conversations
-from omni.data.conversations.rows import (
-    Row,
-    Skipped,
-    conversation_rows,
-    encoded,
-    files_of,
-    fitted,
-    groups,
-    replay_rows,
-)
+from omni.data.conversations.rows import Row, Skipped, conversation_rows, encoded, files_of, fitted, groups, replay_rows
 from omni.data.conversations.sources import Conversations
 from omni.data.conversations.speech import Dictation, one_noise
 from omni.data.conversations.stream import ConversationStream
-from omni.data.corpus import open_corpus
-from omni.data.speech.buckets import BucketedBatches, SortedBatches, padding_share
-from omni.data.speech.utterances import fingerprint
-from omni.data.stream import StreamableData
-from omni.data.vocabulary import find_tokenizer
+from omni.data.loading.bucketing import BucketedBatches, SortedBatches, padding_share
+from omni.data.loading.streaming import StreamableData
+from omni.data.speech.manifests import fingerprint
+from omni.data.text.corpus import open_corpus
+from omni.data.text.tokenizer_training import find_tokenizer
 from omni.errors import UserError
-from omni.layout import MediaLayout
 from omni.media.images import Fit, Preprocessing
-from omni.normalization import TextNormalization
-from omni.tokenizer import Tokenizer
+from omni.text.chat_template import Template, stop_token
+from omni.text.media_positions import MediaLayout
+from omni.text.normalization import TextNormalization
+from omni.text.tokenizer import Tokenizer
 
 Entries = str | list[str] | dict[str, float]
 

@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from omni.attachments import Medium, hash_of
 from omni.batch import IGNORE, ConversationBatch
 from omni.data.conversations.rows import Row, laid_out
 from omni.data.conversations.speech import noise
 from omni.errors import UserError
-from omni.layout import LaidOut, MediaLayout
+from omni.media.attachments import Medium, hash_of
 from omni.media.audio import SILENCE, read_audio
 from omni.media.hearing import hearing
 from omni.media.images import Preprocessing, read_image, to_pixels
-from omni.tokenizer import PAD, Tokenizer
+from omni.text.media_positions import LaidOut, MediaLayout
+from omni.text.tokenizer import PAD, Tokenizer
 
 
 class Ready(NamedTuple):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omni.data.conversations.sources import ConversationFile, Conversations, HubConversations
 from omni.data.conversations.speech import Dictation, TranscribedSpeech, is_speech
-from omni.data.speech.utterances import open_utterances
+from omni.data.speech.manifests import open_utterances
 from omni.errors import UserError
 
 
@@ -20,7 +20,7 @@ def open_conversations(
 
     Args:
         entries: `.jsonl` files of conversations, manifests and folders of speech (see
-            `omni.data.speech.utterances.open_utterances`), or `hub:OWNER/NAME[:CONFIG[:SPLIT]]` of either.
+            `omni.data.speech.manifests.open_utterances`), or `hub:OWNER/NAME[:CONFIG[:SPLIT]]` of either.
         dictation: How speech is turned into conversations.
         cache_dir: Where downloads from the Hub go.
         hub_split: The Hub's split where an entry names none.

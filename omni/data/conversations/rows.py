@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from omni.attachments import Medium
-from omni.chat_template import ChatTokens, Template, encode_chat
 from omni.data.conversations.sources import Conversation, Conversations
-from omni.data.documents import Documents
+from omni.data.text.documents import Documents
 from omni.errors import UserError
-from omni.layout import LaidOut, MediaLayout, Span, lay_out
+from omni.media.attachments import Medium
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, audio_info
-from omni.tokenizer import AUDIO, IMAGE, Tokenizer
+from omni.text.chat_template import ChatTokens, Template, encode_chat
+from omni.text.media_positions import LaidOut, MediaLayout, Span, lay_out
+from omni.text.tokenizer import AUDIO, IMAGE, Tokenizer
 
 REPLAY = "replay"  # the task of rows of plain text
 _BATCH = 256  # documents encoded together
@@ -69,7 +69,7 @@ def encoded(conversation: Conversation, tokenizer: Tokenizer, template: Template
     Args:
         conversation: As its source has it.
         tokenizer: Of the Thinker.
-        template: See `omni.chat_template.encode_chat`.
+        template: See `omni.text.chat_template.encode_chat`.
 
     Raises:
         UserError: If it is no conversation, or has no turn of the assistant.
@@ -91,7 +91,7 @@ def conversation_rows(
     Args:
         sources: Where they are from.
         tokenizer: Of the Thinker.
-        template: See `omni.chat_template.encode_chat`.
+        template: See `omni.text.chat_template.encode_chat`.
         skip: Leave out what cannot be used, rather than fail.
 
     Raises:

@@ -9,8 +9,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from omni.attachments import Medium, media_of
 from omni.errors import UserError
+from omni.media.attachments import Medium, media_of
 
 MESSAGES = "messages"
 _SHELVES = {"image": ("images", "image"), "audio": ("audios", "audio")}  # columns of media that parts do not name
@@ -20,7 +20,7 @@ class Conversation(NamedTuple):
     """A conversation as its source has it.
 
     Attributes:
-        messages: As `omni.chat_template.encode_chat` takes them.
+        messages: As `omni.text.chat_template.encode_chat` takes them.
         media: In the order of their parts.
         task: What it teaches or asks for, for figures by task.
         where: The row, for messages: file and number.
@@ -131,7 +131,7 @@ class HubConversations(Conversations):
 
     def open(self, *, streaming: bool) -> Any:
         """The data set, in full or row by row over the network, its media as they were stored."""
-        from omni.data.hub import hub_errors
+        from omni.data.loading.hub import hub_errors
 
         with hub_errors(self.name, "data.train"):
             import datasets

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omni.attachments import Medium
 from omni.batch import SILENCE_TASK, TRANSCRIPTION
 from omni.data.conversations.sources import MESSAGES, Conversation, Conversations
-from omni.data.speech.utterances import AUDIO_KEYS, Utterance, Utterances
+from omni.data.speech.manifests import AUDIO_KEYS, Utterance, Utterances
 from omni.errors import UserError
+from omni.media.attachments import Medium
 from omni.media.audio import SAMPLE_RATE
 from omni.media.container import AudioSource
-from omni.normalization import TextNormalization
+from omni.text.normalization import TextNormalization
 
 _NOISE_SECONDS = (0.5, 6.0)
 _NOISE_DECIBELS = (-80.0, -20.0)  # of full scale

@@ -10,14 +10,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import IterableDataset, get_worker_info
 
 from omni.batch import ConversationBatch
-from omni.chat_template import Template
 from omni.data.conversations.dataset import Reader, Ready, make_batch
 from omni.data.conversations.rows import encoded, fitted
 from omni.data.conversations.sources import Conversation, Conversations
 from omni.data.conversations.speech import Dictation, one_noise
-from omni.data.speech.buckets import BucketedBatches
+from omni.data.loading.bucketing import BucketedBatches
 from omni.errors import UserError
-from omni.tokenizer import Tokenizer
+from omni.text.chat_template import Template
+from omni.text.tokenizer import Tokenizer
 
 
 @final
@@ -31,7 +31,7 @@ class ConversationStream(IterableDataset[ConversationBatch]):
         sources: Where they are from.
         reader: Reads their media.
         tokenizer: Of the Thinker.
-        template: See `omni.chat_template.encode_chat`.
+        template: See `omni.text.chat_template.encode_chat`.
         dictation: How noise is asked about.
         silence: Noises, in which nothing is said, for each row.
         max_tokens: What is longer loses its last exchanges, or is left out.

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
-from omni.data.documents import Documents
 from omni.data.images.rows import ImageRow
-from omni.data.vocabulary import find_tokenizer
-from omni.tokenizer import BOS, EOS, ByteTokenizer, Tokenizer
+from omni.data.text.documents import Documents
+from omni.data.text.tokenizer_training import find_tokenizer
+from omni.text.tokenizer import BOS, EOS, ByteTokenizer, Tokenizer
 
 
 class Captions(NamedTuple):

@@ -130,7 +130,7 @@ class HubImages(ImageSource):
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         import datasets
 
-        from omni.data.hub import hub_errors
+        from omni.data.loading.hub import hub_errors
 
         self.name = f"hub:{repository}:{config}:{split[0]}"
         self._streaming = location.streaming

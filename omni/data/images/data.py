@@ -20,11 +20,11 @@ from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import ImageSource, Location
 from omni.data.images.splits import check_classes, check_leak, hold_out, with_words
 from omni.data.images.stream import ImageStream
-from omni.data.sampling import OrderedBatches, ShuffledBatches
-from omni.data.stream import StreamableData, StreamLoader
+from omni.data.loading.resumable import OrderedBatches, ShuffledBatches
+from omni.data.loading.streaming import StreamableData, StreamLoader
 from omni.errors import UserError
 from omni.media.images import Fit, Preprocessing
-from omni.tokenizer import Tokenizer
+from omni.text.tokenizer import Tokenizer
 
 _STREAM_VAL = 1000  # images that a stream is validated on, where its validation split is longer
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}

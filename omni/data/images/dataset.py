@@ -16,7 +16,7 @@ from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import natural
 from omni.errors import UserError
 from omni.media.images import Preprocessing, to_pixels
-from omni.tokenizer import PAD
+from omni.text.tokenizer import PAD
 
 _BLOCK = 256  # images that are read together
 

@@ -14,7 +14,7 @@ from omni.data.images.catalogues import HubImages
 from omni.data.images.dataset import ImageDataset, LabelTable, readable
 from omni.data.images.rows import Faults, ImageRow
 from omni.media.images import Preprocessing
-from omni.tokenizer import Tokenizer
+from omni.text.tokenizer import Tokenizer
 
 _AT_A_TIME = 16  # rows that are drawn from the Hub together
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
-from omni.data.speech.utterances import Utterance, Utterances
+from omni.data.speech.manifests import Utterance, Utterances
 from omni.errors import UserError
 from omni.media.audio import AUDIO_SUFFIXES
 

@@ -8,20 +8,20 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from omni import checkpoint
 from omni.batch import SpeechBatch
-from omni.ctc import least_subframes
+from omni.checkpoints import checkpoint
+from omni.data.loading.bucketing import BucketedBatches, SortedBatches, padding_share
+from omni.data.loading.streaming import StreamableData
 from omni.data.speech.augmentation import Augmentation
-from omni.data.speech.buckets import BucketedBatches, SortedBatches, padding_share
 from omni.data.speech.features import FeatureFile
+from omni.data.speech.manifests import fingerprint, open_utterances
 from omni.data.speech.rows import Row, Skipped, SpeechRows, identity, read_rows, report_skipped, split_by_speaker
 from omni.data.speech.stream import SpeechStream
-from omni.data.speech.utterances import fingerprint, open_utterances
-from omni.data.stream import StreamableData
+from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, mel_constants
-from omni.normalization import TextNormalization
-from omni.units import ENGLISH, Units, open_units
+from omni.text.ctc_vocabulary import ENGLISH, Units, open_units
+from omni.text.normalization import TextNormalization
 
 
 class _Plan(NamedTuple):

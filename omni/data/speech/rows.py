@@ -19,12 +19,12 @@ from tqdm import tqdm
 from omni.batch import SpeechBatch
 from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.features import FeatureFile, between_silences, in_silence
-from omni.data.speech.utterances import Utterance, Utterances, fingerprint
+from omni.data.speech.manifests import Utterance, Utterances, fingerprint
 from omni.errors import UserError
 from omni.files import write_text
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, SILENCE, LogMel, audio_info, read_audio
 from omni.media.container import AudioError, AudioFault
-from omni.units import BLANK, Units
+from omni.text.ctc_vocabulary import BLANK, Units
 
 _FAULTS: dict[AudioFault, str] = {
     "missing": "the audio does not exist",

@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from omni.batch import SpeechBatch
-from omni.ctc import least_subframes
+from omni.data.loading.bucketing import BucketedBatches
 from omni.data.speech.augmentation import Augmentation
-from omni.data.speech.buckets import BucketedBatches
 from omni.data.speech.features import in_silence
+from omni.data.speech.manifests import Utterances
 from omni.data.speech.rows import Heard, cropped, encoded, make_batch
-from omni.data.speech.utterances import Utterances
+from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, LogMel, read_audio
-from omni.units import Units
+from omni.text.ctc_vocabulary import Units
 
 
 class _Read(NamedTuple):

@@ -14,7 +14,7 @@ from omni.layers.readout import readout
 from omni.layers.transformer import TransformerOutput
 from omni.models.pretrained.cache import PretrainedCache, cache_argument
 from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load
-from omni.tokenizer import NUM_SPECIALS
+from omni.text.tokenizer import NUM_SPECIALS
 
 _PROBE = 4  # tokens on which head and body are compared with the whole
 
@@ -22,8 +22,8 @@ _PROBE = 4  # tokens on which head and body are compared with the whole
 class PretrainedThinker(PretrainedPart):
     """Any causal language model of `transformers`, with the interface of `omni.models.thinker.Thinker`.
 
-    Its tokens come `NUM_SPECIALS` behind their own ids, as `omni.pretrained_tokenizer` gives them: so placeholders of
-    media are ids that the model never sees, and no row is added to its embedding. Positions are the order of tokens.
+    Token ids are the model's own plus `NUM_SPECIALS`, as `omni.models.pretrained.tokenizer` gives them, so placeholders
+    of media are ids that the model never sees, and no row is added to its embedding. Positions are token indices.
 
     With LoRA (arXiv:2106.09685) its weights stay, and low-rank updates of its matrices are trained instead.
 

@@ -1,0 +1,157 @@
+"""Recordings to codes and alignments: a codec and a recogniser at work."""
+
+import json
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from omni.checkpoints import checkpoint
+from omni.data.speech.features import mel_of
+from omni.data.talker.alignment import advances, borders
+from omni.decoding.ctc import align, least_subframes
+from omni.errors import UserError
+from omni.media.audio import SILENCE, LogMel
+from omni.models.audio_encoder import AudioEncoder
+from omni.models.part import Part
+from omni.models.speech_codec import SpeechCodec
+from omni.text.ctc_vocabulary import Characters
+
+MEL_RATE = 100  # mel frames a second
+
+
+class Fault(IntEnum):
+    """Why a recording cannot be used."""
+
+    NONE = 0
+    UNREADABLE = 1
+    INFEASIBLE = 2
+    TOO_FAST = 3
+
+
+FAULTS = {
+    Fault.UNREADABLE: "the audio cannot be read",
+    Fault.INFEASIBLE: "the text is too long for its audio (CTC-infeasible)",
+    Fault.TOO_FAST: "more characters than frames can pass",
+}
+
+
+class Encoded(NamedTuple):
+    """What is kept of a recording.
+
+    Attributes:
+        codes: (frames, codebooks), int16; no frames where there is a fault.
+        advances: (frames,), int16.
+        score: Mean probability of the characters where the recogniser aligned them, 0–1.
+        speed: Characters a second, from the first to the last.
+        fault: Why it cannot be used.
+    """
+
+    codes: np.ndarray
+    advances: np.ndarray
+    score: float
+    speed: float
+    fault: Fault
+
+
+class Encoder:
+    """A codec, and a recogniser that aligns.
+
+    Args:
+        codec: Checkpoint of any stage with a part `codec`.
+        recognizer: Checkpoint of any stage with a part `audio_encoder` that writes characters.
+        silence: Seconds of silence that are put before and behind each recording.
+
+    Attributes:
+        codec: The codec.
+        audio_encoder: The recogniser.
+        units: Its characters.
+        ancestors: The lineages of both.
+        fingerprint: Changes when either does, or the silence.
+
+    Raises:
+        UserError: If one of the checkpoints does not hold what it should, or they do not fit each other.
+    """
+
+    codec: Any  # a Part that is a SpeechCodec
+
+    def __init__(self, codec: str | Path, recognizer: str | Path, *, silence: float) -> None:
+        part, _ = checkpoint.from_checkpoint(codec, "codec", Part)
+        if not isinstance(part, SpeechCodec):
+            raise UserError(f"codec of {codec} is a {type(part).__name__}, which is no codec of speech")
+        self.codec = part
+        self.audio_encoder, units = checkpoint.from_checkpoint(recognizer, "audio_encoder", AudioEncoder)
+        if not isinstance(units, Characters):
+            raise UserError(f"the recogniser of {recognizer} writes word pieces: a Talker needs one of characters")
+        self.units = units
+        if part.num_mels != self.audio_encoder.num_mels:
+            raise UserError(
+                f"the codec of {codec} reads {part.num_mels} mel filters and the recogniser of {recognizer} "
+                f"{self.audio_encoder.num_mels}: train one of them anew with the other's num_mels"
+            )
+        if part.codebook_size > np.iinfo(np.int16).max:
+            raise UserError(f"codes of {part.codebook_size} entries cannot be kept: 32,767 at most")
+        self.ratio = round(MEL_RATE / part.frame_rate)
+        self.margin = round(silence * MEL_RATE)
+        self.log_mel = LogMel(part.num_mels)
+        self.ancestors = {
+            name: checkpoint.ancestry(path, name) for name, path in (("codec", codec), ("audio_encoder", recognizer))
+        }
+        parts = (self.codec, self.audio_encoder)
+        hashes = [checkpoint.weights_fingerprint(part.state_dict()) for part in parts]
+        self.codec_fingerprint = hashes[0]
+        recipes = json.dumps([part.recipe for part in parts], sort_keys=True, default=str)
+        self.fingerprint = " ".join([*hashes, recipes, self.units.fingerprint, str(self.margin)])
+
+    def mel(self, audio: Tensor) -> Tensor:
+        """The spectrogram between its silences, of whole codec frames: (mel frames, num_mels)."""
+        frames = self.log_mel.num_frames(len(audio)) + 2 * self.margin
+        return mel_of(self.log_mel, audio, self.margin, self.margin + -frames % self.ratio)
+
+    @torch.inference_mode()
+    def encode(self, audios: Sequence[Tensor | None], units: Sequence[Sequence[int]]) -> list[Encoded]:
+        """Encodes and aligns.
+
+        Args:
+            audios: (samples,) each, 16 kHz; None where one cannot be read.
+            units: What is said in each.
+        """
+        mels = [self.mel(audio) for audio in audios if audio is not None]
+        if not mels:
+            return [_faulty(self.codec.num_codebooks, Fault.UNREADABLE) for _ in audios]
+        device = next(self.audio_encoder.parameters()).device
+        lengths = torch.tensor([len(mel) for mel in mels], device=device)
+        padded = pad_sequence(mels, batch_first=True, padding_value=SILENCE).to(device)
+        codes = self.codec.encode(padded, lengths).cpu()
+        emissions = self.audio_encoder.emit(self.audio_encoder(padded, lengths))
+        frames = (lengths // self.ratio).tolist()
+        heard = iter(zip(codes, emissions.log_probs.cpu(), emissions.lengths.tolist(), frames, strict=True))
+        encoded = []
+        for audio, text in zip(audios, units, strict=True):
+            if audio is None:
+                encoded.append(_faulty(self.codec.num_codebooks, Fault.UNREADABLE))
+            else:
+                row, log_probs, subframes, count = next(heard)
+                encoded.append(self._encoded(row[:count], log_probs[:subframes], list(text)))
+        return encoded
+
+    def _encoded(self, codes: Tensor, log_probs: Tensor, units: list[int]) -> Encoded:
+        if least_subframes(units) > len(log_probs):
+            return _faulty(codes.shape[1], Fault.INFEASIBLE)
+        spans = align(log_probs, units)
+        times = borders(spans, self.audio_encoder.subframe_seconds)
+        steps = advances(times, len(codes), self.codec.frame_rate)
+        if steps is None:
+            return _faulty(codes.shape[1], Fault.TOO_FAST)
+        score = sum(span.score for span in spans) / len(spans)
+        speed = len(spans) / float(times[-1] - times[0])
+        return Encoded(codes.numpy().astype(np.int16), steps.astype(np.int16), score, speed, Fault.NONE)
+
+
+def _faulty(num_codebooks: int, fault: Fault) -> Encoded:
+    return Encoded(np.zeros((0, num_codebooks), np.int16), np.zeros(0, np.int16), 0.0, 0.0, fault)

@@ -1,0 +1,193 @@
+"""Connectionist temporal classification (Graves et al., ICML 2006): loss, decoding and alignment of emissions."""
+
+import math
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+import torchaudio
+from torch import Tensor
+
+from omni.errors import UserError
+from omni.text.ctc_vocabulary import BLANK
+
+_NEVER = -math.inf
+_UNLIKELY = -10.0  # units below this log-probability do not lengthen a prefix
+
+
+class Span(NamedTuple):
+    """Where a unit is heard.
+
+    Attributes:
+        unit: Its number.
+        start: First sub-frame.
+        end: One behind its last sub-frame.
+        score: Mean probability of the unit over these, 0–1.
+    """
+
+    unit: int
+    start: int
+    end: int
+    score: float
+
+
+def least_subframes(units: list[int]) -> int:
+    """Sub-frames that CTC needs for a text: one a unit, and a blank between two equal ones."""
+    return len(units) + sum(one == other for one, other in pairwise(units))
+
+
+def is_feasible(targets: Tensor, target_lengths: Tensor, lengths: Tensor) -> Tensor:
+    """Which rows can be emitted in their sub-frames: (batch,) of bool.
+
+    Args:
+        targets: (batch, units), int64.
+        target_lengths: (batch,): units of each row.
+        lengths: (batch,): sub-frames of each row.
+    """
+    inside = torch.arange(1, targets.shape[1], device=targets.device) < target_lengths[:, None]
+    repeats = ((targets[:, 1:] == targets[:, :-1]) & inside).sum(1)
+    return target_lengths + repeats <= lengths
+
+
+def ctc_nll(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of each row's text, summed over all its alignments.
+
+    On a GPU the host waits here, once a step: PyTorch's kernel takes the lengths to the host and sends offsets back,
+    and lengths that are on the host already would only spare it the first of these copies.
+
+    Args:
+        log_probs: (batch, sub-frames, vocab_size), fp32.
+        lengths: (batch,): sub-frames of each row.
+        targets: (batch, units), int64.
+        target_lengths: (batch,): units of each row.
+
+    Returns:
+        (batch,) of nats, 0 for infeasible rows; and which rows are feasible, (batch,) of bool.
+    """
+    feasible = is_feasible(targets, target_lengths, lengths)
+    # zero_infinity also zeroes the gradient of the rows that are infeasible; `feasible` counts them.
+    nll = F.ctc_loss(
+        log_probs.transpose(0, 1), targets, lengths, target_lengths, blank=BLANK, reduction="none", zero_infinity=True
+    )
+    return nll, feasible
+
+
+def greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
+    """The likeliest unit of each sub-frame, repeats merged and blanks dropped.
+
+    Args:
+        log_probs: (batch, sub-frames, vocab_size).
+        lengths: (batch,): sub-frames of each row.
+
+    Returns:
+        Units of each row.
+    """
+    best = log_probs.argmax(-1).cpu()
+    rows = []
+    for row, length in zip(best, lengths.tolist(), strict=True):
+        units = torch.unique_consecutive(row[:length])
+        rows.append(units[units != BLANK].tolist())
+    return rows
+
+
+def beam_search(log_probs: Tensor, width: int) -> list[int]:
+    """The likeliest text: prefixes grow unit by unit, and each sums over its alignments (Graves and Jaitly, 2014).
+
+    The likeliest path, which `greedy` takes, may spell another text: where a unit could as well be written in either of
+    two frames, it appears in both or in none.
+
+    Args:
+        log_probs: (sub-frames, vocab_size), of one row without padding.
+        width: Prefixes that are kept.
+
+    Returns:
+        Its units.
+    """
+    values, units = (found.tolist() for found in log_probs.topk(min(width, log_probs.shape[1])))
+    blanks = log_probs[:, BLANK].tolist()
+    frames = log_probs.tolist()
+    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, _NEVER)}  # ending in a blank, and in a unit
+    for frame, blank, likeliest in zip(frames, blanks, map(zip, units, values), strict=True):
+        grown = [(unit, value) for unit, value in likeliest if unit != BLANK and value > _UNLIKELY]
+        found: dict[tuple[int, ...], tuple[float, float]] = {}
+        for prefix, (in_blank, in_unit) in beams.items():
+            both = _either(in_blank, in_unit)
+            after_blank, after_unit = found.get(prefix, (_NEVER, _NEVER))
+            if prefix:
+                after_unit = _either(after_unit, in_unit + frame[prefix[-1]])
+            found[prefix] = (_either(after_blank, both + blank), after_unit)
+            for unit, value in grown:
+                longer = (*prefix, unit)
+                before = in_blank if prefix and prefix[-1] == unit else both
+                after_blank, after_unit = found.get(longer, (_NEVER, _NEVER))
+                found[longer] = (after_blank, _either(after_unit, before + value))
+        beams = dict(sorted(found.items(), key=lambda item: -_either(*item[1]))[:width])
+    return list(max(beams, key=lambda prefix: _either(*beams[prefix])))
+
+
+def decode(log_probs: Tensor, lengths: Tensor, *, beam: int) -> list[list[int]]:
+    """What is said in each row.
+
+    Args:
+        log_probs: (batch, sub-frames, vocab_size).
+        lengths: (batch,): sub-frames of each row.
+        beam: Prefixes that `beam_search` keeps; 1: `greedy`.
+
+    Returns:
+        Units of each row.
+    """
+    if beam == 1:
+        return greedy(log_probs, lengths)
+    rows = zip(log_probs.float().cpu(), lengths.tolist(), strict=True)
+    return [beam_search(row[:length], beam) for row, length in rows]
+
+
+def _either(one: float, other: float) -> float:
+    """The logarithm of the sum of two probabilities, from their logarithms."""
+    high, low = max(one, other), min(one, other)
+    return high if low == _NEVER else high + math.log1p(math.exp(low - high))
+
+
+def align(log_probs: Tensor, units: list[int]) -> list[Span]:
+    """Where each unit of a known text is heard, by the likeliest path (Viterbi).
+
+    Args:
+        log_probs: (sub-frames, vocab_size), of one row without padding.
+        units: The text, without blanks.
+
+    Returns:
+        A span for each unit, in order, without overlap.
+
+    Raises:
+        UserError: If the text does not fit in so many sub-frames.
+    """
+    if not units:
+        return []
+    if least_subframes(units) > len(log_probs):
+        raise UserError(
+            f"a text of {len(units)} units needs {least_subframes(units)} sub-frames and its audio has "
+            f"{len(log_probs)}: it cannot be aligned"
+        )
+    path, scores = torchaudio.functional.forced_align(
+        log_probs.detach().float().cpu()[None], torch.tensor([units], dtype=torch.int32), blank=BLANK
+    )
+    spans: Any = torchaudio.functional.merge_tokens(path[0], scores[0].exp(), blank=BLANK)
+    return [Span(int(span.token), span.start, span.end, float(span.score)) for span in spans]
+
+
+def boundaries(spans: list[Span], length: int) -> list[int]:
+    """Shares all sub-frames out among the units: borders lie midway between one unit's end and the next one's start.
+
+    CTC marks a unit by a spike, not by its whole length.
+
+    Args:
+        spans: From `align`.
+        length: Sub-frames in all.
+
+    Returns:
+        `len(spans) + 1` borders from 0 to `length`; unit `i` lasts from border `i` to border `i + 1`.
+    """
+    if not spans:
+        return [0, length]
+    return [0, *((one.end + other.start + 1) // 2 for one, other in pairwise(spans)), length]

@@ -1,0 +1,164 @@
+"""Speaking: codes out of a Talker, frame by frame, for many texts at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from omni.decoding.sampling import Sampling
+from omni.errors import UserError
+from omni.layers.cache import KVCache
+from omni.models.talker import MAX_ADVANCE, Talker, gather
+from omni.text.ctc_vocabulary import BLANK
+
+_ROOM = 256  # frames that a cache holds at first; it doubles when they are used up
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechSampling:
+    """How the codes of speech and its pace are chosen.
+
+    Args:
+        first: How the first codebook's code is chosen, which says most of what is heard. The seed of all choices is
+            its seed.
+        rest: How those of the other codebooks are chosen.
+        pace: How the number of characters to move on is chosen.
+        max_dwell: Most seconds at one character: however badly a Talker is trained, an utterance ends.
+    """
+
+    first: Sampling = Sampling(temperature=0.7)  # noqa: RUF009  immutable
+    rest: Sampling = Sampling(temperature=0.7)  # noqa: RUF009
+    pace: Sampling = Sampling(temperature=0.7)  # noqa: RUF009
+    max_dwell: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_dwell < float("inf"):
+            raise UserError(f"max_dwell must be over 0 seconds, not {self.max_dwell}")
+        for name in ("first", "rest", "pace"):
+            if getattr(self, name).repetition_penalty != 1:
+                raise UserError(f"{name}.repetition_penalty is for text: sounds are repeated, leave it at 1")
+
+
+class Frame(NamedTuple):
+    """One frame of each row.
+
+    Attributes:
+        codes: (batch, codebooks), int64; without meaning in rows that have ended.
+        alive: Whether the frame belongs to the row, for each row.
+    """
+
+    codes: Tensor
+    alive: list[bool]
+
+
+@torch.inference_mode()
+def speak(
+    talker: Talker,
+    texts: Sequence[Sequence[int]],
+    *,
+    speakers: Sequence[int] | None = None,
+    hidden: Tensor | None = None,
+    sampling: SpeechSampling | None = None,
+    numbers: Sequence[int] | None = None,
+) -> Iterator[Frame]:
+    """Speaks texts of any lengths together, frame by frame.
+
+    Args:
+        talker: The model, in eval mode.
+        texts: Characters of each, from `spell`; none may be empty.
+        speakers: The number of each text's voice, for a Talker that has several; 0 for all if not given.
+        hidden: (batch, characters, thinker_dim), see `Talker.encode_text`.
+        sampling: How codes and pace are chosen; the defaults of `SpeechSampling` if not given.
+        numbers: Which of the seed's streams of choices each text has; 0, 1, 2, ... if not given.
+
+    Yields:
+        A frame of each row, until all rows have ended. No row is longer than `max_dwell` for each of its characters
+        and for start and end.
+
+    Raises:
+        UserError: If there is no text, one is empty or holds characters that the Talker lacks, or so does a speaker.
+    """
+    sampling = sampling or SpeechSampling()
+    _check(talker, texts, speakers)
+    device = talker.start.device
+    lengths = torch.tensor([len(text) for text in texts], device=device)
+    padded = torch.full((len(texts), max(map(len, texts))), BLANK)
+    for row, text in enumerate(texts):
+        padded[row, : len(text)] = torch.tensor(text)
+    voices = torch.tensor(speakers or [0] * len(texts), device=device) if talker.num_speakers else None
+    encoded = talker.encode_text(padded.to(device), lengths, speakers=voices, hidden=hidden)
+
+    streams = [Random(f"{sampling.first.seed}/{number}") for number in numbers or range(len(texts))]
+    patience = max(1, int(sampling.max_dwell * talker.frame_rate))
+    place, dwelt = torch.zeros_like(lengths), torch.zeros_like(lengths)
+    cache, codes, alive = talker.new_cache(len(texts), _ROOM), None, [True] * len(texts)
+    while any(alive):
+        _make_room(cache)
+        state = talker.frame(codes, gather(encoded, place[:, None])[:, 0], cache)
+        codes, steps = choose_frame(talker, state, sampling, streams)
+        yield Frame(codes, alive)
+        dwelt += 1
+        steps = torch.where(dwelt >= patience, steps.clamp(min=1), steps)
+        dwelt = torch.where(steps > 0, 0, dwelt)
+        place = place + steps
+        alive = (place < lengths + 2).tolist()
+
+
+def speak_codes(talker: Talker, texts: Sequence[Sequence[int]], **options: object) -> list[Tensor]:
+    """The codes of each text, complete: (frames, codebooks) each; arguments as of `speak`."""
+    frames = list(speak(talker, texts, **options))  # pyright: ignore[reportArgumentType]
+    codes = torch.stack([frame.codes for frame in frames], dim=1)
+    lengths = torch.tensor([frame.alive for frame in frames]).sum(0).tolist()
+    return [row[:length] for row, length in zip(codes, lengths, strict=True)]
+
+
+def choose_frame(
+    talker: Talker, state: Tensor, sampling: SpeechSampling, streams: Sequence[Random]
+) -> tuple[Tensor, Tensor]:
+    """Chooses what is said in a frame.
+
+    Args:
+        talker: The model.
+        state: (batch, dim), from `Talker.frame`.
+        sampling: How.
+        streams: Of random numbers, one a row.
+
+    Returns:
+        Codes (batch, codebooks), and by how many characters the frame moves on, (batch,).
+    """
+    count = talker.num_codebooks + 1
+    draws = torch.tensor([[stream.random() for _ in range(count)] for stream in streams])
+    draws, unseen = draws.to(state.device), torch.zeros((), dtype=torch.bool)
+
+    def choose(index: int, logits: Tensor) -> Tensor:
+        return (sampling.rest if index else sampling.first).choose(logits, unseen, draws[:, index])
+
+    codes = talker.depth.generate(state, choose)
+    return codes, sampling.pace.choose(talker.advance(state), unseen, draws[:, -1]).clamp(max=MAX_ADVANCE)
+
+
+def _make_room(cache: KVCache) -> None:
+    if max(cache.lengths) == cache.max_length:
+        cache.grow(2 * cache.max_length)
+
+
+def _check(talker: Talker, texts: Sequence[Sequence[int]], speakers: Sequence[int] | None) -> None:
+    if not texts:
+        raise UserError("there is no text to speak")
+    for row, text in enumerate(texts):
+        if not text:
+            raise UserError(f"text {row} is empty: there is nothing to speak")
+        if not BLANK < min(text) <= max(text) < talker.vocab_size:
+            raise UserError(f"text {row} holds a character outside the Talker's {talker.vocab_size - 1}")
+    if speakers is None:
+        return
+    if len(speakers) != len(texts):
+        raise UserError(f"{len(speakers)} speakers are given for {len(texts)} texts")
+    if not talker.num_speakers:
+        raise UserError("the Talker has one voice only: give no speaker")
+    if not 0 <= min(speakers) <= max(speakers) < talker.num_speakers:
+        wrong = next(speaker for speaker in speakers if not 0 <= speaker < talker.num_speakers)
+        raise UserError(f"there is no speaker {wrong}: the Talker has 0 to {talker.num_speakers - 1}")

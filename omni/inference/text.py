@@ -1,0 +1,107 @@
+"""Trained models at work, without Lightning: load one, let it write."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from omni.checkpoints.checkpoint import from_checkpoint
+from omni.decoding.sampling import Sampling
+from omni.decoding.sampling import generate as generate_tokens
+from omni.errors import UserError
+from omni.models.interfaces import LanguageModel
+from omni.models.pretrained.thinker import PretrainedThinker
+from omni.models.thinker import Thinker
+from omni.text.tokenizer import StreamDecoder, Tokenizer
+
+
+class Delta(NamedTuple):
+    """A piece of text that a row goes on with.
+
+    Attributes:
+        row: Number of the prompt.
+        text: The piece; may be empty while a character is incomplete.
+    """
+
+    row: int
+    text: str
+
+
+class TextModel:
+    """A Thinker and its tokenizer.
+
+    Args:
+        thinker: The model, in eval mode.
+        tokenizer: The tokenizer it was trained with.
+    """
+
+    def __init__(self, thinker: LanguageModel, tokenizer: Tokenizer) -> None:
+        self.thinker, self.tokenizer = thinker, tokenizer
+
+    def stream(
+        self, prompts: Sequence[str], *, max_tokens: int = 128, sampling: Sampling | None = None
+    ) -> Iterator[Delta]:
+        """Continues all prompts together, piece by piece.
+
+        Args:
+            prompts: Texts; an empty one begins a document.
+            max_tokens: Most tokens to add to each.
+            sampling: How tokens are chosen.
+
+        Yields:
+            Pieces of text as they come; a row's pieces joined are its whole continuation.
+
+        Raises:
+            UserError: As in `omni.decoding.sampling.generate`.
+        """
+        eos, bos = self.tokenizer.eos, self.tokenizer.bos
+        begin = eos if bos is None else bos  # what has no bos has seen documents begin behind the end of another
+        tokens = [[begin, *self.tokenizer.encode(prompt)] for prompt in prompts]
+        decoders = [StreamDecoder(self.tokenizer) for _ in tokens]
+        steps = generate_tokens(
+            self.thinker,
+            tokens,
+            max_tokens=max_tokens,
+            stop=eos,
+            vocab_size=self.tokenizer.vocab_size,
+            sampling=sampling,
+        )
+        for step in steps:
+            for row, token in enumerate(step):
+                if token is not None and token != eos:
+                    yield Delta(row, decoders[row].push(token))
+        for row, decoder in enumerate(decoders):
+            yield Delta(row, decoder.finish())
+
+    def generate(
+        self, prompts: str | Sequence[str], *, max_tokens: int = 128, sampling: Sampling | None = None
+    ) -> list[str]:
+        """Continuations of all prompts, complete; arguments as in `stream`."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        texts = [""] * len(prompts)
+        for row, text in self.stream(prompts, max_tokens=max_tokens, sampling=sampling):
+            texts[row] += text
+        return texts
+
+
+def load(path: str | Path, *, device: str = "auto") -> TextModel:
+    """Loads a trained Thinker from the checkpoint of any stage that holds one.
+
+    Args:
+        path: The checkpoint.
+        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+
+    Raises:
+        UserError: If the checkpoint is missing, damaged or without a Thinker, or the device is not there.
+    """
+    thinker, tokenizer = from_checkpoint(path, "thinker", Thinker, PretrainedThinker)
+    if not isinstance(tokenizer, Tokenizer):
+        raise UserError(f"checkpoint {path} holds units of speech and no tokenizer of text")
+    thinker.lay_out_for_decoding()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return TextModel(thinker.to(device), tokenizer)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,131 @@
+"""Images, recordings and videos that the parts of messages name, read alike in training and in serving."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from omni.errors import UserError
+from omni.media.container import AudioSource
+
+KINDS = ("image", "audio", "video")
+
+
+class Medium(NamedTuple):
+    """An image, a recording or a video of a conversation.
+
+    Attributes:
+        kind: `image`, `audio` or `video`.
+        files: The file, or its bytes; of a video, those of its frames. An assistant is also given what has been read:
+            pixels (3, height, width) of uint8, or samples at 16 kHz.
+        times: Of each frame of a video, in seconds.
+        duration: Of audio in seconds, where the source tells.
+        source: Opens audio that is no file of its own; `files` then holds what it is called.
+        noise: Seed and number of noise that is made up (see `omni.data.conversations.speech.noise`).
+    """
+
+    kind: str
+    files: tuple[Any, ...]
+    times: tuple[float, ...] = (0.0,)
+    duration: float | None = None
+    source: Callable[[], AudioSource] | None = None
+    noise: tuple[int, int] | None = None
+
+    @property
+    def sound(self) -> Any:
+        """What to read audio from."""
+        return self.files[0] if self.source is None else self.source()
+
+    def identity(self) -> str:
+        """Changes when the medium changes, as well as can be told without reading it."""
+        parts = [self.kind, repr(self.times)]
+        for file in self.files:
+            if isinstance(file, bytes):
+                parts.append(f"{len(file)} {hash_of(file)}")
+                continue
+            try:
+                status = os.stat(file)
+                parts.append(f"{file} {status.st_size} {status.st_mtime_ns}")
+            except (OSError, ValueError):  # ValueError: no file can be called that
+                parts.append(f"{file} is not there")
+        return " ".join(parts)
+
+
+def hash_of(content: bytes) -> str:
+    """A short hash of bytes."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def media_of(
+    messages: Sequence[Any],
+    *,
+    where: str,
+    folder: Path | None = None,
+    shelves: Mapping[str, Iterator[Any]] | None = None,
+    of_answers: bool = False,
+) -> list[tuple[Medium, ...]]:
+    """The media of each message, in the order of their parts: what a model is shown.
+
+    Args:
+        messages: As `omni.text.chat_template.encode_chat` takes them; what is none is left to its complaints.
+        where: What to call them in errors.
+        folder: What their files are relative to; None: where the command runs.
+        shelves: Files for the parts that name none, by kind, one after the other.
+        of_answers: Those of the assistant's turns instead: how these are said.
+
+    Raises:
+        UserError: If a part names no file and there is none for it, or a video's times do not fit its frames.
+    """
+    found = []
+    for message in messages:
+        wanted = isinstance(message, Mapping) and (message.get("role") == "assistant") == of_answers
+        content = message.get("content") if wanted else None
+        parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+        some = (part for part in parts if part.get("type") in KINDS)
+        found.append(tuple(_medium(part, shelves or {}, where, folder) for part in some))
+    return found
+
+
+def _medium(part: Mapping[str, Any], shelves: Mapping[str, Iterator[Any]], where: str, folder: Path | None) -> Medium:
+    kind = part["type"]
+    if kind == "video":
+        return _video(part, where, folder)
+    value = _first(part.get(kind), part.get("path"))
+    if value is None:
+        value = next(shelves.get(kind, iter(())), None)
+    duration = part.get("duration")
+    if duration is not None and not (isinstance(duration, int | float) and duration > 0):
+        raise UserError(f"{where}: the duration {duration!r} is no number of seconds: correct it, or leave it out")
+    return Medium(kind, (_file(value, kind, where, folder),), duration=duration)
+
+
+def _video(part: Mapping[str, Any], where: str, folder: Path | None) -> Medium:
+    frames = part.get("frames") or part.get("video")
+    if not isinstance(frames, list) or not frames:
+        raise UserError(f'{where}: a video names no frames: write {{"type": "video", "frames": [files], "times": [s]}}')
+    times = part.get("times", list(range(len(frames))))
+    numbers = isinstance(times, list) and all(isinstance(time, int | float) for time in times)
+    if not numbers or len(times) != len(frames) or times != sorted(times) or times[0] < 0:
+        raise UserError(f"{where}: a video has {len(frames)} frames: give as many `times`, in seconds and in order")
+    files = tuple(_file(frame, "video", where, folder) for frame in frames)
+    return Medium("video", files, tuple(float(time - times[0]) for time in times))
+
+
+def _first(*values: Any) -> Any:
+    """The first that is given: tensors have no truth of their own."""
+    return next((value for value in values if isinstance(value, Tensor) or value), None)
+
+
+def _file(value: Any, kind: str, where: str, folder: Path | None) -> str | bytes | Tensor:
+    if isinstance(value, Mapping):
+        value = _first(value.get("bytes"), value.get("path"))
+    if isinstance(value, bytes | Tensor):
+        return value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or not value:
+        raise UserError(f'{where}: a part of type {kind} names no file: write {{"type": "{kind}", "{kind}": "FILE"}}')
+    return str((folder or Path()) / os.path.expanduser(value))

@@ -1,0 +1,49 @@
+"""Captions: what a whole scene shows, in one sentence or thing by thing."""
+
+from collections import Counter
+from random import Random
+
+from omni.synthetic.language import article, counted, described, kind, listed, noun, place, sentence
+from omni.synthetic.scene import Scene, pick
+
+CAPTIONS = ("the picture shows {words}.", "this is a picture of {words}.", "here you can see {words}.")
+PLACE_FIRST = "in {place}, there is {thing}."
+PLACINGS = (
+    "there is {thing} in {place}.",
+    "{thing} is in {place}.",
+    PLACE_FIRST,
+    "I can see {thing} in {place}.",
+)
+
+
+def caption(scene: Scene, rng: Random | None = None) -> str:
+    """One sentence for the whole scene, as exact as four items allow.
+
+    Args:
+        scene: what is described.
+        rng: chooses the wording; without it, the first wording.
+
+    Returns:
+        "The picture shows two small red circles and a large blue star."; a fuller scene goes by colour or shape alone.
+    """
+    for axes in (("size", "colour", "shape"), ("colour", "shape"), ("shape",), ("colour",), ("size",)):
+        groups = Counter(kind(thing, axes) for thing in scene.things)
+        if len(groups) <= 4:
+            break
+    parts = [article(noun(group, 1)) if number == 1 else counted(group, number) for group, number in groups.items()]
+    form = CAPTIONS[0] if rng is None else pick(rng, CAPTIONS)
+    return sentence(form.format(words=listed(parts)))
+
+
+def dense_caption(scene: Scene, rng: Random | None = None) -> list[str]:
+    """Every thing with size, colour, shape and place, in reading order.
+
+    Args:
+        scene: what is described.
+        rng: chooses one wording for the whole caption; without it, the place comes first, and corners have no names.
+
+    Returns:
+        One sentence a thing: "In row one, column two, there is a small red circle.".
+    """
+    form = PLACE_FIRST if rng is None else pick(rng, PLACINGS)
+    return [sentence(form.format(thing=described(thing), place=place(thing.cell, rng))) for thing in scene.things]

@@ -1,0 +1,152 @@
+"""Words: how groups, things, places and numbers are called in English."""
+
+from collections.abc import Sequence
+from random import Random
+
+from omni.synthetic.scene import AXES, GRID, VALUES, Group, Scene, Thing, pick, related, shuffled
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+RELATION_WORDS = {
+    "left": ("to the left of", "on the left of"),
+    "right": ("to the right of", "on the right of"),
+    "above": ("above", "higher than"),
+    "below": ("below", "lower than"),
+}
+OPPOSITES = {"left": "right", "right": "left", "above": "below", "below": "above"}
+CORNERS = {
+    (0, 0): "the top left corner",
+    (0, GRID - 1): "the top right corner",
+    (GRID - 1, 0): "the bottom left corner",
+    (GRID - 1, GRID - 1): "the bottom right corner",
+}
+MASKS = (  # every way to name a thing, the broadest first
+    ("size",),
+    ("colour",),
+    ("shape",),
+    ("size", "colour"),
+    ("size", "shape"),
+    ("colour", "shape"),
+    ("size", "colour", "shape"),
+)
+
+
+def sentence(text: str) -> str:
+    """The text with a capital at its start."""
+    return text[0].upper() + text[1:]
+
+
+def listed(parts: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def article(words: str) -> str:
+    """The words with "a" or "an" before them."""
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
+def be(number: int) -> str:
+    """ "is" for one, "are" for none and for several."""
+    return "is" if number == 1 else "are"
+
+
+def plural(shape: str) -> str:
+    """Several of a shape."""
+    return f"{shape}es" if shape.endswith("s") else f"{shape}s"
+
+
+def noun(group: Group, number: int) -> str:
+    """What one or several members of a group are called: "small red cross", "blue shapes"."""
+    shape = group.shape or "shape"
+    words = [word for word in (group.size, group.colour) if word]
+    return " ".join([*words, shape if number == 1 else plural(shape)])
+
+
+def counted(group: Group, number: int) -> str:
+    """ "no red circles", "one red circle", "two red circles"."""
+    return f"{NUMBERS[number] if number else 'no'} {noun(group, number)}"
+
+
+def predicate(axis: str, value: str, number: int) -> str:
+    """What one or several things are said to be: "red", "a circle", "circles"."""
+    if axis != "shape":
+        return value
+    return article(value) if number == 1 else plural(value)
+
+
+def kind(thing: Thing, axes: Sequence[str] = AXES) -> Group:
+    """The group of all that share the named attributes with a thing."""
+    return Group(
+        thing.size if "size" in axes else None,
+        thing.colour if "colour" in axes else None,
+        thing.shape if "shape" in axes else None,
+    )
+
+
+def described(thing: Thing) -> str:
+    """ "a small red cross"."""
+    return article(noun(kind(thing), 1))
+
+
+def place(cell: tuple[int, int], rng: Random | None = None) -> str:
+    """Where a cell is: "row two, column three"; with `rng`, corners may go by their names."""
+    if cell in CORNERS and rng is not None and rng.random() < 0.5:
+        return CORNERS[cell]
+    return f"row {NUMBERS[cell[0] + 1]}, column {NUMBERS[cell[1] + 1]}"
+
+
+def inline_place(cell: tuple[int, int]) -> str:
+    """Where a cell is, without a comma: for the middle of a sentence."""
+    return CORNERS.get(cell, f"column {NUMBERS[cell[1] + 1]} of row {NUMBERS[cell[0] + 1]}")
+
+
+def refer(scene: Scene, thing: Thing, rng: Random, hidden: str = "") -> str:
+    """A name that fits one thing of the scene and no other.
+
+    Args:
+        scene: where the thing stands.
+        thing: what is named.
+        rng: chooses among the names that fit.
+        hidden: an axis that must not be told, because it is asked for.
+
+    Returns:
+        "the red cross"; where attributes do not suffice, "the small cross in column two of row one".
+    """
+    for mask in shuffled(rng, MASKS):
+        if hidden not in mask and scene.count(group := kind(thing, mask)) == 1:
+            return f"the {noun(group, 1)}"
+    group = kind(thing, [axis for axis in AXES if axis != hidden])
+    return f"the {noun(group, 1)} in {inline_place(thing.cell)}"
+
+
+def sample_group(scene: Scene, rng: Random) -> Group:
+    """A group worth counting: mostly one that is there, sometimes one that may not be."""
+    mask = pick(rng, MASKS if rng.random() < 0.5 else MASKS[:3])
+    if rng.random() < 0.75:
+        return kind(pick(rng, scene.things), mask)
+    while not scene.mentionable(group := Group(**{axis: pick(rng, VALUES[axis]) for axis in mask})):
+        pass
+    return group
+
+
+def sample_rivals(scene: Scene, rng: Random) -> tuple[Group, Group] | None:
+    """Two groups that differ in one attribute ("red circles", "blue circles"), the first of them present."""
+    thing, axis = pick(rng, scene.things), pick(rng, AXES)
+    shared = [other for other in AXES if other != axis and rng.random() < 0.3]
+    one = kind(thing, [*shared, axis])
+    seen = [getattr(other, axis) for other in scene.things] if rng.random() < 0.8 else VALUES[axis]
+    values = [value for value in seen if value != getattr(thing, axis)]
+    if not values:
+        return None
+    other = Group(**{**{name: getattr(thing, name) for name in shared}, axis: pick(rng, values)})
+    return (one, other) if scene.mentionable(other) else None
+
+
+def sample_relation(scene: Scene, rng: Random, one: Thing | None = None) -> tuple[Thing, str, Thing] | None:
+    """A thing (or the one given), how it stands to another, and the other; None where there is no other."""
+    if len(scene.things) < 2:
+        return None
+    one = one or pick(rng, scene.things)
+    other = pick(rng, [thing for thing in scene.things if thing.cell != one.cell])
+    true = [relation for relation in OPPOSITES if related(relation, one, other)]
+    return one, pick(rng, true), other

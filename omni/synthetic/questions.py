@@ -1,0 +1,232 @@
+"""Questions about a scene, with their answers in a word, in a sentence, and by the steps that lead there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from omni.synthetic import reasoning
+from omni.synthetic.language import (
+    NUMBERS,
+    OPPOSITES,
+    RELATION_WORDS,
+    be,
+    counted,
+    inline_place,
+    kind,
+    noun,
+    predicate,
+    refer,
+    sample_group,
+    sample_relation,
+    sample_rivals,
+    sentence,
+)
+from omni.synthetic.scene import AXES, SIZES, VALUES, Group, Scene, pick, shuffled
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question that the scene answers.
+
+    Attributes:
+        kind: one of `KINDS`.
+        text: the question.
+        answer: one or a few lower-case words: what an answer is scored by.
+        reply: the answer as a sentence.
+        steps: the answer with the reasoning before it; the reply where there is nothing to reason.
+    """
+
+    kind: str
+    text: str
+    answer: str
+    reply: str
+    steps: str
+
+
+def ask_count(scene: Scene, rng: Random) -> Question:
+    """How many there are of a group; the answer is a number word."""
+    group = Group() if rng.random() < 0.1 else sample_group(scene, rng)
+    number, words = scene.count(group), noun(group, 2)
+    text = pick(
+        rng,
+        (
+            f"How many {words} are there?",
+            f"How many {words} can you see?",
+            f"How many {words} are in the picture?",
+            f"What is the number of {words}?",
+        ),
+    )
+    reply = f"There {be(number)} {counted(group, number)}."
+    why = reasoning.parts(scene, rng, group) if rng.random() < 0.5 else None
+    return Question("count", text, NUMBERS[number], reply, why or reasoning.aloud(scene, rng, group) or reply)
+
+
+def ask_colour(scene: Scene, rng: Random) -> Question:
+    """The colour of one thing."""
+    thing = pick(rng, scene.things)
+    name = refer(scene, thing, rng, hidden="colour")
+    text = pick(rng, (f"What colour is {name}?", f"Which colour does {name} have?", f"What is the colour of {name}?"))
+    reply = sentence(f"{name} is {thing.colour}.")
+    return Question("colour", text, thing.colour, reply, reply)
+
+
+def ask_shape(scene: Scene, rng: Random) -> Question:
+    """The shape of one thing."""
+    thing = pick(rng, scene.things)
+    if rng.random() < 0.4:
+        where = inline_place(thing.cell)
+        text, reply = f"Which shape is in {where}?", f"There is {predicate('shape', thing.shape, 1)} in {where}."
+    else:
+        name = refer(scene, thing, rng, hidden="shape")
+        text = pick(rng, (f"What is {name}?", f"What kind of shape is {name}?"))
+        reply = sentence(f"{name} is {predicate('shape', thing.shape, 1)}.")
+    return Question("shape", text, thing.shape, reply, reply)
+
+
+def ask_relation(scene: Scene, rng: Random) -> Question | None:
+    """On which side of another thing one thing is; the answer is one of `RELATIONS`."""
+    found = sample_relation(scene, rng)
+    if found is None:
+        return None
+    one, how, other = found
+    a, b = refer(scene, one, rng), refer(scene, other, rng)
+    first, second = shuffled(rng, (how, OPPOSITES[how]))
+    if how in ("left", "right"):
+        texts = (f"Is {a} {first} or {second} of {b}?", f"Is {a} to the {first} or to the {second} of {b}?")
+    else:
+        texts = (f"Is {a} {first} or {second} {b}?", f"Where is {a}, {first} or {second} {b}?")
+    reply = sentence(f"{a} is {pick(rng, RELATION_WORDS[how])} {b}.")
+    axis = "column" if how in ("left", "right") else "row"
+    steps = reply
+    if " in " not in a + b:
+        places = [f"{axis} {NUMBERS[getattr(thing, axis) + 1]}" for thing in (one, other)]
+        steps = sentence(f"{a} is in {places[0]} and {b} is in {places[1]}, so {reply[0].lower()}{reply[1:]}")
+    return Question("relation", pick(rng, texts), how, reply, steps)
+
+
+def ask_yes_no(scene: Scene, rng: Random) -> Question | None:
+    """Something that is or is not so: existence, an attribute, a relation, or all of a group."""
+    return pick(rng, (_ask_exists, _ask_attribute, _ask_related, _ask_all))(scene, rng)
+
+
+def _yes_no(true: bool, text: str, truth: str) -> Question:
+    answer = "yes" if true else "no"
+    reply = f"{sentence(answer)}, {truth[0].lower()}{truth[1:]}"
+    return Question("yes/no", text, answer, reply, reply)
+
+
+def _ask_exists(scene: Scene, rng: Random) -> Question | None:
+    if rng.random() < 0.5:
+        group = kind(pick(rng, scene.things), pick(rng, (("colour",), ("shape",), ("colour", "shape"), AXES)))
+    else:
+        group = Group(pick(rng, (None, *SIZES)), pick(rng, VALUES["colour"]), pick(rng, VALUES["shape"]))
+    if not scene.mentionable(group):
+        return None
+    number = scene.count(group)
+    text = pick(rng, (f"Are there any {noun(group, 2)}?", f"Can you see any {noun(group, 2)}?"))
+    return _yes_no(number > 0, text, f"there {be(number)} {counted(group, number)}.")
+
+
+def _ask_attribute(scene: Scene, rng: Random) -> Question | None:
+    thing, axis = pick(rng, scene.things), pick(rng, AXES)
+    name, true = refer(scene, thing, rng, hidden=axis), getattr(thing, axis)
+    value = true if rng.random() < 0.5 else pick(rng, [value for value in VALUES[axis] if value != true])
+    if not scene.mentionable(Group(**{"colour": thing.colour, "shape": thing.shape, axis: value})):
+        return None
+    text = f"Is {name} {predicate(axis, value, 1)}?"
+    return _yes_no(value == true, text, f"{name} is {predicate(axis, true, 1)}.")
+
+
+def _ask_related(scene: Scene, rng: Random) -> Question | None:
+    found = sample_relation(scene, rng)
+    if found is None:
+        return None
+    one, how, other = found
+    a, b = refer(scene, one, rng), refer(scene, other, rng)
+    asked = pick(rng, (how, OPPOSITES[how]))
+    text = f"Is {a} {pick(rng, RELATION_WORDS[asked])} {b}?"
+    return _yes_no(asked == how, text, f"{a} is {pick(rng, RELATION_WORDS[how])} {b}.")
+
+
+def _ask_all(scene: Scene, rng: Random) -> Question | None:
+    axis, thing = pick(rng, AXES), pick(rng, scene.things)
+    group = kind(thing, pick(rng, [(name,) for name in AXES if name != axis]))
+    members, value = scene.members(group), getattr(thing, axis)
+    if len(members) < 2:
+        return None
+    fits = sum(getattr(member, axis) == value for member in members)
+    whole, several = noun(group, 2), predicate(axis, value, 2)
+    truth = f"all the {whole} are {several}."
+    if fits < len(members):
+        truth = (
+            f"only {NUMBERS[fits]} of the {NUMBERS[len(members)]} {whole} {be(fits)} {predicate(axis, value, fits)}."
+        )
+    return _yes_no(fits == len(members), f"Are all the {whole} {several}?", truth)
+
+
+def ask_compare(scene: Scene, rng: Random) -> Question | None:
+    """Which of two groups is larger; the answer is its plural, or "neither"."""
+    rivals = sample_rivals(scene, rng)
+    if rivals is None:
+        return None
+    one, other = shuffled(rng, rivals)
+    a, b = noun(one, 2), noun(other, 2)
+    first, second = scene.count(one), scene.count(other)
+    text = pick(rng, (f"Are there more {a} or more {b}?", f"Which are there more of, {a} or {b}?"))
+    if first == second:
+        return Question("compare", text, "neither", f"There are as many {a} as {b}.", f"There are as many {a} as {b}.")
+    more, less = (a, b) if first > second else (b, a)
+    reply = f"There are more {more} than {less}."
+    steps = f"There {be(first)} {counted(one, first)} and {counted(other, second)}, so t{reply[1:]}"
+    return Question("compare", text, more, reply, steps)
+
+
+def ask_place(scene: Scene, rng: Random) -> Question | None:
+    """The row or the column of one thing that is named without its place; the answer is a number word."""
+    thing = pick(rng, scene.things)
+    name = refer(scene, thing, rng)
+    if " in " in name:
+        return None
+    axis = pick(rng, ("row", "column"))
+    number = NUMBERS[getattr(thing, axis) + 1]
+    reply = sentence(f"{name} is in {axis} {number}.")
+    return Question("place", f"In which {axis} is {name}?", number, reply, reply)
+
+
+ASKERS: dict[str, Callable[[Scene, Random], Question | None]] = {
+    "count": ask_count,
+    "colour": ask_colour,
+    "shape": ask_shape,
+    "relation": ask_relation,
+    "yes/no": ask_yes_no,
+    "compare": ask_compare,
+}
+KINDS = tuple(ASKERS)
+# What is practised, and the last two twice as often: whoever cannot find a thing's place cannot tell the side it is on,
+# and that is learned last.
+PRACTISED = (*KINDS, "place", "place", "relation")
+_ALL_ASKERS = {**ASKERS, "place": ask_place}
+
+
+def questions(scene: Scene, rng: Random, number: int, kinds: Sequence[str] = KINDS) -> list[Question]:
+    """Ask several different things about a scene.
+
+    Args:
+        scene: what is asked about.
+        rng: chooses kinds, subjects and wordings.
+        number: how many questions.
+        kinds: they take turns, so six questions are of six kinds where the scene allows.
+
+    Returns:
+        Up to `number` questions, no two with the same text.
+    """
+    found: dict[str, Question] = {}
+    left: list[str] = []
+    for _ in range(8 * number):  # a poor scene runs out of new questions
+        if len(found) == number:
+            break
+        left = left or shuffled(rng, kinds)
+        question = _ALL_ASKERS[left.pop()](scene, rng)
+        if question is not None:
+            found.setdefault(question.text, question)
+    return list(found.values())

@@ -1,0 +1,162 @@
+"""Speech: which sentences of the world are said, by whom, and how they sound."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from omni.synthetic import espeak
+from omni.synthetic.captions import caption, dense_caption
+from omni.synthetic.documents import REQUESTS, sentences
+from omni.synthetic.knowledge import ask
+from omni.synthetic.questions import questions
+from omni.synthetic.reasoning import REASONING
+from omni.synthetic.scene import Scene, pick, sample_scene
+from omni.synthetic.statements import STATEMENTS
+from omni.synthetic.stories import change, consequence
+
+if TYPE_CHECKING:
+    from torchaudio.transforms import Resample
+
+SAMPLE_RATE = 16_000
+
+# A speaker is an accent of eSpeak NG and a variant of its voice. Left out are variants that say everything in a
+# whisper or with an echo, that clip, that a recogniser of single words takes for noise, and near copies of others.
+_ACCENTS = (
+    *("en-us", "en-us-nyc", "en-029"),  # General American, New York City, Caribbean
+    *("en", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland"),  # Great Britain, Received
+    # Pronunciation, Lancaster, West Midlands, Scotland; the engine does not find the first as en-gb
+)
+_VARIANTS = (
+    *("f1", "f2", "f4", "f5", "anika", "steph"),
+    *("m1", "m2", "m3", "m5", "m6", "m8", "adam", "Andy", "boris", "Mario", "max", "quincy", "victor"),
+)
+SPEAKERS = {
+    "train": (*_ACCENTS, *(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS)),
+    # Variants that nobody in training has.
+    "val": ("en-us+f3", "en-us+m4", "en+Annie", "en+rob", "en-gb-scotland+belinda", "en-gb-x-rp+m7"),
+    # Whose voice a Talker learns. What it says is judged by ears that know neither the voice nor the sentence.
+    "narrator": ("en-us+paul",),
+    "narrator_val": ("en-us+paul",),
+}
+RATES = range(110, 171)  # words per minute: about 15 characters a second, as people speak
+PITCHES = range(25, 76)
+NARRATION = (140, 50)  # rate and pitch of the narrator, always
+WORDS = range(3, 15)  # in a sentence: most take 1 to 4 seconds
+# Words of so few sentences that training may lack them: validation goes without.
+RARE = frozenset(("an", "difference", "none", "they"))
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """A sentence and how it is said.
+
+    Attributes:
+        id: names split and number: `world-train-000000`.
+        text: the sentence, as a person would write it.
+        speaker: one of `SPEAKERS`, which is a voice of eSpeak NG.
+        rate: words per minute.
+        pitch: 0 to 99; 50 is the speaker's own.
+    """
+
+    id: str
+    text: str
+    speaker: str
+    rate: int
+    pitch: int
+
+
+def normalised(text: str) -> str:
+    """The words of a text as they sound: lower case, without punctuation."""
+    return " ".join(re.findall(r"[a-z']+", text.lower()))
+
+
+def sentence_split(text: str) -> str:
+    """`train` or `val`, from the words alone: a tenth of all sentences is for validation, whoever says them."""
+    words = normalised(text)
+    if not RARE.isdisjoint(words.split()):
+        return "train"
+    return "val" if hashlib.sha256(f"sentence: {words}".encode()).digest()[0] < 26 else "train"  # 26 of 256
+
+
+def utterance(seed: int, split: str, index: int) -> Utterance:
+    """One utterance of the world, found without the others before it.
+
+    Args:
+        seed: the seed of the whole data set.
+        split: `train`, `val`, `narrator` or `narrator_val`; scenes and sentences are those of `train` or of `val`.
+        index: the row's number in its split.
+
+    Returns:
+        The same utterance for the same arguments, always.
+    """
+    rng = Random(f"{seed}/{split}/{index}/speech")
+    half = "val" if split.endswith("val") else "train"
+    while True:
+        scene = sample_scene(rng)
+        text = _sentence(scene, rng) if scene.split() == half else None
+        if text is not None and sayable(text, half):
+            return spoken(f"world-{split}-{index:06d}", text, split, rng)
+
+
+def sayable(text: str, split: str) -> bool:
+    """Whether a sentence is short enough to be said in one breath, and of this split."""
+    return len(text.split()) in WORDS and sentence_split(text) == split
+
+
+def spoken(identity: str, text: str, split: str, rng: Random) -> Utterance:
+    """A sentence in a voice of the split."""
+    speaker, rate, pitch = pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES)
+    if split.startswith("narrator"):
+        rate, pitch = NARRATION
+    return Utterance(identity, text, speaker, rate, pitch)
+
+
+def _sentence(scene: Scene, rng: Random) -> str | None:
+    """Something short that a person would say about a scene, or ask of anybody."""
+    kind = rng.random()
+    if kind < 0.32:
+        asked = pick(rng, questions(scene, rng, 3))
+        return asked.text if kind < 0.24 else asked.reply
+    if kind < 0.38:
+        return ask(rng)[0] if kind < 0.37 else pick(rng, REQUESTS)
+    if kind < 0.45:
+        text, after, thing = change(scene, rng)
+        return text if rng.random() < 0.6 else consequence(after, rng, thing)
+    if kind < 0.53:
+        return pick(rng, (caption(scene, rng), *dense_caption(scene, rng)))
+    maker = pick(rng, STATEMENTS if kind < 0.85 else REASONING)
+    text = maker(scene, rng)
+    return text and pick(rng, sentences(text))
+
+
+def samples(said: Utterance) -> np.ndarray:
+    """Say an utterance.
+
+    Args:
+        said: what, and how.
+
+    Returns:
+        (samples,) of int16 at `SAMPLE_RATE`.
+
+    Raises:
+        UserError: eSpeak NG is missing, or another one that lacks the voice.
+    """
+    import torch  # late: what only reads texts should start at once
+
+    wave, sample_rate = espeak.synthesize(said.text, said.speaker, said.rate, said.pitch)
+    wave = _resampler(sample_rate)(torch.from_numpy(wave.astype(np.float64)))
+    return wave.round().clamp(-(2**15), 2**15 - 1).to(torch.int16).numpy()
+
+
+@cache
+def _resampler(sample_rate: int) -> "Resample":
+    """In float64, where no machine's rounding errors reach the 16 bits that are kept."""
+    import torch
+    from torchaudio.transforms import Resample
+
+    return Resample(sample_rate, SAMPLE_RATE, dtype=torch.float64)

@@ -1,0 +1,162 @@
+"""The chat template: a conversation as the ids that the models read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from omni.errors import UserError
+from omni.text.tokenizer import (
+    ASSISTANT,
+    AUDIO,
+    AUDIO_END,
+    AUDIO_START,
+    BOS,
+    END,
+    IMAGE,
+    IMAGE_END,
+    IMAGE_START,
+    SYSTEM,
+    USER,
+    VIDEO_END,
+    VIDEO_START,
+    ChatPiece,
+    Tokenizer,
+    Turn,
+    check_text,
+)
+
+Template = Literal["chat", "plain"]
+
+_ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+_MEDIA = {
+    "image": (IMAGE_START, IMAGE, IMAGE_END),
+    "audio": (AUDIO_START, AUDIO, AUDIO_END),
+    "video": (VIDEO_START, IMAGE, VIDEO_END),
+}
+
+
+class ChatTokens(NamedTuple):
+    """A conversation as ids.
+
+    Attributes:
+        tokens: in omni's own template bos, then for every turn its role, its content and `<|end|>`.
+        scored: true where the loss counts: the assistant's turns and what ends them.
+    """
+
+    tokens: list[int]
+    scored: list[bool]
+
+
+def encode_chat(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    template: Template = "chat",
+    placeholders: Sequence[int] | None = None,
+    add_generation_prompt: bool = False,
+) -> ChatTokens:
+    """Lays a conversation out as the models read it.
+
+    Args:
+        tokenizer: encodes the text.
+        messages: each with a `role` (system, user, assistant) and a `content`: a string, or a list of parts
+            `{"type": "text", "text": ...}` or `{"type": "image" | "audio" | "video", ...}`. The assistant's turns are
+            text; audio in them is how they are said, for a Talker to learn from, and is not laid out.
+        template: `chat`, with roles, as the tokenizer's own chat template has it where it came with one; or `plain`,
+            for a model that has read nothing but text: what is said, one after the other, and an end of document
+            behind each of the assistant's turns.
+        placeholders: the number of features of every media part, in order; one each by default.
+        add_generation_prompt: end with `<|assistant|>`, for the model to go on.
+
+    Raises:
+        UserError: no messages, a message that is not as above, placeholders that do not fit the media parts, or a
+            tokenizer without the template.
+    """
+    turns = turns_of(messages)
+    num_media = sum(kind in _MEDIA for _, parts in turns for kind, _ in parts)
+    counts = [1] * num_media if placeholders is None else list(placeholders)
+    if len(counts) != num_media or any(count < 1 for count in counts):
+        raise UserError(f"placeholders {counts} do not fit {num_media} media parts: give one positive number for each")
+    pieces = _plain(tokenizer, turns) if template == "plain" else None
+    if pieces is None:
+        pieces = tokenizer.chat_pieces(turns, generation_prompt=add_generation_prompt)
+    if pieces is None:
+        pieces = _with_roles(tokenizer, turns, add_generation_prompt)
+    tokens, scored, features = [], [], iter(counts)
+    for piece in pieces:
+        written = piece.tokens if piece.medium is None else [_MEDIA[piece.medium][1]] * next(features)
+        tokens += written
+        scored += [piece.scored] * len(written)
+    return ChatTokens(tokens, scored)
+
+
+def turns_of(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    """Role and parts of each message, which need not be laid out for that.
+
+    Raises:
+        UserError: no messages, or one that is not as `encode_chat` takes it.
+    """
+    if not messages:
+        raise UserError("the conversation has no messages: give at least one")
+    return [_read_message(index, message) for index, message in enumerate(messages)]
+
+
+def stop_token(tokenizer: Tokenizer, template: Template) -> int:
+    """What ends an answer."""
+    return tokenizer.eos if template == "plain" else tokenizer.end
+
+
+def _with_roles(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: bool) -> list[ChatPiece]:
+    pieces = [ChatPiece([BOS])]
+    for role, parts in turns:
+        scored = role == "assistant"
+        pieces.append(ChatPiece([_ROLES[role]]))
+        before = None
+        for kind, text in parts:
+            if kind == "text":
+                lead = tokenizer.lead if text and before != "text" else ""
+                pieces.append(ChatPiece(tokenizer.encode(lead + text), scored))
+            else:
+                start, _, end = _MEDIA[kind]
+                pieces += [ChatPiece([start]), ChatPiece([], medium=kind), ChatPiece([end])]
+            before = kind
+        pieces.append(ChatPiece([END], scored))
+    return [*pieces, ChatPiece([ASSISTANT])] if generation_prompt else pieces
+
+
+def _plain(tokenizer: Tokenizer, turns: Sequence[Turn]) -> list[ChatPiece]:
+    pieces = [] if tokenizer.bos is None else [ChatPiece([tokenizer.bos])]
+    for role, parts in turns:
+        scored = role == "assistant"
+        for kind, text in parts:
+            medium = None if kind == "text" else kind
+            pieces.append(ChatPiece([] if medium else tokenizer.encode(text), scored, medium))
+        if scored:
+            pieces.append(ChatPiece([tokenizer.eos], scored))
+    return pieces
+
+
+def _read_message(index: int, message: Mapping[str, Any]) -> Turn:
+    role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
+    if not isinstance(role, str) or role not in _ROLES:
+        raise UserError(f"message {index}: role {role!r} is unknown: use one of {', '.join(_ROLES)}")
+    if isinstance(content, str):
+        return role, [("text", check_text(content, f"message {index}"))]
+    if not isinstance(content, Sequence):
+        raise UserError(f"message {index}: content is a {type(content).__name__}: give a string or a list of parts")
+    parts = []
+    for part in content:
+        match part:
+            case {"type": "text", "text": str(text)}:
+                parts.append(("text", check_text(text, f"message {index}")))
+            case {"type": "text"}:
+                raise UserError(f'message {index}: a text part has no text: write {{"type": "text", "text": "..."}}')
+            case {"type": "audio"} if role == "assistant":
+                pass
+            case {"type": str(kind)} if kind in _MEDIA:
+                if role == "assistant":
+                    raise UserError(f"message {index}: the assistant's turn holds {kind!r}: it may hold text and audio")
+                parts.append((kind, ""))
+            case _:
+                kind = part.get("type") if isinstance(part, Mapping) else part
+                raise UserError(f"message {index}: part type {kind!r} is unknown: use text, {', '.join(_MEDIA)}")
+    return role, parts

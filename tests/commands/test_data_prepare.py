@@ -1,0 +1,324 @@
+"""`omni data prepare`: manifests of corpora as they lie on disk."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from omni.cli import main
+from omni.commands.data_prepare import prepare
+from omni.data.conversations.opening import open_conversations
+from omni.data.speech.manifests import open_utterances
+from omni.errors import UserError
+
+KINDS = ["an4", "folder", "fsdd", "librispeech", "ljspeech"]
+
+
+def record(path, seconds=0.2, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(seed).normal(0, 0.1, round(seconds * 8000))
+    soundfile.write(path, samples, 8000, format="FLAC" if path.suffix == ".flac" else "WAV")
+
+
+def librispeech(root):
+    for split, speakers in {"train-clean-5": ("19", "26"), "dev-clean": ("84",)}.items():
+        for speaker in speakers:
+            folder = root / split / speaker / "1"
+            keys = [f"{speaker}-1-000{number}" for number in range(3)]
+            for number, key in enumerate(keys):
+                record(folder / f"{key}.flac", 0.2 + number / 10)
+            folder.joinpath(f"{speaker}-1.trans.txt").write_text("".join(f"{key} SOME WORDS\n" for key in keys))
+
+
+def ljspeech(root):
+    keys = [f"LJ00{chapter}-000{number}" for chapter in (1, 2, 3) for number in (1, 2)]
+    for key in keys:
+        record(root / "wavs" / f"{key}.wav")
+    (root / "metadata.csv").write_text("".join(f"{key}|No. 1|Number one\n" for key in keys))
+
+
+def an4(root):
+    (root / "etc").mkdir(parents=True)
+    for split, form, folder in (("train", "<s> {} </s> ({})\n", "an4_clstk"), ("test", "{} ({})\n", "an4test_clstk")):
+        files, texts = "", ""
+        for speaker in ("fash", "mmxg") if split == "train" else ("fcaw",):
+            for number in (1, 2):
+                key = f"an{number}-{speaker}-b"
+                record(root / "wav" / folder / speaker / f"{key}.wav")
+                files += f"{folder}/{speaker}/{key}\n"
+                texts += form.format("RUBOUT G M", key)
+        (root / "etc" / f"an4_{split}.fileids").write_text(files)
+        (root / "etc" / f"an4_{split}.transcription").write_text(texts)
+
+
+def fsdd(root):
+    for digit in (0, 7):
+        for speaker in ("theo", "lucas"):
+            for index in (0, 4, 5, 12):
+                record(root / "recordings" / f"{digit}_{speaker}_{index}.wav")
+
+
+def folder(root):
+    for speaker in ("anna", "ben", "cleo"):
+        for number in range(2):
+            record(root / speaker / f"{number}.wav")
+            (root / speaker / f"{number}.txt").write_text(f"hello\n{speaker}\n")
+
+
+@pytest.fixture(params=KINDS)
+def corpus(request, workplace):
+    """A corpus of each kind, in the folder `corpus`."""
+    make(request.param)
+    return request.param
+
+
+def make(kind):
+    globals()[kind](Path("corpus"))
+
+
+def manifests(out):
+    return {
+        file.stem: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for file in sorted(Path(out).iterdir())
+    }
+
+
+def ids(rows):
+    return sorted(row["id"] for row in rows)
+
+
+def test_what_is_written_can_be_read_wherever_the_manifest_lies(corpus, tmp_path):
+    for out in (f"data/{corpus}", "corpus/manifests", str(tmp_path / "elsewhere" / "deep" / "down")):
+        prepare(corpus, Path("corpus"), None if out.startswith("data/") else Path(out))
+        for split, rows in manifests(out).items():
+            (source,) = open_utterances([f"{out}/{split}.jsonl"])
+            for row, utterance in zip(rows, source.rows(), strict=True):
+                assert not Path(row["audio"]).is_absolute()
+                assert utterance.duration == soundfile.info(utterance.audio).duration
+                assert Path(utterance.audio).resolve().is_relative_to(Path("corpus").resolve())
+                assert row["text"] == row["text"].strip() != ""
+                assert row["speaker"] == utterance.speaker
+            assert len(set(ids(rows))) == len(rows)
+
+
+def test_official_splits_are_kept(workplace, capsys):
+    for kind, sizes in {
+        "librispeech": {"dev-clean": 3, "train-clean-5": 6},
+        "an4": {"test": 2, "train": 4},
+        "fsdd": {"all": 16, "test": 8, "train": 8},
+    }.items():
+        globals()[kind](Path(kind))
+        prepare(kind, Path(kind))
+        found = manifests(f"data/{kind}")
+        assert {split: len(rows) for split, rows in found.items()} == sizes
+        printed = capsys.readouterr().out
+        for split, size in sizes.items():
+            assert f"data/{kind}/{split}.jsonl: {size} utterances, 0.00 hours, " in printed
+    digits = manifests("data/fsdd")
+    assert all(row["id"].endswith(("_0", "_4")) for row in digits["test"])
+    assert {row["text"] for row in digits["test"]} == {"zero", "seven"}
+    assert ids(digits["all"]) == ids(digits["train"] + digits["test"])
+    assert manifests("data/an4")["train"][0] == {
+        "audio": "../../an4/wav/an4_clstk/fash/an1-fash-b.wav",
+        "text": "RUBOUT G M",
+        "speaker": "fash",
+        "duration": 0.2,
+        "id": "an1-fash-b",
+    }
+
+
+def test_one_split_of_librispeech_keeps_its_name(workplace):
+    make("librispeech")
+    prepare("librispeech", Path("corpus/train-clean-5"), Path("out"))
+    assert list(manifests("out")) == ["train-clean-5"]
+
+
+def test_splits_of_ours_are_by_speaker_or_chapter(workplace, capsys):
+    folder(Path("a"))
+    ljspeech(Path("b"))
+    prepare("folder", Path("a"), Path("people"))
+    prepare("ljspeech", Path("b"), Path("book"))
+    prepare("folder", Path("a"), Path("ben"), val_speakers=["ben"])
+    printed = capsys.readouterr().out
+    assert "held out by speaker: " in printed
+    assert "held out by chapter: LJ00" in printed
+    for out, group in (("people", lambda row: row["speaker"]), ("book", lambda row: row["id"][:5]), ("ben", ids)):
+        train, val = (manifests(out)[split] for split in ("train", "val"))
+        assert len(train) == 4
+        assert len(val) == 2
+        if group is not ids:
+            assert not {group(row) for row in train} & {group(row) for row in val}
+    assert {row["speaker"] for row in manifests("ben")["val"]} == {"ben"}
+    assert ids(manifests("ben")["val"]) == ["ben/0", "ben/1"]
+    prepare("folder", Path("a"), Path("half"), val_fraction=0.5)
+    assert len(manifests("half")["val"]) == 4
+
+
+def test_what_cannot_be_split_is_written_whole(workplace, capsys):
+    folder(Path("a"))
+    prepare("folder", Path("a/anna"))
+    assert list(manifests("data/folder")) == ["all"]
+    assert "speaker" not in manifests("data/folder")["all"][0]
+    assert "not split: its speakers are not told" in capsys.readouterr().out
+    folder(Path("b/only"))
+    prepare("folder", Path("b/only/ben").parent.parent / "only", val_speakers=["ben"])
+    for path in Path("b/only").glob("[ac]*/*"):
+        path.unlink()
+    prepare("folder", Path("b/only"), Path("one"))
+    assert "not split: it has one speaker only" in capsys.readouterr().out
+
+
+def test_a_second_run_writes_the_same_bytes_and_nothing_else(corpus):
+    contents = []
+    for _ in range(2):
+        prepare(corpus, Path("corpus"))
+        contents.append({file.name: file.read_bytes() for file in Path(f"data/{corpus}").iterdir()})
+    assert contents[0] == contents[1]
+    assert all(name.endswith(".jsonl") for name in contents[0])
+    sounds = {path.suffix for path in Path("data").rglob("*")}
+    assert sounds == {"", ".jsonl"}  # no audio is copied
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_named(workplace, capsys):
+    make("folder")
+    Path("corpus/anna/0.txt").unlink()
+    Path("corpus/anna/1.txt").write_text(" \n")
+    Path("corpus/ben/0.wav").write_bytes(b"")
+    Path("corpus/cleo/1.wav").write_text("no audio " * 20)
+    prepare("folder", Path("corpus"))
+    rows = [row for part in manifests("data/folder").values() for row in part]
+    assert ids(rows) == ["ben/1", "cleo/0"]
+    printed = capsys.readouterr().out
+    root = workplace / "corpus"
+    assert f"left out, no text: 2 ({root}/anna/0.wav, {root}/anna/1.wav)" in printed
+    assert f"left out, audio empty: 1 ({root}/ben/0.wav)" in printed
+    assert f"left out, audio unreadable: 1 ({root}/cleo/1.wav)" in printed
+
+
+def test_missing_audio_and_transcripts_of_an4(workplace, capsys):
+    make("an4")
+    Path("corpus/wav/an4_clstk/fash/an1-fash-b.wav").unlink()
+    text = Path("corpus/etc/an4_test.transcription")
+    text.write_text(text.read_text().splitlines()[0] + "\n")
+    prepare("an4", Path("corpus"))
+    assert {split: len(rows) for split, rows in manifests("data/an4").items()} == {"test": 1, "train": 3}
+    printed = capsys.readouterr().out
+    assert "left out, audio missing: 1 (" in printed
+    assert "left out, no text: 1 (" in printed
+
+
+def test_a_strange_name_among_the_digits_is_told(workplace, capsys):
+    make("fsdd")
+    record(Path("corpus/recordings/notes.wav"))
+    prepare("fsdd", Path("corpus/recordings"))
+    assert len(manifests("data/fsdd")["all"]) == 16
+    assert "left out, no text: 1 (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "looked_for"),
+    [
+        ("librispeech", r"looked for SPLIT/SPEAKER/CHAPTER/\*\.trans\.txt"),
+        ("ljspeech", r"looked for metadata\.csv and wavs/"),
+        ("an4", r"looked for etc/an4_train\.fileids"),
+        ("fsdd", r"looked for recordings/DIGIT_SPEAKER_INDEX\.wav"),
+        ("folder", r"looked for audio \(\.wav, .*\) with a \.txt of the same name beside it"),
+    ],
+)
+def test_a_folder_without_the_corpus_is_refused(workplace, kind, looked_for):
+    Path("corpus").mkdir()
+    with pytest.raises(UserError, match=rf"^corpus: is no corpus of kind {kind}: {looked_for}") as error:
+        prepare(kind, Path("corpus"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"^corpus\.txt: is a file, and a folder is needed"):
+        prepare(kind, Path("corpus.txt"))
+    with pytest.raises(UserError, match=r"^nowhere: does not exist"):
+        prepare(kind, Path("nowhere"))
+    assert not Path("data").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("folder", {"val_fraction": 1.0}, "--val_fraction is 1.0: it must lie between 0 and 1"),
+        ("folder", {"val_speakers": ["dora"]}, "nobody is called 'dora'; there are: anna, ben, cleo"),
+        ("folder", {"val_speakers": ["anna", "ben", "cleo"]}, "nobody is left to train on"),
+        ("an4", {"val_speakers": ["fash"]}, "--val_speakers is for kind folder: an4 has splits of its own"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(workplace, kind, options, message):
+    make(kind)
+    with pytest.raises(UserError, match=message):
+        prepare(kind, Path("corpus"), **options)
+
+
+def test_nothing_that_can_be_used_is_refused(workplace):
+    make("fsdd")
+    for path in Path("corpus/recordings").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"^corpus: nothing of it can be used; the first, .*_5\.wav: audio empty"):
+        prepare("fsdd", Path("corpus"))
+
+
+def test_the_command_and_its_exit_codes(workplace, capfd, fails):
+    make("folder")
+    main(["data", "prepare", "folder", "corpus", "--out", "out", "--val_speakers", "[ben]"])
+    assert "out/val.jsonl: 2 utterances, 0.00 hours, 1 speaker\n" in capfd.readouterr().out
+    assert "is no corpus of kind an4" in fails(main, ["data", "prepare", "an4", "corpus"])
+    assert "an5" in fails(main, ["data", "prepare", "an5", "corpus"])
+
+
+def visual_questions(root, splits=("train", "test")):
+    for split in splits:
+        (root / split / "images").mkdir(parents=True)
+        asked = []
+        for image in range(2):
+            (root / split / "images" / f"{image}.png").write_bytes(b"any")
+            asked += [
+                [f"is there a {colour} shape?", "no", image] for colour in ("red", "teal", "blue", "gray", "black")
+            ]
+            asked += [["what color is the shape?", "green", image], ["what is the green shape?", "circle", image]]
+        (root / split / "questions.json").write_text(json.dumps(asked))
+
+
+def test_questions_about_images_become_conversations(tmp_path, capsys):
+    visual_questions(tmp_path / "vqa")
+    prepare("easy-vqa", tmp_path / "vqa", tmp_path / "out")
+    assert "train.jsonl: 4 conversations, 14 questions about 2 images" in capsys.readouterr().out
+    rows = {}
+    for split in ("train", "test"):
+        [source] = open_conversations([str(tmp_path / "out" / f"{split}.jsonl")])
+        rows[split] = [*source.rows()]
+    assert [len(row.messages) // 2 for row in rows["train"]] == [5, 2, 5, 2]
+    assert [len(row.messages) for row in rows["test"]] == [2] * 14
+    assert [row.task for row in rows["test"][:7]] == ["yes-no"] * 5 + ["colour", "shape"]
+    assert rows["test"][7].messages[1]["content"] == "no"
+    assert rows["test"][7].messages[0]["content"][1]["text"] == "is there a red shape?"
+    for split, conversations in rows.items():
+        for row in conversations:
+            [image] = row.media
+            assert Path(image.files[0]).resolve().parent == (tmp_path / "vqa" / split / "images").resolve()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("folder", "is no corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images"),
+        ("image", "1.png: is not there, and"),
+        ("rows", "questions.json: is no list of [question, answer, image number]"),
+    ],
+)
+def test_questions_that_cannot_be_used_are_told(tmp_path, fails, fault, message):
+    visual_questions(tmp_path / "vqa", splits=("train",))
+    if fault == "image":
+        (tmp_path / "vqa/train/images/1.png").unlink()
+    if fault == "rows":
+        (tmp_path / "vqa/train/questions.json").write_text('{"a": 1}')
+    folder = tmp_path if fault == "folder" else tmp_path / "vqa"
+    if fault == "folder":
+        (tmp_path / "vqa/train/questions.json").unlink()
+    complaint = fails(main, ["data", "prepare", "easy-vqa", str(folder), "--out", str(tmp_path / "out")])
+    assert message in complaint
+    assert not [*tmp_path.glob("out/*")]

@@ -1,0 +1,178 @@
+"""The verb `speak`: files, folders and raw samples; mistakes end in a line."""
+
+import io
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_speech import save
+from toy_voice import UNITS, ToyVocoder, save_talker
+
+from omni.cli import main
+from omni.inference.synthesizer import load_synthesizer
+from omni.media.audio import read_audio
+
+TALKER = "talker.ckpt"
+
+
+@pytest.fixture
+def talker(workplace) -> Path:
+    """A folder with a Talker of three voices, and a vocoder."""
+    save_talker(workplace / TALKER, num_speakers=3)
+    save(workplace / "vocoder.ckpt", "vocoder", ToyVocoder(), UNITS)
+    return workplace
+
+
+def say(*arguments: str) -> None:
+    main(["speak", *arguments, "--checkpoint", TALKER])
+
+
+def test_a_text_becomes_a_file(talker, capsys):
+    say("Abc da. Bad!", "--out", "new/folder/x.wav", "--speaker", "1", "--seed", "5")
+    audio = read_audio(Path("new/folder/x.wav"))
+    assert re.fullmatch(rf"new/folder/x.wav: {len(audio) / 16_000:.2f} s\n", capsys.readouterr().out)
+    say("Abc da. Bad!", "--out", "named.wav", "--speaker", "y", "--seed", "5")
+    assert torch.equal(read_audio(Path("named.wav")), audio)
+    say("Abc da. Bad!", "--out", "other.flac", "--speaker", "y", "--seed", "6")
+    other = read_audio(Path("other.flac"))
+    assert other.shape != audio.shape or not torch.equal(other, audio)
+
+
+def test_temperature_0_always_says_the_same(talker):
+    for seed in "12":
+        say("Abc.", "--out", f"{seed}.wav", "--temperature", "0", "--seed", seed)
+    assert torch.equal(read_audio(Path("1.wav")), read_audio(Path("2.wav")))
+
+
+def test_lines_become_numbered_files(talker, fails):
+    Path("lines.txt").write_text("Abc.\n\n  \nDad da.\nHello.\nCab.", encoding="utf-8")
+    message = fails(say, "--file", "lines.txt", "--out", "said")
+    assert message.startswith("omni: line 5: 'Hello.' cannot be spoken: the Talker has never read e h l o")
+    assert sorted(path.name for path in Path("said").iterdir()) == ["0001.wav", "0004.wav", "0006.wav"]
+    say("Dad da.", "--out", "alone.wav")
+    assert torch.equal(read_audio(Path("alone.wav")), read_audio(Path("said/0004.wav")))
+
+
+def test_lines_become_one_file(talker):
+    Path("lines.txt").write_text("Abc.\nDad da.\n", encoding="utf-8")
+    say("--file", "lines.txt", "--out", "said.wav")
+    for text, file in (("Abc.", "one.wav"), ("Dad da.", "two.wav")):
+        say(text, "--out", file)
+    parts = [read_audio(Path(file)) for file in ("one.wav", "two.wav")]
+    audio = read_audio(Path("said.wav"))
+    assert torch.equal(audio[: len(parts[0])], parts[0])
+    assert torch.equal(audio[-len(parts[1]) :], parts[1])
+
+
+class Out(io.TextIOWrapper):
+    """Standard output that remembers when it was flushed."""
+
+    def __init__(self) -> None:
+        super().__init__(Buffer())
+
+
+class Buffer(io.BytesIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushed = []
+
+    def flush(self) -> None:
+        self.flushed.append(len(self.getvalue()))
+
+
+@pytest.mark.parametrize("vocoder", ["vocoder.ckpt", "griffin-lim"])
+def test_a_stream_is_raw_samples(talker, monkeypatch, vocoder):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Abc da.\nBad! Dada"))
+    monkeypatch.setattr(sys, "stdout", Out())
+    say("-", "--stream", "--vocoder", vocoder)
+    buffer = sys.stdout.buffer
+    assert len(set(buffer.flushed)) >= (10 if vocoder == "vocoder.ckpt" else 3)
+    samples = np.frombuffer(buffer.getvalue(), "<i2")
+    whole = load_synthesizer(TALKER, vocoder=vocoder).speak("Abc da.\nBad! Dada")[0].audio
+    assert np.abs(samples - whole.numpy() * 32767).max() < 4
+
+
+def test_lines_of_standard_input_are_streamed(talker, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Abc da.\n\nBad!\n"))
+    monkeypatch.setattr(sys, "stdout", Out())
+    say("--file", "-", "--stream")
+    assert len(sys.stdout.buffer.getvalue()) > 16_000
+
+
+def test_standard_input_must_be_text(talker, monkeypatch, fails):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xe9b"), encoding="utf-8"))
+    assert "texts - are not UTF-8 (byte 1)" in fails(say, "-", "--out", "x.wav")
+
+
+def test_no_stream_runs_over_a_terminal(talker, monkeypatch, fails):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert "standard output is a terminal" in fails(say, "abc", "--stream")
+
+
+def test_nothing_is_left_of_a_file_that_was_broken_off(talker, monkeypatch):
+    def broken(*args, **options):
+        yield from list(parts(*args, **options))[:1]
+        raise KeyboardInterrupt
+
+    parts = load_synthesizer(TALKER).parts
+    monkeypatch.setattr(
+        "omni.inference.synthesizer.Synthesizer.parts", lambda self, *args, **options: broken(*args, **options)
+    )
+    with pytest.raises(SystemExit):
+        say("Abc. Dad.", "--out", "x.wav")
+    assert not list(Path().glob("*x.wav*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["abc"], "give either --out, a file or a folder, or --stream"),
+        (["abc", "--out", "x.wav", "--stream"], "give either --out"),
+        (["--out", "x.wav"], "give either a text or --file"),
+        (["abc", "--file", "lines.txt", "--out", "x.wav"], "give either a text or --file"),
+        (["", "--out", "x.wav"], "nothing that is said aloud"),
+        (["?! …", "--stream"], "nothing that is said aloud"),
+        (["👍🏽", "--out", "x.wav"], "nothing that is said aloud"),
+        (["привет", "--out", "x.wav"], "never read в е и п р т"),
+        (["abc", "--out", "x.xyz"], "x.xyz: audio cannot be written as .xyz"),
+        (["abc", "--out", "x.wav", "--speaker", "3"], "no speaker 3"),
+        (["abc", "--out", "x.wav", "--speaker", "nobody"], "no speaker 'nobody'"),
+        (["abc", "--out", "x.wav", "--temperature", "-1"], "temperature must be 0 or more"),
+        (["abc", "--out", "x.wav", "--temperature", "hot"], "temperature"),
+        (["abc", "--out", "x.wav", "--vocoder", "nowhere.ckpt"], "vocoder nowhere.ckpt does not exist"),
+        (["abc", "--out", "x.wav", "--device", "abacus"], "device 'abacus' cannot be used"),
+        (["abc", "--out", "x.wav", "--batch_size", "0"], "batch_size is 0"),
+        (["--file", "nowhere.txt", "--out", "x.wav"], "nowhere.txt cannot be read"),
+        (["--file", "empty.txt", "--out", "x.wav"], "empty.txt are empty"),
+        (["--file", "latin.txt", "--out", "x.wav"], "latin.txt are not UTF-8 (byte 1)"),
+    ],
+)
+def test_mistakes_end_in_a_line(talker, fails, arguments, words):
+    Path("lines.txt").write_text("abc", encoding="utf-8")
+    Path("empty.txt").write_text(" \n", encoding="utf-8")
+    Path("latin.txt").write_bytes(b"a\xe9b")
+    assert words in fails(say, *arguments)
+    assert not list(Path().glob("*x.*"))
+
+
+def test_checkpoints_without_a_talker_end_in_a_line(talker, fails):
+    arguments = ["speak", "abc", "--out", "x.wav", "--checkpoint"]
+    assert "holds no part 'talker'" in fails(main, [*arguments, "vocoder.ckpt"])
+    assert "nowhere.ckpt does not exist" in fails(main, [*arguments, "nowhere.ckpt"])
+    assert "checkpoint" in fails(main, ["speak", "abc", "--out", "x.wav"])
+
+
+def test_an_unknown_ending_is_told_before_all_work(workplace, fails):
+    line = fails(main, ["speak", "abc", "--out", "x.xyz", "--checkpoint", "nowhere.ckpt"])
+    assert "cannot be written as .xyz" in line
+
+
+def test_ten_thousand_characters_are_said(talker):
+    text = "abc dad " * 1250
+    Path("long.txt").write_text(text, encoding="utf-8")
+    save_talker(talker / TALKER, fast=True)
+    say("--file", "long.txt", "--out", "long.wav", "--vocoder", "vocoder.ckpt")
+    assert len(read_audio(Path("long.wav"))) > 10_000 / 75 * 16_000

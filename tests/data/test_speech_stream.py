@@ -1,0 +1,110 @@
+"""Speech that is streamed: every row once a pass, shared out, resumed at the exact next batch."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from omni.data.speech.augmentation import Augmentation
+from omni.data.speech.data import SpeechData
+from omni.data.speech.manifests import Manifest
+from omni.data.speech.stream import SpeechStream
+from omni.errors import UserError
+from omni.media.audio import LogMel
+from omni.text.ctc_vocabulary import Characters
+
+
+def stream(folder: Any, **options: Any) -> SpeechStream:
+    given = {
+        "num_mels": 16,
+        "augmentation": Augmentation(silence=0.1),
+        "batch_seconds": 4.0,
+        "max_rows": 8,
+        "min_duration": 0.1,
+        "max_duration": 4.0,
+        "buffer": 10,
+    }
+    return SpeechStream([Manifest(folder / "train.jsonl")], Characters(" abc"), **given | options)
+
+
+def test_a_pass_holds_every_row_once_and_shares_are_disjoint(speech):
+    assert sorted(row for batch in stream(speech) for row in batch.rows.tolist()) == list(range(24))
+    shares = [[row for b in stream(speech, rank=r, world_size=2) for row in b.rows.tolist()] for r in range(2)]
+    assert sorted(shares[0] + shares[1]) == list(range(24))
+    assert abs(len(shares[0]) - len(shares[1])) <= 1
+
+
+def test_crops_are_no_longer_than_they_are_asked_to_be(speech):
+    batches = list(stream(speech, crop=0.2))
+    assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(24))
+    assert max(batch.mels.shape[1] for batch in batches) == 20
+
+
+def test_waveforms_come_with_their_spectrograms(speech):
+    for batch in stream(speech, crop=0.2, audio=True):
+        heard = LogMel(16)(batch.audio)
+        for row, length in enumerate(batch.mel_lengths.tolist()):
+            inner = slice(2, length - 2)
+            torch.testing.assert_close(heard[row, inner], batch.mels[row, inner], atol=1e-4, rtol=1e-4)
+    assert next(iter(stream(speech))).audio is None
+
+
+def test_passes_differ_and_each_comes_again_the_same(speech):
+    def batches(epoch: int) -> list[tuple[list[int], float]]:
+        one = stream(speech)
+        one.epoch = epoch
+        return [(batch.rows.tolist(), float(batch.mels.sum())) for batch in one]
+
+    assert batches(0) == batches(0)
+    assert batches(0) != batches(1)
+
+
+def test_rows_that_cannot_be_used_are_counted(speech):
+    rows = [json.loads(line) for line in (speech / "train.jsonl").read_text().splitlines()]
+    rows[1]["text"], rows[2]["audio"], rows[3]["text"] = "xyz", "nowhere.wav", "abc" * 99
+    (speech / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    one = stream(speech)
+    one.subframes = lambda frames: frames
+    with pytest.warns(UserWarning, match="rows left out of pass 0") as said:
+        seen = [row for batch in one for row in batch.rows.tolist()]
+    assert sorted(seen) == [0, *range(4, 24)]
+    assert "CTC-infeasible" in str(said[0].message)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_streamed_run_goes_on_at_the_exact_next_batch(fit_audio, workers, monkeypatch):
+    seen: list[tuple[list[int], float]] = []
+    monkeypatch.setattr(
+        "omni.training.callbacks.Throughput.on_train_batch_start",
+        lambda self, trainer, module, batch, index: seen.append(
+            (batch.rows.tolist(), float(batch.mels.double().sum()))
+        ),
+    )
+    monkeypatch.setattr("omni.training.callbacks.Throughput.on_train_batch_end", lambda *args: None)
+
+    def run(*extra: str, steps: int) -> list[tuple[list[int], float]]:
+        seen.clear()
+        fit_audio(
+            "fit",
+            *extra,
+            trainer__max_steps=steps,
+            trainer__val_check_interval=4,
+            model__init_args__schedule="constant",
+            data__init_args__streaming="true",
+            data__init_args__shuffle_buffer=10,
+            data__init_args__num_workers=workers,
+        )
+        return list(seen)
+
+    whole, first = run(steps=8), run(steps=4)
+    assert first + run("--ckpt_path", "lightning_logs/audio/last.ckpt", steps=8) == whole
+    assert len(whole) == 8
+
+
+def test_a_stream_needs_its_own_validation_data_and_keeps_no_features(speech):
+    train = str(speech / "train.jsonl")
+    with pytest.raises(UserError, match=r"give data\.val"):
+        SpeechData(train, streaming=True)
+    with pytest.raises(UserError, match="cache_features"):
+        SpeechData(train, train, streaming=True, cache_features=True)

@@ -1,0 +1,310 @@
+"""Word errors: counted, compared with what chance allows, of any system, and without the loops that it says."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from any_text import HARD, random_texts
+
+from omni.cli import main
+from omni.errors import UserError
+from omni.evaluation.hypotheses import load_peer
+from omni.evaluation.repetition import unlooped
+from omni.evaluation.word_errors import Row, bootstrap, compare, count_errors, grouped, interval, worst_rows
+from omni.text.normalization import WhisperNormalization
+
+SAID = "the red star is above the blue circle"
+
+
+def rows(*pairs: tuple[str, str]) -> list[Row]:
+    return [Row(f"row {i}", "xy"[i % 2], *pair) for i, pair in enumerate(pairs)]
+
+
+class TestLoops:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "year 2000",
+            "$5,000",
+            "it was 1000000000000 dollars",
+            "five five five five one two",
+            "very very very very good",
+            "that that is is not",
+            "0000 0000 0000 0000",
+            "Mississippi",
+            "hahaha",
+            "a  text   with   spaces",
+            "",
+        ],
+    )
+    def test_what_people_say_stays_as_it_is(self, text):
+        assert unlooped(text) == text
+
+    @pytest.mark.parametrize(
+        ("text", "once"),
+        [
+            ("the the the the the the", "the"),
+            ("Thank you. Thank you. thank you, Thank you. Thank you.", "Thank you."),
+            ("we saw " + "a red star " * 9 + "a red", "we saw a red star a red"),
+            ("so " + "one two three four five six seven eight nine ten " * 5, "so one two three four five six seven "
+             "eight nine ten"),
+            ("w" + "ha" * 30, "wha"),
+            ("in the year 2000 " + "and " * 40, "in the year 2000 and"),
+            ("no " * 5 + "yes " * 5, "no yes"),
+        ],
+    )  # fmt: skip
+    def test_a_loop_is_said_once(self, text, once):
+        assert unlooped(text) == once
+
+
+class TestIntervals:
+    def test_a_wer_lies_in_its_interval_which_narrows_with_the_utterances(self):
+        rng = np.random.default_rng(0)
+        some = [(SAID, " ".join(w for w in SAID.split() if rng.random() > 0.2)) for _ in range(160)]
+        widths = []
+        for count in (40, 160):
+            found = rows(*some[:count])
+            low, high = interval(bootstrap([found])[:, 0])
+            assert low < count_errors(found).wer < high
+            widths.append(high - low)
+        assert widths[1] == pytest.approx(widths[0] / 2, rel=0.25)
+
+    def test_the_interval_holds_the_truth_as_often_as_it_says(self, monkeypatch):
+        monkeypatch.setattr("omni.evaluation.word_errors.DRAWS", 300)
+        rng, held = np.random.default_rng(1), 0
+        for _ in range(60):
+            found = rows(*((SAID, SAID.replace("red", "led") if rng.random() < 0.4 else SAID) for _ in range(50)))
+            low, high = interval(bootstrap([found])[:, 0])
+            held += low <= 0.4 / 8 <= high
+        assert held >= 52  # 57 of 60
+
+    def test_equal_systems_do_not_differ_and_a_clear_difference_is_no_chance(self):
+        good, bad = rows(*[(SAID, SAID)] * 30), rows(*[(SAID, SAID.replace("red", "led"))] * 30)
+        mixed = bad[:15] + good[15:]
+        assert compare(mixed, mixed) == (0, 0, 0)  # whatever is drawn: they hear the same draws
+        difference, low, high = compare(bad, good)
+        assert difference == pytest.approx(1 / 8)
+        assert 0 < low <= difference <= high
+
+    def test_groups_hold_every_utterance_once(self):
+        found = rows(*[("a " * n, "a") for n in (1, 5, 6, 10, 11, 20, 21, 99)])
+        groups = grouped(found)
+        assert {name: len(group) for name, group in groups["words"].items()} == {
+            "1–5": 2, "6–10": 2, "11–20": 2, "over 20": 2}  # fmt: skip
+        assert sum(map(len, groups["speaker"].values())) == len(found)
+
+    def test_the_worst_come_first_and_none_without_errors(self):
+        found = rows((SAID, SAID), (SAID, ""), (SAID, SAID.replace("red", "led")))
+        assert [row.name for row in worst_rows(found, 5)] == ["row 1", "row 2"]
+
+
+def test_whispers_normaliser_is_whispers():
+    pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: omni[hf]")
+    english = WhisperNormalization()
+    assert english("Mr. Park won't [laughs] pay twenty-five dollars for the colour, um, grey") == english(
+        "mister park will not pay $25 for the color gray"
+    )
+    assert WhisperNormalization(english=False)("Où EST-il ? [rires]") == "où est il"
+
+
+def save_ctc(folder: Path) -> str:
+    """A wav2vec2 of one layer that has learned nothing, as its users save one."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed: omni[hf]")
+    folder.mkdir()
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"abc"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        conv_dim=(8, 8), conv_stride=(10, 32), conv_kernel=(10, 32), num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2, num_feat_extract_layers=2, pad_token_id=0,
+    )  # fmt: skip
+    transformers.Wav2Vec2ForCTC(config).save_pretrained(folder)
+    transformers.Wav2Vec2Processor(
+        transformers.Wav2Vec2FeatureExtractor(), transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def save_whisper(folder: Path) -> str:
+    """A Whisper of one layer that has learned nothing, as its users save one."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed: omni[hf]")
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    special = [
+        "<|endoftext|>",
+        "<|startoftranscript|>",
+        "<|en|>",
+        "<|transcribe|>",
+        "<|translate|>",
+        "<|notimestamps|>",
+    ]
+    times = [f"<|{i * 0.02:.2f}|>" for i in range(1501)]
+    vocabulary = {token: i for i, token in enumerate([*bytes_to_unicode().values(), *special, *times])}
+    tokenizer = transformers.WhisperTokenizer(vocab=vocabulary, merges=[], language="en", task="transcribe")
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    torch.manual_seed(0)
+    config = transformers.WhisperConfig(
+        vocab_size=len(vocabulary), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_mel_bins=80, max_target_positions=16,
+        decoder_start_token_id=257, pad_token_id=256, bos_token_id=256, eos_token_id=256,
+    )  # fmt: skip
+    model = transformers.WhisperForConditionalGeneration(config)
+    model.generation_config = transformers.GenerationConfig(
+        decoder_start_token_id=257, eos_token_id=256, pad_token_id=256, no_timestamps_token_id=261, max_length=12,
+        lang_to_id={"<|en|>": 258}, task_to_id={"transcribe": 259, "translate": 260}, is_multilingual=True,
+        language="<|en|>", task="transcribe", max_initial_timestamp_index=50,
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    transformers.WhisperProcessor(transformers.WhisperFeatureExtractor(), tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+class TestPeers:
+    def test_a_ctc_model_hears_as_it_does_by_hand(self, speech):
+        transformers = pytest.importorskip("transformers", reason="transformers is not installed: omni[hf]")
+        import soundfile
+
+        folder = save_ctc(Path("peer"))
+        model = transformers.Wav2Vec2ForCTC.from_pretrained(folder).eval()
+        processor = transformers.Wav2Vec2Processor.from_pretrained(folder)
+        audio, rate = soundfile.read(speech / "val-0.wav", dtype="float32")
+        with torch.no_grad():
+            ids = model(processor(audio, sampling_rate=rate, return_tensors="pt").input_values).logits.argmax(-1)
+        assert load_peer(folder, "cpu")(audio) == processor.batch_decode(ids)[0]
+
+    def test_a_manifest_is_scored_with_it(self, speech, capfd):
+        val = str(speech / "val.jsonl")
+        peer = f"hf:{save_ctc(Path('peer'))}"
+        main(["eval", "wer", "--reference", val, "--hypothesis", peer, "--json_file", "report.json"])
+        report = json.loads(Path("report.json").read_text())
+        assert report["hypothesis"] == peer
+        assert report["utterances"] == len(report["rows"]) == 8
+
+    @pytest.mark.parametrize("seconds", [1, 31])
+    def test_whisper_hears_short_and_long_audio(self, seconds, workplace):
+        hear = load_peer(save_whisper(Path("whisper")), "cpu")
+        assert isinstance(hear(np.zeros(seconds * 16_000, np.float32)), str)
+
+    def test_what_is_no_recogniser_is_refused_in_a_line(self, speech, fails, monkeypatch):
+        pytest.importorskip("transformers", reason="transformers is not installed: omni[hf]")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        Path("nothing").mkdir()
+        for name in ("nothing", "somebody/no-such-model"):
+            told = fails(main, ["eval", "wer", "--reference", str(speech / "val.jsonl"), "--hypothesis", f"hf:{name}"])
+            assert f"hf:{name}: is no speech recogniser that can be loaded" in told
+            assert "hf:FOLDER" in told
+
+
+class TestCommand:
+    def write(self, name: str, texts: list[str]) -> str:
+        Path(name).write_text("\n".join(texts) + "\n", encoding="utf-8")
+        return name
+
+    @pytest.fixture
+    def truth(self, speech) -> list[str]:
+        return [json.loads(line)["text"] for line in (speech / "val.jsonl").read_text().splitlines()]
+
+    def test_several_systems_as_json_and_markdown(self, speech, truth, capfd):
+        perfect = self.write("perfect.txt", truth)
+        bad = self.write("bad.txt", ["c" if text != "c" else "b" for text in truth])
+        loops = self.write("loops.txt", [f"{text} {'and ' * 9}" for text in truth])
+        capfd.readouterr()
+        main(["eval", "wer", "--reference", str(speech / "val.jsonl"), "--hypothesis", bad, "--other", perfect, loops,
+              "--json_file", "report.json", "--markdown_file", "report.md", "--worst", "2"])  # fmt: skip
+        report, table = json.loads(Path("report.json").read_text()), Path("report.md").read_text()
+        out = capfd.readouterr().out
+        assert [other["hypothesis"] for other in report["others"]] == [perfect, loops]
+        assert report["others"][0]["interval"] == [0, 0]
+        assert report["others"][0]["difference"]["wer"] == report["wer"]
+        assert report["others"][0]["difference"]["low"] > 0
+        for text in (f"{report['wer']:.2%}", f"{report['others'][1]['wer']:.2%}", "is no chance", *report["worst"]):
+            assert text in out
+            assert text in table
+        assert len(report["worst"]) == 2
+        lines = [line for line in table.splitlines() if line.startswith("| ")]
+        assert len({line.count("|") for line in lines[:4]}) == 1
+
+    @pytest.mark.parametrize("normalizer", ["omni", "whisper"])
+    def test_any_hypothesis_is_scored_and_written_on_any_terminal(self, speech, truth, normalizer, monkeypatch):
+        if normalizer == "whisper":
+            pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: omni[hf]")
+        said = [json.loads(line) for line in (speech / "val.jsonl").read_text().splitlines()]
+        terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr("sys.stdout", terminal)
+        monkeypatch.setattr("omni.evaluation.word_errors.DRAWS", 50)
+        texts = [*HARD, *random_texts(3)]
+        for first in range(0, len(texts), len(said)):
+            some = texts[first : first + len(said)]
+            rows = [{"audio": row["audio"], "text": text} for row, text in zip(said, some, strict=True)]
+            files = ["--json_file", "report.json", "--markdown_file", "report.md"]
+            hypotheses = self.write("any.jsonl", list(map(json.dumps, rows)))
+            main(["eval", "wer", "--reference", str(speech / "val.jsonl"), "--hypothesis", hypotheses, "--worst", "9",
+                  "--normalizer", normalizer, *files])  # fmt: skip
+            report = json.loads(Path("report.json").read_text(encoding="utf-8"))
+            assert len(report["rows"]) == len(said)
+            assert Path("report.md").read_text(encoding="utf-8").count("HYP:") == len(report["worst"])
+        terminal.flush()
+        assert b"most word errors" in terminal.buffer.getvalue()
+
+    def test_only_a_line_feed_ends_a_hypothesis(self, speech, truth):
+        texts = self.write("texts.txt", [f"{text}\x85\u2028x" for text in truth])
+        main(["eval", "wer", "--reference", str(speech / "val.jsonl"), "--hypothesis", texts,
+              "--json_file", "report.json"])  # fmt: skip
+        assert json.loads(Path("report.json").read_text())["insertions"] == len(truth)
+
+    def test_the_guard_cuts_loops_of_all_systems_only_where_it_is_asked_for(self, speech, truth):
+        loops = self.write("loops.txt", [f"{text} {'uh ' * 9}" for text in truth])
+        found = {}
+        for flag in ([], ["--repetition_guard"]):
+            main(["eval", "wer", "--reference", str(speech / "val.jsonl"), "--hypothesis", loops, "--other", loops,
+                  "--json_file", "report.json", *flag])  # fmt: skip
+            report = json.loads(Path("report.json").read_text())
+            assert report["wer"] == report["others"][0]["wer"]
+            found[bool(flag)] = report["insertions"]
+        assert report["loops"] == 8
+        assert found == {False: 72, True: 8}
+
+    def test_both_sides_are_normalised_as_whisper_is_scored(self, speech, truth, capfd):
+        pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: omni[hf]")
+        manifest = Path("speech/val.jsonl")
+        rows = [json.loads(line) | {"text": "Mr. Gray won't pay $25."} for line in manifest.read_text().splitlines()]
+        manifest.write_text("\n".join(map(json.dumps, rows)))
+        spoken = self.write("spoken.txt", ["um mister grey will not pay twenty five dollars"] * 8)
+        main(["eval", "wer", "--reference", str(manifest), "--hypothesis", spoken, "--normalizer", "whisper",
+              "--json_file", "report.json"])  # fmt: skip
+        assert json.loads(Path("report.json").read_text())["wer"] == 0
+
+    def test_a_checkpoint_tells_when_the_words_of_any_text_are_said(self, words, capfd):
+        """Word `i` of the manifest is one tone a letter, 0.16 s each."""
+        rows = [json.loads(line) for line in Path("words.jsonl").read_text().splitlines()]
+        texts = self.write("texts.txt", [row["text"] if i else "abc" * 99 for i, row in enumerate(rows)])
+        main(["eval", "wer", "--reference", "words.jsonl", "--hypothesis", texts, "--align", words["recognizer"],
+              "--json_file", "report.json"])  # fmt: skip
+        found = json.loads(Path("report.json").read_text())["rows"]
+        assert found[0]["words"] is None
+        assert "1 of 40 hypotheses cannot be aligned" in capfd.readouterr().out
+        for row, told in zip(rows[1:], found[1:], strict=True):
+            (word,) = told["words"]
+            assert word["text"] == row["text"]
+            assert word["start"] == pytest.approx(0.0, abs=0.2)
+            assert word["end"] == pytest.approx(row["duration"], abs=0.2)
+
+
+def test_alignment_follows_the_words_it_is_given(words):
+    from conftest import tones
+
+    from omni.inference.recognizer import load_recognizer
+
+    recognizer = load_recognizer(words["recognizer"], device="cpu")
+    audio = torch.from_numpy(tones("ab  ca   b"))
+    found = recognizer.align(audio, "ab ca b")
+    assert [word.text for word in found] == ["ab", "ca", "b"]
+    for word, start in zip(found, (0.0, 0.64, 1.44), strict=True):
+        assert word.start == pytest.approx(start, abs=0.16)
+    assert recognizer.align(audio, "") == ()
+    with pytest.raises(UserError, match="none of the characters"):
+        recognizer.align(audio, "xyz")

@@ -1,0 +1,265 @@
+"""A recogniser at work: batches, windows and times change nothing of what is said."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from omni.cli import main
+from omni.commands.transcribe import captions, written
+from omni.errors import UserError
+from omni.inference.long_form import Joiner, Transcript, Word
+from omni.inference.recognizer import Recognizer
+from omni.media.audio import SAMPLE_RATE
+from omni.models.audio_encoder import AudioEncoder
+from omni.text.ctc_vocabulary import Characters
+
+
+@pytest.fixture(scope="module")
+def trained() -> Recognizer:
+    """A tiny recogniser of tones, which sees no further than some frames: trained for a few seconds."""
+    from conftest import tones
+
+    from omni.decoding.ctc import ctc_nll
+    from omni.media.audio import LogMel
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    units = Characters(" abc")
+    encoder = AudioEncoder(
+        vocab_size=5,
+        num_mels=16,
+        dim=32,
+        num_layers=1,
+        num_heads=2,
+        ffn_dim=48,
+        conv_channels=4,
+        head_dim=16,
+        attention_span=2,
+    )
+    log_mel, optimizer = LogMel(16), torch.optim.AdamW(encoder.parameters(), lr=4e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(180):
+        texts = []
+        for _ in range(8):
+            words = torch.randint(1, 4, (3,), generator=generator).tolist()
+            texts.append(
+                " ".join(
+                    "".join("abc"[int(torch.randint(3, (1,), generator=generator))] for _ in range(n)) for n in words
+                )
+            )
+        audios = [torch.from_numpy(tones(f" {text} ")) for text in texts]
+        mels = log_mel(torch.nn.utils.rnn.pad_sequence(audios, batch_first=True))
+        lengths = log_mel.num_frames(torch.tensor([len(audio) for audio in audios]))
+        targets = [torch.tensor(units.encode(text)) for text in texts]
+        padded = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True)
+        nll, _ = ctc_nll(*encoder.emit(encoder(mels, lengths)), padded, torch.tensor([len(t) for t in targets]))
+        optimizer.zero_grad()
+        nll.mean().backward()
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
+        optimizer.step()
+    return Recognizer(encoder.eval(), units)
+
+
+def say(text: str) -> torch.Tensor:
+    from conftest import tones
+
+    return torch.from_numpy(tones(f" {text} "))
+
+
+LONG = "abc ab c bca cab a bb cc abc ba ca bac cba ab bc ca abc cab bca a b c"
+
+
+def test_it_has_learned(trained):
+    assert [t.text for t in trained.transcribe([say("abc ba"), say("c")])] == ["abc ba", "c"]
+
+
+def test_a_batch_says_what_each_says_alone_in_the_order_given(trained):
+    audio = [say("abc ba c"), say("a"), say("cab cab"), say("bb")]
+    together = trained.transcribe(audio)
+    assert together == [trained.transcribe(one)[0] for one in audio]
+    assert trained.transcribe(audio, batch_seconds=0.5) == together
+
+
+@pytest.mark.parametrize("window", [2.0, 3.3, 5.0])
+def test_windows_that_cut_no_word_say_what_the_whole_says(trained, window):
+    audio = say(LONG)
+    whole = trained.transcribe(audio, timestamps="word", window=60)[0]
+    assert whole.text == LONG
+    parts = trained.transcribe(audio, timestamps="word", window=window, overlap=0.96)[0]
+    assert parts.text == whole.text
+    assert parts.duration == pytest.approx(whole.duration, abs=0.01) == pytest.approx(len(audio) / SAMPLE_RATE)
+    for one, other in zip(whole.words, parts.words, strict=True):
+        assert one.start == pytest.approx(other.start, abs=0.09)
+        assert one.end == pytest.approx(other.end, abs=0.09)
+
+
+def test_a_file_is_read_in_pieces_and_says_the_same(trained, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "long.flac", say(LONG).numpy(), SAMPLE_RATE)
+    heard: list[float] = []
+    emit = Recognizer.emit
+    monkeypatch.setattr(Recognizer, "emit", lambda self, audios: heard.extend(map(len, audios)) or emit(self, audios))
+    assert trained.transcribe(tmp_path / "long.flac", window=3.04, overlap=0.96)[0].text == LONG
+    assert max(heard) <= 3.04 * SAMPLE_RATE
+    assert trained.transcribe((tmp_path / "long.flac").read_bytes())[0].text == LONG
+
+
+@pytest.mark.parametrize("kind", ["word", "char"])
+def test_times_follow_the_text(trained, kind):
+    transcript = trained.transcribe(say("abc ba c"), timestamps=kind)[0]
+    joined = [word.text for word in transcript.words]
+    assert joined == (["abc", "ba", "c"] if kind == "word" else [*"abcbac"])
+    ends = [time for word in transcript.words for time in (word.start, word.end)]
+    assert ends == sorted(ends)
+    assert 0 <= ends[0] < ends[-1] <= transcript.duration
+    assert all(0.1 < word.score <= 1 for word in transcript.words)
+    starts = {"word": (0.16, 0.8, 1.28), "char": (0.16, 0.32, 0.48, 0.8, 0.96, 1.28)}[kind]  # 0.16 s a letter or space
+    for word, start in zip(transcript.words, starts, strict=True):
+        assert word.start == pytest.approx(start, abs=0.16)
+
+
+def test_silence_and_a_single_sample_say_nothing(trained):
+    assert trained.transcribe(torch.zeros(1))[0].text == ""
+    assert trained.transcribe(torch.zeros(30 * SAMPLE_RATE), window=4, overlap=1)[0].text.strip("abc ") == ""
+
+
+def test_what_cannot_be_heard_is_refused(trained, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        trained.transcribe(tmp_path / "nothing.wav")
+    with pytest.raises(UserError, match="finite numbers"):
+        trained.transcribe(torch.full((100,), float("nan")))
+    with pytest.raises(UserError, match="at most half of it"):
+        trained.transcribe(say("a"), window=2, overlap=1.5)
+
+
+def test_subtitles_are_parted_at_pauses_and_by_length():
+    words = [Word(f"word{i}", i * 0.5, i * 0.5 + 0.4, 1.0) for i in range(20)]
+    groups = captions([*words, Word("later", 30.0, 30.5, 1.0)])
+    assert [word for group in groups for word in group][-1].text == "later"
+    assert len(groups[-1]) == 1
+    assert all(group[-1].end - group[0].start <= 7 for group in groups)
+
+
+class TestCommand:
+    @pytest.fixture
+    def checkpoint(self, fit_audio) -> str:
+        fit_audio()
+        return "lightning_logs/audio/last.ckpt"
+
+    def test_prints_a_line_a_file_and_survives_a_bad_one(self, checkpoint, speech, capfd):
+        files = [str(speech / "val-0.wav"), "nowhere.wav", str(speech / "val-1.wav")]
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(["transcribe", *files, "--checkpoint", checkpoint])
+        assert stop.value.code == 2
+        out, err = capfd.readouterr()
+        assert [line.split(": ")[0] for line in out.splitlines()] == [files[0], files[2]]
+        assert "omni: nowhere.wav: does not exist" in err
+
+    def test_writes_json_and_subtitles(self, checkpoint, speech, capfd, tmp_path):
+        capfd.readouterr()
+        file = str(speech / "val-0.wav")
+        main(["transcribe", "--checkpoint", checkpoint, file, "--format", "json", "--timestamps", "char"])
+        row = json.loads(capfd.readouterr().out)
+        assert "".join(word["text"] for word in row.get("words", [])) == row["text"].replace(" ", "")
+        assert row["duration"] == pytest.approx(soundfile.info(file).duration, abs=1e-3)
+        (tmp_path / "out").mkdir()
+        main(["transcribe", file, str(speech / "val-1.wav"), "--checkpoint", checkpoint, "--format", "vtt",
+              "--out", str(tmp_path / "out")])  # fmt: skip
+        assert all(path.read_text().startswith("WEBVTT") for path in (tmp_path / "out").glob("*.vtt"))
+        assert len(list((tmp_path / "out").iterdir())) == 2
+
+    def test_scores_a_manifest_and_compares(self, checkpoint, speech, capfd):
+        val = str(speech / "val.jsonl")
+        perfect = [
+            {"id": json.loads(line)["id"], "text": json.loads(line)["text"]}
+            for line in Path(val).read_text().splitlines()
+        ]
+        Path("perfect.jsonl").write_text("\n".join(map(json.dumps, perfect)), encoding="utf-8")
+        capfd.readouterr()
+        main(["eval", "wer", "--reference", val, "--hypothesis", checkpoint, "--other", "perfect.jsonl",
+              "--json_file", "report.json"])  # fmt: skip
+        out = capfd.readouterr().out
+        report = json.loads(Path("report.json").read_text())
+        (other,) = report["others"]
+        assert other["wer"] == 0
+        assert f"{report['wer']:.2%}" in out
+        assert report["interval"][0] <= report["wer"] <= report["interval"][1]
+        assert other["difference"]["low"] <= other["difference"]["wer"] <= other["difference"]["high"]
+        assert sum(part["words"] for part in report["by_speaker"].values()) == report["words"]
+        assert sum(part["utterances"] for part in report["by_words"].values()) == 8
+
+    def test_files_of_one_name_are_told_apart_by_their_folders(self, checkpoint, speech, capfd, fails):
+        rows = [json.loads(line) for line in (speech / "val.jsonl").read_text().splitlines()]
+        for row in rows:
+            folder = Path("takes", row["id"])
+            folder.mkdir(parents=True)
+            shutil.copy(speech / row["audio"], folder / "take.wav")
+            row["audio"] = f"{row['id']}/take.wav"
+        Path("takes/all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        Path("perfect.jsonl").write_text("\n".join(json.dumps({"audio": r["audio"], "text": r["text"]}) for r in rows))
+        main(
+            ["eval", "wer", "--reference", "takes/all.jsonl", "--hypothesis", "perfect.jsonl", "--json_file", "r.json"]
+        )
+        assert json.loads(Path("r.json").read_text())["wer"] == 0
+        Path("out").mkdir()
+        files = [f"takes/{row['audio']}" for row in rows[:2]]
+        main(["transcribe", *files, "--checkpoint", checkpoint, "--out", "out"])
+        assert sorted(map(str, Path("out").rglob("*.txt"))) == [f"out/{row['id']}/take.txt" for row in rows[:2]]
+        shutil.copy(files[0], files[0].replace(".wav", ".flac"))
+        again = [*files, files[0].replace(".wav", ".flac")]
+        told = fails(main, ["transcribe", *again, "--checkpoint", checkpoint, "--out", "out"])
+        assert "would both be written to" in told
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            ('{"id": "val-0", "text": null}', "row 1: `text` is None, no text"),
+            ('{"id": "val-0", "text": "a"}\n{"id": "val-0", "text": "b"}', "row 2: val-0 has two different texts"),
+            ("[]", "row 1: is no JSON object"),
+        ],
+    )
+    def test_hypotheses_that_make_no_sense_are_refused(self, speech, fails, line, words):
+        Path("bad.jsonl").write_text(line)
+        arguments = ["eval", "wer", "--reference", str(speech / "val.jsonl"), "--hypothesis", "bad.jsonl"]
+        assert words in fails(main, arguments)
+
+    def test_subtitles_are_of_words(self, checkpoint, speech, fails):
+        file = str(speech / "val-0.wav")
+        arguments = ["transcribe", file, "--checkpoint", checkpoint, "--format", "srt", "--timestamps", "char"]
+        assert "subtitles are made of words" in fails(main, arguments)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["transcribe", "a.wav", "--checkpoint", "none.ckpt"], "does not exist"),
+            (["transcribe", "--checkpoint", "none.ckpt"], "files"),
+            (["eval", "wer", "--reference", "speech/val.jsonl", "--hypothesis", "short.txt"], "has 1 lines"),
+            (["eval", "wer", "--reference", "speech/val.jsonl", "--hypothesis", "short.jsonl"], "no row for"),
+            (["eval", "wer", "--reference", "none.jsonl", "--hypothesis", "short.txt"], "does not exist"),
+        ],
+    )
+    def test_bad_arguments_end_in_a_line(self, speech, fails, arguments, words):
+        Path("short.txt").write_text("a\n")
+        Path("short.jsonl").write_text('{"id": "x", "text": "a"}\n')
+        assert words in fails(main, arguments)
+
+
+def test_subtitle_clocks():
+    transcript = Transcript("a", (Word("a", 3661.5, 3662.0, 1.0),), 4000.0)
+    assert "01:01:01,500 --> 01:01:02,000" in written(transcript, "srt")
+    assert "01:01:01.500 --> 01:01:02.000" in written(transcript, "vtt")
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_unit_that_reaches_over_the_cut_is_written_once(beam):
+    def heard(units: list[int]) -> torch.Tensor:
+        return torch.full((len(units), 5), -9.0).scatter(1, torch.tensor(units)[:, None], -1e-3)
+
+    joiner = Joiner(Characters(" abc"), seconds=0.02, overlap=0.2, beam=beam, timestamps=None)
+    joiner.add(heard([0] * 10 + [2] * 10), 0.4)
+    joiner.add(heard([2] * 12 + [0] * 4 + [2, 0]), 0.16)
+    assert joiner.finish().text == "aa"

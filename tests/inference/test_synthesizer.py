@@ -1,0 +1,223 @@
+"""Texts of any length become sound; the stream is the whole; what cannot be said is told in a line."""
+
+import pytest
+import torch
+from toy_voice import NUM_MELS, UNITS, ToyVocoder, codec_of, save_talker, synthesizer, talker_of
+
+import omni
+from omni.decoding.sampling import Sampling
+from omni.decoding.talker import SpeechSampling, speak_codes
+from omni.errors import UserError
+from omni.inference import synthesizer as synthesis
+from omni.inference.synthesizer import Synthesizer, load_synthesizer
+from omni.media.audio import SAMPLE_RATE
+from omni.media.griffin_lim import GriffinLim
+from omni.media.trimming import trimmed
+from omni.models.part import Part
+
+TEXT = "Abc da. Cab bad? A dab, a cad!"
+LONG = " ".join(["abc dab"] * 1250)  # 10,000 characters, and no sentence ends
+
+
+@pytest.mark.parametrize("chunk", [0.01, 0.1, 0.32, 5.0])
+def test_the_stream_is_the_whole(chunk):
+    voice = synthesizer()
+    assert voice.streams
+    (whole,) = voice.speak(TEXT)
+    parts = list(voice.stream(TEXT, chunk=chunk))
+    assert torch.cat(parts).shape == whole.audio.shape
+    assert (torch.cat(parts) - whole.audio).abs().max() < 1e-4
+    assert whole.audio.abs().max() > 0.05
+    assert len(parts) > 3 + 2
+
+
+def test_sound_comes_while_the_talker_speaks(monkeypatch):
+    made = []
+    frames = synthesis.speak_frames
+    monkeypatch.setattr(
+        synthesis, "speak_frames", lambda *args, **options: (made.append(1) or one for one in frames(*args, **options))
+    )
+    stream = synthesizer().stream("abcd abcd abcd")
+    first = next(stream)
+    assert len(made) <= 2
+    assert 0 < len(first) <= 2 * 640
+    assert len(made) < 30 < len(list(stream)) * 8 + len(made)
+
+
+@pytest.mark.parametrize("vocoder", [GriffinLim(NUM_MELS, iterations=2), ToyVocoder(causal=False)])
+def test_a_vocoder_that_is_not_causal_streams_by_sentence(vocoder):
+    voice = synthesizer(vocoder)
+    assert not voice.streams
+    parts = list(voice.stream(TEXT))
+    assert len(parts) == 3 + 2
+    assert torch.equal(torch.cat(parts), voice.speak(TEXT)[0].audio)
+
+
+def test_sentences_are_joined_by_silence():
+    voice = synthesizer()
+    sentences = [voice.speak(text)[0].audio for text in ("Abc da.", "Bad cab?")]
+    numbered = [speech.audio for _, speech in voice.parts(["Abc da. Bad cab?"])]
+    assert torch.equal(numbered[0][: len(sentences[0])], sentences[0])
+    pause = numbered[0][len(sentences[0]) :]
+    assert len(pause) == 0.35 * SAMPLE_RATE
+    assert not pause.any()
+    assert numbered[0][0] == numbered[1][0] == 0
+    (whole,) = voice.speak("Abc da. Bad cab?")
+    assert torch.equal(whole.audio, torch.cat(numbered))
+
+
+def test_codes_are_those_of_all_sentences():
+    voice = synthesizer()
+    (speech,) = voice.speak("Abc da. Bad.")
+    codes = speak_codes(voice.talker, [UNITS.encode("abc da"), UNITS.encode("bad")])
+    assert torch.equal(speech.codes, torch.cat(codes))
+    (alone,) = voice.speak("Abc da.")
+    with torch.inference_mode():
+        sound = ToyVocoder()(voice.codec.decode(alone.codes[None]))[0]
+    assert torch.equal(alone.audio, trimmed(sound))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_a_text_sounds_the_same_whatever_is_said_beside_it(batch_size):
+    voice = synthesizer()
+    together = voice.speak([TEXT, "Cab.", "Dad. Dab. Add."], batch_size=batch_size)
+    for text, speech in zip([TEXT, "Cab.", "Dad. Dab. Add."], together, strict=True):
+        assert torch.equal(voice.speak(text)[0].codes, speech.codes)
+
+
+def test_the_seed_decides():
+    voice = synthesizer()
+    one, same, other = (voice.speak(TEXT, sampling=SpeechSampling(first=Sampling(seed=seed)))[0] for seed in (1, 1, 2))
+    assert torch.equal(one.audio, same.audio)
+    assert one.codes.shape != other.codes.shape or not torch.equal(one.codes, other.codes)
+
+
+def test_a_long_text_is_said_a_few_sentences_at_a_time(monkeypatch):
+    calls = []
+    speaking = synthesis.speak_codes
+    monkeypatch.setattr(
+        synthesis,
+        "speak_codes",
+        lambda talker, texts, **options: calls.append(texts) or speaking(talker, texts, **options),
+    )
+    voice = synthesizer(fast=True)
+    speech = list(voice.parts([LONG], batch_size=12))
+    assert max(map(len, calls)) == 12
+    assert max(len(text) for texts in calls for text in texts) <= 160
+    said = " ".join(UNITS.decode(text) for texts in calls for text in texts)
+    assert said.split() == LONG.split()
+    assert len(speech) == sum(map(len, calls)) > 60
+
+
+def test_what_is_not_said_aloud_is_left_out():
+    voice = synthesizer()
+    assert voice.read("Abc! 👍 ... Dad.") == [*voice.read("Abc! Dad.")]
+    assert [UNITS.decode(breath.units) for breath in voice.read("“Ábc” — dâd…")] == ["abc dad"]
+
+
+def test_voices_go_by_number_or_name():
+    voice = synthesizer(num_speakers=3)
+    first, same, other = (voice.speak("Abc da.", speaker=speaker)[0].codes for speaker in (None, 0, "z"))
+    assert torch.equal(first, same)
+    assert first.shape != other.shape or not torch.equal(first, other)
+    assert torch.equal(
+        torch.cat([*voice.stream("Abc da.", speaker=2)]), torch.cat([*voice.stream("Abc da.", speaker="z")])
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "words"),
+    [
+        ("", {}, "nothing that is said aloud"),
+        (" ?! … 👍🏽", {}, "nothing that is said aloud"),
+        (["abc", "..."], {}, "'...' cannot be spoken"),
+        ("Abc. Hello.", {}, "never read e h l o"),
+        ("привет", {}, "never read"),
+        ("日本。", {}, "never read"),
+        ("9" * 10_000, {}, "cannot be spoken: the Talker has never read e h i l m n o r s t"),
+        ("abc", {"speaker": 3}, "no speaker 3: the Talker has 0 to 2"),
+        ("abc", {"speaker": -1}, "no speaker -1"),
+        ("abc", {"speaker": "w"}, "no speaker 'w': the Talker has 3, such as x, y, z"),
+        ("abc", {"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_what_cannot_be_said_is_told_before_anything_is(texts, options, words):
+    with pytest.raises(UserError, match=words) as error:
+        synthesizer(num_speakers=3).speak(texts, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_streams_are_told():
+    with pytest.raises(UserError, match="one voice only"):
+        next(synthesizer().stream("abc", speaker=0))
+    with pytest.raises(UserError, match="chunk is 0"):
+        next(synthesizer().stream("abc", chunk=0))
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="num_codebooks is 3 and the codec's 2"):
+        Synthesizer(talker_of(), codec_of(num_codebooks=2), ToyVocoder(), UNITS)
+    with pytest.raises(UserError, match=r"frame_rate is 25.0 and the codec's 12.5"):
+        Synthesizer(talker_of(), codec_of(downsampling=8), ToyVocoder(), UNITS)
+    with pytest.raises(UserError, match="vocoder reads 80 mel filters and the codec writes 16"):
+        Synthesizer(talker_of(), codec_of(), ToyVocoder(80), UNITS)
+
+
+def test_streaming_leaves_the_caller_in_its_own_mode():
+    parameter = torch.ones(1, requires_grad=True)
+    for chunk in synthesizer().stream("abc"):
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+        (parameter * chunk).sum().backward()  # what was made can be learned from
+    assert torch.is_grad_enabled()
+
+
+def test_one_checkpoint_suffices(workplace):
+    path = save_talker(workplace / "talker.ckpt", num_speakers=3)
+    voice = load_synthesizer(path)
+    assert isinstance(voice.vocoder, GriffinLim)
+    assert voice.voices == ["x", "y", "z"]
+    expected = synthesizer(num_speakers=3).speak(TEXT, speaker=1)[0]
+    (speech,) = omni.speak(TEXT, path, speaker="y")
+    assert torch.equal(speech.codes, expected.codes)
+    assert speech.sample_rate == SAMPLE_RATE
+    assert 0.01 < speech.audio.abs().max() <= 1
+    speech.save("folder/x.wav")
+    assert (workplace / "folder/x.wav").stat().st_size == 44 + 2 * len(speech.audio)
+
+
+def test_a_vocoder_comes_from_its_checkpoint(workplace):
+    from toy_speech import save
+
+    path = save_talker(workplace / "talker.ckpt")
+    vocoder = save(workplace / "vocoder.ckpt", "vocoder", ToyVocoder(level=0.1), UNITS)
+    voice = omni.load_synthesizer(path, vocoder=vocoder)
+    assert voice.streams
+    assert torch.equal(voice.vocoder.basis, ToyVocoder(level=0.1).basis)
+    save(workplace / "codec.ckpt", "vocoder", codec_of(), UNITS)
+    for name, words in {
+        "nowhere.ckpt": "vocoder nowhere.ckpt does not exist",
+        "griffin_lim": "give griffin-lim",
+        path: "holds no part 'vocoder'",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            load_synthesizer(path, vocoder=name)
+
+
+class Mute(Part):
+    num_mels = NUM_MELS
+
+
+def test_other_parts_under_the_names_are_refused(workplace):
+    from toy_speech import save
+
+    path = save_talker(workplace / "talker.ckpt")
+    save(workplace / "mute.ckpt", "vocoder", Mute(), UNITS)
+    checkpoint = torch.load(path)
+    checkpoint["parts"]["codec"] = Mute().recipe
+    checkpoint["state_dict"] = {k: w for k, w in checkpoint["state_dict"].items() if not k.startswith("codec.")}
+    torch.save(checkpoint, "muted.ckpt")
+    with pytest.raises(UserError, match="codec"):
+        load_synthesizer("muted.ckpt")
+    with pytest.raises(UserError, match="vocoder"):
+        load_synthesizer(path, vocoder="mute.ckpt")

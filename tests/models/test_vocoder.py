@@ -1,0 +1,153 @@
+"""The vocoder: rows are apart, the future is unknown, pieces give what the whole gives, and frames lie as LogMel's."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from omni.inference.codec_files import vocode
+from omni.media.audio import HOP_LENGTH, LogMel
+from omni.models.discriminators import Discriminators
+from omni.models.vocoder import Vocos, overlap_add
+
+TOY = {"num_mels": 16, "dim": 24, "num_layers": 2, "kernel_size": 5}
+
+
+@pytest.fixture(params=[{}, {"n_fft": 480}, {"n_fft": 800, "num_layers": 1}], ids=str)
+def vocoder(request: pytest.FixtureRequest) -> Vocos:
+    torch.manual_seed(0)
+    return Vocos(**TOY | request.param).eval()
+
+
+@pytest.mark.parametrize("pieces", [[1] * 45, [45], [7, 1, 30, 7], [44, 1], [3, 42]], ids=len)
+def test_a_stream_gives_what_the_whole_gives(vocoder, pieces):
+    mels = torch.randn(2, 45, 16) + 1
+    with torch.no_grad():
+        whole = vocoder(mels)
+    assert whole.shape == (2, 45 * HOP_LENGTH)
+    with vocoder.streaming() as stream:
+        sounds = [stream.decode(piece) for piece in mels.split(pieces, dim=1)]
+        seen = sum(sound.shape[1] for sound in sounds)
+        assert seen == 45 * HOP_LENGTH - vocoder.delay
+        sounds.append(stream.flush())
+    assert whole.abs().max() > 0.01
+    assert (torch.cat(sounds, dim=1) - whole).abs().max() < 1e-6
+    with vocoder.streaming() as stream:
+        assert stream.decode(mels[:, :1]).shape[1] == max(0, HOP_LENGTH - vocoder.delay)
+        assert torch.equal(stream.flush()[:, -1], vocoder(mels[:, :1])[:, -1])
+
+
+@torch.no_grad()
+def test_the_future_changes_nothing_before_the_delay(vocoder):
+    mels = torch.randn(1, 40, 16)
+    changed = mels.clone()
+    changed[:, 25:] += 1
+    apart = (vocoder(mels) - vocoder(changed))[0].abs() > 1e-7
+    first = int(apart.nonzero()[0])
+    assert 25 * HOP_LENGTH - vocoder.delay <= first < 25 * HOP_LENGTH - vocoder.delay + 8
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_batch_gives_what_each_row_gives_alone(causal):
+    torch.manual_seed(0)
+    vocoder = Vocos(**TOY, causal=causal).eval()
+    rows = [torch.randn(length, 16) for length in (30, 1, 12)]
+    mels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=9.0)
+    together = vocoder(mels, torch.tensor([30, 1, 12]))
+    for row, sound in zip(rows, together, strict=True):
+        alone = vocoder(row[None])[0]
+        torch.testing.assert_close(sound[: len(alone)], alone, atol=1e-6, rtol=1e-5)
+        assert not sound[len(alone) :].any()
+
+
+def test_frames_lie_where_those_of_the_spectrogram_do(vocoder):
+    """Spectra of windows around the middles of frames, put together again, are the sound itself."""
+    audio = torch.randn(1, 30 * HOP_LENGTH) / 10
+    padded = torch.nn.functional.pad(audio, (vocoder.delay, vocoder.delay))
+    windows = padded.unfold(1, vocoder.n_fft, HOP_LENGTH) * torch.hann_window(vocoder.n_fft)
+    assert windows.shape[1] == LogMel.num_frames(audio.shape[1])
+    again = overlap_add(windows * vocoder.window)[:, vocoder.delay :][:, : audio.shape[1]]
+    inner = slice(vocoder.n_fft, -vocoder.n_fft)
+    torch.testing.assert_close(again[:, inner], audio[:, inner], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_mels", [80, 128])
+def test_an_untrained_head_is_about_as_loud_as_the_spectrogram_tells(num_mels):
+    torch.manual_seed(0)
+    audio = torch.randn(1, 100 * HOP_LENGTH) / 10
+    audio[:, 50 * HOP_LENGTH :] /= 100
+    vocoder, mels = Vocos(num_mels=num_mels, dim=24, num_layers=0), LogMel(num_mels)(audio)
+    torch.nn.init.zeros_(vocoder.head.weight)
+    torch.nn.init.uniform_(vocoder.head.bias[vocoder.n_fft // 2 + 1 :], -3, 3)
+    with torch.no_grad(), torch.random.fork_rng():
+        vocoder.head.bias[: vocoder.n_fft // 2 + 1] = 0
+        made = vocoder(mels)
+    for part in (slice(1000, 7000), slice(9000, 15000)):
+        assert 0.3 < made[:, part].norm() / audio[:, part].norm() < 3
+
+
+def test_what_is_no_spectrogram_is_refused(vocoder):
+    for mels in (torch.zeros(1, 5, 17), torch.zeros(1, 0, 16), torch.zeros(5, 16)):
+        with pytest.raises(ValueError, match=r"takes mels \(batch, 1 or more frames, 16 filters\), not") as error:
+            vocoder(mels)
+        assert "\n" not in str(error.value)
+        with vocoder.streaming() as stream, pytest.raises(ValueError, match="takes mels"):
+            stream.decode(mels)
+    with vocoder.streaming() as stream, pytest.raises(ValueError, match="no spectrogram came"):
+        stream.flush()
+    with pytest.raises(ValueError, match="cannot make sound of a stream"), Vocos(**TOY, causal=False).streaming():
+        pass
+    for n_fft in (320, 500):
+        with pytest.raises(ValueError, match="n_fft must be a multiple of 160, 480 or more"):
+            Vocos(**TOY, n_fft=n_fft)
+
+
+@torch.no_grad()
+def test_long_spectrograms_are_made_sound_of_piece_by_piece():
+    torch.manual_seed(0)
+    mels = torch.randn(3100, 16)  # more than a piece
+    for causal in (True, False):
+        vocoder = Vocos(**TOY, causal=causal).eval()
+        torch.testing.assert_close(vocode(vocoder, mels), vocoder(mels[None])[0], atol=1e-6, rtol=1e-5)
+
+
+def test_autocast_leaves_sound_in_fp32(vocoder):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert vocoder(torch.randn(1, 8, 16)).dtype == torch.float32
+
+
+def test_flops_are_six_for_each_weight_and_use():
+    weights = 16 * 24 + 2 * (24 * 5 + 2 * 24 * 72) + 24 * 642
+    assert Vocos(**TOY).flops_per_second == 6 * 100 * weights
+
+
+class TestDiscriminators:
+    TOY = {  # noqa: RUF012  never written to
+        "periods": [2, 3], "period_channels": [2, 4, 4], "resolutions": [64, 128], "resolution_channels": 2,
+    }  # fmt: skip
+
+    def judged(self, audio: Tensor):
+        torch.manual_seed(0)
+        return Discriminators(**self.TOY)(audio)
+
+    def test_each_row_is_judged_alone(self):
+        audio = torch.randn(3, 1000)
+        together, alone = self.judged(audio), self.judged(audio[1:2])
+        assert len(together.scores) == len(together.features) == 4
+        for a, b in zip(together.rows(slice(1, 2)).scores, alone.scores, strict=True):
+            torch.testing.assert_close(a, b)
+
+    def test_a_period_is_looked_at_offset_by_offset(self):
+        audio = torch.randn(1, 1200)
+        changed = audio.clone()
+        changed[0, 1::3] += 1  # every third sample: one column of period 3
+        one, other = (self.judged(sound).features[1][-1] for sound in (audio, changed))
+        assert torch.equal(one[..., [0, 2]], other[..., [0, 2]])
+        assert not torch.equal(one[..., 1], other[..., 1])
+
+    def test_short_sounds_can_be_judged(self):
+        assert all(score.numel() for score in self.judged(torch.randn(1, 160)).scores)
+
+    def test_none_is_an_error(self):
+        with pytest.raises(ValueError, match="nothing would judge"):
+            Discriminators(periods=[], resolutions=[])

@@ -1,0 +1,156 @@
+"""Chains of real stages: killed and begun again, failed, stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+from toy_chain import NAME, stage, two, written
+
+from omni.checkpoints import checkpoint as checkpoints
+from omni.cli import main
+from omni.commands import train as training
+from omni.pipeline.definition import Link, read_chain
+from omni.pipeline.status import Standing
+from omni.pipeline.timings import Journal
+
+
+class KillOnce(Callback):
+    """Kills its process in the middle of training, if a file is there, which it takes away."""
+
+    def __init__(self, step: int, file: str) -> None:
+        self.step, self.file = step, Path(file)
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step and self.file.exists():
+            self.file.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fork:
+    """A stage in a copy of this process, which has everything imported."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        sys.stdout = sys.stderr = log.open("a")
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_DFL)
+        code = 1
+        try:
+            main(command)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        finally:
+            sys.stdout.close()
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def send_signal(self, sig: int) -> None:
+        os.kill(self.pid, sig)
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Stages are forked, not started."""
+
+    def launch(self: Any, link: Link, found: Standing) -> Fork:
+        resume = ["--ckpt_path", found.resume] if found.resume else []
+        return Fork(["fit", *link.arguments, *resume], self.log(link.name))
+
+    monkeypatch.setattr(training.Launcher, "__call__", launch)
+
+
+def report(folder: str = "lightning_logs") -> dict[str, Any]:
+    """The report, but for what may differ between two trainings."""
+    content = json.loads(Path(folder, "toy/report.json").read_text(encoding="utf-8"))
+    del content["date"], content["seconds"]
+    for each in content["stages"]:
+        assert each.pop("seconds") > 0
+        del each["attempts"]
+    return content
+
+
+def test_killed_and_begun_again_ends_with_the_same_report(forks, workplace, capfd):
+    kill = {"class_path": "test_pipeline_runs.KillOnce", "init_args": {"step": 7, "file": "kill"}}
+    often = {"filename": "last", "every_n_train_steps": 2}
+    every = {"class_path": "omni.training.callbacks.StageCheckpoint", "init_args": often}
+    stages = two(**{"trainer.max_steps": 12, "trainer.callbacks+": [every]})
+    stages["again"]["overrides"]["trainer.callbacks+"] = [kill, every]
+    path = str(written(stages))
+    main(["train", path])
+    whole = report()
+    weights = checkpoints.read("lightning_logs/again/last.ckpt")["state_dict"]
+    weights = {name: weight.clone() for name, weight in weights.items()}
+    assert [(each["name"], each["reached"]) for each in whole["stages"]] == [("thinker", True), ("again", None)]
+    Path("lightning_logs").rename("whole")
+
+    Path("kill").touch()
+    with pytest.raises(SystemExit) as stop:
+        main(["train", path])
+    assert stop.value.code == 128 + signal.SIGKILL
+    output = capfd.readouterr()
+    assert "killed by SIGKILL; lightning_logs/toy/again.log" in output.err
+    cut = checkpoints.read("lightning_logs/again/last.ckpt")["lineage"]["step"]
+    assert 2 < cut < 8
+
+    main(["train", path])
+    output = capfd.readouterr().out
+    assert "thinker  done before" in output
+    assert "again  goes on" in output
+    assert report() == whole
+    resumed = checkpoints.read("lightning_logs/again/last.ckpt")["state_dict"]
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert Journal(Path("lightning_logs/toy/chain.json")).attempts("again") == 2
+    text = Path("lightning_logs/toy/report.md").read_text(encoding="utf-8")
+    assert "| thinker (`ThinkerPretraining`) | `val/perplexity` | < 1000 | **" in text
+    assert " in 2 attempts | " in text
+
+    main(["train", path])
+    assert capfd.readouterr().out.count("done before") == 2
+
+
+def test_a_failed_stage_is_told_with_its_line_its_log_and_its_exit_code(forks, workplace, fails):
+    stages = two(**{"model.init_args.thinker.init_args.vocab_size": 100})
+    stages["other"] = stage(overrides={NAME: "other"})
+    message = fails(main, ["train", str(written(stages))])
+    assert message.startswith("omni: stage thinker failed: the tokenizer has 288 tokens and the Thinker 100: set ")
+    assert message.endswith("(exit code 2; lightning_logs/toy/thinker.log)")
+    assert Path("lightning_logs/other/best.ckpt").exists()
+    assert not Path("lightning_logs/toy/report.md").exists()
+
+
+@pytest.mark.slow
+def test_processes_save_at_ctrl_c_and_when_their_chain_is_killed(workplace):
+    options = {"trainer.max_steps": 4000, "trainer.val_check_interval": 4000}
+    path = str(written({"thinker": stage(overrides=options)}))
+    progress, last = Path("lightning_logs/thinker/progress.json"), Path("lightning_logs/thinker/last.ckpt")
+    for signum, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        progress.unlink(missing_ok=True)
+        before = checkpoints.read(last)["lineage"]["step"] if last.exists() else 0
+        chain = subprocess.Popen([sys.executable, "-m", "omni.cli", "train", path], stdout=subprocess.PIPE, text=True)
+        while not progress.exists() or json.loads(progress.read_text())["step"] <= before + 20:
+            time.sleep(0.1)
+        chain.send_signal(signum)
+        output, _ = chain.communicate(timeout=120)
+        assert chain.returncode == code
+        if signum == signal.SIGINT:
+            assert "stopped, and saved; the same command goes on" in output
+        with training._alone(read_chain(Path(path))):  # the stage has ended, too
+            assert before + 20 < checkpoints.read(last)["lineage"]["step"] < 4000

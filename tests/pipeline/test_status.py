@@ -1,0 +1,94 @@
+"""Where the stages of a chain stand: what is kept, what goes on, and what is begun anew."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CONFIGS
+from toy_chain import FIRST, SECOND, two, written
+
+from omni.checkpoints import checkpoint as checkpoints
+from omni.errors import UserError
+from omni.pipeline.definition import read_chain
+from omni.pipeline.status import Standing, standing
+from omni.training.configuration import Configuration
+
+
+class TestStanding:
+    @pytest.fixture
+    def chain(self, fit):
+        """A chain whose first stage is done."""
+        path = written(two())
+        fit()
+        return path
+
+    def find(self, name: str = "thinker", **overrides: Any) -> Standing:
+        stages = two(**overrides)
+        if name == "thinker":
+            del stages["again"]
+        return standing(read_chain(written(stages)).links[name])
+
+    def test_done_even_where_the_repository_has_moved(self, chain, monkeypatch, workplace):
+        assert self.find() == Standing("done")
+        assert self.find("again") == Standing("new")
+        (workplace / "sub").mkdir()
+        monkeypatch.chdir("sub")
+        for name in ("lightning_logs", "corpus.txt"):
+            Path(name).symlink_to(workplace / name)
+        assert self.find().state == "done"
+
+    def test_a_configuration_is_the_same_wherever_its_files_lie(self, workplace):
+        shutil.copytree(CONFIGS, "elsewhere")
+        folders = (CONFIGS, Path("elsewhere"))
+        here, there = (Configuration(["--config", str(folder / "world/thinker.yaml")]) for folder in folders)
+        assert here.fingerprint == there.fingerprint
+
+    def test_another_configuration_or_more_steps(self, chain):
+        assert self.find(**{"model.init_args.lr": 2e-3}).reason == "its configuration has changed"
+        assert self.find(**{"trainer.max_steps": 12}).reason == "its configuration has changed"
+        assert self.find(**{"trainer.log_every_n_steps": 2}).state == "done"
+        assert self.find(**{"data.init_args.num_workers": 1, "data.init_args.cache_dir": "elsewhere"}).state == "done"
+        assert self.find(**{"model.init_args.sample_tokens": 3, "model.init_args.compile": True}).state == "done"
+        assert self.find(**{"trainer.gradient_clip_algorithm": "value"}).reason == "its configuration has changed"
+
+    def test_other_data(self, chain):
+        with Path("corpus.txt").open("a") as file:
+            file.write("one more sentence.\n")
+        assert self.find() == Standing("new", "its data has changed")
+        Path("corpus.txt").unlink()
+        with pytest.raises(UserError, match="does not exist"):
+            self.find()
+
+    def test_another_ancestor(self, chain, fit):
+        fit("fit", f"--init_from.thinker={FIRST}", **{key.replace(".", "__"): v for key, v in SECOND.items()})
+        assert self.find("again").state == "done"
+        fit(trainer__max_steps=3)
+        assert self.find("again") == Standing("new", "thinker, which it begins with, has changed")
+
+    def test_cut(self, chain):
+        folder = Path("lightning_logs/thinker")
+        progress = json.loads((folder / "progress.json").read_text())
+        assert progress["finished"]
+        assert (progress["step"], progress["steps"], progress["first_step"]) == (6, 6, 0)
+        measured = checkpoints.read(folder / "last.ckpt")["metrics"]
+        assert measured.items() <= progress["metrics"].items()
+        (folder / "progress.json").write_text(json.dumps(progress | {"finished": False, "step": 3}))
+        assert self.find() == Standing("new", "it was cut in its only validation")  # best is of step 6: of that one
+        checkpoint = checkpoints.read(folder / "best.ckpt")
+        checkpoint["lineage"]["step"] = 3
+        torch.save(checkpoint, "other.ckpt")  # not over what is mapped
+        Path("other.ckpt").replace(folder / "best.ckpt")
+        assert self.find() == Standing("cut", resume="best")
+        (folder / "last.ckpt").write_bytes((folder / "best.ckpt").read_bytes())
+        assert self.find() == Standing("cut", resume="last")
+        (folder / "progress.json").unlink()
+        assert self.find() == Standing("cut", resume="last")
+
+    def test_damaged_or_gone(self, chain):
+        Path("lightning_logs/thinker/best.ckpt").unlink()
+        assert self.find() == Standing("new", "its best.ckpt is gone")
+        Path("lightning_logs/thinker/last.ckpt").write_bytes(b"cut off")
+        assert self.find() == Standing("new")

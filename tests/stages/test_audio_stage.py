@@ -1,0 +1,172 @@
+"""Stage B through the command: it learns, is measured, resumes, and refuses what does not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from omni.batch import SpeechBatch
+from omni.checkpoints import checkpoint as checkpoints
+from omni.models.audio_encoder import AudioEncoder
+from omni.stages.audio import SpeechRecognition
+
+RUN = Path("lightning_logs/audio")
+
+
+def scalars(tag: str) -> list[float]:
+    events = EventAccumulator(str(RUN), size_guidance={"scalars": 0})
+    events.Reload()
+    return [event.value for event in events.Scalars(tag)]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoints.read(path)["state_dict"]
+
+
+def test_a_run_logs_what_is_to_be_watched_and_keeps_the_lowest_wer(fit_audio):
+    fit_audio()
+    assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+    assert len(scalars("val/loss")) == len(scalars("val/cer")) == len(scalars("val/wer")) == 2
+    assert all(0 <= share <= 1 for share in scalars("train/blank_share") + scalars("train/padding"))
+    assert all(entropy > 0 for entropy in scalars("train/entropy"))
+    assert set(scalars("train/infeasible_rows")) == {0.0}
+    assert min(scalars("train/audio_seconds_per_second")) > 0
+    assert 0 < scalars("train/mfu")[-1] < 1
+    checkpoint = checkpoints.read(RUN / "best.ckpt")
+    assert checkpoint["tokenizer"]["kind"] == "characters"
+    assert "val/wer" in str(checkpoint["callbacks"])
+
+
+def test_validation_shows_transcripts_and_spectrograms(fit_audio):
+    fit_audio(model__init_args__samples=2)
+    events = EventAccumulator(str(RUN))
+    events.Reload()
+    text = events.Tensors("val/transcripts/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert text.startswith("| said | heard |")
+    assert len(text.splitlines()) == 4
+    images = events.Images("val/spectrogram/1")
+    assert images[-1].width > images[-1].height > 100
+
+
+def test_four_utterances_are_learned_by_heart(fit_audio, speech):
+    rows = (speech / "train.jsonl").read_text(encoding="utf-8").splitlines()[:4]
+    (speech / "few.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    few = speech / "few.jsonl"
+    fit_audio(
+        data__init_args__train=few,
+        data__init_args__val=few,
+        data__init_args__augmentation__silence=0,
+        trainer__max_steps=150,
+        trainer__val_check_interval=150,
+        model__init_args__lr=3e-3,
+        model__init_args__schedule="constant",
+    )
+    assert scalars("val/wer")[-1] == 0
+    assert scalars("val/loss")[-1] < 0.1
+
+
+def test_the_table_of_test_and_validate_is_the_logged_figure(fit_audio, speech, capfd):
+    fit_audio(data__init_args__test=speech / "val.jsonl")
+    capfd.readouterr()
+    fit_audio("test", "--ckpt_path", str(RUN / "last.ckpt"), data__init_args__test=speech / "val.jsonl")
+    printed = capfd.readouterr().out
+    assert "test/wer" in printed
+    assert f"{scalars('val/cer')[-1]:.4f}"[:5] in printed
+
+
+def test_predictions_are_transcripts_of_each_row(fit_audio, speech):
+    fit_audio(data__init_args__test=speech / "val.jsonl")
+    cli = fit_audio("predict", "--ckpt_path", str(RUN / "last.ckpt"), data__init_args__test=speech / "val.jsonl")
+    rows = (speech / "val.jsonl").read_text(encoding="utf-8").splitlines()
+    predictions = cli.trainer.predict_loop.predictions
+    assert sum(len(batch) for batch in predictions) == len(rows)
+    assert all(isinstance(text, str) for batch in predictions for text in batch)
+
+
+def test_stopping_and_going_on_changes_nothing(fit_audio):
+    fit_audio(trainer__max_steps=6)
+    whole = weights(RUN / "last.ckpt")
+    fit_audio("fit", trainer__max_steps=6, trainer__limit_train_batches=1.0)  # the same again, from the start
+    again = weights(RUN / "last.ckpt")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_frozen_encoder_leaves_nothing_to_train(fit_audio, fails):
+    line = fails(fit_audio, model__init_args__frozen='["audio_encoder"]')
+    assert "leaves nothing to train" in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"model__init_args__audio_encoder__init_args__vocab_size": 40}, "vocab_size to"),
+        ({"data__init_args__num_mels": 20}, "num_mels"),
+    ],
+)
+def test_what_does_not_fit_is_refused(fit_audio, fails, overrides, words):
+    assert words in fails(fit_audio, **overrides)
+
+
+def test_an_earlier_encoder_is_taken_over(fit_audio, fit, fails):
+    fit_audio()
+    first = weights(RUN / "last.ckpt")
+    path = RUN.parent / "first.ckpt"
+    (RUN / "last.ckpt").rename(path)
+    fit_audio("fit", f"--init_from={json.dumps({'audio_encoder': str(path)})}", model__init_args__lr=1e-12)
+    second = weights(RUN / "last.ckpt")
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+    lineage = checkpoints.read(RUN / "last.ckpt")["lineage"]
+    assert lineage["ancestors"]["audio_encoder"]["stage"] == "SpeechRecognition"
+    assert "cannot continue" in fails(fit, "fit", "--ckpt_path", str(path))
+
+
+def stage_and_batch() -> tuple[SpeechRecognition, SpeechBatch]:
+    torch.manual_seed(0)
+    encoder = AudioEncoder(
+        num_mels=16, dim=32, num_layers=1, num_heads=2, ffn_dim=48, conv_channels=4, vocab_size=5, subframes=2
+    )
+    batch = SpeechBatch(
+        mels=torch.randn(3, 48, 16),
+        mel_lengths=torch.tensor([48, 40, 8]),
+        targets=torch.tensor([[1, 2, 3], [4, 4, 0], [1, 1, 1]]),
+        target_lengths=torch.tensor([3, 2, 3]),
+        rows=torch.arange(3),
+        seconds=0.96,
+    )
+    return SpeechRecognition(encoder), batch
+
+
+def test_infeasible_rows_count_neither_as_loss_nor_as_units():
+    stage, batch = stage_and_batch()
+    loss = stage.loss(batch)  # the last row has two sub-frames for three equal units
+    assert loss.stats["infeasible_rows"] == 1
+    assert loss.num_items == 5
+    without = SpeechBatch(*(part[:2] for part in batch[:5]), seconds=0.88)
+    assert loss.total.item() == pytest.approx(stage.loss(without).total.item(), rel=1e-5)
+    loss.total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in stage.parameters() if p.grad is not None)
+
+
+def test_the_statistics_are_of_what_is_no_padding():
+    stage, batch = stage_and_batch()
+    stats = stage.loss(batch).stats
+    assert stats["padding"] == pytest.approx(1 - 96 / 144)
+    wider = batch._replace(mels=torch.nn.functional.pad(batch.mels, (0, 0, 0, 48)))
+    for name in ("blank_share", "entropy"):
+        assert stage.loss(wider).stats[name] == pytest.approx(stats[name].item(), abs=1e-5)
+
+
+def test_the_first_writing_has_its_share_of_the_loss():
+    _, batch = stage_and_batch()
+    torch.manual_seed(0)
+    encoder = AudioEncoder(num_mels=16, dim=32, num_layers=2, num_heads=2, ffn_dim=48, conv_channels=4, inner_ctc=1)
+    stage = SpeechRecognition(encoder, inner_weight=0.25)
+    loss = stage.loss(batch)
+    first, last = loss.terms["inner_ctc"], loss.terms["ctc"]
+    assert first != last
+    assert loss.mean.item() == pytest.approx((0.25 * first + 0.75 * last).item(), rel=1e-5)
+    assert last.item() == pytest.approx(SpeechRecognition(encoder, inner_weight=0.0).loss(batch).mean.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="inner_weight is 1"):
+        SpeechRecognition(encoder, inner_weight=1)

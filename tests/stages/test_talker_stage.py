@@ -1,0 +1,239 @@
+"""Stage D2 through the command: it learns to speak, is heard, resumes, and refuses another codec."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy_speech import ToneCodec, ToneEncoder, save
+
+import omni
+from omni.batch import IGNORE, CodesBatch
+from omni.checkpoints import checkpoint as checkpoints
+from omni.decoding.sampling import Sampling
+from omni.decoding.talker import SpeechSampling
+from omni.models.audio_encoder import AudioEncoder
+from omni.models.part import Part
+from omni.models.talker import Talker
+from omni.stages.talker import TalkerTraining
+from omni.text.ctc_vocabulary import Characters
+from omni.training.memory_plan import fake_tensors, measure
+
+RUN = Path("lightning_logs/talker")
+
+
+def scalars(tag: str) -> list[float]:
+    events = EventAccumulator(str(RUN), size_guidance={"scalars": 0})
+    events.Reload()
+    return [event.value for event in events.Scalars(tag)]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoints.read(path)["state_dict"]
+
+
+def test_a_run_logs_what_is_to_be_watched(fit_talker):
+    fit_talker(model__init_args__shown=1)
+    assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+    for name in ("loss", "perplexity", "loss/advance", "loss/codebook_1", "round_trip_wer"):
+        assert len(scalars(f"val/{name}")) == 2
+    assert scalars("val/recording_wer") == scalars("val/codec_wer") == [0, 0]
+    assert min(scalars("val/round_trip_wer")) > 0.5  # it has hardly learned anything
+    parts = [scalars(f"train/loss/{name}") for name in ("codebook_0", "codebook_1", "advance")]
+    assert [sum(step) for step in zip(*parts, strict=True)] == pytest.approx(scalars("train/loss"), rel=1e-5)
+    assert scalars("train/loss/codebook_0")[0] == pytest.approx(torch.tensor(17.0).log().item(), rel=0.1)
+    assert min(scalars("train/audio_seconds_per_second")) > 0
+    assert 0 < scalars("train/mfu")[-1] < 1
+    events = EventAccumulator(str(RUN))
+    events.Reload()
+    text = events.Tensors("val/spoken/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert text.startswith("| said | heard |")
+    assert events.Images("val/spoken/0")
+    audio = events.Audio("val/spoken/0")[-1]
+    assert audio.sample_rate == 16_000
+    assert audio.length_frames >= 640
+
+
+def test_it_learns_to_speak_words_that_it_has_never_read(fit_talker):
+    fit_talker(
+        trainer__max_steps=180,
+        trainer__val_check_interval=180,
+        model__init_args__lr=8e-3,
+        model__init_args__weight_decay=0,
+        model__init_args__warmup_steps=10,
+        model__init_args__samples=8,
+        model__init_args__schedule="linear",
+    )
+    assert scalars("val/perplexity")[-1] < 1.5
+    assert scalars("val/round_trip_wer")[-1] <= 0.25
+    assert scalars("val/recording_wer")[-1] == 0
+    texts = ["Abc, b!", "Cab.", "Ba. Ac.", "Bcb?"]
+    certain = Sampling(temperature=0)
+    sampling = SpeechSampling(first=certain, rest=certain, pace=certain)
+    spoken = omni.speak(texts, RUN / "last.ckpt", speaker="y", sampling=sampling)
+    heard = omni.transcribe([speech.audio for speech in spoken], RUN / "last.ckpt")
+    said = ["".join(filter(str.isalpha, text.lower())) for text in texts]
+    assert sum(one.text == other for one, other in zip(heard, said, strict=True)) >= 3
+
+
+def test_a_checkpoint_carries_all_that_it_needs_to_speak(fit_talker, workplace):
+    fit_talker()
+    checkpoint = checkpoints.read(RUN / "last.ckpt")
+    assert set(checkpoint["parts"]) == {"talker", "codec", "audio_encoder"}
+    assert checkpoint["speakers"] == ["x", "y"]
+    assert checkpoint["lineage"]["ancestors"]["codec"]["stage"] == "codec training"
+    assert checkpoint["lineage"]["ancestors"]["audio_encoder"]["stage"] == "audio_encoder training"
+    for name, kind in {"talker": Talker, "codec": Part, "audio_encoder": AudioEncoder}.items():
+        part, units = checkpoints.from_checkpoint(RUN / "last.ckpt", name, kind)
+        assert not part.training
+        assert isinstance(units, Characters)
+    for path in ("codec.ckpt", "recognizer.ckpt"):
+        (workplace / path).unlink()
+    last = str(RUN / "last.ckpt")
+    ancestors = {"data__init_args__codec": last, "data__init_args__recognizer": last}
+    fit_talker("fit", "--ckpt_path", last, trainer__max_steps=8, **ancestors)
+    lineage = checkpoints.read(RUN / "last.ckpt")["lineage"]
+    assert lineage["step"] == 8
+    assert lineage["ancestors"]["codec"]["stage"] == "codec training"
+
+
+def test_codec_and_recogniser_are_not_trained(fit_talker):
+    cli = fit_talker()
+    assert not any(p.requires_grad for p in cli.model.audio_encoder.parameters())
+    assert not cli.model.audio_encoder.training
+    assert weights(RUN / "last.ckpt")["codec.level"] == 3
+    state = checkpoints.read(RUN / "last.ckpt")["optimizer_states"][0]["state"]
+    assert len(state) == len(list(cli.model.talker.parameters()))
+
+
+class Spy(Callback):
+    """Remembers the batches of training."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[list[int], int]] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append((batch.rows.tolist(), int(batch.codes.sum())))
+
+
+def test_a_run_that_was_stopped_goes_on_exactly(fit_talker, monkeypatch):
+    def spied(*extra: str, **overrides: Any) -> list[tuple[list[int], int]]:
+        spy = Spy()
+        monkeypatch.setattr("omni.training.callbacks.Throughput.on_train_batch_start", spy.on_train_batch_start)
+        fit_talker("fit", *extra, trainer__val_check_interval=4, model__init_args__schedule="constant", **overrides)
+        return spy.seen
+
+    monkeypatch.setattr("omni.training.callbacks.Throughput.on_train_batch_end", lambda *args: None)
+    whole = spied(trainer__max_steps=8)
+    expected = weights(RUN / "last.ckpt")
+    first = spied(trainer__max_steps=4)
+    rest = spied("--ckpt_path", str(RUN / "last.ckpt"), trainer__max_steps=8)
+    assert first + rest == whole
+    assert len(whole) == 8
+    resumed = weights(RUN / "last.ckpt")
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)  # the noise too was the same
+
+
+def test_another_codec_is_refused(fit_talker, fails, workplace):
+    fit_talker()
+    (RUN / "last.ckpt").rename("first.ckpt")
+    save(workplace / "codec.ckpt", "codec", ToneCodec(2.5), Characters(" abc"))
+    assert "speaks the codes of another codec" in fails(fit_talker, "fit", "--ckpt_path", "first.ckpt")
+    assert "speaks the codes of another codec" in fails(fit_talker, "validate", "--ckpt_path", "first.ckpt")
+    line = fails(fit_talker, "fit", f"--init_from={json.dumps({'talker': 'first.ckpt'})}")
+    assert "init_from.talker speaks the codes of another codec" in line
+    fit_talker("fit", f"--init_from={json.dumps({'talker': 'first.ckpt'})}", data__init_args__codec="first.ckpt")
+    assert set(checkpoints.read(RUN / "last.ckpt")["lineage"]["ancestors"]) == {"talker", "codec", "audio_encoder"}
+
+
+def test_another_recogniser_may_score(fit_talker, workplace):
+    fit_talker()
+    save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), Characters(" abc"))
+    cli = fit_talker("validate", "--ckpt_path", str(RUN / "last.ckpt"))
+    own = checkpoints.from_checkpoint("recognizer.ckpt", "audio_encoder", AudioEncoder)[0].state_dict()
+    assert all(torch.equal(own[name], weight) for name, weight in cli.model.audio_encoder.state_dict().items())
+
+
+def test_other_voices_are_refused(fit_talker, fails):
+    fit_talker()
+    line = fails(fit_talker, "fit", "--ckpt_path", str(RUN / "last.ckpt"), data__init_args__speakers='["y"]')
+    assert "voices are not those of this checkpoint" in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ({"vocab_size": 29}, "vocab_size is 29, which does not fit the recogniser's characters"),
+        ({"num_codebooks": 3}, "talker.init_args.num_codebooks to 2"),
+        ({"codebook_size": 16}, "talker.init_args.codebook_size to 17"),
+        ({"frame_rate": 12.5}, "talker.init_args.frame_rate to 25"),
+        ({"num_speakers": 1}, "talker.init_args.num_speakers to 2"),
+        ({"code_noise": 1.5}, "code_noise must be 0 or more"),
+    ],
+)
+def test_a_talker_that_does_not_fit_is_refused(fit_talker, fails, overrides, complaint):
+    named = {f"model__init_args__talker__init_args__{name}": value for name, value in overrides.items()}
+    assert complaint in fails(fit_talker, **named)
+
+
+def test_what_makes_no_sense_is_refused(fit_talker, fails):
+    assert "1 codebook_weights, for 2 codebooks" in fails(fit_talker, model__init_args__codebook_weights="[1.0]")
+    assert "leaves nothing to train" in fails(fit_talker, model__init_args__frozen='["talker"]')
+
+
+def test_several_voices_as_one_are_told(fit_talker):
+    with pytest.warns(UserWarning, match="2 voices, and the Talker tells none apart"):
+        fit_talker(model__init_args__talker__init_args__num_speakers=0)
+    assert checkpoints.read(RUN / "last.ckpt")["speakers"] == []
+
+
+def test_the_table_of_test_is_logged(fit_talker, capfd):
+    fit_talker(data__init_args__test="words.jsonl")
+    fit_talker("test", "--ckpt_path", str(RUN / "last.ckpt"), data__init_args__test="words.jsonl")
+    printed = capfd.readouterr().out
+    assert "test/perplexity" in printed
+    assert "test/round_trip_wer" in printed
+
+
+TOY = {"vocab_size": 5, "num_codebooks": 3, "codebook_size": 9, "dim": 32, "num_layers": 1, "num_heads": 2}
+TOY |= {"ffn_dim": 48, "text_layers": 1, "text_ffn_dim": 32, "code_noise": 0.0}
+
+
+def batch() -> CodesBatch:
+    torch.manual_seed(0)
+    codes = torch.randint(9, (2, 6, 3))
+    codes[1, 4:] = IGNORE
+    return CodesBatch(
+        text=torch.tensor([[1, 2, 3], [4, 0, 0]]),
+        text_lengths=torch.tensor([3, 1]),
+        codes=codes,
+        advances=torch.tensor([[0, 1, 1, 1, 1, 1], [1, 0, 1, 1, IGNORE, IGNORE]]),
+        speakers=torch.zeros(2, dtype=torch.long),
+        rows=torch.arange(2),
+        seconds=0.4,
+    )
+
+
+def test_the_loss_is_a_weighted_sum_over_frames_and_padding_is_none():
+    torch.manual_seed(0)
+    stage = TalkerTraining(Talker(**TOY), codebook_weights=[2.0, 1.0, 0.5], advance_weight=3.0)
+    whole, loss = batch(), stage.loss(batch())
+    assert loss.num_items == 10
+    terms = [loss.terms[name] for name in ("codebook_0", "codebook_1", "codebook_2", "advance")]
+    expected = 2 * terms[0] + terms[1] + 0.5 * terms[2] + 3 * terms[3]
+    assert loss.mean.item() == pytest.approx(expected.item(), rel=1e-5)
+    rows = [CodesBatch(*(part[i : i + 1] for part in whole[:6]), seconds=0.2) for i in (0, 1)]
+    apart = sum(stage.loss(row).total for row in rows)
+    assert loss.total.item() == pytest.approx(apart.item(), rel=1e-5)
+
+
+def test_it_is_planned():
+    data = {"max_duration": 2.0, "silence": 0.25, "max_batch_rows": 4, "batch_seconds": 10.0}
+    with fake_tensors():
+        plan = measure(TalkerTraining(Talker(**TOY, num_speakers=2)), data)
+    assert plan.batch["codes"] == (4, 63, 3)
+    assert plan.total_parameters == Talker(**TOY, num_speakers=2).num_parameters
+    assert plan.activations > 0

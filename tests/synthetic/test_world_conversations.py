@@ -1,0 +1,220 @@
+"""The world's conversations: true, about what is there, fair to validation, and whole on disk."""
+
+import itertools
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from omni.data.conversations.data import ConversationData
+from omni.errors import UserError
+from omni.synthetic import write
+from omni.synthetic.dialogues import Job, talk
+from omni.synthetic.language import NUMBERS
+from omni.synthetic.prompts import JUDGE, TRANSCRIBE, claim, described
+from omni.synthetic.scene import HELD_OUT, Group, scene_at
+from omni.synthetic.speech import SPEAKERS, sentence_split
+from omni.text.media_positions import MediaLayout
+
+SIZES = {"documents": 3, "val_documents": 1, "utterances": 12, "val_utterances": 3, "pictures": 40, "val_pictures": 24}
+SIZES |= {"narrations": 0, "val_narrations": 0}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A small world."""
+    out = tmp_path_factory.mktemp("world")
+    write(out, **SIZES)
+    return out
+
+
+@pytest.fixture(scope="module")
+def talks():
+    """Conversations of a large world, by split."""
+    sizes = {"train": (500, 20000, 6000), "val": (240, 1000, 300)}
+    return {
+        split: [talk(Job(Path(), 0, split, index, *counts)) for index in range(number)]
+        for split, (number, *counts) in sizes.items()
+    }
+
+
+def rows_of(world, split):
+    lines = (world / "conversations" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def parts(messages, kind):
+    contents = [message["content"] for message in messages]
+    return [part[kind] for content in contents if isinstance(content, list) for part in content if part["type"] == kind]
+
+
+def texts(messages):
+    contents = [message["content"] for message in messages]
+    return [content for content in contents if isinstance(content, str)] + parts(messages, "text")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_claims_are_true_of_a_picture_exactly_where_they_are_said_to_be(seed):
+    rng = Random(seed)
+    scene, other = scene_at(0, "train", seed), scene_at(0, "train", seed + 100)
+    words, true = claim(scene, rng, other)
+    amount, *kind = re.fullmatch(r"There (?:is|are) (.+)\.", words)[1].split()
+    number = 0 if amount == "no" else NUMBERS.index(amount)
+    kind = [word.removesuffix("es") if word == "crosses" else word.removesuffix("s") for word in kind]
+    axes = {"size": ("small", "large"), "shape": ("circle", "square", "triangle", "star", "cros", "cross", "heart")}
+    found = {}
+    for word in kind:
+        word = "cross" if word == "cros" else word
+        if word != "shape":
+            axis = next((axis for axis, values in axes.items() if word in values), "colour")
+            found[axis] = word
+    assert (scene.count(Group(**found)) == number) == true
+    if not true:
+        assert other.count(Group(**found)) == number
+
+
+def test_captions_tell_every_thing_in_one_way():
+    scene = scene_at(0, "train", 5)
+    answers = {described(scene, Random(seed)).answer for seed in range(5)}
+    assert len(answers) == 1
+    assert answers.pop().count("there is") == len(scene.things)
+
+
+def test_training_looks_closely_and_validation_asks_for_every_task(talks):
+    looks = [one for one in talks["train"] if one.task == "look"]
+    dense = [one.messages[1]["content"] for one in looks if one.messages[1]["content"].startswith("In row")]
+    assert 0.25 < len(dense) / len(looks) < 0.45
+    assert max(caption.count("there is") for caption in dense) == 4
+    judged = [one for one in looks if any(JUDGE[0] in text or JUDGE[1] in text for text in texts(one.messages))]
+    assert 0.7 < len(judged) / len(looks) < 0.95
+    assert min(len(one.messages) for one in looks) >= 2
+    assert Counter(len(one.messages) // 2 for one in looks).most_common(1)[0][0] in (11, 12)
+    placed = [one for one in looks if any(text.startswith("In which ") for text in texts(one.messages))]
+    assert len(placed) / len(looks) > 0.8
+    assert not any("In which" in str(one.messages) for one in talks["val"])
+    assert Counter(one.task for one in talks["val"]) == dict.fromkeys(
+        ("count", "colour", "shape", "relation", "yes-no", "compare", "spoken", "both", "command", "text",
+         "transcription", "composition"), 20)  # fmt: skip
+    assert {len(one.messages) for one in talks["val"]} == {2}
+
+
+def voices(message):
+    """The recordings of a user's turn, by name."""
+    return [Path(file).stem for file in parts([message], "audio")] if message["role"] == "user" else []
+
+
+def test_training_often_asks_for_what_a_voice_said(talks):
+    own = [one for one in talks["train"] if one.said]
+    wished = 0
+    for one in own:
+        said, last = {voice.id: voice.text for voice in one.said}, ""
+        for message, answer in itertools.pairwise(one.messages):
+            last = [last, *voices(message)][-1]
+            if message["content"] in TRANSCRIBE:
+                assert answer["content"] == said[last]
+                wished += 1
+    assert 0.1 < wished / sum(len(one.said) for one in own) < 0.3
+
+
+def test_in_training_a_voice_asks_several_things(talks):
+    for task in ("spoken", "both", "command"):
+        counts = Counter(len(one.said) for one in talks["train"] if one.task == task)
+        assert max(counts) == 3 == counts.most_common(1)[0][0]
+        assert {len(one.said) for one in talks["val"] if one.task == task} == {1}
+    for one in talks["train"]:
+        heard = [name for message in one.messages for name in voices(message)]
+        if one.said:
+            assert heard == [said.id for said in one.said]
+            assert len({said.speaker for said in one.said}) > 1 or len(one.said) < 3
+        elif one.task == "transcription":
+            assert len(heard) == 3
+
+
+def test_some_answers_are_also_said_by_the_narrator(talks):
+    aloud = [one for one in talks["train"] if one.answered is not None]
+    assert 5 < len(aloud) < 40
+    assert all(one.answered is None for one in talks["val"])
+    for one in aloud:
+        text, audio = one.messages[1]["content"]
+        assert text == {"type": "text", "text": one.answered.text}
+        assert audio["audio"] == f"train/{one.answered.id}.wav"
+        assert audio["speaker"] == one.answered.speaker == SPEAKERS["narrator"][0]
+
+
+def test_what_needs_both_cannot_be_told_from_one(talks):
+    answers = Counter(one.messages[1]["content"] for one in talks["val"] if one.task == "both")
+    assert set(answers) == {"yes", "no"}
+    assert min(answers.values()) >= 4
+
+
+def test_voices_and_sentences_of_validation_are_new(talks):
+    for split, some in talks.items():
+        said = [voice for one in some for voice in one.said]
+        assert len(said) > 20
+        assert all(one.speaker in SPEAKERS[split] and sentence_split(one.text) == split for one in said)
+
+
+def test_held_out_pairs_are_named_in_no_conversation_but_those_of_composition(talks):
+    pair = re.compile("|".join(f"{colour} {shape}" for colour, shape in HELD_OUT))
+    for one in [*talks["train"], *talks["val"]]:
+        if one.task != "composition":
+            assert not pair.search("\n".join(texts(one.messages)))
+
+
+def test_composition_shows_a_held_out_pair(talks):
+    for one in talks["val"]:
+        if one.task == "composition":
+            (question,), answer = texts(one.messages[:1]), one.messages[1]["content"]
+            assert one.picture is not None
+            assert any(answer in pair for pair in HELD_OUT)
+            assert answer not in question
+
+
+def test_files_that_are_named_are_there_and_training_reads_them(world, monkeypatch):
+    for split in ("train", "val"):
+        rows = rows_of(world, split)
+        assert len(rows) == SIZES["pictures" if split == "train" else "val_pictures"]
+        for row in rows:
+            for kind in ("image", "audio"):
+                for file in parts(row["messages"], kind):
+                    assert (world / "conversations" / file).resolve().is_file()
+    folder = world / "conversations"
+    data = ConversationData(
+        str(folder / "train.jsonl"), str(folder / "val.jsonl"), tokenizer="bytes", image_size=64, num_mels=16,
+        max_tokens=2000, batch_tokens=4000,
+    )  # fmt: skip
+    data.setup()
+    data.lay_out(MediaLayout(image_grid=(4, 4), mel_frames=8))
+    asked = [task for batch in data.val_dataloader() for task in batch.tasks]
+    assert Counter(asked) == dict.fromkeys(data.tasks, 2)
+
+
+def test_the_same_seed_makes_the_same_and_a_whole_one_is_kept(world, tmp_path, capsys):
+    write(tmp_path, **SIZES)
+    for name in ("train.jsonl", "val.jsonl", "train.sha256", "val.sha256"):
+        assert (tmp_path / "conversations" / name).read_bytes() == (world / "conversations" / name).read_bytes()
+    write(tmp_path, **SIZES)
+    assert "is up to date" in capsys.readouterr().out
+    (tmp_path / "conversations" / "val" / "world-val-000011.png").unlink()
+    write(tmp_path, **SIZES)
+    assert "wrote" in capsys.readouterr().out
+    assert (tmp_path / "conversations" / "val" / "world-val-000011.png").is_file()
+    write(tmp_path, **SIZES, conversations=0, val_conversations=0)
+    assert not (tmp_path / "conversations").exists()
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="--conversations is 3: they are about pictures and speech"):
+        write(tmp_path, documents=1, utterances=0, conversations=3)
+    (tmp_path / "conversations" / "train").mkdir(parents=True)
+    own = tmp_path / "conversations" / "train" / "world-train-000001-mine.wav"
+    own.touch()
+    with pytest.raises(UserError, match=r"world-train-000001-mine.wav was not written by `omni data world`"):
+        write(tmp_path, **SIZES)
+    own.unlink()
+    (tmp_path / "conversations" / "train.jsonl").write_text('{"messages": []}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="was not written by `omni data world`"):
+        write(tmp_path, **SIZES)

@@ -1,0 +1,105 @@
+"""Units: text to numbers and back, and what they say to text that they cannot write."""
+
+import io
+
+import pytest
+import sentencepiece
+import torch
+
+from omni.errors import UserError
+from omni.text.ctc_vocabulary import BLANK, ENGLISH, Characters, Pieces, Units, open_units
+from omni.text.normalization import TextNormalization
+
+WORDS = ["the red star is left of the blue circle", "a small green heart", "it's above the large shape", "which star"]
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    """A SentencePiece model of 40 pieces."""
+    content = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(WORDS * 20), model_writer=content, vocab_size=40, model_type="bpe", minloglevel=2
+    )
+    return content.getvalue()
+
+
+@pytest.fixture(params=["characters", "pieces"])
+def units(request, model) -> Units:
+    return Characters() if request.param == "characters" else Pieces(model)
+
+
+def test_what_is_encoded_is_decoded(units):
+    for text in (*WORDS, "", "star"):
+        numbers = units.encode(text)
+        assert units.decode(numbers) == text
+        assert all(BLANK < number < units.vocab_size for number in numbers)
+
+
+def test_text_is_normalised_first(units):
+    assert units.encode("The RED, star!") == units.encode("the red star")
+    assert units.decode(units.encode("It’s  The Star.")) == "it's the star"
+
+
+def test_blanks_are_left_out_and_repeats_kept(units):
+    numbers = units.encode("the star")
+    with_blanks = [BLANK, *(number for one in numbers for number in (one, BLANK))]
+    assert units.decode(with_blanks) == "the star"
+    letter = units.encode("s")
+    assert len(units.decode(letter + letter).replace(" ", "")) == 2
+
+
+def test_what_cannot_be_written_is_named(units):
+    assert units.outside("the red star") == set()
+    assert units.outside("the étoile 漢") == {"é", "漢"}
+    with pytest.raises(UserError, match="é"):
+        units.encode("the étoile")
+
+
+def test_every_number_means_something_else(units):
+    shown = [units.decode([number]) for number in range(1, units.vocab_size)]
+    assert len(set(shown)) >= len(shown) - 5  # of pieces, `▁a` and `a` look alike when alone
+    with pytest.raises(IndexError):
+        units.decode([units.vocab_size])
+
+
+def test_the_state_rebuilds_them_and_travels_in_checkpoints(units, tmp_path):
+    torch.save(units.state(), tmp_path / "state.pt")
+    again = Units.from_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert type(again) is type(units)
+    assert again.fingerprint == units.fingerprint
+    assert again.vocab_size == units.vocab_size
+    assert again.encode("the red star") == units.encode("the red star")
+
+
+def test_fingerprints_tell_units_apart(model):
+    upper = TextNormalization(case="upper")
+    all_units = [Characters(), Characters(ENGLISH + "é"), Characters(ENGLISH[::-1]), Characters(normalization=upper)]
+    all_units += [Pieces(model), Pieces(model, upper)]
+    assert len({units.fingerprint for units in all_units}) == len(all_units)
+
+
+@pytest.mark.parametrize("state", [{}, {"kind": "characters"}, {"kind": "tokenizer", "model": b""}])
+def test_another_state_is_refused(state):
+    with pytest.raises(UserError, match="holds no units of speech"):
+        Units.from_state(state)
+
+
+def test_characters_are_numbered_in_their_order():
+    units = Characters("cba", TextNormalization())
+    assert units.vocab_size == 4
+    assert units.encode("abc") == [3, 2, 1]
+    assert Characters().vocab_size == 29
+    for characters in ("", "aa"):
+        with pytest.raises(UserError, match="must differ and be at least one"):
+            Characters(characters)
+
+
+def test_units_by_name(model, tmp_path):
+    (tmp_path / "pieces.model").write_bytes(model)
+    (tmp_path / "bad.model").write_bytes(b"no model")
+    assert open_units("characters", characters="ab").vocab_size == 3
+    assert open_units(str(tmp_path / "pieces.model")).fingerprint == Pieces(model).fingerprint
+    with pytest.raises(UserError, match=r"bad\.model is no SentencePiece model"):
+        open_units(str(tmp_path / "bad.model"))
+    with pytest.raises(UserError, match=r"data\.units is 'words': give `characters`"):
+        open_units("words")

@@ -1,0 +1,96 @@
+"""Runs on several ranks that are cut off: random numbers of each rank's own, saved and restored."""
+
+import json
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from forks import Ranks
+from toy_runs import RUN, callback, same, weights
+
+from omni.checkpoints import checkpoint as checkpoints
+from omni.distributed import resume_random_numbers
+from omni.training.predictions import Predictions, merge
+
+STEPS = {"trainer__val_check_interval": 5, "model__init_args__thinker__init_args__dropout": 0.2}
+TWO = {**STEPS, "trainer__devices": 2, "trainer__strategy": "ddp"}
+EACH_STEP = callback("omni.training.callbacks.StageCheckpoint", filename="last", every_n_train_steps=1)
+
+
+@pytest.fixture
+def warm(fit):
+    """All that a run imports, so that forks have it."""
+    fit(trainer__max_steps=1)
+    shutil.rmtree(RUN)
+
+
+@pytest.mark.usefixtures("warm")
+class TestTwoRanks:
+    def test_killed_and_resumed_equals_never_stopped(self, fit, caplog):
+        with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=12, **TWO)) as ranks:
+            assert ranks.wait() == [0, 0], ranks.output(0)
+        whole = checkpoints.read(RUN / "last.ckpt")
+        RUN.rename("whole")
+        with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=12, **TWO)) as ranks:
+            while not (RUN / "last.ckpt").exists() or checkpoints.read(RUN / "last.ckpt")["lineage"]["step"] < 4:
+                time.sleep(0.002)
+            ranks.kill()
+        step = checkpoints.read(RUN / "last.ckpt")["lineage"]["step"]
+        assert 4 <= step < 12
+        with Ranks(lambda rank: fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=12, **TWO)) as ranks:
+            assert ranks.wait() == [0, 0], ranks.output(0)
+        assert same(whole["state_dict"], weights(RUN / "last.ckpt"))
+        first, second = (state["cpu"] for state in whole["rng"]["ranks"])
+        assert not torch.equal(first, second)
+        found = checkpoints.read(RUN / "last.ckpt")["rng"]["ranks"]
+        assert torch.equal(first, found[0]["cpu"])
+        assert torch.equal(second, found[1]["cpu"])
+        # Another number of ranks goes on, and says so.
+        with pytest.warns(UserWarning, match="its batches or its seed have changed"):
+            fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=14, **STEPS)
+        assert caplog.text.count("the checkpoint is of 2 ranks of the CPU, this run is on 1 rank of the CPU") == 1
+
+    def test_a_step_waits_for_no_other_rank_on_the_host(self, fit):
+        """Between two logs there is one exchange a step, and no barrier, which the host would wait in."""
+        seen = []
+        for steps in (5, 15):
+            options = {**TWO, "trainer__val_check_interval": 60, "trainer__log_every_n_steps": 50}
+            with Ranks(lambda rank: fit("fit", trainer__max_steps=steps, **options)) as ranks:  # noqa: B023
+                assert ranks.wait() == [0, 0], ranks.output(0)
+            lines = Path("collectives-0.txt").read_text(encoding="utf-8").splitlines()
+            seen.append(Counter(json.loads(line)[0] for line in lines))
+        assert seen[1] - seen[0] == Counter({"allreduce float32[2]": 10})
+
+    def test_predict_writes_each_row_once_in_order(self, fit):
+        fit()
+        options = {"data__init_args__test": "corpus.txt", "data__init_args__context": 48}
+        fit("predict", "--ckpt_path=best", **options)
+        alone = torch.load(RUN / "predictions.pt")
+        assert sum(map(len, alone)) % 2 == 1  # one rank has a row more
+        (RUN / "predictions.pt").unlink()
+        with Ranks(lambda rank: fit("predict", "--ckpt_path=best", **options, **TWO)) as ranks:
+            assert ranks.wait() == [0, 0], ranks.output(0)
+        together = torch.load(RUN / "predictions.pt")
+        assert [batch.shape for batch in together] == [batch.shape for batch in alone]
+        torch.testing.assert_close(together, alone)
+        assert not list(RUN.glob(".predictions*"))
+
+
+def test_merged_predictions_keep_their_kind():
+    """Lists of a row each, and dicts of tensors; rows that two ranks have count once."""
+    first = Predictions([[0, 2], [4]], [["a", "c"], ["e"]])
+    assert merge([first, Predictions([[3, 1], [0]], [["d", "b"], ["a"]])]) == [["a", "b"], ["c", "d"], ["e"]]
+    tensors = [torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0]])]
+    (found,) = merge([Predictions([[0, 2]], [{"p": tensors[0]}]), Predictions([[1]], [{"p": tensors[1]}])])[:1]
+    assert found["p"].tolist() == [[0.0], [1.0]]
+
+
+def test_a_checkpoint_of_before_there_were_ranks():
+    state = torch.get_rng_state()
+    expected = torch.rand(3)
+    torch.rand(5)
+    assert resume_random_numbers({"cpu": state, "cuda": [state]}, torch.device("cpu"), step=7) is None
+    assert torch.equal(torch.rand(3), expected)

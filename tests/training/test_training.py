@@ -1,0 +1,396 @@
+"""Training through the command: what a run leaves behind, and that stopping and going on changes nothing."""
+
+import os
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy_runs import RUN, callback, same, scalars, step_of, weights
+
+import omni
+from omni.checkpoints import checkpoint as checkpoints
+from omni.layers.transformer import Transformer
+from omni.metrics import TokenLoss
+from omni.models.thinker import Thinker
+from omni.optim.precision import best_precision
+from omni.stages.thinker import ThinkerPretraining
+from omni.training.callbacks import AtomicCheckpointIO, StepBar
+
+
+class TestRun:
+    def test_leaves_two_checkpoints_and_its_curves(self, fit):
+        fit()
+        assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+        names = ("loss", "perplexity", "bits_per_byte")
+        curves = {name: scalars(RUN, f"val/{name}") for name in names}
+        assert all(sorted(curve) == [2, 5] for curve in curves.values())
+        assert curves["perplexity"][5] == pytest.approx(torch.tensor(curves["loss"][5]).exp().item(), rel=1e-4)
+        assert min(scalars(RUN, "train/tokens_per_second").values()) > 0
+        assert 0 < scalars(RUN, "train/mfu")[5] < 1
+
+    def test_validation_writes_continuations(self, fit):
+        fit(model__init_args__sample_prompts='["the red"]')
+        events = EventAccumulator(str(RUN))
+        events.Reload()
+        text = events.Tensors("val/samples/text_summary")[-1].tensor_proto.string_val[0].decode()
+        assert text.startswith("**the red** ")
+        assert len(text) > len("**the red** ")
+
+    def test_learns(self, fit):
+        fit(trainer__max_steps=60, trainer__val_check_interval=30, model__init_args__lr=3e-3)
+        losses = scalars(RUN, "val/loss")
+        assert losses[59] < losses[29] < 4.5 < torch.tensor(288.0).log()
+
+    def test_a_new_run_keeps_the_earlier_one(self, fit):
+        fit()
+        before = weights(RUN / "best.ckpt")
+        fit(seed_everything=1)
+        assert same(before, weights(RUN / "earlier/1/best.ckpt"))
+        assert not same(before, weights(RUN / "best.ckpt"))
+
+    def test_no_stage_keeps_hyper_parameters(self):
+        """`OmniCLI` gives them none, to save time: the recipes of the parts are in `parts`."""
+        files = [path for path in Path(omni.__path__[0]).rglob("*.py") if path.name != "training.py"]
+        assert len(files) > 100
+        assert not [path for path in files if "save_hyperparameters" in path.read_text(encoding="utf-8")]
+
+    def test_checkpoint_is_self_contained(self, fit, workplace):
+        cli = fit()
+        (workplace / "corpus.txt").unlink()
+        thinker, tokenizer = checkpoints.from_checkpoint(RUN / "last.ckpt", "thinker", Thinker)
+        tokens = torch.tensor([[1, *tokenizer.encode("the red star")]])
+        cli.model.eval()
+        with torch.no_grad():
+            assert torch.equal(thinker(tokens).logits, cli.model.thinker(tokens).logits)
+        lineage = checkpoints.read(RUN / "last.ckpt")["lineage"]
+        assert lineage["stage"] == "ThinkerPretraining"
+        assert lineage["step"] == 6
+        assert lineage["ancestors"] == {}
+        assert lineage["data"]
+        assert lineage["tokenizer"] == tokenizer.fingerprint
+
+    @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+    @pytest.mark.parametrize("schedule", ["cosine", "linear"])
+    def test_optimizers_and_schedules_by_config(self, fit, optimizer, schedule):
+        fit(model__init_args__optimizer=optimizer, model__init_args__schedule=schedule, model__init_args__final_lr=0.5)
+        tag = "lr-MuonWithAdamW/pg1" if optimizer == "muon" else "lr-AdamW/pg1"
+        rates = scalars(RUN, tag)
+        assert rates[0] == pytest.approx(0.5e-3)
+        assert rates[1] == pytest.approx(1e-3)
+        assert rates[5] < rates[3] < 1e-3
+
+    @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true", "null"])
+    def test_precision_by_config(self, fit, precision):
+        cli = fit(trainer__precision=precision, trainer__max_steps=3)
+        assert cli.trainer.precision == (best_precision("cpu") if precision == "null" else precision)
+        assert all(weight.dtype == torch.float32 for weight in cli.model.parameters())
+        assert scalars(RUN, "val/loss")[2] < 6
+
+    @pytest.mark.parametrize(
+        ("precision", "instead"),
+        [("bf16-true", "bf16-mixed"), ("16-true", "16-mixed"), ("64", "32-true"), ("transformer-engine", "bf16-mixed")],
+    )
+    def test_precisions_that_no_stage_is_right_in_are_refused_before_training(self, fit, fails, precision, instead):
+        assert f"is not supported: use {instead};" in fails(fit, trainer__precision=precision)
+        assert not RUN.exists()
+
+    def test_lightning_callbacks_by_config(self, fit):
+        stopping = callback("EarlyStopping", monitor="val/loss", min_delta=100, patience=1)
+        finder = callback("LearningRateFinder", num_training_steps=40, max_lr=0.1)
+        cli = fit(
+            "fit",
+            stopping,
+            finder,
+            trainer__profiler="simple",
+            trainer__max_steps=100,
+        )
+        assert cli.trainer.global_step == 6  # two validations without a gain of 100
+        assert cli.model.lr != 1e-3
+
+    @pytest.mark.parametrize("verb", ["validate", "test"])
+    def test_measures_a_checkpoint(self, fit, verb):
+        fit()
+        cli = fit(verb, "--ckpt_path=best", **({"data__init_args__test": "corpus.txt"} if verb == "test" else {}))
+        measured = cli.trainer.callback_metrics
+        prefix = "val" if verb == "validate" else verb
+        if verb == "validate":
+            assert measured["val/loss"].item() == pytest.approx(min(scalars(RUN, "val/loss").values()), rel=1e-5)
+        assert measured[f"{prefix}/bits_per_byte"] > 0
+
+    def test_predict_writes_losses(self, fit):
+        fit()
+        fit("predict", "--ckpt_path=best", data__init_args__test="corpus.txt")
+        losses = torch.load(RUN / "predictions.pt", weights_only=True)
+        assert losses[0].shape == (4, 16)
+        assert losses[0].min() >= 0
+
+
+class TestResume:
+    @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+    def test_equals_never_stopped(self, fit, optimizer):
+        options = {
+            "trainer__max_steps": 40,
+            "trainer__val_check_interval": 10,
+            "model__init_args__optimizer": optimizer,
+            "model__init_args__thinker__init_args__dropout": 0.1,
+        }
+        fit(**options)
+        whole, curve = weights(RUN / "last.ckpt"), scalars(RUN, "train/loss")
+        with pytest.raises(SystemExit) as stop:
+            fit(
+                "fit",
+                callback("toy_runs.SignalAt", step=20, signum=15),
+                **options,
+            )
+        assert stop.value.code == 128 + signal.SIGTERM
+        stopped = checkpoints.read(RUN / "last.ckpt")["lineage"]["step"]
+        assert 20 <= stopped <= 21
+        fit("fit", "--ckpt_path=last", **options)
+        assert same(whole, weights(RUN / "last.ckpt"))
+        resumed = scalars(RUN, "train/loss")
+        assert len(resumed) >= 39  # the value of the very step that was stopped may not have been written
+        assert resumed.items() <= curve.items()
+
+    def test_survives_sigkill_at_any_moment(self, fit, workplace):
+        options = {"trainer__max_steps": 16, "trainer__val_check_interval": 5}
+        frequent = callback("omni.training.callbacks.StageCheckpoint", filename="last", every_n_train_steps=1)
+        fit("fit", frequent, **options)
+        whole = weights(RUN / "last.ckpt")
+        fit(trainer__max_steps=1)  # so that this process has all imported, and the child begins at once
+        child = os.fork()
+        if child == 0:
+            try:
+                fit("fit", frequent, **options)
+            finally:
+                os._exit(0)
+        while step_of(RUN / "last.ckpt") < 4:
+            time.sleep(0.002)
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        fit("fit", frequent, "--ckpt_path=last", **options)
+        assert same(whole, weights(RUN / "last.ckpt"))
+
+    def test_a_checkpoint_at_a_validation_knows_of_it(self, fit, workplace):
+        """So that whoever is killed behind it does not take something worse for the best later on."""
+        every = callback("omni.training.callbacks.StageCheckpoint", filename="last", every_n_train_steps=3)
+        fit("fit", every, callback("toy_runs.KeepLast", step=4))
+        kept = checkpoints.read(RUN / "kept.ckpt")
+        assert kept["lineage"]["step"] == 3
+        assert kept["metrics"]["val/loss"] == pytest.approx(scalars(RUN, "val/loss")[2], rel=1e-6)
+        states = [state for name, state in kept["callbacks"].items() if "'monitor': 'val/loss'" in name]
+        assert [float(state["best_model_score"]) for state in states] == [kept["metrics"]["val/loss"]]
+
+    def test_ctrl_c_exits_cleanly(self, fit, capfd):
+        with pytest.raises(SystemExit) as stop:
+            fit(
+                "fit",
+                callback("toy_runs.SignalAt", step=1, signum=2),
+            )
+        assert stop.value.code == 128 + signal.SIGINT
+        output = capfd.readouterr()
+        assert "stopped at step 2 by SIGINT; go on with --ckpt_path" in output.out
+        assert "Traceback" not in output.err
+
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    def test_a_second_signal_ends_at_once_as_the_first_does_outside_of_training(self, fit, capfd, signum):
+        twice = callback("toy_runs.SignalTwice", step=4, signum=int(signum))
+        with pytest.raises(SystemExit) as stop:
+            fit("fit", twice)
+        assert stop.value.code == 128 + signum
+        assert f"omni: stopped by {signum.name}\n" in capfd.readouterr().out
+        assert checkpoints.read(RUN / "best.ckpt")["lineage"]["step"] == 3
+        with pytest.raises(SystemExit) as stop:
+            fit("predict", twice, "--ckpt_path=best", data__init_args__test="corpus.txt")
+        assert stop.value.code == 128 + signum
+        assert f"omni: stopped by {signum.name}\n" in capfd.readouterr().out
+        assert not (RUN / "predictions.pt").exists()
+
+    def test_a_stop_before_a_validation_waits_for_it(self, fit, capfd):
+        with pytest.raises(SystemExit):
+            fit("fit", callback("toy_runs.SignalAt", step=2, signum=2))
+        assert "stopped at step 4 by SIGINT" in capfd.readouterr().out
+        assert checkpoints.read(RUN / "best.ckpt")["lineage"]["step"] == 3
+
+    def test_last_without_a_run_is_refused(self, fit, fails):
+        assert "last.ckpt does not exist" in fails(fit, "fit", "--ckpt_path=last")
+
+    def test_user_config_wins_over_the_checkpoint(self, fit):
+        fit()
+        cli = fit("fit", "--ckpt_path=last", trainer__max_steps=7, model__init_args__weight_decay=0.3)
+        assert cli.model.weight_decay == 0.3
+        assert cli.trainer.global_step == 7
+
+
+class TestRanks:
+    """What one process shows of runs on several ranks and other devices."""
+
+    def test_every_rank_calls_the_same_collectives(self, fit, monkeypatch):
+        """A collective that only rank 0 calls blocks it for ever; here one process plays rank 0, then another rank."""
+        calls: dict[bool, list[str]] = {True: [], False: []}
+        for name in ("broadcast", "reduce", "barrier", "all_gather", "reduce_boolean_decision"):
+            collective = getattr(SingleDeviceStrategy, name)
+
+            def recorded(self, *args, name=name, collective=collective, **kwargs):
+                calls[self.is_global_zero].append(name)
+                return collective(self, *args, **kwargs)
+
+            monkeypatch.setattr(SingleDeviceStrategy, name, recorded)
+        for first in (True, False):
+            monkeypatch.setattr(SingleDeviceStrategy, "is_global_zero", first)
+            fit(seed_everything=int(first), trainer__max_steps=4)
+        assert len(calls[True]) > 10
+        assert calls[False] == calls[True]
+
+    def test_validation_by_the_clock_is_refused(self, fit, fails):
+        options = {"trainer__devices": 2, "trainer__strategy": "ddp", "trainer__val_check_interval": "00:00:00:01"}
+        assert "trainer.val_check_interval is a duration" in fails(fit, **options)
+
+    def test_a_checkpoint_of_a_gpu_is_read_on_the_cpu(self, workplace, monkeypatch):
+        monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.arange(3)}, workplace / "gpu.ckpt")
+        if not torch.cuda.is_available():
+            with pytest.raises(RuntimeError, match="Attempting to deserialize object on a CUDA device"):
+                torch.load(workplace / "gpu.ckpt")
+        found = AtomicCheckpointIO().load_checkpoint(workplace / "gpu.ckpt")["weights"]
+        assert found.device.type == "cpu"
+        assert found.tolist() == [0, 1, 2]
+
+
+class TestFailure:
+    def test_non_finite_loss_names_step_and_rows(self, fit, fails):
+        message = fails(fit, model__init_args__lr=1e30, model__init_args__warmup_steps=0, trainer__gradient_clip_val=0)
+        assert "not finite at step" in message
+        assert "rows [" in message
+
+    def test_full_disk_keeps_the_previous_checkpoint(self, fit, fails):
+        fit()
+        before = (RUN / "last.ckpt").read_bytes()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+        try:
+            message = fails(fit, "fit", "--ckpt_path=last", trainer__max_steps=12)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "could not be written" in message
+        assert (RUN / "last.ckpt").read_bytes() == before
+        assert [path.name for path in RUN.glob(".*")] == []
+
+
+class TestOptimisation:
+    def test_accumulation_equals_the_big_batch(self, fit):
+        options = {"model__init_args__optimizer": "adamw", "trainer__val_check_interval": 6}
+        # A context longer than most documents: rows, and so micro-batches, hold unequal numbers of scored tokens.
+        options |= {"data__init_args__document_separator": "\n", "data__init_args__val_split": "documents"}
+        big = fit(**options, data__init_args__batch_size=8, trainer__max_steps=4).model
+        small = fit(
+            **{**options, "trainer__val_check_interval": 24},
+            data__init_args__batch_size=2,
+            trainer__accumulate_grad_batches=4,
+            trainer__max_steps=4,
+        ).model
+        for name, weight in big.named_parameters():
+            torch.testing.assert_close(small.get_parameter(name), weight, rtol=1e-3, atol=2e-5)
+
+    @pytest.mark.parametrize("num_experts", [0, 4])
+    def test_step_waits_for_no_device(self, fit, num_experts):
+        """On the meta device tensors have no values: whatever would make the host wait for one raises instead.
+
+        `.item()`, `bool(tensor)`, `nonzero`, masks as indices: all of them. What Lightning itself reads stays out.
+        """
+        stage = fit(model__init_args__thinker__init_args__num_experts=num_experts).model
+        batch = next(iter(stage.trainer.datamodule.train_dataloader()))
+        optimizer = stage.trainer.optimizers[0]
+        stage.to("meta").train()
+        stage.trainer.log_every_n_steps = 50  # this step is none at which Lightning logs
+        stage.log = stage.log_dict = lambda *args, **kwargs: None
+        stage.training_step(type(batch)(*(value.to("meta") for value in batch)), 0).backward()
+        stage.on_before_optimizer_step(optimizer)
+        gradients = [parameter.grad for parameter in stage.parameters()]
+        assert all(gradient is not None and gradient.device.type == "meta" for gradient in gradients)
+        with pytest.raises(RuntimeError):  # the proof that meta tensors do raise
+            float(stage.thinker.embedding.weight.sum())
+
+
+class TestCompile:
+    def test_compiles_every_transformer_in_place(self, fit, monkeypatch):
+        compiled = []
+        monkeypatch.setattr(Transformer, "compile", lambda module: compiled.append(module))
+        cli = fit(model__init_args__compile=True, trainer__max_steps=1)
+        assert compiled == [cli.model.thinker.transformer]
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+    @pytest.mark.filterwarnings("ignore")  # the compiler's own
+    def test_changes_no_result(self, fit):
+        fit()
+        eager = scalars(RUN, "train/loss")
+        fit(model__init_args__compile=True)
+        assert scalars(RUN, "train/loss") == pytest.approx(eager, rel=1e-4)
+        assert "thinker.embedding.weight" in weights(RUN / "last.ckpt")
+
+
+class TestInitFrom:
+    def test_begins_with_the_parts_of_an_earlier_stage(self, fit, workplace):
+        fit()
+        first = RUN.rename("first")
+        cli = fit(
+            "fit",
+            f"--init_from.thinker={first}/best.ckpt",
+            trainer__max_steps=1,
+            model__init_args__lr=1e-12,
+            model__init_args__weight_decay=0,
+        )
+        before = weights(first / "best.ckpt")
+        for name, weight in cli.model.state_dict().items():
+            torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-6)
+        ancestor = checkpoints.read(RUN / "last.ckpt")["lineage"]["ancestors"]["thinker"]
+        assert ancestor == checkpoints.read(first / "best.ckpt")["lineage"]
+
+    def test_ancestors_are_needed_only_to_start(self, fit, workplace):
+        fit()
+        Path("first.ckpt").write_bytes((RUN / "best.ckpt").read_bytes())
+        fit("fit", "--init_from.thinker=first.ckpt", trainer__max_steps=3)
+        Path("first.ckpt").unlink()
+        cli = fit("fit", "--init_from.thinker=first.ckpt", "--ckpt_path=last", trainer__max_steps=6)
+        assert cli.trainer.global_step == 6
+        assert checkpoints.read(RUN / "last.ckpt")["lineage"]["ancestors"]["thinker"]["step"] in (3, 6)
+
+    def test_refuses(self, fit, fails, workplace):
+        fit()
+        Path("first.ckpt").write_bytes((RUN / "best.ckpt").read_bytes())
+        assert "has no part 'talker'" in fails(fit, "fit", "--init_from.talker=first.ckpt")
+        assert "has no part 'talker'" in fails(fit, model__init_args__frozen='["talker"]')
+        assert "leaves nothing to train" in fails(fit, model__init_args__frozen='["thinker"]')
+        message = fails(fit, "fit", "--init_from.thinker=first.ckpt", model__init_args__thinker__init_args__dim=64)
+        assert "is 288×32 there and 288×64 here" in message
+        assert "does not exist" in fails(fit, "fit", "--init_from.thinker=nowhere.ckpt")
+
+
+def test_metrics_count_exactly_where_weights_are_bf16():
+    stage = ThinkerPretraining(Thinker(vocab_size=16, dim=16, num_layers=1, num_heads=2, ffn_dim=16))
+    stage.to(dtype=torch.bfloat16)
+    assert next(stage.parameters()).dtype == torch.bfloat16
+    metric = TokenLoss()
+    stage.val_metric = metric
+    stage.to(dtype=torch.bfloat16)
+    for _ in range(2):
+        for _ in range(1000):
+            metric.update(torch.ones(1), torch.ones(1, dtype=torch.bool), torch.ones(1, dtype=torch.long))
+        assert metric.tokens == metric.total.sum() == 1000
+        metric.reset()
+
+
+@pytest.mark.parametrize(("max_steps", "batches"), [(10, 18), (100, 50), (-1, 50)])
+def test_the_bar_ends_with_the_last_batch_where_a_step_takes_several(max_steps, batches):
+    bar = StepBar()
+    bar._trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
+        max_steps=max_steps, global_step=4, num_training_batches=50, accumulate_grad_batches=3
+    )
+    assert bar.total_train_batches == batches
