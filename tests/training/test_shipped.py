@@ -19,9 +19,10 @@ def test_a_checkout_reads_its_own_and_an_installed_package_those_that_the_wheel_
     assert wheel["packages"] == ["omni"]
     for source, target in wheel["force-include"].items():
         shutil.copytree(REPOSITORY / source, tmp_path / target)
-    shutil.copy(REPOSITORY / "omni" / "shipped.py", tmp_path / "omni")
+    (tmp_path / "omni" / "training").mkdir()
+    shutil.copy(REPOSITORY / "omni" / "training" / "shipped.py", tmp_path / "omni" / "training")
     (tmp_path / "configs").mkdir()  # somebody else's, in site-packages
-    spec = importlib.util.spec_from_file_location("shipped", tmp_path / "omni" / "shipped.py")
+    spec = importlib.util.spec_from_file_location("shipped", tmp_path / "omni" / "training" / "shipped.py")
     assert spec is not None
     assert spec.loader is not None
     shipped = importlib.util.module_from_spec(spec)
