@@ -8,7 +8,10 @@ from torch import Tensor
 
 TRANSCRIPTION = "transcription"  # the task of writing down what is said, which is scored by its word errors
 SILENCE_TASK = "silence"  # of writing nothing, where nothing is said
-APART = (TRANSCRIPTION, "composition")  # tasks that the accuracy over all leaves out: they have a figure of their own
+EXCLUDED_FROM_ACCURACY = (
+    TRANSCRIPTION,
+    "composition",
+)  # tasks that the accuracy over all leaves out: they have a figure of their own
 
 IGNORE = -100  # a target that is not scored; the value that PyTorch's cross-entropy ignores by default
 

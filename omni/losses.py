@@ -230,7 +230,7 @@ def contrastive_loss(scores: Tensor, caption_ids: Tensor, *, kind: Literal["sigm
     return -(both * present).sum() / 2
 
 
-def hinge_of_discriminators(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
+def discriminator_hinge_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
     """What discriminators get wrong (arXiv:1705.02894): the mean of `max(0, 1 - real) + max(0, 1 + made)`, a scalar.
 
     Args:
@@ -241,12 +241,12 @@ def hinge_of_discriminators(real: Sequence[Tensor], made: Sequence[Tensor]) -> T
     return torch.stack(wrong).mean()
 
 
-def hinge_of_generator(made: Sequence[Tensor]) -> Tensor:
+def generator_hinge_loss(made: Sequence[Tensor]) -> Tensor:
     """What discriminators find wrong with made sounds: the mean of `max(0, 1 - made)`, a scalar; see above."""
     return torch.stack([F.relu(1 - score).mean() for score in made]).mean()
 
 
-def feature_matching(real: Sequence[Sequence[Tensor]], made: Sequence[Sequence[Tensor]]) -> Tensor:
+def feature_matching_loss(real: Sequence[Sequence[Tensor]], made: Sequence[Sequence[Tensor]]) -> Tensor:
     """How far made sounds are from real ones in the eyes of discriminators (MelGAN, arXiv:1910.06711), a scalar.
 
     Args:

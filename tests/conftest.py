@@ -193,13 +193,13 @@ TOY_SPEECH = {
     "model.init_args.audio_encoder.init_args.num_mels": "16",
     "model.init_args.audio_encoder.init_args.dim": "32",
     "model.init_args.audio_encoder.init_args.num_layers": "2",
-    "model.init_args.audio_encoder.init_args.inner_ctc": "1",
+    "model.init_args.audio_encoder.init_args.intermediate_ctc_block": "1",
     "model.init_args.audio_encoder.init_args.num_heads": "2",
     "model.init_args.audio_encoder.init_args.ffn_dim": "48",
     "model.init_args.audio_encoder.init_args.conv_channels": "4",
     "model.init_args.audio_encoder.init_args.head_dim": "16",
     "model.init_args.audio_encoder.init_args.dropout": "0",
-    "model.init_args.samples": "0",
+    "model.init_args.shown": "0",
     "model.init_args.optimizer": "adamw",
     "model.init_args.lr": "1e-3",
     "model.init_args.warmup_steps": "2",
@@ -333,7 +333,7 @@ TOY_VISION = {
     "model.init_args.vision_encoder.init_args.num_layers": "1",
     "model.init_args.vision_encoder.init_args.ffn_dim": "48",
     "model.init_args.vision_encoder.init_args.stem_width": "8",
-    "model.init_args.samples": "0",
+    "model.init_args.shown": "0",
     "model.init_args.classifier.init_args.dim": "32",
     "model.init_args.classifier.init_args.num_classes": "3",
     "model.init_args.optimizer": "adamw",
@@ -363,7 +363,7 @@ def words(workplace: Path) -> dict[str, str]:
     """`words.jsonl`: words of one to five tones by two speakers; and checkpoints `codec` and `recognizer` for them."""
     from toy_speech import ToneCodec, ToneEncoder, save
 
-    from omni.text.ctc_vocabulary import Characters
+    from omni.text.ctc_vocabulary import CharacterVocabulary
 
     rng, rows = random.Random(0), []
     for number in range(40):
@@ -373,7 +373,7 @@ def words(workplace: Path) -> dict[str, str]:
         row = {"audio": f"{number}.wav", "text": text, "speaker": "xy"[number % 2], "duration": len(audio) / 16_000}
         rows.append(json.dumps(row))
     (workplace / "words.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    units = Characters(" abc")
+    units = CharacterVocabulary(" abc")
     return {
         "codec": save(workplace / "codec.ckpt", "codec", ToneCodec(), units),
         "recognizer": save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), units),
@@ -399,7 +399,7 @@ TOY_TALKER = {
     "model.init_args.talker.init_args.dropout": "0",
     "model.init_args.lr": "1e-3",
     "model.init_args.warmup_steps": "2",
-    "model.init_args.samples": "4",
+    "model.init_args.sentences": "4",
     "model.init_args.shown": "0",
     "data.init_args.train": "words.jsonl",
     "data.init_args.codec": "codec.ckpt",

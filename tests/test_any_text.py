@@ -6,12 +6,12 @@ import pytest
 from any_text import HARD, random_texts
 
 from omni.errors import UserError
-from omni.evaluation.repetition import unlooped
+from omni.evaluation.repetition import remove_loops
 from omni.evaluation.word_errors import Row, aligned, bootstrap, count_errors, worst_rows
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.normalization import TextNormalization, WhisperNormalization
-from omni.text.sentences import Clauses, pieces
-from omni.text.spelling import breaths
+from omni.text.sentences import ClauseSplitter, split_text
+from omni.text.spelling import speech_segments
 
 TEXTS = HARD + random_texts(60)
 AS_IT_IS = TextNormalization(case="keep", punctuation="keep", digits="keep")
@@ -57,7 +57,7 @@ def test_whispers_normalisers_write_what_they_wrote():
 
 def test_any_text_is_scored_and_shown():
     normalize = TextNormalization()
-    rows = [Row(str(i), None, "two red stars", normalize(unlooped(text))) for i, text in enumerate(TEXTS)]
+    rows = [Row(str(i), None, "two red stars", normalize(remove_loops(text))) for i, text in enumerate(TEXTS)]
     rows += [Row(str(i), None, "two red stars", text) for i, text in enumerate(TEXTS)]
     errors = count_errors(rows)
     assert errors.words == 3 * len(rows)
@@ -68,12 +68,12 @@ def test_any_text_is_scored_and_shown():
 
 
 def test_any_text_is_cut_into_pieces_and_spelled():
-    units = Characters()
+    units = CharacterVocabulary()
     for text in TEXTS:
-        clauses = Clauses()
+        clauses = ClauseSplitter()
         found = [*clauses.push(text), *clauses.finish()]
         kept = "".join(text.split())
         assert "".join("".join(piece.text.split()) for piece in found) == kept
-        assert "".join("".join(piece.text.split()) for piece in pieces(text)) == kept
+        assert "".join("".join(piece.text.split()) for piece in split_text(text)) == kept
         with suppress(UserError):  # what the Talker has never read
-            assert all(breath.units for breath in breaths(text, units))
+            assert all(breath.units for breath in speech_segments(text, units))

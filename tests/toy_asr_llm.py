@@ -27,7 +27,7 @@ TOY = {
     "model.init_args.lr": "3e-3",
     "model.init_args.warmup_steps": "2",
     "model.init_args.answer_tokens": "6",
-    "model.init_args.samples": "1",
+    "model.init_args.shown": "1",
     "data.init_args.train": "speech/train.jsonl",
     "data.init_args.val": "speech/val.jsonl",
     "data.init_args.tokenizer": "pretrained:llm",

@@ -8,7 +8,7 @@ from conftest import tones
 from omni.media.audio import SILENCE, LogMel, mel_constants
 from omni.models.audio_encoder import AudioEncoder, AudioFeatures, Emissions
 from omni.models.part import Part
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 
 NUM_MELS = 16
 LOUD = 2.0  # in units of the log-mel: above what is left of tones in the pauses between them
@@ -54,7 +54,7 @@ class ToneEncoder(AudioEncoder):
         return Emissions(logits.log_softmax(-1), features.lengths * 4)
 
 
-def save(path: Path, name: str, part: Part, units: Characters) -> str:
+def save(path: Path, name: str, part: Part, units: CharacterVocabulary) -> str:
     """Writes a checkpoint that holds the part."""
     lineage = {"stage": f"{name} training", "step": 1, "config": "", "data": "", "ancestors": {}}
     checkpoint = {

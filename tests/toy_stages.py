@@ -32,11 +32,11 @@ from omni.stages.talker import TalkerTraining
 from omni.stages.thinker import ThinkerPretraining
 from omni.stages.vision import VisionPretraining
 from omni.stages.vocoder import VocoderTraining
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.media_positions import lay_out
 from omni.text.tokenizer import AUDIO, IMAGE, NUM_SPECIALS
 
-UNITS = Characters(" abcd")
+UNITS = CharacterVocabulary(" abcd")
 THINKER = {"vocab_size": 288, "dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 48}
 HEARING = {"vocab_size": UNITS.vocab_size, "num_mels": MELS, "dim": 16, "num_layers": 2, "num_heads": 2, "ffn_dim": 24}
 HEARING |= {"conv_channels": 2, "head_dim": 8}
@@ -59,7 +59,7 @@ def thinker(folder: Path, **options: Any) -> Toy:
 
 
 def audio(folder: Path) -> Toy:
-    stage = SpeechRecognition(AudioEncoder(**HEARING, inner_ctc=1, conv_kernel=3), **OPTIONS)
+    stage = SpeechRecognition(AudioEncoder(**HEARING, intermediate_ctc_block=1, conv_kernel=3), **OPTIONS)
     return _toy(stage, _speech(), tokenizer=UNITS)
 
 
@@ -89,7 +89,7 @@ def codec(folder: Path) -> Toy:
 def talker(folder: Path, *, reads: bool) -> Toy:
     options = {"num_speakers": 2, **({"thinker_dim": THINKER["dim"]} if reads else {})}
     stage = TalkerTraining(
-        talker_of(**options), Thinker(**THINKER) if reads else None, samples=0, **_frozen("thinker" if reads else "")
+        talker_of(**options), Thinker(**THINKER) if reads else None, sentences=0, **_frozen("thinker" if reads else "")
     )
     if reads:
         stage._thinker_tokenizer = TOKENIZER

@@ -10,9 +10,9 @@ from toy_talker import make
 from omni.inference.synthesizer import Synthesizer
 from omni.models.codec import Codec
 from omni.models.part import Part
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 
-UNITS = Characters(" abcd")
+UNITS = CharacterVocabulary(" abcd")
 NUM_MELS = 16
 
 

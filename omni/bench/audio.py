@@ -16,12 +16,12 @@ import yaml
 from torch import Tensor, nn
 
 from omni.batch import SpeechBatch
-from omni.bench.turns import seconds, take_turns
+from omni.bench.timing import alternate, seconds
 from omni.data.speech.augmentation import Augmentation
 from omni.data.speech.data import SpeechData
 from omni.decoding.ctc import ctc_nll, greedy
 from omni.errors import UserError
-from omni.models.audio_encoder import INNER_WEIGHT, AudioEncoder, AudioFeatures, Emissions
+from omni.models.audio_encoder import INTERMEDIATE_CTC_WEIGHT, AudioEncoder, AudioFeatures, Emissions
 from omni.optim.optimizers import adamw, muon
 from omni.training.shipped import CONFIGS
 
@@ -36,7 +36,7 @@ class ConformerCTC(nn.Module):
 
     Args:
         num_mels: Mel filters.
-        vocab_size: Units, blank included.
+        vocab_size: CTCVocabulary, blank included.
         dim: Width.
         ffn_dim: Width inside its feed-forward networks.
         num_layers: Blocks.
@@ -82,7 +82,7 @@ class EncoderCTC(nn.Module):
         features: AudioFeatures = self.audio_encoder(batch.mels, batch.mel_lengths)
         nll, feasible = ctc_nll(*self.audio_encoder.emit(features), batch.targets, batch.target_lengths)
         if features.inner is not None:
-            nll = nll.lerp(ctc_nll(*features.inner, batch.targets, batch.target_lengths)[0], INNER_WEIGHT)
+            nll = nll.lerp(ctc_nll(*features.inner, batch.targets, batch.target_lengths)[0], INTERMEDIATE_CTC_WEIGHT)
         return nll, feasible
 
 
@@ -235,7 +235,7 @@ def _speed(options: dict[str, Any], *, repeats: int, steps: int, rows: int, utte
 
 
 def _result(measure: str, blocks: list[Callable[[], None]], work: float, repeats: int) -> Result:
-    rounds = take_turns(measure, blocks, repeats=repeats)
+    rounds = alternate(measure, blocks, repeats=repeats)
     omni, conformer = ([work / times[i] for times in rounds] for i in (0, 1))
     ratios = [a / b for a, b in zip(omni, conformer, strict=True)]
     return Result(measure, statistics.median(omni), statistics.median(conformer), ratios)

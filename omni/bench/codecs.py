@@ -5,13 +5,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from omni.bench.contestants import import_transformers
+from omni.bench.models import import_transformers
 from omni.media.audio import SAMPLE_RATE, LogMel
 from omni.models.speech_codec import SpeechCodec
 from omni.models.speech_vocoder import SpeechVocoder
 
 
-class CodecContestant(Protocol):
+class BenchmarkCodec(Protocol):
     """Sound to codes and back.
 
     Attributes:
@@ -50,12 +50,12 @@ class Ours:
         self.log_mel = LogMel(codec.num_mels).to(next(codec.parameters()).device)
 
     def encode(self, audio: Tensor) -> Tensor:
-        """See `CodecContestant`."""
+        """See `BenchmarkCodec`."""
         mels = self.log_mel(audio)
         return self.codec.encode(mels, torch.full((len(mels),), mels.shape[1], device=mels.device))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """See `CodecContestant`."""
+        """See `BenchmarkCodec`."""
         return self.vocoder(self.codec.decode(codes))
 
 
@@ -71,11 +71,11 @@ class EnCodec:
         self.sample_rate: int = config.sampling_rate
 
     def encode(self, audio: Tensor) -> Any:
-        """See `CodecContestant`."""
+        """See `BenchmarkCodec`."""
         return self.model.encode(audio[:, None])
 
     def decode(self, codes: Any) -> Tensor:
-        """See `CodecContestant`."""
+        """See `BenchmarkCodec`."""
         return self.model.decode(codes.audio_codes, codes.audio_scales).audio_values[:, 0]
 
 
@@ -91,9 +91,9 @@ class Mimi:
         self.sample_rate: int = config.sampling_rate
 
     def encode(self, audio: Tensor) -> Any:
-        """See `CodecContestant`."""
+        """See `BenchmarkCodec`."""
         return self.model.encode(audio[:, None], num_quantizers=8).audio_codes
 
     def decode(self, codes: Any) -> Tensor:
-        """See `CodecContestant`."""
+        """See `BenchmarkCodec`."""
         return self.model.decode(codes).audio_values[:, 0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from omni.batch import ConversationBatch
-from omni.bench.turns import seconds
+from omni.bench.timing import seconds
 from omni.decoding.sampling import Sampling, generate
 from omni.layers.transformer import Transformer
 from omni.models.thinker import Thinker
@@ -129,7 +129,7 @@ def decoding(size: str | dict[str, Any], *, device: torch.device, tokens: int) -
     thinker = _thinker(size, device).eval()
     if device.type == "cuda":
         thinker.to(torch.bfloat16)
-    thinker.lay_out_for_decoding()
+    thinker.transpose_weights_for_decoding()
     prompt = [[number % thinker.vocab_size for number in range(PROMPT)]]
     runs = []
     for _ in range(4):

@@ -13,15 +13,15 @@ import torch
 import yaml
 from torch import Tensor
 
-from omni.bench.codecs import CodecContestant, EnCodec, Mimi, Ours
-from omni.bench.turns import seconds, take_turns
+from omni.bench.codecs import BenchmarkCodec, EnCodec, Mimi, Ours
+from omni.bench.timing import alternate, seconds
 from omni.checkpoints import checkpoint
 from omni.decoding.talker import SpeechSampling, choose_frame, speak_codes
 from omni.errors import UserError
 from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_vocoder
 from omni.models.codec import Codec
 from omni.models.talker import MAX_ADVANCE, Talker, gather
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.training.shipped import CONFIGS
 
 TEXT = "The small red star stands to the left of the large blue circle near the edge."
@@ -151,8 +151,8 @@ def make(size: str, vocoder: str, device: str) -> Synthesizer:
     with torch.no_grad():
         talker.advance.weight.zero_()
         talker.advance.bias.copy_(shares[: MAX_ADVANCE + 1].clamp(min=1e-9).log())
-    talker.lay_out_for_decoding()
-    units = Characters()
+    talker.transpose_weights_for_decoding()
+    units = CharacterVocabulary()
     if talker.vocab_size != units.vocab_size:
         raise UserError(f"vocab_size of {folder}/talker.yaml must be {units.vocab_size}, as many as English has")
     try:
@@ -170,8 +170,8 @@ def _vocoder(name: str, num_mels: int) -> torch.nn.Module:
     return checkpoint.build(options if named else {"class_path": VOCOS, "init_args": options}).eval()
 
 
-def _codecs(voice: Synthesizer, others: Sequence[CodecContestant], utterance: float, repeats: int) -> Iterator[Result]:
-    contestants: list[CodecContestant] = [Ours(voice.codec, voice.vocoder), *others]
+def _codecs(voice: Synthesizer, others: Sequence[BenchmarkCodec], utterance: float, repeats: int) -> Iterator[Result]:
+    contestants: list[BenchmarkCodec] = [Ours(voice.codec, voice.vocoder), *others]
     device = voice.talker.start.device
     for batch in (1, 8):
         audios = [torch.randn(batch, round(utterance * one.sample_rate), device=device) / 10 for one in contestants]
@@ -214,12 +214,12 @@ def _speaking(voice: Synthesizer, utterance: float, repeats: int) -> Iterator[Re
 
 def _race(
     measure: str,
-    contestants: Sequence[CodecContestant],
+    contestants: Sequence[BenchmarkCodec],
     blocks: Sequence[Callable[[], Any]],
     work: float,
     repeats: int,
 ) -> Result:
-    rounds = take_turns(measure, blocks, repeats=repeats)
+    rounds = alternate(measure, blocks, repeats=repeats)
     names = [one.name for one in contestants[1:]]
     medians = [work / statistics.median(times[i] for times in rounds) for i in range(len(blocks))]
     ratios = {name: [times[i] / times[0] for times in rounds] for i, name in enumerate(names, start=1)}
@@ -266,7 +266,7 @@ def _steps(voice: Synthesizer, trial: int) -> dict[str, float]:
 
 def _conditions(
     voice: Synthesizer,
-    others: Sequence[CodecContestant],
+    others: Sequence[BenchmarkCodec],
     vocoder: str,
     device: str,
     utterance: float,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from omni.bench.contestants import (
+from omni.bench.models import (
     Rules,
     Training,
     count_parameters,
@@ -24,7 +24,7 @@ from omni.bench.contestants import (
     random_tokens,
     training_memory,
 )
-from omni.bench.turns import take_turns
+from omni.bench.timing import alternate
 from omni.errors import UserError
 from omni.optim.precision import best_precision
 from omni.training.memory import format_size
@@ -161,7 +161,7 @@ def _races(
     contestants = [make(name, size) for name in NAMES]
     for contestant in contestants:
         contestant.model.eval().to(torch.bfloat16 if task["precision"] == "bf16-mixed" else torch.float32)
-        contestant.lay_out_for_decoding()
+        contestant.transpose_weights_for_decoding()
     for rows in (1, 8):
         prompts = random_tokens(contestants[0], rows, PROMPT)
         blocks = [lambda who=who, prompts=prompts: who.decode(prompts, decode_tokens) for who in contestants]
@@ -173,7 +173,7 @@ def _races(
 
 def _race(setting: str, measure: str, blocks: list[Callable[[], Any]], work: int, *, repeats: int) -> Result:
     """Lets both take turns, omni first."""
-    rounds = take_turns(f"{setting}: {measure}", blocks, repeats=repeats)
+    rounds = alternate(f"{setting}: {measure}", blocks, repeats=repeats)
     omni, hf = ([work / times[i] for times in rounds] for i in (0, 1))
     ratios = [a / b for a, b in zip(omni, hf, strict=True)]
     return Result(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from omni.bench.turns import take_turns
+from omni.bench.timing import alternate
 from omni.data.images.augmentation import Augmentation
 from omni.data.images.data import ImageData
 from omni.errors import UserError
@@ -175,7 +175,7 @@ def _pipelines(image_size: int, repeats: int, batch: int) -> Iterator[Result]:
             val=f"{folder}/val",
             image_size=image_size,
             batch_size=batch,
-            augmentation=Augmentation(crop=0.4, flip=0.5),
+            augmentation=Augmentation(min_crop_area=0.4, flip=0.5),
             memory_gb=0.0,
         )
         ours.setup("fit")
@@ -201,7 +201,7 @@ def _pipelines(image_size: int, repeats: int, batch: int) -> Iterator[Result]:
 
 
 def _result(measure: str, blocks: list[Callable[[], None]], work: float, repeats: int) -> Result:
-    rounds = take_turns(measure, blocks, repeats=repeats)
+    rounds = alternate(measure, blocks, repeats=repeats)
     omni, other = ([work / times[i] for times in rounds] for i in (0, 1))
     ratios = [a / b for a, b in zip(omni, other, strict=True)]
     return Result(measure, statistics.median(omni), statistics.median(other), ratios)

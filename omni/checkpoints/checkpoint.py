@@ -33,7 +33,7 @@ from omni.errors import UserError
 from omni.media.audio import mel_constants
 from omni.models.part import Part
 from omni.models.pretrained.tokenizer import PretrainedTokenizer
-from omni.text.ctc_vocabulary import Units
+from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.tokenizer import Tokenizer
 
 P = TypeVar("P", bound=Part)
@@ -185,7 +185,7 @@ class Checkpoint:
         fill(part, check_fit(part, name, self.content, self.path))
 
     @cached_property
-    def vocabulary(self) -> Tokenizer | Units:
+    def vocabulary(self) -> Tokenizer | CTCVocabulary:
         """The tokenizer, or the units of speech, that its parts were trained with."""
         return vocabulary(self.content["tokenizer"])
 
@@ -201,14 +201,14 @@ class Checkpoint:
         return self.vocabulary
 
     @property
-    def units(self) -> Units:
+    def units(self) -> CTCVocabulary:
         """Its units of speech: its own, or those of the Talker that travels in it (`units`).
 
         Raises:
             UserError: If it has none.
         """
         units = vocabulary(self.content["units"]) if self.content.get("units") else self.vocabulary
-        if not isinstance(units, Units):
+        if not isinstance(units, CTCVocabulary):
             raise UserError(f"checkpoint {self} holds a tokenizer of text, and no characters for a Talker to read")
         return units
 
@@ -227,7 +227,7 @@ def load_part(part: nn.Module, name: str, path: Source) -> Lineage:
     return checkpoint.content["lineage"]
 
 
-def from_checkpoint(path: Source, name: str, *kinds: type[P]) -> tuple[P, Tokenizer | Units]:
+def from_checkpoint(path: Source, name: str, *kinds: type[P]) -> tuple[P, Tokenizer | CTCVocabulary]:
     """A part of a checkpoint, see `Checkpoint.part`, and the tokenizer or the units of speech it was trained with."""
     checkpoint = Checkpoint.open(path)
     return checkpoint.part(name, *kinds), checkpoint.vocabulary
@@ -239,14 +239,14 @@ def ancestry(path: str | Path, name: str) -> Lineage:
     return lineage["ancestors"].get(name, lineage)
 
 
-def vocabulary(state: dict[str, Any]) -> Tokenizer | Units:
+def vocabulary(state: dict[str, Any]) -> Tokenizer | CTCVocabulary:
     """The tokenizer, or the units of speech, that a state is of."""
     if state.get("kind") == "pretrained":
         return PretrainedTokenizer.from_state(state)
-    return Units.from_state(state) if "normalization" in state else Tokenizer.from_state(state)
+    return CTCVocabulary.from_state(state) if "normalization" in state else Tokenizer.from_state(state)
 
 
-def units_of(path: Source) -> Units:
+def ctc_vocabulary_of(path: Source) -> CTCVocabulary:
     """The units of speech in a checkpoint; see `Checkpoint.units`."""
     return Checkpoint.open(path).units
 

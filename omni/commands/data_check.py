@@ -18,7 +18,7 @@ from omni.data.images.sources import SUFFIXES, Location
 from omni.data.speech.manifests import AUDIO_KEYS, open_utterances
 from omni.data.text.corpus import open_corpus
 from omni.errors import UserError
-from omni.text.ctc_vocabulary import ENGLISH, Units, open_units
+from omni.text.ctc_vocabulary import ENGLISH, CTCVocabulary, open_ctc_vocabulary
 from omni.text.normalization import TextNormalization
 from omni.text.tokenizer import ByteTokenizer
 
@@ -179,15 +179,15 @@ def _first_columns(path: Path) -> set[str]:
 
 def _coding(
     spec: str, characters: str, normalization: TextNormalization, downsampling: int | None, subframes: int | None
-) -> tuple[Units, int, int]:
+) -> tuple[CTCVocabulary, int, int]:
     """What is written, and how often: units, mel frames for each frame, sub-frames for each frame."""
     encoder = {"downsampling": _DOWNSAMPLING, "subframes": _SUBFRAMES}
     if spec.endswith(".ckpt") or Path(spec).is_dir():
         content = checkpoint.read(spec)
-        units = Units.from_state(content["tokenizer"])
+        units = CTCVocabulary.from_state(content["tokenizer"])
         encoder |= content["parts"].get("audio_encoder", {}).get("init_args", {})
     else:
-        units = open_units(spec, characters=characters, normalization=normalization)
+        units = open_ctc_vocabulary(spec, characters=characters, normalization=normalization)
     for name, value in {"downsampling": downsampling, "subframes": subframes}.items():
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}: it must be 1 or more")

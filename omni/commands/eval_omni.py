@@ -8,7 +8,7 @@ from typing import Any
 from omni.batch import TRANSCRIPTION
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.conversations.opening import open_conversations
-from omni.data.conversations.speech import Dictation
+from omni.data.conversations.speech import TranscriptionPrompt
 from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
 from omni.evaluation.accuracy import Question, accuracies, ask, evenly
@@ -16,7 +16,7 @@ from omni.evaluation.word_errors import Row, bootstrap, count_errors, interval
 from omni.files import write_text
 from omni.inference.assistant import Assistant
 from omni.inference.recognizer import Recognizer, load_recognizer
-from omni.inference.speech_streamer import ReadingAloud
+from omni.inference.speech_streamer import SpeechStreamer
 from omni.text.normalization import TextNormalization
 
 
@@ -24,7 +24,7 @@ def examine(
     checkpoint: str,
     data: list[str] | None = None,
     *,
-    blank_controls: bool = True,
+    modality_ablation: bool = True,
     limit: int | None = None,
     voice: str | None = None,
     vocoder: str | None = None,
@@ -47,7 +47,7 @@ def examine(
         checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt.
         data: Conversations: .jsonl files or hub:OWNER/NAME[:CONFIG[:SPLIT]]; or speech with transcripts, which is asked
             for as in training.
-        blank_controls: Whether questions are asked again with images and audio blanked.
+        modality_ablation: Whether questions are asked again with images and audio blanked.
         limit: Most questions, evenly taken from all; all if not given.
         voice: The checkpoint of a Talker that says the answers; not needed where the model's holds one.
         vocoder: griffin-lim, or a checkpoint that holds a vocoder.
@@ -65,21 +65,21 @@ def examine(
     if not data:
         raise UserError("there are no conversations: give --data, .jsonl files or hub:OWNER/NAME")
     opened = Checkpoint(checkpoint)
-    dictation = Dictation.from_state(opened.content.get("dictation", Dictation().state()))
+    dictation = TranscriptionPrompt.from_state(opened.content.get("dictation", TranscriptionPrompt().state()))
     rows = [row for one in open_conversations(data, dictation=dictation, hub_split="test") for row in one.rows()]
     rows = rows if limit is None else evenly(rows, limit)
     assistant = Assistant.from_pretrained(opened, voice=voice, vocoder=vocoder, device=device)
     listener = recognizer or voice
     measured = bool(assistant.voice and listener and spoken)
     hear = load_recognizer(str(listener), device=device) if measured else None
-    questions = ask(assistant, rows, blank_controls=blank_controls, max_tokens=max_tokens, batch_size=batch_size)
+    questions = ask(assistant, rows, modality_ablation=modality_ablation, max_tokens=max_tokens, batch_size=batch_size)
     print(f"{', '.join(data)}\n  as {checkpoint} answers: {len(questions):,} questions\n")
     report: dict[str, Any] = {"checkpoint": checkpoint, "data": data, "questions": len(questions)}
     report |= accuracies(questions)
     report |= _transcriptions(questions)
     if assistant.voice is not None and hear is not None:
         texts = [one.said for one in evenly(questions, spoken)]
-        report |= _round_trip(texts, ReadingAloud(assistant.voice, speaker=speaker), hear, str(listener))
+        report |= _round_trip(texts, SpeechStreamer(assistant.voice, speaker=speaker), hear, str(listener))
     elif spoken:
         print("spoken answers are not measured: give a voice, and a recogniser unless one travels with it")
     if json_file is not None:
@@ -94,12 +94,14 @@ def _transcriptions(questions: Sequence[Question]) -> dict[str, Any]:
     return _word_errors("wer", "transcription", rows)
 
 
-def _round_trip(texts: Sequence[str], aloud: ReadingAloud, recognizer: Recognizer, listener: str) -> dict[str, Any]:
+def _round_trip(texts: Sequence[str], aloud: SpeechStreamer, recognizer: Recognizer, listener: str) -> dict[str, Any]:
     """Says answers, and counts the words that a recogniser gets wrong."""
     normalize = recognizer.units.normalize
-    breaths = {text: aloud.read(text) for text in dict.fromkeys(texts)}
-    texts = [text for text in texts if breaths[text] and normalize(text)]
-    speech = aloud.voice.speak([breaths[text] for text in texts], speaker=aloud.speaker, sampling=SpeechSampling())
+    speech_segments = {text: aloud.read(text) for text in dict.fromkeys(texts)}
+    texts = [text for text in texts if speech_segments[text] and normalize(text)]
+    speech = aloud.voice.speak(
+        [speech_segments[text] for text in texts], speaker=aloud.speaker, sampling=SpeechSampling()
+    )
     heard = recognizer.transcribe([one.audio for one in speech]) if texts else []
     rows = [
         Row(str(n), None, normalize(text), one.text) for n, (text, one) in enumerate(zip(texts, heard, strict=True))

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from omni.data.speech.manifests import Utterance, Utterances, open_utterances
 from omni.errors import UserError
 from omni.evaluation.hypotheses import understood
-from omni.evaluation.repetition import unlooped
+from omni.evaluation.repetition import remove_loops
 from omni.evaluation.wer_report import markdown, show, show_rivals, show_worst
 from omni.evaluation.word_errors import Row, bootstrap, count_errors, grouped, interval, worst_rows
 from omni.files import write_text
@@ -103,7 +103,7 @@ def _score(
     normalize: Callable[[str], str],
     guard: bool,
 ) -> _System:
-    kept = [unlooped(text) for text in texts] if guard else list(texts)
+    kept = [remove_loops(text) for text in texts] if guard else list(texts)
     rows = [Row(said[i].where, said[i].speaker, normalize(said[i].text), normalize(kept[i])) for i in scored]
     report: dict[str, Any] = {"hypothesis": spec, **count_errors(rows).figures()}
     if guard:

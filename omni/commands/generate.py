@@ -11,7 +11,7 @@ from omni.decoding.sampling import Sampling
 from omni.errors import UserError
 from omni.inference.assistant import Assistant
 from omni.inference.prompt import question
-from omni.inference.response import Reply, TextDelta
+from omni.inference.response import StreamedResponse, TextDelta
 from omni.inference.text import Delta, load
 from omni.media.audio import SAMPLE_RATE, audio_format, audio_writer
 
@@ -107,7 +107,7 @@ def answers(checkpoint: str) -> bool:
     return held["lineage"]["stage"] == "OmniTuning" or bool(_SENSES & held["parts"].keys())
 
 
-def show(reply: Reply, out: Path | None = None) -> None:
+def show(reply: StreamedResponse, out: Path | None = None) -> None:
     """Prints an answer as it comes, and writes what is said of it into an audio file."""
     samples = 0
     with ExitStack() as stack:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omni.curves.event_files import Run, read_run
 from omni.curves.figure import Line, Panel, curves_figure
-from omni.curves.loss_drops import Cliff, find_cliffs
+from omni.curves.loss_drops import LossDrop, find_loss_drops
 from omni.errors import UserError
 
 _LOSSES = ("train/loss", "val/loss")
@@ -42,7 +42,7 @@ def plot_runs(
     if out.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"out is {out}: give it the ending .png, .svg or .pdf")
     read = [read_run(name) for name in runs]
-    cliffs = [list(find_cliffs(run.curves.get("train/loss", {}).items())) for run in read]
+    cliffs = [list(find_loss_drops(run.curves.get("train/loss", {}).items())) for run in read]
     panels = _chosen(read, cliffs, metrics) if metrics else _usual(read, cliffs)
     out.parent.mkdir(parents=True, exist_ok=True)
     curves_figure(panels, _short([run.folder for run in read]), smoothing=smoothing).savefig(out, dpi=dpi)
@@ -66,7 +66,7 @@ def _short(folders: Sequence[Path]) -> list[str]:
     return ["/".join(trail[-length:]) for trail in trails]
 
 
-def _usual(runs: Sequence[Run], cliffs: Sequence[Sequence[Cliff]]) -> list[Panel]:
+def _usual(runs: Sequence[Run], cliffs: Sequence[Sequence[LossDrop]]) -> list[Panel]:
     """The panels that are drawn where nothing is asked for."""
     headlines = [run.headline for run in runs if run.headline and run.headline not in _LOSSES]
     groups = [_LOSSES, (_GRADIENTS,), *((name,) for name in dict.fromkeys([_WORDS, *headlines]))]
@@ -74,7 +74,7 @@ def _usual(runs: Sequence[Run], cliffs: Sequence[Sequence[Cliff]]) -> list[Panel
     return _drawable(panels)
 
 
-def _chosen(runs: Sequence[Run], cliffs: Sequence[Sequence[Cliff]], metrics: Sequence[str]) -> list[Panel]:
+def _chosen(runs: Sequence[Run], cliffs: Sequence[Sequence[LossDrop]], metrics: Sequence[str]) -> list[Panel]:
     known = sorted({name for run in runs for name in run.curves})
     names: list[str] = []
     for metric in metrics:
@@ -95,7 +95,7 @@ def _drawable(panels: Sequence[Panel]) -> list[Panel]:
     return held
 
 
-def _panel(runs: Sequence[Run], cliffs: Sequence[Sequence[Cliff]], names: Sequence[str]) -> Panel:
+def _panel(runs: Sequence[Run], cliffs: Sequence[Sequence[LossDrop]], names: Sequence[str]) -> Panel:
     lines = []
     for number, run in enumerate(runs):
         for name in names:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import final
 
 from omni.errors import UserError
-from omni.pipeline.definition import Chain, Link, read_chain
+from omni.pipeline.definition import Pipeline, StageSpec, read_pipeline
 from omni.pipeline.scheduler import Scheduler, Status
-from omni.pipeline.status import Standing, standing
+from omni.pipeline.status import StageStatus, standing
 from omni.pipeline.table import Table, clock
-from omni.pipeline.timings import Journal
+from omni.pipeline.timings import StageTimings
 
 
 def train(chain: Path, *, jobs: int = 1, report: bool = True) -> None:
@@ -35,9 +35,9 @@ def train(chain: Path, *, jobs: int = 1, report: bool = True) -> None:
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}: give 1 or more")
     began = time.monotonic()
-    described = read_chain(chain)
+    described = read_pipeline(chain)
     with _alone(described) as lock:
-        journal = Journal(described.folder / "chain.json")
+        journal = StageTimings(described.folder / "chain.json")
         table = Table(described.links, journal)
         launcher = Launcher(described, lock, threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
         scheduler = Scheduler(
@@ -67,7 +67,7 @@ class Launcher:
         threads: Of each process; by default as PyTorch finds best.
     """
 
-    def __init__(self, chain: Chain, lock: int, *, threads: int | None = None) -> None:
+    def __init__(self, chain: Pipeline, lock: int, *, threads: int | None = None) -> None:
         self.chain, self.lock = chain, lock
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if threads is not None:
@@ -77,7 +77,7 @@ class Launcher:
         """Where a stage writes what it says."""
         return self.chain.folder / f"{name}.log"
 
-    def __call__(self, link: Link, found: Standing) -> subprocess.Popen[bytes]:
+    def __call__(self, link: StageSpec, found: StageStatus) -> subprocess.Popen[bytes]:
         """Starts a stage."""
         resume = ["--ckpt_path", found.resume] if found.resume else []
         command = ["fit", *link.arguments, *resume]
@@ -100,7 +100,7 @@ class Launcher:
 
 
 @contextmanager
-def _alone(chain: Chain) -> Iterator[int]:
+def _alone(chain: Pipeline) -> Iterator[int]:
     """Waits until no stage of an earlier command runs any more; whoever was killed may leave one that still saves."""
     chain.folder.mkdir(parents=True, exist_ok=True)
     with (chain.folder / ".lock").open("w") as file:
@@ -112,7 +112,7 @@ def _alone(chain: Chain) -> Iterator[int]:
         yield file.fileno()
 
 
-def _end(chain: Chain, scheduler: Scheduler, launcher: Launcher) -> None:
+def _end(chain: Pipeline, scheduler: Scheduler, launcher: Launcher) -> None:
     """Tells of what has failed, and ends with its exit code; or of what was stopped."""
     failed = {name: status for name, status in scheduler.statuses.items() if status.state == "failed"}
     for name, status in failed.items():

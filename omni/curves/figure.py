@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from omni.curves.loss_drops import Cliff
+from omni.curves.loss_drops import LossDrop
 
 COLOURS = ("#2f6bb3", "#d9622b", "#3f9468", "#8a57a8", "#c23b5e", "#7f7a2a", "#2a97a8", "#8c6448")
 _SPARSE = 25  # points up to which each is marked
@@ -33,7 +33,7 @@ class Line(NamedTuple):
     name: str
     points: Mapping[int, float]
     measured: bool
-    cliffs: Sequence[Cliff] = ()
+    cliffs: Sequence[LossDrop] = ()
 
 
 class Panel(NamedTuple):

@@ -10,7 +10,7 @@ _NOISE = 4.0  # least number of the plateau's spreads that is lost
 _RECENT = 7  # values whose median counts as where the loss is now
 
 
-class Cliff(NamedTuple):
+class LossDrop(NamedTuple):
     """A sudden fall after a plateau.
 
     Attributes:
@@ -33,7 +33,7 @@ class Cliff(NamedTuple):
         return f"fell off a cliff: {begun} {ended}"
 
 
-class CliffWatch:
+class LossDropDetector:
     """Watches a loss, value by value, for a cliff.
 
     It lies on a *plateau* while the medians of the older and the newer half of its last `plateau` values differ by less
@@ -52,7 +52,7 @@ class CliffWatch:
         self._lay: tuple[int, float, float] | None = None  # the last plateau's last step, its height and spread
         self._since = 0  # values that came after it
 
-    def add(self, step: int, value: float) -> Cliff | None:
+    def add(self, step: int, value: float) -> LossDrop | None:
         """Takes the next value; a cliff where it shows that the loss has just fallen off one."""
         self._points = [*self._points[1 - self.plateau :], (step, value)]
         values = [value for _, value in self._points]
@@ -69,7 +69,7 @@ class CliffWatch:
         if height - foot > max(_FALL * height, _NOISE * spread):
             start = max((at for at, value in self._points if height - value < value - foot), default=start)
             self._points, self._lay = [], None
-            return Cliff(start, step, height, foot)
+            return LossDrop(start, step, height, foot)
         if self._since == self.plateau:
             self._lay = None
         return None
@@ -83,9 +83,9 @@ class CliffWatch:
         self._points, self._lay, self._since = state["points"], state["lay"], state["since"]
 
 
-def find_cliffs(curve: Iterable[tuple[int, float]], plateau: int = 20) -> Iterator[Cliff]:
-    """All cliffs of a curve of steps and values; see `CliffWatch`."""
-    watch = CliffWatch(plateau)
+def find_loss_drops(curve: Iterable[tuple[int, float]], plateau: int = 20) -> Iterator[LossDrop]:
+    """All cliffs of a curve of steps and values; see `LossDropDetector`."""
+    watch = LossDropDetector(plateau)
     for step, value in curve:
         if (cliff := watch.add(step, value)) is not None:
             yield cliff

@@ -81,7 +81,7 @@ def greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
         lengths: (batch,): sub-frames of each row.
 
     Returns:
-        Units of each row.
+        CTCVocabulary of each row.
     """
     best = log_probs.argmax(-1).cpu()
     rows = []
@@ -135,7 +135,7 @@ def decode(log_probs: Tensor, lengths: Tensor, *, beam: int) -> list[list[int]]:
         beam: Prefixes that `beam_search` keeps; 1: `greedy`.
 
     Returns:
-        Units of each row.
+        CTCVocabulary of each row.
     """
     if beam == 1:
         return greedy(log_probs, lengths)

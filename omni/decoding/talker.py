@@ -68,7 +68,7 @@ def speak(
 
     Args:
         talker: The model, in eval mode.
-        texts: Characters of each, from `spell`; none may be empty.
+        texts: CharacterVocabulary of each, from `spell`; none may be empty.
         speakers: The number of each text's voice, for a Talker that has several; 0 for all if not given.
         hidden: (batch, characters, thinker_dim), see `Talker.encode_text`.
         sampling: How codes and pace are chosen; the defaults of `SpeechSampling` if not given.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from omni.batch import APART
+from omni.batch import EXCLUDED_FROM_ACCURACY
 from omni.data.conversations.sources import Conversation
 from omni.errors import UserError
 from omni.inference.assistant import Assistant
@@ -38,14 +38,14 @@ class Question(NamedTuple):
 
 
 def ask(
-    assistant: Assistant, rows: Sequence[Conversation], *, blank_controls: bool, max_tokens: int, batch_size: int
+    assistant: Assistant, rows: Sequence[Conversation], *, modality_ablation: bool, max_tokens: int, batch_size: int
 ) -> list[Question]:
     """Asks the last question of each conversation.
 
     Args:
         assistant: Answers.
         rows: The conversations; each has an answer of the assistant's.
-        blank_controls: Whether to ask again with images and audio blanked.
+        modality_ablation: Whether to ask again with images and audio blanked.
         max_tokens: Most tokens of an answer.
         batch_size: Questions at a time.
 
@@ -61,7 +61,7 @@ def ask(
             forgotten += sum(prompt.forgotten > 0 for prompt in prompts)
             said = assistant.answer(prompts, max_tokens=max_tokens)
             blank: list[dict[str, str]] = [{} for _ in some]
-            for kind in _MEDIA if blank_controls else ():
+            for kind in _MEDIA if modality_ablation else ():
                 numbers = [number for number, prompt in enumerate(prompts) if kind in prompt.kinds]
                 blanked = assistant.answer(
                     [prompts[number]._replace(blank=kind) for number in numbers], max_tokens=max_tokens
@@ -122,7 +122,7 @@ def accuracies(questions: Sequence[Question]) -> dict[str, Any]:
         return normalize(said) == normalize(one.truth)
 
     tasks = sorted({one.task for one in questions})
-    mixed = [task for task in tasks if task not in APART] or tasks
+    mixed = [task for task in tasks if task not in EXCLUDED_FROM_ACCURACY] or tasks
     groups: dict[str, Callable[[Question], bool]] = {task: _of({task}) for task in tasks}
     left_out = [task for task in tasks if task not in mixed]
     together = "all" + (f" but {', '.join(left_out)}" if left_out else "")

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from omni.checkpoints.checkpoint import Checkpoint
-from omni.data.conversations.speech import Dictation
+from omni.data.conversations.speech import TranscriptionPrompt
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.errors import UserError
 from omni.inference.assistant import CONTEXT, MAX_TOKENS, Assistant
@@ -75,7 +75,7 @@ def _asked(
 ) -> tuple[TextNormalization, list[str]]:
     """What a model of stage E says when it is asked as in training, the row's instruction behind each recording."""
     held = checkpoint.content
-    dictation = Dictation.from_state(held.get("dictation", Dictation().state()))
+    dictation = TranscriptionPrompt.from_state(held.get("dictation", TranscriptionPrompt().state()))
     most = held.get("answer_tokens", MAX_TOKENS)
     # As in validation, an answer may go on behind the context.
     assistant = Assistant.from_pretrained(checkpoint, context=held.get("context", CONTEXT) + most, device=device)

@@ -7,7 +7,7 @@ _MOST = 4  # times in a row that people say a phrase: "very very very very"
 _LETTERS = re.compile(r"([^\W\d_]{1,6}?)\1{8,}", re.IGNORECASE)  # letters only: what numbers repeat is their value
 
 
-def unlooped(text: str) -> str:
+def remove_loops(text: str) -> str:
     """The text with every loop in it said once.
 
     A loop is a phrase of up to 16 words that comes more than four times in a row, whatever its case and punctuation, or

@@ -10,9 +10,9 @@ from omni.decoding.sampling import Sampling
 from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
 from omni.inference.prompt import Message, Prompt, PromptReader, Turn, question
-from omni.inference.responder import Writer
-from omni.inference.response import AudioChunk, Reply, TextDelta
-from omni.inference.speech_streamer import ReadingAloud
+from omni.inference.responder import Responder
+from omni.inference.response import AudioChunk, StreamedResponse, TextDelta
+from omni.inference.speech_streamer import SpeechStreamer
 from omni.inference.synthesizer import GRIFFIN_LIM, Speech, Synthesizer, load_synthesizer
 from omni.media.images import Preprocessing
 from omni.models.audio_encoder import AudioEncoder
@@ -59,7 +59,7 @@ class Assistant:
         device: torch.device | str = "cpu",
     ) -> None:
         stop = stop_token(tokenizer, template)
-        self.writer, self.voice = Writer(omni, tokenizer, context=context, stop=stop, device=device), voice
+        self.writer, self.voice = Responder(omni, tokenizer, context=context, stop=stop, device=device), voice
         self.reader = PromptReader(
             tokenizer,
             omni.layout,
@@ -70,7 +70,7 @@ class Assistant:
         )
         self._head = [] if system is None else self.reader.turns([{"role": "system", "content": system}])
         self._turns: list[Turn] = []
-        self._reply: Reply | None = None
+        self._reply: StreamedResponse | None = None
 
     @classmethod
     def from_pretrained(
@@ -106,7 +106,7 @@ class Assistant:
                 parts[f"{sense}_encoder"] = opened.part(f"{sense}_encoder", *encoders)
                 parts[f"{sense}_projector"] = opened.part(f"{sense}_projector", Projector)
         seen = checkpoint.get("images") if "vision_encoder" in parts else None
-        thinker.lay_out_for_decoding()
+        thinker.transpose_weights_for_decoding()
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if voice is None and "talker" in opened and "codec" in opened:
@@ -158,7 +158,7 @@ class Assistant:
         sampling: Sampling | None = None,
         speaker: int | str | None = None,
         speech: SpeechSampling | None = None,
-    ) -> Reply:
+    ) -> StreamedResponse:
         """Answers: either a question, which goes on with the history, or messages, which stand for themselves.
 
         What does not fit into the context is forgotten, the oldest exchange first; see `PromptReader.prompt`. Input is
@@ -198,7 +198,7 @@ class Assistant:
         prompt = self.reader.prompt(turns, answer=max_tokens)
         aloud = self._aloud(speaker, speech) if speak else None
         pieces = self._pieces(prompt, asked, aloud, max_tokens, sampling)
-        self._reply = Reply(pieces, prompt.forgotten, [] if aloud is None else aloud.unspoken)
+        self._reply = StreamedResponse(pieces, prompt.forgotten, [] if aloud is None else aloud.unspoken)
         return self._reply
 
     def speak(self, text: str, *, speaker: int | str | None = None, speech: SpeechSampling | None = None) -> Speech:
@@ -252,16 +252,16 @@ class Assistant:
             self._reply.close()
             self._reply = None
 
-    def _aloud(self, speaker: int | str | None, speech: SpeechSampling | None) -> ReadingAloud:
+    def _aloud(self, speaker: int | str | None, speech: SpeechSampling | None) -> SpeechStreamer:
         if self.voice is None:
             raise UserError("there is no voice to speak with: give a Talker's checkpoint as voice")
-        return ReadingAloud(self.voice, speaker=speaker, sampling=speech)
+        return SpeechStreamer(self.voice, speaker=speaker, sampling=speech)
 
     def _pieces(
         self,
         prompt: Prompt,
         asked: list[Turn] | None,
-        aloud: ReadingAloud | None,
+        aloud: SpeechStreamer | None,
         max_tokens: int,
         sampling: Sampling | None,
     ) -> Generator[TextDelta | AudioChunk]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from omni.decoding.ctc import Span, align, decode
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, AudioSource, audio_blocks, audio_info
-from omni.text.ctc_vocabulary import BLANK, Units
+from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
 
 Timestamps = Literal["word", "char"]
 
@@ -47,7 +47,7 @@ class Transcript(NamedTuple):
     duration: float
 
 
-class Joiner:
+class ChunkMerger:
     """Puts the windows of one recording together, holding no more than the last of them.
 
     Args:
@@ -59,7 +59,7 @@ class Joiner:
     """
 
     def __init__(
-        self, units: Units, *, seconds: float, overlap: float, beam: int, timestamps: Timestamps | None
+        self, units: CTCVocabulary, *, seconds: float, overlap: float, beam: int, timestamps: Timestamps | None
     ) -> None:
         self.units, self.seconds, self.beam = units, seconds, beam
         self.shared = round(overlap / self.seconds)
@@ -97,7 +97,7 @@ class Joiner:
         return Transcript(text, tuple(words), self.duration)
 
     def _pauses(self) -> list[int]:
-        """Units that mean that nothing is being said."""
+        """CTCVocabulary that mean that nothing is being said."""
         return [BLANK, *(unit for unit in range(1, self.units.vocab_size) if self.units.surface(unit).isspace())]
 
     def _write(self, log_probs: Tensor) -> None:
@@ -119,7 +119,7 @@ class Joiner:
 
 
 def timed_words(
-    spans: Sequence[Span], units: Units, kind: Timestamps, *, seconds: float, length: int, duration: float
+    spans: Sequence[Span], units: CTCVocabulary, kind: Timestamps, *, seconds: float, length: int, duration: float
 ) -> Iterator[Word]:
     """Words, or characters, and when they are said.
 
@@ -155,7 +155,7 @@ def _quietest(before: Tensor, after: Tensor, pauses: Sequence[int]) -> int:
     Args:
         before: (shared sub-frames, vocab_size), the end of the earlier window.
         after: The same sub-frames as the later window hears them.
-        pauses: Units that mean that nothing is being said.
+        pauses: CTCVocabulary that mean that nothing is being said.
     """
     if not len(before):
         return 0

@@ -10,8 +10,8 @@ from torch import Tensor
 from omni.errors import UserError
 from omni.media.attachments import Medium, hash_of, media_of
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, SILENCE, audio_info, read_audio
-from omni.media.hearing import hearing
 from omni.media.images import GREY, Preprocessing, read_image, to_pixels
+from omni.media.speech_preprocessing import speech_preprocessing
 from omni.media.video import read_video
 from omni.text.chat_template import ChatTokens, Template, encode_chat, turns_of
 from omni.text.media_positions import LaidOut, MediaLayout, Span, lay_out
@@ -28,7 +28,7 @@ class Attached(NamedTuple):
     Attributes:
         kind: `image`, `audio` or `video`.
         images: (3, size, size) of uint8 each: the image, or the frames of the video.
-        mel: (mel frames, num_mels) of audio, or its waveform in frames; see `omni.media.hearing`.
+        mel: (mel frames, num_mels) of audio, or its waveform in frames; see `omni.media.speech_preprocessing`.
         span: The place that it takes.
         digest: Changes when what is seen or heard changes.
         silence: What stands for it in `mel`.
@@ -137,7 +137,7 @@ class PromptReader:
         self.tokenizer, self.layout, self.context = tokenizer, layout, context
         self.preprocessing = preprocessing
         self.template: Template = template
-        self.hearing = None if num_mels is None else hearing(num_mels)
+        self.hearing = None if num_mels is None else speech_preprocessing(num_mels)
 
     def turns(self, messages: Sequence[Message], files: Mapping[str, Sequence[Any]] | None = None) -> list[Turn]:
         """Reads messages and their media.

@@ -9,10 +9,10 @@ from torch import Tensor
 from omni.checkpoints.checkpoint import Source, from_checkpoint
 from omni.decoding.ctc import align
 from omni.errors import UserError
-from omni.inference.long_form import Joiner, Timestamps, Transcript, Word, timed_words, windows
+from omni.inference.long_form import ChunkMerger, Timestamps, Transcript, Word, timed_words, windows
 from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel, read_audio
 from omni.models.audio_encoder import AudioEncoder
-from omni.text.ctc_vocabulary import Units
+from omni.text.ctc_vocabulary import CTCVocabulary
 
 
 class Recognizer:
@@ -29,7 +29,7 @@ class Recognizer:
     """
 
     def __init__(
-        self, encoder: AudioEncoder, units: Units, *, device: torch.device | str = "cpu", beam: int = 8
+        self, encoder: AudioEncoder, units: CTCVocabulary, *, device: torch.device | str = "cpu", beam: int = 8
     ) -> None:
         if beam < 1:
             raise UserError(f"beam is {beam}: it must be 1 or more")
@@ -137,7 +137,7 @@ class Recognizer:
         if not 0 <= overlap <= window / 2 or window < frame:
             raise UserError(f"an overlap of {overlap:g} s does not fit a window of {window:g} s: at most half of it")
         pending: list[tuple[int, Tensor, bool]] = []
-        joiners: dict[int, Joiner] = {}
+        joiners: dict[int, ChunkMerger] = {}
         for number, piece, last in windows(sources, window, overlap):
             if isinstance(piece, UserError):
                 joiners.pop(number, None)
@@ -155,7 +155,7 @@ class Recognizer:
     def _hear(
         self,
         pending: Sequence[tuple[int, Tensor, bool]],
-        joiners: dict[int, Joiner],
+        joiners: dict[int, ChunkMerger],
         overlap: float,
         timestamps: Timestamps | None,
         progress: Callable[[float], object] | None,
@@ -164,7 +164,7 @@ class Recognizer:
         emissions = self.emit([audio for _, audio, _ in pending])
         for (number, audio, last), log_probs in zip(pending, emissions, strict=True):
             known = joiners.get(number)
-            joiner = known or Joiner(
+            joiner = known or ChunkMerger(
                 self.units,
                 seconds=self.encoder.subframe_seconds,
                 overlap=overlap,
@@ -192,7 +192,7 @@ def load_recognizer(path: Source, *, device: str = "auto", beam: int = 8) -> Rec
         UserError: If the checkpoint is missing, damaged or without them, or the device is not there.
     """
     encoder, units = from_checkpoint(path, "audio_encoder", AudioEncoder)
-    if not isinstance(units, Units):
+    if not isinstance(units, CTCVocabulary):
         raise UserError(f"checkpoint {path} holds no units of speech: give one of stage B, such as audio/best.ckpt")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from omni.decoding.sampling import Sampling, generate
 from omni.inference.prompt import Prompt
-from omni.media.hearing import silence_of
+from omni.media.speech_preprocessing import silence_of
 from omni.models.interfaces import Cache
 from omni.models.omni import Omni
 from omni.text.tokenizer import END, PAD, StreamDecoder, Tokenizer
@@ -17,7 +17,7 @@ from omni.text.tokenizer import END, PAD, StreamDecoder, Tokenizer
 GREEDY = Sampling(temperature=0)
 
 
-class Writer:
+class Responder:
     """A model that answers, and remembers what it has read last.
 
     Args:

@@ -27,7 +27,7 @@ class AudioChunk(NamedTuple):
     samples: Tensor
 
 
-class Reply:
+class StreamedResponse:
     """An answer while it is being given: iterate over it for its pieces, once.
 
     What fails in it is raised where it is iterated over, and again where one asks for the whole.

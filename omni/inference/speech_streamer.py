@@ -10,11 +10,11 @@ from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
 from omni.inference.synthesizer import Speech, Synthesizer
 from omni.media.audio import SAMPLE_RATE
-from omni.text.sentences import Clauses, Piece
-from omni.text.spelling import Breath, spell
+from omni.text.sentences import ClauseSplitter, TextSegment
+from omni.text.spelling import SpeechSegment, spell
 
 
-class ReadingAloud:
+class SpeechStreamer:
     """Says a text while it comes. A clause that the Talker cannot say is left out, and told.
 
     Args:
@@ -36,7 +36,7 @@ class ReadingAloud:
         self.voice, self.speaker, self.sampling = voice, speaker, sampling
         self.unspoken: list[str] = []
         self._clauses = self._new_clauses()
-        self._waiting: deque[Breath] = deque()
+        self._waiting: deque[SpeechSegment] = deque()
         self._sounds: Iterator[Tensor] = iter(())
         self._said, self._pause = 0, 0.0
 
@@ -58,7 +58,7 @@ class ReadingAloud:
             self._said, self._pause = self._said + 1, breath.pause
         return sound
 
-    def read(self, text: str) -> list[Breath]:
+    def read(self, text: str) -> list[SpeechSegment]:
         """What is said of a text at once; nothing, perhaps."""
         clauses = self._new_clauses()
         found = self._read([*clauses.push(text), *clauses.finish()])
@@ -72,14 +72,14 @@ class ReadingAloud:
         (speech,) = self.voice.speak([found], speaker=self.speaker, sampling=self.sampling)
         return speech
 
-    def _speak(self, breath: Breath, number: int, pause: float) -> Iterator[Tensor]:
+    def _speak(self, breath: SpeechSegment, number: int, pause: float) -> Iterator[Tensor]:
         if pause:
             yield torch.zeros(round(pause * SAMPLE_RATE))
         alone = breath._replace(pause=0.0)
         yield from self.voice.stream([alone], speaker=self.speaker, sampling=self.sampling, first=number)
 
-    def _new_clauses(self) -> Clauses:
-        return Clauses(length=self._length)
+    def _new_clauses(self) -> ClauseSplitter:
+        return ClauseSplitter(length=self._length)
 
     def _length(self, part: str) -> int:
         try:
@@ -87,12 +87,12 @@ class ReadingAloud:
         except UserError:  # it will not be said
             return len(part)
 
-    def _read(self, pieces: Sequence[Piece]) -> list[Breath]:
+    def _read(self, pieces: Sequence[TextSegment]) -> list[SpeechSegment]:
         units, found = self.voice.units, []
         for piece in pieces:
             try:
                 if units.normalize(piece.text):  # else a smile, say
-                    found.append(Breath(spell(piece.text, units), piece.pause))
+                    found.append(SpeechSegment(spell(piece.text, units), piece.pause))
             except UserError as error:
                 self.unspoken.append(str(error))
         return found

@@ -22,8 +22,8 @@ from omni.models.speech_codec import CausalCodec, SpeechCodec
 from omni.models.speech_vocoder import CausalVocoder, SpeechVocoder, streams
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
-from omni.text.ctc_vocabulary import Units
-from omni.text.spelling import Breath, breaths
+from omni.text.ctc_vocabulary import CTCVocabulary
+from omni.text.spelling import SpeechSegment, speech_segments
 
 GRIFFIN_LIM = "griffin-lim"
 
@@ -68,7 +68,7 @@ class Synthesizer:
         talker: Talker,
         codec: Any,
         vocoder: Any,
-        units: Units,
+        units: CTCVocabulary,
         *,
         voices: Sequence[str] = (),
         condition: Conditioner | None = None,
@@ -99,9 +99,9 @@ class Synthesizer:
 
     # ------------------------------------------------------------------ reading
 
-    def read(self, text: str | Sequence[Breath]) -> list[Breath]:
+    def read(self, text: str | Sequence[SpeechSegment]) -> list[SpeechSegment]:
         """What a text is made of, see `omni.text.spelling.breaths`; what has been read stays as it is."""
-        return breaths(text, self.units) if isinstance(text, str) else list(text)
+        return speech_segments(text, self.units) if isinstance(text, str) else list(text)
 
     def voice(self, speaker: int | str | None) -> int | None:
         """The number of a voice: of its name, of itself, or of the first one; None where the Talker has one only.
@@ -127,7 +127,7 @@ class Synthesizer:
 
     def speak(
         self,
-        texts: str | Sequence[str | Sequence[Breath]],
+        texts: str | Sequence[str | Sequence[SpeechSegment]],
         *,
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
@@ -150,7 +150,7 @@ class Synthesizer:
     @torch.no_grad()
     def parts(
         self,
-        texts: Sequence[str | Sequence[Breath]],
+        texts: Sequence[str | Sequence[SpeechSegment]],
         *,
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
@@ -195,7 +195,7 @@ class Synthesizer:
     @torch.no_grad()
     def stream(
         self,
-        text: str | Sequence[Breath],
+        text: str | Sequence[SpeechSegment],
         *,
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
@@ -283,7 +283,7 @@ def load_synthesizer(path: Source, *, vocoder: Source = GRIFFIN_LIM, device: str
         condition = Conditioner(thinker, thinker_tokenizer(checkpoint.content), units)
     if not isinstance(codec, SpeechCodec):
         raise UserError(f"codec of {path} is a {type(codec).__name__}, which is no codec of speech")
-    talker.lay_out_for_decoding()
+    talker.transpose_weights_for_decoding()
     sounding = load_vocoder(vocoder, codec.num_mels, near=checkpoint)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

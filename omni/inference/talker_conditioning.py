@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from omni.models.pretrained.thinker import PretrainedThinker
-from omni.models.talker import spread
+from omni.models.talker import expand_tokens_to_characters
 from omni.models.thinker import Thinker
-from omni.text.ctc_vocabulary import Units
+from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.tokenizer import PAD, Tokenizer
 
 
@@ -25,7 +25,7 @@ class Conditioner:
         units: Of the Talker.
     """
 
-    def __init__(self, thinker: Thinker | PretrainedThinker, tokenizer: Tokenizer, units: Units) -> None:
+    def __init__(self, thinker: Thinker | PretrainedThinker, tokenizer: Tokenizer, units: CTCVocabulary) -> None:
         self.thinker, self.tokenizer, self.units = thinker, tokenizer, units
         self._bytes = np.array(tokenizer.token_bytes())
 
@@ -34,7 +34,7 @@ class Conditioner:
         """The hidden state of the token that each character belongs to.
 
         Args:
-            texts: Units of each, as the Talker reads them.
+            texts: CTCVocabulary of each, as the Talker reads them.
 
         Returns:
             (batch, characters of the longest, thinker.dim); zeros behind a row's end.
@@ -44,7 +44,7 @@ class Conditioner:
         first = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
         tokens = pad_sequence([torch.tensor([*first, *ids]) for ids, _ in read], batch_first=True, padding_value=PAD)
         hidden = self.thinker.encode(tokens.to(device, non_blocking=True)).hidden[:, len(first) :]
-        return spread(hidden, [counts for _, counts in read])
+        return expand_tokens_to_characters(hidden, [counts for _, counts in read])
 
     def _read(self, text: str) -> tuple[list[int], np.ndarray]:
         """The tokens of a text, and how many of its characters end in each."""

@@ -98,7 +98,7 @@ def load(path: str | Path, *, device: str = "auto") -> TextModel:
     thinker, tokenizer = from_checkpoint(path, "thinker", Thinker, PretrainedThinker)
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"checkpoint {path} holds units of speech and no tokenizer of text")
-    thinker.lay_out_for_decoding()
+    thinker.transpose_weights_for_decoding()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

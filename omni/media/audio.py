@@ -100,7 +100,7 @@ def audio_blocks(source: AudioSource, seconds: float, overlap: float = 0.0) -> I
         overlap: Seconds that a piece shares with the one before.
 
     Yields:
-        Pieces as `read_audio` gives them. The last one may be shorter, but always brings something new.
+        SubwordVocabulary as `read_audio` gives them. The last one may be shorter, but always brings something new.
 
     Raises:
         AudioError: As in `read_audio`.

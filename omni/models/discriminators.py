@@ -14,7 +14,7 @@ _SLOPE = 0.1  # of the leaky ReLUs
 _QUIET = 1e-5  # power below which a bin of a spectrogram is nothing
 
 
-class Judgement(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What discriminators say of a batch of sounds.
 
     Attributes:
@@ -25,10 +25,10 @@ class Judgement(NamedTuple):
     scores: list[Tensor]
     features: list[list[Tensor]]
 
-    def rows(self, rows: slice) -> "Judgement":
+    def rows(self, rows: slice) -> "DiscriminatorOutput":
         """What is said of some of the sounds."""
         features = [[layer[rows] for layer in layers] for layers in self.features]
-        return Judgement([score[rows] for score in self.scores], features)
+        return DiscriminatorOutput([score[rows] for score in self.scores], features)
 
 
 class Discriminators(Part):
@@ -60,10 +60,10 @@ class Discriminators(Part):
         if not self.members:
             raise ValueError("periods and resolutions are empty: nothing would judge the sound")
 
-    def forward(self, audio: Tensor) -> Judgement:
+    def forward(self, audio: Tensor) -> DiscriminatorOutput:
         """Judges sounds (batch, samples)."""
         judged = [member(audio) for member in self.members]
-        return Judgement([score for score, _ in judged], [features for _, features in judged])
+        return DiscriminatorOutput([score for score, _ in judged], [features for _, features in judged])
 
 
 class _Layers(nn.Module):

@@ -103,7 +103,7 @@ class SpeechEncoder(Protocol):
 
     @property
     def num_mels(self) -> int:
-        """Mel filters that it hears; 0 of waveforms (see `omni.media.hearing`)."""
+        """Mel filters that it hears; 0 of waveforms (see `omni.media.speech_preprocessing`)."""
         ...
 
     @property

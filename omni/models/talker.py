@@ -41,7 +41,7 @@ class Talker(Part):
     token to miss, and no word is skipped or said twice (as in neural HMMs for speech, arXiv:2108.13320).
 
     Args:
-        vocab_size: Characters that it reads, with `omni.text.ctc_vocabulary.BLANK`, which is never in a text.
+        vocab_size: CharacterVocabulary that it reads, with `omni.text.ctc_vocabulary.BLANK`, which is never in a text.
         num_codebooks: Codes of a frame; the codec's.
         codebook_size: Entries of each codebook; the codec's.
         frame_rate: Frames a second; the codec's.
@@ -139,7 +139,8 @@ class Talker(Part):
             text: (batch, characters), int64; what is behind a row's end is not read.
             text_lengths: (batch,), int64: characters of each row, 0 or more.
             speakers: (batch,), int64: the voice of each row. Needed if, and only if, the Talker has several.
-            hidden: (batch, characters, thinker_dim): the Thinker's, spread over characters (see `spread`).
+            hidden: (batch, characters, thinker_dim): the Thinker's, spread over characters (see
+                `expand_tokens_to_characters`).
 
         Returns:
             (batch, characters + 2, dim): start symbol, text, end symbol; behind a row's end numbers without meaning.
@@ -246,12 +247,12 @@ def gather(texts: Tensor, positions: Tensor) -> Tensor:
     return texts.gather(1, index.expand(-1, -1, texts.shape[-1]))
 
 
-def spread(hidden: Tensor, counts: Sequence[NDArray[np.int64]]) -> Tensor:
+def expand_tokens_to_characters(hidden: Tensor, counts: Sequence[NDArray[np.int64]]) -> Tensor:
     """Gives each character the hidden state of the token that it belongs to.
 
     Args:
         hidden: (batch, tokens, thinker_dim).
-        counts: Characters of each token, (tokens,) for each row; on the host, so that no GPU is waited for.
+        counts: CharacterVocabulary of each token, (tokens,) for each row; on the host, so that no GPU is waited for.
 
     Returns:
         (batch, characters, thinker_dim), of the row with the most characters; zeros behind a row's end.

@@ -17,7 +17,7 @@ _CHAIN_KEYS = {"name", "stages"}
 _LINK_KEYS = {"config", "overrides", "after", "metric", "below", "above"}
 
 
-class Goal(NamedTuple):
+class Target(NamedTuple):
     """A stage's headline metric, and what it should come to.
 
     Attributes:
@@ -47,7 +47,7 @@ class Goal(NamedTuple):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Link:
+class StageSpec:
     """A stage of a chain.
 
     Attributes:
@@ -61,7 +61,7 @@ class Link:
     name: str
     arguments: tuple[str, ...]
     configuration: Configuration
-    goal: Goal
+    goal: Target
     needs: tuple[str, ...] = ()
 
     @property
@@ -72,7 +72,7 @@ class Link:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Chain:
+class Pipeline:
     """Stages in an order in which they can be trained.
 
     Attributes:
@@ -81,7 +81,7 @@ class Chain:
     """
 
     name: str
-    links: Mapping[str, Link]
+    links: Mapping[str, StageSpec]
 
     @property
     def folder(self) -> Path:
@@ -89,7 +89,7 @@ class Chain:
         return Path("lightning_logs", self.name)
 
 
-def read_chain(path: Path) -> Chain:
+def read_pipeline(path: Path) -> Pipeline:
     """Reads a chain and the configurations of its stages.
 
     Args:
@@ -107,14 +107,14 @@ def read_chain(path: Path) -> Chain:
         arguments = _arguments(path, name, stage)
         with _of(path, name), told("fit"):
             configuration = Configuration(arguments)
-            goal = Goal(stage["metric"], stage.get("below"), stage.get("above"))
-            links[name] = Link(name=name, arguments=tuple(arguments), configuration=configuration, goal=goal)
+            goal = Target(stage["metric"], stage.get("below"), stage.get("above"))
+            links[name] = StageSpec(name=name, arguments=tuple(arguments), configuration=configuration, goal=goal)
     _check_folders(path, links.values())
     needs = {name: _needs(path, link, stages[name].get("after") or (), links) for name, link in links.items()}
-    links = {name: Link(**{**vars(links[name]), "needs": needs[name]}) for name in _ordered(path, needs)}
+    links = {name: StageSpec(**{**vars(links[name]), "needs": needs[name]}) for name in _ordered(path, needs)}
     for link in links.values():
         _check_tokenizer(path, link, links)
-    return Chain(name=content["name"], links=links)
+    return Pipeline(name=content["name"], links=links)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class _of:
             raise UserError(f"{self.where}: {error}") from error
 
 
-def _check_folders(path: Path, links: Iterable[Link]) -> None:
+def _check_folders(path: Path, links: Iterable[StageSpec]) -> None:
     owners: dict[Path, str] = {}
     for link in links:
         with _of(path, link.name):
@@ -182,13 +182,13 @@ def _check_folders(path: Path, links: Iterable[Link]) -> None:
                 raise UserError(f"writes to {folder}, as {other} does: give it another trainer.logger.init_args.name")
 
 
-def _maker(checkpoint: str, links: Mapping[str, Link]) -> str | None:
+def _maker(checkpoint: str, links: Mapping[str, StageSpec]) -> str | None:
     """The stage in whose folder a checkpoint lies."""
     folder = Path(os.path.abspath(checkpoint)).parent
     return next((name for name, link in links.items() if Path(os.path.abspath(link.folder)) == folder), None)
 
 
-def _needs(path: Path, link: Link, after: Sequence[str], links: Mapping[str, Link]) -> tuple[str, ...]:
+def _needs(path: Path, link: StageSpec, after: Sequence[str], links: Mapping[str, StageSpec]) -> tuple[str, ...]:
     """What a stage waits for: what it is told to, and who makes the checkpoints that its configuration names."""
     found = dict.fromkeys(after)
     for name in after:
@@ -226,7 +226,7 @@ def _ordered(path: Path, needs: Mapping[str, Sequence[str]]) -> list[str]:
     return order
 
 
-def _check_tokenizer(path: Path, link: Link, links: Mapping[str, Link]) -> None:
+def _check_tokenizer(path: Path, link: StageSpec, links: Mapping[str, StageSpec]) -> None:
     """Refuses data in another tokenizer than that of the Thinker it begins with, before hours are spent on it."""
     thinker = link.configuration.init_from.get("thinker")
     own = link.configuration.texts.get("data.init_args.tokenizer")
@@ -241,7 +241,7 @@ def _check_tokenizer(path: Path, link: Link, links: Mapping[str, Link]) -> None:
         )
 
 
-def _tokenizer(link: Link, links: Mapping[str, Link]) -> str:
+def _tokenizer(link: StageSpec, links: Mapping[str, StageSpec]) -> str:
     """Where the tokens of a stage come from at first."""
     own = link.configuration.texts["data.init_args.tokenizer"]
     if own == "bpe":

@@ -14,15 +14,15 @@ import torch
 
 from omni.checkpoints import checkpoint as checkpoints
 from omni.errors import UserError
-from omni.pipeline.definition import Chain, Link
+from omni.pipeline.definition import Pipeline, StageSpec
 from omni.pipeline.samples import sample
 from omni.pipeline.status import read_progress
 from omni.pipeline.table import clock
-from omni.pipeline.timings import Journal
+from omni.pipeline.timings import StageTimings
 from omni.training.memory import format_count
 
 
-def write_report(chain: Chain, journal: Journal) -> Path:
+def write_report(chain: Pipeline, journal: StageTimings) -> Path:
     """Writes `report.md` and `report.json` into a chain's folder, and samples beside them.
 
     Args:
@@ -49,7 +49,7 @@ def write_report(chain: Chain, journal: Journal) -> Path:
     return path
 
 
-def _stage(link: Link, journal: Journal, samples: Path) -> dict[str, Any]:
+def _stage(link: StageSpec, journal: StageTimings, samples: Path) -> dict[str, Any]:
     """What is known of a stage."""
     best, last = link.folder / "best.ckpt", link.folder / "last.ckpt"
     held = checkpoints.read(best)
@@ -80,7 +80,7 @@ def _parameters(held: Mapping[str, Any]) -> dict[str, int]:
         return {name: checkpoints.build(recipe).num_parameters for name, recipe in held["parts"].items()}
 
 
-def _sample(link: Link, checkpoint: Path, samples: Path) -> dict[str, Any]:
+def _sample(link: StageSpec, checkpoint: Path, samples: Path) -> dict[str, Any]:
     try:
         lines, files = sample(link.configuration, checkpoint, samples / link.name)
     except UserError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 from omni.checkpoints.checkpoint import from_checkpoint, read
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import Conversation
-from omni.data.conversations.speech import Dictation
+from omni.data.conversations.speech import TranscriptionPrompt
 from omni.data.images.entries import open_images
 from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import Location
@@ -125,7 +125,7 @@ def _sounded(configuration: Configuration, checkpoint: Path, out: Path) -> Sampl
 def _answered(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     """A question about a picture, written if there is one, else spoken."""
     entries, held = configuration.config["data"]["init_args"]["val"], read(checkpoint)
-    dictation = Dictation.from_state(held["dictation"])
+    dictation = TranscriptionPrompt.from_state(held["dictation"])
     sources = open_conversations([entries] if isinstance(entries, str) else list(entries), dictation=dictation)
     found = [row for source in sources for row in islice(source.rows(), 200)]
     if not found:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, final
 
 from omni.errors import UserError
-from omni.pipeline.definition import Link
-from omni.pipeline.status import Standing
-from omni.pipeline.timings import Journal
+from omni.pipeline.definition import StageSpec
+from omni.pipeline.status import StageStatus
+from omni.pipeline.timings import StageTimings
 
 State = Literal["waiting", "running", "done", "failed", "stopped", "blocked"]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,7 +39,7 @@ class Status:
     """
 
     state: State = "waiting"
-    standing: Standing | None = None
+    standing: StageStatus | None = None
     code: int | None = None
     problem: str = ""
     began: float = 0.0
@@ -69,11 +69,11 @@ class Scheduler:
 
     def __init__(
         self,
-        links: Mapping[str, Link],
+        links: Mapping[str, StageSpec],
         *,
-        find: Callable[[Link], Standing],
-        launch: Callable[[Link, Standing], Process],
-        journal: Journal,
+        find: Callable[[StageSpec], StageStatus],
+        launch: Callable[[StageSpec, StageStatus], Process],
+        journal: StageTimings,
         show: Callable[[], None] = lambda: None,
         jobs: int = 1,
         pause: float = 0.2,
@@ -143,7 +143,7 @@ class Scheduler:
             elif needed <= {"done"} and len(self._running) < self.jobs:
                 self._begin(link)
 
-    def _begin(self, link: Link) -> None:
+    def _begin(self, link: StageSpec) -> None:
         status = self.statuses[link.name]
         try:
             status.standing = self._find(link)

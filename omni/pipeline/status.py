@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple
 
 from omni.checkpoints import checkpoint as checkpoints
 from omni.errors import UserError
-from omni.pipeline.definition import Link
+from omni.pipeline.definition import StageSpec
 
 
-class Standing(NamedTuple):
+class StageStatus(NamedTuple):
     """Where a stage stands.
 
     Attributes:
@@ -23,7 +23,7 @@ class Standing(NamedTuple):
     resume: str | None = None
 
 
-def standing(link: Link) -> Standing:
+def standing(link: StageSpec) -> StageStatus:
     """Finds out where a stage stands. What it begins with must be there, as after the stages that it needs.
 
     Raises:
@@ -33,17 +33,17 @@ def standing(link: Link) -> Standing:
     try:
         lineage = checkpoints.read(folder / "last.ckpt")["lineage"]
     except UserError:
-        return Standing("new")
+        return StageStatus("new")
     if reason := _changed(link, lineage):
-        return Standing("new", reason)
+        return StageStatus("new", reason)
     progress = read_progress(folder)
     if progress.get("finished") and progress["step"] == lineage["step"]:
-        return Standing("done") if (folder / "best.ckpt").is_file() else Standing("new", "its best.ckpt is gone")
+        return StageStatus("done") if (folder / "best.ckpt").is_file() else StageStatus("new", "its best.ckpt is gone")
     if lineage["step"] == progress.get("steps"):  # cut in its last validation: that is made up for from the one before
         best = _step(folder / "best.ckpt")
         same = best is not None and best < lineage["step"]
-        return Standing("cut", resume="best") if same else Standing("new", "it was cut in its only validation")
-    return Standing("cut", resume="last")
+        return StageStatus("cut", resume="best") if same else StageStatus("new", "it was cut in its only validation")
+    return StageStatus("cut", resume="last")
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _changed(link: Link, lineage: checkpoints.Lineage) -> str:
+def _changed(link: StageSpec, lineage: checkpoints.Lineage) -> str:
     """What of a stage is no longer as it was for its checkpoint; empty if nothing."""
     configuration = link.configuration
     if lineage["config"] != configuration.fingerprint:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO, final
 
-from omni.pipeline.definition import Goal, Link
+from omni.pipeline.definition import StageSpec, Target
 from omni.pipeline.scheduler import Status
 from omni.pipeline.status import read_progress
-from omni.pipeline.timings import Journal
+from omni.pipeline.timings import StageTimings
 
 _HEADINGS = ("stage", "", "step", "time", "left", "measured")
 _WORDS = {"waiting": "waits", "running": "trains", "blocked": "held up"}
@@ -27,7 +27,12 @@ class Table:
     """
 
     def __init__(
-        self, links: Mapping[str, Link], journal: Journal, *, stream: TextIO | None = None, every: float = 60.0
+        self,
+        links: Mapping[str, StageSpec],
+        journal: StageTimings,
+        *,
+        stream: TextIO | None = None,
+        every: float = 60.0,
     ) -> None:
         self.links, self.journal = links, journal
         self.stream = stream or sys.stdout
@@ -79,7 +84,7 @@ class Table:
         )
 
 
-def _state(link: Link, status: Status, statuses: Mapping[str, Status]) -> str:
+def _state(link: StageSpec, status: Status, statuses: Mapping[str, Status]) -> str:
     if status.state == "done":
         return "done before" if status.kept else "done"
     if status.state in ("failed", "stopped"):
@@ -100,7 +105,7 @@ def _left(progress: Mapping[str, float]) -> str:
     return f"{clock(progress['seconds'] / made * (progress['steps'] - progress['step']))} left"
 
 
-def verdict(goal: Goal, metrics: Mapping[str, float]) -> str:
+def verdict(goal: Target, metrics: Mapping[str, float]) -> str:
     """What is to be reached, and whether it is."""
     reached = goal.reached(metrics)
     return "" if reached is None else f" ({goal} {'✓' if reached else '✗'})"

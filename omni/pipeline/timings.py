@@ -10,7 +10,7 @@ from omni.files import write_text
 
 
 @final
-class Journal:
+class StageTimings:
     """Seconds and attempts of stages, kept in a file, so that a cut at any moment loses a few seconds at most.
 
     Args:

@@ -14,10 +14,10 @@ from omni.decoding.ctc import ctc_nll, decode
 from omni.errors import UserError
 from omni.losses import Loss
 from omni.metrics import MeanOfItems
-from omni.models.audio_encoder import INNER_WEIGHT, AudioEncoder, AudioFeatures, Emissions
+from omni.models.audio_encoder import INTERMEDIATE_CTC_WEIGHT, AudioEncoder, AudioFeatures, Emissions
 from omni.stages.figures import spectrogram_figure
 from omni.stages.stage import Stage
-from omni.text.ctc_vocabulary import BLANK, Units
+from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
 
 
 @final
@@ -28,27 +28,27 @@ class SpeechRecognition(Stage):
     normalised text), the share of blanks and the entropy of the emissions, and padding and infeasible rows of training
     batches. At each validation, transcripts and spectrograms go to TensorBoard.
 
-    Where the encoder writes a first time in its middle (`inner_ctc`), that text is trained, too; all figures but
-    `train/loss` and its parts are of what it writes at its end.
+    With `intermediate_ctc_block` the encoder's intermediate output is trained by CTC, too. Metrics other than
+    `train/loss` and its terms are of its final output.
 
     Args:
         audio_encoder: The model.
-        inner_weight: Share of the training loss that the first writing has, where the encoder has one.
-        samples: Utterances shown at each validation.
+        intermediate_ctc_weight: Weight of the intermediate CTC loss in the training loss, in [0, 1).
+        shown: Utterances shown at each validation.
         beam: Prefixes that the search for a transcript keeps; 1: the likeliest unit of each sub-frame is taken.
         kwargs: See `Stage`.
     """
 
-    hears = True
+    uses_mels = True
 
-    no_effect = frozenset({"samples"})
+    no_effect = frozenset({"shown"})
 
     def __init__(
         self,
         audio_encoder: AudioEncoder,
         *,
-        inner_weight: float = INNER_WEIGHT,
-        samples: int = 4,
+        intermediate_ctc_weight: float = INTERMEDIATE_CTC_WEIGHT,
+        shown: int = 4,
         beam: int = 8,
         **kwargs: Any,
     ) -> None:
@@ -56,14 +56,16 @@ class SpeechRecognition(Stage):
         self.audio_encoder = audio_encoder
         if beam < 1:
             raise ValueError(f"beam is {beam}: it must be 1 or more")
-        if not 0 <= inner_weight < 1:
-            raise ValueError(f"inner_weight is {inner_weight}: it must be 0 or more and less than 1")
-        self.inner_weight, self.num_samples, self.beam = inner_weight, samples, beam
+        if not 0 <= intermediate_ctc_weight < 1:
+            raise ValueError(
+                f"intermediate_ctc_weight is {intermediate_ctc_weight}: it must be 0 or more and less than 1"
+            )
+        self.intermediate_ctc_weight, self.num_samples, self.beam = intermediate_ctc_weight, shown, beam
         self.val_loss, self.wer, self.cer = MeanOfItems(), WordErrorRate(), CharErrorRate()
         self._samples: list[tuple[Tensor, Emissions, str, str]] = []
 
     @property
-    def units(self) -> Units:
+    def units(self) -> CTCVocabulary:
         """What the data writes in."""
         units: Any = self.tokenizer
         return units
@@ -108,8 +110,8 @@ class SpeechRecognition(Stage):
         terms = {}
         if features.inner is not None:
             first = ctc_nll(*features.inner, batch.targets, batch.target_lengths)[0].sum()
-            terms = {"ctc": total.detach() / num_units, "inner_ctc": first.detach() / num_units}
-            total = (1 - self.inner_weight) * total + self.inner_weight * first
+            terms = {"ctc": total.detach() / num_units, "intermediate_ctc": first.detach() / num_units}
+            total = (1 - self.intermediate_ctc_weight) * total + self.intermediate_ctc_weight * first
         probs = emissions.log_probs.detach()
         valid = torch.arange(probs.shape[1], device=probs.device) < emissions.lengths[:, None]
         entropy = -(probs.exp() * probs).sum(-1)

@@ -44,16 +44,16 @@ class CodecTraining(Stage):
         audio_encoder: A recogniser, which `init_from.audio_encoder` must fill and which is never trained here.
         commitment: Weight of the commitment loss.
         measured: So many utterances of the validation data, the first ones, are made sound of and measured; 0: none.
-        samples: Utterances shown at each validation.
+        shown: Utterances shown at each validation.
         kwargs: See `Stage`.
     """
 
-    hears = True
+    uses_mels = True
     mel_frames: Tensor
     mel_sums: Tensor
     mel_squares: Tensor
 
-    no_effect = frozenset({"samples"})
+    no_effect = frozenset({"shown"})
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class CodecTraining(Stage):
         *,
         commitment: float = 0.25,
         measured: int = 50,
-        samples: int = 4,
+        shown: int = 4,
         **kwargs: Any,
     ) -> None:
         if audio_encoder is not None:
             kwargs["frozen"] = sorted({*kwargs.get("frozen", ()), "audio_encoder"})
         super().__init__(**kwargs)
         self.codec, self.audio_encoder = codec, audio_encoder
-        self.commitment, self.measured, self.num_samples = commitment, measured, samples
+        self.commitment, self.measured, self.num_samples = commitment, measured, shown
         # fp32, as not every device has float64: after 100,000 batches the variance is off by less than 1e-5 of itself.
         self.register_buffer("mel_frames", torch.zeros((), dtype=torch.long))
         for name in ("mel_sums", "mel_squares"):

@@ -5,10 +5,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
-from omni.text.ctc_vocabulary import BLANK, Units
+from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
 
 
-def spectrogram_figure(mel: Tensor, log_probs: Tensor, *, subframe_seconds: float, units: Units, title: str) -> Figure:
+def spectrogram_figure(
+    mel: Tensor, log_probs: Tensor, *, subframe_seconds: float, units: CTCVocabulary, title: str
+) -> Figure:
     """A spectrogram, and under it how sure the CTC head is of the units it writes, at the times it writes them.
 
     Args:

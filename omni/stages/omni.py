@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics.text import WordErrorRate
 
-from omni.batch import APART, IGNORE, TRANSCRIPTION, ConversationBatch
+from omni.batch import EXCLUDED_FROM_ACCURACY, IGNORE, TRANSCRIPTION, ConversationBatch
 from omni.decoding.sampling import Sampling, generate
 from omni.distributed import is_distributed, mean_over_ranks, sum_over_ranks
 from omni.errors import UserError
 from omni.layers.moe import router_losses
 from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
-from omni.media.hearing import silence_of
 from omni.media.images import GREY
+from omni.media.speech_preprocessing import silence_of
 from omni.metrics import AccuracyByTask, MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.omni import Omni
@@ -74,15 +74,15 @@ class OmniTuning(Stage):
         router_z: Weight of the z-loss of a projector's router.
         feature_cache: Folder in which the frames of a frozen audio encoder are kept, so that it hears each recording
             once; none if not given.
-        blank_controls: Whether validation asks again with images and audio blanked.
+        modality_ablation: Whether validation asks again with images and audio blanked.
         apart: Tasks that `val/accuracy` leaves out, because they have a figure of their own; where the data has no
             others, they count.
         answer_tokens: Most tokens of an answer.
-        samples: Conversations shown at each validation.
+        shown: Conversations shown at each validation.
         kwargs: See `Stage`.
     """
 
-    no_effect = frozenset({"feature_cache", "blank_controls", "samples"})
+    no_effect = frozenset({"feature_cache", "modality_ablation", "shown"})
 
     def __init__(
         self,
@@ -98,10 +98,10 @@ class OmniTuning(Stage):
         balance: float = 0.01,
         router_z: float = 1e-3,
         feature_cache: str | None = None,
-        blank_controls: bool = True,
-        apart: Sequence[str] = APART,
+        modality_ablation: bool = True,
+        apart: Sequence[str] = EXCLUDED_FROM_ACCURACY,
         answer_tokens: int = 32,
-        samples: int = 6,
+        shown: int = 6,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -116,12 +116,12 @@ class OmniTuning(Stage):
             audio_encoder=audio_encoder,
             audio_projector=audio_projector,
         )
-        self.hears = audio_encoder is not None and audio_encoder.num_mels > 0
+        self.uses_mels = audio_encoder is not None and audio_encoder.num_mels > 0
         self.frame_dropout, self.balance, self.router_z = frame_dropout, balance, router_z
         self.cache = None if feature_cache is None else FeatureCache(feature_cache)
         self.rates, self.projector_steps = dict(rates or {}), projector_steps
-        self.blank_controls, self.apart = blank_controls, tuple(apart)
-        self.answer_tokens, self.num_samples = answer_tokens, samples
+        self.modality_ablation, self.apart = modality_ablation, tuple(apart)
+        self.answer_tokens, self.num_samples = answer_tokens, shown
         self.val_loss, self.wer = MeanOfItems(), WordErrorRate()
         self.normalization = TextNormalization()
         self._samples: list[_Sample] = []
@@ -162,7 +162,7 @@ class OmniTuning(Stage):
         """The audio encoder's units are those of its CTC head, and none of the data's."""
         return name == "thinker"
 
-    def tell(self, data: Any) -> None:
+    def configure_data(self, data: Any) -> None:
         """How many tokens media take."""
         data.lay_out(self.omni.layout)
 
@@ -193,7 +193,7 @@ class OmniTuning(Stage):
         for name in self.frozen:  # in the mode of the others: Lightning warns of eval mode where fitting begins,
             self.part(name).train(self.training)  # and `on_train_start` brings it about a moment later
         self._check_trained()
-        self.tell(data)
+        self.configure_data(data)
         if stage == "fit":  # a checkpoint that is resumed brings its own, after this
             for name in _PROJECTORS:
                 if name in self.parts and name not in self.ancestors:
@@ -344,7 +344,7 @@ class OmniTuning(Stage):
             for medium in _MEDIA:
                 rows = sorted(set(batch.image_rows if medium == "image" else batch.audio_rows))
                 self._count(medium, batch, rows, [right[row] for row in rows])
-                if self.blank_controls:
+                if self.modality_ablation:
                     silence = silence_of(self._data.num_mels)
                     blanked = self.answer(blank(batch, medium, silence), rows) if rows else []
                     self._count(f"blank_{medium}", batch, rows, self._right(batch, blanked, rows))
@@ -388,7 +388,7 @@ class OmniTuning(Stage):
     def _log_metrics(self, split: str) -> None:
         loss = self.val_loss.compute()
         figures = {"loss": loss, "perplexity": loss.exp()}
-        blanks = [f"blank_{medium}" for medium in _MEDIA] if self.blank_controls else []
+        blanks = [f"blank_{medium}" for medium in _MEDIA] if self.modality_ablation else []
         for name in ("accuracy", *_MEDIA, *blanks):
             metric = self._metric(name)
             label = name if name == "accuracy" else f"accuracy_{name}"

@@ -15,7 +15,7 @@ from omni.media.audio import SILENCE
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.speech_codec import SpeechCodec
 from omni.models.talker import Talker
-from omni.text.ctc_vocabulary import Units
+from omni.text.ctc_vocabulary import CTCVocabulary
 
 _TOGETHER = 16  # sentences spoken and heard at a time
 
@@ -60,7 +60,7 @@ class RoundTrip(nn.Module):
         talker: Talker,
         codec: SpeechCodec,
         audio_encoder: AudioEncoder,
-        units: Units,
+        units: CTCVocabulary,
         condition: Callable[[Sequence[Sequence[int]]], Tensor] | None = None,
     ) -> tuple[list[Heard], dict[str, Tensor]]:
         """Speaks, listens and counts.
@@ -98,7 +98,7 @@ class RoundTrip(nn.Module):
             self._floors[split] = {f"{name}_wer": self._rate(name) for name in ("recording", "codec")}
         return heard, {"round_trip_wer": self._rate("round_trip"), **self._floors[split]}
 
-    def _listen(self, mels: Sequence[Tensor], audio_encoder: AudioEncoder, units: Units) -> list[Heard]:
+    def _listen(self, mels: Sequence[Tensor], audio_encoder: AudioEncoder, units: CTCVocabulary) -> list[Heard]:
         device = audio_encoder.head.weight.device
         lengths = torch.tensor([len(mel) for mel in mels], device=device)
         padded = pad_sequence([mel.to(device) for mel in mels], batch_first=True, padding_value=SILENCE)

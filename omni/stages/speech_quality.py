@@ -15,7 +15,7 @@ from omni.media.audio import HOP_LENGTH, LogMel
 from omni.metrics import Intelligibility, MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
 from omni.stages.stage import Stage
-from omni.text.ctc_vocabulary import Units
+from omni.text.ctc_vocabulary import CTCVocabulary
 
 
 class Heard(NamedTuple):
@@ -50,7 +50,11 @@ class SoundQuality(nn.Module):
 
     @torch.no_grad()
     def update(
-        self, audio: Tensor, batch: SpeechBatch, audio_encoder: AudioEncoder | None = None, units: Units | None = None
+        self,
+        audio: Tensor,
+        batch: SpeechBatch,
+        audio_encoder: AudioEncoder | None = None,
+        units: CTCVocabulary | None = None,
     ) -> Heard:
         """Adds sounds.
 
@@ -92,13 +96,13 @@ def valid(lengths: Tensor, time: int) -> Tensor:
     return torch.arange(time, device=lengths.device) < lengths[:, None]
 
 
-def transcribed(audio_encoder: AudioEncoder, units: Units, mels: Tensor, lengths: Tensor) -> list[str]:
+def transcribed(audio_encoder: AudioEncoder, units: CTCVocabulary, mels: Tensor, lengths: Tensor) -> list[str]:
     """What a recogniser writes of spectrograms (batch, frames, num_mels), greedily."""
     emissions = audio_encoder.emit(audio_encoder(mels, lengths))
     return [units.decode(row) for row in decode(*emissions, beam=1)]
 
 
-def said(units: Units, batch: SpeechBatch) -> list[str]:
+def said(units: CTCVocabulary, batch: SpeechBatch) -> list[str]:
     """The text of each row."""
     lengths = batch.target_lengths.tolist()
     return [units.decode(row[:length]) for row, length in zip(batch.targets.tolist(), lengths, strict=True)]

@@ -82,7 +82,7 @@ class Stage(LightningModule, ABC):
 
     # ------------------------------------------------------------------ parts
 
-    hears = False  # whether its parts take or make spectrograms
+    uses_mels = False  # whether its parts take or make spectrograms
     has_unused_parameters = False  # whether a batch may leave trained parameters without a gradient
     sharded_parts: tuple[str, ...] = ()  # those whose blocks every batch runs; with none, `model_parallel` is refused
 
@@ -109,7 +109,7 @@ class Stage(LightningModule, ABC):
         """Fills a part with the weights of an earlier stage, and remembers where they came from."""
         self.ancestors[name] = checkpoints.load_part(self.part(name), name, path)
 
-    def tell(self, data: Any) -> None:
+    def configure_data(self, data: Any) -> None:
         """Tells a data module what it must know of the model to find its batches."""
 
     @property
@@ -286,7 +286,7 @@ class Stage(LightningModule, ABC):
         checkpoint["lineage"] = self.lineage
         measured = self.trainer.callback_metrics
         checkpoint["metrics"] = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
-        if self.hears:
+        if self.uses_mels:
             checkpoint["audio"] = mel_constants()
         checkpoint["rng"] = {"ranks": gather_objects(random_state(self.device))}
 

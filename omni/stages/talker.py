@@ -26,7 +26,7 @@ from omni.models.thinker import Thinker
 from omni.stages.figures import spectrogram_figure
 from omni.stages.round_trip import Heard, RoundTrip
 from omni.stages.stage import Stage
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.tokenizer import Tokenizer
 
 _BORROWED = ("codec", "audio_encoder")  # parts that come from the data, ready
@@ -55,14 +55,14 @@ class TalkerTraining(Stage):
         thinker: Reads what is to be said, for a Talker with a `thinker_dim`; its weights come by `init_from`.
         codebook_weights: Of each codebook's loss; all 1 if not given.
         advance_weight: Of the advance's loss.
-        samples: Sentences spoken at each validation; 0 for none.
+        sentences: Sentences spoken at each validation; 0 for none.
         shown: How many of them are shown and played, by Griffin–Lim, in TensorBoard.
         sampling: How they are spoken.
         beam: Of the recogniser; see `SpeechRecognition`.
         kwargs: See `Stage`.
     """
 
-    hears = True
+    uses_mels = True
 
     no_effect = frozenset({"shown"})
 
@@ -73,7 +73,7 @@ class TalkerTraining(Stage):
         *,
         codebook_weights: Sequence[float] = (),
         advance_weight: float = 1.0,
-        samples: int = 64,
+        sentences: int = 64,
         shown: int = 4,
         sampling: SpeechSampling = SpeechSampling(),  # noqa: B008  immutable
         beam: int = 8,
@@ -95,14 +95,14 @@ class TalkerTraining(Stage):
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
         self.advance_weight = advance_weight
-        self.samples, self.shown = samples, shown
+        self.num_sentences, self.shown = sentences, shown
         self.code_losses = nn.ModuleList(MeanOfItems() for _ in weights)
         self.advance_loss = MeanOfItems()
         self.round_trip = RoundTrip(sampling, beam)
         self._spoken_before: str | None = None  # fingerprint of the codec that a Talker of `init_from` speaks
 
     @property
-    def units(self) -> Characters:
+    def units(self) -> CharacterVocabulary:
         """What the Talker reads, and the recogniser writes."""
         units: Any = self.tokenizer
         return units
@@ -298,7 +298,7 @@ class TalkerTraining(Stage):
         total = (stacked * self.weights).sum() + self.advance_weight * advance
         figures = {"loss": total, "perplexity": stacked.mean().exp(), "loss/advance": advance}
         figures |= {f"loss/codebook_{number}": code for number, code in enumerate(codes)}
-        if self.samples:
+        if self.num_sentences:
             figures |= self._speak(split)
         shown = {"loss", "perplexity", "round_trip_wer"}
         for name, value in figures.items():
@@ -306,7 +306,7 @@ class TalkerTraining(Stage):
 
     def _speak(self, split: str) -> dict[str, Tensor]:
         """Speaks held-out sentences, shows them, and returns the word error rates."""
-        sentences: list[HeldOut] = self._data.held_out(split, self.samples)
+        sentences: list[HeldOut] = self._data.held_out(split, self.num_sentences)
         heard, rates = self.round_trip.measure(
             split,
             sentences,

@@ -43,11 +43,11 @@ class VisionPretraining(Stage):
         label_smoothing: Share of a label that is spread over all classes.
         classification_weight: Weight of the classification loss.
         contrast_weight: Weight of the contrast loss.
-        samples: Images shown at each validation; 0 shows none.
+        shown: Images shown at each validation; 0 shows none.
         kwargs: See `Stage`.
     """
 
-    no_effect = frozenset({"samples"})
+    no_effect = frozenset({"shown"})
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class VisionPretraining(Stage):
         label_smoothing: float = 0.0,
         classification_weight: float = 1.0,
         contrast_weight: float = 1.0,
-        samples: int = 12,
+        shown: int = 12,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -68,7 +68,7 @@ class VisionPretraining(Stage):
         self.text_encoder, self.thinker = text_encoder, thinker
         self.label_smoothing = label_smoothing
         self.classification_weight, self.contrast_weight = classification_weight, contrast_weight
-        self.num_samples = samples
+        self.num_samples = shown
         self.val_loss, self.retrieval = MeanOfItems(), Retrieval()
         self.classification: Classification | None = None  # once the classes are known
         self._samples: ImageBatch | None = None

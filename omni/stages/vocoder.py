@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from omni.batch import SpeechBatch
 from omni.errors import UserError
-from omni.losses import Loss, feature_matching, hinge_of_discriminators, hinge_of_generator, spectral_distance
+from omni.losses import Loss, discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss, spectral_distance
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, LogMel
 from omni.media.griffin_lim import GriffinLim
 from omni.metrics import MeanOfItems
@@ -78,13 +78,13 @@ class VocoderTraining(Stage):
         adversarial_start: Steps before discriminators take part.
         weights: Of the losses.
         measured: So many utterances of the validation data, the first ones, are compared with Griffin–Lim; 0: none.
-        samples: Utterances shown at each validation.
+        shown: Utterances shown at each validation.
         kwargs: See `Stage`.
     """
 
-    hears = True
+    uses_mels = True
 
-    no_effect = frozenset({"samples"})
+    no_effect = frozenset({"shown"})
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class VocoderTraining(Stage):
         adversarial_start: int = 0,
         weights: VocoderWeights = VocoderWeights(),
         measured: int = 100,
-        samples: int = 4,
+        shown: int = 4,
         **kwargs: Any,
     ) -> None:
         if not 0 <= codec_share <= 1:
@@ -109,7 +109,7 @@ class VocoderTraining(Stage):
         self.codec, self.audio_encoder = codec, audio_encoder
         self.codec_share = codec_share if codec is not None else 0.0
         self.adversarial_start, self.weights = adversarial_start, weights
-        self.measured, self.num_samples = measured, samples
+        self.measured, self.num_samples = measured, shown
         self.log_mel, self.griffin_lim = LogMel(vocoder.num_mels), GriffinLim(vocoder.num_mels)
         self.val_loss = MeanOfItems()
         sources = ("", "_rebuilt") if codec is not None else ("",)
@@ -179,12 +179,12 @@ class VocoderTraining(Stage):
         rows = len(audio)
         learned = self.discriminators(torch.cat((audio, made.detach())))
         real, copied = learned.rows(slice(rows)), learned.rows(slice(rows, None))
-        with _held(self.discriminators):
+        with frozen_parameters(self.discriminators):
             taught = self.discriminators(made)
         terms = {
-            "discriminators": hinge_of_discriminators(real.scores, copied.scores),
-            "adversarial": hinge_of_generator(taught.scores),
-            "feature_matching": feature_matching(real.features, taught.features),
+            "discriminators": discriminator_hinge_loss(real.scores, copied.scores),
+            "adversarial": generator_hinge_loss(taught.scores),
+            "feature_matching": feature_matching_loss(real.features, taught.features),
         }
         total = terms["discriminators"] + self.weights.adversarial * terms["adversarial"]
         total = total + self.weights.feature_matching * terms["feature_matching"]
@@ -321,7 +321,7 @@ def _audio_of(batch: SpeechBatch) -> Tensor:
 
 
 @contextmanager
-def _held(part: nn.Module) -> Iterator[None]:
+def frozen_parameters(part: nn.Module) -> Iterator[None]:
     """Weights that are trained count as constants for a while."""
     trained = [weight for weight in part.parameters() if weight.requires_grad]
     for weight in trained:

@@ -59,7 +59,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Talk:
+class Dialogue:
     """A conversation, and what is drawn or said for it alone.
 
     Attributes:
@@ -77,7 +77,7 @@ class Talk:
     answered: Utterance | None = None
 
 
-def talk(job: Job) -> Talk:
+def talk(job: Job) -> Dialogue:
     """One conversation, the same whichever others are written."""
     rng = Random(f"{job.seed}/{job.split}/{job.index}/conversation")
     if job.split == "val":
@@ -92,7 +92,7 @@ def talk(job: Job) -> Talk:
     return _aloud(job, _ask(job, rng, kind) if kind in ASKERS else _MAKERS[kind](job, rng))
 
 
-def _aloud(job: Job, made: Talk) -> Talk:
+def _aloud(job: Job, made: Dialogue) -> Dialogue:
     """The same, some of training's with the first answer said by the narrator."""
     rng = Random(f"{job.seed}/{job.split}/{job.index}/aloud")
     if job.split != "train" or made.task not in _SAID or rng.random() >= _ALOUD:
@@ -104,7 +104,7 @@ def _aloud(job: Job, made: Talk) -> Talk:
     return replace(made, messages=[question, spoken_answer, *others], answered=said)
 
 
-def _look(job: Job, rng: Random) -> Talk:
+def _look(job: Job, rng: Random) -> Dialogue:
     """Several questions about a picture, and often all that is in it."""
     picture, scene = _picture(job, rng)
     exchanges = asking.about(scene, rng, _QUESTIONS, PRACTISED)
@@ -114,20 +114,20 @@ def _look(job: Job, rng: Random) -> Talk:
     if rng.random() < _DENSE:
         exchanges.insert(0, asking.described(scene, rng))
     first, *others = exchanges
-    return Talk("look", _turn([picture, _text(first.text)], first.answer) + _turns(others))
+    return Dialogue("look", _turn([picture, _text(first.text)], first.answer) + _turns(others))
 
 
-def _ask(job: Job, rng: Random, kind: str) -> Talk:
+def _ask(job: Job, rng: Random, kind: str) -> Dialogue:
     """One question of one kind about a picture."""
     for _ in range(_TRIES):
         picture, scene = _picture(job, rng)
         question = ASKERS[kind](scene, rng)
         if question is not None:
-            return Talk(kind.replace("/", "-"), _turn([picture, _text(question.text)], question.answer))
+            return Dialogue(kind.replace("/", "-"), _turn([picture, _text(question.text)], question.answer))
     return _ask(job, rng, "count")  # which can be asked of every scene
 
 
-def _listen(job: Job, rng: Random) -> Talk:
+def _listen(job: Job, rng: Random) -> Dialogue:
     """A spoken question about a picture; in training several, and others in writing after them."""
     while True:
         picture, scene = _picture(job, rng)
@@ -142,20 +142,20 @@ def _listen(job: Job, rng: Random) -> Talk:
         messages += _heard(job, rng, voice)
     if job.split == "train":
         messages += _turns(asking.about(scene, rng, _ASIDE, PRACTISED))
-    return Talk("spoken", messages, said=said)
+    return Dialogue("spoken", messages, said=said)
 
 
-def _transcribe(job: Job, rng: Random) -> Talk:
+def _transcribe(job: Job, rng: Random) -> Dialogue:
     """What is said, in writing; in training of several recordings."""
     messages = []
     for _ in range(_spoken_turns(job)):
         said = utterance(job.seed, job.split, int(rng.random() * job.utterances))
         parts = [_audio(f"../speech/{job.split}/{said.id}.wav"), _text(pick(rng, asking.TRANSCRIBE))]
         messages += _turn(parts, said.text)
-    return Talk("transcription", messages)
+    return Dialogue("transcription", messages)
 
 
-def _both(job: Job, rng: Random) -> Talk:
+def _both(job: Job, rng: Random) -> Dialogue:
     """Whether what is said is so in a picture; in training of several, and the last also in another picture."""
     picture, scene = _picture(job, rng)
     told: list[tuple[str, bool, dict[str, str]]] = []
@@ -174,10 +174,10 @@ def _both(job: Job, rng: Random) -> Talk:
     _, true, second = told[-1]
     if job.split == "train" and not true:  # it was taken from there
         messages += _turn([second, _text("And in this picture?")], "yes")
-    return Talk("both", messages, said=said)
+    return Dialogue("both", messages, said=said)
 
 
-def _command(job: Job, rng: Random) -> Talk:
+def _command(job: Job, rng: Random) -> Dialogue:
     """Something that a voice asks for, without a picture; in training several things."""
     asked: list[tuple[str, str]] = []
     while len(asked) < _spoken_turns(job):
@@ -187,10 +187,10 @@ def _command(job: Job, rng: Random) -> Talk:
     said, messages = _said(job, rng, [text for text, _ in asked]), []
     for voice, (_, answer) in zip(said, asked, strict=True):
         messages += _turn([_voice(job, voice), _text(pick(rng, asking.OBEY))], answer) + _heard(job, rng, voice)
-    return Talk("command", messages, said=said)
+    return Dialogue("command", messages, said=said)
 
 
-def _read(job: Job, rng: Random) -> Talk:
+def _read(job: Job, rng: Random) -> Dialogue:
     """Something that is written: a question of general knowledge, or about a picture that is described."""
     for _ in range(_TRIES if rng.random() < 0.5 else 0):
         scene = scene_at(job.seed, job.split, int(rng.random() * job.pictures))
@@ -198,21 +198,21 @@ def _read(job: Job, rng: Random) -> Talk:
         if found and len(scene.things) <= _FEW:
             first, *others = found
             messages = _turn(f"{' '.join(dense_caption(scene, rng))} {first.text}", first.answer)
-            return Talk("text", messages + _turns(others))
+            return Dialogue("text", messages + _turns(others))
     first, *others = [Exchange("text", *knowledge.ask(rng)) for _ in range(_KNOWN if job.split == "train" else 1)]
-    return Talk("text", _turn(first.text, first.answer) + _turns(others))
+    return Dialogue("text", _turn(first.text, first.answer) + _turns(others))
 
 
-def _composition(job: Job, rng: Random) -> Talk:
+def _composition(job: Job, rng: Random) -> Dialogue:
     """The colour or the shape of something of a pair that training never shows, alone in a picture."""
     scene = sample_scene(rng, most=1, pairs=sorted(HELD_OUT))
     exchange = asking.unfamiliar(scene, rng)
     picture = {"type": "image", "image": f"{job.split}/{job.id}.png"}
     messages = _turn([picture, _text(exchange.text)], exchange.answer)
-    return Talk(exchange.task, messages, picture=_drawn(scene, rng))
+    return Dialogue(exchange.task, messages, picture=_drawn(scene, rng))
 
 
-_MAKERS: dict[str, Callable[[Job, Random], Talk]] = {
+_MAKERS: dict[str, Callable[[Job, Random], Dialogue]] = {
     "look": _look,
     "listen": _listen,
     "transcribe": _transcribe,

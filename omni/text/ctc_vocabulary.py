@@ -17,7 +17,7 @@ BLANK = 0  # CTC's "nothing here"
 ENGLISH = " 'abcdefghijklmnopqrstuvwxyz"
 
 
-class Units(ABC):
+class CTCVocabulary(ABC):
     """Abstract: normalised text to unit numbers and back. Number 0 is the blank of CTC and never in a text.
 
     Args:
@@ -57,7 +57,7 @@ class Units(ABC):
         """Plain data that `from_state` rebuilds the units from."""
 
     @staticmethod
-    def from_state(state: Mapping[str, Any]) -> "Units":
+    def from_state(state: Mapping[str, Any]) -> "CTCVocabulary":
         """The units that `state` came from.
 
         Raises:
@@ -65,9 +65,9 @@ class Units(ABC):
         """
         match state:
             case {"kind": "characters", "characters": str(characters), "normalization": dict(normalization)}:
-                return Characters(characters, TextNormalization(**normalization))
+                return CharacterVocabulary(characters, TextNormalization(**normalization))
             case {"kind": "pieces", "model": bytes(model), "normalization": dict(normalization)}:
-                return Pieces(model, TextNormalization(**normalization))
+                return SubwordVocabulary(model, TextNormalization(**normalization))
         raise UserError("the checkpoint holds no units of speech: it is not a recogniser's")
 
     @cached_property
@@ -78,7 +78,7 @@ class Units(ABC):
 
 
 @final
-class Characters(Units):
+class CharacterVocabulary(CTCVocabulary):
     """One unit a character.
 
     Args:
@@ -120,7 +120,7 @@ class Characters(Units):
 
 
 @final
-class Pieces(Units):
+class SubwordVocabulary(CTCVocabulary):
     """Word pieces of a SentencePiece model, renumbered from 1.
 
     Args:
@@ -161,8 +161,10 @@ class Pieces(Units):
         return {"kind": "pieces", "model": self.model, "normalization": self.normalize.state()}
 
 
-def open_units(spec: str, *, characters: str = ENGLISH, normalization: TextNormalization | None = None) -> Units:
-    """Units by name.
+def open_ctc_vocabulary(
+    spec: str, *, characters: str = ENGLISH, normalization: TextNormalization | None = None
+) -> CTCVocabulary:
+    """CTCVocabulary by name.
 
     Args:
         spec: `characters`, or a SentencePiece `.model` file.
@@ -173,13 +175,13 @@ def open_units(spec: str, *, characters: str = ENGLISH, normalization: TextNorma
         UserError: If it is neither.
     """
     if spec == "characters":
-        return Characters(characters, normalization)
+        return CharacterVocabulary(characters, normalization)
     path = Path(spec)
     if not path.is_file():
         raise UserError(
             f"data.units is {spec!r}: give `characters`, a SentencePiece .model file, or a recogniser's .ckpt file"
         )
     try:
-        return Pieces(path.read_bytes(), normalization)
+        return SubwordVocabulary(path.read_bytes(), normalization)
     except RuntimeError as error:
         raise UserError(f"{path} is no SentencePiece model") from error

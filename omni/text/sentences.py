@@ -19,7 +19,7 @@ _SPACES = re.compile(r"\s")
 _FIRST_CLAUSE = 8  # characters that the first clause has at least: "No," is no beginning
 
 
-class Piece(NamedTuple):
+class TextSegment(NamedTuple):
     """A part of a text.
 
     Attributes:
@@ -31,7 +31,7 @@ class Piece(NamedTuple):
     pause: float
 
 
-def pieces(text: str, *, most: int = 160, length: Callable[[str], int] = len) -> list[Piece]:
+def split_text(text: str, *, most: int = 160, length: Callable[[str], int] = len) -> list[TextSegment]:
     """Parts a text at paragraphs (blank lines) and sentences, and long sentences near their middle.
 
     A full stop behind a title or an initial ("Dr. J. Smith") ends no sentence. A sentence that is too long is cut at a
@@ -45,7 +45,7 @@ def pieces(text: str, *, most: int = 160, length: Callable[[str], int] = len) ->
     Returns:
         All of the text but white space, in order.
     """
-    found: list[Piece] = []
+    found: list[TextSegment] = []
     for paragraph in _PARAGRAPHS.split(text):
         sentences = [sentence for sentence in _sentences(paragraph) if sentence]
         for sentence in sentences:
@@ -55,31 +55,31 @@ def pieces(text: str, *, most: int = 160, length: Callable[[str], int] = len) ->
     return found
 
 
-class Clauses:
-    """Parts a text while it is being written: its first clause, then sentence by sentence, as `pieces` does.
+class ClauseSplitter:
+    """Parts a text while it is being written: its first clause, then sentence by sentence, as `split_text` does.
 
     What comes out depends on the text alone, and not on the parts in which it is pushed.
 
     Args:
-        most: As in `pieces`.
-        length: As in `pieces`.
+        most: As in `split_text`.
+        length: As in `split_text`.
     """
 
     def __init__(self, *, most: int = 160, length: Callable[[str], int] = len) -> None:
         self._most, self._length = most, length
         self._rest, self._begun = "", False
 
-    def push(self, text: str) -> list[Piece]:
+    def push(self, text: str) -> list[TextSegment]:
         """The pieces that this text completes: what follows them has begun, so that nothing can change them."""
         self._rest += text
         return self._settled(last=False)
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> list[TextSegment]:
         """The pieces that are left."""
         return self._settled(last=True)
 
-    def _settled(self, *, last: bool) -> list[Piece]:
-        found: list[Piece] = []
+    def _settled(self, *, last: bool) -> list[TextSegment]:
+        found: list[TextSegment] = []
         while self._rest.strip():
             end, pause = _first_sentence(self._rest)
             whole = last or bool(self._rest[end:].strip())
@@ -127,9 +127,9 @@ def _abbreviates(before: str, mark: str) -> bool:
     return word in _ABBREVIATIONS or (bool(_INITIALS.fullmatch(word)) and word != "i")
 
 
-def _shortened(text: str, pause: float, most: int, length: Callable[[str], int]) -> list[Piece]:
+def _shortened(text: str, pause: float, most: int, length: Callable[[str], int]) -> list[TextSegment]:
     if len(text) < 2 or length(text) <= most:
-        return [Piece(text, pause)]
+        return [TextSegment(text, pause)]
     cut, between = _cut(text)
     first, second = text[:cut].strip(), text[cut:].strip()
     return [*_shortened(first, between, most, length), *_shortened(second, pause, most, length)]

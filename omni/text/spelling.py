@@ -4,11 +4,11 @@ import unicodedata
 from typing import NamedTuple
 
 from omni.errors import UserError
-from omni.text.ctc_vocabulary import Units
-from omni.text.sentences import pieces
+from omni.text.ctc_vocabulary import CTCVocabulary
+from omni.text.sentences import split_text
 
 
-def spell(text: str, units: Units) -> list[int]:
+def spell(text: str, units: CTCVocabulary) -> list[int]:
     """What a Talker reads of a text: its characters, normalised as in training (punctuation and emoji are left out).
 
     A letter that the units do not write loses its accents: of "naïve" they may know "naive".
@@ -32,7 +32,7 @@ def spell(text: str, units: Units) -> list[int]:
     return spelled
 
 
-class Breath(NamedTuple):
+class SpeechSegment(NamedTuple):
     """What is said at once.
 
     Attributes:
@@ -44,7 +44,7 @@ class Breath(NamedTuple):
     pause: float
 
 
-def breaths(text: str, units: Units) -> list[Breath]:
+def speech_segments(text: str, units: CTCVocabulary) -> list[SpeechSegment]:
     """The sentences of a text, and the parts of long ones, as a Talker reads them.
 
     What is not said aloud, such as punctuation and emoji, is left out.
@@ -57,8 +57,8 @@ def breaths(text: str, units: Units) -> list[Breath]:
         UserError: As in `spell`.
     """
     normalize = units.normalize
-    said = [piece for piece in pieces(text, length=lambda part: len(normalize(part))) if normalize(piece.text)]
+    said = [piece for piece in split_text(text, length=lambda part: len(normalize(part))) if normalize(piece.text)]
     if not said:
         spell(text, units)  # tells why
-    found = [Breath(spell(piece.text, units), piece.pause) for piece in said]
+    found = [SpeechSegment(spell(piece.text, units), piece.pause) for piece in said]
     return [*found[:-1], found[-1]._replace(pause=0.0)]

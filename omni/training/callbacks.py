@@ -15,7 +15,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from omni.checkpoints.safetensors_folder import is_folder, read_folder
-from omni.curves.loss_drops import CliffWatch
+from omni.curves.loss_drops import LossDropDetector
 from omni.distributed import all_agree
 from omni.errors import UserError
 from omni.optim.precision import measure_peak_tflops
@@ -374,11 +374,11 @@ class StepBar(TQDMProgressBar):
         return min(trainer.num_training_batches, left * trainer.accumulate_grad_batches)
 
 
-class CliffNote(Callback):
+class LossDropNote(Callback):
     """Notes it where the training loss falls off a cliff: in the output, and as text in TensorBoard.
 
     Hundreds of steps of gibberish and then sudden learning are normal where a model has to find out how two things
-    belong together, such as sound and text. What counts as a cliff: see `omni.curves.loss_drops.CliffWatch`.
+    belong together, such as sound and text. What counts as a cliff: see `omni.curves.loss_drops.LossDropDetector`.
 
     Args:
         plateau: Logged values that a plateau lasts at least.
@@ -386,8 +386,8 @@ class CliffNote(Callback):
 
     def __init__(self, plateau: int = 20) -> None:
         if plateau < 4:
-            raise UserError(f"a plateau of {plateau} values is none: give CliffNote 4 or more")
-        self._watch = CliffWatch(plateau)
+            raise UserError(f"a plateau of {plateau} values is none: give LossDropNote 4 or more")
+        self._watch = LossDropDetector(plateau)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -86,7 +86,7 @@ class Configuration(OmniCLI):
         with torch.device("meta"), quiet():
             stage = self.make("model")
         with quiet():
-            stage.tell(data)
+            stage.configure_data(data)
             return data.fingerprint
 
 

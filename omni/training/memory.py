@@ -16,7 +16,7 @@ from omni.errors import UserError
 _UNITS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
-class Ledger(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Counts the bytes of all tensors made while it is active, each storage once, until it is freed.
 
     It counts fake tensors (`FakeTensorMode`) like real ones, and sees what operations return, not what a kernel takes

@@ -14,7 +14,7 @@ from omni.errors import UserError
 from omni.optim.precision import check_precision
 from omni.stages.stage import Stage
 from omni.training.device_share import DeviceShare, share_of_device
-from omni.training.memory import Ledger
+from omni.training.memory import MemoryTracker
 
 # What autocast multiplies in.
 PRODUCTS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -158,7 +158,7 @@ def measure(
 
 def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str, int]:
     """What a training step of one or two micro-batches needs beyond weights and gradients, in bytes."""
-    optimizer, ledger = stage.make_optimizer(), Ledger()
+    optimizer, ledger = stage.make_optimizer(), MemoryTracker()
     ledger.add([*stage.parameters(), *stage.buffers()])
     activations = inputs = ledger.add(batch)
     with ledger:

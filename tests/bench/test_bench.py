@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from omni.bench import contestants
+from omni.bench import models as bench_models
 from omni.bench.thinker import race
 from omni.cli import main
 from omni.errors import UserError
@@ -73,18 +73,18 @@ def test_a_race(toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("tied", [True, False])
 def test_contestants_are_alike(tied: bool):
     size = {**TOY, "tied": tied}
-    omni, hf = (contestants.count_parameters(name, size) for name in ("omni", "hf"))
+    omni, hf = (bench_models.count_parameters(name, size) for name in ("omni", "hf"))
     assert omni == hf + 2 * (4 + 2) * 8  # QK-norm: layers, heads, their size
-    real = [contestants.make(name, size).model for name in ("omni", "hf")]
+    real = [bench_models.make(name, size).model for name in ("omni", "hf")]
     assert [sum(p.numel() for p in model.parameters()) for model in real] == [omni, hf]
     assert {p.dtype for model in real for p in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.usefixtures("_transformers")
 @pytest.mark.parametrize("name", ["omni", "hf"])
-def test_both_minimise_the_same_loss(name: contestants.Name):
-    contestant = contestants.make(name, TOY)
-    tokens = contestants.random_tokens(contestant, 2, 16)
+def test_both_minimise_the_same_loss(name: bench_models.Name):
+    contestant = bench_models.make(name, TOY)
+    tokens = bench_models.random_tokens(contestant, 2, 16)
     logits = contestant.model(tokens).logits
     wanted = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
     torch.testing.assert_close(contestant.loss(tokens), wanted, rtol=1e-5, atol=1e-6)
@@ -93,8 +93,8 @@ def test_both_minimise_the_same_loss(name: contestants.Name):
 @pytest.mark.usefixtures("_transformers")
 @pytest.mark.parametrize("name", ["omni", "hf"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_steps_lower_the_loss(name: contestants.Name, precision: str):
-    training = contestants.Training(contestants.make(name, TOY), **{**TASK, "precision": precision})
+def test_steps_lower_the_loss(name: bench_models.Name, precision: str):
+    training = bench_models.Training(bench_models.make(name, TOY), **{**TASK, "precision": precision})
     before = training.contestant.loss(training.tokens).item()
     for _ in range(5):
         training.step()
@@ -103,17 +103,17 @@ def test_steps_lower_the_loss(name: contestants.Name, precision: str):
 
 @pytest.mark.usefixtures("_transformers")
 @pytest.mark.parametrize("name", ["omni", "hf"])
-def test_both_say_as_much_as_they_are_asked(name: contestants.Name):
-    contestant = contestants.make(name, TOY)
+def test_both_say_as_much_as_they_are_asked(name: bench_models.Name):
+    contestant = bench_models.make(name, TOY)
     contestant.model.eval()
-    assert contestant.decode(contestants.random_tokens(contestant, 3, 5), 7) == 3 * 7
+    assert contestant.decode(bench_models.random_tokens(contestant, 3, 5), 7) == 3 * 7
 
 
 @pytest.mark.usefixtures("_transformers")
 def test_memory_is_measured_after_the_libraries_are_loaded():
     # In a process of its own: one that has run other tests holds memory to give away.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        grown = pool.submit(contestants.training_memory, "omni", {**TOY, "dim": 256}, 1, TASK).result()
+        grown = pool.submit(bench_models.training_memory, "omni", {**TOY, "dim": 256}, 1, TASK).result()
     assert grown > 4 * 4096 * 256
 
 

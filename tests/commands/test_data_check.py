@@ -17,7 +17,7 @@ from omni.cli import main
 from omni.commands.data_check import check
 from omni.data.checks import speech as check_speech
 from omni.errors import UserError
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 
 RATE = 16_000
 
@@ -176,7 +176,7 @@ def test_characters_outside_the_vocabulary_are_counted(good, found):
     assert len(found(manifest("m.jsonl", rows))["outside vocabulary"]) == 2
     figures = json.loads(Path("report.json").read_text())["figures"]["data"]
     assert figures["characters outside the vocabulary"] == {"'é'": 3, "'ß'": 1}
-    assert found("m.jsonl", characters=Characters().characters + "éß") == {}
+    assert found("m.jsonl", characters=CharacterVocabulary().characters + "éß") == {}
 
 
 def test_splits_are_compared(good, found):
@@ -219,7 +219,7 @@ def test_units_of_a_checkpoint_and_its_frames(good, found):
     content = {
         "state_dict": {},
         "lineage": {},
-        "tokenizer": Characters("helouytr ").state(),
+        "tokenizer": CharacterVocabulary("helouytr ").state(),
         "parts": {"audio_encoder": {"class_path": "x", "init_args": {"downsampling": 8, "subframes": 1}}},
     }
     torch.save(content, "best.ckpt")

@@ -252,7 +252,7 @@ class TestEval:
         out = capsys.readouterr().out
         assert "all but composition, transcription" in out
         assert "spoken answers are not measured" in out
-        few = examined("--data", "talks/test.jsonl", "--limit", "4", "--blank_controls", "false")
+        few = examined("--data", "talks/test.jsonl", "--limit", "4", "--modality_ablation", "false")
         assert few["questions"] == 4
         assert all(not one["blank"] for one in few["answers"])
 

@@ -33,7 +33,7 @@ from omni.stages.stage import Stage
 from omni.stages.thinker import ThinkerPretraining
 from omni.stages.vision import VisionPretraining
 from omni.stages.vocoder import VocoderTraining
-from omni.training.memory import Ledger, format_count, format_size, parse_size
+from omni.training.memory import MemoryTracker, format_count, format_size, parse_size
 from omni.training.memory_plan import Plan, fake_tensors, measure
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -163,7 +163,7 @@ def test_optimizer_state_by_hand():
 def test_no_moment_of_a_real_step_needs_more(thinker: dict[str, Any], micro_batches: int):
     stage = stage_of(thinker)
     optimizer = adamw(stage, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    with Ledger() as ledger:
+    with MemoryTracker() as ledger:
         ledger.add(list(stage.parameters()))
         for _ in range(2):
             ledger.peak = 0  # the first step only makes the optimizer's state
@@ -187,7 +187,7 @@ def test_speech_is_planned_and_no_moment_of_a_real_step_needs_more(gradient_chec
         return SpeechRecognition(encoder)
 
     stage = make()
-    with Ledger() as ledger:
+    with MemoryTracker() as ledger:
         ledger.add(list(stage.parameters()))
         stage.loss(stage.example_batch(data)).total.backward()
     with fake_tensors():
@@ -221,7 +221,7 @@ def test_images_and_captions_are_planned_and_no_moment_of_a_real_step_needs_more
     stage = make()
     for name in stage.frozen:
         stage.part(name).requires_grad_(False)
-    with Ledger() as ledger:
+    with MemoryTracker() as ledger:
         ledger.add(list(stage.parameters()))
         stage.loss(stage.example_batch(data)).total.backward()
     with fake_tensors():
@@ -381,7 +381,7 @@ def test_numbers_are_written_for_people():
 
 
 def test_ledger_counts_storages_not_tensors():
-    ledger = Ledger()
+    ledger = MemoryTracker()
     with ledger:
         a = torch.zeros(100)
         b = a.view(10, 10)[2:]

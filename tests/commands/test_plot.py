@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from omni.cli import main
 from omni.curves.event_files import read_run
 from omni.curves.figure import COLOURS, Line, Panel, curves_figure
-from omni.curves.loss_drops import Cliff, CliffWatch, find_cliffs
+from omni.curves.loss_drops import LossDrop, LossDropDetector, find_loss_drops
 
 RUN = Path("lightning_logs/thinker")
 
@@ -42,7 +42,7 @@ class TestCliff:
     @pytest.mark.parametrize("over", [1, 5, 15])
     def test_a_sudden_fall_after_a_plateau_is_found_once_and_in_its_place(self, noise, over):
         for seed in range(5):
-            (cliff,) = find_cliffs(noisy(fall(3.0, 0.6, 120, over), noise=noise, seed=seed))
+            (cliff,) = find_loss_drops(noisy(fall(3.0, 0.6, 120, over), noise=noise, seed=seed))
             assert 1190 <= cliff.start <= 1200 + 10 * over
             assert 1200 < cliff.end <= 1200 + 10 * (over + 10)
             assert cliff.height == pytest.approx(3.0, rel=0.1)
@@ -65,22 +65,22 @@ class TestCliff:
     )
     def test_nothing_else_is_one(self, loss, noise):
         for seed in range(5):
-            assert not list(find_cliffs(noisy(loss, noise=noise, seed=seed)))
+            assert not list(find_loss_drops(noisy(loss, noise=noise, seed=seed)))
 
     def test_a_second_one_needs_a_plateau_of_its_own(self):
         two = [*noisy(fall(9.0, 3.0, 60, 5), count=120), *((s + 1200, v) for s, v in noisy(fall(3.0, 0.5, 60, 5)))]
-        assert [round(cliff.height) for cliff in find_cliffs(two)] == [9, 3]
+        assert [round(cliff.height) for cliff in find_loss_drops(two)] == [9, 3]
 
     @pytest.mark.parametrize(("over", "cliffs"), [(5, 1), (60, 0)])
     def test_a_watch_that_was_saved_goes_on_as_if_never_stopped(self, over, cliffs):
         curve = noisy(fall(3.0, 0.6, 120, over))
-        assert len(list(find_cliffs(curve))) == cliffs
+        assert len(list(find_loss_drops(curve))) == cliffs
         for cut in (60, 121, 123, 135, 180):
-            first, second = CliffWatch(), CliffWatch()
+            first, second = LossDropDetector(), LossDropDetector()
             found = [first.add(*point) for point in curve[:cut]]
             second.load_state(first.state())
             found += [second.add(*point) for point in curve[cut:]]
-            assert [cliff for cliff in found if cliff] == list(find_cliffs(curve))
+            assert [cliff for cliff in found if cliff] == list(find_loss_drops(curve))
 
 
 class TestTraining:
@@ -198,4 +198,6 @@ class TestPlot:
 
 
 def test_a_cliff_says_where_from_and_where_to():
-    assert str(Cliff(100, 140, 3.0, 1.25)) == "fell off a cliff: from 3, where it lay at step 100, to 1.25 at step 140"
+    assert (
+        str(LossDrop(100, 140, 3.0, 1.25)) == "fell off a cliff: from 3, where it lay at step 100, to 1.25 at step 140"
+    )

@@ -434,7 +434,11 @@ class TestAugmentation:
 
     @pytest.mark.parametrize(
         ("options", "words"),
-        [({"crop": 0}, "nothing would be left"), ({"flip": 2}, "between 0 and 1"), ({"mixup": -1}, "0 or more")],
+        [
+            ({"min_crop_area": 0}, "nothing would be left"),
+            ({"flip": 2}, "between 0 and 1"),
+            ({"mixup": -1}, "0 or more"),
+        ],
     )
     def test_what_makes_no_sense_is_refused(self, options, words):
         with pytest.raises(UserError, match=words):

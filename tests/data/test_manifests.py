@@ -14,7 +14,7 @@ from omni.data.speech.data import SpeechData
 from omni.data.speech.manifests import Manifest, open_utterances
 from omni.data.speech.rows import read_rows, report_skipped
 from omni.errors import UserError
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 
 RATE = 16_000
 
@@ -171,7 +171,12 @@ class TestHub:
         assert [(row.text, row.speaker) for row in rows] == [("one", "4"), ("two", "5")]
         assert source.audio(1, rows[1]) == (tmp_path / "1.flac").read_bytes()
         usable, skipped = read_rows(
-            [source], Characters(), min_duration=0.1, max_duration=20, cache_dir=tmp_path / "cache", may_write=True
+            [source],
+            CharacterVocabulary(),
+            min_duration=0.1,
+            max_duration=20,
+            cache_dir=tmp_path / "cache",
+            may_write=True,
         )
         assert [row.duration for row in usable] == [0.5, 0.75]
         assert [len(row.read()) for row in usable] == [8000, 12_000]
@@ -230,7 +235,7 @@ class TestRows:
 
     def read(self, path, folder, **options):
         options = {"min_duration": 0.1, "max_duration": 20, "cache_dir": folder / "cache", "may_write": True} | options
-        return read_rows([Manifest(folder / path)], Characters(), **options)
+        return read_rows([Manifest(folder / path)], CharacterVocabulary(), **options)
 
     def test_bad_audio(self, folder):
         names = [*GOOD, *SKIPPED]
@@ -265,7 +270,7 @@ class TestRows:
         }
         write_manifest(folder / "m.jsonl", *({"audio": "0.wav", "text": text} for text in texts))
         rows, skipped = self.read("m.jsonl", folder)
-        assert [Characters().decode(row.units) for row in rows] == ["fine three dogs", "call" + " seven" * 40]
+        assert [CharacterVocabulary().decode(row.units) for row in rows] == ["fine three dogs", "call" + " seven" * 40]
         assert [skip.why for skip in skipped] == [why for why in texts.values() if why]
 
     def test_names_that_no_file_can_have(self, folder):

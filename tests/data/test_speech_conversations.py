@@ -9,7 +9,7 @@ import torch
 from toy_omni import MELS, TOKENIZER
 
 from omni.data.conversations.data import ConversationData
-from omni.data.conversations.speech import Dictation, noise, one_noise
+from omni.data.conversations.speech import TranscriptionPrompt, noise, one_noise
 from omni.errors import UserError
 from omni.media.audio import LogMel, read_audio
 from omni.text.media_positions import MediaLayout
@@ -90,7 +90,7 @@ def test_waveforms_are_frames_of_ten_milliseconds(speech):
 
 
 def test_noise_is_answered_by_nothing_in_training_alone(speech):
-    data = make(silence=0.5, instructions=["Write!"])
+    data = make(noise_share=0.5, instructions=["Write!"])
     batch = whole(data, "train")
     assert batch.tasks.count("silence") == 12
     assert {answer for answer, task in zip(batch.answers, batch.tasks, strict=True) if task == "silence"} == {""}
@@ -106,7 +106,7 @@ def test_noise_is_the_same_again_of_many_kinds_and_never_too_loud():
     assert 0 < (levels == 0).sum() < 20
     assert levels.max() <= 0.101
     assert levels[levels > 0].min() < 1e-3
-    seconds = {one_noise(index, Dictation(), 0).media[0].duration for index in range(20)}
+    seconds = {one_noise(index, TranscriptionPrompt(), 0).media[0].duration for index in range(20)}
     assert len(seconds) == 20
 
 
@@ -155,7 +155,7 @@ def test_speech_of_the_hub_is_the_same_in_memory_and_streamed(speech, hub):
 
 
 def test_a_stream_is_another_order_each_pass_and_mixes_noise_in(speech):
-    data = make(streaming=True, shuffle_buffer=7, silence=0.25)
+    data = make(streaming=True, shuffle_buffer=7, noise_share=0.25)
     loader = data.train_dataloader()
     passes = [[answer for batch in loader for answer in batch.answers] for _ in range(2)]
     assert sorted(passes[0]) == sorted(passes[1])
@@ -163,7 +163,7 @@ def test_a_stream_is_another_order_each_pass_and_mixes_noise_in(speech):
     assert passes[0].count("") == 6
     again = [
         answer
-        for batch in make(streaming=True, shuffle_buffer=7, silence=0.25).train_dataloader()
+        for batch in make(streaming=True, shuffle_buffer=7, noise_share=0.25).train_dataloader()
         for answer in batch.answers
     ]
     assert again == passes[0]
@@ -172,7 +172,7 @@ def test_a_stream_is_another_order_each_pass_and_mixes_noise_in(speech):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"silence": -1.0}, "data.silence is -1.0: it must be 0 or more"),
+        ({"noise_share": -1.0}, "data.noise_share is -1.0: it must be 0 or more"),
         ({"streaming": True, "replay": "corpus.txt"}, "leave replay and weights out"),
         ({"train": "speech/none.jsonl"}, "does not exist: name a .jsonl file of conversations, a manifest of speech"),
     ],

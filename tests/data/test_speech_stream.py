@@ -12,7 +12,7 @@ from omni.data.speech.manifests import Manifest
 from omni.data.speech.stream import SpeechStream
 from omni.errors import UserError
 from omni.media.audio import LogMel
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 
 
 def stream(folder: Any, **options: Any) -> SpeechStream:
@@ -25,7 +25,7 @@ def stream(folder: Any, **options: Any) -> SpeechStream:
         "max_duration": 4.0,
         "buffer": 10,
     }
-    return SpeechStream([Manifest(folder / "train.jsonl")], Characters(" abc"), **given | options)
+    return SpeechStream([Manifest(folder / "train.jsonl")], CharacterVocabulary(" abc"), **given | options)
 
 
 def test_a_pass_holds_every_row_once_and_shares_are_disjoint(speech):

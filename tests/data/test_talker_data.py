@@ -22,7 +22,7 @@ from omni.media.audio import read_audio
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.part import Part
 from omni.models.talker import positions
-from omni.text.ctc_vocabulary import Characters, Pieces
+from omni.text.ctc_vocabulary import CharacterVocabulary, SubwordVocabulary
 from omni.text.normalization import TextNormalization
 
 
@@ -153,9 +153,9 @@ def test_another_codec_recogniser_or_row_is_encoded_anew(words, workplace, monke
     monkeypatch.setattr(Encoder, "encode", lambda self, *args: encoded.append(1) or encode(self, *args))
     options = {}
     if changed == "codec":
-        save(workplace / "codec.ckpt", "codec", ToneCodec(2.0), Characters(" abc"))
+        save(workplace / "codec.ckpt", "codec", ToneCodec(2.0), CharacterVocabulary(" abc"))
     elif changed == "recognizer":
-        save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), Characters(" abc"))
+        save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), CharacterVocabulary(" abc"))
     elif changed == "silence":
         options["silence"] = 0.2
     elif changed == "duration":  # rows lie in the file in the order of their durations
@@ -257,7 +257,7 @@ class WideCodec(ToneCodec):
 def test_checkpoints_that_do_not_fit_are_refused(words, workplace, monkeypatch, name, part, words_of_error):
     monkeypatch.chdir(workplace)
     kind = "audio_encoder" if name == "recognizer" else "codec"
-    save(workplace / f"{name}.ckpt", kind, part, Characters(" abc"))
+    save(workplace / f"{name}.ckpt", kind, part, CharacterVocabulary(" abc"))
     given = {"codec": "codec.ckpt", "recognizer": "recognizer.ckpt"}
     if name == "recognizer":
         given["codec"] = "recognizer.ckpt"
@@ -266,8 +266,8 @@ def test_checkpoints_that_do_not_fit_are_refused(words, workplace, monkeypatch, 
 
 
 def test_a_recogniser_of_word_pieces_is_refused(words, monkeypatch):
-    pieces = object.__new__(Pieces)
-    monkeypatch.setattr("omni.text.ctc_vocabulary.Units.from_state", lambda state: pieces)
+    pieces = object.__new__(SubwordVocabulary)
+    monkeypatch.setattr("omni.text.ctc_vocabulary.CTCVocabulary.from_state", lambda state: pieces)
     with pytest.raises(UserError, match="writes word pieces: a Talker needs one of characters"):
         make(words)
 

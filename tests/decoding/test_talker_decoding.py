@@ -9,7 +9,7 @@ from omni.decoding.talker import SpeechSampling, speak, speak_codes
 from omni.errors import UserError
 from omni.layers.cache import KVCache
 from omni.models.talker import positions
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.spelling import spell
 
 CERTAIN = Sampling(temperature=0)
@@ -147,7 +147,7 @@ def test_sampling_that_makes_no_sense_is_refused():
     ],
 )
 def test_text_is_read_as_it_is_spoken(text, read):
-    units = Characters()
+    units = CharacterVocabulary()
     assert units.decode(spell(text, units)) == read
 
 
@@ -163,12 +163,12 @@ def test_text_is_read_as_it_is_spoken(text, read):
 )
 def test_text_that_cannot_be_read_is_told_in_a_line(text, words):
     with pytest.raises(UserError, match=words) as error:
-        spell(text, Characters())
+        spell(text, CharacterVocabulary())
     assert "\n" not in str(error.value)
 
 
 def test_weights_laid_out_for_decoding_say_the_same():
     talker = make(frame_rate=5.0)
     before = speak_codes(talker, TEXTS, sampling=GREEDY)
-    talker.lay_out_for_decoding()
+    talker.transpose_weights_for_decoding()
     assert all(map(torch.equal, speak_codes(talker, TEXTS, sampling=GREEDY), before))

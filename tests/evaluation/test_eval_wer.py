@@ -12,7 +12,7 @@ from any_text import HARD, random_texts
 from omni.cli import main
 from omni.errors import UserError
 from omni.evaluation.hypotheses import load_peer
-from omni.evaluation.repetition import unlooped
+from omni.evaluation.repetition import remove_loops
 from omni.evaluation.word_errors import Row, bootstrap, compare, count_errors, grouped, interval, worst_rows
 from omni.text.normalization import WhisperNormalization
 
@@ -41,7 +41,7 @@ class TestLoops:
         ],
     )
     def test_what_people_say_stays_as_it_is(self, text):
-        assert unlooped(text) == text
+        assert remove_loops(text) == text
 
     @pytest.mark.parametrize(
         ("text", "once"),
@@ -57,7 +57,7 @@ class TestLoops:
         ],
     )  # fmt: skip
     def test_a_loop_is_said_once(self, text, once):
-        assert unlooped(text) == once
+        assert remove_loops(text) == once
 
 
 class TestIntervals:

@@ -16,7 +16,7 @@ from toy_asr_llm import metric
 import omni
 from omni import Assistant
 from omni.cli import main
-from omni.data.conversations.speech import Dictation
+from omni.data.conversations.speech import TranscriptionPrompt
 from omni.errors import UserError
 from omni.media.images import Preprocessing
 from omni.models.omni import Omni
@@ -94,7 +94,15 @@ def own_parts(_fit):
     """`configs/world/asr_llm.yaml` at toy size: our own parts, and plain text."""
     thinker, encoder = ("model.init_args.thinker.init_args.", "model.init_args.audio_encoder.init_args.")
     sizes = {"vocab_size": 288, "dim": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "ffn_dim": 48}
-    heard = {"vocab_size": 5, "num_mels": 16, "dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 24, "inner_ctc": 0}
+    heard = {
+        "vocab_size": 5,
+        "num_mels": 16,
+        "dim": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "ffn_dim": 24,
+        "intermediate_ctc_block": 0,
+    }
     heard |= {"conv_channels": 2, "head_dim": 8, "dropout": 0}
     options = {
         **{thinker + name: value for name, value in sizes.items()},
@@ -129,7 +137,7 @@ RUNS = {
 def test_a_question_is_the_tensor_that_training_reads_and_the_wer_is_validations(fit_llm, kind):
     cli = RUNS[kind](fit_llm)
     assistant, held = Assistant.from_pretrained(CHECKPOINT), omni.checkpoints.checkpoint.read(CHECKPOINT)
-    dictation, model = Dictation.from_state(held["dictation"]), cli.model.eval()
+    dictation, model = TranscriptionPrompt.from_state(held["dictation"]), cli.model.eval()
     rows = [json.loads(line) for line in Path("speech/val.jsonl").read_text(encoding="utf-8").splitlines()]
     answers = {}
     for batch in cli.datamodule.val_dataloader():

@@ -11,11 +11,11 @@ import torch
 from omni.cli import main
 from omni.commands.transcribe import captions, written
 from omni.errors import UserError
-from omni.inference.long_form import Joiner, Transcript, Word
+from omni.inference.long_form import ChunkMerger, Transcript, Word
 from omni.inference.recognizer import Recognizer
 from omni.media.audio import SAMPLE_RATE
 from omni.models.audio_encoder import AudioEncoder
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def trained() -> Recognizer:
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    units = Characters(" abc")
+    units = CharacterVocabulary(" abc")
     encoder = AudioEncoder(
         vocab_size=5,
         num_mels=16,
@@ -259,7 +259,7 @@ def test_a_unit_that_reaches_over_the_cut_is_written_once(beam):
     def heard(units: list[int]) -> torch.Tensor:
         return torch.full((len(units), 5), -9.0).scatter(1, torch.tensor(units)[:, None], -1e-3)
 
-    joiner = Joiner(Characters(" abc"), seconds=0.02, overlap=0.2, beam=beam, timestamps=None)
+    joiner = ChunkMerger(CharacterVocabulary(" abc"), seconds=0.02, overlap=0.2, beam=beam, timestamps=None)
     joiner.add(heard([0] * 10 + [2] * 10), 0.4)
     joiner.add(heard([2] * 12 + [0] * 4 + [2, 0]), 0.16)
     assert joiner.finish().text == "aa"

@@ -23,7 +23,7 @@ VARIANTS = [
     {"conv_kernel": 3},
     {"attention_span": 2},
     {"subframes": 1},
-    {"inner_ctc": 1},
+    {"intermediate_ctc_block": 1},
 ]
 
 
@@ -84,7 +84,7 @@ def test_every_parameter_gets_a_gradient_through_checkpointing_too(encoder):
         encoder.transformer.gradient_checkpointing = checkpointing
         encoder.train().zero_grad()
         features = encoder(mels, lengths)
-        assert (features.inner is not None) == (encoder.inner_ctc > 0)
+        assert (features.inner is not None) == (encoder.intermediate_ctc_block > 0)
         for emissions in filter(None, (encoder.emit(features), features.inner)):
             nll, feasible = ctc_nll(*emissions, targets, torch.tensor([3, 2]))
             assert feasible.all()
@@ -98,7 +98,7 @@ def test_every_parameter_gets_a_gradient_through_checkpointing_too(encoder):
 
 def test_later_blocks_read_what_the_head_writes_first():
     torch.manual_seed(0)
-    plain, reading = AudioEncoder(**TOY).eval(), AudioEncoder(**TOY, inner_ctc=1).eval()
+    plain, reading = AudioEncoder(**TOY).eval(), AudioEncoder(**TOY, intermediate_ctc_block=1).eval()
     plain.load_state_dict({name: w for name, w in reading.state_dict().items() if "feedback" not in name})
     mel = torch.randn(40, 16)
     torch.testing.assert_close(hear(plain, mel), hear(reading, mel))  # what is read has no say yet
@@ -108,8 +108,8 @@ def test_later_blocks_read_what_the_head_writes_first():
     first = reading(mel[None], torch.tensor([40])).inner
     assert first.log_probs.shape == (1, 20, 5)
     torch.testing.assert_close(first.log_probs.exp().sum(-1), torch.ones(1, 20))
-    with pytest.raises(ValueError, match="inner_ctc must be 0 or a block before the last of 2, not 2"):
-        AudioEncoder(**TOY, inner_ctc=2)
+    with pytest.raises(ValueError, match="intermediate_ctc_block must be 0 or a block before the last of 2, not 2"):
+        AudioEncoder(**TOY, intermediate_ctc_block=2)
 
 
 def test_emissions_are_probabilities_in_fp32_under_autocast():
@@ -127,4 +127,4 @@ def test_flops_are_six_for_each_weight_and_use():
     expected = 6 * (12.5 * (linear + encoder.input.weight.numel()) + convs)
     assert encoder.flops_per_second == pytest.approx(expected)
     twice = 32 * 4 * 8 + 4 * (11 * 8 * 8 + 8 * 5) + 4 * 5 * 32
-    assert AudioEncoder(**TOY, inner_ctc=1).flops_per_second == pytest.approx(expected + 6 * 12.5 * twice)
+    assert AudioEncoder(**TOY, intermediate_ctc_block=1).flops_per_second == pytest.approx(expected + 6 * 12.5 * twice)

@@ -10,7 +10,7 @@ from toy_talker import batch_of, learned, loss_of, make, spoken
 from omni.batch import IGNORE
 from omni.decoding.sampling import Sampling
 from omni.decoding.talker import SpeechSampling, speak_codes
-from omni.models.talker import MAX_ADVANCE, positions, spread
+from omni.models.talker import MAX_ADVANCE, expand_tokens_to_characters, positions
 
 CERTAIN = Sampling(temperature=0)
 
@@ -147,7 +147,7 @@ def test_noise_changes_what_training_sees_and_nothing_else():
 
 def test_hidden_states_are_spread_over_the_characters_of_their_tokens():
     hidden = torch.arange(6.0).view(2, 3, 1) + 1
-    out = spread(hidden, torch.tensor([[2, 1, 0], [1, 3, 1]]))
+    out = expand_tokens_to_characters(hidden, torch.tensor([[2, 1, 0], [1, 3, 1]]))
     assert out[..., 0].tolist() == [[1, 1, 2, 0, 0], [4, 5, 5, 5, 6]]
 
 

@@ -7,19 +7,19 @@ from conftest import CONFIGS
 from toy_chain import FIRST, NAME, SECOND, stage, two, written
 
 from omni.cli import main
-from omni.pipeline.definition import Goal, read_chain
+from omni.pipeline.definition import Target, read_pipeline
 
 
 class TestDescription:
     def test_order_follows_from_the_checkpoints_that_are_named(self, workplace):
-        chain = read_chain(written({"third": stage(after=["again"], overrides={NAME: "third"}), **two()}))
+        chain = read_pipeline(written({"third": stage(after=["again"], overrides={NAME: "third"}), **two()}))
         assert list(chain.links) == ["thinker", "again", "third"]
         assert [link.needs for link in chain.links.values()] == [(), ("thinker",), ("again",)]
         assert chain.links["again"].folder == Path("lightning_logs/again")
 
     @pytest.mark.parametrize("name", ["chain.yaml", "world/chain.yaml", "world/smoke.yaml"])
     def test_chains_that_are_shipped_hold_together(self, name, workplace):
-        chain = read_chain(CONFIGS / name)
+        chain = read_pipeline(CONFIGS / name)
         needs = {name: set(link.needs) for name, link in chain.links.items()}
         assert needs["talker"] == {"codec", "audio"}
         assert needs["omni"] == {"thinker", "audio", "vision"}
@@ -27,10 +27,10 @@ class TestDescription:
         assert list(chain.links)[-1] == "omni"
 
     def test_goal(self):
-        assert Goal("a", below=0.2).reached({"a": 0.1}) is True
-        assert Goal("a", above=0.2).reached({"a": 0.1}) is False
-        assert Goal("a", below="b").reached({"a": 0.1, "b": 0.05}) is False
-        assert Goal("a").reached({"a": 0.1}) is Goal("a", below=1).reached({}) is None
+        assert Target("a", below=0.2).reached({"a": 0.1}) is True
+        assert Target("a", above=0.2).reached({"a": 0.1}) is False
+        assert Target("a", below="b").reached({"a": 0.1, "b": 0.05}) is False
+        assert Target("a").reached({"a": 0.1}) is Target("a", below=1).reached({}) is None
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from toy_chain import NAME, stage, two, written
 from omni.checkpoints import checkpoint as checkpoints
 from omni.cli import main
 from omni.commands import train as training
-from omni.pipeline.definition import Link, read_chain
-from omni.pipeline.status import Standing
-from omni.pipeline.timings import Journal
+from omni.pipeline.definition import StageSpec, read_pipeline
+from omni.pipeline.status import StageStatus
+from omni.pipeline.timings import StageTimings
 
 
 class KillOnce(Callback):
@@ -70,7 +70,7 @@ class Fork:
 def forks(monkeypatch):
     """Stages are forked, not started."""
 
-    def launch(self: Any, link: Link, found: Standing) -> Fork:
+    def launch(self: Any, link: StageSpec, found: StageStatus) -> Fork:
         resume = ["--ckpt_path", found.resume] if found.resume else []
         return Fork(["fit", *link.arguments, *resume], self.log(link.name))
 
@@ -117,7 +117,7 @@ def test_killed_and_begun_again_ends_with_the_same_report(forks, workplace, capf
     assert report() == whole
     resumed = checkpoints.read("lightning_logs/again/last.ckpt")["state_dict"]
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
-    assert Journal(Path("lightning_logs/toy/chain.json")).attempts("again") == 2
+    assert StageTimings(Path("lightning_logs/toy/chain.json")).attempts("again") == 2
     text = Path("lightning_logs/toy/report.md").read_text(encoding="utf-8")
     assert "| thinker (`ThinkerPretraining`) | `val/perplexity` | < 1000 | **" in text
     assert " in 2 attempts | " in text
@@ -152,5 +152,5 @@ def test_processes_save_at_ctrl_c_and_when_their_chain_is_killed(workplace):
         assert chain.returncode == code
         if signum == signal.SIGINT:
             assert "stopped, and saved; the same command goes on" in output
-        with training._alone(read_chain(Path(path))):  # the stage has ended, too
+        with training._alone(read_pipeline(Path(path))):  # the stage has ended, too
             assert before + 20 < checkpoints.read(last)["lineage"]["step"] < 4000

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from omni.errors import UserError
-from omni.pipeline.definition import Goal, Link
+from omni.pipeline.definition import StageSpec, Target
 from omni.pipeline.scheduler import Scheduler
-from omni.pipeline.status import Standing
+from omni.pipeline.status import StageStatus
 from omni.pipeline.table import Table, clock
-from omni.pipeline.timings import Journal
+from omni.pipeline.timings import StageTimings
 
 
 class Fake:
@@ -42,18 +42,18 @@ class Stages:
         self.most, self.processes = 0, {}
         self.codes, self.found = codes or {}, found
         links: Any = {name: SimpleNamespace(name=name, needs=tuple(each)) for name, each in needs.items()}
-        self.journal = Journal(Path("chain.json"))
+        self.journal = StageTimings(Path("chain.json"))
         self.scheduler = Scheduler(
             links, find=self.find, launch=self.launch, journal=self.journal, show=self.show, jobs=jobs, pause=0
         )
 
-    def find(self, link: Link) -> Standing:
-        found = self.found.get(link.name, Standing("new"))
+    def find(self, link: StageSpec) -> StageStatus:
+        found = self.found.get(link.name, StageStatus("new"))
         if isinstance(found, UserError):
             raise found
         return found
 
-    def launch(self, link: Link, found: Standing) -> Fake:
+    def launch(self, link: StageSpec, found: StageStatus) -> Fake:
         self.events.append(f"{link.name} {found.state}")
         self.processes[link.name] = Fake(self.codes.get(link.name, 0))
         return self.processes[link.name]
@@ -89,7 +89,7 @@ class TestScheduler:
         assert stages.events == ["a new", "b new", "c new"]
 
     def test_what_is_done_is_not_run_and_what_was_cut_goes_on(self, workplace):
-        stages = Stages(CHAIN, a=Standing("done"), b=Standing("cut", resume="last"))
+        stages = Stages(CHAIN, a=StageStatus("done"), b=StageStatus("cut", resume="last"))
         assert set(stages.run().values()) == {"done"}
         assert stages.events == ["b cut", "c new", "d new", "e new"]
         assert [name for name, status in stages.scheduler.statuses.items() if status.kept] == ["a"]
@@ -129,18 +129,18 @@ class TestScheduler:
         assert [process.signals for process in stages.processes.values()] == [[signal.SIGINT]] * (moment == "launch")
 
     def test_times_add_up_over_attempts_until_a_stage_begins_anew(self, workplace):
-        journal = Journal(Path("chain.json"), every=0)
+        journal = StageTimings(Path("chain.json"), every=0)
         journal.begin("a", anew=True)
         journal.tick("a", 100)  # and then a kill
-        again = Journal(Path("chain.json"))
+        again = StageTimings(Path("chain.json"))
         again.begin("a", anew=False)
         again.tick("a", 20, ended=True)
         assert (again.seconds("a"), again.attempts("a"), again.seconds("b")) == (120, 2, None)
         again.begin("a", anew=True)
-        assert Journal(Path("chain.json")).seconds("a") == 0
+        assert StageTimings(Path("chain.json")).seconds("a") == 0
         Path("chain.json").write_text("[1]")
         with pytest.raises(UserError, match="is no journal"):
-            Journal(Path("chain.json"))
+            StageTimings(Path("chain.json"))
 
 
 def test_a_child_ends_with_its_parent():
@@ -181,11 +181,11 @@ class TestTable:
         """A stage that runs, and one that waits for it."""
         stages = Stages({"thinker": "", "omni": ["thinker"]})  # pyright: ignore
         for name, link in stages.scheduler.links.items():
-            link.folder, link.goal = Path(name), Goal("val/wer", below=0.2)  # pyright: ignore
+            link.folder, link.goal = Path(name), Target("val/wer", below=0.2)  # pyright: ignore
         stages.journal.begin("thinker", anew=True)
         stages.journal.tick("thinker", 65)
         status = stages.scheduler.statuses["thinker"]
-        status.state, status.standing, status.began = "running", Standing("new"), time.monotonic() - 65
+        status.state, status.standing, status.began = "running", StageStatus("new"), time.monotonic() - 65
         Path("thinker").mkdir()
         progress = {"step": 30, "steps": 120, "first_step": 10, "seconds": 40, "metrics": {"val/wer": 0.25}}
         Path("thinker/progress.json").write_text(json.dumps(progress))

@@ -12,8 +12,8 @@ from toy_chain import FIRST, SECOND, two, written
 
 from omni.checkpoints import checkpoint as checkpoints
 from omni.errors import UserError
-from omni.pipeline.definition import read_chain
-from omni.pipeline.status import Standing, standing
+from omni.pipeline.definition import read_pipeline
+from omni.pipeline.status import StageStatus, standing
 from omni.training.configuration import Configuration
 
 
@@ -25,15 +25,15 @@ class TestStanding:
         fit()
         return path
 
-    def find(self, name: str = "thinker", **overrides: Any) -> Standing:
+    def find(self, name: str = "thinker", **overrides: Any) -> StageStatus:
         stages = two(**overrides)
         if name == "thinker":
             del stages["again"]
-        return standing(read_chain(written(stages)).links[name])
+        return standing(read_pipeline(written(stages)).links[name])
 
     def test_done_even_where_the_repository_has_moved(self, chain, monkeypatch, workplace):
-        assert self.find() == Standing("done")
-        assert self.find("again") == Standing("new")
+        assert self.find() == StageStatus("done")
+        assert self.find("again") == StageStatus("new")
         (workplace / "sub").mkdir()
         monkeypatch.chdir("sub")
         for name in ("lightning_logs", "corpus.txt"):
@@ -57,7 +57,7 @@ class TestStanding:
     def test_other_data(self, chain):
         with Path("corpus.txt").open("a") as file:
             file.write("one more sentence.\n")
-        assert self.find() == Standing("new", "its data has changed")
+        assert self.find() == StageStatus("new", "its data has changed")
         Path("corpus.txt").unlink()
         with pytest.raises(UserError, match="does not exist"):
             self.find()
@@ -66,7 +66,7 @@ class TestStanding:
         fit("fit", f"--init_from.thinker={FIRST}", **{key.replace(".", "__"): v for key, v in SECOND.items()})
         assert self.find("again").state == "done"
         fit(trainer__max_steps=3)
-        assert self.find("again") == Standing("new", "thinker, which it begins with, has changed")
+        assert self.find("again") == StageStatus("new", "thinker, which it begins with, has changed")
 
     def test_cut(self, chain):
         folder = Path("lightning_logs/thinker")
@@ -76,19 +76,19 @@ class TestStanding:
         measured = checkpoints.read(folder / "last.ckpt")["metrics"]
         assert measured.items() <= progress["metrics"].items()
         (folder / "progress.json").write_text(json.dumps(progress | {"finished": False, "step": 3}))
-        assert self.find() == Standing("new", "it was cut in its only validation")  # best is of step 6: of that one
+        assert self.find() == StageStatus("new", "it was cut in its only validation")  # best is of step 6: of that one
         checkpoint = checkpoints.read(folder / "best.ckpt")
         checkpoint["lineage"]["step"] = 3
         torch.save(checkpoint, "other.ckpt")  # not over what is mapped
         Path("other.ckpt").replace(folder / "best.ckpt")
-        assert self.find() == Standing("cut", resume="best")
+        assert self.find() == StageStatus("cut", resume="best")
         (folder / "last.ckpt").write_bytes((folder / "best.ckpt").read_bytes())
-        assert self.find() == Standing("cut", resume="last")
+        assert self.find() == StageStatus("cut", resume="last")
         (folder / "progress.json").unlink()
-        assert self.find() == Standing("cut", resume="last")
+        assert self.find() == StageStatus("cut", resume="last")
 
     def test_damaged_or_gone(self, chain):
         Path("lightning_logs/thinker/best.ckpt").unlink()
-        assert self.find() == Standing("new", "its best.ckpt is gone")
+        assert self.find() == StageStatus("new", "its best.ckpt is gone")
         Path("lightning_logs/thinker/last.ckpt").write_bytes(b"cut off")
-        assert self.find() == Standing("new")
+        assert self.find() == StageStatus("new")

@@ -73,7 +73,7 @@ def test_what_is_trained_whole_is_kept_whole(fit_llm):
 
 
 def test_features_that_are_kept_change_nothing(fit_llm):
-    run = {"model__init_args__frame_dropout": 0.0, "data__init_args__silence": 0.2, "trainer__max_steps": 6}
+    run = {"model__init_args__frame_dropout": 0.0, "data__init_args__noise_share": 0.2, "trainer__max_steps": 6}
     plain = weights_of(fit_llm(**run))
     for _ in range(2):  # heard, then read
         kept = weights_of(fit_llm(**run, model__init_args__feature_cache="kept"))
@@ -90,7 +90,7 @@ def test_an_encoder_hears_a_recording_once_where_features_are_kept(fit_llm, monk
     heard = []
     hear = Omni.hear
     monkeypatch.setattr(Omni, "hear", lambda self, mels, lengths: heard.append(len(mels)) or hear(self, mels, lengths))
-    fit_llm(trainer__max_steps=20, model__init_args__feature_cache="kept", data__init_args__silence=0)
+    fit_llm(trainer__max_steps=20, model__init_args__feature_cache="kept", data__init_args__noise_share=0)
     assert sum(heard) == 24 + 8
 
 
@@ -103,7 +103,7 @@ def test_routers_are_held_to_balance(fit_llm):
 
 def test_frames_are_dropped_in_training_alone(fit_llm):
     model = fit_llm(trainer__max_steps=1, model__init_args__frame_dropout=0.5).model
-    model.trainer.datamodule.silence = 0
+    model.trainer.datamodule.noise_share = 0
     batch = next(iter(model.trainer.datamodule.val_dataloader()))
     with torch.no_grad():
         assert not torch.equal(model.train().embed(batch), model.embed(batch))
@@ -127,7 +127,7 @@ def test_a_frozen_model_computes_its_layers_again_in_training(fit_llm, monkeypat
 
 
 def test_streamed_speech_resumes_in_mid_epoch(fit_llm):
-    streamed = {"streaming": "true", "shuffle_buffer": 5, "batch_tokens": 200, "max_tokens": 100, "silence": 0.25}
+    streamed = {"streaming": "true", "shuffle_buffer": 5, "batch_tokens": 200, "max_tokens": 100, "noise_share": 0.25}
     run = {f"data__init_args__{name}": value for name, value in streamed.items()}
     run |= {"model__init_args__schedule": "constant", "trainer__val_check_interval": 3}
     whole = weights_of(fit_llm(trainer__max_steps=9, **run))

@@ -40,7 +40,7 @@ def test_a_run_logs_what_is_to_be_watched_and_keeps_the_lowest_wer(fit_audio):
 
 
 def test_validation_shows_transcripts_and_spectrograms(fit_audio):
-    fit_audio(model__init_args__samples=2)
+    fit_audio(model__init_args__shown=2)
     events = EventAccumulator(str(RUN))
     events.Reload()
     text = events.Tensors("val/transcripts/text_summary")[-1].tensor_proto.string_val[0].decode()
@@ -161,12 +161,16 @@ def test_the_statistics_are_of_what_is_no_padding():
 def test_the_first_writing_has_its_share_of_the_loss():
     _, batch = stage_and_batch()
     torch.manual_seed(0)
-    encoder = AudioEncoder(num_mels=16, dim=32, num_layers=2, num_heads=2, ffn_dim=48, conv_channels=4, inner_ctc=1)
-    stage = SpeechRecognition(encoder, inner_weight=0.25)
+    encoder = AudioEncoder(
+        num_mels=16, dim=32, num_layers=2, num_heads=2, ffn_dim=48, conv_channels=4, intermediate_ctc_block=1
+    )
+    stage = SpeechRecognition(encoder, intermediate_ctc_weight=0.25)
     loss = stage.loss(batch)
-    first, last = loss.terms["inner_ctc"], loss.terms["ctc"]
+    first, last = loss.terms["intermediate_ctc"], loss.terms["ctc"]
     assert first != last
     assert loss.mean.item() == pytest.approx((0.25 * first + 0.75 * last).item(), rel=1e-5)
-    assert last.item() == pytest.approx(SpeechRecognition(encoder, inner_weight=0.0).loss(batch).mean.item(), rel=1e-5)
-    with pytest.raises(ValueError, match="inner_weight is 1"):
-        SpeechRecognition(encoder, inner_weight=1)
+    assert last.item() == pytest.approx(
+        SpeechRecognition(encoder, intermediate_ctc_weight=0.0).loss(batch).mean.item(), rel=1e-5
+    )
+    with pytest.raises(ValueError, match="intermediate_ctc_weight is 1"):
+        SpeechRecognition(encoder, intermediate_ctc_weight=1)

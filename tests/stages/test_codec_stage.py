@@ -52,7 +52,7 @@ def events() -> EventAccumulator:
 
 
 def test_validation_shows_and_sounds(fit_codec):
-    fit_codec(model__init_args__samples=1)
+    fit_codec(model__init_args__shown=1)
     found = events()
     image = found.Images("val/reconstruction/0")[-1]
     assert image.width > image.height > 100

@@ -16,11 +16,11 @@ from omni.inference.talker_conditioning import Conditioner
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.stages.talker import TalkerTraining
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.tokenizer import ByteTokenizer, train_sentencepiece
 from omni.training.memory_plan import fake_tensors, measure
 
-UNITS = Characters(" abcdé")
+UNITS = CharacterVocabulary(" abcdé")
 RUN = Path("lightning_logs/talker")
 THINKER = {"vocab_size": 320, "dim": 24, "num_layers": 2, "num_heads": 2, "ffn_dim": 32}
 CONDITIONED = {
@@ -111,7 +111,7 @@ def test_a_run_goes_on_with_the_thinker_of_its_checkpoint(fit_talker, thinker):
 def test_what_a_talker_has_learned_without_a_thinker_is_where_it_begins(tmp_path):
     torch.manual_seed(0)
     plain = Talker(**TOY)
-    path = save(tmp_path / "talker.ckpt", "talker", plain, Characters(" abcd"))
+    path = save(tmp_path / "talker.ckpt", "talker", plain, CharacterVocabulary(" abcd"))
     torch.manual_seed(1)
     stage = TalkerTraining(Talker(**TOY, thinker_dim=THINKER["dim"]), thinker_of())
     stage.init_part("talker", path)

@@ -14,7 +14,7 @@ SIZES: dict[str, Any] = {"num_mels": 16, "dim": 16, "num_layers": 3, "num_heads"
 
 def encoder(**options: Any) -> AudioEncoder:
     torch.manual_seed(0)
-    part = AudioEncoder(**SIZES, **{"inner_ctc": 1, **options}).eval()
+    part = AudioEncoder(**SIZES, **{"intermediate_ctc_block": 1, **options}).eval()
     torch.nn.init.normal_(part.feedback.weight)  # pyright: ignore
     return part
 
@@ -27,7 +27,7 @@ def features(folder: Any, part: AudioEncoder, key: str = "abc") -> torch.Tensor:
         return FeatureCache(folder).features(batch, omni).hidden
 
 
-@pytest.mark.parametrize("changed", [{"attention_span": 1}, {"inner_ctc": 2}])
+@pytest.mark.parametrize("changed", [{"attention_span": 1}, {"intermediate_ctc_block": 2}])
 def test_another_encoder_of_the_same_weights_reads_its_own_features(tmp_path, changed):
     first, other = encoder(), encoder(**changed)
     other.load_state_dict(first.state_dict())

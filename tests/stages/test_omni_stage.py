@@ -68,7 +68,7 @@ TOY = {
             "num_mels": MELS,
             "dim": 16,
             "num_layers": 1,
-            "inner_ctc": 0,
+            "intermediate_ctc_block": 0,
             "num_heads": 2,
             "ffn_dim": 24,
             "conv_channels": 2,
@@ -83,8 +83,8 @@ TOY = {
     "model.init_args.lr": "3e-3",
     "model.init_args.warmup_steps": "2",
     "model.init_args.answer_tokens": "6",
-    "model.init_args.samples": "0",
-    "model.init_args.blank_controls": "false",
+    "model.init_args.shown": "0",
+    "model.init_args.modality_ablation": "false",
     "data.init_args.train": "train.jsonl",
     "data.init_args.val": "val.jsonl",
     "data.init_args.tokenizer": "bytes",
@@ -155,7 +155,7 @@ def same(one, other):
 
 
 def test_fit_logs_accuracy_by_task_and_the_blank_controls(fit_omni):
-    cli = fit_omni(model__init_args__samples=2, model__init_args__blank_controls=True)
+    cli = fit_omni(model__init_args__shown=2, model__init_args__modality_ablation=True)
     metrics = cli.trainer.callback_metrics
     tasks = {"colour", "transcription", "both", "text"}
     assert {f"val/accuracy/{task}" for task in tasks} <= metrics.keys()
@@ -177,7 +177,7 @@ def test_it_learns_to_look_and_to_listen_and_blanking_costs(fit_omni):
         trainer__val_check_interval=60,
         model__init_args__lr=8e-3,
         model__init_args__warmup_steps=10,
-        model__init_args__blank_controls=True,
+        model__init_args__modality_ablation=True,
         data__init_args__batch_tokens=2048,
     )
     metrics = cli.trainer.callback_metrics
@@ -379,7 +379,7 @@ def test_figures_show_whatever_a_model_says():
 def test_validation_survives_any_answer(fit_omni, monkeypatch):
     answers = cycle([*HARD, *random_texts(20)])
     monkeypatch.setattr(ByteTokenizer, "decode_turn", lambda *_: next(answers))
-    cli = fit_omni(model__init_args__samples=30, model__init_args__blank_controls=True, trainer__max_steps=4)
+    cli = fit_omni(model__init_args__shown=30, model__init_args__modality_ablation=True, trainer__max_steps=4)
     assert cli.trainer.global_step == 4
     assert cli.trainer.callback_metrics["val/accuracy"] == 0
     assert cli.trainer.callback_metrics["val/wer"] > 0

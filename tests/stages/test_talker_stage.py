@@ -19,7 +19,7 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.models.part import Part
 from omni.models.talker import Talker
 from omni.stages.talker import TalkerTraining
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.training.memory_plan import fake_tensors, measure
 
 RUN = Path("lightning_logs/talker")
@@ -64,7 +64,7 @@ def test_it_learns_to_speak_words_that_it_has_never_read(fit_talker):
         model__init_args__lr=8e-3,
         model__init_args__weight_decay=0,
         model__init_args__warmup_steps=10,
-        model__init_args__samples=8,
+        model__init_args__sentences=8,
         model__init_args__schedule="linear",
     )
     assert scalars("val/perplexity")[-1] < 1.5
@@ -89,7 +89,7 @@ def test_a_checkpoint_carries_all_that_it_needs_to_speak(fit_talker, workplace):
     for name, kind in {"talker": Talker, "codec": Part, "audio_encoder": AudioEncoder}.items():
         part, units = checkpoints.from_checkpoint(RUN / "last.ckpt", name, kind)
         assert not part.training
-        assert isinstance(units, Characters)
+        assert isinstance(units, CharacterVocabulary)
     for path in ("codec.ckpt", "recognizer.ckpt"):
         (workplace / path).unlink()
     last = str(RUN / "last.ckpt")
@@ -140,7 +140,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(fit_talker, monkeypatch):
 def test_another_codec_is_refused(fit_talker, fails, workplace):
     fit_talker()
     (RUN / "last.ckpt").rename("first.ckpt")
-    save(workplace / "codec.ckpt", "codec", ToneCodec(2.5), Characters(" abc"))
+    save(workplace / "codec.ckpt", "codec", ToneCodec(2.5), CharacterVocabulary(" abc"))
     assert "speaks the codes of another codec" in fails(fit_talker, "fit", "--ckpt_path", "first.ckpt")
     assert "speaks the codes of another codec" in fails(fit_talker, "validate", "--ckpt_path", "first.ckpt")
     line = fails(fit_talker, "fit", f"--init_from={json.dumps({'talker': 'first.ckpt'})}")
@@ -151,7 +151,7 @@ def test_another_codec_is_refused(fit_talker, fails, workplace):
 
 def test_another_recogniser_may_score(fit_talker, workplace):
     fit_talker()
-    save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), Characters(" abc"))
+    save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), CharacterVocabulary(" abc"))
     cli = fit_talker("validate", "--ckpt_path", str(RUN / "last.ckpt"))
     own = checkpoints.from_checkpoint("recognizer.ckpt", "audio_encoder", AudioEncoder)[0].state_dict()
     assert all(torch.equal(own[name], weight) for name, weight in cli.model.audio_encoder.state_dict().items())

@@ -75,7 +75,7 @@ def test_both_heads_learn_at_once_and_what_is_to_be_watched_is_logged(fit_vision
         **CAPTIONS,
         model__init_args__contrast_weight=0.25,
         model__init_args__classification_weight=2,
-        model__init_args__samples=5,
+        model__init_args__shown=5,
     )
     assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     classes, contrast = scalars("train/loss/classification"), scalars("train/loss/contrast")
@@ -108,7 +108,7 @@ def test_what_training_measured_test_and_predict_say_too(fit_vision, capfd):
         '"init_args": {"filename": "last"}}]',
         "trainer__max_steps": 4,
         "trainer__val_check_interval": 4,
-        "model__init_args__samples": 3,
+        "model__init_args__shown": 3,
     }
     fit_vision(**given)
     assert events().Tags()["images"] == ["val/images", "val/attention"]
@@ -134,7 +134,7 @@ def test_a_few_images_are_learned_by_heart(fit_vision, pictures):
         "data__init_args__val": "copy/few.jsonl",
         "data__init_args__batch_size": 6,
         "data__init_args__load_size": 16,
-        "data__init_args__augmentation__crop": 1,
+        "data__init_args__augmentation__min_crop_area": 1,
         "data__init_args__augmentation__randaugment": 0,
         "trainer__max_steps": 80,
         "trainer__val_check_interval": 80,
@@ -283,7 +283,7 @@ def test_a_frozen_thinker_gets_no_gradient_and_a_free_one_does():
 
 
 def test_labels_are_smoothed_in_training_only():
-    stage, given = make(data=Data(), contrast=None, text_encoder=None, label_smoothing=0.3, samples=0), batch()
+    stage, given = make(data=Data(), contrast=None, text_encoder=None, label_smoothing=0.3, shown=0), batch()
     stage.validation_step(given, 0)
     assert stage.classifier is not None
     logits = stage.classifier(stage.vision_encoder(given.images).pooled)
@@ -293,7 +293,7 @@ def test_labels_are_smoothed_in_training_only():
 
 
 def test_validation_sees_images_and_labels_as_they_are(pictures):
-    harsh = Augmentation(crop=0.3, flip=1, randaugment=2, erase=1, mixup=1, cutmix=1)
+    harsh = Augmentation(min_crop_area=0.3, flip=1, randaugment=2, erase=1, mixup=1, cutmix=1)
     data = ImageData("pictures/train", "pictures/val", image_size=16, load_size=20, augmentation=harsh, batch_size=12)
     data.setup()
     (measured,) = data.val_dataloader()
@@ -354,7 +354,7 @@ def test_images_without_captions_are_refused():
 
 
 def test_a_checkpoint_of_other_parts_or_other_classes_is_not_continued():
-    stage, data = make(data=Data(), samples=0), Data()
+    stage, data = make(data=Data(), shown=0), Data()
     lineage = {"stage": "VisionPretraining", "tokenizer": data.tokenizer.fingerprint, "ancestors": {}}
     saved: dict[str, Any] = {
         "state_dict": stage.state_dict(),

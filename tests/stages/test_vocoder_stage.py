@@ -16,7 +16,7 @@ from omni.batch import SpeechBatch
 from omni.checkpoints import checkpoint as checkpoints
 from omni.cli import main
 from omni.inference.codec_files import Coded
-from omni.losses import feature_matching, hinge_of_discriminators, hinge_of_generator, spectral_distance
+from omni.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss, spectral_distance
 from omni.media.audio import HOP_LENGTH, LogMel, read_audio
 from omni.metrics import Intelligibility
 from omni.models.audio_encoder import AudioEncoder
@@ -24,7 +24,7 @@ from omni.models.codec import Codec
 from omni.models.discriminators import Discriminators
 from omni.models.vocoder import Vocos
 from omni.stages.vocoder import VocoderTraining, VocoderWeights
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 
 RUN = Path("lightning_logs/vocoder")
 CODEC = {"num_mels": 16, "dim": 16, "num_layers": 1, "codebook_size": 8, "codebook_dim": 4, "num_codebooks": 2}
@@ -69,7 +69,7 @@ def ancestors(workplace) -> tuple[list[str], dict[str, object]]:
     }
     overrides: dict[str, object] = {}
     for name, part in parts.items():
-        save(Path(f"{name}.ckpt"), name, part, Characters(" abc"))
+        save(Path(f"{name}.ckpt"), name, part, CharacterVocabulary(" abc"))
         Path(f"{name}.yaml").write_text(json.dumps(part.recipe["init_args"]), encoding="utf-8")
         overrides[f"model__init_args__{name}"] = f"{name}.yaml"
     return [f"--init_from.{name}={name}.ckpt" for name in parts], overrides
@@ -88,9 +88,11 @@ def test_a_perfect_vocoder_has_no_distance():
 
 def test_losses_by_hand():
     real, made = [torch.tensor([[2.0, 0.0]])], [torch.tensor([[-3.0, 1.0]])]
-    assert hinge_of_discriminators(real, made) == pytest.approx(0.5 + 1.0)
-    assert hinge_of_generator(made) == pytest.approx(2.0)
-    assert feature_matching([[torch.ones(2), torch.ones(3)]], [[torch.zeros(2), torch.ones(3)]]) == pytest.approx(0.5)
+    assert discriminator_hinge_loss(real, made) == pytest.approx(0.5 + 1.0)
+    assert generator_hinge_loss(made) == pytest.approx(2.0)
+    assert feature_matching_loss([[torch.ones(2), torch.ones(3)]], [[torch.zeros(2), torch.ones(3)]]) == pytest.approx(
+        0.5
+    )
     sound = torch.randn(2, 4000)
     louder = spectral_distance(sound * math.e, sound)  # every logarithm 1 more, every magnitude e times
     assert louder == pytest.approx(1 + (math.e - 1), rel=0.01)
@@ -171,7 +173,7 @@ def test_a_sound_is_as_intelligible_as_itself_and_a_short_one_is_left_out():
 
 
 def test_a_run_logs_what_is_to_be_watched_and_keeps_the_nearest(fit_vocoder):
-    fit_vocoder(model__init_args__samples=1)
+    fit_vocoder(model__init_args__shown=1)
     assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     for name in ("loss", "mel_distance", "mel_distance_griffin_lim"):
         assert all(math.isfinite(value) for value in scalars(RUN, f"val/{name}").values())
@@ -280,7 +282,7 @@ def test_codes_are_played_by_the_vocoder(ancestors, speech, fails):
     torch.manual_seed(0)
     codec, _ = checkpoints.from_checkpoint("codec.ckpt", "codec", Codec)
     vocoder = Vocos(num_mels=16, dim=24, num_layers=1).eval()
-    save(Path("vocoder.ckpt"), "vocoder", vocoder, Characters(" abc"))
+    save(Path("vocoder.ckpt"), "vocoder", vocoder, CharacterVocabulary(" abc"))
     main(["codec", "encode", str(speech / "val-0.wav"), "--checkpoint", "codec.ckpt", "--out", "x.npz"])
     decode = ["codec", "decode", "x.npz", "--checkpoint", "codec.ckpt", "--out", "made.wav"]
     main([*decode, "--vocoder", "vocoder.ckpt"])
@@ -291,7 +293,7 @@ def test_codes_are_played_by_the_vocoder(ancestors, speech, fails):
     torch.testing.assert_close(made, wanted, atol=1e-4, rtol=0)
     assert len(made) == len(read_audio(speech / "val-0.wav"))
     assert "holds no part 'vocoder'" in fails(main, [*decode, "--vocoder", "codec.ckpt"])
-    save(Path("other.ckpt"), "vocoder", Vocos(num_mels=20, dim=24, num_layers=1), Characters(" abc"))
+    save(Path("other.ckpt"), "vocoder", Vocos(num_mels=20, dim=24, num_layers=1), CharacterVocabulary(" abc"))
     message = fails(main, [*decode, "--vocoder", "other.ckpt"])
     assert "other.ckpt takes 20 mel filters and the codec makes 16" in message
 

@@ -1,4 +1,4 @@
-"""Units: text to numbers and back, and what they say to text that they cannot write."""
+"""CTCVocabulary: text to numbers and back, and what they say to text that they cannot write."""
 
 import io
 
@@ -7,7 +7,14 @@ import sentencepiece
 import torch
 
 from omni.errors import UserError
-from omni.text.ctc_vocabulary import BLANK, ENGLISH, Characters, Pieces, Units, open_units
+from omni.text.ctc_vocabulary import (
+    BLANK,
+    ENGLISH,
+    CharacterVocabulary,
+    CTCVocabulary,
+    SubwordVocabulary,
+    open_ctc_vocabulary,
+)
 from omni.text.normalization import TextNormalization
 
 WORDS = ["the red star is left of the blue circle", "a small green heart", "it's above the large shape", "which star"]
@@ -24,8 +31,8 @@ def model() -> bytes:
 
 
 @pytest.fixture(params=["characters", "pieces"])
-def units(request, model) -> Units:
-    return Characters() if request.param == "characters" else Pieces(model)
+def units(request, model) -> CTCVocabulary:
+    return CharacterVocabulary() if request.param == "characters" else SubwordVocabulary(model)
 
 
 def test_what_is_encoded_is_decoded(units):
@@ -64,7 +71,7 @@ def test_every_number_means_something_else(units):
 
 def test_the_state_rebuilds_them_and_travels_in_checkpoints(units, tmp_path):
     torch.save(units.state(), tmp_path / "state.pt")
-    again = Units.from_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    again = CTCVocabulary.from_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert type(again) is type(units)
     assert again.fingerprint == units.fingerprint
     assert again.vocab_size == units.vocab_size
@@ -73,33 +80,38 @@ def test_the_state_rebuilds_them_and_travels_in_checkpoints(units, tmp_path):
 
 def test_fingerprints_tell_units_apart(model):
     upper = TextNormalization(case="upper")
-    all_units = [Characters(), Characters(ENGLISH + "é"), Characters(ENGLISH[::-1]), Characters(normalization=upper)]
-    all_units += [Pieces(model), Pieces(model, upper)]
+    all_units = [
+        CharacterVocabulary(),
+        CharacterVocabulary(ENGLISH + "é"),
+        CharacterVocabulary(ENGLISH[::-1]),
+        CharacterVocabulary(normalization=upper),
+    ]
+    all_units += [SubwordVocabulary(model), SubwordVocabulary(model, upper)]
     assert len({units.fingerprint for units in all_units}) == len(all_units)
 
 
 @pytest.mark.parametrize("state", [{}, {"kind": "characters"}, {"kind": "tokenizer", "model": b""}])
 def test_another_state_is_refused(state):
     with pytest.raises(UserError, match="holds no units of speech"):
-        Units.from_state(state)
+        CTCVocabulary.from_state(state)
 
 
 def test_characters_are_numbered_in_their_order():
-    units = Characters("cba", TextNormalization())
+    units = CharacterVocabulary("cba", TextNormalization())
     assert units.vocab_size == 4
     assert units.encode("abc") == [3, 2, 1]
-    assert Characters().vocab_size == 29
+    assert CharacterVocabulary().vocab_size == 29
     for characters in ("", "aa"):
         with pytest.raises(UserError, match="must differ and be at least one"):
-            Characters(characters)
+            CharacterVocabulary(characters)
 
 
 def test_units_by_name(model, tmp_path):
     (tmp_path / "pieces.model").write_bytes(model)
     (tmp_path / "bad.model").write_bytes(b"no model")
-    assert open_units("characters", characters="ab").vocab_size == 3
-    assert open_units(str(tmp_path / "pieces.model")).fingerprint == Pieces(model).fingerprint
+    assert open_ctc_vocabulary("characters", characters="ab").vocab_size == 3
+    assert open_ctc_vocabulary(str(tmp_path / "pieces.model")).fingerprint == SubwordVocabulary(model).fingerprint
     with pytest.raises(UserError, match=r"bad\.model is no SentencePiece model"):
-        open_units(str(tmp_path / "bad.model"))
+        open_ctc_vocabulary(str(tmp_path / "bad.model"))
     with pytest.raises(UserError, match=r"data\.units is 'words': give `characters`"):
-        open_units("words")
+        open_ctc_vocabulary("words")

@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from omni.text.sentences import CLAUSE, PARAGRAPH, SENTENCE, WORD, Clauses, Piece, pieces
+from omni.text.sentences import CLAUSE, PARAGRAPH, SENTENCE, WORD, ClauseSplitter, TextSegment, split_text
 
 
 def texts(text, **options):
-    return [piece.text for piece in pieces(text, **options)]
+    return [piece.text for piece in split_text(text, **options)]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_sentences_end_where_a_reader_pauses(text, parts):
 
 
 def test_pauses_are_longer_behind_more():
-    found = pieces("One, two. Three\n\nFour, which is a good deal longer than it should be and goes on.", most=50)
+    found = split_text("One, two. Three\n\nFour, which is a good deal longer than it should be and goes on.", most=50)
     assert [piece.pause for piece in found[:2]] == [SENTENCE, PARAGRAPH]
     assert found[2].pause == WORD
     assert PARAGRAPH > SENTENCE > CLAUSE > WORD
@@ -46,7 +46,7 @@ def test_pauses_are_longer_behind_more():
 def test_long_sentences_are_parted_at_commas_near_their_middle():
     text = "a, " + "b" * 30 + " " + "c" * 30 + ", " + "d" * 30 + " " + "e" * 30 + ", f."
     assert texts(text, most=80) == ["a, " + "b" * 30 + " " + "c" * 30 + ",", "d" * 30 + " " + "e" * 30 + ", f."]
-    assert pieces(text, most=80)[0].pause == CLAUSE
+    assert split_text(text, most=80)[0].pause == CLAUSE
     assert texts("b" * 30 + " " + "c" * 30, most=40) == ["b" * 30, "c" * 30]
 
 
@@ -54,7 +54,7 @@ def test_long_sentences_are_parted_at_commas_near_their_middle():
 def test_nothing_is_lost_and_nothing_too_long(seed):
     rng = random.Random(seed)
     text = "".join(rng.choices("abcdefgh  ,.!\n—;' 1", k=rng.choice([10, 300, 10_000])))
-    found = pieces(text, most=40)
+    found = split_text(text, most=40)
     assert "".join("".join(found_one.text for found_one in found).split()) == "".join(text.split())
     assert all(0 < len(piece.text) <= 40 for piece in found)
 
@@ -69,7 +69,7 @@ def test_length_is_what_the_caller_says():
 
 def written(parts, **options):
     """What comes of a text that is written in parts, and of how many parts the first of it."""
-    clauses, found, first = Clauses(**options), [], None
+    clauses, found, first = ClauseSplitter(**options), [], None
     for number, part in enumerate(parts, start=1):
         found += clauses.push(part)
         first = first or (number if found else None)
@@ -92,9 +92,9 @@ def test_what_is_being_written_is_parted_as_the_whole_is(seed):
 def test_behind_the_first_clause_sentences_are_those_of_the_whole():
     text = "Well, there it is: a star. Dr. No saw it, too!\n\nThe end, and so on"
     found, first = written(list(text))
-    assert found[0] == Piece("Well, there it is:", CLAUSE)
+    assert found[0] == TextSegment("Well, there it is:", CLAUSE)
     assert first == text.index("a star") + 1
-    assert found[1:] == pieces(text.removeprefix(found[0].text))
+    assert found[1:] == split_text(text.removeprefix(found[0].text))
     assert [piece.pause for piece in found[1:3]] == [SENTENCE, PARAGRAPH]
     assert [piece.text for piece in written(list("No. Yes, of course, it is."))[0]] == ["No.", "Yes, of course, it is."]
     assert written("   ")[0] == []

@@ -14,11 +14,11 @@ from omni.training.lightning_cli import config_fingerprint
 # Arguments that change the weights, or which of them are best: a new argument belongs here or into `no_effect`.
 EFFECTIVE = {
     "Stage": "optimizer lr betas weight_decay schedule warmup_steps final_lr frozen",
-    "SpeechRecognition": "audio_encoder inner_weight beam",
+    "SpeechRecognition": "audio_encoder intermediate_ctc_weight beam",
     "CodecTraining": "codec audio_encoder commitment measured",
     "OmniTuning": "thinker vision_encoder vision_projector audio_encoder audio_projector rates projector_steps "
     "frame_dropout balance router_z apart answer_tokens",
-    "TalkerTraining": "talker thinker codebook_weights advance_weight samples sampling beam",
+    "TalkerTraining": "talker thinker codebook_weights advance_weight sentences sampling beam",
     "ThinkerPretraining": "thinker balance",
     "VisionPretraining": "vision_encoder classifier contrast text_encoder thinker label_smoothing "
     "classification_weight contrast_weight",
@@ -26,7 +26,7 @@ EFFECTIVE = {
     "CodesData": "train val codec recognizer val_fraction speakers silence min_score min_speed max_speed batch_seconds "
     "max_batch_rows min_duration max_duration text_column seed",
     "ConversationData": "train val tokenizer replay image_size fit num_mels template instructions labels text_column "
-    "silence max_tokens batch_tokens max_batch_rows bad_rows streaming seed",
+    "noise_share max_tokens batch_tokens max_batch_rows bad_rows streaming seed",
     "ImageData": "train val image_size fit load_size augmentation batch_size val_batch_size val_fraction tokenizer "
     "vocab_size caption_tokens bad_images root image_folder streaming seed",
     "SpeechData": "train val val_speakers val_fraction units characters normalization num_mels batch_seconds "

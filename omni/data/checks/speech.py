@@ -19,7 +19,7 @@ from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, audio_info, native_blocks
 from omni.media.container import AudioError, AudioFault, AudioSource, ogg_ends_early
-from omni.text.ctc_vocabulary import Units
+from omni.text.ctc_vocabulary import CTCVocabulary
 
 SPEECH_KINDS = {
     "bad row": Kind("error", "Mend the manifest: `fit` refuses it."),
@@ -68,7 +68,7 @@ class SpeechRules(NamedTuple):
         max_duration: Longer ones are.
     """
 
-    units: Units
+    units: CTCVocabulary
     downsampling: int
     subframes: int
     min_duration: float

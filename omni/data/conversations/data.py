@@ -14,7 +14,7 @@ from omni.data.conversations.dataset import ConversationRows, Reader
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.rows import Row, Skipped, conversation_rows, encoded, files_of, fitted, groups, replay_rows
 from omni.data.conversations.sources import Conversations
-from omni.data.conversations.speech import Dictation, one_noise
+from omni.data.conversations.speech import TranscriptionPrompt, one_noise
 from omni.data.conversations.stream import ConversationStream
 from omni.data.loading.bucketing import BucketedBatches, SortedBatches, padding_share
 from omni.data.loading.streaming import StreamableData
@@ -76,7 +76,7 @@ class ConversationData(StreamableData):
         instructions: What stands behind a recording of speech; a row has one of them, by its number.
         labels: How transcripts of speech are written; by default as they are.
         text_column: Where they are in manifests and on the Hub.
-        silence: Noises, which are answered by nothing, for each training row.
+        noise_share: Noises, which are answered by nothing, for each training row.
         max_tokens: Most tokens of a row, those of media counted.
         batch_tokens: Most tokens of a batch on each device, padding counted.
         max_batch_rows: Most conversations of a batch.
@@ -111,7 +111,7 @@ class ConversationData(StreamableData):
         instructions: Sequence[str] = (),
         labels: TextNormalization | None = None,
         text_column: str = "text",
-        silence: float = 0.0,
+        noise_share: float = 0.0,
         max_tokens: int = 512,
         batch_tokens: int = 4096,
         max_batch_rows: int = 64,
@@ -128,8 +128,8 @@ class ConversationData(StreamableData):
         self.tokenizer_spec = tokenizer
         self.preprocessing, self.num_mels = Preprocessing(image_size, fit), num_mels
         self.template: Template = template
-        self.dictation = Dictation(instructions=tuple(instructions), labels=labels, text_column=text_column)
-        self.silence, self.shuffle_buffer = silence, shuffle_buffer
+        self.dictation = TranscriptionPrompt(instructions=tuple(instructions), labels=labels, text_column=text_column)
+        self.noise_share, self.shuffle_buffer = noise_share, shuffle_buffer
         self.max_tokens, self.batch_tokens, self.max_batch_rows = max_tokens, batch_tokens, max_batch_rows
         self.bad_rows = bad_rows
         self.cache_dir = Path(cache_dir).expanduser()
@@ -143,7 +143,7 @@ class ConversationData(StreamableData):
     def find_fingerprint(self) -> str:
         texts = [self.tokenizer.fingerprint, str(self.preprocessing), str(self._layout)]
         texts += [str((self.num_mels, self.max_tokens, self.batch_tokens, self.max_batch_rows))]
-        texts += [f"{self.template} {self.dictation} {self.silence}"]
+        texts += [f"{self.template} {self.dictation} {self.noise_share}"]
         texts += [" ".join(self.entries["train"])] if self.streaming else []
         for split in ("train", "val"):
             for rows, weight in self._sources.get(split, ()):
@@ -162,8 +162,10 @@ class ConversationData(StreamableData):
             documents = open_corpus([entry], cache_dir=self.cache_dir)
             rows = [*replay_rows(documents, self.tokenizer, max_tokens=self.max_tokens)]
             self._sources["train"].append(_Source(rows, weight))
-        if self.silence and not self.streaming:
-            number = round(self.silence * sum(len(source.rows) * source.weight for source in self._sources["train"]))
+        if self.noise_share and not self.streaming:
+            number = round(
+                self.noise_share * sum(len(source.rows) * source.weight for source in self._sources["train"])
+            )
             some = (one_noise(index, self.dictation, self.seed) for index in range(number))
             rows = [encoded(one, self.tokenizer, self.template) for one in some]
             self._sources["train"].append(_Source(rows, 1.0))
@@ -209,7 +211,7 @@ class ConversationData(StreamableData):
             tokenizer=self.tokenizer,
             template=self.template,
             dictation=self.dictation,
-            silence=self.silence,
+            noise_share=self.noise_share,
             max_tokens=self.max_tokens,
             batch_tokens=self.batch_tokens,
             max_rows=self.max_batch_rows,
@@ -318,7 +320,7 @@ class ConversationData(StreamableData):
 
     def _check_arguments(self) -> None:
         least = {"max_tokens": 4, "max_batch_rows": 1, "shuffle_buffer": 1, "num_workers": 0, "seed": 0, "num_mels": 0}
-        least["silence"] = 0
+        least["noise_share"] = 0
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise UserError(f"data.{name} is {getattr(self, name)}: it must be {limit} or more")

@@ -16,8 +16,8 @@ from omni.data.conversations.speech import noise
 from omni.errors import UserError
 from omni.media.attachments import Medium, hash_of
 from omni.media.audio import SILENCE, read_audio
-from omni.media.hearing import hearing
 from omni.media.images import Preprocessing, read_image, to_pixels
+from omni.media.speech_preprocessing import speech_preprocessing
 from omni.text.media_positions import LaidOut, MediaLayout
 from omni.text.tokenizer import PAD, Tokenizer
 
@@ -57,7 +57,7 @@ class Reader:
 
     def __init__(self, layout: MediaLayout, preprocessing: Preprocessing, num_mels: int):
         self.layout, self.preprocessing = layout, preprocessing
-        self.hear, self.silence = hearing(num_mels)
+        self.hear, self.silence = speech_preprocessing(num_mels)
 
     def read(self, number: int, row: Row) -> Ready:
         """A row with its media.

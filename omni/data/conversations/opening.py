@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omni.data.conversations.sources import ConversationFile, Conversations, HubConversations
-from omni.data.conversations.speech import Dictation, TranscribedSpeech, is_speech
+from omni.data.conversations.speech import TranscribedSpeech, TranscriptionPrompt, is_speech
 from omni.data.speech.manifests import open_utterances
 from omni.errors import UserError
 
@@ -12,7 +12,7 @@ from omni.errors import UserError
 def open_conversations(
     entries: Sequence[str],
     *,
-    dictation: Dictation | None = None,
+    dictation: TranscriptionPrompt | None = None,
     cache_dir: Path = Path("data/cache"),
     hub_split: str = "train",
 ) -> list[Conversations]:
@@ -28,11 +28,11 @@ def open_conversations(
     Raises:
         UserError: If nothing is there, or it is of a kind that cannot be read.
     """
-    dictation = dictation or Dictation()
+    dictation = dictation or TranscriptionPrompt()
     return [_open(entry, dictation, cache_dir, hub_split) for entry in entries]
 
 
-def _open(entry: str, dictation: Dictation, cache_dir: Path, hub_split: str) -> Conversations:
+def _open(entry: str, dictation: TranscriptionPrompt, cache_dir: Path, hub_split: str) -> Conversations:
     spoken = is_speech(entry)
     if entry.startswith("hub:"):
         names = entry.removeprefix("hub:").split(":")

@@ -26,7 +26,7 @@ _DIGITAL_SILENCE = 0.2  # share of noises in which there is nothing at all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dictation:
+class TranscriptionPrompt:
     """How speech is turned into conversations.
 
     Args:
@@ -45,11 +45,11 @@ class Dictation:
         return {"instructions": list(self.instructions), "labels": labels}
 
     @staticmethod
-    def from_state(state: Mapping[str, Any], **options: Any) -> "Dictation":
+    def from_state(state: Mapping[str, Any], **options: Any) -> "TranscriptionPrompt":
         """What `state` came from; with a `text_column` of its own, if one is given."""
         labels = state["labels"]
         labels = None if labels is None else TextNormalization(**labels)
-        return Dictation(instructions=tuple(state["instructions"]), labels=labels, **options)
+        return TranscriptionPrompt(instructions=tuple(state["instructions"]), labels=labels, **options)
 
     def messages(self, number: int, text: str) -> list[Any]:
         """The conversation about the recording of that number, in which `text` is said."""
@@ -71,7 +71,7 @@ class TranscribedSpeech(Conversations):
         dictation: How it is asked for and written.
     """
 
-    def __init__(self, utterances: Utterances, dictation: Dictation):
+    def __init__(self, utterances: Utterances, dictation: TranscriptionPrompt):
         self.utterances, self.dictation, self.name = utterances, dictation, utterances.name
 
     def examine(self) -> Iterator[Conversation | UserError]:
@@ -123,7 +123,7 @@ def is_speech(entry: str) -> bool:
     return isinstance(row, dict) and MESSAGES not in row and any(key in row for key in AUDIO_KEYS)
 
 
-def one_noise(index: int, dictation: Dictation, seed: int) -> Conversation:
+def one_noise(index: int, dictation: TranscriptionPrompt, seed: int) -> Conversation:
     """A conversation about noise, from silence to loud, in which nothing is said and nothing is answered."""
     seconds = float(np.random.default_rng([seed, index]).uniform(*_NOISE_SECONDS))
     medium = Medium("audio", (f"noise {seed} {index}",), duration=seconds, noise=(seed, index))

@@ -13,7 +13,7 @@ from omni.batch import ConversationBatch
 from omni.data.conversations.dataset import Reader, Ready, make_batch
 from omni.data.conversations.rows import encoded, fitted
 from omni.data.conversations.sources import Conversation, Conversations
-from omni.data.conversations.speech import Dictation, one_noise
+from omni.data.conversations.speech import TranscriptionPrompt, one_noise
 from omni.data.loading.bucketing import BucketedBatches
 from omni.errors import UserError
 from omni.text.chat_template import Template
@@ -33,7 +33,7 @@ class ConversationStream(IterableDataset[ConversationBatch]):
         tokenizer: Of the Thinker.
         template: See `omni.text.chat_template.encode_chat`.
         dictation: How noise is asked about.
-        silence: Noises, in which nothing is said, for each row.
+        noise_share: Noises, in which nothing is said, for each row.
         max_tokens: What is longer loses its last exchanges, or is left out.
         batch_tokens: Most tokens of a batch, padding counted.
         max_rows: Most rows of a batch.
@@ -51,8 +51,8 @@ class ConversationStream(IterableDataset[ConversationBatch]):
         reader: Reader,
         tokenizer: Tokenizer,
         template: Template,
-        dictation: Dictation,
-        silence: float,
+        dictation: TranscriptionPrompt,
+        noise_share: float,
         max_tokens: int,
         batch_tokens: int,
         max_rows: int,
@@ -64,7 +64,7 @@ class ConversationStream(IterableDataset[ConversationBatch]):
     ):
         self.sources, self.reader, self.tokenizer = sources, reader, tokenizer
         self.template: Template = template
-        self.dictation, self.silence = dictation, silence
+        self.dictation, self.noise_share = dictation, noise_share
         self.max_tokens, self.skip = max_tokens, skip
         self.limits: Any = {"batch_seconds": batch_tokens, "max_rows": max_rows}
         self.buffer, self.seed = buffer, seed
@@ -110,7 +110,7 @@ class ConversationStream(IterableDataset[ConversationBatch]):
         made = 0
         for number, row in enumerate(rows, start=1):
             yield row
-            while made < int(number * self.silence):
+            while made < int(number * self.noise_share):
                 yield one_noise(share + made * shares, self.dictation, seed)
                 made += 1
 

@@ -19,7 +19,7 @@ class Augmentation:
     """What is done to training images; validation sees them as they are.
 
     Args:
-        crop: Least share of the image's area that is kept; 1 keeps all of it.
+        min_crop_area: Least share of the image's area that is kept; 1 keeps all of it.
         shift: Most pixels that it is moved by, up or down, and left or right; what is uncovered is black.
         flip: Share of the images that are mirrored.
         randaugment: Random changes of colour and geometry, one after the other (arXiv:1909.13719); 0 makes none.
@@ -32,7 +32,7 @@ class Augmentation:
     def __init__(
         self,
         *,
-        crop: float = 1.0,
+        min_crop_area: float = 1.0,
         shift: int = 0,
         flip: float = 0.0,
         randaugment: int = 0,
@@ -41,16 +41,21 @@ class Augmentation:
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
-        limits = (("crop", crop, 1), ("flip", flip, 1), ("erase", erase, 1), ("magnitude", magnitude, 30))
+        limits = (
+            ("min_crop_area", min_crop_area, 1),
+            ("flip", flip, 1),
+            ("erase", erase, 1),
+            ("magnitude", magnitude, 30),
+        )
         for name, value, most in limits:
             if not 0 <= value <= most:
                 raise UserError(f"data.augmentation.{name} is {value}: it must lie between 0 and {most}")
         for name, value in (("shift", shift), ("randaugment", randaugment), ("mixup", mixup), ("cutmix", cutmix)):
             if value < 0:
                 raise UserError(f"data.augmentation.{name} is {value}: it must be 0 or more")
-        if crop == 0:
-            raise UserError("data.augmentation.crop is 0: nothing would be left of an image")
-        self.crop, self.shift, self.flip, self.erase = crop, shift, flip, erase
+        if min_crop_area == 0:
+            raise UserError("data.augmentation.min_crop_area is 0: nothing would be left of an image")
+        self.min_crop_area, self.shift, self.flip, self.erase = min_crop_area, shift, flip, erase
         self.mixup, self.cutmix = mixup, cutmix
         self.randaugment = v2.RandAugment(randaugment, magnitude, fill=[128]) if randaugment else None
 
@@ -86,8 +91,8 @@ class Augmentation:
     def _place(self, images: Tensor, size: int) -> Tensor:
         """Crops or shifts."""
         count, side = len(images), images.shape[-1]
-        if self.crop < 1:
-            area = self.crop + (1 - self.crop) * torch.rand(count)
+        if self.min_crop_area < 1:
+            area = self.min_crop_area + (1 - self.min_crop_area) * torch.rand(count)
             stretch = torch.exp(torch.empty(count).uniform_(-0.2877, 0.2877) / 2)  # sides' ratio of 3:4 to 4:3
             sides = torch.stack((area.sqrt() / stretch, area.sqrt() * stretch), 1).clamp(max=1) * side
             sides = sides.round().clamp(min=1)

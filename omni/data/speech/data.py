@@ -20,7 +20,7 @@ from omni.data.speech.stream import SpeechStream
 from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, mel_constants
-from omni.text.ctc_vocabulary import ENGLISH, Units, open_units
+from omni.text.ctc_vocabulary import ENGLISH, CTCVocabulary, open_ctc_vocabulary
 from omni.text.normalization import TextNormalization
 
 
@@ -73,7 +73,7 @@ class SpeechData(StreamableData):
         UserError: If an argument is out of range.
     """
 
-    tokenizer: Units
+    tokenizer: CTCVocabulary
 
     no_effect = frozenset({"cache_features"})
 
@@ -267,10 +267,10 @@ class SpeechData(StreamableData):
             self._plan = _Plan(rows, identities, files)
         return self._plan
 
-    def _units(self) -> Units:
+    def _units(self) -> CTCVocabulary:
         if self.units_spec.endswith(".ckpt") or Path(self.units_spec).is_dir():
-            return Units.from_state(checkpoint.read(self.units_spec)["tokenizer"])
-        return open_units(self.units_spec, characters=self.characters, normalization=self.normalization)
+            return CTCVocabulary.from_state(checkpoint.read(self.units_spec)["tokenizer"])
+        return open_ctc_vocabulary(self.units_spec, characters=self.characters, normalization=self.normalization)
 
     def _read(self, split: str, *, may_write: bool) -> list[Row]:
         hub_split = {"val": "validation"}.get(split, split)

@@ -24,7 +24,7 @@ from omni.errors import UserError
 from omni.files import write_text
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, SILENCE, LogMel, audio_info, read_audio
 from omni.media.container import AudioError, AudioFault
-from omni.text.ctc_vocabulary import BLANK, Units
+from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
 
 _FAULTS: dict[AudioFault, str] = {
     "missing": "the audio does not exist",
@@ -80,7 +80,7 @@ class Skipped(NamedTuple):
 
 def read_rows(
     sources: Sequence[Utterances],
-    units: Units,
+    units: CTCVocabulary,
     *,
     min_duration: float,
     max_duration: float,
@@ -118,7 +118,7 @@ def read_rows(
     return rows, skipped
 
 
-def encoded(text: str, units: Units) -> tuple[list[int], str | None]:
+def encoded(text: str, units: CTCVocabulary) -> tuple[list[int], str | None]:
     """The units of a text, or why it cannot be written in them."""
     try:
         if outside := units.outside(text):

@@ -18,7 +18,7 @@ from omni.data.speech.rows import Heard, cropped, encoded, make_batch
 from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, LogMel, read_audio
-from omni.text.ctc_vocabulary import Units
+from omni.text.ctc_vocabulary import CTCVocabulary
 
 
 class _Read(NamedTuple):
@@ -54,7 +54,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
     def __init__(
         self,
         sources: Sequence[Utterances],
-        units: Units,
+        units: CTCVocabulary,
         *,
         num_mels: int,
         augmentation: Augmentation,

@@ -17,10 +17,10 @@ from omni.data.speech.manifests import fingerprint, open_utterances
 from omni.data.speech.rows import Row, identity, read_rows, report_skipped
 from omni.data.talker.code_file import CodesFile
 from omni.data.talker.encoding import Encoded, Encoder
-from omni.data.talker.rows import CodesRows, Plausibility, only_speakers, split_by_text, voice
+from omni.data.talker.rows import AlignmentFilter, CodesRows, only_speakers, split_by_text, voice
 from omni.errors import UserError
 from omni.media.audio import mel_constants
-from omni.text.ctc_vocabulary import Units
+from omni.text.ctc_vocabulary import CTCVocabulary
 
 
 class _Plan(NamedTuple):
@@ -71,7 +71,7 @@ class CodesData(ResumableData):
         UserError: If an argument is out of range.
     """
 
-    tokenizer: Units
+    tokenizer: CTCVocabulary
     speakers: list[str]
 
     no_effect = frozenset({"device"})
@@ -108,7 +108,7 @@ class CodesData(ResumableData):
         }
         self.codec_path, self.recognizer_path = codec, recognizer
         self.val_fraction, self.only = val_fraction, speakers
-        self.silence, self.plausibility = silence, Plausibility(min_score, min_speed, max_speed)
+        self.silence, self.plausibility = silence, AlignmentFilter(min_score, min_speed, max_speed)
         self.batch_seconds, self.max_batch_rows = batch_seconds, max_batch_rows
         self.min_duration, self.max_duration = min_duration, max_duration
         self.text_column, self.device = text_column, device

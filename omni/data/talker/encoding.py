@@ -20,7 +20,7 @@ from omni.media.audio import SILENCE, LogMel
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.part import Part
 from omni.models.speech_codec import SpeechCodec
-from omni.text.ctc_vocabulary import Characters
+from omni.text.ctc_vocabulary import CharacterVocabulary
 
 MEL_RATE = 100  # mel frames a second
 
@@ -86,7 +86,7 @@ class Encoder:
             raise UserError(f"codec of {codec} is a {type(part).__name__}, which is no codec of speech")
         self.codec = part
         self.audio_encoder, units = checkpoint.from_checkpoint(recognizer, "audio_encoder", AudioEncoder)
-        if not isinstance(units, Characters):
+        if not isinstance(units, CharacterVocabulary):
             raise UserError(f"the recogniser of {recognizer} writes word pieces: a Talker needs one of characters")
         self.units = units
         if part.num_mels != self.audio_encoder.num_mels:

@@ -17,7 +17,7 @@ from omni.errors import UserError
 from omni.text.ctc_vocabulary import BLANK
 
 
-class Plausibility(NamedTuple):
+class AlignmentFilter(NamedTuple):
     """What an alignment must be like to be believed.
 
     Attributes:
@@ -87,7 +87,7 @@ class CodesRows(Dataset[CodesBatch]):
         frame_rate: Frames a second.
     """
 
-    def __init__(self, rows: Sequence[Row], file: CodesFile, plausibility: Plausibility, frame_rate: float):
+    def __init__(self, rows: Sequence[Row], file: CodesFile, plausibility: AlignmentFilter, frame_rate: float):
         self.rows, self.file, self.frame_rate = rows, file, frame_rate
         self.speakers: dict[str, int] = {}  # the number of each voice
         self.numbers: list[int] = []  # of the rows that are used

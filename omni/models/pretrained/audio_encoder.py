@@ -7,7 +7,7 @@ from torch import Tensor
 
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.models.audio_encoder import AudioFeatures
-from omni.models.pretrained.ears import ConvEar, Ear, ExtractorEar, WhisperEar
+from omni.models.pretrained.front_ends import ConvFrontEnd, ExtractorFrontEnd, SpeechFrontEnd, WhisperFrontEnd
 from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load, load_other
 
 
@@ -46,7 +46,7 @@ class PretrainedAudioEncoder(PretrainedPart):
         if rate != SAMPLE_RATE:
             raise ValueError(f"source {source}: hears {rate:,} Hz, and omni's audio is {SAMPLE_RATE:,} Hz: use another")
         model = load("AutoModel", source, revision, dtype, attn_implementation="sdpa")
-        self.ear: Ear = _ear(model, extractor)
+        self.ear: SpeechFrontEnd = _ear(model, extractor)
         self._borrow(self.ear)
         self._lend()
         if gradient_checkpointing:
@@ -83,10 +83,10 @@ class PretrainedAudioEncoder(PretrainedPart):
         return AudioFeatures(hidden[:, : self.num_frames(mels.shape[1])], self.num_frames(lengths))
 
 
-def _ear(model: Any, extractor: Any) -> Ear:
+def _ear(model: Any, extractor: Any) -> SpeechFrontEnd:
     encoder = getattr(model, "encoder", None)
     if hasattr(encoder, "conv2") and hasattr(encoder, "embed_positions") and hasattr(extractor, "mel_filters"):
-        return WhisperEar(encoder, extractor)
+        return WhisperFrontEnd(encoder, extractor)
     if hasattr(model, "feature_extractor") and hasattr(model.config, "conv_stride"):
-        return ConvEar(model, extractor)
-    return ExtractorEar(model, extractor)
+        return ConvFrontEnd(model, extractor)
+    return ExtractorFrontEnd(model, extractor)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 
-def take_turns(label: str, blocks: Sequence[Callable[[], Any]], *, repeats: int) -> list[list[float]]:
+def alternate(label: str, blocks: Sequence[Callable[[], Any]], *, repeats: int) -> list[list[float]]:
     """Lets contestants take turns, after a turn each that does not count.
 
     Args:

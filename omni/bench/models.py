@@ -21,7 +21,7 @@ Rules = Literal["equal", "adamw", "muon", "trainer"]  # what optimizes: the same
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-class Contestant(Protocol):
+class BenchmarkModel(Protocol):
     """A language model of given sizes, untrained.
 
     Attributes:
@@ -34,7 +34,7 @@ class Contestant(Protocol):
         """The mean loss of all tokens (batch, time) but the first of each row."""
         ...
 
-    def lay_out_for_decoding(self) -> None:
+    def transpose_weights_for_decoding(self) -> None:
         """Does to the weights what loading a trained model does."""
         ...
 
@@ -54,16 +54,16 @@ class Omni:
         self.model = Thinker(**size)
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """See `Contestant`."""
+        """See `BenchmarkModel`."""
         targets = torch.cat((tokens[:, 1:], tokens.new_full((len(tokens), 1), IGNORE)), dim=1)
         return self.model.cross_entropy(self.model.encode(tokens).hidden, targets) / tokens[:, 1:].numel()
 
-    def lay_out_for_decoding(self) -> None:
-        """See `Contestant`."""
-        self.model.lay_out_for_decoding()
+    def transpose_weights_for_decoding(self) -> None:
+        """See `BenchmarkModel`."""
+        self.model.transpose_weights_for_decoding()
 
     def decode(self, tokens: Tensor, max_tokens: int) -> int:
-        """See `Contestant`."""
+        """See `BenchmarkModel`."""
         greedy = Sampling(temperature=0)
         steps = generate(self.model, tokens.tolist(), max_tokens=max_tokens, stop=-1, sampling=greedy)
         return sum(token is not None for step in steps for token in step)
@@ -109,14 +109,14 @@ class Llama:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """See `Contestant`."""
+        """See `BenchmarkModel`."""
         return self.model(input_ids=tokens, labels=tokens).loss
 
-    def lay_out_for_decoding(self) -> None:
+    def transpose_weights_for_decoding(self) -> None:
         """Nothing: Llama decodes with the weights as they were trained."""
 
     def decode(self, tokens: Tensor, max_tokens: int) -> int:
-        """See `Contestant`."""
+        """See `BenchmarkModel`."""
         said = self.model.generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
@@ -129,7 +129,7 @@ class Llama:
         return said[:, tokens.shape[1] :].numel()
 
 
-def make(name: Name, size: dict[str, Any]) -> Contestant:
+def make(name: Name, size: dict[str, Any]) -> BenchmarkModel:
     """The contestant called `name`, on this machine's GPU if there is one."""
     with device():
         return {"omni": Omni, "hf": Llama}[name](size)
@@ -154,7 +154,7 @@ class Training:
     """
 
     def __init__(
-        self, contestant: Contestant, *, batch_size: int, context: int, precision: str, rules: Rules = "equal"
+        self, contestant: BenchmarkModel, *, batch_size: int, context: int, precision: str, rules: Rules = "equal"
     ) -> None:
         self.contestant, self.precision = contestant, precision
         self.parameters = list(contestant.model.parameters())
@@ -179,7 +179,7 @@ def _optimizer(model: nn.Module, rules: Rules) -> Optimizer:
     return (muon if rules == "muon" else adamw)(model, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
 
 
-def random_tokens(contestant: Contestant, *shape: int) -> Tensor:
+def random_tokens(contestant: BenchmarkModel, *shape: int) -> Tensor:
     """The same random tokens of a shape for all contestants with one vocabulary."""
     vocab_size = len(next(p for name, p in contestant.model.named_parameters() if "embed" in name))
     return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device())

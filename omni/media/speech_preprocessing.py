@@ -9,7 +9,7 @@ from torch import Tensor
 from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
 
 
-class Hearing(NamedTuple):
+class SpeechPreprocessing(NamedTuple):
     """How audio is prepared for an encoder.
 
     Attributes:
@@ -21,9 +21,9 @@ class Hearing(NamedTuple):
     silence: float
 
 
-def hearing(num_mels: int) -> Hearing:
+def speech_preprocessing(num_mels: int) -> SpeechPreprocessing:
     """How audio is prepared for an encoder of so many mel filters; of 0: for one that hears waveforms."""
-    return Hearing(LogMel(num_mels) if num_mels else in_frames, silence_of(num_mels))
+    return SpeechPreprocessing(LogMel(num_mels) if num_mels else in_frames, silence_of(num_mels))
 
 
 def silence_of(num_mels: int) -> float:

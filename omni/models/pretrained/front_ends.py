@@ -14,7 +14,7 @@ from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 _LEAST = SAMPLE_RATE // 10  # samples: a feature extractor may fail on fewer
 
 
-class Ear(nn.Module, ABC):
+class SpeechFrontEnd(nn.Module, ABC):
     """Abstract: a model of `transformers` and what it does to sound before.
 
     Attributes:
@@ -47,7 +47,7 @@ class Ear(nn.Module, ABC):
 
 
 @final
-class WhisperEar(Ear):
+class WhisperFrontEnd(SpeechFrontEnd):
     """Whisper's encoder (arXiv:2212.04356), without the silence up to 30 s that its own code demands.
 
     Args:
@@ -80,7 +80,7 @@ class WhisperEar(Ear):
         return (torch.maximum(mel, loudest - 8) + 4) / 4 * inside
 
     def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
-        """See `Ear`."""
+        """See `SpeechFrontEnd`."""
         encoder = self.model
         x = self.features(sound, lengths).to(encoder.conv1.weight.dtype).mT
         for conv in (encoder.conv1, encoder.conv2):
@@ -102,7 +102,7 @@ class _RowNorm(nn.GroupNorm):
     what a row sounds like depends on its batch.
     """
 
-    lengths: Tensor  # of this call; set by `ConvEar`
+    lengths: Tensor  # of this call; set by `ConvFrontEnd`
 
     def forward(self, input: Tensor) -> Tensor:
         inside = _inside(self.lengths, input.shape[2])[:, None]
@@ -115,7 +115,7 @@ class _RowNorm(nn.GroupNorm):
 
 
 @final
-class ConvEar(Ear):
+class ConvFrontEnd(SpeechFrontEnd):
     """Models that hear waveforms through convolutions: wav2vec 2.0 (arXiv:2006.11477), HuBERT, WavLM and their like.
 
     Args:
@@ -154,7 +154,7 @@ class ConvEar(Ear):
         return (sound - mean) * (variance + 1e-7).rsqrt() * inside
 
     def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
-        """See `Ear`."""
+        """See `SpeechFrontEnd`."""
         stride = self.downsampling * HOP_LENGTH
         frames = -(-lengths // self.downsampling)
         most = -(-sound.shape[1] // self.downsampling)
@@ -169,7 +169,7 @@ class ConvEar(Ear):
 
 
 @final
-class ExtractorEar(Ear):
+class ExtractorFrontEnd(SpeechFrontEnd):
     """Any other model: its feature extractor works on the host, and the model is asked how fast its frames come.
 
     Args:
@@ -203,7 +203,7 @@ class ExtractorEar(Ear):
         return hidden, (shares * hidden.shape[1]).round().long().clamp(min=1)
 
     def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
-        """See `Ear`."""
+        """See `SpeechFrontEnd`."""
         rows = [row[:length].flatten() for row, length in zip(sound, lengths.tolist(), strict=True)]
         rows = [F.pad(row, (0, max(0, _LEAST - len(row)))) for row in rows]
         hidden, counts = self._hear(rows)
