@@ -1,6 +1,8 @@
-"""The one exception that means: the user can mend this."""
+"""The exception for mistakes that the user can correct, and parser errors as one line."""
 
 import re
+
+from omni.renamed import explained
 
 
 class UserError(Exception):
@@ -12,16 +14,16 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """What jsonargparse complains of, as one line: the innermost problem behind the keys that lead to it."""
+    """Formats a jsonargparse error as one line: the key path, then the innermost cause."""
     lines = [line.strip(" -") for line in str(error).splitlines()]
     lines = [line for line in lines if line and not _NOISE.match(line)]
     message = " ".join([line for line in lines if not _OTHER_CLASS.match(line)] or lines)
     message = re.sub(r"Parser key \"([^\"]+)\":", r"\1:", message)
-    return re.sub(r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':", r"\1:", message)
+    return explained(re.sub(r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':", r"\1:", message))
 
 
-# What every failed choice between types adds, and says nothing of the one that was meant.
+# Lines that jsonargparse adds for every alternative of a union type.
 _NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value")
 
-# Said of each class that was not meant, where a part may be of several; more than noise where nothing else is said.
+# One line for each class of a union that was not meant; kept where there is no other.
 _OTHER_CLASS = re.compile(r"Import path [\w.]+ does not correspond to a subclass of \w+$")

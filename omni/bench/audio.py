@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from omni.batch import SpeechBatch
 from omni.bench.timing import alternate, seconds
-from omni.data.speech.augmentation import Augmentation
+from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.data import SpeechData
 from omni.decoding.ctc import ctc_nll, greedy
 from omni.errors import UserError
@@ -260,7 +260,7 @@ def _learning(
         batch_seconds=batch_seconds,
         max_duration=12,
         cache_features=True,
-        augmentation=Augmentation(silence=0),
+        augmentation=SpeechAugmentation(silence=0),
     )
     data.setup()
     data.keep_feasible(AudioEncoder(**options).num_subframes)

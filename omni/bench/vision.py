@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from omni.bench.timing import alternate
-from omni.data.images.augmentation import Augmentation
+from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
 from omni.errors import UserError
 from omni.models.classifier import Classifier
@@ -175,7 +175,7 @@ def _pipelines(image_size: int, repeats: int, batch: int) -> Iterator[Result]:
             val=f"{folder}/val",
             image_size=image_size,
             batch_size=batch,
-            augmentation=Augmentation(min_crop_area=0.4, flip=0.5),
+            augmentation=ImageAugmentation(min_crop_area=0.4, flip=0.5),
             memory_gb=0.0,
         )
         ours.setup("fit")

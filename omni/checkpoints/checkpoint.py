@@ -33,6 +33,7 @@ from omni.errors import UserError
 from omni.media.audio import mel_constants
 from omni.models.part import Part
 from omni.models.pretrained.tokenizer import PretrainedTokenizer
+from omni.renamed import current_arguments
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.tokenizer import Tokenizer
 
@@ -108,7 +109,8 @@ def build(recipe: dict[str, Any]) -> Part:
     # Only parts: a checkpoint must not be able to call whatever else is installed.
     if not (isinstance(cls, type) and issubclass(cls, Part)):
         raise UserError(f"the checkpoint names {recipe['class_path']} as a part, which is none")
-    arguments = {key: _build_nested(value) for key, value in recipe["init_args"].items()}
+    given = current_arguments(cls.__name__, recipe["init_args"])
+    arguments = {key: _build_nested(value) for key, value in given.items()}
     try:
         return cls(**arguments)
     except TypeError as error:

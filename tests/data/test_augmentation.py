@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from omni.data.speech.augmentation import Augmentation
+from omni.data.speech.augmentation import SpeechAugmentation
 from omni.errors import UserError
 from omni.media.audio import STD, LogMel
 
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def test_nothing_is_changed_that_was_not_asked_for():
-    plain = Augmentation(silence=0)
+    plain = SpeechAugmentation(silence=0)
     assert not plain.changes_waveform
     assert torch.equal(plain.of_waveform(AUDIO, rng()), AUDIO)
     mel = torch.randn(50, 16)
@@ -35,7 +35,7 @@ def test_nothing_is_changed_that_was_not_asked_for():
 
 
 def test_silence_comes_on_both_sides_in_half_of_the_cases_and_not_longer_than_asked_for():
-    drawn = np.array([Augmentation(silence=0.2).silences(rng(seed)) for seed in range(400)])
+    drawn = np.array([SpeechAugmentation(silence=0.2).silences(rng(seed)) for seed in range(400)])
     assert drawn.max() == 20
     assert ((drawn > 0).mean(0) > 0.4).all()
     assert ((drawn > 0).mean(0) < 0.6).all()
@@ -43,7 +43,7 @@ def test_silence_comes_on_both_sides_in_half_of_the_cases_and_not_longer_than_as
 
 def test_masks_are_bounded_and_leave_the_original_alone():
     mel = torch.ones(100, 40)
-    augmentation = Augmentation(time_masks=1, time_mask=0.3, freq_masks=1, freq_mask=0.25)
+    augmentation = SpeechAugmentation(time_masks=1, time_mask=0.3, freq_masks=1, freq_mask=0.25)
     shares = []
     for seed in range(50):
         masked = augmentation.of_mel(mel, rng(seed))
@@ -59,7 +59,7 @@ def test_tempo_changes_length_and_not_pitch():
     mel = LogMel(80)(AUDIO)
     lengths = []
     for seed in range(40):
-        changed = Augmentation(tempo=0.25).of_mel(mel, rng(seed))
+        changed = SpeechAugmentation(tempo=0.25).of_mel(mel, rng(seed))
         assert changed.shape[1] == 80
         assert (changed.argmax(1) == mel[50].argmax()).float().mean() > 0.9
         lengths.append(len(changed))
@@ -70,9 +70,9 @@ def test_tempo_changes_length_and_not_pitch():
 def test_another_vocal_tract_moves_a_tone_and_nothing_else():
     mel = LogMel(80)(AUDIO)
     assert torch.equal(
-        Augmentation(vocal_tract=0.2).of_mel(mel, rng()), Augmentation(vocal_tract=0.2).of_mel(mel, rng())
+        SpeechAugmentation(vocal_tract=0.2).of_mel(mel, rng()), SpeechAugmentation(vocal_tract=0.2).of_mel(mel, rng())
     )
-    peaks = {int(Augmentation(vocal_tract=0.2).of_mel(mel, rng(seed))[50].argmax()) for seed in range(40)}
+    peaks = {int(SpeechAugmentation(vocal_tract=0.2).of_mel(mel, rng(seed))[50].argmax()) for seed in range(40)}
     low, high = (int(LogMel(80)(0.1 * torch.sin(torch.arange(16_000) * 0.2 * f))[50].argmax()) for f in (1 / 1.2, 1.2))
     assert low < int(mel[50].argmax()) < high
     assert peaks <= set(range(low, high + 1))
@@ -82,14 +82,14 @@ def test_another_vocal_tract_moves_a_tone_and_nothing_else():
 def test_the_equalizer_changes_sound_within_its_bounds_and_keeps_silence():
     mel = LogMel(80)(torch.cat([AUDIO, torch.zeros(8_000)]))
     for seed in range(20):
-        changed = Augmentation(equalizer=6).of_mel(mel, rng(seed)) - mel
+        changed = SpeechAugmentation(equalizer=6).of_mel(mel, rng(seed)) - mel
         assert changed.abs().max() <= 6 * math.log(10) / 20 / STD + 1e-5
         assert changed[30].abs().max() > 0.01
         assert changed[120].abs().max() == 0
 
 
 def test_speed_changes_length_and_pitch_by_its_factor():
-    faster = Augmentation(speed=(1.1,)).of_waveform(AUDIO, rng())
+    faster = SpeechAugmentation(speed=(1.1,)).of_waveform(AUDIO, rng())
     assert len(faster) == pytest.approx(16_000 / 1.1, abs=2)
     peak = torch.fft.rfft(faster * torch.hann_window(len(faster))).abs().argmax() / len(faster)
     before = torch.fft.rfft(AUDIO * torch.hann_window(16_000)).abs().argmax() / 16_000
@@ -98,7 +98,7 @@ def test_speed_changes_length_and_pitch_by_its_factor():
 
 def test_gain_stays_within_its_bounds():
     gains = [
-        20 * float((Augmentation(gain=6).of_waveform(AUDIO, rng(seed)).norm() / AUDIO.norm()).log10())
+        20 * float((SpeechAugmentation(gain=6).of_waveform(AUDIO, rng(seed)).norm() / AUDIO.norm()).log10())
         for seed in range(100)
     ]
     assert -6 <= min(gains) < -4
@@ -107,7 +107,7 @@ def test_gain_stays_within_its_bounds():
 
 @pytest.mark.parametrize("made", [True, False])
 def test_noise_is_added_at_the_ratio_asked_for_in_half_of_the_cases(folder, made):
-    augmentation = Augmentation(noise="coloured" if made else folder, snr=(10, 10))
+    augmentation = SpeechAugmentation(noise="coloured" if made else folder, snr=(10, 10))
     augmentation.check()
     changed = 0
     for seed in range(60):
@@ -121,7 +121,7 @@ def test_noise_is_added_at_the_ratio_asked_for_in_half_of_the_cases(folder, made
 def test_made_noise_is_of_many_colours():
     tilts = []
     for seed in range(60):
-        noise = Augmentation(noise="coloured", snr=(0, 0)).of_waveform(AUDIO, rng(seed)) - AUDIO
+        noise = SpeechAugmentation(noise="coloured", snr=(0, 0)).of_waveform(AUDIO, rng(seed)) - AUDIO
         if noise.any():
             power = torch.fft.rfft(noise).abs().square()
             tilts.append(float((power[4_000:].mean() / power[1:4_000].mean()).log10()))
@@ -133,7 +133,7 @@ def test_a_room_keeps_length_and_level(tmp_path):
     response = np.zeros(4_000)
     response[100], response[900], response[2_000] = 1, 0.5, 0.25
     soundfile.write(tmp_path / "room.wav", response, 16_000, subtype="FLOAT")
-    augmentation = Augmentation(rooms=str(tmp_path))
+    augmentation = SpeechAugmentation(rooms=str(tmp_path))
     heard = [augmentation.of_waveform(AUDIO, rng(seed)) for seed in range(60)]
     wet = [audio for audio in heard if not torch.equal(audio, AUDIO)]
     assert 8 < len(wet) < 34
@@ -143,7 +143,7 @@ def test_a_room_keeps_length_and_level(tmp_path):
 
 
 def test_the_seed_decides(folder):
-    augmentation = Augmentation(noise=folder, speed=(0.9, 1.0, 1.1), gain=3)
+    augmentation = SpeechAugmentation(noise=folder, speed=(0.9, 1.0, 1.1), gain=3)
     assert torch.equal(augmentation.of_waveform(AUDIO, rng(3)), augmentation.of_waveform(AUDIO, rng(3)))
     lengths = {len(augmentation.of_waveform(AUDIO, rng(seed))) for seed in range(20)}
     assert len(lengths) == 3
@@ -160,9 +160,9 @@ def test_the_seed_decides(folder):
 )
 def test_nonsense_is_refused(options, words):
     with pytest.raises(UserError, match=words):
-        Augmentation(**options).check()
+        SpeechAugmentation(**options).check()
 
 
 def test_a_folder_without_audio_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no audio"):
-        Augmentation(rooms=str(tmp_path)).check()
+        SpeechAugmentation(rooms=str(tmp_path)).check()

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from omni.data.images.augmentation import Augmentation
+from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
 from omni.errors import UserError
 from omni.text.tokenizer import PAD
@@ -328,7 +328,7 @@ class TestAugmentation:
         def batches(seed):
             torch.manual_seed(torch.seed() % 2**31)
             before = torch.get_rng_state()
-            found = list(make("train", "val", augmentation=Augmentation(**EVERY), seed=seed).train_dataloader())
+            found = list(make("train", "val", augmentation=ImageAugmentation(**EVERY), seed=seed).train_dataloader())
             assert torch.equal(torch.get_rng_state(), before)
             return found
 
@@ -340,7 +340,7 @@ class TestAugmentation:
     @pytest.mark.parametrize("option", EVERY)
     def test_each_changes_training_images_and_never_those_of_validation(self, folders, option):
         plain, changed = (
-            make("train", "val", augmentation=Augmentation(**options), val_batch_size=6)
+            make("train", "val", augmentation=ImageAugmentation(**options), val_batch_size=6)
             for options in ({}, {option: EVERY[option]})
         )
         (one,), (other,) = plain.val_dataloader(), changed.val_dataloader()
@@ -364,7 +364,7 @@ class TestAugmentation:
         shares = []
         for seed in range(40):
             torch.manual_seed(seed)
-            mixed, targets = Augmentation(**{option: 1.0})(images, labels, 16)
+            mixed, targets = ImageAugmentation(**{option: 1.0})(images, labels, 16)
             for i in range(4):
                 light = float(mixed[i].mean())
                 own = light if i % 2 == 0 else 1 - light
@@ -378,7 +378,7 @@ class TestAugmentation:
 
     def test_what_is_not_known_stays_unknown_when_mixed(self):
         labels = torch.tensor([[1.0, 0, 1], [0, 1, -1], [1, 0, 0]])
-        targets = Augmentation(mixup=1.0)(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), labels, 4)[1]
+        targets = ImageAugmentation(mixup=1.0)(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), labels, 4)[1]
         assert (targets[:, 2] == torch.tensor([targets[0, 2], -1, -1])).all()
         assert (targets[:, :2] >= 0).all()
 
@@ -399,7 +399,7 @@ class TestAugmentation:
     def test_shifts_uncover_black_and_reach_every_place(self):
         images = torch.randint(1, 256, (200, 1, 8, 8), dtype=torch.uint8)
         torch.manual_seed(0)
-        moved = (Augmentation(shift=2)(images, torch.zeros(200, 0), 8)[0][:, 0] * 255).round().byte()
+        moved = (ImageAugmentation(shift=2)(images, torch.zeros(200, 0), 8)[0][:, 0] * 255).round().byte()
         padded, found = torch.nn.functional.pad(images[:, 0], (2, 2, 2, 2)), set()
         for one, whole in zip(moved, padded, strict=True):
             places = [(y, x) for y in range(5) for x in range(5) if torch.equal(whole[y : y + 8, x : x + 8], one)]
@@ -410,7 +410,7 @@ class TestAugmentation:
     def test_erasing_turns_rectangles_of_some_images_into_noise(self):
         images, labels = torch.full((300, 1, 16, 16), 255, dtype=torch.uint8), torch.zeros(300, 0)
         torch.manual_seed(0)
-        changed = (Augmentation(erase=0.5)(images, labels, 16)[0] < 1).any(1)
+        changed = (ImageAugmentation(erase=0.5)(images, labels, 16)[0] < 1).any(1)
         assert 100 < changed.flatten(1).any(1).sum() < 200
         for one in changed[changed.flatten(1).any(1)]:
             rows, columns = one.any(1).nonzero()[:, 0], one.any(0).nonzero()[:, 0]
@@ -442,7 +442,7 @@ class TestAugmentation:
     )
     def test_what_makes_no_sense_is_refused(self, options, words):
         with pytest.raises(UserError, match=words):
-            Augmentation(**options)
+            ImageAugmentation(**options)
 
 
 class TestCaptions:
@@ -521,7 +521,7 @@ class TestResumption:
     @pytest.mark.parametrize("memory_gb", [0, 4])
     def test_a_run_that_was_stopped_goes_on_at_the_exact_next_batch(self, folders, workers, memory_gb):
         def data():
-            augmentation = Augmentation(**EVERY)
+            augmentation = ImageAugmentation(**EVERY)
             return ImageData(
                 *("train", "val"), augmentation=augmentation, num_workers=workers, memory_gb=memory_gb, **OPTIONS
             )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from omni.commands.data_check import check
-from omni.data.images.augmentation import Augmentation
+from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
 from omni.media.images import Preprocessing, read_image, to_pixels
 
@@ -27,7 +27,7 @@ def make(train, val, **options):
 
 
 def test_class_folders(workplace):
-    data = make(*CIFAR, image_size=32, batch_size=100, augmentation=Augmentation(flip=0.5, shift=4, randaugment=1))
+    data = make(*CIFAR, image_size=32, batch_size=100, augmentation=ImageAugmentation(flip=0.5, shift=4, randaugment=1))
     assert data.attributes[0].values == tuple(CLASSES.split())
     batches = list(data.val_dataloader())
     assert sum(len(batch.images) for batch in batches) == 1000

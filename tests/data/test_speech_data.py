@@ -15,7 +15,7 @@ import soundfile
 import torch
 from lightning import Callback
 
-from omni.data.speech.augmentation import Augmentation
+from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.data import SpeechData
 from omni.data.speech.features import MARGIN, FeatureFile, mel_of
 from omni.data.speech.rows import Row
@@ -62,7 +62,7 @@ def test_a_batch_is_the_log_mels_and_units_of_its_rows(speech):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_crops_are_stretches_of_training_alone_and_other_ones_each_epoch(speech, cached):
-    plain = Augmentation(silence=0)
+    plain = SpeechAugmentation(silence=0)
     data = make(speech, crop=0.2, cache_features=cached, batch_seconds=4.0, augmentation=plain)
     loader, seen = data.train_dataloader(), []
     for _ in range(2):
@@ -101,7 +101,7 @@ def test_a_checkpoint_costs_no_look_at_the_files_and_a_run_keeps_the_data_that_i
 
 @pytest.mark.parametrize("silence", [0.0, 0.3])
 def test_features_from_disk_equal_those_computed_on_the_fly(speech, silence):
-    augmentation = Augmentation(silence=silence, time_masks=1, freq_masks=1)
+    augmentation = SpeechAugmentation(silence=silence, time_masks=1, freq_masks=1)
     fly, disk = (make(speech, augmentation=augmentation, cache_features=cached) for cached in (False, True))
     assert list(speech.glob("*.mels"))
     for one, other in zip(fly.train_dataloader(), disk.train_dataloader(), strict=True):
@@ -256,7 +256,7 @@ def test_durations_are_measured_once(speech, monkeypatch):
         ({"batch_seconds": 1.0}, "must hold an utterance"),
         ({"val_speakers": ["x"]}, "not both"),
         ({"units": "pieces"}, "data.units is 'pieces'"),
-        ({"cache_features": True, "augmentation": Augmentation(gain=3)}, "turn one of them off"),
+        ({"cache_features": True, "augmentation": SpeechAugmentation(gain=3)}, "turn one of them off"),
         ({"val": []}, "must not be empty"),
         ({"test": "nowhere.jsonl"}, "nowhere.jsonl: does not exist"),
     ],
@@ -269,7 +269,7 @@ def test_arguments_that_make_no_sense_are_refused(speech, options, words):
 @pytest.mark.parametrize("options", [{}, {"crop": 0.3}, {"crop": 0.3, "cache_features": True}], ids=str)
 def test_waveforms_are_those_of_the_spectrograms(speech, options):
     """Within each row, away from where it was cut, the log-mel of the waveform is the one beside it."""
-    data = make(speech, audio="all", augmentation=Augmentation(silence=0.1), **options)
+    data = make(speech, audio="all", augmentation=SpeechAugmentation(silence=0.1), **options)
     mel = LogMel(16)
     for batch in [*data.train_dataloader(), *data.val_dataloader()]:
         assert batch.audio.shape == (len(batch.mels), 160 * batch.mels.shape[1])
@@ -286,7 +286,7 @@ def test_waveforms_come_where_they_are_asked_for(speech):
         for loader, there in ((data.train_dataloader(), train), (data.val_dataloader(), val)):
             assert (next(iter(loader)).audio is not None) == there
     with pytest.raises(UserError, match="waveforms must fit their spectrograms"):
-        make(speech, audio="all", augmentation=Augmentation(tempo=0.1))
+        make(speech, audio="all", augmentation=SpeechAugmentation(tempo=0.1))
 
 
 def test_two_runs_that_begin_at_once_with_an_empty_cache_train_on_the_right_rows(fit_audio, speech, monkeypatch):

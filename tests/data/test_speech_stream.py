@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from omni.data.speech.augmentation import Augmentation
+from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.data import SpeechData
 from omni.data.speech.manifests import Manifest
 from omni.data.speech.stream import SpeechStream
@@ -18,7 +18,7 @@ from omni.text.ctc_vocabulary import CharacterVocabulary
 def stream(folder: Any, **options: Any) -> SpeechStream:
     given = {
         "num_mels": 16,
-        "augmentation": Augmentation(silence=0.1),
+        "augmentation": SpeechAugmentation(silence=0.1),
         "batch_seconds": 4.0,
         "max_rows": 8,
         "min_duration": 0.1,

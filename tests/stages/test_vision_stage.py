@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import omni
 from omni.batch import Attribute, ImageBatch
 from omni.checkpoints import checkpoint as checkpoints
-from omni.data.images.augmentation import Augmentation
+from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
 from omni.errors import UserError
 from omni.losses import classification_loss
@@ -208,7 +208,7 @@ class Data(SimpleNamespace):
             "attributes": (COLOURS,),
             "tokenizer": ByteTokenizer(),
             "image_size": 16,
-            "augmentation": Augmentation(),
+            "augmentation": ImageAugmentation(),
             "preprocessing": Preprocessing(16, "pad"),
         }
         super().__init__(**defaults | given)
@@ -293,7 +293,7 @@ def test_labels_are_smoothed_in_training_only():
 
 
 def test_validation_sees_images_and_labels_as_they_are(pictures):
-    harsh = Augmentation(min_crop_area=0.3, flip=1, randaugment=2, erase=1, mixup=1, cutmix=1)
+    harsh = ImageAugmentation(min_crop_area=0.3, flip=1, randaugment=2, erase=1, mixup=1, cutmix=1)
     data = ImageData("pictures/train", "pictures/val", image_size=16, load_size=20, augmentation=harsh, batch_size=12)
     data.setup()
     (measured,) = data.val_dataloader()
@@ -337,7 +337,7 @@ def test_several_attributes_are_measured_and_described():
         ({"classifier": Classifier(dim=32, num_classes=5)}, "classifier.init_args.num_classes to 3"),
         ({"data": Data(attributes=())}, "the data has no labels"),
         ({"data": Data(image_size=24)}, "data.init_args.image_size is 24 and the encoder's 16"),
-        ({"data": Data(augmentation=Augmentation(cutmix=1))}, "make images that no caption describes"),
+        ({"data": Data(augmentation=ImageAugmentation(cutmix=1))}, "make images that no caption describes"),
         ({"text_encoder": TextEncoder(vocab_size=99, dim=24, num_heads=2)}, "set its init_args.vocab_size to"),
         ({"frozen": ["vision_encoder", "classifier", "contrast", "text_encoder"]}, "leaves nothing to train"),
         ({"frozen": ["thinker"]}, "has no part 'thinker'"),

@@ -15,7 +15,7 @@ _ALIKE = 8  # images that RandAugment treats alike: one by one it takes 5 × the
 
 
 @final
-class Augmentation:
+class ImageAugmentation:
     """What is done to training images; validation sees them as they are.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from omni.batch import Attribute, ImageBatch
-from omni.data.images.augmentation import Augmentation
+from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.captions import encode_captions, find_caption_tokenizer
 from omni.data.images.catalogues import HubImages
 from omni.data.images.dataset import ImageDataset, LabelTable, attributes_of, load_images, readable
@@ -96,7 +96,7 @@ class ImageData(StreamableData):
         image_size: int = 224,
         fit: Fit = "crop",
         load_size: int | None = None,
-        augmentation: Augmentation | None = None,
+        augmentation: ImageAugmentation | None = None,
         batch_size: int = 64,
         val_batch_size: int | None = None,
         val_fraction: float = 0.05,
@@ -119,7 +119,7 @@ class ImageData(StreamableData):
         self.entries = {split: [e] if isinstance(e, str) else list(e) for split, e in given.items() if e is not None}
         self.image_size, self.load_size = image_size, load_size or image_size
         self.preprocessing = Preprocessing(image_size, fit)
-        self.augmentation = augmentation or Augmentation()
+        self.augmentation = augmentation or ImageAugmentation()
         self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
         self.val_fraction = val_fraction
         self.tokenizer_spec, self.vocab_size, self.caption_tokens = tokenizer, vocab_size, caption_tokens

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from omni.batch import Attribute, ImageBatch
-from omni.data.images.augmentation import Augmentation
+from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.captions import Captions
 from omni.data.images.rows import Faults, ImageRow
 from omni.data.images.sources import natural
@@ -113,7 +113,7 @@ class ImageDataset(Dataset[ImageBatch]):
         *,
         preprocessing: Preprocessing,
         size: int,
-        augmentation: Augmentation | None,
+        augmentation: ImageAugmentation | None,
         seed: int,
         pixels: Tensor | None = None,
     ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from omni.batch import Attribute, ImageBatch
-from omni.data.images.augmentation import Augmentation
+from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.captions import encode_captions
 from omni.data.images.catalogues import HubImages
 from omni.data.images.dataset import ImageDataset, LabelTable, readable
@@ -54,7 +54,7 @@ class ImageStream(IterableDataset[ImageBatch]):
         skip: bool,
         preprocessing: Preprocessing,
         size: int,
-        augmentation: Augmentation,
+        augmentation: ImageAugmentation,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,

@@ -19,7 +19,7 @@ _BANDS = 5  # of the equalizer
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class SpeechAugmentation:
     """Random changes of training utterances; a row's depend on seed, epoch and row only.
 
     Args:

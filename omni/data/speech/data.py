@@ -12,7 +12,7 @@ from omni.batch import SpeechBatch
 from omni.checkpoints import checkpoint
 from omni.data.loading.bucketing import BucketedBatches, SortedBatches, padding_share
 from omni.data.loading.streaming import StreamableData
-from omni.data.speech.augmentation import Augmentation
+from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.features import FeatureFile
 from omni.data.speech.manifests import fingerprint, open_utterances
 from omni.data.speech.rows import Row, Skipped, SpeechRows, identity, read_rows, report_skipped, split_by_speaker
@@ -57,8 +57,8 @@ class SpeechData(StreamableData):
         audio: Where batches hold waveforms beside spectrograms: `none`, `validation` or `all`. In training,
             augmentation must then leave spectrograms as they are.
         augmentation: What training does to utterances.
-        cache_features: Keep spectrograms on disk: 184 MB for an hour of audio at 128 filters. Augmentation must then
-            leave waveforms as they are.
+        cache_features: Keep spectrograms on disk: 184 MB for an hour of audio at 128 filters. The augmentation must
+            then leave waveforms as they are.
         text_column: Where the text is in manifests and on the Hub.
         streaming: Read while training, for a corpus too large to prepare; `val` must be given. Resuming reads again.
         shuffle_buffer: Utterances that are shuffled and sorted into batches together when streaming.
@@ -95,7 +95,7 @@ class SpeechData(StreamableData):
         max_duration: float = 20.0,
         crop: float = 0.0,
         audio: Literal["none", "validation", "all"] = "none",
-        augmentation: Augmentation = Augmentation(),  # noqa: B008  immutable
+        augmentation: SpeechAugmentation = SpeechAugmentation(),  # noqa: B008  immutable
         cache_features: bool = False,
         text_column: str = "text",
         streaming: bool = False,

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from omni.batch import SpeechBatch
-from omni.data.speech.augmentation import Augmentation
+from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.features import FeatureFile, between_silences, in_silence
 from omni.data.speech.manifests import Utterance, Utterances, fingerprint
 from omni.errors import UserError
@@ -226,7 +226,7 @@ class SpeechRows(Dataset[SpeechBatch]):
         rows: Sequence[Row],
         num_mels: int,
         *,
-        augmentation: Augmentation | None = None,
+        augmentation: SpeechAugmentation | None = None,
         crop: float = 0.0,
         features: FeatureFile | None = None,
         audio: bool = False,

@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from omni.batch import SpeechBatch
 from omni.data.loading.bucketing import BucketedBatches
-from omni.data.speech.augmentation import Augmentation
+from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.features import in_silence
 from omni.data.speech.manifests import Utterances
 from omni.data.speech.rows import Heard, cropped, encoded, make_batch
@@ -57,7 +57,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
         units: CTCVocabulary,
         *,
         num_mels: int,
-        augmentation: Augmentation,
+        augmentation: SpeechAugmentation,
         batch_seconds: float,
         max_rows: int,
         min_duration: float,
