@@ -94,7 +94,7 @@ def short_peak(monkeypatch: pytest.MonkeyPatch):
     from omni.optim.precision import measure_peak_tflops
 
     monkeypatch.setattr(
-        "omni.training.callbacks.measure_peak_tflops", partial(measure_peak_tflops, size=256, seconds=0.01)
+        "omni.training.callbacks.throughput.measure_peak_tflops", partial(measure_peak_tflops, size=256, seconds=0.01)
     )
 
 

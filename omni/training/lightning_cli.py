@@ -39,9 +39,12 @@ from omni.checkpoints import checkpoint as checkpoints
 from omni.errors import UserError
 from omni.optim.precision import best_precision, check_precision
 from omni.stages.stage import Stage
-from omni.training.callbacks import AtomicCheckpointIO, StageCheckpoint, StepBar, Stopped, keep_earlier_run, run_folder
+from omni.training.callbacks.checkpointing import AtomicCheckpointIO, StageCheckpoint, keep_earlier_run
+from omni.training.callbacks.graceful_stop import Stopped
+from omni.training.callbacks.progress import StepBar
 from omni.training.rank_watch import RankWatch
 from omni.training.shipped import CONFIGS, find_configs
+from omni.training.trainer import run_folder
 
 # What a user can do nothing about: Lightning's use of PyTorch, its advertisement, and a folder that is not empty
 # because its own logger writes there.

@@ -13,7 +13,7 @@ from forks import Ranks
 from lightning import Callback
 from toy_runs import RUN, callback
 
-from omni.training.callbacks import run_folder
+from omni.training.trainer import run_folder
 
 
 def connected(rank):

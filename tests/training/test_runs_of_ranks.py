@@ -13,7 +13,7 @@ from toy_runs import RUN, callback, same, weights
 
 from omni.checkpoints import checkpoint as checkpoints
 from omni.distributed import resume_random_numbers
-from omni.training.predictions import Predictions, merge
+from omni.training.callbacks.predictions import Predictions, merge
 
 STEPS = {"trainer__val_check_interval": 5, "model__init_args__thinker__init_args__dropout": 0.2}
 TWO = {**STEPS, "trainer__devices": 2, "trainer__strategy": "ddp"}

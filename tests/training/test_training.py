@@ -21,7 +21,8 @@ from omni.metrics import TokenLoss
 from omni.models.thinker import Thinker
 from omni.optim.precision import best_precision
 from omni.stages.thinker import ThinkerPretraining
-from omni.training.callbacks import AtomicCheckpointIO, StepBar
+from omni.training.callbacks.checkpointing import AtomicCheckpointIO
+from omni.training.callbacks.progress import StepBar
 
 
 class TestRun:
@@ -195,7 +196,7 @@ class TestResume:
             )
         assert stop.value.code == 128 + signal.SIGINT
         output = capfd.readouterr()
-        assert "stopped at step 2 by SIGINT; go on with --ckpt_path" in output.out
+        assert "stopped at step 2 by SIGINT; resume with --ckpt_path" in output.out
         assert "Traceback" not in output.err
 
     @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

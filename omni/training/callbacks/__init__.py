@@ -1,0 +1,21 @@
+"""The callbacks of every run (see `configs/base.yaml`), under the paths that configurations name.
+
+A run's `config.yaml` holds these paths, so that moving a class between the files of this package leaves it valid.
+"""
+
+from omni.training.callbacks.checkpointing import StageCheckpoint
+from omni.training.callbacks.graceful_stop import GracefulStop
+from omni.training.callbacks.loss_drops import LossDropNote
+from omni.training.callbacks.predictions import WritePredictions
+from omni.training.callbacks.progress import Progress, StepBar
+from omni.training.callbacks.throughput import Throughput
+
+__all__ = [
+    "GracefulStop",
+    "LossDropNote",
+    "Progress",
+    "StageCheckpoint",
+    "StepBar",
+    "Throughput",
+    "WritePredictions",
+]

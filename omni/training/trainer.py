@@ -1,0 +1,27 @@
+"""Questions about a running Lightning Trainer."""
+
+from typing import Any
+
+from lightning import Trainer
+
+
+def run_folder(trainer: Trainer) -> str:
+    """The folder that a run writes to: the logger's, or the trainer's without a logger."""
+    return trainer.log_dir or trainer.default_root_dir
+
+
+def logs_now(trainer: Trainer) -> bool:
+    """Whether the batch that has just ended completes an optimizer step at which Lightning logs."""
+    interval = int(getattr(trainer, "log_every_n_steps"))  # noqa: B009  set by a connector, unknown to pyright
+    return trainer.global_step % interval == 0 and not accumulates(trainer)
+
+
+def accumulates(trainer: Trainer) -> bool:
+    """Whether the batch that has just ended leaves its gradients for the next one."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def validates_next(trainer: Trainer) -> bool:
+    """Whether validation follows the batch that has just ended."""
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
