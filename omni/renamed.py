@@ -1,8 +1,8 @@
-"""Arguments that were renamed or removed, by class: old checkpoints load, and old YAML keys are refused with a hint.
+"""Arguments and classes that were renamed, moved or removed: old checkpoints load, old YAML is refused with a hint.
 
-A checkpoint records each part's class and arguments (see `omni.models.part.Part.recipe`), so that one written before a
-renaming holds the old names; `current_arguments` maps them. A YAML key with an old name is refused with a line that
-names the new one (`explained`, which `omni.errors.one_line` calls).
+A checkpoint records each part's class and arguments (see `omni.models.part.Part.recipe`), so that an older one holds
+the old names; `current_arguments` maps them. An old key or class path in YAML is refused with one line that names the
+new one (`explained` and `moved_class`, which `omni.errors.one_line` calls).
 """
 
 import re
@@ -22,16 +22,25 @@ RENAMED: dict[str, dict[str, str]] = {
     "VocoderTraining": {"samples": "shown"},
 }
 
-# Class -> removed name -> the value that changed nothing, with which old checkpoints still load.
+# Class -> removed name -> the value that had no effect, with which old checkpoints still load.
 REMOVED: dict[str, dict[str, Any]] = {}
 
+# Old path of a class, or of the module of several -> new path.
+MOVED: dict[str, str] = {
+    "omni.callbacks.CliffNote": "omni.training.callbacks.LossDropNote",
+    "omni.callbacks": "omni.training.callbacks",
+    "omni.data.codes.data": "omni.data.talker.data",
+    "omni.data.text.TextData": "omni.data.text.data.TextData",
+}
+
 _NOT_ACCEPTED = re.compile(r"(?:(\w+): )?Option '(?:[\w.]+\.)?(\w+)' is not accepted")
+_OLD_PATH = re.compile(rf"\b({'|'.join(map(re.escape, MOVED))})(\.\w+)?\b")  # the longer of two paths stands first
 
 
 def current_arguments(class_name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an old recipe under their present names; removed ones are dropped where they changed nothing.
+    """The arguments of an old recipe under their present names; removed ones are dropped where they had no effect.
 
-    A removed argument with another value stays, so that the class refuses it.
+    A removed argument with another value is kept, so that the class refuses it.
     """
     renamed, removed = RENAMED.get(class_name, {}), REMOVED.get(class_name, {})
     return {
@@ -44,6 +53,12 @@ def current_arguments(class_name: str, arguments: Mapping[str, Any]) -> dict[str
 def explained(message: str) -> str:
     """A parser's message, with the present name where it refuses an old one."""
     return _NOT_ACCEPTED.sub(_with_present_name, message)
+
+
+def moved_class(message: str) -> str:
+    """A line with the present path of a class if a parser's message refuses an old one; empty otherwise."""
+    match = _OLD_PATH.search(message)
+    return "" if match is None else f"`{match.group()}` is now `{MOVED[match[1]]}{match[2] or ''}`"
 
 
 def _with_present_name(refusal: re.Match[str]) -> str:

@@ -13,7 +13,7 @@ import omni
 from omni.checkpoints.checkpoint import build
 from omni.errors import UserError
 from omni.models.audio_encoder import AudioEncoder
-from omni.renamed import REMOVED, RENAMED, current_arguments
+from omni.renamed import MOVED, REMOVED, RENAMED, current_arguments, moved_class
 
 ROWS = [(name, old, new) for name, table in RENAMED.items() for old, new in table.items()]
 TOY = {"num_mels": 16, "vocab_size": 5, "dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 48, "conv_channels": 4}
@@ -89,3 +89,23 @@ def test_a_removed_key_is_refused_with_what_to_do(fit_audio, capsys, monkeypatch
     with pytest.raises(SystemExit):
         fit_audio(model__init_args__label_noise=2)
     assert "SpeechRecognition: `label_noise` no longer exists: leave it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "present"),
+    [
+        ("omni.callbacks.StageCheckpoint", "omni.training.callbacks.StageCheckpoint"),
+        ("omni.callbacks.CliffNote", "omni.training.callbacks.LossDropNote"),
+    ],
+)
+def test_an_old_path_of_a_class_is_refused_with_the_new_one(fit, fails, path, present):
+    message = fails(fit, trainer__callbacks=f'[{{"class_path": "{path}"}}]')
+    assert message.startswith(f"omni: trainer.callbacks: `{path}` is now `{present}` (")
+
+
+@pytest.mark.parametrize("path", [path for path in MOVED if path != "omni.callbacks"])
+def test_a_moved_class_is_where_the_table_says(path):
+    path = path if path.rpartition(".")[2][0].isupper() else f"{path}.CodesData"
+    module, _, name = re.findall(r"`([\w.]+)`", moved_class(path))[1].rpartition(".")
+    assert hasattr(import_module(module), name)
+    assert moved_class(f"{module}.{name}") == ""
