@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import TRAINER_VERBS, VERBS, main
 from omni.text.tokenizer import ByteTokenizer
 
@@ -159,7 +159,7 @@ class TestCheckpoints:
         assert "code.ckpt cannot be read" in fails(main, ["generate", "--checkpoint", "code.ckpt"])
 
     def test_of_another_stage(self, trained, fit, fails):
-        checkpoint = checkpoints.read(trained)
+        checkpoint = Checkpoint(trained).content
         checkpoint["lineage"]["stage"] = "SpeechRecognition"
         torch.save(checkpoint, "speech.ckpt")
         message = fails(fit, "fit", "--ckpt_path=speech.ckpt")
@@ -167,10 +167,10 @@ class TestCheckpoints:
 
     def test_of_another_size(self, trained, fit, fails):
         message = fails(fit, "fit", f"--ckpt_path={trained}", model__init_args__thinker__init_args__num_layers=1)
-        assert "is another than that of this configuration" in message
+        assert "does not fit this configuration" in message
 
     def test_with_another_tokenizer(self, trained, fit, fails):
-        checkpoint = checkpoints.read(trained)
+        checkpoint = Checkpoint(trained).content
         checkpoint["lineage"]["tokenizer"] = "0" * 64
         torch.save(checkpoint, "foreign.ckpt")
         assert "tokenizer" in fails(fit, "fit", "--ckpt_path=foreign.ckpt")
@@ -181,7 +181,7 @@ class TestCheckpoints:
         assert f"the tokenizer has {ByteTokenizer().vocab_size} tokens and the Thinker 100" in message
 
     def test_without_the_part(self, trained, fails):
-        checkpoint = checkpoints.read(trained)
+        checkpoint = Checkpoint(trained).content
         del checkpoint["parts"]["thinker"]
         torch.save(checkpoint, "empty.ckpt")
         assert "holds no part 'thinker'; it holds: none" in fails(main, ["generate", "--checkpoint", "empty.ckpt"])

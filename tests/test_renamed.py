@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import omni
-from omni.checkpoints.checkpoint import build
+from omni.checkpoints.recipe import build
 from omni.errors import UserError
 from omni.models.audio_encoder import AudioEncoder
 from omni.renamed import MOVED, REMOVED, RENAMED, current_arguments, moved_class
@@ -59,7 +59,7 @@ def test_a_removed_argument_is_dropped_only_where_it_changed_nothing(monkeypatch
     recipe["init_args"]["attention_sink"] = 0
     assert isinstance(build(recipe), AudioEncoder)
     recipe["init_args"]["attention_sink"] = 3
-    with pytest.raises(UserError, match=r"belongs to another version of omni.*attention_sink"):
+    with pytest.raises(UserError, match=r"was written by another version of omni.*attention_sink"):
         build(recipe)
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError
 
 RUN = Path("lightning_logs/thinker")
@@ -24,13 +24,13 @@ def scalars(run: Path, tag: str) -> dict[int, float]:
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return checkpoints.read(path)["state_dict"]
+    return Checkpoint(path).weights
 
 
 def step_of(path: Path) -> int:
     """The step of a checkpoint that another process writes; 0 while it is not there, or just moved away."""
     try:
-        return checkpoints.read(path)["lineage"]["step"]
+        return Checkpoint(path).lineage["step"]
     except UserError:
         return 0
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from omni.bench.codecs import BenchmarkCodec, EnCodec, Mimi, Ours
 from omni.bench.timing import alternate, seconds
-from omni.checkpoints import checkpoint
+from omni.checkpoints.recipe import build
 from omni.decoding.talker import SpeechSampling, choose_frame, speak_codes
 from omni.errors import UserError
 from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_vocoder
@@ -167,7 +167,7 @@ def _vocoder(name: str, num_mels: int) -> torch.nn.Module:
         return load_vocoder(name, num_mels)
     options = yaml.safe_load(path.read_text(encoding="utf-8"))
     named = "class_path" in options
-    return checkpoint.build(options if named else {"class_path": VOCOS, "init_args": options}).eval()
+    return build(options if named else {"class_path": VOCOS, "init_args": options}).eval()
 
 
 def _codecs(voice: Synthesizer, others: Sequence[BenchmarkCodec], utterance: float, repeats: int) -> Iterator[Result]:

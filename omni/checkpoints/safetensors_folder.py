@@ -1,7 +1,7 @@
 """A checkpoint as a folder of two files that other programs read too: `model.safetensors` and `config.json`.
 
 It holds what a trained model is: weights, recipes of the parts, tokenizer, constants, lineage; not what a run goes on
-with, such as the optimizer's state. `omni.checkpoints.checkpoint.read` reads it like a `.ckpt`.
+with, such as the optimizer's state. `Checkpoint` reads it like a `.ckpt`.
 """
 
 import base64
@@ -25,7 +25,7 @@ def write_folder(checkpoint: dict[str, Any], folder: Path, **more: Any) -> None:
     """Writes a checkpoint's model to a folder.
 
     Args:
-        checkpoint: As `omni.checkpoints.checkpoint.read` has it.
+        checkpoint: Its content, as in `Checkpoint.content`.
         folder: Where to; it is made.
         more: Further entries of `config.json`.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni.checkpoints.checkpoint import from_checkpoint
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError
 from omni.inference.codec_files import Coded, decode, encode, vocode
 from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio
@@ -88,7 +88,7 @@ def _sound(codec: Codec, vocoder: str | None, iterations: int, device: torch.dev
     if vocoder is None:
         griffin_lim = GriffinLim(codec.num_mels, iterations=iterations).to(device)
         return lambda mels: griffin_lim(mels[None])[0]
-    trained, _ = from_checkpoint(vocoder, "vocoder", Vocos)
+    trained = Checkpoint(vocoder).part("vocoder", Vocos)
     if trained.num_mels != codec.num_mels:
         raise UserError(
             f"the vocoder of {vocoder} takes {trained.num_mels} mel filters and the codec makes {codec.num_mels}: give "
@@ -98,7 +98,7 @@ def _sound(codec: Codec, vocoder: str | None, iterations: int, device: torch.dev
 
 
 def _load(checkpoint: str, device: str) -> tuple[Codec, torch.device]:
-    codec, _ = from_checkpoint(checkpoint, "codec", Codec)
+    codec = Checkpoint(checkpoint).part("codec", Codec)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

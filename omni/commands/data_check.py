@@ -5,7 +5,7 @@ from json import loads
 from pathlib import Path
 from typing import Any, Literal
 
-from omni.checkpoints import checkpoint
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.checks.conversations import CONVERSATION_KINDS, ConversationCheck
 from omni.data.checks.findings import Report
 from omni.data.checks.images import IMAGE_KINDS, ImageCheck
@@ -183,9 +183,9 @@ def _coding(
     """What is written, and how often: units, mel frames for each frame, sub-frames for each frame."""
     encoder = {"downsampling": _DOWNSAMPLING, "subframes": _SUBFRAMES}
     if spec.endswith(".ckpt") or Path(spec).is_dir():
-        content = checkpoint.read(spec)
-        units = CTCVocabulary.from_state(content["tokenizer"])
-        encoder |= content["parts"].get("audio_encoder", {}).get("init_args", {})
+        checkpoint = Checkpoint(spec)
+        units = checkpoint.ctc_vocabulary
+        encoder |= checkpoint.content["parts"].get("audio_encoder", {}).get("init_args", {})
     else:
         units = open_ctc_vocabulary(spec, characters=characters, normalization=normalization)
     for name, value in {"downsampling": downsampling, "subframes": subframes}.items():

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from omni.checkpoints.checkpoint import read
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.decoding.sampling import Sampling
 from omni.errors import UserError
 from omni.inference.assistant import Assistant
@@ -103,7 +103,7 @@ def generate(
 
 def answers(checkpoint: str) -> bool:
     """Whether a checkpoint's Thinker answers, rather than continues texts."""
-    held = read(checkpoint)
+    held = Checkpoint(checkpoint).content
     return held["lineage"]["stage"] == "OmniTuning" or bool(_SENSES & held["parts"].keys())
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.checkpoints.model_card import facts, model_card
 from omni.checkpoints.safetensors_folder import CONFIG, WEIGHTS, is_folder, write_folder
 from omni.errors import UserError
@@ -45,7 +45,7 @@ def push(
     """
     local = _local(repository)
     source = Path(checkpoint).expanduser()
-    read = checkpoints.read(source)
+    read = Checkpoint(source).content
     known = facts(read, source)
     name = f"./{local.absolute().name}" if local else repository
     with tempfile.TemporaryDirectory() as made:
@@ -92,7 +92,7 @@ def pull(repository: str, *, out: Path | None = None, revision: str | None = Non
                     shutil.copyfile(local / file, folder / file)
         if not is_folder(folder):
             raise UserError(f"{repository}: holds no {WEIGHTS} with a {CONFIG}: it is no model that omni pushed")
-        lineage = checkpoints.read(folder)["lineage"]  # before anything that was there is touched
+        lineage = Checkpoint(folder).lineage  # before anything that was there is touched
         _put(folder, out)
     print(f"{out}: {lineage['stage']}, step {lineage['step']:,}")
 

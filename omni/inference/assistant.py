@@ -113,7 +113,7 @@ class Assistant:
             voice = opened
         speaks = None
         if voice is not None:
-            speaker = Checkpoint.open(voice, near=opened)
+            speaker = Checkpoint.open(voice, opened=opened)
             if vocoder is None:
                 vocoder = speaker if "vocoder" in speaker else GRIFFIN_LIM
             elif str(vocoder) == str(opened):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omni.checkpoints.checkpoint import Source, from_checkpoint
+from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.ctc import align
 from omni.errors import UserError
 from omni.inference.long_form import ChunkMerger, Timestamps, Transcript, Word, timed_words, windows
@@ -191,9 +191,8 @@ def load_recognizer(path: Source, *, device: str = "auto", beam: int = 8) -> Rec
     Raises:
         UserError: If the checkpoint is missing, damaged or without them, or the device is not there.
     """
-    encoder, units = from_checkpoint(path, "audio_encoder", AudioEncoder)
-    if not isinstance(units, CTCVocabulary):
-        raise UserError(f"checkpoint {path} holds no units of speech: give one of stage B, such as audio/best.ckpt")
+    checkpoint = Checkpoint.open(path)
+    encoder, units = checkpoint.part("audio_encoder", AudioEncoder), checkpoint.ctc_vocabulary
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

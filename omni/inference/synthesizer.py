@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni.checkpoints.checkpoint import Checkpoint, Source, thinker_tokenizer
+from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.talker import SpeechSampling, speak_codes
 from omni.decoding.talker import speak as speak_frames
 from omni.errors import UserError
@@ -277,14 +277,14 @@ def load_synthesizer(path: Source, *, vocoder: Source = GRIFFIN_LIM, device: str
     """
     checkpoint = Checkpoint.open(path)
     talker, codec = checkpoint.part("talker", Talker), checkpoint.part("codec", Part)
-    units, condition = checkpoint.units, None
+    units, condition = checkpoint.ctc_vocabulary, None
     if talker.condition is not None:
         thinker = checkpoint.part("thinker", Thinker, PretrainedThinker)
-        condition = Conditioner(thinker, thinker_tokenizer(checkpoint.content), units)
+        condition = Conditioner(thinker, checkpoint.thinker_tokenizer, units)
     if not isinstance(codec, SpeechCodec):
         raise UserError(f"codec of {path} is a {type(codec).__name__}, which is no codec of speech")
     talker.transpose_weights_for_decoding()
-    sounding = load_vocoder(vocoder, codec.num_mels, near=checkpoint)
+    sounding = load_vocoder(vocoder, codec.num_mels, opened=checkpoint)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -294,13 +294,13 @@ def load_synthesizer(path: Source, *, vocoder: Source = GRIFFIN_LIM, device: str
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def load_vocoder(name: Source, num_mels: int, *, near: Checkpoint | None = None) -> torch.nn.Module:
+def load_vocoder(name: Source, num_mels: int, *, opened: Checkpoint | None = None) -> torch.nn.Module:
     """A vocoder in eval mode.
 
     Args:
         name: `griffin-lim`, or a checkpoint that holds a vocoder.
         num_mels: Mel filters that Griffin–Lim is to read.
-        near: A checkpoint that has been read, and may be the one.
+        opened: A checkpoint that is read already, and may be the one.
 
     Raises:
         UserError: If it is neither.
@@ -309,7 +309,7 @@ def load_vocoder(name: Source, num_mels: int, *, near: Checkpoint | None = None)
         return GriffinLim(num_mels)
     if not isinstance(name, Checkpoint) and not Path(name).exists():
         raise UserError(f"vocoder {name} does not exist: give {GRIFFIN_LIM}, or a checkpoint that holds a vocoder")
-    vocoder = Checkpoint.open(name, near=near).part("vocoder", Part)
+    vocoder = Checkpoint.open(name, opened=opened).part("vocoder", Part)
     if not isinstance(vocoder, SpeechVocoder):
         raise UserError(f"vocoder of {name} is a {type(vocoder).__name__}, which is no vocoder")
     return vocoder

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from omni.checkpoints.checkpoint import from_checkpoint
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.decoding.sampling import Sampling
 from omni.decoding.sampling import generate as generate_tokens
 from omni.errors import UserError
@@ -95,9 +95,8 @@ def load(path: str | Path, *, device: str = "auto") -> TextModel:
     Raises:
         UserError: If the checkpoint is missing, damaged or without a Thinker, or the device is not there.
     """
-    thinker, tokenizer = from_checkpoint(path, "thinker", Thinker, PretrainedThinker)
-    if not isinstance(tokenizer, Tokenizer):
-        raise UserError(f"checkpoint {path} holds units of speech and no tokenizer of text")
+    checkpoint = Checkpoint(path)
+    thinker, tokenizer = checkpoint.part("thinker", Thinker, PretrainedThinker), checkpoint.tokenizer
     thinker.transpose_weights_for_decoding()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

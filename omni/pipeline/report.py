@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
+from omni.checkpoints.recipe import build
 from omni.errors import UserError
 from omni.pipeline.definition import Pipeline, StageSpec
 from omni.pipeline.samples import sample
@@ -52,7 +53,7 @@ def write_report(chain: Pipeline, journal: StageTimings) -> Path:
 def _stage(link: StageSpec, journal: StageTimings, samples: Path) -> dict[str, Any]:
     """What is known of a stage."""
     best, last = link.folder / "best.ckpt", link.folder / "last.ckpt"
-    held = checkpoints.read(best)
+    held = Checkpoint(best).content
     metrics = held.get("metrics", {})
     seconds, attempts = journal.seconds(link.name), journal.attempts(link.name)
     return {
@@ -63,7 +64,7 @@ def _stage(link: StageSpec, journal: StageTimings, samples: Path) -> dict[str, A
         "target": str(link.goal),
         "reached": link.goal.reached(metrics),
         "step": held["lineage"]["step"],
-        "steps": checkpoints.read(last)["lineage"]["step"],
+        "steps": Checkpoint(last).lineage["step"],
         "seconds": read_progress(link.folder).get("seconds") if seconds is None else seconds,
         "attempts": attempts,
         "parameters": _parameters(held),
@@ -77,7 +78,7 @@ def _stage(link: StageSpec, journal: StageTimings, samples: Path) -> dict[str, A
 def _parameters(held: Mapping[str, Any]) -> dict[str, int]:
     """The number of parameters of each part in a checkpoint."""
     with torch.device("meta"):
-        return {name: checkpoints.build(recipe).num_parameters for name, recipe in held["parts"].items()}
+        return {name: build(recipe).num_parameters for name, recipe in held["parts"].items()}
 
 
 def _sample(link: StageSpec, checkpoint: Path, samples: Path) -> dict[str, Any]:

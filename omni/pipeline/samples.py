@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from omni.checkpoints.checkpoint import from_checkpoint, read
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import Conversation
 from omni.data.conversations.speech import TranscriptionPrompt
@@ -59,7 +59,7 @@ def sample(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     Raises:
         UserError: If there is nothing to make something of, or nothing comes of it.
     """
-    stage = read(checkpoint)["lineage"]["stage"]
+    stage = Checkpoint(checkpoint).lineage["stage"]
     if stage not in _KINDS:
         raise UserError(f"of stage {stage} no samples are known")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def _seen(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
 @torch.no_grad()
 def _rebuilt(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     said, audio = _utterance(configuration)
-    codec, _ = from_checkpoint(checkpoint, "codec", Codec)
+    codec = Checkpoint(checkpoint).part("codec", Codec)
     codes = encode(codec, LogMel(codec.num_mels)(audio))
     sound = load_vocoder(GRIFFIN_LIM, codec.num_mels)(decode(codec, codes)[None])[0]
     rate = codec.frame_rate * codec.num_codebooks * math.log2(codec.codebook_size)
@@ -117,14 +117,14 @@ def _spoken(configuration: Configuration, checkpoint: Path, out: Path) -> Sample
 @torch.no_grad()
 def _sounded(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     said, audio = _utterance(configuration)
-    num_mels = int(read(checkpoint)["parts"]["vocoder"]["init_args"]["num_mels"])
+    num_mels = int(Checkpoint(checkpoint).content["parts"]["vocoder"]["init_args"]["num_mels"])
     sound: Tensor = load_vocoder(checkpoint, num_mels)(LogMel(num_mels)(audio)[None])[0]
     return Sample({"is said": said, "makes sound of": "its spectrogram"}, [_wav(out, sound[: len(audio)])])
 
 
 def _answered(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     """A question about a picture, written if there is one, else spoken."""
-    entries, held = configuration.config["data"]["init_args"]["val"], read(checkpoint)
+    entries, held = configuration.config["data"]["init_args"]["val"], Checkpoint(checkpoint).content
     dictation = TranscriptionPrompt.from_state(held["dictation"])
     sources = open_conversations([entries] if isinstance(entries, str) else list(entries), dictation=dictation)
     found = [row for source in sources for row in islice(source.rows(), 200)]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint, Lineage
 from omni.errors import UserError
 from omni.pipeline.definition import StageSpec
 
@@ -31,7 +31,7 @@ def standing(link: StageSpec) -> StageStatus:
     """
     folder = link.folder
     try:
-        lineage = checkpoints.read(folder / "last.ckpt")["lineage"]
+        lineage = Checkpoint(folder / "last.ckpt").lineage
     except UserError:
         return StageStatus("new")
     if reason := _changed(link, lineage):
@@ -54,13 +54,13 @@ def read_progress(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _changed(link: StageSpec, lineage: checkpoints.Lineage) -> str:
+def _changed(link: StageSpec, lineage: Lineage) -> str:
     """What of a stage is no longer as it was for its checkpoint; empty if nothing."""
     configuration = link.configuration
     if lineage["config"] != configuration.fingerprint:
         return "its configuration has changed"
     for part, path in configuration.init_from.items():
-        if lineage["ancestors"].get(part) != checkpoints.read(path)["lineage"]:
+        if lineage["ancestors"].get(part) != Checkpoint(path).lineage:
             return f"{part}, which it begins with, has changed"
     if lineage["data"] != configuration.data_fingerprint():
         return "its data has changed"
@@ -69,6 +69,6 @@ def _changed(link: StageSpec, lineage: checkpoints.Lineage) -> str:
 
 def _step(path: Path) -> int | None:
     try:
-        return checkpoints.read(path)["lineage"]["step"]
+        return Checkpoint(path).lineage["step"]
     except UserError:
         return None

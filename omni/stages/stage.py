@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint, Lineage
+from omni.checkpoints.weights import without_lent
 from omni.distributed import gather_objects, random_state, resume_random_numbers, start_random_numbers, sum_over_ranks
 from omni.errors import UserError
 from omni.layers.transformer import Transformer
@@ -72,7 +73,7 @@ class Stage(LightningModule, ABC):
         self.lr_schedule: Schedule = schedule
         self.warmup_steps, self.final_lr = warmup_steps, final_lr
         self.frozen, self.compiled = tuple(frozen), compile
-        self.ancestors: dict[str, checkpoints.Lineage] = {}
+        self.ancestors: dict[str, Lineage] = {}
         self.config_fingerprint: str | None = None
         self._counted: Tensor | None = None
         self._noted: Tensor | None = None  # a loss of this rank that is not finite, since the last optimizer step
@@ -107,7 +108,9 @@ class Stage(LightningModule, ABC):
 
     def init_part(self, name: str, path: str) -> None:
         """Fills a part with the weights of an earlier stage, and remembers where they came from."""
-        self.ancestors[name] = checkpoints.load_part(self.part(name), name, path)
+        checkpoint = Checkpoint(path)
+        checkpoint.fill(self.part(name), name)
+        self.ancestors[name] = checkpoint.lineage
 
     def configure_data(self, data: Any) -> None:
         """Tells a data module what it must know of the model to find its batches."""
@@ -264,7 +267,7 @@ class Stage(LightningModule, ABC):
     # ------------------------------------------------------------------ checkpoints
 
     @property
-    def lineage(self) -> checkpoints.Lineage:
+    def lineage(self) -> Lineage:
         """Where the weights in this stage come from, up to now."""
         recipes = json.dumps({name: part.recipe for name, part in self.parts.items()}, sort_keys=True, default=str)
         return {
@@ -279,7 +282,7 @@ class Stage(LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what rebuilds the parts without Lightning and without their ancestors; leaves out what is lent."""
         self._refuse_bad_step()
-        checkpoint["state_dict"] = checkpoints.without_lent(checkpoint["state_dict"], self.parts)
+        checkpoint["state_dict"] = without_lent(checkpoint["state_dict"], self.parts)
         checkpoint["parts"] = {name: part.recipe for name, part in self.parts.items()}
         checkpoint["origins"] = {name: part.origin for name, part in self.parts.items() if part.origin is not None}
         checkpoint["tokenizer"] = self.tokenizer.state()
@@ -290,29 +293,29 @@ class Stage(LightningModule, ABC):
             checkpoint["audio"] = mel_constants()
         checkpoint["rng"] = {"ranks": gather_objects(random_state(self.device))}
 
-    def check_checkpoint(self, checkpoint: dict[str, Any], path: str) -> None:
+    def check_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Refuses a checkpoint of another stage, of other parts, or of parts of other shapes.
 
         Raises:
             UserError: Naming what differs.
         """
-        stage = checkpoint["lineage"]["stage"]
+        stage = checkpoint.lineage["stage"]
         if stage != type(self).__name__:
             raise UserError(
-                f"{path} is a checkpoint of stage {stage}, which {type(self).__name__} cannot continue; "
+                f"{checkpoint} is a checkpoint of stage {stage}, which {type(self).__name__} cannot continue; "
                 "to begin with its parts, give --init_from"
             )
         for name, part in self.parts.items():
-            checkpoints.check_fit(part, name, checkpoint, path)
-        if more := sorted(checkpoint["parts"].keys() - self.parts.keys()):
+            checkpoint.check_fit(part, name)
+        if more := sorted(checkpoint.content["parts"].keys() - self.parts.keys()):
             raise UserError(
-                f"{path} also holds {', '.join(more)}, which this configuration lacks: add model.init_args.{more[0]}, "
-                "or begin with some of its parts by --init_from"
+                f"{checkpoint} also holds {', '.join(more)}, which this configuration lacks: add "
+                f"model.init_args.{more[0]}, or begin with some of its parts by --init_from"
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes back the lineage and the random numbers, and refuses another tokenizer's checkpoint."""
-        lineage: checkpoints.Lineage = checkpoint["lineage"]
+        lineage: Lineage = checkpoint["lineage"]
         if lineage["tokenizer"] != self.tokenizer.fingerprint:
             raise UserError(
                 "the data's tokenizer is not the one this checkpoint was trained with: set data.init_args.tokenizer "

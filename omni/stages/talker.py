@@ -11,7 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from omni.batch import IGNORE, CodesBatch, HeldOut
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
+from omni.checkpoints.weights import weights_fingerprint
 from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
 from omni.inference.talker_conditioning import Conditioner
@@ -129,20 +130,18 @@ class TalkerTraining(Stage):
             return
         super().init_part(name, path)
         if name == "thinker":
-            self._thinker_tokenizer = checkpoints.tokenizer_of(path)
+            self._thinker_tokenizer = Checkpoint(path).tokenizer
 
     def _init_talker(self, path: str) -> None:
         """Where the earlier Talker knew no Thinker, what one says counts nothing at first."""
-        checkpoint = checkpoints.read(path)
-        weights = checkpoint["state_dict"]
+        checkpoint = Checkpoint(path)
         if self.talker.condition is not None:
-            key = "talker.condition.weight"
-            weights = {key: torch.zeros_like(self.talker.condition.weight), **weights}
-        fitting = checkpoints.check_fit(self.talker, "talker", {**checkpoint, "state_dict": weights}, path)
-        checkpoints.fill(self.talker, fitting)
-        self.ancestors["talker"] = checkpoint["lineage"]
-        codec = _weights_of("codec", weights)
-        self._spoken_before = checkpoints.weights_fingerprint(codec) if codec else None
+            unconditioned = torch.zeros_like(self.talker.condition.weight)
+            checkpoint.weights.setdefault("talker.condition.weight", unconditioned)
+        checkpoint.fill(self.talker, "talker")
+        self.ancestors["talker"] = checkpoint.lineage
+        codec = checkpoint.weights_of("codec")
+        self._spoken_before = weights_fingerprint(codec) if codec else None
 
     def setup(self, stage: str) -> None:
         """Takes codec and recogniser from the data, and checks that the Talker fits them and the data's voices."""
@@ -182,10 +181,10 @@ class TalkerTraining(Stage):
             f"model.init_args.talker.init_args.{name} to {value:g}"
         )
 
-    def check_checkpoint(self, checkpoint: dict[str, Any], path: str) -> None:
+    def check_checkpoint(self, checkpoint: Checkpoint) -> None:
         """As in `Stage`; what comes from the data is compared when it is there."""
-        recipes = {name: recipe for name, recipe in checkpoint["parts"].items() if name not in _BORROWED}
-        super().check_checkpoint({**checkpoint, "parts": recipes}, path)
+        recipes = {name: recipe for name, recipe in checkpoint.content["parts"].items() if name not in _BORROWED}
+        super().check_checkpoint(Checkpoint(checkpoint.path, {**checkpoint.content, "parts": recipes}))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the names of the voices, in the order of their numbers, and what the Thinker reads."""
@@ -196,19 +195,19 @@ class TalkerTraining(Stage):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses another codec's checkpoint, or one of other voices. The recogniser stays the data's."""
-        weights = checkpoint["state_dict"]
-        if checkpoints.weights_fingerprint(_weights_of("codec", weights)) != self._data.encoder.codec_fingerprint:
+        loaded = Checkpoint(self.trainer.ckpt_path or "", checkpoint)
+        if weights_fingerprint(loaded.weights_of("codec")) != self._data.encoder.codec_fingerprint:
             raise UserError(
                 "the checkpoint's Talker speaks the codes of another codec than data.init_args.codec: give the "
                 "checkpoint itself as data.init_args.codec"
             )
         if self.thinker is not None:
-            self._thinker_tokenizer = checkpoints.thinker_tokenizer(checkpoint)
+            self._thinker_tokenizer = loaded.thinker_tokenizer
         if checkpoint["speakers"] != self._speakers:
             raise UserError("the data's voices are not those of this checkpoint: give the data it was trained on")
-        for name in _weights_of("audio_encoder", weights):
-            del weights[f"audio_encoder.{name}"]
-        weights.update({f"audio_encoder.{name}": w for name, w in self.audio_encoder.state_dict().items()})
+        for name in loaded.weights_of("audio_encoder"):
+            del loaded.weights[f"audio_encoder.{name}"]
+        loaded.weights.update({f"audio_encoder.{name}": w for name, w in self.audio_encoder.state_dict().items()})
         super().on_load_checkpoint(checkpoint)
 
     @property
@@ -336,9 +335,3 @@ class TalkerTraining(Stage):
             writer.add_figure(f"{split}/spoken/{number}", figure, self.global_step)
             (audio,) = vocoder(other.mel[None]).clamp(-1, 1)
             writer.add_audio(f"{split}/spoken/{number}", audio[None], self.global_step, SAMPLE_RATE)
-
-
-def _weights_of(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a part by their names in it."""
-    prefix = f"{name}."
-    return {key.removeprefix(prefix): weight for key, weight in weights.items() if key.startswith(prefix)}

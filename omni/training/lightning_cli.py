@@ -35,7 +35,7 @@ import omni.stages.talker
 import omni.stages.thinker
 import omni.stages.vision
 import omni.stages.vocoder  # noqa: F401  importing a stage or a data module makes its bare class name known
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError
 from omni.optim.precision import best_precision, check_precision
 from omni.stages.stage import Stage
@@ -231,9 +231,9 @@ class OmniCLI(LightningCLI):
         config["ckpt_path"] = path
         if path is None:
             return
-        checkpoint = checkpoints.read(path)
-        self.model.check_checkpoint(checkpoint, path)
-        if verb == "fit" and "optimizer_states" not in checkpoint:
+        checkpoint = Checkpoint(path)
+        self.model.check_checkpoint(checkpoint)
+        if verb == "fit" and "optimizer_states" not in checkpoint.content:
             part = next(iter(self.model.parts))
             raise UserError(
                 f"{path} holds weights and no run that could go on: begin a new one with its parts by "

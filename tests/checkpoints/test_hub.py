@@ -9,7 +9,7 @@ import torch
 import yaml
 
 import omni
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.checkpoints.safetensors_folder import CONFIG, WEIGHTS, write_folder
 from omni.cli import main
 from omni.commands.hub import CARD
@@ -32,7 +32,7 @@ def plain(value: Any) -> Any:
 
 
 def check(checkpoint: str, pulled: str) -> None:
-    one, other = checkpoints.read(checkpoint), checkpoints.read(pulled)
+    one, other = Checkpoint(checkpoint).content, Checkpoint(pulled).content
     assert same(one["state_dict"], other["state_dict"])
     for key in {"parts", "tokenizer", "lineage", "audio", "images", "speakers"} & one.keys():
         assert plain(one[key]) == other[key]
@@ -66,7 +66,7 @@ class TestFolder:
         both = {"thinker.embedding.weight", "thinker.head.weight"}
         with safe_open(Path("published", WEIGHTS), "pt") as file:
             assert len(both & set(file.keys())) == 2 - tied
-        read = checkpoints.read("published")["state_dict"]
+        read = Checkpoint("published").weights
         assert len({read[name].data_ptr() for name in both}) == 2 - tied
 
     def test_a_new_run_begins_with_its_parts_and_it_is_measured(self, fit, thinker):
@@ -74,8 +74,8 @@ class TestFolder:
         before = cli.trainer.callback_metrics["val/loss"]
         assert before == fit("validate", f"--ckpt_path={BEST}").trainer.callback_metrics["val/loss"]
         fit("fit", "--init_from.thinker=pulled", trainer__max_steps=1)
-        ancestor = checkpoints.read("lightning_logs/thinker/last.ckpt")["lineage"]["ancestors"]["thinker"]
-        assert ancestor == checkpoints.read(thinker)["lineage"]
+        ancestor = Checkpoint("lightning_logs/thinker/last.ckpt").lineage["ancestors"]["thinker"]
+        assert ancestor == Checkpoint(thinker).lineage
         assert fit("validate", data__init_args__tokenizer="pulled").datamodule.tokenizer.state() == {"kind": "bytes"}
 
     def test_it_is_no_run_that_could_go_on(self, fit, thinker, fails):
@@ -120,9 +120,9 @@ class TestCard:
         assert found["license"] == "cc-by-4.0"
         (result,) = found["model-index"]
         told = {metric["name"]: metric["value"] for metric in result["results"][0]["metrics"]}
-        curves = checkpoints.read("second")["card"]["metrics"]
+        curves = Checkpoint("second").content["card"]["metrics"]
         assert told.keys() == {"val/loss", "val/perplexity", "val/bits_per_byte"} == curves.keys()
-        lineage = checkpoints.read(BEST)["lineage"]
+        lineage = Checkpoint(BEST).lineage
         commands = "omni hub pull ./second --out second", "omni generate --checkpoint second"
         facts = "TextData", "corpus.txt", "Thinker", "`thinker` began as", lineage["data"], lineage["config"][:12]
         assert not [words for words in (*commands, *facts) if words not in body]
@@ -134,7 +134,7 @@ class TestCard:
         fit("fit", "--ckpt_path=last", trainer__max_steps=9)
         Path(BEST).write_bytes(Path("early.ckpt").read_bytes())
         main(["hub", "push", BEST, "./early"])
-        assert {m["step"] for m in checkpoints.read("early")["card"]["metrics"].values()} == {2}
+        assert {m["step"] for m in Checkpoint("early").content["card"]["metrics"].values()} == {2}
 
     def test_folders_of_the_owner_are_not_told(self, fit, workplace):
         fit(data__init_args__train=str(workplace / "corpus.txt"))
@@ -260,6 +260,6 @@ def test_bytes_and_nothing_but_plain_data_go_into_the_configuration(workplace):
     lineage = {"stage": "x", "step": 1, "config": "", "data": "", "tokenizer": "", "ancestors": {}}
     checkpoint = {"state_dict": {}, "parts": {}, "lineage": lineage, "tokenizer": {"model": bytes(range(256))}}
     write_folder(checkpoint, Path("model"))
-    assert checkpoints.read("model")["tokenizer"]["model"] == bytes(range(256))
+    assert Checkpoint("model").content["tokenizer"]["model"] == bytes(range(256))
     with pytest.raises(TypeError, match="holds Tensor"):
         write_folder(checkpoint | {"odd": torch.zeros(1)}, Path("model"))

@@ -15,6 +15,7 @@ from toy_asr_llm import metric
 
 import omni
 from omni import Assistant
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 from omni.data.conversations.speech import TranscriptionPrompt
 from omni.errors import UserError
@@ -136,7 +137,7 @@ RUNS = {
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_question_is_the_tensor_that_training_reads_and_the_wer_is_validations(fit_llm, kind):
     cli = RUNS[kind](fit_llm)
-    assistant, held = Assistant.from_pretrained(CHECKPOINT), omni.checkpoints.checkpoint.read(CHECKPOINT)
+    assistant, held = Assistant.from_pretrained(CHECKPOINT), Checkpoint(CHECKPOINT).content
     dictation, model = TranscriptionPrompt.from_state(held["dictation"]), cli.model.eval()
     rows = [json.loads(line) for line in Path("speech/val.jsonl").read_text(encoding="utf-8").splitlines()]
     answers = {}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from omni.checkpoints.checkpoint import from_checkpoint
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 from omni.inference.codec_files import Coded, decode, encode
 from omni.media.audio import LogMel, read_audio
@@ -30,7 +30,7 @@ def test_files_become_codes_and_sound_of_the_same_length(trained, capsys):
     assert sorted(path.name for path in Path("codes").iterdir()) == ["val-0.npz", "val-0.wav", "val-1.npz"]
     assert len(read_audio(Path("codes/val-0.wav"))) == len(read_audio(Path(audio[0])))
     assert re.search(r"codes/val-1.npz: \d+ × 2 codes for \d\.\d\d s", capsys.readouterr().out)
-    codec, _ = from_checkpoint(CHECKPOINT, "codec", Codec)
+    codec = Checkpoint(CHECKPOINT).part("codec", Codec)
     coded = Coded.load(Path("codes/val-0.npz"))
     whole = codec.encode(LogMel(16)(read_audio(Path(audio[0])))[None])[0]
     assert np.array_equal(coded.codes, whole.numpy())

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from omni.checkpoints import checkpoint
+from omni.checkpoints.recipe import build
 from omni.errors import UserError
 from omni.layers.norm import RMSNorm
 from omni.models.part import Part
@@ -306,7 +306,7 @@ def parts():
 @torch.no_grad()
 def test_a_part_is_rebuilt_from_its_recipe(name):
     part, tokens = parts()[name], words(2, 5)
-    rebuilt = checkpoint.build(stored(part.recipe)).eval()
+    rebuilt = build(stored(part.recipe)).eval()
     assert type(rebuilt) is type(part)
     assert rebuilt.recipe == part.recipe
     rebuilt.load_state_dict(part.state_dict())
@@ -330,21 +330,21 @@ def test_what_is_no_part_is_not_called(class_path, nested, monkeypatch):
     recipe = {"class_path": class_path, "init_args": {"args": ["true"]}}
     if nested:
         recipe = {"class_path": f"{__name__}.Pair", "init_args": {"first": recipe}}
-    with pytest.raises(UserError, match="none"):
-        checkpoint.build(recipe)
+    with pytest.raises(UserError, match="not a Part"):
+        build(recipe)
     assert called == []
 
 
 @pytest.mark.parametrize("class_path", ["no_such_module.Thinker", "omni.models.thinker.NoSuchClass", "Thinker", ""])
 def test_what_cannot_be_imported_is_a_user_error(class_path):
     with pytest.raises(UserError, match="checkpoint"):
-        checkpoint.build({"class_path": class_path, "init_args": {}})
+        build({"class_path": class_path, "init_args": {}})
 
 
 @pytest.mark.parametrize("init_args", [{}, {**TOY, "num_wheels": 4}])
 def test_arguments_of_another_version_are_a_user_error(init_args):
     with pytest.raises(UserError, match="another version"):
-        checkpoint.build({"class_path": "omni.models.thinker.Thinker", "init_args": init_args})
+        build({"class_path": "omni.models.thinker.Thinker", "init_args": init_args})
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda part: pickle.loads(pickle.dumps(part))])

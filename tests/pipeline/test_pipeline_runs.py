@@ -14,7 +14,7 @@ import torch
 from lightning import Callback
 from toy_chain import NAME, stage, two, written
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 from omni.commands import train as training
 from omni.pipeline.definition import StageSpec, read_pipeline
@@ -96,7 +96,7 @@ def test_killed_and_begun_again_ends_with_the_same_report(forks, workplace, capf
     path = str(written(stages))
     main(["train", path])
     whole = report()
-    weights = checkpoints.read("lightning_logs/again/last.ckpt")["state_dict"]
+    weights = Checkpoint("lightning_logs/again/last.ckpt").weights
     weights = {name: weight.clone() for name, weight in weights.items()}
     assert [(each["name"], each["reached"]) for each in whole["stages"]] == [("thinker", True), ("again", None)]
     Path("lightning_logs").rename("whole")
@@ -107,7 +107,7 @@ def test_killed_and_begun_again_ends_with_the_same_report(forks, workplace, capf
     assert stop.value.code == 128 + signal.SIGKILL
     output = capfd.readouterr()
     assert "killed by SIGKILL; lightning_logs/toy/again.log" in output.err
-    cut = checkpoints.read("lightning_logs/again/last.ckpt")["lineage"]["step"]
+    cut = Checkpoint("lightning_logs/again/last.ckpt").lineage["step"]
     assert 2 < cut < 8
 
     main(["train", path])
@@ -115,7 +115,7 @@ def test_killed_and_begun_again_ends_with_the_same_report(forks, workplace, capf
     assert "thinker  done before" in output
     assert "again  goes on" in output
     assert report() == whole
-    resumed = checkpoints.read("lightning_logs/again/last.ckpt")["state_dict"]
+    resumed = Checkpoint("lightning_logs/again/last.ckpt").weights
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     assert StageTimings(Path("lightning_logs/toy/chain.json")).attempts("again") == 2
     text = Path("lightning_logs/toy/report.md").read_text(encoding="utf-8")
@@ -143,7 +143,7 @@ def test_processes_save_at_ctrl_c_and_when_their_chain_is_killed(workplace):
     progress, last = Path("lightning_logs/thinker/progress.json"), Path("lightning_logs/thinker/last.ckpt")
     for signum, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         progress.unlink(missing_ok=True)
-        before = checkpoints.read(last)["lineage"]["step"] if last.exists() else 0
+        before = Checkpoint(last).lineage["step"] if last.exists() else 0
         chain = subprocess.Popen([sys.executable, "-m", "omni.cli", "train", path], stdout=subprocess.PIPE, text=True)
         while not progress.exists() or json.loads(progress.read_text())["step"] <= before + 20:
             time.sleep(0.1)
@@ -153,4 +153,4 @@ def test_processes_save_at_ctrl_c_and_when_their_chain_is_killed(workplace):
         if signum == signal.SIGINT:
             assert "stopped, and saved; the same command goes on" in output
         with training._alone(read_pipeline(Path(path))):  # the stage has ended, too
-            assert before + 20 < checkpoints.read(last)["lineage"]["step"] < 4000
+            assert before + 20 < Checkpoint(last).lineage["step"] < 4000

@@ -10,7 +10,7 @@ import torch
 from conftest import CONFIGS
 from toy_chain import FIRST, SECOND, two, written
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError
 from omni.pipeline.definition import read_pipeline
 from omni.pipeline.status import StageStatus, standing
@@ -73,11 +73,11 @@ class TestStanding:
         progress = json.loads((folder / "progress.json").read_text())
         assert progress["finished"]
         assert (progress["step"], progress["steps"], progress["first_step"]) == (6, 6, 0)
-        measured = checkpoints.read(folder / "last.ckpt")["metrics"]
+        measured = Checkpoint(folder / "last.ckpt").content["metrics"]
         assert measured.items() <= progress["metrics"].items()
         (folder / "progress.json").write_text(json.dumps(progress | {"finished": False, "step": 3}))
         assert self.find() == StageStatus("new", "it was cut in its only validation")  # best is of step 6: of that one
-        checkpoint = checkpoints.read(folder / "best.ckpt")
+        checkpoint = Checkpoint(folder / "best.ckpt").content
         checkpoint["lineage"]["step"] = 3
         torch.save(checkpoint, "other.ckpt")  # not over what is mapped
         Path("other.ckpt").replace(folder / "best.ckpt")

@@ -8,7 +8,7 @@ import yaml
 from conftest import CONFIGS
 from forks import Ranks
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 
 FEW = {"documents": 300, "val_documents": 20, "utterances": 80, "val_utterances": 12, "narrations": 40}
@@ -37,5 +37,5 @@ def test_all_end_by_themselves(tmp_path, monkeypatch):
         with Ranks(lambda rank, command=command: fit(command)) as ranks:
             assert ranks.wait(600) == [0, 0], ranks.output(0) + ranks.output(1)
         folder = Path("lightning_logs/world") / stage
-        assert checkpoints.read(folder / "last.ckpt")["lineage"]["step"] == 4
-        assert checkpoints.read(folder / "best.ckpt")["metrics"]
+        assert Checkpoint(folder / "last.ckpt").lineage["step"] == 4
+        assert Checkpoint(folder / "best.ckpt").content["metrics"]

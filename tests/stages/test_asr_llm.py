@@ -8,8 +8,7 @@ import toy_pretrained as toy
 from safetensors.torch import load_file, save_file
 from toy_asr_llm import same, weights_of
 
-from omni.checkpoints import checkpoint as checkpoints
-from omni.checkpoints.checkpoint import from_checkpoint
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.projector import Projector
 
@@ -21,16 +20,16 @@ FROZEN = "model__init_args__frozen"
 def test_a_checkpoint_holds_what_was_trained_and_names_the_rest(fit_llm):
     cli = fit_llm()
     path = "lightning_logs/asr_llm/last.ckpt"
-    held = checkpoints.read(path)
+    opened = Checkpoint(path)
+    held = opened.content
     assert {key.split(".")[0] for key in held["state_dict"]} == {"audio_projector"}
     assert held["origins"]["thinker"]["source"] == "llm"
     assert held["tokenizer"]["source"] == "llm"
     assert Path(path).stat().st_size < Path("llm/model.safetensors").stat().st_size
-    projector, tokenizer = from_checkpoint(path, "audio_projector", Projector)
-    thinker, _ = from_checkpoint(path, "thinker", PretrainedThinker)
+    projector, thinker = opened.part("audio_projector", Projector), opened.part("thinker", PretrainedThinker)
     assert same(projector.state_dict(), cli.model.audio_projector.state_dict())
     assert same(thinker.state_dict(), cli.model.thinker.state_dict())
-    assert tokenizer.fingerprint == cli.datamodule.tokenizer.fingerprint
+    assert opened.tokenizer.fingerprint == cli.datamodule.tokenizer.fingerprint
 
 
 def test_lora_survives_resuming_and_comes_back_with_the_same_logits(fit_llm):
@@ -41,12 +40,12 @@ def test_lora_survives_resuming_and_comes_back_with_the_same_logits(fit_llm):
     again = fit_llm("asr_llm_lora", "--ckpt_path", "last", trainer__val_check_interval=2, **run)
     assert again.trainer.global_step == 4
     assert same(weights_of(again)["thinker"], whole["thinker"])
-    thinker, _ = from_checkpoint("lightning_logs/asr_llm_lora/last.ckpt", "thinker", PretrainedThinker)
+    thinker = Checkpoint("lightning_logs/asr_llm_lora/last.ckpt").part("thinker", PretrainedThinker)
     tokens = torch.arange(40, 50)[None]
     with torch.no_grad():
         there, here = (one.logits(one.encode(tokens).hidden) for one in (again.model.thinker.eval(), thinker))
     assert torch.equal(there, here)
-    assert any("lora_" in key for key in checkpoints.read("lightning_logs/asr_llm_lora/last.ckpt")["state_dict"])
+    assert any("lora_" in key for key in Checkpoint("lightning_logs/asr_llm_lora/last.ckpt").weights)
 
 
 def test_another_base_model_is_refused(fit_llm, fails):
@@ -61,14 +60,14 @@ def test_another_base_model_is_refused(fit_llm, fails):
 
 def test_what_is_trained_whole_is_kept_whole(fit_llm):
     cli = fit_llm(model__init_args__frozen='["audio_encoder"]', model__init_args__rates='{"thinker": 1.0e-4}')
-    held = checkpoints.read("lightning_logs/asr_llm/last.ckpt")["state_dict"]
+    held = Checkpoint("lightning_logs/asr_llm/last.ckpt").weights
     own = {f"thinker.{key}": weight for key, weight in cli.model.thinker.state_dict().items()}
     assert same({key: weight for key, weight in held.items() if key.startswith("thinker.")}, own)
     # frozen afterwards, it still is not the one that its name stands for
     init = '{"thinker": "lightning_logs/asr_llm/last.ckpt"}'
     again = fit_llm(trainer__logger__init_args__name="again", init_from=init)
     assert same(again.model.thinker.state_dict(), cli.model.thinker.state_dict())
-    held = checkpoints.read("lightning_logs/again/last.ckpt")["state_dict"]
+    held = Checkpoint("lightning_logs/again/last.ckpt").weights
     assert same({key: weight for key, weight in held.items() if key.startswith("thinker.")}, own)
 
 

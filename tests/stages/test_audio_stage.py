@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from omni.batch import SpeechBatch
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.models.audio_encoder import AudioEncoder
 from omni.stages.audio import SpeechRecognition
 
@@ -22,7 +22,7 @@ def scalars(tag: str) -> list[float]:
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return checkpoints.read(path)["state_dict"]
+    return Checkpoint(path).weights
 
 
 def test_a_run_logs_what_is_to_be_watched_and_keeps_the_lowest_wer(fit_audio):
@@ -34,7 +34,7 @@ def test_a_run_logs_what_is_to_be_watched_and_keeps_the_lowest_wer(fit_audio):
     assert set(scalars("train/infeasible_rows")) == {0.0}
     assert min(scalars("train/audio_seconds_per_second")) > 0
     assert 0 < scalars("train/mfu")[-1] < 1
-    checkpoint = checkpoints.read(RUN / "best.ckpt")
+    checkpoint = Checkpoint(RUN / "best.ckpt").content
     assert checkpoint["tokenizer"]["kind"] == "characters"
     assert "val/wer" in str(checkpoint["callbacks"])
 
@@ -117,7 +117,7 @@ def test_an_earlier_encoder_is_taken_over(fit_audio, fit, fails):
     fit_audio("fit", f"--init_from={json.dumps({'audio_encoder': str(path)})}", model__init_args__lr=1e-12)
     second = weights(RUN / "last.ckpt")
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
-    lineage = checkpoints.read(RUN / "last.ckpt")["lineage"]
+    lineage = Checkpoint(RUN / "last.ckpt").lineage
     assert lineage["ancestors"]["audio_encoder"]["stage"] == "SpeechRecognition"
     assert "cannot continue" in fails(fit, "fit", "--ckpt_path", str(path))
 

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy_runs import callback, same, scalars, weights
 
 from omni.batch import SpeechBatch
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.models.codec import Codec
 from omni.stages.codec import CodecTraining
 
@@ -25,7 +25,7 @@ def recogniser(fit_audio) -> dict[str, object]:
     """Options that give stage D1 a recogniser, and its checkpoint."""
     fit_audio(trainer__max_steps=2, trainer__val_check_interval=2)
     AUDIO.joinpath("last.ckpt").rename("recogniser.ckpt")
-    recipe = checkpoints.read("recogniser.ckpt")["parts"]["audio_encoder"]["init_args"]
+    recipe = Checkpoint("recogniser.ckpt").content["parts"]["audio_encoder"]["init_args"]
     Path("encoder.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     return {"model__init_args__audio_encoder": "encoder.yaml"}
 
@@ -42,7 +42,7 @@ def test_a_run_logs_what_is_to_be_watched_and_keeps_the_least_error(fit_codec):
         assert len(scalars(RUN, f"train/{name}")) == 6
     assert 0 < scalars(RUN, "train/mfu")[5] < 1
     assert not [tag for tag in events().Tags()["scalars"] if "wer" in tag]
-    assert "val/reconstruction_error" in str(checkpoints.read(RUN / "best.ckpt")["callbacks"])
+    assert "val/reconstruction_error" in str(Checkpoint(RUN / "best.ckpt").content["callbacks"])
 
 
 def events() -> EventAccumulator:
@@ -150,7 +150,7 @@ def test_stopping_and_going_on_changes_nothing(fit_codec):
     whole, curve = weights(RUN / "last.ckpt"), scalars(RUN, "train/loss")
     with pytest.raises(SystemExit):
         fit_codec("fit", callback("toy_runs.SignalAt", step=10, signum=15), **options)
-    assert 10 <= checkpoints.read(RUN / "last.ckpt")["lineage"]["step"] <= 11
+    assert 10 <= Checkpoint(RUN / "last.ckpt").lineage["step"] <= 11
     fit_codec("fit", "--ckpt_path=last", **options)
     assert {"codec.quantizer.codebooks", "mel_sums"} <= whole.keys()
     assert same(whole, weights(RUN / "last.ckpt"))
@@ -166,7 +166,7 @@ def test_a_recogniser_listens_and_is_never_trained(fit_codec, recogniser):
     assert same(heard, {name: before[name] for name in heard})
     assert not cli.model.audio_encoder.training
     assert not any(parameter.requires_grad for parameter in cli.model.audio_encoder.parameters())
-    assert checkpoints.read(RUN / "last.ckpt")["lineage"]["ancestors"]["audio_encoder"]["stage"] == "SpeechRecognition"
+    assert Checkpoint(RUN / "last.ckpt").lineage["ancestors"]["audio_encoder"]["stage"] == "SpeechRecognition"
     Path("recogniser.ckpt").unlink()  # resuming needs it no more
     cli = fit_codec("fit", "--ckpt_path=last", trainer__max_steps=8, trainer__val_check_interval=1, **recogniser)
     assert cli.trainer.global_step == 8

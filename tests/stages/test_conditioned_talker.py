@@ -10,7 +10,7 @@ from toy_talker import TOY, batch_of
 
 import omni
 from omni.batch import CodesBatch
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.inference.synthesizer import load_synthesizer
 from omni.inference.talker_conditioning import Conditioner
 from omni.models.talker import Talker
@@ -45,7 +45,7 @@ def thinker(workplace: Path) -> str:
 
 
 def weights() -> dict[str, torch.Tensor]:
-    return checkpoints.read(RUN / "last.ckpt")["state_dict"]
+    return Checkpoint(RUN / "last.ckpt").weights
 
 
 # ---------------------------------------------------------------- what is read
@@ -78,7 +78,7 @@ def test_each_character_gets_the_state_of_the_token_that_it_ends_in(tokenizer):
 
 def test_it_is_trained_with_a_thinker_that_stays_and_speaks_without_its_ancestors(fit_talker, thinker, workplace):
     fit_talker("fit", BEGUN, **CONDITIONED)
-    held, before = checkpoints.read(RUN / "last.ckpt"), thinker_of().state_dict()
+    held, before = Checkpoint(RUN / "last.ckpt").content, thinker_of().state_dict()
     assert set(held["parts"]) == {"talker", "thinker", "codec", "audio_encoder"}
     assert held["lineage"]["ancestors"]["thinker"]["stage"] == "thinker training"
     after = {name.removeprefix("thinker."): weight for name, weight in weights().items() if "thinker." in name}
@@ -103,7 +103,7 @@ def test_a_run_goes_on_with_the_thinker_of_its_checkpoint(fit_talker, thinker):
     first = weights()["talker.condition.weight"]
     Path(thinker).unlink()
     fit_talker("fit", "--ckpt_path", str(RUN / "last.ckpt"), trainer__max_steps=8, **CONDITIONED)
-    assert checkpoints.read(RUN / "last.ckpt")["lineage"]["step"] == 8
+    assert Checkpoint(RUN / "last.ckpt").lineage["step"] == 8
     assert not torch.equal(first, weights()["talker.condition.weight"])
     fit_talker("validate", "--ckpt_path", str(RUN / "last.ckpt"), **CONDITIONED)
 

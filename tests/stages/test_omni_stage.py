@@ -16,8 +16,7 @@ from PIL import Image
 from toy_omni import MELS, toy_omni
 
 from omni.batch import ConversationBatch
-from omni.checkpoints import checkpoint as checkpoints
-from omni.checkpoints.checkpoint import from_checkpoint
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 from omni.metrics import AccuracyByTask
 from omni.models.omni import Omni
@@ -272,7 +271,7 @@ def test_resumed_equals_never_stopped_and_ancestors_are_not_needed(fit_omni, tal
     fit_omni("fit", "--ckpt_path", "last", **run)
     resumed = parts_of()
     assert all(same(straight[name], resumed[name]) for name in straight)
-    held = checkpoints.read("lightning_logs/omni/last.ckpt")
+    held = Checkpoint("lightning_logs/omni/last.ckpt").content
     assert held["lineage"]["ancestors"]["thinker"]["step"] == 7
     assert held["images"] == {"size": 16, "fit": "crop"}
     assert held["context"] == 64
@@ -282,9 +281,9 @@ def test_resumed_equals_never_stopped_and_ancestors_are_not_needed(fit_omni, tal
 def test_a_checkpoint_gives_its_parts_back(fit_omni):
     cli = fit_omni(trainer__max_steps=2, trainer__val_check_interval=2)
     path = "lightning_logs/omni/last.ckpt"
-    thinker, _ = from_checkpoint(path, "thinker", Thinker)
-    vision, _ = from_checkpoint(path, "vision_encoder", VisionEncoder)
-    projector, _ = from_checkpoint(path, "vision_projector", Projector)
+    thinker = Checkpoint(path).part("thinker", Thinker)
+    vision = Checkpoint(path).part("vision_encoder", VisionEncoder)
+    projector = Checkpoint(path).part("vision_projector", Projector)
     omni = Omni(thinker, vision_encoder=vision, vision_projector=projector)
     batch = next(iter(cli.datamodule.val_dataloader()))
     batch = next(batch for batch in cli.datamodule.val_dataloader() if batch.images is not None)

@@ -12,7 +12,7 @@ from toy_speech import ToneCodec, ToneEncoder, save
 
 import omni
 from omni.batch import IGNORE, CodesBatch
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.decoding.sampling import Sampling
 from omni.decoding.talker import SpeechSampling
 from omni.models.audio_encoder import AudioEncoder
@@ -32,7 +32,7 @@ def scalars(tag: str) -> list[float]:
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return checkpoints.read(path)["state_dict"]
+    return Checkpoint(path).weights
 
 
 def test_a_run_logs_what_is_to_be_watched(fit_talker):
@@ -81,21 +81,21 @@ def test_it_learns_to_speak_words_that_it_has_never_read(fit_talker):
 
 def test_a_checkpoint_carries_all_that_it_needs_to_speak(fit_talker, workplace):
     fit_talker()
-    checkpoint = checkpoints.read(RUN / "last.ckpt")
+    opened = Checkpoint(RUN / "last.ckpt")
+    checkpoint = opened.content
     assert set(checkpoint["parts"]) == {"talker", "codec", "audio_encoder"}
     assert checkpoint["speakers"] == ["x", "y"]
     assert checkpoint["lineage"]["ancestors"]["codec"]["stage"] == "codec training"
     assert checkpoint["lineage"]["ancestors"]["audio_encoder"]["stage"] == "audio_encoder training"
     for name, kind in {"talker": Talker, "codec": Part, "audio_encoder": AudioEncoder}.items():
-        part, units = checkpoints.from_checkpoint(RUN / "last.ckpt", name, kind)
-        assert not part.training
-        assert isinstance(units, CharacterVocabulary)
+        assert not opened.part(name, kind).training
+    assert isinstance(opened.ctc_vocabulary, CharacterVocabulary)
     for path in ("codec.ckpt", "recognizer.ckpt"):
         (workplace / path).unlink()
     last = str(RUN / "last.ckpt")
     ancestors = {"data__init_args__codec": last, "data__init_args__recognizer": last}
     fit_talker("fit", "--ckpt_path", last, trainer__max_steps=8, **ancestors)
-    lineage = checkpoints.read(RUN / "last.ckpt")["lineage"]
+    lineage = Checkpoint(RUN / "last.ckpt").lineage
     assert lineage["step"] == 8
     assert lineage["ancestors"]["codec"]["stage"] == "codec training"
 
@@ -105,7 +105,7 @@ def test_codec_and_recogniser_are_not_trained(fit_talker):
     assert not any(p.requires_grad for p in cli.model.audio_encoder.parameters())
     assert not cli.model.audio_encoder.training
     assert weights(RUN / "last.ckpt")["codec.level"] == 3
-    state = checkpoints.read(RUN / "last.ckpt")["optimizer_states"][0]["state"]
+    state = Checkpoint(RUN / "last.ckpt").content["optimizer_states"][0]["state"]
     assert len(state) == len(list(cli.model.talker.parameters()))
 
 
@@ -146,14 +146,14 @@ def test_another_codec_is_refused(fit_talker, fails, workplace):
     line = fails(fit_talker, "fit", f"--init_from={json.dumps({'talker': 'first.ckpt'})}")
     assert "init_from.talker speaks the codes of another codec" in line
     fit_talker("fit", f"--init_from={json.dumps({'talker': 'first.ckpt'})}", data__init_args__codec="first.ckpt")
-    assert set(checkpoints.read(RUN / "last.ckpt")["lineage"]["ancestors"]) == {"talker", "codec", "audio_encoder"}
+    assert set(Checkpoint(RUN / "last.ckpt").lineage["ancestors"]) == {"talker", "codec", "audio_encoder"}
 
 
 def test_another_recogniser_may_score(fit_talker, workplace):
     fit_talker()
     save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), CharacterVocabulary(" abc"))
     cli = fit_talker("validate", "--ckpt_path", str(RUN / "last.ckpt"))
-    own = checkpoints.from_checkpoint("recognizer.ckpt", "audio_encoder", AudioEncoder)[0].state_dict()
+    own = Checkpoint("recognizer.ckpt").part("audio_encoder", AudioEncoder).state_dict()
     assert all(torch.equal(own[name], weight) for name, weight in cli.model.audio_encoder.state_dict().items())
 
 
@@ -187,7 +187,7 @@ def test_what_makes_no_sense_is_refused(fit_talker, fails):
 def test_several_voices_as_one_are_told(fit_talker):
     with pytest.warns(UserWarning, match="2 voices, and the Talker tells none apart"):
         fit_talker(model__init_args__talker__init_args__num_speakers=0)
-    assert checkpoints.read(RUN / "last.ckpt")["speakers"] == []
+    assert Checkpoint(RUN / "last.ckpt").content["speakers"] == []
 
 
 def test_the_table_of_test_is_logged(fit_talker, capfd):

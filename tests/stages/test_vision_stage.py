@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import omni
 from omni.batch import Attribute, ImageBatch
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
 from omni.errors import UserError
@@ -64,7 +64,7 @@ def scalars(tag: str) -> list[float]:
 
 
 def weights(path: str = LAST) -> dict[str, torch.Tensor]:
-    return checkpoints.read(path)["state_dict"]
+    return Checkpoint(path).weights
 
 
 # ---------------------------------------------------------------------- through the command
@@ -84,7 +84,7 @@ def test_both_heads_learn_at_once_and_what_is_to_be_watched_is_logged(fit_vision
     assert 0 < scalars("train/mfu")[-1] < 1
     for name in ("loss", "accuracy", "recall@1", "recall@5", "image_recall@1", "text_recall@1"):
         assert len(scalars(f"val/{name}")) == 2
-    checkpoint = checkpoints.read(RUN / "best.ckpt")
+    checkpoint = Checkpoint(RUN / "best.ckpt").content
     assert "val/accuracy" in str(checkpoint["callbacks"])
     assert checkpoint["images"] == {"size": 16, "fit": "crop", "attributes": [("label", list(COLOURS.values), False)]}
     assert checkpoint["parts"].keys() == {"vision_encoder", "classifier", "contrast", "text_encoder"}
@@ -181,7 +181,7 @@ def test_a_frozen_thinker_is_needed_at_the_start_only_and_stopping_amid_an_epoch
     assert all(torch.equal(again[name], weight) for name, weight in trained.items())
     assert scalars("train/loss")[-4:] == losses[-4:]
     assert all(torch.equal(again[name], weight) for name, weight in before.items())
-    assert checkpoints.read(LAST)["lineage"]["ancestors"]["thinker"]["stage"] == "ThinkerPretraining"
+    assert Checkpoint(LAST).lineage["ancestors"]["thinker"]["stage"] == "ThinkerPretraining"
     (answer,) = omni.classify("pictures/val/red/0.png", LAST, labels=["red", "a blue one"], device="cpu")
     assert sum(answer["label"].values()) == pytest.approx(1)
 
@@ -363,14 +363,14 @@ def test_a_checkpoint_of_other_parts_or_other_classes_is_not_continued():
         "rng": None,
         "images": {"attributes": [("label", ["blue", "green", "red"], False)]},
     }
-    stage.check_checkpoint(saved, "run.ckpt")
+    stage.check_checkpoint(Checkpoint("run.ckpt", saved))
     stage.on_load_checkpoint(saved)
     for given, words in (
         ({"contrast": None, "text_encoder": None}, "run.ckpt also holds contrast, text_encoder"),
-        ({"text_encoder": TextEncoder(vocab_size=288, dim=24, num_heads=3)}, "is another than that of this"),
+        ({"text_encoder": TextEncoder(vocab_size=288, dim=24, num_heads=3)}, "does not fit this configuration"),
     ):
         with pytest.raises(UserError, match=words):
-            make(**given).check_checkpoint(saved, "run.ckpt")
+            make(**given).check_checkpoint(Checkpoint("run.ckpt", saved))
     for values in (("blue", "green", "rot"), ("green", "blue", "red")):
         other = make(data=Data(attributes=(Attribute("label", values),)))
         with pytest.raises(UserError, match="does not have the classes that this checkpoint was trained with: label"):

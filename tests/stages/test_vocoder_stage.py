@@ -13,7 +13,7 @@ from toy_runs import callback, same, scalars, weights
 from toy_speech import save
 
 from omni.batch import SpeechBatch
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 from omni.inference.codec_files import Coded
 from omni.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss, spectral_distance
@@ -184,7 +184,7 @@ def test_a_run_logs_what_is_to_be_watched_and_keeps_the_nearest(fit_vocoder):
     for name, count in {"mel": 6, "spectral": 6, "discriminators": 3, "adversarial": 3, "feature_matching": 3}.items():
         assert len(scalars(RUN, f"train/loss/{name}")) == count  # from step 3 on discriminators take part
     assert not [tag for tag in events().Tags()["scalars"] if "wer" in tag or "rebuilt" in tag]
-    assert "val/mel_distance" in str(checkpoints.read(RUN / "best.ckpt")["callbacks"])
+    assert "val/mel_distance" in str(Checkpoint(RUN / "best.ckpt").content["callbacks"])
     image = events().Images("val/spectrogram/0")[-1]
     assert image.width > image.height > 100
     for name in ("recording", "vocoder", "griffin_lim"):
@@ -211,15 +211,15 @@ def test_stopping_and_going_on_changes_nothing(fit_vocoder, ancestors):
     start, parts = ancestors
     options = {"trainer__max_steps": 9, "trainer__val_check_interval": 4, "model__init_args__codec_share": 0.5, **parts}
     fit_vocoder("fit", *start, **options)
-    whole, curve = checkpoints.read(RUN / "last.ckpt"), scalars(RUN, "train/loss")
+    whole, curve = Checkpoint(RUN / "last.ckpt").content, scalars(RUN, "train/loss")
     for stop in (2, 6):  # before and after discriminators take part
         with pytest.raises(SystemExit):
             fit_vocoder("fit", *start, callback("toy_runs.SignalAt", step=stop, signum=15), **options)
-        assert checkpoints.read(RUN / "last.ckpt")["lineage"]["step"] < 9
+        assert Checkpoint(RUN / "last.ckpt").lineage["step"] < 9
         for part in ("codec", "audio_encoder"):
             Path(f"{part}.ckpt").rename(f"{part}.away")  # resuming needs them no more
         fit_vocoder("fit", "--ckpt_path=last", **options)
-        again = checkpoints.read(RUN / "last.ckpt")
+        again = Checkpoint(RUN / "last.ckpt").content
         assert same(whole["state_dict"], again["state_dict"])
         states = [list(run["optimizer_states"][0]["state"].values()) for run in (whole, again)]
         assert len(states[0]) == len([name for name in whole["state_dict"] if name.startswith(("vocoder", "discrim"))])
@@ -245,7 +245,7 @@ def test_borrowed_parts_are_measured_with_and_never_trained(fit_vocoder, ancesto
 def test_a_vocoder_is_rebuilt_from_its_checkpoint_alone(fit_vocoder, monkeypatch):
     cli = fit_vocoder()
     monkeypatch.delattr("omni.models.discriminators.Discriminators")
-    vocoder, _ = checkpoints.from_checkpoint(RUN / "last.ckpt", "vocoder", Vocos)
+    vocoder = Checkpoint(RUN / "last.ckpt").part("vocoder", Vocos)
     mels = torch.randn(1, 20, 16)
     assert torch.equal(vocoder(mels), cli.model.vocoder(mels))
     assert not vocoder.training
@@ -280,7 +280,7 @@ def test_predictions_are_the_sound_of_each_row(fit_vocoder, speech):
 
 def test_codes_are_played_by_the_vocoder(ancestors, speech, fails):
     torch.manual_seed(0)
-    codec, _ = checkpoints.from_checkpoint("codec.ckpt", "codec", Codec)
+    codec = Checkpoint("codec.ckpt").part("codec", Codec)
     vocoder = Vocos(num_mels=16, dim=24, num_layers=1).eval()
     save(Path("vocoder.ckpt"), "vocoder", vocoder, CharacterVocabulary(" abc"))
     main(["codec", "encode", str(speech / "val-0.wav"), "--checkpoint", "codec.ckpt", "--out", "x.npz"])

@@ -12,7 +12,7 @@ from forks import Ranks
 from lightning import Callback
 from toy_runs import RUN, callback
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError
 
 TWO = {"trainer__devices": 2, "trainer__strategy": "ddp", "trainer__val_check_interval": 500}
@@ -73,7 +73,7 @@ class TestTwoRanks:
         assert len(lines) == 1, written
         assert written.count("omni: ") + written.count("Traceback") == 1, written
         if how == "term":
-            assert checkpoints.read(RUN / "last.ckpt")["lineage"]["step"] >= 4
+            assert Checkpoint(RUN / "last.ckpt").lineage["step"] >= 4
 
     def test_one_that_gloo_does_not_wake_ends_too(self, fit):
         """Rank 0 sleeps, as it would in a kernel that waits for rank 1."""

@@ -11,7 +11,7 @@ import torch
 from forks import Ranks
 from toy_runs import RUN, callback, same, weights
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.distributed import resume_random_numbers
 from omni.training.callbacks.predictions import Predictions, merge
 
@@ -32,20 +32,20 @@ class TestTwoRanks:
     def test_killed_and_resumed_equals_never_stopped(self, fit, caplog):
         with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=12, **TWO)) as ranks:
             assert ranks.wait() == [0, 0], ranks.output(0)
-        whole = checkpoints.read(RUN / "last.ckpt")
+        whole = Checkpoint(RUN / "last.ckpt").content
         RUN.rename("whole")
         with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=12, **TWO)) as ranks:
-            while not (RUN / "last.ckpt").exists() or checkpoints.read(RUN / "last.ckpt")["lineage"]["step"] < 4:
+            while not (RUN / "last.ckpt").exists() or Checkpoint(RUN / "last.ckpt").lineage["step"] < 4:
                 time.sleep(0.002)
             ranks.kill()
-        step = checkpoints.read(RUN / "last.ckpt")["lineage"]["step"]
+        step = Checkpoint(RUN / "last.ckpt").lineage["step"]
         assert 4 <= step < 12
         with Ranks(lambda rank: fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=12, **TWO)) as ranks:
             assert ranks.wait() == [0, 0], ranks.output(0)
         assert same(whole["state_dict"], weights(RUN / "last.ckpt"))
         first, second = (state["cpu"] for state in whole["rng"]["ranks"])
         assert not torch.equal(first, second)
-        found = checkpoints.read(RUN / "last.ckpt")["rng"]["ranks"]
+        found = Checkpoint(RUN / "last.ckpt").content["rng"]["ranks"]
         assert torch.equal(first, found[0]["cpu"])
         assert torch.equal(second, found[1]["cpu"])
         # Another number of ranks goes on, and says so.

@@ -11,7 +11,7 @@ from test_ranks import STEPS, STILL, TWO, compare, media_apart, shares
 from torch.utils._pytree import tree_map
 from toy_runs import RUN, same, weights
 
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.distributed import local_share
 from omni.training.device_share import share_of_device
 from omni.training.sharding import TAKES_UNUSED  # before the ranks are forked, too
@@ -58,10 +58,10 @@ def test_a_checkpoint_is_an_ordinary_one_and_resumes_on_any_number_of_ranks(fit,
         fit("fit", *extra, **each_step(trainer__max_steps=steps, trainer__devices=1, trainer__strategy="auto"))
 
     one(5)
-    alone = checkpoints.read(RUN / "last.ckpt")
+    alone = Checkpoint(RUN / "last.ckpt").content
     RUN.rename("alone")
     run(5)
-    found = checkpoints.read(RUN / "last.ckpt")
+    found = Checkpoint(RUN / "last.ckpt").content
     kinds = described(alone), described(found)
     assert kinds[0] == kinds[1]
     assert found["lineage"]["stage"] == "ThinkerPretraining"

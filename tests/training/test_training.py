@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy_runs import RUN, callback, same, scalars, step_of, weights
 
 import omni
-from omni.checkpoints import checkpoint as checkpoints
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.layers.transformer import Transformer
 from omni.metrics import TokenLoss
 from omni.models.thinker import Thinker
@@ -65,12 +65,13 @@ class TestRun:
     def test_checkpoint_is_self_contained(self, fit, workplace):
         cli = fit()
         (workplace / "corpus.txt").unlink()
-        thinker, tokenizer = checkpoints.from_checkpoint(RUN / "last.ckpt", "thinker", Thinker)
+        checkpoint = Checkpoint(RUN / "last.ckpt")
+        thinker, tokenizer = checkpoint.part("thinker", Thinker), checkpoint.tokenizer
         tokens = torch.tensor([[1, *tokenizer.encode("the red star")]])
         cli.model.eval()
         with torch.no_grad():
             assert torch.equal(thinker(tokens).logits, cli.model.thinker(tokens).logits)
-        lineage = checkpoints.read(RUN / "last.ckpt")["lineage"]
+        lineage = Checkpoint(RUN / "last.ckpt").lineage
         assert lineage["stage"] == "ThinkerPretraining"
         assert lineage["step"] == 6
         assert lineage["ancestors"] == {}
@@ -151,7 +152,7 @@ class TestResume:
                 **options,
             )
         assert stop.value.code == 128 + signal.SIGTERM
-        stopped = checkpoints.read(RUN / "last.ckpt")["lineage"]["step"]
+        stopped = Checkpoint(RUN / "last.ckpt").lineage["step"]
         assert 20 <= stopped <= 21
         fit("fit", "--ckpt_path=last", **options)
         assert same(whole, weights(RUN / "last.ckpt"))
@@ -182,7 +183,7 @@ class TestResume:
         """So that whoever is killed behind it does not take something worse for the best later on."""
         every = callback("omni.training.callbacks.StageCheckpoint", filename="last", every_n_train_steps=3)
         fit("fit", every, callback("toy_runs.KeepLast", step=4))
-        kept = checkpoints.read(RUN / "kept.ckpt")
+        kept = Checkpoint(RUN / "kept.ckpt").content
         assert kept["lineage"]["step"] == 3
         assert kept["metrics"]["val/loss"] == pytest.approx(scalars(RUN, "val/loss")[2], rel=1e-6)
         states = [state for name, state in kept["callbacks"].items() if "'monitor': 'val/loss'" in name]
@@ -206,7 +207,7 @@ class TestResume:
             fit("fit", twice)
         assert stop.value.code == 128 + signum
         assert f"omni: stopped by {signum.name}\n" in capfd.readouterr().out
-        assert checkpoints.read(RUN / "best.ckpt")["lineage"]["step"] == 3
+        assert Checkpoint(RUN / "best.ckpt").lineage["step"] == 3
         with pytest.raises(SystemExit) as stop:
             fit("predict", twice, "--ckpt_path=best", data__init_args__test="corpus.txt")
         assert stop.value.code == 128 + signum
@@ -217,7 +218,7 @@ class TestResume:
         with pytest.raises(SystemExit):
             fit("fit", callback("toy_runs.SignalAt", step=2, signum=2))
         assert "stopped at step 4 by SIGINT" in capfd.readouterr().out
-        assert checkpoints.read(RUN / "best.ckpt")["lineage"]["step"] == 3
+        assert Checkpoint(RUN / "best.ckpt").lineage["step"] == 3
 
     def test_last_without_a_run_is_refused(self, fit, fails):
         assert "last.ckpt does not exist" in fails(fit, "fit", "--ckpt_path=last")
@@ -351,8 +352,8 @@ class TestInitFrom:
         before = weights(first / "best.ckpt")
         for name, weight in cli.model.state_dict().items():
             torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-6)
-        ancestor = checkpoints.read(RUN / "last.ckpt")["lineage"]["ancestors"]["thinker"]
-        assert ancestor == checkpoints.read(first / "best.ckpt")["lineage"]
+        ancestor = Checkpoint(RUN / "last.ckpt").lineage["ancestors"]["thinker"]
+        assert ancestor == Checkpoint(first / "best.ckpt").lineage
 
     def test_ancestors_are_needed_only_to_start(self, fit, workplace):
         fit()
@@ -361,7 +362,7 @@ class TestInitFrom:
         Path("first.ckpt").unlink()
         cli = fit("fit", "--init_from.thinker=first.ckpt", "--ckpt_path=last", trainer__max_steps=6)
         assert cli.trainer.global_step == 6
-        assert checkpoints.read(RUN / "last.ckpt")["lineage"]["ancestors"]["thinker"]["step"] in (3, 6)
+        assert Checkpoint(RUN / "last.ckpt").lineage["ancestors"]["thinker"]["step"] in (3, 6)
 
     def test_refuses(self, fit, fails, workplace):
         fit()

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from omni.batch import SpeechBatch
-from omni.checkpoints import checkpoint
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.loading.bucketing import BucketedBatches, SortedBatches, padding_share
 from omni.data.loading.streaming import StreamableData
 from omni.data.speech.augmentation import SpeechAugmentation
@@ -269,7 +269,7 @@ class SpeechData(StreamableData):
 
     def _units(self) -> CTCVocabulary:
         if self.units_spec.endswith(".ckpt") or Path(self.units_spec).is_dir():
-            return CTCVocabulary.from_state(checkpoint.read(self.units_spec)["tokenizer"])
+            return Checkpoint(self.units_spec).ctc_vocabulary
         return open_ctc_vocabulary(self.units_spec, characters=self.characters, normalization=self.normalization)
 
     def _read(self, split: str, *, may_write: bool) -> list[Row]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from omni.checkpoints import checkpoint
+from omni.checkpoints.checkpoint import Checkpoint
+from omni.checkpoints.weights import weights_fingerprint
 from omni.data.speech.features import mel_of
 from omni.data.talker.alignment import advances, borders
 from omni.decoding.ctc import align, least_subframes
@@ -81,11 +82,14 @@ class Encoder:
     codec: Any  # a Part that is a SpeechCodec
 
     def __init__(self, codec: str | Path, recognizer: str | Path, *, silence: float) -> None:
-        part, _ = checkpoint.from_checkpoint(codec, "codec", Part)
+        codec_checkpoint = Checkpoint(codec)
+        part = codec_checkpoint.part("codec", Part)
         if not isinstance(part, SpeechCodec):
             raise UserError(f"codec of {codec} is a {type(part).__name__}, which is no codec of speech")
         self.codec = part
-        self.audio_encoder, units = checkpoint.from_checkpoint(recognizer, "audio_encoder", AudioEncoder)
+        asr_checkpoint = Checkpoint.open(recognizer, opened=codec_checkpoint)
+        self.audio_encoder = asr_checkpoint.part("audio_encoder", AudioEncoder)
+        units = asr_checkpoint.vocabulary
         if not isinstance(units, CharacterVocabulary):
             raise UserError(f"the recogniser of {recognizer} writes word pieces: a Talker needs one of characters")
         self.units = units
@@ -100,10 +104,11 @@ class Encoder:
         self.margin = round(silence * MEL_RATE)
         self.log_mel = LogMel(part.num_mels)
         self.ancestors = {
-            name: checkpoint.ancestry(path, name) for name, path in (("codec", codec), ("audio_encoder", recognizer))
+            "codec": codec_checkpoint.lineage_of("codec"),
+            "audio_encoder": asr_checkpoint.lineage_of("audio_encoder"),
         }
         parts = (self.codec, self.audio_encoder)
-        hashes = [checkpoint.weights_fingerprint(part.state_dict()) for part in parts]
+        hashes = [weights_fingerprint(part.state_dict()) for part in parts]
         self.codec_fingerprint = hashes[0]
         recipes = json.dumps([part.recipe for part in parts], sort_keys=True, default=str)
         self.fingerprint = " ".join([*hashes, recipes, self.units.fingerprint, str(self.margin)])

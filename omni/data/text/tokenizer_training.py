@@ -28,9 +28,9 @@ def find_tokenizer(
         UserError: If the tokenizer cannot be had.
     """
     if Path(spec).suffix == ".ckpt" or Path(spec).is_dir():
-        from omni.checkpoints.checkpoint import tokenizer_of  # imports torch
+        from omni.checkpoints.checkpoint import Checkpoint  # imports torch
 
-        return tokenizer_of(spec)
+        return Checkpoint(spec).tokenizer
     if spec.startswith(PRETRAINED):
         return PretrainedTokenizer(spec.removeprefix(PRETRAINED))
     if spec != "bpe":

@@ -1,0 +1,49 @@
+"""Weights of parts: compared with a part, loaded strictly, and identified by a fingerprint."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from omni.models.part import Part
+
+
+def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """The sha256, in hex, of weights and buffers by their names in a part."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def without_lent(state: Mapping[str, Tensor], parts: Mapping[str, Part]) -> dict[str, Tensor]:
+    """A stage's state dict without the pretrained weights of its parts (see `Part.lent`)."""
+    lent = {f"{name}.{key}" for name, part in parts.items() for key in part.lent}
+    return {key: weight for key, weight in state.items() if key not in lent}
+
+
+def load_weights(part: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Loads weights into a part, strictly: only those that are lent may be missing, and stay as they are."""
+    if not isinstance(part, Part):
+        part.load_state_dict(weights)
+        return
+    lent = {key: weight for key, weight in part.state_dict().items() if key in part.lent}
+    part.load_state_dict({**lent, **weights})
+    part.own(set(weights))
+
+
+def differences(part: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
+    """Weights whose names or shapes differ from the part's: a phrase for each; lent ones may be missing."""
+    optional = part.lent - weights.keys() if isinstance(part, Part) else set()
+    own = {key: weight for key, weight in part.state_dict().items() if key not in optional}
+    return [
+        f"{key} is {_shape(weights.get(key))} there and {_shape(own.get(key))} here"
+        for key in sorted({*own, *weights})
+        if _shape(weights.get(key)) != _shape(own.get(key))
+    ]
+
+
+def _shape(weight: Tensor | None) -> str:
+    return "missing" if weight is None else "×".join(map(str, weight.shape)) or "a scalar"
