@@ -7,7 +7,7 @@ from omni.data.loading.bucketing import BucketedBatches, SortedBatches, padding_
 from omni.errors import UserError
 
 DURATIONS = np.random.default_rng(0).lognormal(1.0, 0.6, 300).clip(0.3, 12)
-LIMITS = {"batch_seconds": 20.0, "max_rows": 16}
+LIMITS = {"capacity": 20.0, "max_rows": 16}
 
 
 def batches_of(epoch: int = 0, **options: object) -> list[np.ndarray]:

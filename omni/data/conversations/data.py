@@ -191,7 +191,6 @@ class ConversationData(StreamableData):
         return tuple(sorted(asked))
 
     def train_batches(self) -> BucketedBatches:
-        # Buckets are bounded by an amount, seconds of speech elsewhere; here it is tokens.
         options: Any = {"seed": self.seed, "position": self.position, **self.rank()}
         return BucketedBatches(self._split("train").lengths, **self._bounds, **options)
 
@@ -242,7 +241,7 @@ class ConversationData(StreamableData):
 
     @property
     def _bounds(self) -> dict[str, Any]:
-        return {"batch_seconds": self.batch_tokens, "max_rows": self.max_batch_rows}
+        return {"capacity": self.batch_tokens, "max_rows": self.max_batch_rows}
 
     def _sorted(self, split: str) -> DataLoader[ConversationBatch]:
         batches = SortedBatches(self._split(split).lengths, **self._bounds, **self.rank())

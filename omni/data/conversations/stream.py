@@ -66,7 +66,7 @@ class ConversationStream(IterableDataset[ConversationBatch]):
         self.template: Template = template
         self.dictation, self.noise_share = dictation, noise_share
         self.max_tokens, self.skip = max_tokens, skip
-        self.limits: Any = {"batch_seconds": batch_tokens, "max_rows": max_rows}
+        self.limits: Any = {"capacity": batch_tokens, "max_rows": max_rows}
         self.buffer, self.seed = buffer, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0

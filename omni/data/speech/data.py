@@ -181,7 +181,7 @@ class SpeechData(StreamableData):
     def train_batches(self) -> BucketedBatches:
         return BucketedBatches(
             self._durations("train"),
-            batch_seconds=self.batch_seconds,
+            capacity=self.batch_seconds,
             max_rows=self.max_batch_rows,
             seed=self.seed,
             position=self.position,
@@ -231,7 +231,7 @@ class SpeechData(StreamableData):
     def _sorted(self, split: str) -> DataLoader[SpeechBatch]:
         if split not in self._rows:
             raise UserError(f"there is no speech to {split} on: give data.init_args.{split}")
-        options: Any = {"batch_seconds": self.batch_seconds, "max_rows": self.max_batch_rows, **self.rank()}
+        options: Any = {"capacity": self.batch_seconds, "max_rows": self.max_batch_rows, **self.rank()}
         return self.loader(self._rows[split], SortedBatches(self._durations(split), **options))
 
     def _durations(self, split: str) -> np.ndarray:

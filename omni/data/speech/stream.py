@@ -71,7 +71,7 @@ class SpeechStream(IterableDataset[SpeechBatch]):
     ):
         self.sources, self.units, self.augmentation = sources, units, augmentation
         self.log_mel = LogMel(num_mels)
-        self.limits = {"batch_seconds": batch_seconds, "max_rows": max_rows}
+        self.limits = {"capacity": batch_seconds, "max_rows": max_rows}
         self.min_duration, self.max_duration = min_duration, max_duration
         self.crop, self.audio = crop, audio
         self.buffer, self.seed = buffer, seed

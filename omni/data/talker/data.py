@@ -188,7 +188,7 @@ class CodesData(ResumableData):
     def train_batches(self) -> BucketedBatches:
         return BucketedBatches(
             self._rows["train"].durations,
-            batch_seconds=self.batch_seconds,
+            capacity=self.batch_seconds,
             max_rows=self.max_batch_rows,
             seed=self.seed,
             position=self.position,
@@ -207,7 +207,7 @@ class CodesData(ResumableData):
     def _sorted(self, split: str) -> DataLoader[CodesBatch]:
         if split not in self._rows:
             raise UserError(f"there is no speech to {split} on: give data.init_args.{split}")
-        options: Any = {"batch_seconds": self.batch_seconds, "max_rows": self.max_batch_rows, **self.rank()}
+        options: Any = {"capacity": self.batch_seconds, "max_rows": self.max_batch_rows, **self.rank()}
         return self.loader(self._rows[split], SortedBatches(self._rows[split].durations, **options))
 
     def _encode(self, rows: Sequence[Row]) -> list[Encoded]:
