@@ -2,7 +2,9 @@
 
 import os
 import sys
+from dataclasses import fields, replace
 from importlib import import_module
+from inspect import signature
 from io import TextIOWrapper
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -23,9 +25,11 @@ class Verb(NamedTuple):
     Attributes:
         target: `module:function`; its signature is the verb's arguments, its docstring their help.
         help: What it does, in a line.
-        positionals: Arguments given by position; `+` behind the last one: it takes one or more; `?`: it may be missing.
+        positionals: Arguments given by position; with `+` the last one takes one or more values, with `?` none or one.
         lists: Options that take one or more values, as in `--labels cat dog`.
-        flags: Options that take none, as `--stream`.
+        flags: Options without a value, such as `--stream`.
+        inlined: Dataclass arguments whose fields are options of their own: `--temperature`, a field of `sampling`. An
+            argument of the verb with a field's name replaces that field.
     """
 
     target: str
@@ -33,6 +37,7 @@ class Verb(NamedTuple):
     positionals: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    inlined: tuple[str, ...] = ()
 
 
 VERBS = {
@@ -43,8 +48,11 @@ VERBS = {
         "omni.commands.generate:generate",
         "Continue a text with a Thinker, or answer about text, images and sound.",
         lists=("image", "audio", "video"),
+        inlined=("sampling",),
     ),
-    "chat": Verb("omni.commands.chat:chat", "Converse about text, images and sound, in the terminal."),
+    "chat": Verb(
+        "omni.commands.chat:chat", "Converse about text, images and audio, in the terminal.", inlined=("sampling",)
+    ),
     "transcribe": Verb(
         "omni.commands.transcribe:transcribe_files", "Write down what is said in audio files.", ("files+",)
     ),
@@ -136,7 +144,7 @@ def _dispatch(argv: list[str]) -> Any:
 
 
 def _call(verb: str, argv: list[str]) -> Any:
-    from jsonargparse import ArgumentError, ArgumentParser, auto_cli
+    from jsonargparse import ArgumentError, ArgumentParser
 
     what = VERBS[verb]
     module, _, name = what.target.partition(":")
@@ -144,14 +152,17 @@ def _call(verb: str, argv: list[str]) -> Any:
     if verb in PARSING_VERBS:
         return function(argv)
     try:
-        if not (what.positionals or what.lists or what.flags):
-            return auto_cli(function, args=argv, prog=f"omni {verb}", as_positional=False, exit_on_error=False)
         parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
         _add_arguments(parser, function, what)
-        arguments: Any = parser.instantiate(parser.parse_args(argv))
+        arguments = parser.instantiate(parser.parse_args(argv)).as_dict()
     except ArgumentError as error:
-        raise UserError(f"{one_line(error)} (`omni {verb} --help` tells what there is)") from error
-    return function(**arguments.as_dict())
+        raise UserError(f"{one_line(error)} (see `omni {verb} --help`)") from error
+    arguments.pop("config")
+    for name in what.inlined:
+        default = signature(function).parameters[name].default
+        given = {field: arguments.pop(field) for field in _inlined_fields(function, name)}
+        arguments[name] = replace(default, **given)
+    return function(**arguments)
 
 
 def _add_arguments(parser: Any, function: Any, verb: Verb) -> None:
@@ -176,8 +187,21 @@ def _add_arguments(parser: Any, function: Any, verb: Verb) -> None:
     for name in verb.lists:  # list[...] | None
         (item,) = get_args(get_args(types[name])[0])
         parser.add_argument(f"--{name}", nargs="+", type=item, default=None, help=help_of.get(name))
-    skip = {*verb.lists, *verb.flags, *(name.rstrip("+?") for name in verb.positionals)}
+    skip = {*verb.lists, *verb.flags, *verb.inlined, *(name.rstrip("+?") for name in verb.positionals)}
     parser.add_function_arguments(function, skip=skip, as_group=False)
+    for name in verb.inlined:
+        default = signature(function).parameters[name].default
+        inlined = {field: getattr(default, field) for field in _inlined_fields(function, name)}
+        others = {field.name for field in fields(default)} - inlined.keys()
+        parser.add_class_arguments(types[name], skip=others, as_group=False, instantiate=False)
+        parser.set_defaults(inlined)
+    parser.add_argument("--config", action="config", help="A YAML file with values of these options.")
+
+
+def _inlined_fields(function: Any, name: str) -> list[str]:
+    """Fields of a dataclass argument, but for those that the function has an argument for."""
+    arguments = signature(function).parameters
+    return [field.name for field in fields(arguments[name].default) if field.name not in arguments]
 
 
 def _help() -> str:

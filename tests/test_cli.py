@@ -63,7 +63,7 @@ class TestVerbs:
         (["fit", "--config", CONFIG, "--ckpt_path=nowhere.ckpt"], "nowhere.ckpt does not exist"),
         (["generate", "--checkpoint=nowhere.ckpt"], "nowhere.ckpt does not exist"),
         (["generate", "--checkpoint=nowhere.ckpt", "--top_p=1.5"], "top_p must be over 0 and at most 1, not 1.5"),
-        (["generate", "--checkpoint=nowhere.ckpt", "--temperature=-1"], "temperature must be 0 or more, not -1"),
+        (["chat", "--checkpoint=nowhere.ckpt", "--temperature=-1"], "temperature must be 0 or more, not -1"),
         (["generate", "--checkpoint=nowhere.ckpt", "--num_samples=0"], "num_samples must be 1 or more"),
         (["generate", "--checkpoint=nowhere.ckpt", "--top_q=1"], "--top_q"),
         (["generate"], "checkpoint"),
@@ -127,8 +127,8 @@ class TestGenerate:
         (workplace / "empty.txt").touch()
         (workplace / "latin.txt").write_bytes("où".encode("latin-1"))
         generate = ["generate", "--checkpoint", trained]
-        assert "empty.txt are empty" in fails(main, [*generate, "--file", "empty.txt"])
-        assert "latin.txt are not UTF-8 (byte 1)" in fails(main, [*generate, "--file", "latin.txt"])
+        assert "empty.txt is empty" in fails(main, [*generate, "--file", "empty.txt"])
+        assert "latin.txt is not UTF-8 (byte 1)" in fails(main, [*generate, "--file", "latin.txt"])
         assert "nowhere.txt cannot be read" in fails(main, [*generate, "--file", "nowhere.txt"])
         assert "not both" in fails(main, [*generate, "--file", "-", "--text", "a"])
         assert "cannot be used" in fails(main, [*generate, "--device", "cuda:7"])

@@ -1,4 +1,4 @@
-"""The verb `chat`: a conversation in the terminal, or over a pipe."""
+"""`omni chat`: a conversation in the terminal, or over a pipe."""
 
 import contextlib
 import sys
@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omni.commands.generate import answers, show
+from omni.checkpoints.checkpoint import Checkpoint
+from omni.commands.generate import answers_questions, print_response
 from omni.decoding.sampling import Sampling
 from omni.errors import UserError
 from omni.inference.assistant import Assistant
@@ -15,15 +16,15 @@ from omni.media.images import read_image
 from omni.media.video import read_video
 
 HELP = """\
-  /image FILE      show it with the next question; as often as you like
-  /audio FILE      the same with a recording, which may hold the question: an empty line then sends it
-  /video FILE      the same with an animated image, or a folder with frames
-  /speak FOLDER    say the answers from now on, into FOLDER/0001.wav, 0002.wav, ...
-  /speak off       and no longer
-  /history         what was said
-  /reset           begin anew
-  /help            this
-  /quit            end, as Ctrl-D does; Ctrl-C stops an answer"""
+  /image FILE      attach an image to the next question; may be repeated
+  /audio FILE      attach a recording, which may contain the question: an empty line then sends it
+  /video FILE      attach an animated image, or a folder of frames
+  /speak FOLDER    speak the next answers, into FOLDER/0001.wav, 0002.wav, ...
+  /speak off       stop speaking them
+  /history         print the conversation
+  /reset           start a new conversation
+  /help            print this
+  /quit            exit, as Ctrl-D does; Ctrl-C stops an answer"""
 
 
 def chat(
@@ -35,43 +36,33 @@ def chat(
     vocoder: str | None = None,
     speaker: int | str | None = None,
     max_tokens: int = 128,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 0.95,
-    repetition_penalty: float = 1.0,
-    seed: int = 0,
+    sampling: Sampling = Sampling(temperature=0.0, top_p=0.95),  # noqa: B008  immutable
     context: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Converse about text, images and sound, in the terminal; /help tells how.
+    """Converse about text, images and audio, in the terminal; /help lists the commands.
 
-    Lines of standard input are questions, or commands that begin with a slash. A mistake is told in one line and the
-    conversation goes on; if standard input is no terminal, the exit code then is 2. What no longer fits into the
-    model's context is forgotten, the oldest exchange first, and told.
+    Each line of standard input is a question, or a command that starts with a slash. An error is printed in one line
+    and the conversation continues; if standard input is not a terminal, the exit code is then 2. When the conversation
+    exceeds the context, its oldest exchanges are dropped, with a note.
 
     Args:
         checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt.
-        system: A system message, in front of the conversation.
-        speak: Say the answers into numbered files in this folder.
-        voice: The checkpoint of a Talker that speaks; not needed where the model's holds one.
+        system: A system message before the conversation.
+        speak: Speak the answers into numbered files in this folder.
+        voice: A Talker's checkpoint; not needed if `checkpoint` holds a Talker.
         vocoder: griffin-lim, or a checkpoint that holds a vocoder.
-        speaker: The number of a voice, or its name, for a Talker that has several.
+        speaker: The number or name of a voice, for a Talker with several.
         max_tokens: Most tokens of an answer.
-        temperature: Spread of the choice; 0 always takes the likeliest token.
-        top_k: Choose among this many tokens; 0 means all.
-        top_p: Choose among the likeliest tokens that together hold this probability.
-        repetition_penalty: Over 1, tokens already said become less likely.
-        seed: The same seed gives the same answers.
-        context: Most tokens that the model takes; as many as in training, if not given.
+        sampling: How tokens are chosen.
+        context: Most tokens of a conversation; by default as in training.
         device: cpu, cuda, or auto.
     """
-    sampling = Sampling(
-        temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
-    )
-    if not answers(checkpoint):
+    opened = Checkpoint(checkpoint)
+    if not answers_questions(opened):
         raise UserError(f"{checkpoint} only continues texts (`omni generate`): give a checkpoint of stage E")
     assistant = Assistant.from_pretrained(
-        checkpoint, voice=voice, vocoder=vocoder, system=system, context=context, device=device
+        opened, voice=voice, vocoder=vocoder, system=system, context=context, device=device
     )
     session = Session(assistant, {"max_tokens": max_tokens, "sampling": sampling, "speaker": speaker}, folder=speak)
     if not session.run() and not sys.stdin.isatty():
@@ -82,12 +73,12 @@ class Session:
     """A conversation that is read from standard input.
 
     Args:
-        assistant: Answers.
-        options: Of its answers.
-        folder: Where they are spoken to; None: they are not.
+        assistant: The model.
+        options: Options of `Assistant.chat`.
+        folder: Folder for spoken answers; None: they are not spoken.
 
     Raises:
-        UserError: If they are to be spoken and there is no voice.
+        UserError: If answers are to be spoken and there is no Talker.
     """
 
     def __init__(self, assistant: Assistant, options: dict[str, Any], *, folder: Path | None = None) -> None:
@@ -101,32 +92,32 @@ class Session:
             "/speak": self._speak,
             "/history": self._history,
             "/reset": self._reset,
-            "/help": lambda rest: print(HELP),
+            "/help": lambda argument: print(HELP),
         }
         if folder is not None:
             self._speak(str(folder))
 
     def run(self) -> bool:
-        """Answers until the input ends or /quit; returns whether all went well."""
-        terminal, well = sys.stdin.isatty(), True
+        """Answers until the input ends or /quit; returns whether there were no errors."""
+        terminal, succeeded = sys.stdin.isatty(), True
         if terminal:
             with contextlib.suppress(ImportError):
-                import readline  # noqa: F401  lines can be edited and come back
-            print("Ask; /help tells more.")
+                import readline  # noqa: F401  line editing and history
+            print("Ask a question; /help lists the commands.")
         while True:
             line = ""
             try:
                 line = self._line(terminal)
                 if line is None or line.strip() == "/quit":
-                    return well
-                self._answer(line.strip())
+                    return succeeded
+                self._handle(line.strip())
             except UserError as error:
                 print(f"omni: {error}", file=sys.stderr)
-                well = False
+                succeeded = False
             except KeyboardInterrupt:
-                if not (terminal or line):  # between two answers, and nobody there to type /quit
+                if not (terminal or line):  # between two answers of a pipe: nobody can type /quit
                     raise
-                print("(stopped; /quit ends)", file=sys.stderr)
+                print("(stopped; /quit exits)", file=sys.stderr)
 
     def _line(self, terminal: bool) -> str | None:
         try:
@@ -138,24 +129,25 @@ class Session:
             raise UserError(f"standard input is not UTF-8 (byte {error.start})") from error
         return line if line or terminal else None
 
-    def _answer(self, line: str) -> None:
+    def _handle(self, line: str) -> None:
         if line.startswith("/"):
-            name, _, rest = line.partition(" ")
-            if name not in self.commands:
-                raise UserError(f"there is no command {name}: /help tells what there is")
-            self.commands[name](rest.strip())
-            return
-        if not line and not self.attached:
-            return
+            command, _, argument = line.partition(" ")
+            if command not in self.commands:
+                raise UserError(f"unknown command {command}: /help lists the commands")
+            self.commands[command](argument.strip())
+        elif line or self.attached:
+            self._answer(line)
+
+    def _answer(self, question: str) -> None:
         files, self.attached = self.attached, {}
-        out = self._next_file()
-        reply = self.assistant.chat(text=line, **files, speak=out is not None, **self.options)
-        if reply.forgotten:
-            print(f"(the first {reply.forgotten} messages do not fit any more and are left out)", file=sys.stderr)
+        out = None if self.folder is None else _next_file(self.folder)
+        response = self.assistant.chat(text=question, **files, speak=out is not None, **self.options)
+        if response.forgotten:
+            print(f"(the first {response.forgotten} messages do not fit any more and are left out)", file=sys.stderr)
         try:
-            show(reply, out)
+            print_response(response, out)
         finally:
-            reply.close()
+            response.close()
 
     # ------------------------------------------------------------------ commands
 
@@ -171,9 +163,9 @@ class Session:
         frames, times = read_video(_path(file, "/video"))
         self._attach("video", {"frames": frames, "times": times}, f"{file}, {len(frames)} frames")
 
-    def _attach(self, kind: str, medium: Any, told: str) -> None:
+    def _attach(self, kind: str, medium: Any, description: str) -> None:
         self.attached.setdefault(kind, []).append(medium)
-        print(f"({told}: ask about it)", file=sys.stderr)
+        print(f"(attached {description})", file=sys.stderr)
 
     def _speak(self, folder: str) -> None:
         if not folder:
@@ -182,30 +174,27 @@ class Session:
         elif folder == "off":
             self.folder = None
         elif self.assistant.voice is None:
-            raise UserError("there is no voice to speak with: start with --voice, a Talker's checkpoint")
+            raise UserError("no Talker to speak with: start with --voice and a Talker's checkpoint")
         else:
-            Path(folder).mkdir(parents=True, exist_ok=True)
             self.folder = Path(folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
 
-    def _next_file(self) -> Path | None:
-        if self.folder is None:
-            return None
-        number = 1
-        while (file := self.folder / f"{number:04d}.wav").exists():
-            number += 1
-        return file
-
-    def _history(self, rest: str) -> None:
+    def _history(self, argument: str) -> None:
         for message in self.assistant.history:
             content = message["content"]
-            parts = (
-                [content] if isinstance(content, str) else [part.get("text") or f"[{part['type']}]" for part in content]
-            )
-            print(f"{message['role']}: {' '.join(parts)}")
+            parts = [{"text": content}] if isinstance(content, str) else content
+            print(f"{message['role']}:", *(part.get("text") or f"[{part['type']}]" for part in parts))
 
-    def _reset(self, rest: str) -> None:
+    def _reset(self, argument: str) -> None:
         self.assistant.reset()
         self.attached = {}
+
+
+def _next_file(folder: Path) -> Path:
+    number = 1
+    while (file := folder / f"{number:04d}.wav").exists():
+        number += 1
+    return file
 
 
 def _path(file: str, command: str) -> Path:

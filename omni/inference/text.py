@@ -1,12 +1,11 @@
 """Trained models at work, without Lightning: load one, let it write."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from omni.checkpoints.checkpoint import Checkpoint
+from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.sampling import Sampling
 from omni.decoding.sampling import generate as generate_tokens
 from omni.errors import UserError
@@ -85,7 +84,7 @@ class TextModel:
         return texts
 
 
-def load(path: str | Path, *, device: str = "auto") -> TextModel:
+def load(path: Source, *, device: str = "auto") -> TextModel:
     """Loads a trained Thinker from the checkpoint of any stage that holds one.
 
     Args:
@@ -95,7 +94,7 @@ def load(path: str | Path, *, device: str = "auto") -> TextModel:
     Raises:
         UserError: If the checkpoint is missing, damaged or without a Thinker, or the device is not there.
     """
-    checkpoint = Checkpoint(path)
+    checkpoint = Checkpoint.open(path)
     thinker, tokenizer = checkpoint.part("thinker", Thinker, PretrainedThinker), checkpoint.tokenizer
     thinker.transpose_weights_for_decoding()
     if device == "auto":

@@ -91,7 +91,7 @@ class TestGenerate:
             (["--image", *["a.png"] * 50, "--text", "x"], "200 of them for 50 × image"),
             (["--text", "x", "--speak", "x.wav"], "no voice to speak with"),
             (["--text", "x", "--speak", "x.xyz"], "audio cannot be written as .xyz"),
-            (["--text", "[x, y]", "--speak", "x.wav", "--voice", "talker.ckpt"], "--speak says one answer"),
+            (["--text", "[x, y]", "--speak", "x.wav", "--voice", "talker.ckpt"], "--speak takes one answer"),
             (["--text", "x", "--voice", "omni.ckpt"], "holds no part 'talker'"),
             (["--text", "x", "--speak", "x.wav", "--voice", "talker.ckpt", "--speaker", "3"], "one voice only"),
             ([], "there is nothing to answer"),
@@ -153,8 +153,8 @@ class TestChat:
             chatted(monkeypatch, "\n".join(lines))
         assert stop.value.code == 2
         told = capsys.readouterr()
-        complaints = ("nowhere.png: there is no such", "/audio needs a file", "no command /frobnicate",
-                      "no voice to speak with", "the question takes 404 tokens")  # fmt: skip
+        complaints = ("nowhere.png: there is no such", "/audio needs a file", "unknown command /frobnicate",
+                      "no Talker to speak with", "the question takes 404 tokens")  # fmt: skip
         mistakes = [line for line in told.err.splitlines() if line.startswith("omni: ")]
         assert len(mistakes) == len(complaints)
         assert all(words in line for words, line in zip(complaints, mistakes, strict=True))
@@ -167,7 +167,7 @@ class TestChat:
 
     def test_ctrl_c_stops_the_answer_and_not_the_program(self, place, monkeypatch, capsys):
         stopped = []
-        show = chatting.show
+        show = chatting.print_response
 
         def interrupted(reply, out):
             pieces = reply._pieces
@@ -185,7 +185,7 @@ class TestChat:
             finally:
                 pieces.close()
 
-        monkeypatch.setattr(chatting, "show", interrupted)
+        monkeypatch.setattr(chatting, "print_response", interrupted)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
         try:
             chatted(monkeypatch, "what?\nand?\n/history\n", "--voice", "talker.ckpt", "--speak", "said")

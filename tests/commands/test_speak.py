@@ -104,7 +104,7 @@ def test_lines_of_standard_input_are_streamed(talker, monkeypatch):
 
 def test_standard_input_must_be_text(talker, monkeypatch, fails):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xe9b"), encoding="utf-8"))
-    assert "texts - are not UTF-8 (byte 1)" in fails(say, "-", "--out", "x.wav")
+    assert "standard input is not UTF-8 (byte 1)" in fails(say, "-", "--out", "x.wav")
 
 
 def test_no_stream_runs_over_a_terminal(talker, monkeypatch, fails):
@@ -146,8 +146,8 @@ def test_nothing_is_left_of_a_file_that_was_broken_off(talker, monkeypatch):
         (["abc", "--out", "x.wav", "--device", "abacus"], "device 'abacus' cannot be used"),
         (["abc", "--out", "x.wav", "--batch_size", "0"], "batch_size is 0"),
         (["--file", "nowhere.txt", "--out", "x.wav"], "nowhere.txt cannot be read"),
-        (["--file", "empty.txt", "--out", "x.wav"], "empty.txt are empty"),
-        (["--file", "latin.txt", "--out", "x.wav"], "latin.txt are not UTF-8 (byte 1)"),
+        (["--file", "empty.txt", "--out", "x.wav"], "empty.txt is empty"),
+        (["--file", "latin.txt", "--out", "x.wav"], "latin.txt is not UTF-8 (byte 1)"),
     ],
 )
 def test_mistakes_end_in_a_line(talker, fails, arguments, words):
