@@ -1,7 +1,7 @@
 """Arguments and classes that were renamed, moved or removed: old checkpoints load, old YAML is refused with a hint.
 
 A checkpoint records each part's class and arguments (see `omni.models.part.Part.recipe`), so that an older one holds
-the old names; `current_arguments` maps them. An old key or class path in YAML is refused with one line that names the
+the old names; `current_recipe` maps them. An old key or class path in YAML is refused with one line that names the
 new one (`explained` and `moved_class`, which `omni.errors.one_line` calls).
 """
 
@@ -9,8 +9,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+# Projectors were one class whose `kind` chose among these, each with its own arguments beside the common ones.
+_PROJECTORS: dict[str, tuple[str, set[str]]] = {
+    "linear": ("LinearProjector", set()),
+    "mlp": ("MLPProjector", {"hidden_dim"}),
+    "swiglu": ("SwiGLUProjector", {"hidden_dim"}),
+    "mosa": ("MoSAProjector", {"hidden_dim", "num_experts"}),
+    "moe": ("MoEProjector", {"hidden_dim", "num_experts", "experts_per_token"}),
+    "qformer": ("QFormerProjector", {"hidden_dim", "queries", "num_layers", "num_heads"}),
+}
+_OLD_PROJECTOR = "omni.models.projector.Projector"
+_OF_ONE_KIND = set.union(*(own for _, own in _PROJECTORS.values()))
+
 # Class -> old name -> new name.
 RENAMED: dict[str, dict[str, str]] = {
+    **{name: {"stack": "frame_stacking", "places": "learned_positions"} for name, _ in _PROJECTORS.values()},
     "AudioEncoder": {"inner_ctc": "intermediate_ctc_block"},
     "ImageAugmentation": {"crop": "min_crop_area"},
     "CodecTraining": {"samples": "shown"},
@@ -33,8 +46,20 @@ MOVED: dict[str, str] = {
     "omni.data.text.TextData": "omni.data.text.data.TextData",
 }
 
+_NO_CLASS = re.compile(r"Expected an instantiatable class, but omni\.models\.projector\.Projector is abstract")
+_KIND = re.compile(r"\w+Projector: Option 'kind' is not accepted")
 _NOT_ACCEPTED = re.compile(r"(?:(\w+): )?Option '(?:[\w.]+\.)?(\w+)' is not accepted")
 _OLD_PATH = re.compile(rf"\b({'|'.join(map(re.escape, MOVED))})(\.\w+)?\b")  # the longer of two paths stands first
+
+
+def current_recipe(recipe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The present class path and arguments of a part's recipe (see `Part.recipe`)."""
+    class_path, arguments = recipe["class_path"], dict(recipe["init_args"])
+    if class_path == _OLD_PROJECTOR:
+        name, own = _PROJECTORS[arguments.pop("kind", "mlp")]
+        class_path = class_path.replace("Projector", name)
+        arguments = {key: value for key, value in arguments.items() if key in own or key not in _OF_ONE_KIND}
+    return class_path, current_arguments(class_path.rpartition(".")[2], arguments)
 
 
 def current_arguments(class_name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +77,9 @@ def current_arguments(class_name: str, arguments: Mapping[str, Any]) -> dict[str
 
 def explained(message: str) -> str:
     """A parser's message, with the present name where it refuses an old one."""
+    classes = ", ".join(f"{name} ({kind})" for kind, (name, _) in _PROJECTORS.items())
+    message = _NO_CLASS.sub(f"a projector needs a class_path, with its arguments in init_args: {classes}", message)
+    message = _KIND.sub(f"`kind` is now the class_path: {classes}", message)
     return _NOT_ACCEPTED.sub(_with_present_name, message)
 
 

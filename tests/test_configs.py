@@ -1,18 +1,19 @@
 """Every YAML that is shipped: it parses, builds what it names, and is counted."""
 
+import inspect
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 import toy_pretrained as toy
 import yaml
 
+from omni.models import projector as projectors
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec
 from omni.models.discriminators import Discriminators
 from omni.models.omni import Omni
-from omni.models.projector import Projector, ProjectorKind
+from omni.models.projector import Projector
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
@@ -57,11 +58,17 @@ def test_all_files_were_found():
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, *NO_STAGES}
 
 
+def part_of(path):
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "class_path" in config:
+        return getattr(projectors, config["class_path"])(**config["init_args"])
+    return PARTS[path.stem.removesuffix("_with_thinker")](**config)
+
+
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_model_sizes_build(path):
     with torch.device("meta"):
-        kind = Projector if path.parent == KINDS else PARTS[path.stem.removesuffix("_with_thinker")]
-        part = kind(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        part = part_of(path)
     assert part.num_parameters > (5e4 if isinstance(part, Projector) else 1e5)
 
 
@@ -86,7 +93,7 @@ def test_the_thinker_sees_an_image_as_49_to_64_tokens_and_the_worlds_small_ones_
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODELS} - {KINDS}), ids=lambda path: path.name)
 def test_projectors_fit_the_parts_of_their_size(folder):
     with torch.device("meta"):
-        parts = {name: PARTS[name](**yaml.safe_load((folder / f"{name}.yaml").read_text())) for name in PARTS}
+        parts = {name: part_of(folder / f"{name}.yaml") for name in PARTS}
     names = ("thinker", "vision_encoder", "vision_projector", "audio_encoder", "audio_projector")
     assert Omni(**{name: parts[name] for name in names}).layout.image_grid
 
@@ -95,14 +102,18 @@ def test_projectors_fit_the_parts_of_their_size(folder):
 def test_sizes_of_a_part_name_the_same_arguments(name):
     """One size given over another is merged with it: an argument that only the other names would stay."""
     files = [path for path in MODELS if path.stem == name]
-    assert len({frozenset(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in files}) == 1
+    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
+    assert len({frozenset(config.get("init_args", config)) for config in configs}) == 1
 
 
-def test_every_kind_of_projector_has_a_file_that_says_the_same():
-    configs = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in KINDS.iterdir()}
-    assert configs.keys() == set(get_args(ProjectorKind))
-    assert {name: config["kind"] for name, config in configs.items()} == {name: name for name in configs}
-    assert len({frozenset(config) for config in configs.values()}) == 1
+def test_every_projector_has_a_file_that_shows_its_arguments():
+    found = {path.stem: part_of(path) for path in KINDS.iterdir()}
+    assert {type(part) for part in found.values()} == set(Projector.__subclasses__())
+    assert all(f"{name}projector" == type(part).__name__.lower() for name, part in found.items())
+    for path in KINDS.iterdir():
+        shown = yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"].keys()
+        own = inspect.signature(type(found[path.stem])).parameters.keys() - {"kwargs"}
+        assert shown == own | {"in_dim", "out_dim", "frame_stacking"}, path.stem
 
 
 def test_the_world_has_as_many_classes_as_its_classifier():

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from conftest import CONFIGS
+from toy_omni import PROJECTORS, toy_omni
 
 import omni
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.checkpoints.recipe import build
+from omni.cli import main
 from omni.errors import UserError
 from omni.models.audio_encoder import AudioEncoder
+from omni.models.projector import Projector
 from omni.renamed import MOVED, REMOVED, RENAMED, current_arguments, moved_class
+from omni.stages.omni import OmniTuning
 
 ROWS = [(name, old, new) for name, table in RENAMED.items() for old, new in table.items()]
 TOY = {"num_mels": 16, "vocab_size": 5, "dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 48, "conv_channels": 4}
@@ -32,7 +39,7 @@ def class_named(name: str) -> type:
 
 @pytest.mark.parametrize(("name", "old", "new"), ROWS)
 def test_the_present_name_is_an_argument_and_the_old_one_is_not(name, old, new):
-    arguments = inspect.signature(class_named(name)).parameters
+    arguments = {key for cls in class_named(name).__mro__ for key in inspect.signature(cls).parameters}
     assert new in arguments
     assert old not in arguments
 
@@ -65,6 +72,91 @@ def test_a_removed_argument_is_dropped_only_where_it_changed_nothing(monkeypatch
 
 def test_other_classes_keep_an_argument_of_the_same_name():
     assert current_arguments("SpeechData", {"crop": 2.0}) == {"crop": 2.0}
+
+
+OLD_PROJECTOR = {  # all arguments that it had, of whatever kind
+    "in_dim": 24,
+    "out_dim": 32,
+    "hidden_dim": 16,
+    "stack": 2,
+    "places": 6,
+    "num_experts": 3,
+    "experts_per_token": 2,
+    "queries": 3,
+    "num_layers": 1,
+    "num_heads": 2,
+}
+
+
+@pytest.mark.parametrize("kind", PROJECTORS)
+def test_a_projector_of_an_old_checkpoint_is_rebuilt(kind, tmp_path):
+    own = inspect.signature(PROJECTORS[kind]).parameters.keys() & OLD_PROJECTOR.keys()
+    options = {name: OLD_PROJECTOR[name] for name in ("in_dim", "out_dim", *own)}
+    new = PROJECTORS[kind](**options, frame_stacking=2, learned_positions=6).eval()
+    new.calibrate(0.3)
+    weights = {f"audio_projector.{name}": weight for name, weight in new.state_dict().items()}
+    weights = {name.replace("learned_positions", "places"): weight for name, weight in weights.items()}
+    assert "audio_projector.places" in weights
+    recipe = {"class_path": "omni.models.projector.Projector", "init_args": {"kind": kind, **OLD_PROJECTOR}}
+    content = {"state_dict": weights, "parts": {"audio_projector": recipe}, "lineage": {"stage": "OmniTuning"}}
+    torch.save(content, tmp_path / "old.ckpt")
+    old = Checkpoint(tmp_path / "old.ckpt").part("audio_projector", Projector)
+    assert type(old) is PROJECTORS[kind]
+    features, lengths = torch.randn(2, 12, 24), torch.tensor([12, 7])
+    assert torch.equal(old(features, lengths).tokens, new(features, lengths).tokens)
+
+
+def test_an_old_projector_without_a_kind_has_two_matrices():
+    recipe = {"class_path": "omni.models.projector.Projector", "init_args": {"in_dim": 24, "out_dim": 32}}
+    assert type(build(recipe)) is PROJECTORS["mlp"]
+
+
+def test_a_run_is_resumed_from_the_old_names_of_weights():
+    omni = toy_omni()
+    projector = PROJECTORS["mlp"](in_dim=24, out_dim=32, learned_positions=4)
+    stage = OmniTuning(omni.thinker, omni.vision_encoder, projector)
+    weights = {name: weight + 1 for name, weight in stage.state_dict().items() if weight.dtype == torch.float32}
+    stage.load_state_dict({name.replace("learned_positions", "places"): weight for name, weight in weights.items()})
+    assert torch.equal(projector.learned_positions, weights["vision_projector.learned_positions"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            "vision_projector.init_args.kind=mlp",
+            "`kind` is now the class_path: LinearProjector (linear), MLP",
+        ),
+        (
+            'vision_projector={"in_dim": 512, "out_dim": 192, "kind": "mlp"}',
+            "vision_projector: `kind` is now the class_path: LinearProjector (linear), MLPProjector (mlp), ",
+        ),
+        ("audio_projector.init_args.stack=2", "MLPProjector: `stack` is now called `frame_stacking`"),
+    ],
+)
+def test_old_settings_of_projectors_are_refused_with_the_new_ones(settings, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", str(CONFIGS / "world/omni.yaml"), f"--model.init_args.{settings}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("omni: model: OmniTuning: ")
+    assert line in said
+
+
+def test_an_old_file_of_a_projector_is_refused_with_the_classes(tmp_path, capsys):
+    config = yaml.safe_load((CONFIGS / "world/asr_llm.yaml").read_text(encoding="utf-8"))
+    parts = config["model"]["init_args"]
+    parts["audio_projector"] = {"in_dim": 192, "out_dim": 192, "kind": "mlp", "stack": 1}
+    for name in ("thinker", "audio_encoder"):
+        parts[name] = str(CONFIGS / "models/laptop" / f"{name}.yaml")
+    Path(tmp_path / "old.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", str(tmp_path / "old.yaml")])
+    assert ended.value.code == 2
+    assert (
+        "audio_projector: a projector needs a class_path, with its arguments in init_args: Linear"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

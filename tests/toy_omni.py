@@ -4,7 +4,14 @@ import torch
 
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.omni import Omni
-from omni.models.projector import Projector
+from omni.models.projector import (
+    LinearProjector,
+    MLPProjector,
+    MoEProjector,
+    MoSAProjector,
+    QFormerProjector,
+    SwiGLUProjector,
+)
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.text.chat_template import encode_chat
@@ -13,9 +20,17 @@ from omni.text.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
 MELS = 16
+PROJECTORS = {
+    "linear": LinearProjector,
+    "mlp": MLPProjector,
+    "swiglu": SwiGLUProjector,
+    "mosa": MoSAProjector,
+    "moe": MoEProjector,
+    "qformer": QFormerProjector,
+}
 
 
-def toy_omni(*, seed=0, rope_axes=3, stack=1, kind="mlp"):
+def toy_omni(*, seed=0, rope_axes=3, frame_stacking=1, kind="mlp"):
     """An Omni in eval mode."""
     torch.manual_seed(seed)
     thinker = Thinker(vocab_size=288, dim=32, num_layers=2, num_heads=4, ffn_dim=48, rope_axes=rope_axes)
@@ -27,9 +42,9 @@ def toy_omni(*, seed=0, rope_axes=3, stack=1, kind="mlp"):
     omni = Omni(
         thinker,
         vision_encoder=vision,
-        vision_projector=Projector(in_dim=24, out_dim=32, kind=kind),
+        vision_projector=PROJECTORS[kind](in_dim=24, out_dim=32),
         audio_encoder=audio,
-        audio_projector=Projector(in_dim=16, out_dim=32, kind=kind, stack=stack),
+        audio_projector=PROJECTORS[kind](in_dim=16, out_dim=32, frame_stacking=frame_stacking),
     )
     omni.calibrate()
     return omni.eval()

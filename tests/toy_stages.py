@@ -19,7 +19,7 @@ from omni.models.contrast import ContrastHead
 from omni.models.discriminators import Discriminators
 from omni.models.pretrained.audio_encoder import PretrainedAudioEncoder
 from omni.models.pretrained.thinker import PretrainedThinker
-from omni.models.projector import Projector
+from omni.models.projector import MLPProjector
 from omni.models.text_encoder import TextEncoder
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
@@ -130,7 +130,7 @@ def asr_llm(folder: Path) -> Toy:
         PretrainedThinker(source=str(folder / "llm")),
         PretrainedAudioEncoder(source=str(folder / "encoder")),
     )
-    projector = Projector(in_dim=16, out_dim=32, stack=2)
+    projector = MLPProjector(in_dim=16, out_dim=32, frame_stacking=2)
     options = {"audio_encoder": encoder, "audio_projector": projector, "answer_tokens": 3}
     stage = OmniTuning(thinker, **options, **_frozen("thinker", "audio_encoder"))
     batch = _conversations([["audio"], ["audio"]], stage)

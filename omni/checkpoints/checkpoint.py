@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from omni.checkpoints.recipe import build
 from omni.checkpoints.safetensors_folder import is_folder, read_folder
-from omni.checkpoints.weights import differences, load_weights
+from omni.checkpoints.weights import differences, load_weights, with_current_names
 from omni.errors import UserError
 from omni.media.audio import mel_constants
 from omni.models.part import Part
@@ -231,7 +231,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"checkpoint {path} was trained on other spectrograms ({key} is {there.get(key)} there and {here[key]} "
             "here): use the version of omni that trained it"
         )
-    return content
+    return {**content, "state_dict": with_current_names(content["state_dict"])}
 
 
 def _read_file(path: Path) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 from omni.errors import UserError
 from omni.models.part import Part
-from omni.renamed import current_arguments
+from omni.renamed import current_recipe
 
 
 def build(recipe: dict[str, Any]) -> Part:
@@ -14,21 +14,19 @@ def build(recipe: dict[str, Any]) -> Part:
     Raises:
         UserError: If the recipe's class is not a `Part`, cannot be imported, or does not accept the arguments.
     """
-    module, _, name = recipe["class_path"].rpartition(".")
+    class_path, arguments = current_recipe(recipe)
+    module, _, name = class_path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"the checkpoint needs {recipe['class_path']}, which cannot be imported: {error}") from error
+        raise UserError(f"the checkpoint needs {class_path}, which cannot be imported: {error}") from error
     # Only parts: a checkpoint must not be able to call whatever else is installed.
     if not (isinstance(cls, type) and issubclass(cls, Part)):
-        raise UserError(f"the checkpoint names {recipe['class_path']} as a part, but it is not a Part of omni")
-    given = current_arguments(cls.__name__, recipe["init_args"])
+        raise UserError(f"the checkpoint names {class_path} as a part, but it is not a Part of omni")
     try:
-        return cls(**{name: _build_nested(value) for name, value in given.items()})
+        return cls(**{name: _build_nested(value) for name, value in arguments.items()})
     except TypeError as error:
-        raise UserError(
-            f"the checkpoint's {recipe['class_path']} was written by another version of omni: {error}"
-        ) from error
+        raise UserError(f"the checkpoint's {class_path} was written by another version of omni: {error}") from error
 
 
 def _build_nested(value: Any) -> Any:

@@ -1,12 +1,20 @@
 """Weights of parts: compared with a part, loaded strictly, and identified by a fingerprint."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from omni.models.part import Part
+
+_OLD_NAME = re.compile(r"(_projector\.(?:former\.)?)places$")
+
+
+def with_current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a stage under their present names."""
+    return {_OLD_NAME.sub(r"\1learned_positions", name): weight for name, weight in weights.items()}
 
 
 def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:

@@ -117,7 +117,7 @@ class Responder:
             silence = silence_of(self.omni.audio_encoder.num_mels)
             media["mels"] = pad_sequence(mels, batch_first=True, padding_value=silence).to(self.device)
             media["mel_lengths"] = torch.tensor([len(mel) for mel in mels], device=self.device)
-        return self.omni.embed(tokens.to(self.device), **media)
+        return self.omni.embed(tokens.to(self.device), **media).embeddings
 
     def _options(self, max_tokens: int, sampling: Sampling | None) -> dict[str, Any]:
         return {

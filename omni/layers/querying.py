@@ -6,6 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from omni.layers.feedforward import FeedForward
+from omni.layers.mask import length_mask
 from omni.layers.norm import RMSNorm
 
 
@@ -64,18 +65,20 @@ class WindowedQueries(nn.Module):
         in_dim: Width of a frame.
         dim: Width of the queries.
         queries: Queries of a window.
-        stack: Frames for each of them.
+        frame_stacking: Frames for each of them.
         num_layers: Blocks.
         num_heads: Attention heads.
     """
 
-    def __init__(self, in_dim: int, dim: int, *, queries: int, stack: int, num_layers: int, num_heads: int) -> None:
+    def __init__(
+        self, in_dim: int, dim: int, *, queries: int, frame_stacking: int, num_layers: int, num_heads: int
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"hidden_dim ({dim}) must be a multiple of num_heads ({num_heads})")
-        self.num_queries, self.stack = queries, stack
+        self.num_queries, self.frame_stacking = queries, frame_stacking
         self.queries = nn.Parameter(torch.randn(queries, dim))
-        self.places = nn.Parameter(0.5 * torch.randn(queries * stack, in_dim))
+        self.learned_positions = nn.Parameter(0.5 * torch.randn(queries * frame_stacking, in_dim))
         self.blocks = nn.ModuleList(QueryingBlock(dim, in_dim, num_heads=num_heads) for _ in range(num_layers))
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -92,13 +95,13 @@ class WindowedQueries(nn.Module):
             (batch, frames / stack, dim), rounded up.
         """
         batch, frames = x.shape[:2]
-        window = self.num_queries * self.stack
+        window = self.num_queries * self.frame_stacking
         x = F.pad(x, (0, 0, 0, -frames % window))
-        seen = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        windows = rearrange(x, "b (n w) d -> (b n) w d", w=window) + self.places
+        seen = length_mask(lengths, x.shape[1])
+        windows = rearrange(x, "b (n w) d -> (b n) w d", w=window) + self.learned_positions
         seen = rearrange(seen, "b (n w) -> (b n) w", w=window)
         seen = seen | ~seen.any(1, keepdim=True)  # a query that sees no frame at all would be NaN
         queries = self.queries.to(windows.dtype).expand(len(windows), -1, -1)
         for block in self.blocks:
             queries = block(queries, windows, seen)
-        return rearrange(queries, "(b n) q d -> b (n q) d", b=batch)[:, : -(-frames // self.stack)]
+        return rearrange(queries, "(b n) q d -> b (n q) d", b=batch)[:, : -(-frames // self.frame_stacking)]

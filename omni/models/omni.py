@@ -1,16 +1,29 @@
 """Omni: a Thinker that sees and hears."""
 
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
+from omni.layers.moe import RouterUse
 from omni.layers.transformer import TransformerOutput
 from omni.models.audio_encoder import AudioFeatures
 from omni.models.interfaces import Cache, ImageEncoder, LanguageModel, SpeechEncoder
 from omni.models.projector import Projector
 from omni.text.media_positions import MediaLayout
 from omni.text.tokenizer import AUDIO, IMAGE
+
+
+class MediaEmbeddings(NamedTuple):
+    """The input of the Thinker.
+
+    Attributes:
+        embeddings: (batch, time, dim): of tokens, with those of media in the positions of their placeholders.
+        router_uses: How the experts of projectors were used in training, by the projectors' names.
+    """
+
+    embeddings: Tensor
+    router_uses: dict[str, RouterUse]
 
 
 @final
@@ -51,8 +64,8 @@ class Omni(nn.Module):
                     f"{name}_projector maps {projector.in_dim} to {projector.out_dim}: in_dim must be {width}, the "
                     f"{name}_encoder's, and out_dim {thinker.dim}, the thinker's"
                 )
-        if vision_projector is not None and vision_projector.stack > 1:
-            raise ValueError("vision_projector.stack must be 1: an encoder's `reduction` makes fewer tokens of patches")
+        if vision_projector is not None and vision_projector.frame_stacking > 1:
+            raise ValueError("vision_projector.frame_stacking must be 1: `reduction_factor` joins patches")
 
     @property
     def layout(self) -> MediaLayout:
@@ -60,7 +73,7 @@ class Omni(nn.Module):
         grid = None if self.vision_encoder is None else self.vision_encoder.token_grid
         frames = None
         if self.audio_encoder is not None and self.audio_projector is not None:
-            frames = self.audio_encoder.downsampling * self.audio_projector.stack
+            frames = self.audio_encoder.downsampling * self.audio_projector.frame_stacking
         return MediaLayout(image_grid=grid, mel_frames=frames)
 
     def embed(
@@ -72,8 +85,8 @@ class Omni(nn.Module):
         mel_lengths: Tensor | None = None,
         features: AudioFeatures | None = None,
         frame_dropout: float = 0.0,
-    ) -> Tensor:
-        """What the Thinker reads: embeddings of tokens, with features in the place of placeholders.
+    ) -> MediaEmbeddings:
+        """Embeds tokens and media, and puts the media in the positions of their placeholders.
 
         Args:
             tokens: (batch, time), with a placeholder for each feature.
@@ -84,20 +97,18 @@ class Omni(nn.Module):
             features: What the audio encoder gave of them, where it is known already.
             frame_dropout: Share of the audio encoder's frames that are zero, in training.
 
-        Returns:
-            (batch, time, dim).
-
         Raises:
             RuntimeError: If there are more or fewer placeholders than features, or they are cut otherwise.
             ValueError: If there are media that no part takes in.
         """
         x = self.thinker.embed(tokens)
+        uses: dict[str, RouterUse | None] = {}
         if images is not None:
             if self.vision_encoder is None or self.vision_projector is None:
                 raise ValueError("there are images, and no vision_encoder to see them")
             with gradients_of(self.vision_encoder):
                 patches = self.vision_encoder.tokens(images)
-            seen = self.vision_projector(as_read(patches, self.vision_projector))
+            seen, uses["vision_projector"] = self.vision_projector(as_read(patches, self.vision_projector))
             counts = torch.full((len(seen),), seen.shape[1], device=seen.device)
             x = place(x, tokens == IMAGE, seen, counts)
         if mels is not None:
@@ -109,11 +120,11 @@ class Omni(nn.Module):
                 dropped = torch.rand(hidden.shape[:2], device=hidden.device) < frame_dropout
                 # Not a product with 0: norms of a frame of zeros have gradients over fp16's range, and 0 × inf is NaN.
                 hidden = hidden.masked_fill(dropped[..., None], 0)
-            heard = self.audio_projector(as_read(hidden, self.audio_projector), lengths)
-            if dropped is not None and self.audio_projector.kind != "qformer":
-                heard = _without_gradient(heard, dropped, self.audio_projector.stack)
+            heard, uses["audio_projector"] = self.audio_projector(as_read(hidden, self.audio_projector), lengths)
+            if dropped is not None and self.audio_projector.stacks_features:
+                heard = _without_gradient(heard, dropped, self.audio_projector.frame_stacking)
             x = place(x, tokens == AUDIO, heard, self.audio_projector.num_tokens(lengths))
-        return x
+        return MediaEmbeddings(x, {name: use for name, use in uses.items() if use is not None})
 
     def hear(self, mels: Tensor, mel_lengths: Tensor) -> AudioFeatures:
         """What the audio encoder makes of (audios, mel frames, num_mels), before the projector."""
@@ -170,7 +181,7 @@ def _without_gradient(tokens: Tensor, dropped: Tensor, stack: int) -> Tensor:
 
 def as_read(features: Tensor, projector: Projector) -> Tensor:
     """Features in the precision of the projector's weights: a frozen encoder may have another."""
-    return features.to(projector.output_norm.weight.dtype)
+    return features.to(next(projector.parameters()).dtype)
 
 
 def place(x: Tensor, slots: Tensor, features: Tensor, counts: Tensor) -> Tensor:

@@ -1,167 +1,294 @@
-"""The projector: what an encoder says, in the Thinker's width and as loud as its tokens."""
+"""Projectors: from the features of an encoder to tokens of the Thinker."""
 
-from typing import Any, Literal, get_args
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.layers.feedforward import activate
+from omni.layers.mask import length_mask
 from omni.layers.moe import MixtureOfExperts, RouterUse
 from omni.layers.norm import RMSNorm
 from omni.layers.querying import WindowedQueries
 from omni.layers.readout import readout
 from omni.models.part import Part
 
-ProjectorKind = Literal["linear", "mlp", "swiglu", "mosa", "moe", "qformer"]
+
+class ProjectorOutput(NamedTuple):
+    """What a projector returns.
+
+    Attributes:
+        tokens: (batch, tokens, out_dim).
+        router_use: How its experts were used, in training; None without experts.
+    """
+
+    tokens: Tensor
+    router_use: RouterUse | None
 
 
-class Projector(Part):
-    """Maps the features of an encoder to the width of the Thinker's embeddings.
+class Projector(Part, ABC):
+    """Abstract: maps the features of an encoder to the width of the Thinker's embeddings.
 
-    Features much louder or quieter than the tokens beside them stall the start of training. So what comes out is
-    normalised, and scaled by the root mean square of the Thinker's token embeddings: `calibrate` sets it once, before
-    training. It is no weight, for the steps that suit weights near 1 would be too large for it.
+    Features whose scale differs much from that of the text tokens stall the start of training. So the output is
+    normalised, and scaled to the root mean square of the Thinker's token embeddings: `calibrate` sets this scale once,
+    before training. It is a buffer and not a weight, because steps that suit weights near 1 would be too large for it.
+
+    A subclass implements `project`. Its constructor calls `super().__init__`, makes its layers, then calls
+    `add_output`: parameters are then in the order in which data passes them.
 
     Args:
         in_dim: Width of a feature.
         out_dim: Width of the Thinker.
-        kind: `linear` (one matrix); `mlp` (two with a GELU between); `swiglu` (three); `mosa`, a mixture of adapters
-            that all work on each feature, weighted by a router (arXiv:2508.18998); `moe`, an expert for all features
-            and the best `experts_per_token` of others for each (arXiv:2401.04088, arXiv:2401.06066); or `qformer`,
-            learned queries that ask windows of features (arXiv:2301.12597).
-        hidden_dim: Width between the matrices, of each adapter or expert, or of the queries; by default twice
-            `out_dim`, for `qformer` `out_dim`.
-        stack: Features that become one token: laid side by side, or, of `qformer`, asked by one query.
-        places: 0, or how many tokens every medium has, as an image; each place among them then learns a vector of its
-            own, as loud as what comes out, so that the Thinker can ask for a place from the start. Of a square of
-            tokens it begins as the sum of its row's and its column's (as in NaViT, arXiv:2307.06304).
-        num_experts: Adapters of `mosa`, or experts of `moe` among which is chosen.
-        experts_per_token: Of `moe`.
-        queries: Queries of a window of `qformer`.
-        num_layers: Blocks of `qformer`.
-        num_heads: Attention heads of `qformer`.
+        frame_stacking: Features that become one token.
+        learned_positions: 0, or the number of tokens that every medium has, as an image. Each position then learns a
+            vector with the scale of the tokens, so that the Thinker can tell positions apart from the start. For a
+            square of tokens it is initialised as the sum of a row's and a column's (as in NaViT, arXiv:2307.06304).
 
     Attributes:
-        router_use: Of `moe`: what its router did in the last call, for the one who trains; None of other kinds.
+        width: Width of the input of `project`.
+        experts: A mixture of experts over the input of `project`, whose router is to be balanced; None without one.
     """
 
-    def __init__(
-        self,
-        *,
-        in_dim: int,
-        out_dim: int,
-        kind: ProjectorKind = "mlp",
-        hidden_dim: int | None = None,
-        stack: int = 1,
-        places: int = 0,
-        num_experts: int = 4,
-        experts_per_token: int = 2,
-        queries: int = 4,
-        num_layers: int = 2,
-        num_heads: int = 4,
-    ) -> None:
+    stacks_features: ClassVar[bool] = True
+    """Whether a token is made of its own `frame_stacking` features alone, concatenated."""
+
+    def __init__(self, *, in_dim: int, out_dim: int, frame_stacking: int = 1, learned_positions: int = 0) -> None:
         super().__init__()
-        if kind not in get_args(ProjectorKind):
-            raise ValueError(f"kind must be one of {', '.join(get_args(ProjectorKind))}, not {kind!r}")
-        least = {"stack": stack, "num_experts": num_experts, "queries": queries, "num_layers": num_layers}
-        if wrong := next((name for name, value in least.items() if value < 1), None):
-            raise ValueError(f"{wrong} must be 1 or more, not {least[wrong]}")
-        if places < 0:
-            raise ValueError(f"places must be 0 or more, not {places}")
-        self.in_dim, self.out_dim, self.kind, self.stack = in_dim, out_dim, kind, stack
-        width, hidden = stack * in_dim, hidden_dim or (out_dim if kind == "qformer" else 2 * out_dim)
-        self.num_experts = num_experts
-        self.input_norm = RMSNorm(in_dim if kind == "qformer" else width)
-        self.up: Any = nn.Identity()
-        if kind == "linear":
-            self.down = nn.Linear(width, out_dim, bias=False)
-        elif kind == "qformer":
-            options = {"queries": queries, "stack": stack, "num_layers": num_layers, "num_heads": num_heads}
-            self.former = WindowedQueries(in_dim, hidden, **options)
-            self.down = nn.Linear(hidden, out_dim, bias=False)
-        else:
-            wide = {"swiglu": 2, "mosa": num_experts}.get(kind, 1)
-            self.up = nn.Linear(width, wide * hidden, bias=False)
-            self.down = nn.Linear((num_experts if kind == "mosa" else 1) * hidden, out_dim, bias=False)
-        if kind == "mosa":
-            inner, scores = nn.Linear(width, hidden), nn.Linear(hidden, num_experts)
-            self.router = nn.Sequential(readout(inner), nn.ReLU(), readout(scores))
-        if kind == "moe":
-            self.experts = MixtureOfExperts(
-                width,
-                hidden,
-                out_dim=out_dim,
-                num_experts=num_experts,
-                experts_per_token=experts_per_token,
-                activation="gelu",
-                balance_over_ranks=False,  # a rank's batch may hold no recording
-            )
-        for module in (self.up, self.down):
+        _check_positive(frame_stacking=frame_stacking)
+        if learned_positions < 0:
+            raise ValueError(f"learned_positions must be 0 or more, not {learned_positions}")
+        self.in_dim, self.out_dim, self.frame_stacking = in_dim, out_dim, frame_stacking
+        self.num_positions = learned_positions
+        self.width = frame_stacking * in_dim if self.stacks_features else in_dim
+        self.input_norm = RMSNorm(self.width)
+        self.experts: MixtureOfExperts | None = None
+
+    scale: Tensor
+
+    def add_output(self) -> None:
+        """Ends construction: initialises linear layers with variance 1 / fan-in, adds output norm, positions, scale."""
+        for module in self.children():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        self.output_norm = RMSNorm(out_dim)
-        self.places = nn.Parameter(_places(places, out_dim)) if places else None
-        self.scale: Tensor
+        self.output_norm = RMSNorm(self.out_dim)
+        table = _initial_positions(self.num_positions, self.out_dim) if self.num_positions else None
+        self.learned_positions = None if table is None else nn.Parameter(table)
         self.register_buffer("scale", torch.ones(()))
-        self.router_use: RouterUse | None = None
 
     @torch.no_grad()
     def calibrate(self, rms: float) -> None:
-        """Sets the root mean square of what comes out."""
+        """Sets the root mean square of the output."""
         self.scale.fill_(rms)
 
     def num_tokens(self, frames: Any) -> Any:
-        """Tokens for so many features: ints or tensors."""
-        return -(-frames // self.stack)
+        """Number of tokens for a number of features: ints or tensors."""
+        return -(-frames // self.frame_stacking)
 
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+    @abstractmethod
+    def project(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Maps normalised features to tokens, before they are normalised.
+
+        Args:
+            x: (batch, tokens, width) where `stacks_features`, else (batch, frames, in_dim).
+            lengths: (batch,), int64: features of each row, before stacking.
+
+        Returns:
+            (batch, tokens, out_dim).
+        """
+
+    def forward(self, features: Tensor, lengths: Tensor | None = None) -> ProjectorOutput:
         """Projects.
 
         Args:
             features: (batch, frames, in_dim).
-            lengths: (batch,), int64: frames of each row, where some are padding.
+            lengths: (batch,), int64: frames of each row; all if not given.
 
         Returns:
             (batch, `num_tokens(frames)`, out_dim): missing neighbours count as zeros.
         """
         if lengths is None:
             lengths = torch.full(features.shape[:1], features.shape[1], device=features.device)
-        if self.kind == "qformer":
-            x = self.former(self.input_norm(features), lengths)
-        else:
-            x = self.input_norm(self._stacked(features, lengths) if self.stack > 1 else features)
-        x = self.output_norm(self._projected(x, lengths))
-        if self.places is not None:
-            x = (x + self.places) * 0.5**0.5
-        return x * self.scale.to(x.dtype)
+        stacked = self.stacks_features and self.frame_stacking > 1
+        inputs = self.input_norm(self._stack(features, lengths) if stacked else features)
+        use = None
+        if self.experts is not None and self.training:
+            use = self.experts.use(inputs, length_mask(self.num_tokens(lengths), inputs.shape[1]))
+        x = self.output_norm(self.project(inputs, lengths))
+        if self.learned_positions is not None:
+            x = (x + self.learned_positions) * 0.5**0.5
+        return ProjectorOutput(x * self.scale.to(x.dtype), use)
 
-    def _projected(self, x: Tensor, lengths: Tensor) -> Tensor:
-        if self.kind == "swiglu":
-            return self.down(activate(self.up(x), "swiglu"))
-        if self.kind == "mosa":
-            shares = self.router(x).float().softmax(-1).to(x.dtype)
-            adapted = F.gelu(self.up(x)).unflatten(-1, (self.num_experts, -1)) * shares[..., None]
-            return self.down(adapted.flatten(-2))
-        if self.kind in ("linear", "qformer"):
-            return self.down(x)
-        common = self.down(F.gelu(self.up(x)))
-        if self.kind == "mlp":
-            return common
-        inside = torch.arange(x.shape[1], device=x.device) < self.num_tokens(lengths)[:, None]
-        chosen, _ = self.experts(x, inside)
-        self.router_use = self.experts.use(x, inside) if self.training else None
-        return common + chosen
-
-    def _stacked(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Lays `stack` neighbours side by side, with zeros behind each row's end."""
-        inside = torch.arange(features.shape[1], device=features.device) < lengths[:, None]
-        features = F.pad(features * inside[..., None], (0, 0, 0, -features.shape[1] % self.stack))
-        return features.unflatten(1, (-1, self.stack)).flatten(2)
+    def _stack(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Concatenates `frame_stacking` neighbours, with zeros after each row's end."""
+        features = features * length_mask(lengths, features.shape[1])[..., None]
+        features = F.pad(features, (0, 0, 0, -features.shape[1] % self.frame_stacking))
+        return features.unflatten(1, (-1, self.frame_stacking)).flatten(2)
 
 
-def _places(number: int, dim: int) -> Tensor:
-    """What places begin with: (number, dim), normal with variance 1; of a square, row by row, alike where in line."""
+class LinearProjector(Projector):
+    """One matrix.
+
+    Args:
+        kwargs: See `Projector`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.down = nn.Linear(self.width, self.out_dim, bias=False)
+        self.add_output()
+
+    def project(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.down(x)
+
+
+class MLPProjector(Projector):
+    """Two matrices with a GELU between.
+
+    Args:
+        hidden_dim: Width between the matrices; 2 × `out_dim` by default.
+        kwargs: See `Projector`.
+    """
+
+    def __init__(self, *, hidden_dim: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        hidden_dim = hidden_dim or 2 * self.out_dim
+        self.up = nn.Linear(self.width, hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, self.out_dim, bias=False)
+        self.add_output()
+
+    def project(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+class SwiGLUProjector(Projector):
+    """Three matrices, as in a SwiGLU feed-forward network (arXiv:2002.05202).
+
+    Args:
+        hidden_dim: Width between the matrices; 2 × `out_dim` by default.
+        kwargs: See `Projector`.
+    """
+
+    def __init__(self, *, hidden_dim: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        hidden_dim = hidden_dim or 2 * self.out_dim
+        self.up = nn.Linear(self.width, 2 * hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, self.out_dim, bias=False)
+        self.add_output()
+
+    def project(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.down(activate(self.up(x), "swiglu"))
+
+
+class MoSAProjector(Projector):
+    """A mixture of simple adapters: all process each feature, weighted by a router (arXiv:2508.18998).
+
+    Args:
+        hidden_dim: Width of each adapter and of the router; 2 × `out_dim` by default.
+        num_experts: Number of adapters.
+        kwargs: See `Projector`.
+    """
+
+    def __init__(self, *, hidden_dim: int | None = None, num_experts: int = 4, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        _check_positive(num_experts=num_experts)
+        hidden_dim = hidden_dim or 2 * self.out_dim
+        self.num_experts = num_experts
+        self.up = nn.Linear(self.width, num_experts * hidden_dim, bias=False)
+        self.down = nn.Linear(num_experts * hidden_dim, self.out_dim, bias=False)
+        inner, scores = nn.Linear(self.width, hidden_dim), nn.Linear(hidden_dim, num_experts)
+        self.router = nn.Sequential(readout(inner), nn.ReLU(), readout(scores))
+        self.add_output()
+
+    def project(self, x: Tensor, lengths: Tensor) -> Tensor:
+        weights = self.router(x).float().softmax(-1).to(x.dtype)
+        adapted = F.gelu(self.up(x)).unflatten(-1, (self.num_experts, -1)) * weights[..., None]
+        return self.down(adapted.flatten(-2))
+
+
+class MoEProjector(Projector):
+    """A shared expert, and the best of several others for each token (arXiv:2401.04088, arXiv:2401.06066).
+
+    Args:
+        hidden_dim: Width of each expert; 2 × `out_dim` by default.
+        num_experts: Experts among which the router chooses.
+        experts_per_token: Experts that it chooses for a token.
+        kwargs: See `Projector`.
+    """
+
+    experts: MixtureOfExperts
+
+    def __init__(
+        self, *, hidden_dim: int | None = None, num_experts: int = 4, experts_per_token: int = 2, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        hidden_dim = hidden_dim or 2 * self.out_dim
+        self.up = nn.Linear(self.width, hidden_dim, bias=False)
+        self.down = nn.Linear(hidden_dim, self.out_dim, bias=False)
+        self.experts = MixtureOfExperts(
+            self.width,
+            hidden_dim,
+            out_dim=self.out_dim,
+            num_experts=num_experts,
+            experts_per_token=experts_per_token,
+            activation="gelu",
+            balance_over_ranks=False,  # a rank's batch may hold no recording
+        )
+        self.add_output()
+
+    def project(self, x: Tensor, lengths: Tensor) -> Tensor:
+        chosen, _ = self.experts(x, length_mask(self.num_tokens(lengths), x.shape[1]))
+        return self.down(F.gelu(self.up(x))) + chosen
+
+
+class QFormerProjector(Projector):
+    """Learned queries that attend to windows of features (arXiv:2301.12597, arXiv:2310.13289).
+
+    Args:
+        hidden_dim: Width of the queries; `out_dim` by default.
+        queries: Queries of a window.
+        num_layers: Number of blocks.
+        num_heads: Attention heads.
+        kwargs: See `Projector`; `frame_stacking` is the number of features for each query.
+    """
+
+    stacks_features = False
+
+    def __init__(
+        self,
+        *,
+        hidden_dim: int | None = None,
+        queries: int = 4,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _check_positive(queries=queries, num_layers=num_layers)
+        self.former = WindowedQueries(
+            self.in_dim,
+            hidden_dim or self.out_dim,
+            queries=queries,
+            frame_stacking=self.frame_stacking,
+            num_layers=num_layers,
+            num_heads=num_heads,
+        )
+        self.down = nn.Linear(hidden_dim or self.out_dim, self.out_dim, bias=False)
+        self.add_output()
+
+    def project(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.down(self.former(x, lengths))
+
+
+def _check_positive(**options: int) -> None:
+    for name, value in options.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}")
+
+
+def _initial_positions(number: int, dim: int) -> Tensor:
+    """Initial vectors of positions, (number, dim), with variance 1; of a square, sums of a row's and a column's."""
     side = round(number**0.5)
     if side**2 != number:
         return torch.randn(number, dim)

@@ -13,14 +13,14 @@ from omni.batch import EXCLUDED_FROM_ACCURACY, IGNORE, TRANSCRIPTION, Conversati
 from omni.decoding.sampling import Sampling, generate
 from omni.distributed import is_distributed, mean_over_ranks, sum_over_ranks
 from omni.errors import UserError
-from omni.layers.moe import router_losses
+from omni.layers.moe import RouterUse, router_losses
 from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
 from omni.media.images import GREY
 from omni.media.speech_preprocessing import silence_of
 from omni.metrics import AccuracyByTask, MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
-from omni.models.omni import Omni
+from omni.models.omni import MediaEmbeddings, Omni
 from omni.models.pretrained.audio_encoder import PretrainedAudioEncoder
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.pretrained.vision_encoder import PretrainedVisionEncoder
@@ -217,8 +217,8 @@ class OmniTuning(Stage):
 
     # ------------------------------------------------------------------ loss
 
-    def embed(self, batch: ConversationBatch) -> Tensor:
-        """What the Thinker reads: (batch, time, dim)."""
+    def embed(self, batch: ConversationBatch) -> MediaEmbeddings:
+        """The Thinker's input; see `Omni.embed`."""
         media: dict[str, Any] = {"images": batch.images, "mels": batch.mels, "mel_lengths": batch.mel_lengths}
         if self.cache is not None and batch.audio_keys:
             media["features"] = self.cache.features(batch, self.omni)
@@ -227,17 +227,16 @@ class OmniTuning(Stage):
 
     def loss(self, batch: ConversationBatch) -> Loss:
         """Cross-entropy of the assistant's tokens; in training also the routers' losses, of projectors and Thinker."""
-        for projector in self._routed_projectors:
-            projector.router_use = None
         mixture = isinstance(self.thinker, Thinker) and self.thinker.mixture
         mask = batch.tokens != PAD if mixture and self.training else None  # padding is not balanced
-        encoded = self.omni.encode(self.embed(batch), positions=batch.positions, mask=mask)
+        inputs, router_uses = self.embed(batch)
+        encoded = self.omni.encode(inputs, positions=batch.positions, mask=mask)
         total = self.thinker.cross_entropy(encoded.hidden, batch.targets)
         count = (batch.targets != IGNORE).sum()
         stats = {"padding": torch.full((), 1 - batch.num_tokens / batch.tokens.numel())}
         if not self.training:
             return Loss(total, count, stats=stats)
-        terms = self._router_terms()
+        terms = self._router_terms(router_uses)
         if mixture and "thinker" not in self.frozen:
             terms["thinker_balance"] = encoded.balance_loss
         if not terms:
@@ -246,23 +245,22 @@ class OmniTuning(Stage):
         penalty = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return Loss(total + penalty * mean_over_ranks(count), count, terms, stats)
 
-    @property
-    def _routed_projectors(self) -> list[Projector]:
-        """Those that are trained mixtures of experts."""
-        parts = [self.parts[name] for name in self._projectors]
-        return [part for part in parts if isinstance(part, Projector) and part.kind == "moe"]
+    def _router_terms(self, uses: Mapping[str, RouterUse]) -> dict[str, Tensor]:
+        """Losses of the routers of trained projectors, over the media of all ranks: a rank may have none of a medium.
 
-    def _router_terms(self) -> dict[str, Tensor]:
-        """What the routers of projectors are held to, of the media of all ranks: a rank may have none of a medium."""
-        projectors = self._routed_projectors
-        if not any(projector.router_use for projector in projectors) and not (projectors and is_distributed()):
+        Args:
+            uses: How this rank's experts were used, by the projectors' names.
+        """
+        trained = {name: self.parts[name] for name in self._projectors}
+        mixtures = {n: part.experts for n, part in trained.items() if isinstance(part, Projector) and part.experts}
+        if not mixtures or not (uses.keys() & mixtures.keys() or is_distributed()):
             return {}
-        uses = [projector.router_use or projector.experts.no_use() for projector in projectors]
-        sizes = [len(use.routed) for use in uses]
-        every = sum_over_ranks(torch.cat([use.routed for use in uses])).split(sizes)
+        found = [uses.get(name) or experts.no_use() for name, experts in mixtures.items()]
+        sizes = [len(use.routed) for use in found]
+        every = sum_over_ranks(torch.cat([use.routed for use in found])).split(sizes)
         losses = [
-            router_losses(use, routed, experts_per_token=projector.experts.experts_per_token)
-            for projector, use, routed in zip(projectors, uses, every, strict=True)
+            router_losses(use, routed, experts_per_token=experts.experts_per_token)
+            for experts, use, routed in zip(mixtures.values(), found, every, strict=True)
         ]
         balance, z = (torch.stack(terms).sum() for terms in zip(*losses, strict=True))
         return {"balance": balance, "router_z": z}
@@ -316,7 +314,7 @@ class OmniTuning(Stage):
         steps = generate(
             self.thinker,
             prompts,
-            embeddings=self.embed(batch)[chosen],
+            embeddings=self.embed(batch).embeddings[chosen],
             positions=self.omni.rotary_positions(batch.positions[:, chosen]),
             max_tokens=self.answer_tokens,
             stop=self._data.stop,

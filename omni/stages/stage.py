@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from omni.checkpoints.checkpoint import Checkpoint, Lineage
-from omni.checkpoints.weights import without_lent
+from omni.checkpoints.weights import with_current_names, without_lent
 from omni.distributed import gather_objects, random_state, resume_random_numbers, start_random_numbers, sum_over_ranks
 from omni.errors import UserError
 from omni.layers.transformer import Transformer
@@ -326,7 +326,7 @@ class Stage(LightningModule, ABC):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As in `torch.nn.Module`; what is lent to a part and not among the weights stays as it is."""
-        parts, own = self.parts, self.state_dict()
+        parts, own, state_dict = self.parts, self.state_dict(), with_current_names(state_dict)
         lent = {f"{name}.{key}" for name, part in parts.items() for key in part.lent} - state_dict.keys()
         for name, part in parts.items():
             part.own({key.removeprefix(f"{name}.") for key in state_dict if key.startswith(f"{name}.")})

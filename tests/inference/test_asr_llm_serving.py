@@ -25,14 +25,14 @@ from omni.models.pretrained.audio_encoder import PretrainedAudioEncoder
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.pretrained.tokenizer import PretrainedTokenizer
 from omni.models.pretrained.vision_encoder import PretrainedVisionEncoder
-from omni.models.projector import Projector
+from omni.models.projector import MLPProjector
 
 CHECKPOINT = "lightning_logs/asr_llm/last.ckpt"
 SHORT = {"max_tokens": 8}
 TWO = {"trainer__max_steps": 2, "trainer__val_check_interval": 2}
 EYES = {
     "model__init_args__vision_encoder": '{"class_path": "PretrainedVisionEncoder", "init_args": {"source": "eyes"}}',
-    "model__init_args__vision_projector": '{"in_dim": 16, "out_dim": 32}',
+    "model__init_args__vision_projector": '{"class_path": "MLPProjector", "init_args": {"in_dim": 16, "out_dim": 32}}',
     "data__init_args__image_size": 16,
 }
 BF16 = {f"model__init_args__{part}__init_args__dtype": "bfloat16" for part in ("thinker", "audio_encoder")}
@@ -61,9 +61,9 @@ def assistant_of(sources, llm="qwen3", encoder="whisper", *, window=2.0, **optio
     model = Omni(
         PretrainedThinker(source=sources[llm]),
         vision_encoder=PretrainedVisionEncoder(source=sources["eyes"], pool=2),
-        vision_projector=Projector(in_dim=16, out_dim=32),
+        vision_projector=MLPProjector(in_dim=16, out_dim=32),
         audio_encoder=PretrainedAudioEncoder(source=sources[encoder], window=window),
-        audio_projector=Projector(in_dim=16, out_dim=32, stack=2),
+        audio_projector=MLPProjector(in_dim=16, out_dim=32, frame_stacking=2),
     ).eval()
     model.calibrate()
     options = {"context": 500, "preprocessing": Preprocessing(16), **options}
@@ -108,7 +108,7 @@ def own_parts(_fit):
     options = {
         **{thinker + name: value for name, value in sizes.items()},
         **{encoder + name: value for name, value in heard.items()},
-        "model.init_args.audio_projector": '{"in_dim": 16, "out_dim": 32}',
+        "model.init_args.audio_projector": '{"class_path": "MLPProjector", "init_args": {"in_dim": 16, "out_dim": 32}}',
         "init_from": "{}",
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": "false",
@@ -143,7 +143,7 @@ def test_a_question_is_the_tensor_that_training_reads_and_the_wer_is_validations
     answers = {}
     for batch in cli.datamodule.val_dataloader():
         with torch.no_grad():
-            read = model.embed(batch)
+            read = model.embed(batch).embeddings
         for number, embedded, length in zip(batch.rows.tolist(), read, batch.prompts, strict=True):
             question, _ = dictation.messages(number, "")
             question["content"][0]["audio"] = f"speech/{rows[number]['audio']}"

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from toy_omni import TOKENIZER, image, inputs, laid, mel, toy_omni, user
+from toy_omni import PROJECTORS, TOKENIZER, image, inputs, laid, mel, toy_omni, user
 
 from omni.decoding.sampling import Sampling, generate
 from omni.errors import UserError
 from omni.layers.rotary import RotaryEmbedding
 from omni.models.omni import Omni, place
-from omni.models.projector import Projector
+from omni.models.projector import MLPProjector
 from omni.models.thinker import Thinker
 from omni.text.chat_template import ChatTokens, encode_chat
 from omni.text.media_positions import MediaLayout, lay_out
@@ -45,34 +45,34 @@ def batch_of(omni, names):
 @pytest.mark.parametrize("loudness", [0.01, 1.0, 50.0])
 def test_projectors_are_as_loud_as_the_thinkers_tokens(kind, loudness):
     torch.manual_seed(0)
-    projector = Projector(in_dim=24, out_dim=32, kind=kind)
+    projector = PROJECTORS[kind](in_dim=24, out_dim=32)
     projector.calibrate(0.37)
-    out = projector(loudness * torch.randn(3, 50, 24))
+    out = projector(loudness * torch.randn(3, 50, 24)).tokens
     assert out.shape == (3, 50, 32)
     assert abs(float(out.detach().square().mean().sqrt()) - 0.37) < 0.01
 
 
 def test_each_place_has_a_vector_of_its_own_and_loudness_stays():
     torch.manual_seed(0)
-    projector = Projector(in_dim=24, out_dim=32, places=6)
+    projector = MLPProjector(in_dim=24, out_dim=32, learned_positions=6)
     projector.calibrate(0.3)
-    alike = projector(torch.randn(1, 1, 24).expand(200, 6, 24))
+    alike = projector(torch.randn(1, 1, 24).expand(200, 6, 24)).tokens
     assert torch.equal(alike[0], alike[1])
     assert len(alike[0].unique(dim=0)) == 6
-    loud = projector(torch.randn(400, 6, 24))
+    loud = projector(torch.randn(400, 6, 24)).tokens
     assert loud.square().mean().sqrt().item() == pytest.approx(0.3, rel=0.2)
     alike.sum().backward()
-    assert projector.places is not None
-    assert projector.places.grad is not None
-    with pytest.raises(ValueError, match="places must be 0 or more, not -1"):
-        Projector(in_dim=24, out_dim=32, places=-1)
+    assert projector.learned_positions is not None
+    assert projector.learned_positions.grad is not None
+    with pytest.raises(ValueError, match="learned_positions must be 0 or more, not -1"):
+        MLPProjector(in_dim=24, out_dim=32, learned_positions=-1)
 
 
 def test_places_of_a_square_begin_alike_along_rows_and_columns():
     torch.manual_seed(0)
-    places = Projector(in_dim=24, out_dim=512, places=16).places
-    assert places is not None
-    grid = places.detach().view(4, 4, -1)
+    positions = MLPProjector(in_dim=24, out_dim=512, learned_positions=16).learned_positions
+    assert positions is not None
+    grid = positions.detach().view(4, 4, -1)
     torch.testing.assert_close(grid[0, 0] - grid[0, 3], grid[2, 0] - grid[2, 3])
     torch.testing.assert_close(grid[0, 1] - grid[3, 1], grid[0, 2] - grid[3, 2])
     assert grid.square().mean().item() == pytest.approx(1, rel=0.2)
@@ -89,19 +89,13 @@ def test_calibration_takes_the_embeddings_loudness():
 
 @torch.no_grad()
 def test_stacked_frames_are_fewer_and_padding_does_not_show():
-    projector = Projector(in_dim=8, out_dim=16, stack=3)
+    projector = MLPProjector(in_dim=8, out_dim=16, frame_stacking=3)
     features = torch.randn(2, 10, 8)
-    out = projector(features, torch.tensor([10, 4]))
+    out = projector(features, torch.tensor([10, 4])).tokens
     assert out.shape == (2, 4, 16)
-    close(out[1, :2], projector(features[1:, :4], torch.tensor([4]))[0])
+    close(out[1, :2], projector(features[1:, :4], torch.tensor([4])).tokens[0])
     features[1, 4:] = 100.0
-    close(projector(features, torch.tensor([10, 4]))[1, :2], out[1, :2])
-
-
-@pytest.mark.parametrize("wrong", [{"kind": "conv"}, {"stack": 0}])
-def test_projectors_refuse_what_is_none(wrong):
-    with pytest.raises(ValueError, match="must be"):
-        Projector(in_dim=8, out_dim=16, **wrong)
+    close(projector(features, torch.tensor([10, 4])).tokens[1, :2], out[1, :2])
 
 
 # ---------------------------------------------------------------- positions
@@ -168,11 +162,11 @@ def test_media_that_the_model_does_not_take_in_are_refused(medium, sense):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stack", [1, 2])
-def test_features_land_exactly_in_their_places_and_nowhere_else(stack):
-    omni = toy_omni(stack=stack)
+@pytest.mark.parametrize("frame_stacking", [1, 2])
+def test_features_land_exactly_in_their_places_and_nowhere_else(frame_stacking):
+    omni = toy_omni(frame_stacking=frame_stacking)
     rows, tokens, _, media = batch_of(omni, list(CONVERSATIONS))
-    x = omni.embed(tokens, **media)
+    x = omni.embed(tokens, **media).embeddings
     plain = omni.thinker.embed(tokens)
     slots = (tokens == IMAGE) | (tokens == AUDIO)
     assert torch.equal(x[~slots], plain[~slots])
@@ -180,11 +174,11 @@ def test_features_land_exactly_in_their_places_and_nowhere_else(stack):
         ids, at = row.tokens.tolist(), 0
         for one in CONVERSATIONS[name][1]:
             if one.dim() == 3:
-                features = omni.vision_projector(omni.vision_encoder.tokens(one[None]))[0]
+                features = omni.vision_projector(omni.vision_encoder.tokens(one[None])).tokens[0]
                 start = IMAGE_START
             else:
                 heard = omni.audio_encoder(one[None], torch.tensor([len(one)]))
-                features, start = omni.audio_projector(heard.hidden, heard.lengths)[0], AUDIO_START
+                features, start = omni.audio_projector(heard.hidden, heard.lengths).tokens[0], AUDIO_START
             at = ids.index(start, at) + 1
             close(x[number, at : at + len(features)], features)
             assert not slots[number, at + len(features)]
@@ -206,7 +200,9 @@ def test_text_alone_is_the_thinkers_exactly():
     omni = toy_omni()
     _, tokens, positions, _ = batch_of(omni, ["text"])
     alone = omni.thinker(tokens).logits
-    assert torch.equal(omni.thinker.logits(omni.encode(omni.embed(tokens), positions=positions).hidden), alone)
+    assert torch.equal(
+        omni.thinker.logits(omni.encode(omni.embed(tokens).embeddings, positions=positions).hidden), alone
+    )
     single = Thinker(vocab_size=288, dim=32, num_layers=2, num_heads=4, ffn_dim=48, rope_axes=1).eval()
     single.load_state_dict(omni.thinker.state_dict())
     assert torch.equal(single(tokens).logits, alone)
@@ -217,10 +213,10 @@ def test_text_alone_is_the_thinkers_exactly():
 def test_a_row_does_not_depend_on_the_others(name):
     omni = toy_omni()
     (row,), tokens, positions, media = batch_of(omni, [name])
-    alone = omni.encode(omni.embed(tokens, **media), positions=positions).hidden[0]
+    alone = omni.encode(omni.embed(tokens, **media).embeddings, positions=positions).hidden[0]
     names = [*CONVERSATIONS]
     _, tokens, positions, media = batch_of(omni, names)
-    together = omni.encode(omni.embed(tokens, **media), positions=positions).hidden[names.index(name)]
+    together = omni.encode(omni.embed(tokens, **media).embeddings, positions=positions).hidden[names.index(name)]
     close(together[: len(row.tokens)], alone)
 
 
@@ -228,7 +224,7 @@ def test_a_row_does_not_depend_on_the_others(name):
 def test_where_patches_lie_matters():
     omni = toy_omni()
     _, tokens, positions, media = batch_of(omni, ["an image"])
-    x = omni.embed(tokens, **media)
+    x = omni.embed(tokens, **media).embeddings
     flat = torch.arange(tokens.shape[1]).float().expand(3, 1, -1)
     seen, counted = (omni.encode(x, positions=one).hidden[:, -1] for one in (positions, flat))
     assert (seen - counted).abs().max() > 1e-3
@@ -238,14 +234,14 @@ def test_where_patches_lie_matters():
 def test_a_thinker_of_one_axis_counts_its_tokens():
     omni = toy_omni(rope_axes=1)
     _, tokens, positions, media = batch_of(omni, ["an image"])
-    x = omni.embed(tokens, **media)
+    x = omni.embed(tokens, **media).embeddings
     assert torch.equal(omni.encode(x, positions=positions).hidden, omni.thinker.encode(embeddings=x).hidden)
 
 
 def test_every_weight_that_media_pass_gets_a_gradient():
     omni = toy_omni().train()
     _, tokens, positions, media = batch_of(omni, ["both, and several"])
-    omni.encode(omni.embed(tokens, **media), positions=positions).hidden.square().sum().backward()
+    omni.encode(omni.embed(tokens, **media).embeddings, positions=positions).hidden.square().sum().backward()
     missing = {name for name, parameter in omni.named_parameters() if parameter.grad is None}
     assert all(name.startswith("audio_encoder.head") for name in missing)
     assert all(parameter.grad.abs().sum() > 0 for parameter in omni.parameters() if parameter.grad is not None)
@@ -265,9 +261,9 @@ def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="belong together"):
         Omni(omni.thinker, vision_encoder=omni.vision_encoder)
     with pytest.raises(ValueError, match="in_dim must be 24"):
-        Omni(omni.thinker, vision_encoder=omni.vision_encoder, vision_projector=Projector(in_dim=23, out_dim=32))
-    wide = Projector(in_dim=24, out_dim=32, stack=2)
-    with pytest.raises(ValueError, match="stack must be 1"):
+        Omni(omni.thinker, vision_encoder=omni.vision_encoder, vision_projector=MLPProjector(in_dim=23, out_dim=32))
+    wide = MLPProjector(in_dim=24, out_dim=32, frame_stacking=2)
+    with pytest.raises(ValueError, match="frame_stacking must be 1"):
         Omni(omni.thinker, vision_encoder=omni.vision_encoder, vision_projector=wide)
 
 
@@ -284,7 +280,7 @@ def test_cached_ragged_decoding_equals_the_whole_computed_again(rope_axes):
     steps = generate(
         omni.thinker,
         [row.tokens.tolist() for row in rows],
-        embeddings=omni.embed(tokens, **media),
+        embeddings=omni.embed(tokens, **media).embeddings,
         positions=omni.rotary_positions(positions),
         max_tokens=6,
         stop=END,
@@ -294,7 +290,7 @@ def test_cached_ragged_decoding_equals_the_whole_computed_again(rope_axes):
         for one, token in zip(said, step, strict=True):
             one += [] if token is None else [token]
     for name, row, heard in zip(names, rows, said, strict=True):
-        x = omni.embed(row.tokens[None], **inputs(CONVERSATIONS[name][1]))
+        x = omni.embed(row.tokens[None], **inputs(CONVERSATIONS[name][1])).embeddings
         where = row.positions[:, None]
         for token in heard:
             hidden = omni.encode(x, positions=where).hidden[:, -1]

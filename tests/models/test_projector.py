@@ -1,63 +1,70 @@
 """Projectors of every kind: as loud as the Thinker's tokens, as long as they say, a row alone as in a batch."""
 
-from typing import get_args
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import CONFIGS
+from toy_omni import PROJECTORS
 
+from omni.checkpoints.recipe import build
 from omni.layers.moe import MixtureOfExperts, router_losses
-from omni.models.projector import Projector, ProjectorKind
+from omni.models.projector import Projector
+from omni.training.configuration import Configuration
 
-KINDS = get_args(ProjectorKind)
+KINDS = list(PROJECTORS)
 
 
 def projector(kind, **options):
     torch.manual_seed(0)
-    return Projector(**{"in_dim": 24, "out_dim": 32, "kind": kind, "hidden_dim": 16, **options})
+    hidden = {} if kind == "linear" else {"hidden_dim": 16}
+    return PROJECTORS[kind](**{"in_dim": 24, "out_dim": 32, **hidden, **options})
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("loudness", [0.01, 1.0, 50.0])
 def test_every_kind_begins_as_loud_as_the_thinkers_tokens(kind, loudness):
-    part = projector(kind, stack=2)
+    part = projector(kind, frame_stacking=2)
     part.calibrate(0.37)
-    out = part(loudness * torch.randn(3, 50, 24))
+    out = part(loudness * torch.randn(3, 50, 24)).tokens
     assert float(out.square().mean().sqrt()) == pytest.approx(0.37, abs=0.01)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stack", [1, 3])
-def test_its_length_is_the_one_it_tells_for_all_lengths(kind, stack):
-    part = projector(kind, stack=stack, queries=4)
+@pytest.mark.parametrize("frame_stacking", [1, 3])
+def test_its_length_is_the_one_it_tells_for_all_lengths(kind, frame_stacking):
+    part = projector(kind, frame_stacking=frame_stacking)
     for frames in range(1, 30):
-        assert part(torch.randn(1, frames, 24)).shape == (1, part.num_tokens(frames), 32)
+        assert part(torch.randn(1, frames, 24)).tokens.shape == (1, part.num_tokens(frames), 32)
     assert torch.equal(part.num_tokens(torch.arange(1, 30)), torch.tensor([part.num_tokens(n) for n in range(1, 30)]))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_is_the_same_in_a_batch_and_alone(kind):
-    part = projector(kind, stack=2).eval()
+    part = projector(kind, frame_stacking=2).eval()
     features, lengths = torch.randn(3, 21, 24), torch.tensor([21, 8, 3])
     features[1, 8:] = 100.0
-    together = part(features, lengths)
+    together = part(features, lengths).tokens
     for row, length in enumerate(lengths.tolist()):
-        alone = part(features[row : row + 1, :length])[0]
+        alone = part(features[row : row + 1, :length]).tokens[0]
         torch.testing.assert_close(together[row, : len(alone)], alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_weight_gets_a_gradient(kind):
-    part = projector(kind, num_experts=2)
-    part(torch.randn(2, 40, 24)).pow(3).sum().backward()
+    part = projector(kind, **({"num_experts": 2} if kind in ("mosa", "moe") else {}))
+    part(torch.randn(2, 40, 24)).tokens.pow(3).sum().backward()
     assert [name for name, parameter in part.named_parameters() if not parameter.grad.any()] == []
 
 
-@pytest.mark.parametrize(("kind", "wrong"), [("conv", {}), ("mlp", {"stack": 0}), ("qformer", {"queries": 0})])
-def test_what_is_none_is_refused(kind, wrong):
+@pytest.mark.parametrize(
+    ("kind", "wrong"), [("mlp", {"frame_stacking": 0}), ("mosa", {"num_experts": 0}), ("qformer", {"queries": 0})]
+)
+def test_sizes_below_1_are_refused(kind, wrong):
     with pytest.raises(ValueError, match="must be"):
         projector(kind, **wrong)
 
@@ -109,7 +116,7 @@ def test_moe_is_the_common_expert_and_the_best_two_of_others():
     for time in range(5):
         for weight, number in zip(best[0, time] / best[0, time].sum(), numbers[0, time], strict=True):
             expected[0, time] += weight * (F.gelu(x[0, time] @ part.experts.up[number]) @ part.experts.down[number])
-    torch.testing.assert_close(part(features), part.output_norm(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(part(features).tokens, part.output_norm(expected), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -120,4 +127,38 @@ def test_mosa_is_the_sum_of_its_adapters_by_their_shares():
     ups, downs = part.up.weight.chunk(3), part.down.weight.chunk(3, 1)
     adapters = [F.gelu(x @ up.T) @ down.T for up, down in zip(ups, downs, strict=True)]
     expected = sum(shares[..., i : i + 1] * adapters[i] for i in range(3))
-    torch.testing.assert_close(part._projected(x, torch.tensor([5])), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(part.project(x, torch.tensor([5])), expected, rtol=1e-4, atol=1e-5)
+
+
+class GatedProjector(Projector):
+    """A projector as a user writes it: it is named by its class path."""
+
+    def __init__(self, *, gate: float = 1.0, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.gate = gate
+        self.down = torch.nn.Linear(self.width, self.out_dim)
+        self.add_output()
+
+    def project(self, x, lengths):
+        return self.gate * self.down(x)
+
+
+def test_a_users_own_class_is_configured_trained_and_rebuilt():
+    path = f"{__name__}.GatedProjector"
+    settings = {"class_path": path, "init_args": {"in_dim": 512, "out_dim": 192, "gate": 0.5}}
+    option = f"--model.init_args.vision_projector={json.dumps(settings)}"
+    with torch.device("meta"):
+        stage = Configuration(["--config", str(CONFIGS / "world/omni.yaml"), option]).make("model")
+    assert type(stage.vision_projector) is GatedProjector
+    again = build(stage.vision_projector.recipe)
+    assert isinstance(again, GatedProjector)
+    assert again.gate == 0.5
+    tokens = again(torch.randn(2, 16, 512)).tokens
+    assert tokens.shape == (2, 16, 192)
+    tokens.sum().backward()
+    assert again.down.weight.grad is not None
+
+
+def test_the_interface_alone_is_not_a_projector():
+    with pytest.raises(TypeError, match="abstract"):
+        Projector(in_dim=24, out_dim=32)

@@ -4,20 +4,18 @@ import json
 import os
 from itertools import cycle, product
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import toy_pretrained as toy
 from toy_asr_llm import metric, same, weights_of
-
-from omni.models.projector import ProjectorKind
+from toy_omni import PROJECTORS
 
 THINKER = "model__init_args__thinker__init_args__"
 LIVELY = {"model__init_args__lr": "2e-2", "trainer__max_steps": 12, "trainer__val_check_interval": 12}
 COMBINATIONS = [
     pytest.param(*pair, kind, marks=[] if number == 0 else pytest.mark.slow)
     for number, (pair, kind) in enumerate(
-        zip(product(toy.LLMS, toy.ENCODERS), cycle(("mlp", *get_args(ProjectorKind))), strict=False)
+        zip(product(toy.LLMS, toy.ENCODERS), cycle(("mlp", *PROJECTORS)), strict=False)
     )
 ]
 
@@ -27,7 +25,7 @@ def test_projector_then_lora_then_both(fit_llm, llm, encoder, projector):
     """What is frozen stays to the bit, gradients reach what is trained alone, and loss falls with every run."""
     toy.llm(Path("llm"), llm)
     toy.encoder(Path("encoder"), encoder)
-    run = {"model__init_args__audio_projector__init_args__kind": projector}
+    run = {"model__init_args__audio_projector": PROJECTORS[projector].__name__}
     lora = {**run, f"{THINKER}lora_targets": '["c_attn"]' if llm == "gpt2" else '["q_proj", "v_proj"]'}
     begun = fit_llm(trainer__max_steps=1, trainer__val_check_interval=1, **run)
     before = weights_of(begun)

@@ -295,7 +295,7 @@ class TestOmni:
     def test_mixtures_of_experts_are_balanced_over_ranks(self, fit_omni):  # noqa: F811
         """Of the Thinker and both projectors; gradients of media that only an earlier micro-batch had are kept."""
         init = "model__init_args__{}__init_args__{}".format
-        mixed = {init(name, "kind"): "moe" for name in ("vision_projector", "audio_projector")}
+        mixed = {f"model__init_args__{name}_projector": "MoEProjector" for name in ("vision", "audio")}
         mixed |= {init("thinker", "num_experts"): 4, init("thinker", "experts_per_token"): 2, **BALANCED}
         accumulated = {"trainer__accumulate_grad_batches": 2, "trainer__val_check_interval": 10}
         compare(fit_omni, {**STEPS, **accumulated, **mixed, "data__init_args__batch_tokens": 256}, media_apart)
