@@ -108,7 +108,8 @@ def test_sizes_of_a_part_name_the_same_arguments(name):
 
 def test_every_projector_has_a_file_that_shows_its_arguments():
     found = {path.stem: part_of(path) for path in KINDS.iterdir()}
-    assert {type(part) for part in found.values()} == set(Projector.__subclasses__())
+    known = {cls for cls in Projector.__subclasses__() if cls.__module__.startswith("omni.")}
+    assert {type(part) for part in found.values()} == known
     assert all(f"{name}projector" == type(part).__name__.lower() for name, part in found.items())
     for path in KINDS.iterdir():
         shown = yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"].keys()

@@ -217,8 +217,6 @@ class MoEProjector(Projector):
         kwargs: See `Projector`.
     """
 
-    experts: MixtureOfExperts
-
     def __init__(
         self, *, hidden_dim: int | None = None, num_experts: int = 4, experts_per_token: int = 2, **kwargs: Any
     ) -> None:
@@ -238,6 +236,7 @@ class MoEProjector(Projector):
         self.add_output()
 
     def project(self, x: Tensor, lengths: Tensor) -> Tensor:
+        assert self.experts is not None
         chosen, _ = self.experts(x, length_mask(self.num_tokens(lengths), x.shape[1]))
         return self.down(F.gelu(self.up(x))) + chosen
 
