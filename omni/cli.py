@@ -76,8 +76,8 @@ VERBS = {
         ("repetition_guard",),
     ),
     "eval omni": Verb(
-        "omni.commands.eval_omni:examine",
-        "Count right answers to conversations by task, and with images and audio blanked.",
+        "omni.commands.eval_omni:evaluate_accuracy",
+        "Measure accuracy on conversations by task, and with images and audio blanked.",
         lists=("data",),
     ),
     "hub push": Verb(
@@ -182,13 +182,13 @@ def _add_arguments(parser: Any, function: Any, verb: Verb) -> None:
             parser.add_argument(name, nargs="?", type=types[name], default=None, help=help_of.get(name))
         else:
             parser.add_argument(name, type=types[name], help=help_of.get(name))
+    skip = {*verb.lists, *verb.flags, *verb.inlined, *(name.rstrip("+?") for name in verb.positionals)}
+    parser.add_function_arguments(function, skip=skip, as_group=False)
     for name in verb.flags:
         parser.add_argument(f"--{name}", action="store_true", help=help_of.get(name))
     for name in verb.lists:  # list[...] | None
         (item,) = get_args(get_args(types[name])[0])
         parser.add_argument(f"--{name}", nargs="+", type=item, default=None, help=help_of.get(name))
-    skip = {*verb.lists, *verb.flags, *verb.inlined, *(name.rstrip("+?") for name in verb.positionals)}
-    parser.add_function_arguments(function, skip=skip, as_group=False)
     for name in verb.inlined:
         default = signature(function).parameters[name].default
         inlined = {field: getattr(default, field) for field in _inlined_fields(function, name)}

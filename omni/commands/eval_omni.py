@@ -8,10 +8,11 @@ from typing import Any
 from omni.batch import TRANSCRIPTION
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.conversations.opening import open_conversations
+from omni.data.conversations.sources import Conversation
 from omni.data.conversations.speech import TranscriptionPrompt
 from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
-from omni.evaluation.accuracy import Question, accuracies, ask, evenly
+from omni.evaluation.accuracy import MEDIA, AnsweredQuestion, accuracy_report, answer_questions, take_evenly
 from omni.evaluation.word_errors import Row, bootstrap, count_errors, interval
 from omni.files import write_text
 from omni.inference.assistant import Assistant
@@ -20,7 +21,7 @@ from omni.inference.speech_streamer import SpeechStreamer
 from omni.text.normalization import TextNormalization
 
 
-def examine(
+def evaluate_accuracy(
     checkpoint: str,
     data: list[str] | None = None,
     *,
@@ -36,80 +37,103 @@ def examine(
     json_file: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Ask a model of stage E the last question of conversations, and tell its figures by task.
+    """Measure a model of stage E on the last question of conversations: accuracy by task, and word errors.
 
-    An answer is right if it equals the true one, both normalised: lower case, no punctuation, numbers spelled out.
-    Beside the accuracy with its 95 % interval (Wilson) stand the blank controls: the accuracy of the same questions
-    with every image grey, or all audio silent. Transcriptions are scored by word errors too. With a voice, answers are
-    said, and a recogniser writes down what it hears.
+    An answer is right if it equals the reference, both normalised: lower case, no punctuation, numbers spelled out.
+    Accuracies have 95 % intervals (Wilson). With images grey or audio silent, the same questions show how much the
+    model depends on them. Transcriptions are also scored by word errors. With a voice, answers are spoken, and scored
+    by the word errors of a recogniser.
 
     Args:
         checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt.
-        data: Conversations: .jsonl files or hub:OWNER/NAME[:CONFIG[:SPLIT]]; or speech with transcripts, which is asked
-            for as in training.
-        modality_ablation: Whether questions are asked again with images and audio blanked.
-        limit: Most questions, evenly taken from all; all if not given.
-        voice: The checkpoint of a Talker that says the answers; not needed where the model's holds one.
+        data: Conversations: .jsonl files or hub:OWNER/NAME[:CONFIG[:SPLIT]]; or speech with transcripts, with the
+            transcription prompt of training.
+        modality_ablation: Whether to answer again with images and audio blanked.
+        limit: Most questions, evenly spaced; by default all.
+        voice: A Talker's checkpoint, to speak the answers; not needed if `checkpoint` holds a Talker.
         vocoder: griffin-lim, or a checkpoint that holds a vocoder.
-        speaker: The number of a voice, or its name, for a Talker that has several.
-        recognizer: A checkpoint of stage B that listens to them; if not given, the one that travels with the voice.
-        spoken: Most answers that are said, evenly taken from all.
+        speaker: The number or name of a voice, for a Talker with several.
+        recognizer: A checkpoint of stage B that transcribes the spoken answers; by default the one in `voice`.
+        spoken: Most answers to speak, evenly spaced.
         max_tokens: Most tokens of an answer.
-        batch_size: Questions that are answered at a time.
+        batch_size: Questions per batch.
         json_file: Write all figures, and every answer, to this file.
         device: cpu, cuda, or auto.
     """
-    for name, number, least in (("batch_size", batch_size, 1), ("spoken", spoken, 0), ("limit", limit or 1, 1)):
+    for name, number, least in (
+        ("batch_size", batch_size, 1),
+        ("spoken", spoken, 0),
+        ("limit", 1 if limit is None else limit, 1),
+    ):
         if number < least:
             raise UserError(f"{name} is {number}: it must be {least} or more")
-    if not data:
-        raise UserError("there are no conversations: give --data, .jsonl files or hub:OWNER/NAME")
     opened = Checkpoint(checkpoint)
-    dictation = TranscriptionPrompt.from_state(opened.content.get("dictation", TranscriptionPrompt().state()))
-    rows = [row for one in open_conversations(data, dictation=dictation, hub_split="test") for row in one.rows()]
-    rows = rows if limit is None else evenly(rows, limit)
+    rows = _conversations(opened, data, limit)
     assistant = Assistant.from_pretrained(opened, voice=voice, vocoder=vocoder, device=device)
     listener = recognizer or voice
-    measured = bool(assistant.voice and listener and spoken)
-    hear = load_recognizer(str(listener), device=device) if measured else None
-    questions = ask(assistant, rows, modality_ablation=modality_ablation, max_tokens=max_tokens, batch_size=batch_size)
-    print(f"{', '.join(data)}\n  as {checkpoint} answers: {len(questions):,} questions\n")
-    report: dict[str, Any] = {"checkpoint": checkpoint, "data": data, "questions": len(questions)}
-    report |= accuracies(questions)
-    report |= _transcriptions(questions)
-    if assistant.voice is not None and hear is not None:
-        texts = [one.said for one in evenly(questions, spoken)]
-        report |= _round_trip(texts, SpeechStreamer(assistant.voice, speaker=speaker), hear, str(listener))
+    asr = load_recognizer(listener, device=device) if assistant.voice and listener and spoken else None
+    options = {"modality_ablation": modality_ablation, "max_tokens": max_tokens, "batch_size": batch_size}
+    answered = answer_questions(assistant, rows, **options)
+    report = {"checkpoint": checkpoint, "data": data, "questions": len(answered), **accuracy_report(answered)}
+    _print_accuracies(report, sum(one.truncated for one in answered))
+    report |= _transcription_errors(answered)
+    if assistant.voice is not None and asr is not None:
+        texts = [one.answer for one in take_evenly(answered, spoken)]
+        report |= _round_trip(texts, SpeechStreamer(assistant.voice, speaker=speaker), asr, str(listener))
     elif spoken:
-        print("spoken answers are not measured: give a voice, and a recogniser unless one travels with it")
+        print("spoken answers are not measured: give a voice, and a recogniser unless the voice's checkpoint holds one")
     if json_file is not None:
-        report["answers"] = [one._asdict() for one in questions]
+        report["answers"] = [one._asdict() for one in answered]
         write_text(json_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
-def _transcriptions(questions: Sequence[Question]) -> dict[str, Any]:
+def _conversations(checkpoint: Checkpoint, data: list[str] | None, limit: int | None) -> list[Conversation]:
+    if not data:
+        raise UserError("there are no conversations: give --data, .jsonl files or hub:OWNER/NAME")
+    prompt = TranscriptionPrompt.from_state(checkpoint.content.get("dictation", TranscriptionPrompt().state()))
+    rows = [row for one in open_conversations(data, dictation=prompt, hub_split="test") for row in one.rows()]
+    return take_evenly(rows, limit or len(rows))
+
+
+def _print_accuracies(report: dict[str, Any], truncated: int) -> None:
+    print(f"{', '.join(report['data'])}\n  answered by {report['checkpoint']}: {report['questions']:,} questions\n")
+    if truncated:
+        print(f"{truncated} conversations exceed the context: their first exchanges were left out\n")
+    excluded = f" but {', '.join(report['excluded'])}" if report["excluded"] else ""
+    rows = {**report["tasks"], f"all{excluded}": report["all"]}
+    rows |= {f"of these, with {kind}": report[f"with_{kind}"] for kind in MEDIA if f"with_{kind}" in report}
+    width = max(16, *map(len, rows))
+    print(f"{'':{width}}{'asked':>7}{'right':>8}{'95 % interval':>17}{'images grey':>14}{'audio silent':>14}")
+    for name, figures in rows.items():
+        between = f"{figures['low']:.1%} – {figures['high']:.1%}"
+        blank = (figures.get(f"blank_{kind}") for kind in MEDIA)
+        cells = "".join(f"{'–':>14}" if share is None else f"{share:14.1%}" for share in blank)
+        print(f"{name:{width}}{figures['asked']:7,}{figures['accuracy']:8.1%}{between:>17}{cells}")
+    print()
+
+
+def _transcription_errors(answered: Sequence[AnsweredQuestion]) -> dict[str, Any]:
     normalize = TextNormalization()
-    heard = [one for one in questions if one.task == TRANSCRIPTION]
-    rows = [Row(one.where, None, normalize(one.truth), normalize(one.said)) for one in heard]
+    transcribed = [one for one in answered if one.task == TRANSCRIPTION]
+    rows = [Row(one.where, None, normalize(one.reference), normalize(one.answer)) for one in transcribed]
     return _word_errors("wer", "transcription", rows)
 
 
-def _round_trip(texts: Sequence[str], aloud: SpeechStreamer, recognizer: Recognizer, listener: str) -> dict[str, Any]:
-    """Says answers, and counts the words that a recogniser gets wrong."""
+def _round_trip(texts: Sequence[str], speech: SpeechStreamer, recognizer: Recognizer, name: str) -> dict[str, Any]:
+    """Speaks answers, and counts the word errors of a recogniser."""
     normalize = recognizer.units.normalize
-    speech_segments = {text: aloud.read(text) for text in dict.fromkeys(texts)}
-    texts = [text for text in texts if speech_segments[text] and normalize(text)]
-    speech = aloud.voice.speak(
-        [speech_segments[text] for text in texts], speaker=aloud.speaker, sampling=SpeechSampling()
-    )
-    heard = recognizer.transcribe([one.audio for one in speech]) if texts else []
+    segments = {text: speech.read(text) for text in dict.fromkeys(texts)}
+    texts = [text for text in texts if segments[text] and normalize(text)]
+    spoken = speech.voice.speak([segments[text] for text in texts], speaker=speech.speaker, sampling=SpeechSampling())
+    transcripts = recognizer.transcribe([one.audio for one in spoken]) if texts else []
     rows = [
-        Row(str(n), None, normalize(text), one.text) for n, (text, one) in enumerate(zip(texts, heard, strict=True))
+        Row(str(number), None, normalize(text), transcript.text)
+        for number, (text, transcript) in enumerate(zip(texts, transcripts, strict=True))
     ]
-    figures = _word_errors("round_trip_wer", f"spoken answers, as {listener} hears them", rows)
+    figures = _word_errors("round_trip_wer", f"spoken answers, as {name} transcribes them", rows)
     if figures:
-        print("  (the recogniser's own errors among them: see the Talker's val/recording_wer and val/codec_wer)")
-    return figures | {"unspoken": sorted(set(aloud.unspoken))}
+        print("  (includes the recogniser's own errors: see the Talker's val/recording_wer and val/codec_wer)")
+    return figures | {"unspoken": sorted(set(speech.unspoken))}
 
 
 def _word_errors(key: str, name: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -118,5 +142,5 @@ def _word_errors(key: str, name: str, rows: Sequence[Row]) -> dict[str, Any]:
         return {}
     errors, (low, high) = count_errors(rows), interval(bootstrap([rows])[:, 0])
     between = f"95 % interval {low:.1%} – {high:.1%}"
-    print(f"{name}: WER {errors.wer:.1%} ({between}), {errors.words:,} words in {len(rows):,}")
+    print(f"{name}: WER {errors.wer:.1%} ({between}), {errors.words:,} words in {len(rows):,} utterances")
     return {key: {"wer": errors.wer, "low": low, "high": high, "utterances": len(rows), "words": errors.words}}

@@ -1,15 +1,15 @@
-"""The verb `eval wer`: how many words a recogniser gets wrong, where, and whether another does better."""
+"""`omni eval wer`: word error rates of speech recognisers, and comparisons between them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from omni.data.speech.manifests import Utterance, Utterances, open_utterances
 from omni.errors import UserError
-from omni.evaluation.hypotheses import understood
+from omni.evaluation.hypotheses import read_hypotheses
 from omni.evaluation.repetition import remove_loops
-from omni.evaluation.wer_report import markdown, show, show_rivals, show_worst
+from omni.evaluation.wer_report import markdown_report, terminal_report
 from omni.evaluation.word_errors import Row, bootstrap, count_errors, grouped, interval, worst_rows
 from omni.files import write_text
 from omni.inference.recognizer import load_recognizer
@@ -19,10 +19,10 @@ Normalizer = Literal["omni", "whisper", "whisper-basic"]
 
 
 class _System(NamedTuple):
-    """What a system understood of the utterances that are scored, and the figures of that."""
+    """The scored rows of a system, and their figures."""
 
     rows: list[Row]
-    report: dict[str, Any]
+    figures: dict[str, Any]
 
 
 def evaluate(
@@ -40,109 +40,97 @@ def evaluate(
     beam: int = 8,
     device: str = "auto",
 ) -> None:
-    """Count word and character errors, by speaker and by length, show the worst rows, and compare systems.
+    """Count word and character errors, by speaker and length, print the worst rows, and compare systems.
 
-    All sides are normalised alike: lower case, no punctuation, numbers spelled out; with a checkpoint, as it was
-    trained; or as Whisper is scored. Rates have 95 % intervals from a bootstrap over utterances, the same draws for all
+    All texts are normalised alike: lower case, no punctuation, numbers spelled out; with a checkpoint, as it was
+    trained; or as for Whisper. Rates have 95 % intervals from a bootstrap over utterances, with the same draws for all
     systems.
 
     Args:
         reference: A manifest (.jsonl, .csv), a folder of LibriSpeech or LJSpeech, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
-        hypothesis: A checkpoint, of stage B or of stage E, which then transcribes the audio; `hf:` and the name or
-            folder of a speech recogniser of transformers, which does so too; a .jsonl file with `text` and, to find its
-            row, `audio` or `id`, as `omni transcribe --format json` writes it; or a .txt file with a line for each row.
-        other: Further systems, each of which the first is compared with.
-        normalizer: `omni`: of the first system's checkpoint; `whisper`: the English one of Whisper's paper;
-            `whisper-basic`: its other one, for all languages.
-        repetition_guard: Loops in what a system understood, such as "thank you thank you thank you ...", are said once.
-        align: A checkpoint that tells in `json_file` when each word of the first system's hypotheses is said, by forced
-            alignment.
-        worst: How many of the worst rows are shown.
-        text_column: Where the text is in the reference.
+        hypothesis: A system: a checkpoint of stage B or E; hf: and the name or folder of a speech recogniser of
+            transformers; a .jsonl file with `text` and `audio` or `id`, as `omni transcribe --format json` writes it;
+            or a .txt file with a line for each row.
+        other: More systems, each compared with the first.
+        normalizer: omni: as the first system's checkpoint; whisper: the English one of Whisper's paper; whisper-basic:
+            its other one, for all languages.
+        repetition_guard: Cut repetition loops from hypotheses ("thank you thank you thank you ...").
+        align: A checkpoint whose forced alignment adds the times of the first system's words to `json_file`.
+        worst: Number of worst rows to print.
+        text_column: Column of the reference texts.
         json_file: Write all figures, and every row, to this file.
         markdown_file: Write tables and the worst rows to this file.
-        beam: Of a recogniser's checkpoint: prefixes that the search for a transcript keeps; 1: the likeliest unit of
-            each sub-frame.
-        device: Of a model: cpu, cuda, or auto.
+        beam: Beam size of recognisers of stage B; 1: greedy decoding.
+        device: cpu, cuda, or auto.
     """
     (source,) = open_utterances([reference], text_column=text_column, hub_split="test")
-    said = list(source.rows())
-    specs = [hypothesis, *(other or [])]
-    own, first = understood(hypothesis, source, said, device=device, beam=beam)
-    texts = [first, *(understood(spec, source, said, device=device, beam=beam)[1] for spec in specs[1:])]
-    normalize = own if normalizer == "omni" else WhisperNormalization(normalizer == "whisper")
-    scored = [number for number, row in enumerate(said) if normalize(row.text)]
+    utterances, specs = list(source.rows()), [hypothesis, *(other or [])]
+    found = [read_hypotheses(spec, source, utterances, device=device, beam=beam) for spec in specs]
+    normalize = found[0].normalize if normalizer == "omni" else WhisperNormalization(normalizer == "whisper")
+    scored = {number: utterance for number, utterance in enumerate(utterances) if normalize(utterance.text)}
     if not scored:
         raise UserError("the reference has no words: there is nothing to score")
-    systems = [
-        _score(spec, said, found, scored, normalize, repetition_guard) for spec, found in zip(specs, texts, strict=True)
-    ]
-    _add_intervals(systems)
-    report: dict[str, Any] = {"reference": reference, "normalization": normalize.state(), **systems[0].report}
-    report |= {"left_out": len(said) - len(scored), "repetition_guard": repetition_guard}
-    report["others"] = [system.report for system in systems[1:]]
-    bad = worst_rows(systems[0].rows, worst)
-    show(report)
-    show_worst(bad)
-    show_rivals(report)
-    report["worst"] = [row.name for row in bad]
+    systems = [_score(scored, hypotheses.texts, normalize, guard=repetition_guard) for hypotheses in found]
+    report = {"reference": reference, "normalization": normalize.state(), **_figures(specs, systems)}
+    report |= {"left_out": len(utterances) - len(scored), "repetition_guard": repetition_guard}
+    worst_utterances = worst_rows(systems[0].rows, worst)
+    print(terminal_report(report, worst_utterances))
+    report["worst"] = [row.name for row in worst_utterances]
     report["rows"] = [row._asdict() for row in systems[0].rows]
     if align is not None:
-        _add_times(report["rows"], source, said, scored, first, align, device)
+        _add_times(report["rows"], source, scored, found[0].texts, align, device)
     if json_file is not None:
         write_text(json_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if markdown_file is not None:
-        write_text(markdown_file, markdown(report, bad))
+        write_text(markdown_file, markdown_report(report, worst_utterances))
 
 
 def _score(
-    spec: str,
-    said: Sequence[Utterance],
-    texts: Sequence[str],
-    scored: Sequence[int],
-    normalize: Callable[[str], str],
-    guard: bool,
+    scored: Mapping[int, Utterance], texts: Sequence[str], normalize: Callable[[str], str], *, guard: bool
 ) -> _System:
-    kept = [remove_loops(text) for text in texts] if guard else list(texts)
-    rows = [Row(said[i].where, said[i].speaker, normalize(said[i].text), normalize(kept[i])) for i in scored]
-    report: dict[str, Any] = {"hypothesis": spec, **count_errors(rows).figures()}
+    kept = {number: remove_loops(texts[number]) if guard else texts[number] for number in scored}
+    rows = [Row(one.where, one.speaker, normalize(one.text), normalize(kept[number])) for number, one in scored.items()]
+    figures: dict[str, Any] = count_errors(rows).figures()
     if guard:
-        report["loops"] = sum(kept[i] != texts[i] for i in scored)
+        figures["loops"] = sum(kept[number] != texts[number] for number in scored)
     for kind, groups in grouped(rows).items():
-        report[f"by_{kind}"] = {name: count_errors(group).figures() for name, group in groups.items()}
-    return _System(rows, report)
+        figures[f"by_{kind}"] = {name: count_errors(group).figures() for name, group in groups.items()}
+    return _System(rows, figures)
 
 
-def _add_intervals(systems: Sequence[_System]) -> None:
-    """Tells how sure each WER is, and how sure that each further system differs from the first."""
-    drawn = bootstrap([system.rows for system in systems])
-    for i, (_, report) in enumerate(systems):
-        report["interval"] = interval(drawn[:, i])
-        if i:
-            low, high = interval(drawn[:, 0] - drawn[:, i])
-            report["difference"] = {"wer": systems[0].report["wer"] - report["wer"], "low": low, "high": high}
+def _figures(specs: Sequence[str], systems: Sequence[_System]) -> dict[str, Any]:
+    """The first system's figures, and as `others` those of the other systems with their differences from it."""
+    wers = bootstrap([system.rows for system in systems])
+    figures = [
+        {"hypothesis": spec, **system.figures, "interval": interval(wers[:, number])}
+        for number, (spec, system) in enumerate(zip(specs, systems, strict=True))
+    ]
+    first, *others = figures
+    for number, other in enumerate(others, start=1):
+        low, high = interval(wers[:, 0] - wers[:, number])
+        other["difference"] = {"wer": first["wer"] - other["wer"], "low": low, "high": high}
+    return {**first, "others": others}
 
 
 def _add_times(
     rows: Sequence[dict[str, Any]],
     source: Utterances,
-    said: Sequence[Utterance],
-    scored: Sequence[int],
+    scored: Mapping[int, Utterance],
     texts: Sequence[str],
     checkpoint: str,
     device: str,
 ) -> None:
-    """Adds `words` to the rows, each with start, end and score; None where a hypothesis does not fit its audio."""
+    """Adds `words` to the rows, each with start, end and score; None where a hypothesis cannot be aligned."""
     recognizer, failed = load_recognizer(checkpoint, device=device), []
-    for row, i in zip(rows, scored, strict=True):
+    for row, (number, utterance) in zip(rows, scored.items(), strict=True):
         try:
-            words = recognizer.align(source.audio(i, said[i]), texts[i])
+            words = recognizer.align(source.audio(number, utterance), texts[number])
             row["words"] = [
                 {"text": word.text, **{name: round(getattr(word, name), 3) for name in ("start", "end", "score")}}
                 for word in words
             ]
         except UserError as error:
             row["words"] = None
-            failed.append(f"{said[i].where}: {error}")
+            failed.append(f"{utterance.where}: {error}")
     if failed:
         print(f"\n{len(failed)} of {len(rows)} hypotheses cannot be aligned; the first: {failed[0]}")

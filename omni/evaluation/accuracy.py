@@ -1,7 +1,6 @@
-"""The verb `eval omni`: how often a model answers rightly, whether it looks and listens, and how well it is heard."""
+"""Accuracy on conversations: a model answers the last question of each, also with its images or audio blanked."""
 
-from collections.abc import Callable, Iterator, Sequence
-from math import sqrt
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
@@ -15,86 +14,90 @@ from omni.text.normalization import TextNormalization
 
 T = TypeVar("T")
 
-_MEDIA = {"image": "images grey", "audio": "audio silent"}
-_NORMAL = 1.96  # standard deviations on either side that hold 95 %
+MEDIA = ("image", "audio")  # what is blanked, one kind at a time
+_normalize = TextNormalization()
 
 
-class Question(NamedTuple):
-    """A question that was answered.
+class AnsweredQuestion(NamedTuple):
+    """A question and the model's answer.
 
     Attributes:
-        where: Its row.
-        task: What it asks for.
-        truth: The right answer.
-        said: The model's answer.
-        blank: What the model says without looking (`image`) or listening (`audio`), where there is anything.
+        where: The conversation's file and row.
+        task: The conversation's task.
+        reference: The right answer.
+        answer: The model's answer.
+        blank: The model's answer with grey images (`image`) or silent audio (`audio`), where the question has any.
+        truncated: Whether the first exchanges did not fit into the context.
     """
 
     where: str
     task: str
-    truth: str
-    said: str
+    reference: str
+    answer: str
     blank: dict[str, str]
+    truncated: bool
+
+    def correct(self, blanked: str | None = None) -> bool:
+        """Whether the answer, or the one with a kind of media blanked, equals the reference, both normalised."""
+        answer = self.answer if blanked is None else self.blank[blanked]
+        return _normalize(answer) == _normalize(self.reference)
 
 
-def ask(
+def answer_questions(
     assistant: Assistant, rows: Sequence[Conversation], *, modality_ablation: bool, max_tokens: int, batch_size: int
-) -> list[Question]:
-    """Asks the last question of each conversation.
+) -> list[AnsweredQuestion]:
+    """Answers the last question of each conversation.
 
     Args:
-        assistant: Answers.
-        rows: The conversations; each has an answer of the assistant's.
-        modality_ablation: Whether to ask again with images and audio blanked.
+        assistant: The model.
+        rows: The conversations; each has an assistant's message.
+        modality_ablation: Whether to answer again with images and audio blanked.
         max_tokens: Most tokens of an answer.
-        batch_size: Questions at a time.
+        batch_size: Questions per batch.
 
     Raises:
-        UserError: If a row has no answer, is too long, or names media that cannot be read.
+        UserError: If there are no rows, or a row has no answer, is too long, or has unreadable media.
     """
-    found, forgotten = [], 0
-    with tqdm(total=len(rows), desc="asked", leave=False, disable=None) as bar:
+    if not rows:
+        raise UserError("the data holds no conversations: there is nothing to answer")
+    answered = []
+    with tqdm(total=len(rows), desc="answering", leave=False, disable=None) as bar:
         for first in range(0, len(rows), batch_size):
-            some = rows[first : first + batch_size]
-            pairs = [_read(assistant, row, max_tokens) for row in some]
-            prompts = [prompt for prompt, _ in pairs]
-            forgotten += sum(prompt.forgotten > 0 for prompt in prompts)
-            said = assistant.answer(prompts, max_tokens=max_tokens)
-            blank: list[dict[str, str]] = [{} for _ in some]
-            for kind in _MEDIA if modality_ablation else ():
+            batch = rows[first : first + batch_size]
+            prompts, references = zip(*(_last_question(assistant, row, max_tokens) for row in batch), strict=True)
+            answers = assistant.answer(prompts, max_tokens=max_tokens)
+            blank: list[dict[str, str]] = [{} for _ in batch]
+            for kind in MEDIA if modality_ablation else ():
                 numbers = [number for number, prompt in enumerate(prompts) if kind in prompt.kinds]
-                blanked = assistant.answer(
-                    [prompts[number]._replace(blank=kind) for number in numbers], max_tokens=max_tokens
-                )
-                for number, text in zip(numbers, blanked, strict=True):
+                blanked = [prompts[number]._replace(blank=kind) for number in numbers]
+                for number, text in zip(numbers, assistant.answer(blanked, max_tokens=max_tokens), strict=True):
                     blank[number][kind] = text
-            for row, (_, truth), text, without in zip(some, pairs, said, blank, strict=True):
-                found.append(Question(row.where, row.task, truth, text, without))
-            bar.update(len(some))
-    if not found:
-        raise UserError("the data holds no conversations: there is nothing to ask")
-    if forgotten:
-        print(f"{forgotten} conversations do not fit into the context: their first exchanges were left out\n")
-    return found
+            answered += [
+                AnsweredQuestion(row.where, row.task, reference, answer, without, prompt.forgotten > 0)
+                for row, prompt, reference, answer, without in zip(
+                    batch, prompts, references, answers, blank, strict=True
+                )
+            ]
+            bar.update(len(batch))
+    return answered
 
 
-def _read(assistant: Assistant, row: Conversation, max_tokens: int) -> tuple[Prompt, str]:
+def _last_question(assistant: Assistant, row: Conversation, max_tokens: int) -> tuple[Prompt, str]:
     """A conversation up to its last answer, and that answer."""
     ends = [n for n, one in enumerate(row.messages) if isinstance(one, dict) and one.get("role") == "assistant"]
     if not ends:
-        raise UserError(f"{row.where}: the assistant says nothing, so there is nothing to ask")
+        raise UserError(f"{row.where}: the conversation has no message of the assistant: there is nothing to answer")
     messages, media = row.messages[: ends[-1]], iter(row.media)
     try:
-        filled = [_filled(message, media) for message in messages]
-        answer = row.messages[ends[-1]]["content"]
-        truth = answer if isinstance(answer, str) else "".join(part["text"] for part in answer)
-        return assistant.prompt(filled, max_tokens=max_tokens), truth
+        prompt = assistant.prompt([_with_media(message, media) for message in messages], max_tokens=max_tokens)
     except UserError as error:
         raise UserError(f"{row.where}: {error}") from error
+    content = row.messages[ends[-1]]["content"]
+    return prompt, content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
-def _filled(message: Any, media: Iterator[Any]) -> Any:
-    """The message, with the files that its source found for its parts."""
+def _with_media(message: Any, media: Iterator[Any]) -> Any:
+    """The message, its parts with the files that the conversation's source found for them."""
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, list):
         return message
@@ -104,73 +107,54 @@ def _filled(message: Any, media: Iterator[Any]) -> Any:
         if kind == "video":
             medium = next(media)
             parts.append({"type": kind, "frames": list(medium.files), "times": list(medium.times)})
-        elif kind in _MEDIA:
+        elif kind in MEDIA:
             parts.append({"type": kind, kind: next(media).sound})
         else:
             parts.append(part)
     return {**message, "content": parts}
 
 
-# ---------------------------------------------------------------------- figures
+def accuracy_report(answered: Sequence[AnsweredQuestion]) -> dict[str, Any]:
+    """Accuracies by task, of all questions, and of those with images or audio.
 
-
-def accuracies(questions: Sequence[Question]) -> dict[str, Any]:
-    """Prints and returns the accuracy by task, over all, and of the blank controls."""
-    normalize = TextNormalization()
-
-    def right(one: Question, said: str) -> bool:
-        return normalize(said) == normalize(one.truth)
-
-    tasks = sorted({one.task for one in questions})
-    mixed = [task for task in tasks if task not in EXCLUDED_FROM_ACCURACY] or tasks
-    groups: dict[str, Callable[[Question], bool]] = {task: _of({task}) for task in tasks}
-    left_out = [task for task in tasks if task not in mixed]
-    together = "all" + (f" but {', '.join(left_out)}" if left_out else "")
-    groups[together] = _of(set(mixed))
-    for kind in _MEDIA:
-        if any(kind in one.blank for one in questions):
-            groups[f"of these, with {kind}"] = lambda one, kind=kind: one.task in mixed and kind in one.blank
-    width = max(16, *map(len, groups))
-    print(f"{'':{width}}{'asked':>7}{'right':>8}{'95 % interval':>17}{'images grey':>14}{'audio silent':>14}")
-    report: dict[str, Any] = {"tasks": {}}
-    for name, belongs in groups.items():
-        some = [one for one in questions if belongs(one)]
-        if not some:
-            continue
-        figures = share([right(one, one.said) for one in some])
-        cells = []
-        for kind in _MEDIA:
-            asked = [one for one in some if kind in one.blank]
-            if asked:
-                figures[f"blank_{kind}"] = share([right(one, one.blank[kind]) for one in asked])["accuracy"]
-                figures[f"asked_with_{kind}"] = len(asked)
-            cells.append(f"{figures[f'blank_{kind}']:14.1%}" if asked else f"{'–':>14}")
-        between = f"{figures['low']:.1%} – {figures['high']:.1%}"
-        print(f"{name:{width}}{len(some):7,}{figures['accuracy']:8.1%}{between:>17}{''.join(cells)}")
-        if name in tasks:
-            report["tasks"][name] = figures
-        else:
-            report["all" if name == together else name.removeprefix("of these, ").replace(" ", "_")] = figures
-    print()
+    Returns:
+        `tasks`: the figures of each task; `all`: of all but the tasks in `excluded`; `with_image`, `with_audio`: of
+        those of `all` that were also answered with this kind of media blanked.
+    """
+    tasks = sorted({one.task for one in answered})
+    excluded = [task for task in tasks if task in EXCLUDED_FROM_ACCURACY]
+    excluded = [] if excluded == tasks else excluded
+    counted = [one for one in answered if one.task not in excluded]
+    report = {
+        "tasks": {task: _figures([one for one in answered if one.task == task]) for task in tasks},
+        "excluded": excluded,
+        "all": _figures(counted),
+    }
+    for kind in MEDIA:
+        if blanked := [one for one in counted if kind in one.blank]:
+            report[f"with_{kind}"] = _figures(blanked)
     return report
 
 
-def _of(tasks: set[str]) -> Callable[[Question], bool]:
-    return lambda one: one.task in tasks
+def _figures(answered: Sequence[AnsweredQuestion]) -> dict[str, Any]:
+    figures = accuracy(sum(one.correct() for one in answered), len(answered))
+    for kind in MEDIA:
+        if blanked := [one for one in answered if kind in one.blank]:
+            figures[f"blank_{kind}"] = sum(one.correct(kind) for one in blanked) / len(blanked)
+            figures[f"asked_with_{kind}"] = len(blanked)
+    return figures
 
 
-def share(right: Sequence[bool]) -> dict[str, Any]:
-    """The share of right answers, and the borders of its 95 % interval (Wilson, JASA 1927)."""
-    number, part = len(right), sum(right) / len(right)
-    spread = _NORMAL**2 / number
-    middle = (part + spread / 2) / (1 + spread)
-    half = _NORMAL * sqrt(part * (1 - part) / number + spread / (4 * number)) / (1 + spread)
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return {"asked": number, "right": sum(right), "accuracy": part, "low": low, "high": high}
+def accuracy(right: int, asked: int) -> dict[str, Any]:
+    """The accuracy, and its 95 % confidence interval (Wilson, JASA 1927)."""
+    from scipy.stats import binomtest  # 0.9 s
+
+    interval = binomtest(right, asked).proportion_ci(method="wilson")
+    low, high = float(interval.low), float(interval.high)
+    return {"asked": asked, "right": right, "accuracy": right / asked, "low": low, "high": high}
 
 
-def evenly(some: Sequence[T], most: int) -> list[T]:
-    """So many of them at most, evenly taken."""
-    if len(some) <= most:
-        return list(some)
-    return [some[number * len(some) // most] for number in range(most)]
+def take_evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` items, evenly spaced."""
+    count = min(len(items), most)
+    return [items[number * len(items) // count] for number in range(count)]

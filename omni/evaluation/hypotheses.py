@@ -1,9 +1,9 @@
-"""What systems understood of utterances: a checkpoint or a model of `transformers` listens, or a file tells."""
+"""Hypotheses for utterances: from a checkpoint, from a model of transformers, or from a file."""
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -16,107 +16,113 @@ from omni.inference.recognizer import load_recognizer
 from omni.media.audio import AUDIO_SUFFIXES, SAMPLE_RATE, read_audio
 from omni.text.normalization import TextNormalization
 
-_TOGETHER = 16  # utterances that a model is asked about at a time
-_WHOLE = 30.0  # seconds that Whisper hears at once; of more it must write the times to find its way
+_BATCH = 16  # utterances
+_WHISPER_WINDOW = 30.0  # seconds; longer audio needs timestamps
 
 
-def understood(
-    spec: str, source: Utterances, said: Sequence[Utterance], *, device: str, beam: int
-) -> tuple[TextNormalization, list[str]]:
-    """What a system understood of each utterance, and how a text of its kind is normalised.
+class Hypotheses(NamedTuple):
+    """A system's texts for utterances.
+
+    Attributes:
+        texts: One for each utterance.
+        normalize: The normalization that the system was trained with.
+    """
+
+    texts: list[str]
+    normalize: TextNormalization = TextNormalization()
+
+
+def read_hypotheses(
+    spec: str, source: Utterances, utterances: Sequence[Utterance], *, device: str, beam: int
+) -> Hypotheses:
+    """A system's hypotheses for utterances.
 
     Args:
-        spec: A checkpoint, of a recogniser or of a model that is asked what is said; `hf:` and the name of a model on
-            the Hub, or its folder; a `.jsonl` file with `text` and `audio` or `id`; or a `.txt` file with a line for
-            each utterance.
-        source: Where the utterances come from.
-        said: All of them.
-        device: Where a model runs.
-        beam: Of a recogniser's checkpoint: see `Recognizer`.
+        spec: A checkpoint of stage B or E; `hf:` and a model's name on the Hub, or its folder; a `.jsonl` file with
+            `text` and `audio` or `id`; or a `.txt` file with a line for each utterance.
+        source: The source of the utterances.
+        utterances: All of them.
+        device: The device of a model.
+        beam: The beam size of a recogniser (see `Recognizer`).
 
     Raises:
-        UserError: If there is no such system, or its file does not fit the utterances.
+        UserError: If there is no such system, or its file does not match the utterances.
     """
     path = Path(spec).expanduser()
     if spec.startswith("hf:"):
-        return TextNormalization(), _peer(spec.removeprefix("hf:"), source, said, device)
+        recognize = load_transformers_recognizer(spec.removeprefix("hf:"), device)
+        rows = tqdm(enumerate(utterances), total=len(utterances), desc="transcribing", leave=False, disable=None)
+        return Hypotheses([recognize(read_audio(source.audio(number, row)).numpy()) for number, row in rows])
     if path.suffix == ".ckpt" or path.is_dir():
-        return _recognized(path, source, said, device, beam)
+        checkpoint = Checkpoint(path)
+        if "thinker" in checkpoint and "audio_projector" in checkpoint:
+            return _answered(checkpoint, source, utterances, device)
+        return _recognized(checkpoint, source, utterances, device, beam)
     if not path.is_file():
-        raise UserError(f"{spec}: is no file: give a .ckpt checkpoint, hf:MODEL, or hypotheses as .jsonl or .txt")
+        raise UserError(f"{spec} does not exist: give a .ckpt checkpoint, hf:MODEL, or hypotheses as .jsonl or .txt")
     lines = _lines(path)
     if path.suffix == ".jsonl":
-        return TextNormalization(), _matched(path, lines, said)
-    if len(lines) != len(said):
-        raise UserError(f"{spec}: has {len(lines)} lines, and the reference {len(said)} rows: give a line for each")
-    return TextNormalization(), lines
+        return Hypotheses(_matched(path, lines, utterances))
+    if len(lines) != len(utterances):
+        raise UserError(
+            f"{spec} has {len(lines)} lines, and the reference {len(utterances)} rows: give a line for each"
+        )
+    return Hypotheses(lines)
 
 
 def _recognized(
-    path: Path, source: Utterances, said: Sequence[Utterance], device: str, beam: int
-) -> tuple[TextNormalization, list[str]]:
-    checkpoint = Checkpoint(path)
-    if "thinker" in checkpoint and "audio_projector" in checkpoint:
-        return _asked(checkpoint, source, said, device)
+    checkpoint: Checkpoint, source: Utterances, utterances: Sequence[Utterance], device: str, beam: int
+) -> Hypotheses:
     recognizer = load_recognizer(checkpoint, device=device, beam=beam)
-    audio = [source.audio(number, row) for number, row in enumerate(said)]
-    found = [""] * len(said)
-    for number, transcript in tqdm(
-        recognizer.stream(audio), total=len(said), desc="transcribing", leave=False, disable=None
-    ):
+    audio = [source.audio(number, row) for number, row in enumerate(utterances)]
+    texts = [""] * len(utterances)
+    stream = recognizer.stream(audio)
+    for number, transcript in tqdm(stream, total=len(texts), desc="transcribing", leave=False, disable=None):
         if isinstance(transcript, UserError):
             raise transcript
-        found[number] = transcript.text
-    return recognizer.units.normalize, found
+        texts[number] = transcript.text
+    return Hypotheses(texts, recognizer.units.normalize)
 
 
-def _asked(
-    checkpoint: Checkpoint, source: Utterances, said: Sequence[Utterance], device: str
-) -> tuple[TextNormalization, list[str]]:
-    """What a model of stage E says when it is asked as in training, the row's instruction behind each recording."""
-    held = checkpoint.content
-    dictation = TranscriptionPrompt.from_state(held.get("dictation", TranscriptionPrompt().state()))
-    most = held.get("answer_tokens", MAX_TOKENS)
-    # As in validation, an answer may go on behind the context.
-    assistant = Assistant.from_pretrained(checkpoint, context=held.get("context", CONTEXT) + most, device=device)
-    order = sorted(range(len(said)), key=lambda number: said[number].duration or 0.0)  # little padding
-    found = [""] * len(said)
-    with tqdm(total=len(said), desc="transcribing", leave=False, disable=None) as bar:
-        for first in range(0, len(order), _TOGETHER):
-            some = order[first : first + _TOGETHER]
+def _answered(checkpoint: Checkpoint, source: Utterances, utterances: Sequence[Utterance], device: str) -> Hypotheses:
+    """Answers of a model of stage E to the transcription prompts of its training, each row with its own instruction."""
+    content = checkpoint.content
+    prompt = TranscriptionPrompt.from_state(content.get("dictation", TranscriptionPrompt().state()))
+    max_tokens = content.get("answer_tokens", MAX_TOKENS)
+    # As in validation, the answer does not count towards the context.
+    context = content.get("context", CONTEXT) + max_tokens
+    assistant = Assistant.from_pretrained(checkpoint, context=context, device=device)
+    order = sorted(range(len(utterances)), key=lambda number: utterances[number].duration or 0.0)  # little padding
+    texts = [""] * len(utterances)
+    with tqdm(total=len(texts), desc="transcribing", leave=False, disable=None) as bar:
+        for first in range(0, len(order), _BATCH):
+            batch = order[first : first + _BATCH]
             prompts = []
-            for number in some:
-                asked, _ = dictation.messages(number, "")
-                asked["content"][0]["audio"] = source.audio(number, said[number])
+            for number in batch:
+                question, _ = prompt.messages(number, "")
+                question["content"][0]["audio"] = source.audio(number, utterances[number])
                 try:
-                    prompts.append(assistant.prompt([asked], max_tokens=most))
+                    prompts.append(assistant.prompt([question], max_tokens=max_tokens))
                 except UserError as error:
-                    raise UserError(f"{said[number].where}: {error}") from error
-            for number, text in zip(some, assistant.answer(prompts, max_tokens=most), strict=True):
-                found[number] = text
-            bar.update(len(some))
-    return dictation.labels or TextNormalization(), found
+                    raise UserError(f"{utterances[number].where}: {error}") from error
+            for number, text in zip(batch, assistant.answer(prompts, max_tokens=max_tokens), strict=True):
+                texts[number] = text
+            bar.update(len(batch))
+    return Hypotheses(texts, prompt.labels or TextNormalization())
 
 
-def _peer(name: str, source: Utterances, said: Sequence[Utterance], device: str) -> list[str]:
-    """What a speech recogniser of `transformers` understands, one utterance at a time: no padding changes it."""
-    hear = load_peer(name, device)
-    rows = tqdm(enumerate(said), total=len(said), desc="transcribing", leave=False, disable=None)
-    return [hear(read_audio(source.audio(number, row)).numpy()) for number, row in rows]
-
-
-def load_peer(name: str, device: str) -> Callable[[Any], str]:
-    """Loads a pipeline of `transformers` for speech recognition.
+def load_transformers_recognizer(name: str, device: str) -> Callable[[Any], str]:
+    """Loads a speech recogniser of `transformers`; it transcribes one recording at a time, without padding.
 
     Args:
         name: The model's name on the Hub, or its folder.
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        device: `cpu`, `cuda`, or `auto` for a GPU if there is one.
 
     Returns:
-        What makes text of audio, an array (samples,) at 16 kHz.
+        A function from audio, an array (samples,) at 16 kHz, to its text.
 
     Raises:
-        UserError: If `transformers` is missing, or the model cannot be had or does not recognise speech.
+        UserError: If `transformers` is missing, or the model cannot be loaded or is not a speech recogniser.
     """
     try:
         import transformers
@@ -129,36 +135,38 @@ def load_peer(name: str, device: str) -> Callable[[Any], str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(name).expanduser()
     try:
-        asr: Any = transformers.pipeline(
+        pipeline: Any = transformers.pipeline(
             "automatic-speech-recognition", model=str(folder) if folder.is_dir() else name, device=device
         )
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"hf:{name}: is no speech recogniser that can be loaded ({reason}): check its name and the network, or "
+            f"hf:{name} cannot be loaded as a speech recogniser ({reason}): check its name and the network, or "
             "download it and give hf:FOLDER"
         ) from error
-    whisper = asr.type == "seq2seq_whisper"
+    whisper = pipeline.type == "seq2seq_whisper"
 
-    def hear(audio: Any) -> str:
-        timed = {"return_timestamps": True} if whisper and len(audio) > _WHOLE * SAMPLE_RATE else {}
+    def recognize(audio: Any) -> str:
+        long = {"return_timestamps": True} if whisper and len(audio) > _WHISPER_WINDOW * SAMPLE_RATE else {}
         with torch.inference_mode():
-            return asr({"raw": audio, "sampling_rate": SAMPLE_RATE}, **timed)["text"]
+            return pipeline({"raw": audio, "sampling_rate": SAMPLE_RATE}, **long)["text"]
 
-    return hear
+    return recognize
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a file. Only a line feed ends one: what else Python counts as a line end may be recognised text."""
+    """Lines of a file. Only a line feed ends one: Python's other line ends may be recognised text."""
     lines = path.read_bytes().decode(errors="replace").split("\n")
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
-def _matched(path: Path, lines: Sequence[str], said: Sequence[Utterance]) -> list[str]:
-    """The text for each row, found by its file's name, with as many of its folders as tell all files apart."""
-    longest = max(len(_trail(row.audio)) for row in said)
-    files = {_trail(row.audio) for row in said}
-    parts = next(n for n in range(1, longest + 1) if len({file[-n:] for file in files}) == len(files))
+def _matched(path: Path, lines: Sequence[str], utterances: Sequence[Utterance]) -> list[str]:
+    """The text for each utterance, found by its file's name and as many of its folders as make names unique."""
+    files = [_name_parts(row.audio) for row in utterances]
+    distinct = set(files)
+    depth = next(
+        n for n in range(1, max(map(len, files)) + 1) if len({file[-n:] for file in distinct}) == len(distinct)
+    )
     texts: dict[tuple[str, ...], str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -167,20 +175,19 @@ def _matched(path: Path, lines: Sequence[str], said: Sequence[Utterance]) -> lis
             row = json.loads(line)
             key, text = row.get("audio") or row["id"], row["text"]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path} row {number}: is no JSON object with `text` and `audio` or `id`") from None
+            raise UserError(f"{path} row {number} is not a JSON object with `text` and `audio` or `id`") from None
         if not isinstance(text, str):
-            raise UserError(f'{path} row {number}: `text` is {text!r}, no text: write "" where nothing was understood')
-        name = _trail(str(key))[-parts:]
-        if texts.setdefault(name, text) != text:
+            raise UserError(f'{path} row {number}: `text` is {text!r}, not a string: write "" for an empty hypothesis')
+        if texts.setdefault(_name_parts(str(key))[-depth:], text) != text:
             raise UserError(f"{path} row {number}: {key} has two different texts: keep one of them")
-    missing = next((row for row in said if _trail(row.audio)[-parts:] not in texts), None)
-    if missing is not None:
-        folders = f", told apart by the last {parts} parts of its path" if parts > 1 else ""
-        raise UserError(f"{path}: has no row for {missing.audio} ({missing.where}){folders}")
-    return [texts[_trail(row.audio)[-parts:]] for row in said]
+    for row, file in zip(utterances, files, strict=True):
+        if file[-depth:] not in texts:
+            folders = f" (compared by the last {depth} parts of its path)" if depth > 1 else ""
+            raise UserError(f"{path} has no row for {row.audio} ({row.where}){folders}")
+    return [texts[file[-depth:]] for file in files]
 
 
-def _trail(file: str) -> tuple[str, ...]:
-    """A file's folders and its name, without the ending of audio."""
+def _name_parts(file: str) -> tuple[str, ...]:
+    """A file's folders and its name, without an audio suffix."""
     path = Path(file)
     return (path.with_suffix("") if path.suffix.lower() in AUDIO_SUFFIXES else path).parts

@@ -1,4 +1,4 @@
-"""Word and character errors: counted, by group, and with the intervals that chance allows."""
+"""Word and character errors: counts, groups, and bootstrap intervals."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 DRAWS = 10_000  # of the bootstrap
-_LONGEST = 4000  # characters of an alignment that are shown
-_LENGTHS = (5, 10, 20)  # words: borders of the classes of length
+_MAX_LINE = 4000  # characters of a printed alignment
+_LENGTHS = {"1–5": 5, "6–10": 10, "11–20": 20, "over 20": float("inf")}  # most words of each class
 
 
 class Row(NamedTuple):
-    """An utterance, normalised.
+    """A normalised utterance.
 
     Attributes:
-        name: Where it stands.
-        speaker: Who says it, if known.
-        reference: What is said.
-        hypothesis: What was understood.
+        name: Its file and row.
+        speaker: Its speaker, if known.
+        reference: The reference text.
+        hypothesis: The system's text.
     """
 
     name: str
@@ -32,16 +32,16 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Errors:
-    """Word and character errors of some utterances.
+    """Word and character errors of utterances.
 
     Attributes:
-        utterances: How many.
-        words: In the references.
-        substitutions: Words taken for others.
-        deletions: Words missed.
-        insertions: Words that were not said.
-        characters: In the references.
-        character_errors: Substituted, missed or added.
+        utterances: Number of utterances.
+        words: Words of the references.
+        substitutions: Substituted words.
+        deletions: Deleted words.
+        insertions: Inserted words.
+        characters: Characters of the references.
+        character_errors: Characters substituted, deleted or inserted.
     """
 
     utterances: int
@@ -54,25 +54,21 @@ class Errors:
 
     @property
     def wer(self) -> float:
-        """Word errors for each word of the references."""
+        """Word errors per word of the references."""
         return (self.substitutions + self.deletions + self.insertions) / self.words
 
     @property
     def cer(self) -> float:
-        """Character errors for each character of the references."""
+        """Character errors per character of the references."""
         return self.character_errors / self.characters
 
     def figures(self) -> dict[str, Any]:
-        """Plain data, the rates first."""
+        """Rates and counts as plain data."""
         return {"wer": self.wer, "cer": self.cer, **asdict(self)}
 
 
 def count_errors(rows: Iterable[Row]) -> Errors:
-    """Counts the errors of utterances whose references are not empty.
-
-    Args:
-        rows: The utterances.
-    """
+    """Counts the errors of utterances with non-empty references."""
     rows = list(rows)
     references, hypotheses = [row.reference for row in rows], [row.hypothesis for row in rows]
     words, characters = jiwer.process_words(references, hypotheses), jiwer.process_characters(references, hypotheses)
@@ -88,82 +84,63 @@ def count_errors(rows: Iterable[Row]) -> Errors:
 
 
 def bootstrap(systems: Sequence[Sequence[Row]], *, seed: int = 0) -> NDArray[np.float64]:
-    """WERs of systems on utterances that are drawn anew from the same ones, the same for all systems, 10,000 times.
+    """WERs on 10,000 bootstrap samples of the utterances, the same samples for all systems.
 
-    The bootstrap of Bisani and Ney (ICASSP 2004): the spread of a column tells how sure a WER is, that of the
-    difference of two columns how sure it is that one system is better than the other.
+    After Bisani and Ney (ICASSP 2004): the spread of a column is the uncertainty of a WER, the spread of the difference
+    of two columns that of one system's advantage over the other.
 
     Args:
-        systems: The utterances as each system understood them.
-        seed: Of the draws.
+        systems: The same utterances with the hypotheses of each system.
+        seed: Seed of the samples.
 
     Returns:
-        (draws, systems).
+        (samples, systems).
     """
     errors = np.array([[word_errors(row) for row in rows] for rows in zip(*systems, strict=True)], dtype=float)
     words = np.array([len(row.reference.split()) for row in systems[0]], dtype=float)
-    drawn, rng = np.empty((DRAWS, len(systems))), np.random.default_rng(seed)
+    wers, rng = np.empty((DRAWS, len(systems))), np.random.default_rng(seed)
     for i in range(DRAWS):
         rows = rng.integers(0, len(words), len(words))
-        drawn[i] = errors[rows].sum(0) / words[rows].sum()
-    return drawn
+        wers[i] = errors[rows].sum(0) / words[rows].sum()
+    return wers
 
 
-def interval(drawn: NDArray[np.float64]) -> tuple[float, float]:
-    """The borders between which 95 % of the draws lie."""
-    low, high = np.percentile(drawn, (2.5, 97.5))
+def interval(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """The bounds of the central 95 % of the samples."""
+    low, high = np.percentile(samples, (2.5, 97.5))
     return float(low), float(high)
 
 
-def compare(one: Sequence[Row], other: Sequence[Row], *, seed: int = 0) -> tuple[float, float, float]:
-    """How much higher the WER of `one` is than that of `other`, and the borders of its 95 % interval.
-
-    Args:
-        one: The utterances as one system understood them.
-        other: The same as the other did.
-        seed: Of the draws; see `bootstrap`.
-    """
-    drawn = bootstrap((one, other), seed=seed)
-    return count_errors(one).wer - count_errors(other).wer, *interval(drawn[:, 0] - drawn[:, 1])
-
-
 def grouped(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
-    """Utterances by `speaker`, as far as these are known, and by `words`, classes of length."""
+    """Utterances by `speaker`, where known, and by `words` of the reference."""
     speakers: dict[str, list[Row]] = defaultdict(list)
-    lengths: dict[str, list[Row]] = defaultdict(list)
+    lengths: dict[str, list[Row]] = {name: [] for name in _LENGTHS}
     for row in rows:
         if row.speaker is not None:
             speakers[row.speaker].append(row)
-        lengths[_length_class(len(row.reference.split()))].append(row)
-    classes = [_length_class(words) for words in (1, 6, 11, 21)]
+        words = len(row.reference.split())
+        lengths[next(name for name, most in _LENGTHS.items() if words <= most)].append(row)
     return {
         "speaker": dict(sorted(speakers.items())),
-        "words": {name: lengths[name] for name in classes if name in lengths},
+        "words": {name: group for name, group in lengths.items() if group},
     }
 
 
-def _length_class(words: int) -> str:
-    below = [border for border in _LENGTHS if border < words]
-    above = [border for border in _LENGTHS if border >= words]
-    return f"{below[-1] + 1 if below else 1}–{above[0]}" if above else f"over {_LENGTHS[-1]}"
-
-
 def worst_rows(rows: Iterable[Row], most: int) -> list[Row]:
-    """The utterances with the most word errors, the worst first; none without errors."""
-    ranked = sorted(((word_errors(row), -i, row) for i, row in enumerate(rows)), reverse=True)
-    return [row for errors, _, row in ranked[:most] if errors]
+    """The utterances with the most word errors, the worst first; those without errors are left out."""
+    return [row for row in sorted(rows, key=word_errors, reverse=True)[:most] if word_errors(row)]
 
 
 def word_errors(row: Row) -> int:
-    """Words of an utterance that were taken for others, missed or added."""
+    """Substituted, deleted and inserted words of an utterance."""
     counts = jiwer.process_words(row.reference, row.hypothesis)
     return counts.substitutions + counts.deletions + counts.insertions
 
 
 def aligned(row: Row) -> list[str]:
-    """Reference and hypothesis one above the other, and what differs marked: three lines, cut to 4,000 characters."""
+    """Reference, hypothesis and their differences on three lines, each cut to 4,000 characters."""
     shown = jiwer.visualize_alignment(
         jiwer.process_words(row.reference, row.hypothesis), show_measures=False, skip_correct=False
     )
     lines = [line for line in shown.split("\n") if line.startswith(("REF:", "HYP:", "    "))]
-    return [line if len(line) <= _LONGEST else line[:_LONGEST] + "…" for line in lines]
+    return [line if len(line) <= _MAX_LINE else line[:_MAX_LINE] + "…" for line in lines]

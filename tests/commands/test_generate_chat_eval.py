@@ -21,7 +21,7 @@ from toy_voice import save_talker
 from omni import Assistant
 from omni.cli import main
 from omni.commands import chat as chatting
-from omni.evaluation.accuracy import share
+from omni.evaluation.accuracy import accuracy
 from omni.media.audio import read_audio
 
 OMNI = ["--checkpoint", "omni.ckpt"]
@@ -266,7 +266,7 @@ class TestEval:
         report = examined("--data", "talks/test.jsonl", "--voice", "talker.ckpt", "--spoken", "5")
         assert report["round_trip_wer"]["utterances"] <= 5
         assert report["round_trip_wer"]["wer"] > 0
-        assert "as talker.ckpt hears them" in capsys.readouterr().out
+        assert "as talker.ckpt transcribes them" in capsys.readouterr().out
 
     def test_any_answer_is_counted_said_and_written(self, questions, monkeypatch):
         from toy_speech import ToneEncoder
@@ -292,7 +292,7 @@ class TestEval:
             (["--data", "nowhere.jsonl"], "nowhere.jsonl: does not exist"),
             (["--data", "talks/test.jsonl", "--batch_size", "0"], "batch_size is 0"),
             (["--data", "empty.jsonl"], "no conversations"),
-            (["--data", "silent.jsonl"], "silent.jsonl row 1: the assistant says nothing"),
+            (["--data", "silent.jsonl"], "silent.jsonl row 1: the conversation has no message of the assistant"),
             (["--data", "talks/lost.jsonl"], "talks/lost.jsonl row 1: talks/lost.png: there is no such file"),
             (["--data", "robot.jsonl"], "robot.jsonl row 1: message 0: role 'robot' is unknown"),
         ],
@@ -308,7 +308,7 @@ class TestEval:
 
 
 def test_intervals_are_wilsons():
-    figures = share([True] * 81 + [False] * 182)  # Newcombe 1998, table I: 81 of 263
+    figures = accuracy(81, 263)  # Newcombe 1998, table I: 81 of 263
     assert (round(figures["low"], 4), round(figures["high"], 4)) == (0.2553, 0.3662)
-    assert share([True] * 5)["high"] == 1.0
-    assert share([False] * 5)["low"] == 0.0
+    assert accuracy(5, 5)["high"] == 1.0
+    assert accuracy(0, 5)["low"] == 0.0

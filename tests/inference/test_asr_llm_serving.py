@@ -175,7 +175,7 @@ def test_speech_is_asked_for_as_in_training_by_eval_omni(fit_llm):
     answers = {}
     for batch in cli.datamodule.val_dataloader():
         answers |= dict(zip(batch.answers, cli.model.eval().answer(batch), strict=True))
-    assert {one["truth"]: one["said"] for one in report["answers"]} == answers
+    assert {one["reference"]: one["answer"] for one in report["answers"]} == answers
     assert all("audio" in one["blank"] for one in report["answers"])
 
 

@@ -217,9 +217,9 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("line", "words"),
         [
-            ('{"id": "val-0", "text": null}', "row 1: `text` is None, no text"),
+            ('{"id": "val-0", "text": null}', "row 1: `text` is None, not a string"),
             ('{"id": "val-0", "text": "a"}\n{"id": "val-0", "text": "b"}', "row 2: val-0 has two different texts"),
-            ("[]", "row 1: is no JSON object"),
+            ("[]", "row 1 is not a JSON object"),
         ],
     )
     def test_hypotheses_that_make_no_sense_are_refused(self, speech, fails, line, words):
