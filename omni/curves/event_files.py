@@ -76,7 +76,7 @@ def read_curves(folder: Path) -> dict[str, dict[int, float]]:
 def monitored(config: Any) -> tuple[str, str] | None:
     """The metric by which a run's configuration chooses `best.ckpt`, and whether it is to be `min` or `max`."""
     callbacks = config.get("trainer", {}).get("callbacks") if isinstance(config, dict) else None
-    for callback in callbacks or []:
+    for callback in reversed(callbacks or []):
         arguments = callback.get("init_args") or {}
         if arguments.get("filename") == "best" and arguments.get("monitor"):
             return arguments["monitor"], arguments.get("mode", "min")

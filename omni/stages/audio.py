@@ -41,6 +41,7 @@ class SpeechRecognition(Stage):
 
     uses_mels = True
 
+    monitor = ("val/wer", "min")
     no_effect = frozenset({"shown"})
 
     def __init__(

@@ -53,6 +53,7 @@ class CodecTraining(Stage):
     mel_sums: Tensor
     mel_squares: Tensor
 
+    monitor = ("val/reconstruction_error", "min")
     no_effect = frozenset({"shown"})
 
     def __init__(

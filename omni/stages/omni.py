@@ -82,6 +82,7 @@ class OmniTuning(Stage):
         kwargs: See `Stage`.
     """
 
+    monitor = ("val/accuracy", "max")
     no_effect = frozenset({"feature_cache", "modality_ablation", "shown"})
 
     def __init__(

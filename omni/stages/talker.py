@@ -65,6 +65,7 @@ class TalkerTraining(Stage):
 
     uses_mels = True
 
+    monitor = ("val/round_trip_wer", "min")
     no_effect = frozenset({"shown"})
 
     def __init__(

@@ -73,6 +73,7 @@ class VisionPretraining(Stage):
         self.classification: Classification | None = None  # once the classes are known
         self._samples: ImageBatch | None = None
         self._check_parts()
+        self.monitor = ("val/recall@5" if classifier is None else "val/accuracy", "max")
 
     def _check_parts(self) -> None:
         tower = self.text_encoder or self.thinker

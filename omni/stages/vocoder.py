@@ -84,6 +84,7 @@ class VocoderTraining(Stage):
 
     uses_mels = True
 
+    monitor = ("val/mel_distance", "min")
     no_effect = frozenset({"shown"})
 
     def __init__(

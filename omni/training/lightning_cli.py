@@ -43,7 +43,7 @@ from omni.training.callbacks.checkpointing import AtomicCheckpointIO, StageCheck
 from omni.training.callbacks.graceful_stop import Stopped
 from omni.training.callbacks.progress import StepBar
 from omni.training.rank_watch import RankWatch
-from omni.training.shipped import CONFIGS, find_configs
+from omni.training.shipped import CONFIGS, find_configs, without_base
 from omni.training.trainer import run_folder
 
 # What a user can do nothing about: Lightning's use of PyTorch, its advertisement, and a folder that is not empty
@@ -58,6 +58,14 @@ _BUDGET = (
     *("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "limit_train_batches", "overfit_batches"),
     *("gradient_clip_val", "gradient_clip_algorithm"),
 )
+
+
+class ConfigParser(LightningArgumentParser):
+    """A parser of configurations, whose key `base` has been followed by `find_configs`."""
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
+        """As in `ArgumentParser`, without the key `base`."""
+        return super().parse_string(without_base(content), *args, **kwargs)
 
 
 class OmniCLI(LightningCLI):
@@ -80,6 +88,7 @@ class OmniCLI(LightningCLI):
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs=parsers | {"exit_on_error": False},
+            parser_class=ConfigParser,
             run=run,
         )
 
@@ -115,6 +124,7 @@ class OmniCLI(LightningCLI):
             config["precision"] = best_precision(config["accelerator"])
         config["precision"] = check_precision(config["precision"])
         config["strategy"] = self._strategy(config)
+        config["callbacks"] = self._checkpoints_chosen(config["callbacks"])
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, RuntimeError, ImportError) as error:  # of an accelerator, devices, a plugin
@@ -129,6 +139,23 @@ class OmniCLI(LightningCLI):
         trainer.callbacks.sort(key=lambda each: isinstance(each, StageCheckpoint) and each.monitor is None)  # pyright: ignore
         rank_zero_info(f"precision: {trainer.precision}")
         return trainer
+
+    def _checkpoints_chosen(self, callbacks: Any) -> Any:
+        """One StageCheckpoint for each file name, the last that was given; `monitor: stage` is what the stage declares.
+
+        The metric is filled in in the configuration too, which the run keeps as `config.yaml`.
+        """
+        if not callbacks:
+            return callbacks
+        metric, mode = self.model.monitor
+        for callback in self._get(self.config, "trainer")["callbacks"]:
+            if (arguments := callback.get("init_args", {})).get("monitor") == "stage":
+                arguments["monitor"], arguments["mode"] = metric, mode
+        for number, callback in enumerate(callbacks):
+            if isinstance(callback, StageCheckpoint) and callback.monitor == "stage":
+                callbacks[number] = StageCheckpoint(str(callback.filename), monitor=metric, mode=mode)
+        last = {each.filename: each for each in callbacks if isinstance(each, StageCheckpoint)}
+        return [each for each in callbacks if not isinstance(each, StageCheckpoint) or last[each.filename] is each]
 
     def _strategy(self, config: Any) -> Any:
         """The strategy, which must be one that this stage can be trained by, on as many devices."""

@@ -1,10 +1,21 @@
-"""The configurations that come with omni: `configs/` of the repository, or its copy in an installed package."""
+"""Configuration files: where `--config` finds them, and the file that one changes by its key `base`.
 
+Shipped ones lie in `configs/` of the repository, or in its copy in an installed package.
+"""
+
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omni.errors import UserError
 
 _PACKAGED = Path(__file__).parents[1] / "configs"  # the wheel puts them there; a checkout has none
 CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
+BASE = "base"  # the key
+_OPTIONS = ("--config", "-c")
 
 
 def find_config(path: str | Path) -> Path:
@@ -17,17 +28,70 @@ def find_config(path: str | Path) -> Path:
 
 
 def find_configs(argv: Sequence[str]) -> list[str]:
-    """Arguments of a command, each `--config` (or `-c`) as `find_config` finds it."""
+    """Arguments of a command with every `--config` (or `-c`) found, after the files that it is based on.
+
+    `--config world/omni.yaml`, whose key `base` is `../omni.yaml`, becomes `--config omni.yaml --config
+    world/omni.yaml`. A base that was given before is not repeated.
+
+    Raises:
+        UserError: If a file is not valid YAML, a base does not exist, or files are based on each other.
+    """
     found: list[str] = []
-    for number, argument in enumerate(argv):
+    given: set[Path] = set()
+    arguments = iter(argv)
+    for argument in arguments:
         name, equals, value = argument.partition("=")
-        if equals and name in _OPTIONS:
-            found.append(f"{name}={find_config(value)}")
-        elif number and argv[number - 1] in _OPTIONS:
-            found.append(str(find_config(argument)))
-        else:
+        if name not in _OPTIONS or (not equals and (value := next(arguments, "")) == ""):
             found.append(argument)
+            continue
+        *bases, path = _with_bases(find_config(value))
+        new = [base for base in bases if base.resolve() not in given]
+        given |= {each.resolve() for each in (*new, path)}
+        for each in (*new, path):
+            found += [f"{name}={each}"] if equals else [name, str(each)]
     return found
 
 
-_OPTIONS = ("--config", "-c")
+def without_base(content: str) -> str:
+    """A configuration's YAML without its key `base`."""
+    try:
+        loaded = _load(content)
+    except yaml.YAMLError:
+        return content  # which the parser refuses
+    if BASE not in loaded:
+        return content
+    return yaml.safe_dump({key: value for key, value in loaded.items() if key != BASE}, sort_keys=False)
+
+
+def _with_bases(path: Path) -> list[Path]:
+    """A file after the one that it is based on, after the one that that is based on, ..."""
+    chain = [path]
+    while (base := _base(chain[0])) is not None:
+        if base.resolve() in {each.resolve() for each in chain}:
+            loop = " -> ".join(map(str, (*reversed(chain), base)))
+            raise UserError(f"{path}: configurations are based on each other: {loop}; remove one `{BASE}`")
+        chain.insert(0, base)
+    return chain
+
+
+def _base(path: Path) -> Path | None:
+    if not path.is_file():
+        return None
+    try:
+        name = _load(path.read_text(encoding="utf-8")).get(BASE)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise UserError(f"{path}: {BASE} is {name!r}: give the name of one configuration file")
+    beside = Path(os.path.normpath(path.parent / name))
+    base = beside if beside.is_file() else find_config(name)
+    if not base.is_file():
+        raise UserError(f"{path}: {BASE} is {name}, but neither {beside} nor a shipped configuration {name} exists")
+    return base
+
+
+def _load(content: str) -> dict[Any, Any]:
+    loaded = yaml.safe_load(content)
+    return loaded if isinstance(loaded, dict) else {}  # the parser refuses anything else

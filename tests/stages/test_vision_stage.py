@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import omni
 from omni.batch import Attribute, ImageBatch
 from omni.checkpoints.checkpoint import Checkpoint
+from omni.curves.event_files import monitored, read_config
 from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
 from omni.errors import UserError
@@ -50,6 +51,10 @@ NO_CLASSES = {
     "model__init_args__classifier": "null",
     "model__init_args__classifier__init_args__dim": None,
     "model__init_args__classifier__init_args__num_classes": None,
+}
+BY_ACCURACY = {
+    "class_path": "omni.training.callbacks.StageCheckpoint",
+    "init_args": {"filename": "best", "monitor": "val/accuracy", "mode": "max"},
 }
 
 
@@ -104,13 +109,13 @@ def test_what_training_measured_test_and_predict_say_too(fit_vision, capfd):
         **CAPTIONS,
         **NO_CLASSES,
         "data__init_args__test": "pictures/val.jsonl",
-        "trainer__callbacks": '[{"class_path": "omni.training.callbacks.StageCheckpoint", '
-        '"init_args": {"filename": "last"}}]',
         "trainer__max_steps": 4,
         "trainer__val_check_interval": 4,
         "model__init_args__shown": 3,
     }
     fit_vision(**given)
+    assert "val/recall@5" in str(Checkpoint(RUN / "best.ckpt").content["callbacks"])  # without a classifier
+    assert monitored(read_config(RUN)) == ("val/recall@5", "max")
     assert events().Tags()["images"] == ["val/images", "val/attention"]
     names = ("recall@1", "recall@5", "image_recall@1", "text_recall@1")
     logged = {name: scalars(f"val/{name}")[-1] for name in names}
@@ -190,7 +195,7 @@ def test_a_frozen_thinker_is_needed_at_the_start_only_and_stopping_amid_an_epoch
     ("overrides", "words"),
     [
         ({"model__init_args__classifier__init_args__num_classes": 10}, "the data has 3 classes and the classifier 10"),
-        ({**CAPTIONS, **NO_CLASSES}, "val/accuracy"),  # by which the best checkpoint is chosen
+        ({**CAPTIONS, **NO_CLASSES, "trainer__callbacks+": f"[{json.dumps(BY_ACCURACY)}]"}, "val/accuracy"),
     ],
 )
 def test_mistakes_end_in_one_line(fit_vision, fails, overrides, words):

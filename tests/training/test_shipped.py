@@ -1,6 +1,7 @@
 """Configurations that come with omni are found from any folder, of a checkout and of an installed package."""
 
 import importlib.util
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -44,11 +45,84 @@ def test_a_local_file_wins(tmp_path, monkeypatch):
 
 def test_only_the_option_config_is_looked_up(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    there = str(CONFIGS / "audio.yaml")
+    there = str(CONFIGS / "audio.yaml")  # it has no base
     argv = ["fit", "--config", "audio.yaml", "--config=audio.yaml", "-c", "audio.yaml", "--init_from", "audio.yaml"]
     assert find_configs(argv) == [
         *("fit", "--config", there, f"--config={there}", "-c", there, "--init_from", "audio.yaml")
     ]
+
+
+def overlay(path, content):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    return str(path)
+
+
+def test_a_configuration_follows_its_bases(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overlay("mine.yaml", "base: runs/long.yaml")
+    overlay("runs/long.yaml", "base: ../house.yaml")
+    overlay("house.yaml", "trainer: {max_steps: 5}")
+    chain = ["--config", "house.yaml", "--config", "runs/long.yaml", "--config", "mine.yaml"]
+    assert find_configs(["fit", "--config", "mine.yaml", "--x=1"]) == ["fit", *chain, "--x=1"]
+    assert find_configs(chain) == chain  # DDP starts its other ranks with arguments that were expanded before
+    assert find_configs(["--config=runs/long.yaml"]) == ["--config=house.yaml", "--config=runs/long.yaml"]
+
+
+def test_a_base_may_be_a_shipped_configuration_and_a_local_file_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overlay("mine/audio.yaml", "base: world/audio.yaml")
+    shipped = ["--config", str(CONFIGS / "audio.yaml"), "--config", str(CONFIGS / "world/audio.yaml")]
+    assert find_configs(["--config", "mine/audio.yaml"]) == [*shipped, "--config", "mine/audio.yaml"]
+    overlay("mine/world/audio.yaml", "trainer: {max_steps: 5}")
+    expected = ["--config", "mine/world/audio.yaml", "--config", "mine/audio.yaml"]
+    assert find_configs(["--config", "mine/audio.yaml"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (
+            "gone.yaml",
+            r"one.yaml: base is gone.yaml, but neither gone.yaml nor a shipped configuration",
+        ),
+        ("two.yaml", r"one.yaml: configurations are based on each other: one.yaml -> two.yaml -> one.yaml; remove"),
+        ("one.yaml", r"one.yaml: configurations are based on each other: one.yaml -> one.yaml; remove"),
+        ("[a.yaml, b.yaml]", r"one.yaml: base is \['a.yaml', 'b.yaml'\]: give the name of one configuration file"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["fit", "plan"])
+def test_a_bad_base_is_one_line(tmp_path, monkeypatch, fails, verb, base, message):
+    monkeypatch.chdir(tmp_path)
+    overlay("one.yaml", f"base: {base}")
+    overlay("two.yaml", "base: one.yaml")
+    assert re.search(message, fails(main, [verb, "--config", "one.yaml"]))
+
+
+def printed(capsys, *argv):
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *argv, "--print_config"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_an_overlay_alone_is_the_same_as_after_its_base(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    alone = printed(capsys, "--config", "world/omni.yaml")
+    assert alone == printed(capsys, "--config", "omni.yaml", "--config", "world/omni.yaml")
+    assert "base:" not in alone
+    overlay("whole.yaml", alone)  # as a run keeps it
+    assert printed(capsys, "--config", "whole.yaml") == alone
+    last = printed(capsys, "--config", "world/omni.yaml", "--config", "omni.yaml")
+    assert last != alone  # the later file wins
+
+
+def test_a_syntax_error_names_the_file(tmp_path, monkeypatch, fails):
+    monkeypatch.chdir(tmp_path)
+    overlay("broken.yaml", "base: audio.yaml\ntrainer: [")
+    message = fails(main, ["fit", "--config", "broken.yaml"])
+    assert message.startswith("omni: broken.yaml: not valid YAML: while parsing")
 
 
 @pytest.mark.parametrize("config", ["world/thinker.yaml", "configs/world/thinker.yaml"])

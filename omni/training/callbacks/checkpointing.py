@@ -46,8 +46,9 @@ class StageCheckpoint(ModelCheckpoint):
 
     Args:
         filename: Name without suffix: `best` or `last`.
-        monitor: Metric that decides which checkpoint is kept; None keeps the newest.
-        mode: Whether lower (`min`) or higher (`max`) is better.
+        monitor: Metric that decides which checkpoint is kept: its name, or `stage` for the one that the stage declares
+            (`Stage.monitor`). None keeps the newest.
+        mode: Whether lower (`min`) or higher (`max`) is better; declared by the stage, too, with `monitor: stage`.
         every_n_train_steps: Optimizer steps between checkpoints; 0 saves after each validation instead.
     """
 

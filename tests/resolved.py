@@ -1,0 +1,109 @@
+"""Every shipped configuration as it resolves, against what it was before (`resolved_configs.jsonl`, one line a file).
+
+The lines hold the names of their time; `renamed` gives them today's. A configuration whose values are to change:
+`python tests/resolved.py` writes the lines again, in today's names; empty `KEYS` and `CHANGED` then.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from omni.renamed import MOVED, current_recipe
+from omni.training.configuration import Configuration
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+KEPT = Path(__file__).with_name("resolved_configs.jsonl")
+
+# Keys of the lines that are not arguments of a class with a class path -> today's.
+KEYS = {"data.init_args.augmentation.crop": "data.init_args.augmentation.min_crop_area"}
+
+# Beginnings of keys whose values changed on purpose, by file.
+CHANGED = dict.fromkeys(
+    ("bench/cifar10.yaml", "bench/fashion_mnist.yaml"),
+    ("trainer.callbacks.StageCheckpoint[best]",),  # every run keeps its best checkpoint
+)
+
+# What omni's configurations set of the trainer; all else is Lightning's, which differs by version.
+TRAINER = {
+    *("accelerator", "devices", "precision", "gradient_clip_val", "accumulate_grad_batches", "max_steps", "callbacks"),
+    *("val_check_interval", "check_val_every_n_epoch", "log_every_n_steps", "num_sanity_val_steps", "logger"),
+    *("use_distributed_sampler", "enable_model_summary"),
+}
+
+
+def stage_files() -> list[Path]:
+    """The configurations of stages."""
+    files = [path for path in sorted(CONFIGS.rglob("*.yaml")) if not {"models", "launch"} & set(path.parts)]
+    return [path for path in files if path.stem not in ("base", "chain", "smoke")]
+
+
+@cache
+def resolve(path: Path) -> dict[str, Any]:
+    """All values of a configuration, with the metric that its stage declares filled in."""
+    configuration = Configuration(["--config", str(path)])
+    config = _plain({key: configuration.config[key] for key in configuration.config.keys(branches=True, nested=False)})
+    by_name = {(each["class_path"], each.get("init_args", {}).get("filename")): each
+               for each in config["trainer"]["callbacks"]}  # fmt: skip
+    for each in by_name.values():
+        if each.get("init_args", {}).get("monitor") == "stage":
+            with torch.device("meta"):
+                each["init_args"]["monitor"], each["init_args"]["mode"] = configuration.make("model").monitor
+    config["trainer"]["callbacks"] = list(by_name.values())
+    return own(config)
+
+
+def own(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the values that are Lightning's."""
+    trainer = {key: value for key, value in config["trainer"].items() if key in TRAINER}
+    arguments = trainer["logger"]["init_args"]
+    trainer["logger"] = {
+        **trainer["logger"],
+        "init_args": {key: arguments[key] for key in ("save_dir", "name", "version")},
+    }
+    trainer["callbacks"] = [each if each["class_path"].startswith("omni.") else {"class_path": each["class_path"]}
+                            for each in trainer["callbacks"]]  # fmt: skip
+    return {**config, "trainer": trainer}
+
+
+def renamed(value: Any) -> Any:
+    """A part of a line in today's names."""
+    if isinstance(value, list):
+        return [renamed(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(value.get("class_path"), str):
+        module, _, name = value["class_path"].rpartition(".")
+        class_path = MOVED.get(f"{module}.{name}", f"{MOVED.get(module, module)}.{name}")
+        class_path, arguments = current_recipe({"class_path": class_path, "init_args": value.get("init_args", {})})
+        return {"class_path": class_path, **({"init_args": renamed(arguments)} if "init_args" in value else {})}
+    return {key: renamed(each) for key, each in value.items()}
+
+
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by dotted keys; callbacks are keyed by class and file name, for their order means nothing."""
+    if isinstance(value, Mapping) and value:
+        for name, each in value.items():
+            yield from flat(each, f"{key}.{name}" if key else name)
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        for each in value:
+            name = each["class_path"].rpartition(".")[2]
+            file = each.get("init_args", {}).get("filename", "")
+            yield from flat(each, f"{key}.{name}{file and f'[{file}]'}")
+    else:
+        yield KEYS.get(key, key), value
+
+
+def _plain(value: Any) -> Any:
+    value = value.as_dict() if hasattr(value, "as_dict") else value
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items() if not key.startswith("__") and key != "config"}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+if __name__ == "__main__":
+    lines = [{"name": str(path.relative_to(CONFIGS)), **resolve(path)} for path in stage_files()]
+    KEPT.write_text("".join(f"{json.dumps(line, separators=(',', ':'))}\n" for line in lines), encoding="utf-8")
