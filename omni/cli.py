@@ -8,7 +8,7 @@ from inspect import signature
 from io import TextIOWrapper
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from omni.errors import UserError, one_line
+from omni.errors import UserError, parser_errors
 
 # The trainer verbs go to LightningCLI, all others to jsonargparse.
 TRAINER_VERBS = {
@@ -144,19 +144,17 @@ def _dispatch(argv: list[str]) -> Any:
 
 
 def _call(verb: str, argv: list[str]) -> Any:
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentParser
 
     what = VERBS[verb]
     module, _, name = what.target.partition(":")
     function = getattr(import_module(module), name)
     if verb in PARSING_VERBS:
         return function(argv)
-    try:
+    with parser_errors(verb):
         parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
         _add_arguments(parser, function, what)
         arguments = parser.instantiate(parser.parse_args(argv)).as_dict()
-    except ArgumentError as error:
-        raise UserError(f"{one_line(error)} (see `omni {verb} --help`)") from error
     arguments.pop("config")
     for name in what.inlined:
         default = signature(function).parameters[name].default

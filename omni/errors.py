@@ -1,6 +1,8 @@
 """The exception for mistakes that the user can correct, and parser errors as one line."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from omni.renamed import explained, moved_class
 
@@ -13,22 +15,55 @@ class UserError(Exception):
     """
 
 
+@contextmanager
+def parser_errors(verb: str) -> Iterator[None]:
+    """Turns an error of the parser of `verb` into a `UserError` of one line."""
+    from jsonargparse import ArgumentError
+
+    try:
+        yield
+    except ArgumentError as error:
+        raise UserError(f"{one_line(error)} (see `omni {verb} --help`)") from error
+
+
 def one_line(error: BaseException) -> str:
     """Formats a jsonargparse error as one line: the key path, then the innermost cause."""
     key = _KEY.search(str(error))
     if moved := moved_class(str(error)):
         return f"{key[1]}: {moved}" if key else moved
-    lines = [line.strip(" -") for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not _NOISE.match(line)]
-    message = " ".join([line for line in lines if not _OTHER_CLASS.match(line)] or lines)
-    message = re.sub(r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':", r"\1:", _KEY.sub(r"\1:", message))
-    return explained(message)
+    lines = [_plain(line.strip(" -")) for line in _KEY.sub(r"\1:", str(error)).splitlines()]
+    lines = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
+    meant = [line for line in lines if not _OTHER_CLASS.search(line)]
+    causes: list[str] = []
+    for line in meant if meant and not meant[-1].endswith(":") else lines:
+        previous = causes[-1] if causes else ""
+        if given := _GIVEN.fullmatch(line):
+            if previous.startswith("expected") and ", got " not in previous:
+                causes[-1] += f", got {given[1]}"
+        elif previous.startswith("expected") and line.startswith("expected"):  # another type of a union
+            causes[-1] += f" or{line.removeprefix('expected')}"
+        else:
+            causes.append(line)
+    return explained(re.sub(r":; ", ": ", "; ".join(causes)))
+
+
+def _plain(line: str) -> str:
+    """A line of a jsonargparse error, without Python's notation for classes."""
+    line = re.sub(r"Problem with given class_path '(?:[\w.]+\.)?(\w+)':", r"\1:", line)
+    line = re.sub(r"Expected a <class '(?:[\w.]+\.)?(\w+)'>", r"expected \1", line).replace(". Got value: ", ", got ")
+    line = re.sub(r"Import path (?:[\w.]+\.)?(\w+) does not correspond to a subclass of", r"\1 is not a", line)
+    line = re.sub(r"Expected a path but (.*\.ya?ml) either.*", r"\1 does not exist or cannot be read", line)
+    return re.sub(r"Expected a dot import path string: (.*)", r"there is no class \1", line)
 
 
 _KEY = re.compile(r"Parser key \"([^\"]+)\":")
+_GIVEN = re.compile(r"Given value: (.*)")
 
 # Lines that jsonargparse adds for every alternative of a union type.
-_NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value")
+_NOISE = re.compile(
+    r"Does not validate against|Subtypes:|Errors:|expected NoneType|Given value type:"
+    r"|Expected a path but .* not accessible or invalid$|ya?ml: No module named"
+)
 
 # One line for each class of a union that does not apply; kept where there is no other line.
-_OTHER_CLASS = re.compile(r"Import path [\w.]+ does not correspond to a subclass of \w+$")
+_OTHER_CLASS = re.compile(r"^\w+ is not a \w+$")

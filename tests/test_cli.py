@@ -53,7 +53,10 @@ class TestVerbs:
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["fit", "--config", CONFIG, "--model.init_args.thinker.init_args.dimm=3"], "thinker: Thinker: Option 'dimm'"),
         (["fit", "--config", CONFIG, "--model.init_args.lrr=3"], "ThinkerPretraining: Option 'lrr'"),
-        (["fit", "--config", CONFIG, "--model.init_args.lr=abc"], "lr: Expected a <class 'float'>"),
+        (
+            ["fit", "--config", CONFIG, "--model.init_args.lr=abc"],
+            "lr: expected float, got abc (see `omni fit --help`)",
+        ),
         (["fit", "--config", CONFIG, "--trainer.max_stepz=3"], "--trainer.max_stepz"),
         (["fit", "--config", CONFIG, "--model=Foo"], "Foo"),
         (["fit", "--config", CONFIG, "--model.init_args.thinker=nowhere.yaml"], "nowhere.yaml"),

@@ -192,7 +192,7 @@ def test_a_removed_key_is_refused_with_what_to_do(fit_audio, capsys, monkeypatch
 )
 def test_an_old_path_of_a_class_is_refused_with_the_new_one(fit, fails, path, present):
     message = fails(fit, trainer__callbacks=f'[{{"class_path": "{path}"}}]')
-    assert message.startswith(f"omni: trainer.callbacks: `{path}` is now `{present}` (")
+    assert message.startswith(f"omni: trainer.callbacks: `{path}` is now `{present}` (see ")
 
 
 @pytest.mark.parametrize("path", [path for path in MOVED if path != "omni.callbacks"])

@@ -15,12 +15,13 @@ from torch.utils._pytree import tree_map
 from omni.batch import ConversationBatch
 from omni.bench.timing import seconds
 from omni.decoding.sampling import Sampling, generate
+from omni.errors import parser_errors
 from omni.layers.transformer import Transformer
 from omni.models.thinker import Thinker
 from omni.optim.optimizers import muon
 from omni.optim.precision import measure_peak_tflops
 from omni.text.tokenizer import AUDIO, IMAGE
-from omni.training.configuration import Configuration, told
+from omni.training.configuration import Configuration
 from omni.training.lightning_cli import run as fit
 from omni.training.memory_plan import fake_tensors, measure
 from omni.training.shipped import CONFIGS
@@ -49,7 +50,7 @@ def train(
         `omni plan` says, `planned_memory`; in bytes.
     """
     folder = CONFIGS if size == "tiny" else CONFIGS / "world"
-    with told("bench gpu"):
+    with parser_errors("bench gpu"):
         configuration = Configuration(["--config", str(folder / f"{stage_name}.yaml")])
     data = configuration.config["data"]["init_args"].as_dict() | (_TOY if size == "toy" else {})
     with fake_tensors():

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from omni.errors import parser_errors
 from omni.optim.precision import best_precision
-from omni.training.configuration import Configuration, told
+from omni.training.configuration import Configuration
 from omni.training.memory import format_count, format_size, parse_size
 from omni.training.memory_plan import Plan, fake_tensors, measure
 
@@ -23,7 +24,7 @@ def run(argv: list[str]) -> Plan:
     Raises:
         UserError: If the configuration is wrong; the message is one line.
     """
-    with told("plan"):
+    with parser_errors("plan"):
         cli = _PlanCLI(argv)
     print(_report(cli.plan, chosen=cli.config["trainer"]["precision"] is None, told=cli.config["gpu_memory"]))
     return cli.plan

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, final
 
 import yaml
 
-from omni.errors import UserError
-from omni.training.configuration import Configuration, told
+from omni.errors import UserError, parser_errors
+from omni.training.configuration import Configuration
 from omni.training.shipped import find_config
 
 _CHAIN_KEYS = {"name", "stages"}
@@ -105,7 +105,7 @@ def read_pipeline(path: Path) -> Pipeline:
     links = {}
     for name, stage in stages.items():
         arguments = _arguments(path, name, stage)
-        with _of(path, name), told("fit"):
+        with _of(path, name), parser_errors("fit"):
             configuration = Configuration(arguments)
             goal = Target(stage["metric"], stage.get("below"), stage.get("above"))
             links[name] = StageSpec(name=name, arguments=tuple(arguments), configuration=configuration, goal=goal)
@@ -194,7 +194,7 @@ def _needs(path: Path, link: StageSpec, after: Sequence[str], links: Mapping[str
     for name in after:
         if name not in links:
             raise UserError(f"chain {path}: stage {link.name} comes after {name}, and there is no such stage: add it")
-    for key, text in link.configuration.texts.items():
+    for key, text in link.configuration.strings.items():
         if not text.endswith(".ckpt"):
             continue
         maker = _maker(text, links)
@@ -229,7 +229,7 @@ def _ordered(path: Path, needs: Mapping[str, Sequence[str]]) -> list[str]:
 def _check_tokenizer(path: Path, link: StageSpec, links: Mapping[str, StageSpec]) -> None:
     """Refuses data in another tokenizer than that of the Thinker it begins with, before hours are spent on it."""
     thinker = link.configuration.init_from.get("thinker")
-    own = link.configuration.texts.get("data.init_args.tokenizer")
+    own = link.configuration.strings.get("data.init_args.tokenizer")
     maker = None if thinker is None else _maker(thinker, links)
     if maker is None or own is None:
         return
@@ -243,7 +243,7 @@ def _check_tokenizer(path: Path, link: StageSpec, links: Mapping[str, StageSpec]
 
 def _tokenizer(link: StageSpec, links: Mapping[str, StageSpec]) -> str:
     """Where the tokens of a stage come from at first."""
-    own = link.configuration.texts["data.init_args.tokenizer"]
+    own = link.configuration.strings["data.init_args.tokenizer"]
     if own == "bpe":
         return f"its own ({link.name})"
     maker = _maker(own, links) if own.endswith(".ckpt") else None

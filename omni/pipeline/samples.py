@@ -30,7 +30,7 @@ from omni.media.attachments import Medium
 from omni.media.audio import LogMel, read_audio, write_audio
 from omni.media.images import read_image
 from omni.models.codec import Codec
-from omni.training.configuration import Configuration, quiet
+from omni.training.configuration import Configuration, muted_logs
 
 _TOKENS = 64
 _LABELS = 8  # captions that a picture is compared with
@@ -63,7 +63,7 @@ def sample(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     if stage not in _KINDS:
         raise UserError(f"of stage {stage} no samples are known")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with quiet():
+    with muted_logs():
         return _KINDS[stage](configuration, checkpoint, out)
 
 

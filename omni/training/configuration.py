@@ -1,4 +1,4 @@
-"""Configurations, read and checked as `omni fit` does, and not run."""
+"""Configurations, parsed and checked as by `omni fit`, without running them."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import Namespace
 
 from omni.errors import UserError, one_line
 from omni.training.lightning_cli import OmniCLI
@@ -16,13 +16,13 @@ from omni.training.shipped import find_configs
 
 
 class Configuration(OmniCLI):
-    """What a stage is configured to be.
+    """The parsed configuration of a stage.
 
     Args:
-        argv: What `omni fit` takes.
+        argv: Arguments of `omni fit`.
 
     Raises:
-        ArgumentError: If it is wrong; see `told`.
+        ArgumentError: If it is wrong; see `omni.errors.parser_errors`.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
@@ -33,16 +33,16 @@ class Configuration(OmniCLI):
         self.config = parser.parse_args(self._argv)
 
     def _set_seed(self) -> None:
-        """Nothing here is random."""
+        """Does nothing: nothing here is random."""
 
     def _add_instantiators(self) -> None:
-        """They record hyper-parameters for checkpoints, and no checkpoint is written."""
+        """Does nothing: they record hyper-parameters for checkpoints, and none is written."""
 
     def instantiate_classes(self) -> None:
-        """Nothing is made before it is asked for."""
+        """Does nothing: `make` does."""
 
     def make(self, key: str) -> Any:
-        """The `model` or the `data`.
+        """Builds the `model` or the `data`.
 
         Raises:
             UserError: If an argument is refused.
@@ -55,7 +55,7 @@ class Configuration(OmniCLI):
 
     @property
     def folder(self) -> Path:
-        """Where a run of it writes.
+        """The folder that its run writes to.
 
         Raises:
             UserError: If there is no logger, or one without a folder.
@@ -64,48 +64,35 @@ class Configuration(OmniCLI):
             logger = self.config["trainer"]["logger"]["init_args"]
             return Path(logger["save_dir"], logger["name"], logger["version"] or "")
         except (KeyError, TypeError) as error:
-            raise UserError("trainer.logger: must be one with save_dir, name and version, as in base.yaml") from error
+            raise UserError("trainer.logger: needs save_dir, name and version, as in configs/base.yaml") from error
 
     @property
     def init_from(self) -> dict[str, str]:
-        """Checkpoints by the part that begins with them."""
+        """Checkpoints that parts are initialised from, by part."""
         return dict(self.config["init_from"] or {})
 
     @property
-    def texts(self) -> dict[str, str]:
-        """Every text in `init_from`, `data` and `model`, by its key."""
-        return dict(_texts({key: self.config[key] for key in ("init_from", "data", "model")}, ""))
+    def strings(self) -> dict[str, str]:
+        """Every string in `init_from`, `data` and `model`, by its key."""
+        return dict(_strings({key: self.config[key] for key in ("init_from", "data", "model")}, ""))
 
     def data_fingerprint(self) -> str:
-        """The fingerprint that a checkpoint of a run would hold of its data.
+        """The fingerprint of the data, as in the checkpoints of a run.
 
         Raises:
             UserError: If the data cannot be read.
         """
         data = self.make("data")
-        with torch.device("meta"), quiet():
+        with torch.device("meta"), muted_logs():
             stage = self.make("model")
-        with quiet():
+        with muted_logs():
             stage.configure_data(data)
             return data.fingerprint
 
 
 @contextmanager
-def told(verb: str) -> Iterator[None]:
-    """Turns what is wrong with a configuration into one line.
-
-    Raises:
-        UserError: The line.
-    """
-    try:
-        yield
-    except ArgumentError as error:
-        raise UserError(f"{one_line(error)} (`omni {verb} --help` tells what there is)") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Reads data without the remarks that training on it makes."""
+def muted_logs() -> Iterator[None]:
+    """Suppresses warnings and the messages that data modules print for training."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -117,15 +104,15 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, Namespace):
         value = vars(value)
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name != "__path__":
-                yield from _texts(inner, f"{key}.{name}" if key else str(name))
+                yield from _strings(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
-            yield from _texts(inner, f"{key}.{number}")
+            yield from _strings(inner, f"{key}.{number}")
     elif isinstance(value, str):
         yield key, value

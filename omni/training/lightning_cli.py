@@ -1,25 +1,17 @@
-"""The trainer verbs: what OmniCLI adds to LightningCLI.
+"""The trainer verbs (`fit`, `validate`, `test`, `predict`): the only file that uses LightningCLI."""
 
-This is the only file that knows LightningCLI.
-"""
-
-import hashlib
-import importlib
 import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import Namespace
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -34,30 +26,25 @@ import omni.stages.omni
 import omni.stages.talker
 import omni.stages.thinker
 import omni.stages.vision
-import omni.stages.vocoder  # noqa: F401  importing a stage or a data module makes its bare class name known
+import omni.stages.vocoder  # noqa: F401  an imported stage or data module can be named by its bare class name
 from omni.checkpoints.checkpoint import Checkpoint
-from omni.errors import UserError
+from omni.errors import UserError, one_line, parser_errors
 from omni.optim.precision import best_precision, check_precision
 from omni.stages.stage import Stage
 from omni.training.callbacks.checkpointing import AtomicCheckpointIO, StageCheckpoint, keep_earlier_run
 from omni.training.callbacks.graceful_stop import Stopped
 from omni.training.callbacks.progress import StepBar
+from omni.training.fingerprint import FINGERPRINTED, config_fingerprint
 from omni.training.rank_watch import RankWatch
 from omni.training.shipped import CONFIGS, find_configs, without_base
+from omni.training.strategy import checked_strategy, prepare_strategy
 from omni.training.trainer import run_folder
 
-# What a user can do nothing about: Lightning's use of PyTorch, its advertisement, and a folder that is not empty
+# Warnings that a user cannot act on: Lightning's use of PyTorch, its advertisement, and a folder that is not empty
 # because its own logger writes there.
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-
-_TRAINED = ("model", "data", "init_from", "seed_everything")
-# What else of the trainer decides what becomes of the weights.
-_BUDGET = (
-    *("max_steps", "max_epochs", "max_time", "accumulate_grad_batches", "limit_train_batches", "overfit_batches"),
-    *("gradient_clip_val", "gradient_clip_algorithm"),
-)
 
 
 class ConfigParser(LightningArgumentParser):
@@ -69,14 +56,14 @@ class ConfigParser(LightningArgumentParser):
 
 
 class OmniCLI(LightningCLI):
-    """LightningCLI with `configs/base.yaml` under every configuration and parts of earlier stages by `init_from`."""
+    """LightningCLI with the defaults of `configs/base.yaml`, and parts of earlier stages by `init_from`."""
 
-    watch: ClassVar[RankWatch | None] = None  # of this process, while it is one of several ranks
+    watch: ClassVar[RankWatch | None] = None  # set while this process is one of several ranks
 
     def __init__(self, *, run: bool = True) -> None:
         base = CONFIGS / "base.yaml"
         if not base.is_file():
-            raise UserError(f"{base} is missing: install omni again, or run it from its repository")
+            raise UserError(f"{base} is missing: reinstall omni")
         options: dict[str, Any] = {"default_config_files": [str(base)]}
         parsers = dict.fromkeys(self.subcommands(), options) if run else options
         super().__init__(
@@ -93,7 +80,7 @@ class OmniCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The verb of the command line alone: the parsers of the other three take 0.15 s to build."""
+        """Only the verb on the command line: building the parsers of the other three takes 0.15 s."""
         known = LightningCLI.subcommands()
         verb = sys.argv[1] if len(sys.argv) > 1 else ""
         return {verb: known[verb]} if verb in known else known
@@ -104,38 +91,34 @@ class OmniCLI(LightningCLI):
             "--init_from",
             type=dict[str, str],
             default={},
-            help="Part: checkpoint of an earlier stage to begin with. Not read when a run is resumed.",
+            help="Checkpoints of earlier stages to initialise parts from, by part. Ignored when a run is resumed.",
         )
 
     def _dump_config(self) -> None:
-        """Nothing: the dump, 0.1 s, is what `save_hyperparameters` would keep, and no stage calls that."""
+        """Skips the dump for `save_hyperparameters` (0.1 s), which no stage calls."""
         self.config_dump = {}
 
     def _parse_ckpt_path(self) -> None:
-        """Keeps the user's configuration: Lightning would let a checkpoint's hyper-parameters override it."""
+        """Does nothing: Lightning would let a checkpoint's hyper-parameters override the user's configuration."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Fills in the precision where it was left open, makes checkpoints atomic, and the progress bar cheap."""
+        """Sets the default precision, the strategy, atomic checkpoints and a progress bar that rarely reads metrics."""
         config = self._get(self.config_init, "trainer", default={})
         if config["enable_progress_bar"] is not False:
-            # A refresh reads the loss, for which a GPU must be waited for.
+            # A refresh reads the loss, which waits for the GPU.
             config["callbacks"] = [*(config["callbacks"] or []), StepBar(refresh_rate=10)]
         if config["precision"] is None:
             config["precision"] = best_precision(config["accelerator"])
         config["precision"] = check_precision(config["precision"])
-        config["strategy"] = self._strategy(config)
+        config["strategy"] = checked_strategy(config, self.model)
         config["callbacks"] = self._checkpoints_chosen(config["callbacks"])
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (TypeError, ValueError, RuntimeError, ImportError) as error:  # of an accelerator, devices, a plugin
-            raise UserError(f"the trainer cannot be made: {' '.join(str(error).split())}") from error
+        except (TypeError, ValueError, RuntimeError, ImportError) as error:  # about an accelerator, devices or a plugin
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        self._let_parameters_be_unused(trainer)
-        if isinstance(trainer.strategy, ModelParallelStrategy):
-            validation = trainer.fit_loop.epoch_loop.val_loop
-            for loop in (validation, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
-                loop.inference_mode = False  # what is gathered in it could not be trained afterwards
-        # `last` is written behind `best`, so that it knows what `best` has to be better than.
+        prepare_strategy(trainer, self.model)
+        # `last` is written after `best`, so that it holds the score that `best` has to beat.
         trainer.callbacks.sort(key=lambda each: isinstance(each, StageCheckpoint) and each.monitor is None)  # pyright: ignore
         rank_zero_info(f"precision: {trainer.precision}")
         return trainer
@@ -157,86 +140,47 @@ class OmniCLI(LightningCLI):
         last = {each.filename: each for each in callbacks if isinstance(each, StageCheckpoint)}
         return [each for each in callbacks if not isinstance(each, StageCheckpoint) or last[each.filename] is each]
 
-    def _strategy(self, config: Any) -> Any:
-        """The strategy, which must be one that this stage can be trained by, on as many devices."""
-        given, stage = config["strategy"], type(self.model).__name__
-        name = given if isinstance(given, str) else type(given).__name__
-        if name != "model_parallel":
-            if not (name == "auto" or name.startswith("ddp") or isinstance(given, DDPStrategy | SingleDeviceStrategy)):
-                raise UserError(f"trainer.strategy {name} is not supported: give auto, ddp or model_parallel (FSDP2)")
-            return given
-        if str(config["devices"]) == "1" and str(config["num_nodes"]) == "1":
-            raise UserError("trainer.strategy model_parallel needs several devices: set trainer.devices, or give auto")
-        if not self.model.sharded_parts:
-            raise UserError(f"trainer.strategy model_parallel cannot shard the parts of {stage}: give ddp")
-        if config["precision"] not in ("32-true", "bf16-mixed"):
-            raise UserError(
-                f"trainer.strategy model_parallel takes no trainer.precision {config['precision']}: give bf16-mixed or "
-                "32-true"
-            )
-        if self.model.compiled:
-            raise UserError("trainer.strategy model_parallel does not compile: set model.init_args.compile to false")
-        from omni.training.sharding import TAKES_UNUSED, ShardedStrategy  # half a second, for those who shard
-
-        if self.model.has_unused_parameters and not TAKES_UNUSED:
-            raise UserError(
-                f"trainer.strategy model_parallel cannot train {stage} with PyTorch {torch.__version__}, whose FSDP "
-                "needs a gradient of every weight on every device: install PyTorch 2.13 or newer, or give ddp"
-            )
-        return ShardedStrategy()
-
-    def _let_parameters_be_unused(self, trainer: Trainer) -> None:
-        """Has DDP look for parameters without a gradient, for stages in which a batch may leave some out."""
-        if not (isinstance(trainer.strategy, DDPStrategy) and self.model.has_unused_parameters):
-            return
-        options = trainer.strategy._ddp_kwargs
-        if options.setdefault("find_unused_parameters", True) is False:
-            raise UserError(
-                f"trainer.strategy has find_unused_parameters false, but batches of {type(self.model).__name__} may "
-                "leave parameters unused (no image, no recording): give ddp"
-            )
-
     def before_fit(self) -> None:
-        """Loads the parts of earlier stages, or finds the checkpoint to resume."""
+        """Loads the parts of earlier stages, or resolves the checkpoint to resume."""
         self._watch_ranks()
         self._resolve_checkpoint("fit")
         self.model.config_fingerprint = self.fingerprint
         if self.config_init["fit"].get("ckpt_path") is None:
-            folder = Path(run_folder(self.trainer))  # on every rank: they agree on it
+            folder = Path(run_folder(self.trainer))  # a collective
             if self.trainer.is_global_zero:
                 keep_earlier_run(folder)
             for name, path in (self._get(self.config, "init_from") or {}).items():
                 self.model.init_part(name, path)
 
     def before_validate(self) -> None:
-        """Finds the checkpoint."""
+        """Resolves the checkpoint."""
         self._watch_ranks()
         self._resolve_checkpoint("validate")
 
     def before_test(self) -> None:
-        """Finds the checkpoint."""
+        """Resolves the checkpoint."""
         self._watch_ranks()
         self._resolve_checkpoint("test")
 
     def before_predict(self) -> None:
-        """Finds the checkpoint."""
+        """Resolves the checkpoint."""
         self._watch_ranks()
         self._resolve_checkpoint("predict")
 
     def _watch_ranks(self) -> None:
-        """Sees to it that no rank waits for another for ever: for one that has failed, or whose clock is late."""
+        """Ends all ranks if one fails, and refuses what would make them wait for each other forever."""
         trainer = self.trainer
         if trainer.num_devices * trainer.num_nodes == 1:
             return
         if trainer._val_check_time_interval is not None:  # pyright: ignore[reportAttributeAccessIssue]
             raise UserError(
-                "trainer.val_check_interval is a duration, which each rank would measure by its own clock: with "
-                "several devices give it as a number of batches"
+                "trainer.val_check_interval is a duration, which each rank measures by its own clock: with several "
+                "devices give a number of batches"
             )
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _MultiProcessingLauncher):
-            return  # its processes get a copy of the trainer, and no part of this one
-        # Lightning asks rank 0 for a signal at every batch, and waits for the device to answer; GracefulStop does not.
+            return  # its processes get a copy of the trainer
+        # Lightning broadcasts signals at every batch, which waits for the device; GracefulStop replaces that.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         OmniCLI.watch = watch = RankWatch(
             trainer.global_rank,
@@ -248,7 +192,7 @@ class OmniCLI(LightningCLI):
         trainer.callbacks.append(LambdaCallback(on_exception=lambda _, __, error: watch.expect(*_outcome(error))))  # pyright: ignore
 
     def _resolve_checkpoint(self, verb: str) -> None:
-        """Turns `--ckpt_path best`, `last` and `auto` into this run's files, and refuses a bad file before it runs."""
+        """Turns `--ckpt_path best`, `last` and `auto` into paths of this run, and checks the file before training."""
         config = self.config_init[verb]
         path = config.get("ckpt_path")
         if path in ("best", "last"):
@@ -263,81 +207,45 @@ class OmniCLI(LightningCLI):
         if verb == "fit" and "optimizer_states" not in checkpoint.content:
             part = next(iter(self.model.parts))
             raise UserError(
-                f"{path} holds weights and no run that could go on: begin a new one with its parts by "
-                f"--init_from.{part} {path}"
+                f"{path} holds weights but no training state to resume: start a new run with --init_from.{part} {path}"
             )
 
     def _last_if_any(self, verb: str) -> str | None:
-        """This run's `last.ckpt`; None where nothing of it is there yet. It is told which."""
+        """This run's `last.ckpt`; None if it has no checkpoint yet. Prints which."""
         if verb != "fit":
-            raise UserError(f"--ckpt_path auto is for fit, which can begin anew: give best or last to {verb}")
+            raise UserError(f"--ckpt_path auto is only for fit: give best or last to {verb}")
         folder = Path(run_folder(self.trainer))
         last = folder / "last.ckpt"
         if last.exists():
-            rank_zero_info(f"ckpt_path auto: going on with {last}")
+            rank_zero_info(f"ckpt_path auto: resuming from {last}")
             return str(last)
-        if left := sorted(path.name for path in folder.glob("*.ckpt")):
+        if others := sorted(path.name for path in folder.glob("*.ckpt")):
             raise UserError(
-                f"--ckpt_path auto: {folder} holds {', '.join(left)} but no last.ckpt to go on with: give one of them "
-                "as --ckpt_path, or none to begin anew"
+                f"--ckpt_path auto: {folder} holds {', '.join(others)} but no last.ckpt: give one of these as "
+                "--ckpt_path, or leave --ckpt_path out to start from scratch"
             )
-        rank_zero_info(f"ckpt_path auto: {folder} holds no checkpoint: a new run begins")
+        rank_zero_info(f"ckpt_path auto: {folder} holds no checkpoint: starting a new run")
         return None
 
     @property
     def fingerprint(self) -> str:
         """See `config_fingerprint`."""
-        return config_fingerprint({key: self._get(self.config, key) for key in (*_TRAINED, "trainer")})
-
-
-def config_fingerprint(config: Mapping[str, Any]) -> str:
-    """A hash, in hex, of what is trained on what, and for how long: wherever the repository lies, on whatever device.
-
-    Arguments that a stage, a data module or a part names in `no_effect`, such as `num_workers`, are not in it.
-
-    Args:
-        config: `model`, `data`, `init_from`, `seed_everything` and `trainer`.
-    """
-    trained = [config[key] for key in _TRAINED]
-    return hashlib.sha256(repr(_plain([*trained, [config["trainer"][key] for key in _BUDGET]])).encode()).hexdigest()
-
-
-def _plain(config: Any) -> Any:
-    """A configuration without the files that it was read from, and without what has no effect."""
-    if isinstance(config, Namespace):
-        config = vars(config)
-    if isinstance(config, Mapping):
-        if "class_path" in config:
-            arguments = config.get("init_args") or {}
-            arguments = vars(arguments) if isinstance(arguments, Namespace) else arguments
-            left_out = _without_effect(config["class_path"], arguments)
-            config = {**config, "init_args": {key: each for key, each in arguments.items() if key not in left_out}}
-        return {key: _plain(value) for key, value in sorted(config.items()) if key != "__path__"}
-    return [_plain(value) for value in config] if isinstance(config, list | tuple) else config
-
-
-def _without_effect(class_path: str, arguments: Mapping[str, Any]) -> set[str]:
-    """The arguments of a class that change nothing that is trained."""
-    module, _, name = class_path.rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
-    names = {each for base in kind.__mro__ for each in vars(base).get("no_effect", ())}
-    streams = getattr(kind, "only_of_streams", frozenset())
-    return names - streams if arguments.get("streaming") else names | streams
+        return config_fingerprint({key: self._get(self.config, key) for key in (*FINGERPRINTED, "trainer")})
 
 
 def run(argv: list[str]) -> OmniCLI:
     """Runs a trainer verb.
 
     Raises:
-        UserError: If the configuration is wrong; the message is one line.
-        SystemExit: With 128 + the signal's number, if a signal ended the run; on several ranks, with the exit code of
-            the rank that failed first, which has printed why.
+        UserError: If the configuration is wrong.
+        SystemExit: With 128 + the signal's number if a signal ended the run; on several ranks with the exit code of the
+            rank that failed first, which has printed why.
     """
     argv = find_configs(argv)
-    # LightningCLI warns of arguments that are not the command line's, and DDP starts its other ranks with them.
+    # LightningCLI warns if its arguments differ from sys.argv, and DDP starts the other ranks with sys.argv.
     before, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:
-        cli = _run(argv)
+        cli = _run(argv[0])
         if OmniCLI.watch is not None:
             OmniCLI.watch.finish()
         return cli
@@ -353,24 +261,21 @@ def run(argv: list[str]) -> OmniCLI:
         sys.argv = before
 
 
-def _run(argv: list[str]) -> OmniCLI:
-    from omni.errors import one_line
-
+def _run(verb: str) -> OmniCLI:
     try:
-        return OmniCLI()
-    except ArgumentError as error:
-        raise UserError(f"{one_line(error)} (`omni {argv[0]} --help` tells what there is)") from error
+        with parser_errors(verb):
+            return OmniCLI()
     except MisconfigurationException as error:
         raise UserError(one_line(error)) from error
     except ValueError as error:
-        # So jsonargparse wraps what a constructor raised; any other ValueError is a fault of ours.
+        # jsonargparse wraps errors of constructors like this; any other ValueError is a bug.
         if not str(error).startswith("Does not validate against any of the Union subtypes"):
             raise
         raise UserError(one_line(error)) from error
 
 
 def _outcome(error: BaseException) -> tuple[str, int]:
-    """What is printed where a run ends by an exception, and the exit code."""
+    """What to print for an exception that ends a run, and the exit code."""
     if isinstance(error, SystemExit):
         return "", error.code if isinstance(error.code, int) else 1
     if isinstance(error, Stopped):

@@ -80,7 +80,7 @@ class TestFolder:
 
     def test_it_is_no_run_that_could_go_on(self, fit, thinker, fails):
         told = fails(fit, "fit", "--ckpt_path=pulled")
-        assert "pulled holds weights and no run that could go on" in told
+        assert "pulled holds weights but no training state to resume" in told
         assert "--init_from.thinker pulled" in told
 
     def test_what_was_pulled_can_be_pushed_on_with_all_that_is_known(self, thinker):

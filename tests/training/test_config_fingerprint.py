@@ -9,7 +9,7 @@ import pytest
 from omni.data.loading.resumable import ResumableData
 from omni.models.part import Part
 from omni.stages.stage import Stage
-from omni.training.lightning_cli import config_fingerprint
+from omni.training.fingerprint import config_fingerprint
 
 # Arguments that change the weights, or which of them are best: a new argument belongs here or into `no_effect`.
 EFFECTIVE = {

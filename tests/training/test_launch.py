@@ -181,9 +181,9 @@ class TestGoingOn:
 
     def test_it_begins_and_later_goes_on(self, fit, caplog):
         fit("fit", "--ckpt_path=auto", trainer__max_steps=3)
-        assert f"ckpt_path auto: {RUN} holds no checkpoint: a new run begins" in caplog.text
+        assert f"ckpt_path auto: {RUN} holds no checkpoint: starting a new run" in caplog.text
         cli = fit("fit", "--ckpt_path=auto", trainer__max_steps=6)
-        assert f"ckpt_path auto: going on with {RUN / 'last.ckpt'}" in caplog.text
+        assert f"ckpt_path auto: resuming from {RUN / 'last.ckpt'}" in caplog.text
         assert cli.trainer.global_step == 6
         assert not (RUN / "earlier").exists()
 
@@ -224,7 +224,7 @@ class TestGoingOn:
         fit()
         (RUN / "last.ckpt").unlink()
         message = fails(fit, "fit", "--ckpt_path=auto")
-        assert "holds best.ckpt but no last.ckpt to go on with" in message
+        assert "holds best.ckpt but no last.ckpt: give one of these" in message
         assert (RUN / "best.ckpt").is_file()
 
     def test_last_never_begins(self, fit, fails):
@@ -232,7 +232,7 @@ class TestGoingOn:
         assert not RUN.exists() or not list(RUN.glob("*.ckpt"))
 
     def test_only_fit_can_begin(self, fit, fails):
-        assert "auto is for fit" in fails(fit, "validate", "--ckpt_path=auto")
+        assert "auto is only for fit" in fails(fit, "validate", "--ckpt_path=auto")
 
 
 @pytest.mark.slow
@@ -274,7 +274,7 @@ class TestTwoProcesses:
         run = self.start("omni fit --trainer.devices=2 --trainer.strategy=ddp", *steps)
         told = run.communicate(timeout=300)[0]
         assert run.returncode == 0, told
-        assert "going on with" in told
+        assert "resuming from" in told
         assert Checkpoint(RUN / "last.ckpt").lineage["step"] == stopped + 10
 
     def test_one_that_is_killed_ends_the_other(self, workplace):

@@ -118,8 +118,11 @@ class TestRefused:
             ({"trainer__strategy": "deepspeed_stage_2", "trainer__devices": 2}, "deepspeed_stage_2 is not supported"),
             ({"trainer__strategy": "fsdp", "trainer__devices": 2}, "fsdp is not supported: give auto, ddp or model_p"),
             ({**SHARDED, "trainer__devices": 1}, "model_parallel needs several devices"),
-            ({**SHARDED, "trainer__devices": 2, "trainer__precision": "16-mixed"}, "no trainer.precision 16-mixed"),
-            ({**SHARDED, "trainer__devices": 2, "model__init_args__compile": "true"}, "does not compile"),
+            (
+                {**SHARDED, "trainer__devices": 2, "trainer__precision": "16-mixed"},
+                "does not support trainer.precision 16-mixed",
+            ),
+            ({**SHARDED, "trainer__devices": 2, "model__init_args__compile": "true"}, "does not support compilation"),
             ({"trainer__strategy": "no_such", "trainer__devices": 2}, "no_such is not supported"),
             ({"trainer__accelerator": "gpu"}, "No supported gpu backend found"),
             ({"trainer__accelerator": "abacus"}, "abacus"),
