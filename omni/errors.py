@@ -31,7 +31,8 @@ def one_line(error: BaseException) -> str:
     key = _KEY.search(str(error))
     if moved := moved_class(str(error)):
         return f"{key[1]}: {moved}" if key else moved
-    lines = [_plain(line.strip(" -")) for line in _KEY.sub(r"\1:", str(error)).splitlines()]
+    text = re.sub(r"Problem with given class_path '[^']*\.ya?ml':\s*.*", "", _KEY.sub(r"\1:", str(error)))
+    lines = [_plain(line.strip(" -")) for line in text.splitlines()]
     lines = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
     meant = [line for line in lines if not _OTHER_CLASS.search(line)]
     causes: list[str] = []
@@ -41,7 +42,7 @@ def one_line(error: BaseException) -> str:
             if previous.startswith("expected") and ", got " not in previous:
                 causes[-1] += f", got {given[1]}"
         elif previous.startswith("expected") and line.startswith("expected"):  # another type of a union
-            causes[-1] += f" or{line.removeprefix('expected')}"
+            causes[-1] += f" or {line.removeprefix('expected ')}"
         else:
             causes.append(line)
     return explained(re.sub(r":; ", ": ", "; ".join(causes)))
@@ -62,7 +63,7 @@ _GIVEN = re.compile(r"Given value: (.*)")
 # Lines that jsonargparse adds for every alternative of a union type.
 _NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|expected NoneType|Given value type:"
-    r"|Expected a path but .* not accessible or invalid$|ya?ml: No module named"
+    r"|Expected a path but .* not accessible or invalid$"
 )
 
 # One line for each class of a union that does not apply; kept where there is no other line.
