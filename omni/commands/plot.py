@@ -1,4 +1,4 @@
-"""The verb `plot`: the curves of one or several runs, as a picture."""
+"""`omni plot`: the curves of one or several runs, as a picture."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -11,10 +11,9 @@ from omni.curves.loss_drops import LossDrop, find_loss_drops
 from omni.errors import UserError
 
 _LOSSES = ("train/loss", "val/loss")
-_GRADIENTS = "train/grad_norm"
-_WORDS = "val/wer"
-_SHARES = ("wer", "cer", "accuracy", "recall", "top5", "use", "mfu", "padding")  # their last or second name says it
-_MOST = 24  # panels
+_DEFAULT = (_LOSSES, ("train/grad_norm",), ("val/wer",))  # the metrics of each panel
+_SHARES = {"wer", "cer", "accuracy", "recall", "top5", "use", "mfu", "padding"}  # parts of names of percentages
+_MAX_PANELS = 24
 
 
 def plot_runs(
@@ -25,89 +24,79 @@ def plot_runs(
     smoothing: float = 0.7,
     dpi: int = 150,
 ) -> None:
-    """Draw the curves of one or several runs, read from the files of TensorBoard.
+    """Plot the curves of one or several runs from TensorBoard's event files, and print their last values.
 
-    Without `--metrics`: training and validation loss, the norm of the gradient, the word error rate and what
-    `best.ckpt` was chosen by. Where a training loss lies still and then falls within few steps, the cliff is marked.
+    Without `--metrics`: training and validation loss, gradient norm, word error rate, and the metric that selects
+    `best.ckpt`. Sudden drops of the training loss after a plateau are marked.
 
     Args:
         runs: Folders of runs, or their names in lightning_logs: `audio world/audio`.
         out: The picture to write: .png, .svg or .pdf.
-        metrics: Names of metrics to draw instead, a panel each, or patterns: `val/wer 'val/*'`.
-        smoothing: How much the neighbours of a value count in the smoothed curves of training: from 0 to below 1.
-        dpi: Dots per inch of a .png: a panel is 6.2 inches wide.
+        metrics: Metrics to plot instead, one panel each, or patterns: `val/wer 'val/*'`.
+        smoothing: Weight of neighbouring values in the smoothed training curves: from 0 to below 1.
+        dpi: Dots per inch of a .png; a panel is 6.2 inches wide.
     """
     if not 0 <= smoothing < 1:
         raise UserError(f"smoothing is {smoothing:g}: it must be from 0 to below 1")
     if out.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"out is {out}: give it the ending .png, .svg or .pdf")
+        raise UserError(f"out is {out}: its suffix must be .png, .svg or .pdf")
     read = [read_run(name) for name in runs]
-    cliffs = [list(find_loss_drops(run.curves.get("train/loss", {}).items())) for run in read]
-    panels = _chosen(read, cliffs, metrics) if metrics else _usual(read, cliffs)
+    drops = [list(find_loss_drops(run.curves.get("train/loss", {}).items())) for run in read]
+    groups = _matching_metrics(read, metrics) if metrics else _default_metrics(read)
+    panels = [panel for names in groups if (panel := _panel(read, drops, names)).lines]
+    if not panels:
+        raise UserError("there is nothing to plot: no run has logged a finite value of these metrics yet")
     out.parent.mkdir(parents=True, exist_ok=True)
-    curves_figure(panels, _short([run.folder for run in read]), smoothing=smoothing).savefig(out, dpi=dpi)
+    labels = _distinct_names([run.folder for run in read])
+    curves_figure(panels, labels, smoothing=smoothing).savefig(out, dpi=dpi)
     for number, run in enumerate(read):
         print(run.name)
-        for panel in panels:
-            for line in panel.lines:
-                if line.run == number:
-                    print(_told(line))
-        for cliff in cliffs[number]:
-            print(f"  train/loss {cliff}")
+        for line in (line for panel in panels for line in panel.lines if line.run == number):
+            print(_summary(line))
+        for drop in drops[number]:
+            print(f"  train/loss {drop}")
     print(out)
 
 
-def _short(folders: Sequence[Path]) -> list[str]:
-    """The ends of paths, as long as it takes to tell all apart."""
-    trails = [folder.absolute().parts for folder in folders]
-    length = next(
-        n for n in range(1, 1 + max(map(len, trails))) if len({trail[-n:] for trail in trails}) == len(set(trails))
-    )
-    return ["/".join(trail[-length:]) for trail in trails]
+def _distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of paths, as many as make them distinct."""
+    paths, length = [folder.absolute().parts for folder in folders], 1
+    while len({path[-length:] for path in paths}) < len(set(paths)):
+        length += 1
+    return ["/".join(path[-length:]) for path in paths]
 
 
-def _usual(runs: Sequence[Run], cliffs: Sequence[Sequence[LossDrop]]) -> list[Panel]:
-    """The panels that are drawn where nothing is asked for."""
-    headlines = [run.headline for run in runs if run.headline and run.headline not in _LOSSES]
-    groups = [_LOSSES, (_GRADIENTS,), *((name,) for name in dict.fromkeys([_WORDS, *headlines]))]
-    panels = [_panel(runs, cliffs, names) for names in groups]
-    return _drawable(panels)
+def _default_metrics(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    headlines = [(run.headline,) for run in runs if run.headline and run.headline not in _LOSSES]
+    return list(dict.fromkeys([*_DEFAULT, *headlines]))
 
 
-def _chosen(runs: Sequence[Run], cliffs: Sequence[Sequence[LossDrop]], metrics: Sequence[str]) -> list[Panel]:
+def _matching_metrics(runs: Sequence[Run], patterns: Sequence[str]) -> list[tuple[str, ...]]:
     known = sorted({name for run in runs for name in run.curves})
-    names: list[str] = []
-    for metric in metrics:
-        found = [name for name in known if fnmatchcase(name, metric)]
+    names: dict[str, None] = {}  # in order
+    for pattern in patterns:
+        found = [name for name in known if fnmatchcase(name, pattern)]
         if not found:
-            raise UserError(f"metrics: {metric} was logged by no run; there are: {', '.join(known)}")
-        names += found
-    if len(set(names)) > _MOST:
-        raise UserError(f"metrics: {len(set(names))} panels are too many for a picture: ask for {_MOST} or fewer")
-    panels = [_panel(runs, cliffs, (name,)) for name in dict.fromkeys(names)]
-    return _drawable(panels)
+            raise UserError(f"metrics: no run has logged {pattern}; there are: {', '.join(known)}")
+        names |= dict.fromkeys(found)
+    if len(names) > _MAX_PANELS:
+        raise UserError(f"metrics: {len(names)} panels are too many for one picture: give at most {_MAX_PANELS}")
+    return [(name,) for name in names]
 
 
-def _drawable(panels: Sequence[Panel]) -> list[Panel]:
-    held = [panel for panel in panels if panel.lines]
-    if not held:
-        raise UserError("there is nothing to draw: no run has logged a finite value of these metrics yet")
-    return held
-
-
-def _panel(runs: Sequence[Run], cliffs: Sequence[Sequence[LossDrop]], names: Sequence[str]) -> Panel:
+def _panel(runs: Sequence[Run], drops: Sequence[Sequence[LossDrop]], names: Sequence[str]) -> Panel:
     lines = []
     for number, run in enumerate(runs):
         for name in names:
             points = {step: value for step, value in run.curves.get(name, {}).items() if isfinite(value)}
             if points:
-                fallen = cliffs[number] if name == "train/loss" else ()
-                lines.append(Line(number, name, points, not name.startswith("train/"), fallen))
-    held = [name for name in names if any(line.name == name for line in lines)]
-    return Panel(", ".join(held), lines, any(part in _SHARES for part in names[0].split("/")[1:]))
+                marked = drops[number] if name == "train/loss" else ()
+                lines.append(Line(number, name, points, not name.startswith("train/"), marked))
+    shown = [name for name in names if any(line.name == name for line in lines)]
+    return Panel(", ".join(shown), lines, not _SHARES.isdisjoint(names[0].split("/")[1:]))
 
 
-def _told(line: Line) -> str:
+def _summary(line: Line) -> str:
     """A line's last value, and the range of all."""
     (step, last), values = list(line.points.items())[-1], line.points.values()
     span = f"{min(values):.4g} to {max(values):.4g} in {len(values):,} values"

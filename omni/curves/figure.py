@@ -1,4 +1,4 @@
-"""The figure of curves: panels of metrics, in each a line a run."""
+"""The figure of `omni plot`: one panel for each metric, one line for each run."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -12,37 +12,37 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 
 from omni.curves.loss_drops import LossDrop
 
-COLOURS = ("#2f6bb3", "#d9622b", "#3f9468", "#8a57a8", "#c23b5e", "#7f7a2a", "#2a97a8", "#8c6448")
-_SPARSE = 25  # points up to which each is marked
-_WIDE = 20.0  # times that a panel's values span, from which on it has a logarithmic scale
+COLORS = ("#2f6bb3", "#d9622b", "#3f9468", "#8a57a8", "#c23b5e", "#7f7a2a", "#2a97a8", "#8c6448")
+_SPARSE = 25  # up to this many points, each is marked
+_WIDE = 20.0  # ratio of largest to smallest value above which the scale is logarithmic
 
 
 class Line(NamedTuple):
-    """A curve to draw.
+    """A curve.
 
     Attributes:
-        run: The run's number: its colour.
-        name: Of the metric.
-        points: Values by steps.
-        measured: Whether it was measured at validation: a line with marks; a curve of training is drawn smoothed over
-            its faint self.
-        cliffs: Where it fell off a cliff.
+        run: The run's number, which selects the colour.
+        name: The metric.
+        points: Values by step.
+        validation: Whether it was measured at validation: a line with markers. Training curves are drawn faint, with a
+            smoothed line over them.
+        drops: Sudden drops to mark.
     """
 
     run: int
     name: str
     points: Mapping[int, float]
-    measured: bool
-    cliffs: Sequence[LossDrop] = ()
+    validation: bool
+    drops: Sequence[LossDrop] = ()
 
 
 class Panel(NamedTuple):
-    """Curves in one frame.
+    """Curves on the same axes.
 
     Attributes:
-        title: What they are of.
+        title: The names of the metrics.
         lines: The curves.
-        share: Whether they are shares, told in percent.
+        share: Whether values are shown in percent.
     """
 
     title: str
@@ -51,16 +51,15 @@ class Panel(NamedTuple):
 
 
 def curves_figure(panels: Sequence[Panel], runs: Sequence[str], *, smoothing: float = 0.7) -> Figure:
-    """Draws panels, two in a row, the runs' names above them.
+    """Draws panels, two per row, below a legend of the runs.
 
     Args:
-        panels: What to draw.
+        panels: The panels.
         runs: Names of the runs.
-        smoothing: How much the neighbours of a value count in the smoothed curves of training, 0–1; 0 draws
-            them as they are.
+        smoothing: Weight of neighbouring values in the smoothed training curves, from 0 (no smoothing) to below 1.
 
     Returns:
-        A figure of its own, in no window and in no global list of matplotlib's.
+        A figure that pyplot does not manage.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -70,7 +69,7 @@ def curves_figure(panels: Sequence[Panel], runs: Sequence[str], *, smoothing: fl
         _draw(axis, panel, smoothing)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    handles = [Line2D([], [], color=_colour(number), linewidth=2.2) for number in range(len(runs))]
+    handles = [Line2D([], [], color=_color(number), linewidth=2.2) for number in range(len(runs))]
     figure.legend(
         handles, runs, loc="outside upper left", ncols=min(4, len(runs)), frameon=False, fontsize=10, handlelength=1.4
     )
@@ -78,29 +77,29 @@ def curves_figure(panels: Sequence[Panel], runs: Sequence[str], *, smoothing: fl
 
 
 def _draw(axis: Axes, panel: Panel, smoothing: float) -> None:
-    _frame(axis, panel)
-    several = len({line.measured for line in panel.lines}) > 1
+    _format(axis, panel)
+    several = len({line.validation for line in panel.lines}) > 1
     for line in panel.lines:
-        steps, values, colour = list(line.points), list(line.points.values()), _colour(line.run)
-        if line.measured:
+        steps, values, color = list(line.points), list(line.points.values()), _color(line.run)
+        if line.validation:
             mark = {"marker": "o", "markersize": 4, "markerfacecolor": "white"} if len(steps) <= _SPARSE else {}
             style: dict[str, Any] = {"linestyle": (0, (4, 1.5))} if several else {}
-            axis.plot(steps, values, color=colour, linewidth=1.6, zorder=3, **mark, **style)
+            axis.plot(steps, values, color=color, linewidth=1.6, zorder=3, **mark, **style)
         else:
-            axis.plot(steps, values, color=colour, linewidth=0.7, alpha=0.28)
+            axis.plot(steps, values, color=color, linewidth=0.7, alpha=0.28)
             logarithmic = axis.get_yscale() == "log"
             smooth = _smooth([log(value) for value in values] if logarithmic else values, smoothing)
-            axis.plot(steps, [exp(v) for v in smooth] if logarithmic else smooth, color=colour, linewidth=1.8, zorder=2)
-        for cliff in line.cliffs:
-            axis.axvspan(cliff.start, cliff.end, color=colour, alpha=0.13, linewidth=0)
-            where = {"xy": (cliff.start, 0.03), "xycoords": ("data", "axes fraction"), "ha": "right"}
-            axis.annotate("cliff", **where, textcoords="offset points", xytext=(-3, 0), fontsize=9, color=colour)
+            axis.plot(steps, [exp(v) for v in smooth] if logarithmic else smooth, color=color, linewidth=1.8, zorder=2)
+        for drop in line.drops:
+            axis.axvspan(drop.start, drop.end, color=color, alpha=0.13, linewidth=0)
+            where = {"xy": (drop.start, 0.03), "xycoords": ("data", "axes fraction"), "ha": "right"}
+            axis.annotate("drop", **where, textcoords="offset points", xytext=(-3, 0), fontsize=9, color=color)
     if several:
         shown = [Line2D([], [], color="0.35", linewidth=1.8), Line2D([], [], color="0.35", linestyle=(0, (4, 1.5)))]
         axis.legend(shown, ["training", "validation"], frameon=False, fontsize=8.5, loc="upper right")
 
 
-def _frame(axis: Axes, panel: Panel) -> None:
+def _format(axis: Axes, panel: Panel) -> None:
     values = [value for line in panel.lines for value in line.points.values()]
     if min(values) > 0 and max(values) > _WIDE * min(values):
         axis.set_yscale("log")
@@ -121,19 +120,19 @@ def _frame(axis: Axes, panel: Panel) -> None:
 
 
 def _smooth(values: Sequence[float], weight: float) -> list[float]:
-    """Each value averaged with those around it, which count less the further off they are: it lags behind nothing."""
-    before, after = _faded(values, weight), _faded(values[::-1], weight)[::-1]
-    counts = _faded([1.0] * len(values), weight)
+    """Symmetric exponential smoothing, which does not lag."""
+    before, after = _decayed_sums(values, weight), _decayed_sums(values[::-1], weight)[::-1]
+    counts = _decayed_sums([1.0] * len(values), weight)
     return [
         (left + right - value) / (count + other - 1)
         for left, right, value, count, other in zip(before, after, values, counts, reversed(counts), strict=True)
     ]
 
 
-def _faded(values: Sequence[float], weight: float) -> list[float]:
-    """The sum of each value and those before it, each times `weight` once for every value between."""
-    return list(accumulate(values, lambda faded, value: weight * faded + value))
+def _decayed_sums(values: Sequence[float], weight: float) -> list[float]:
+    """Running sums with exponential decay."""
+    return list(accumulate(values, lambda total, value: weight * total + value))
 
 
-def _colour(run: int) -> str:
-    return COLOURS[run % len(COLOURS)]
+def _color(run: int) -> str:
+    return COLORS[run % len(COLORS)]

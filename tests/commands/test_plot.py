@@ -1,4 +1,4 @@
-"""Curves as a picture, and the cliff in them: a sudden fall after a plateau, and nothing else."""
+"""Curves as a picture, and the drop in them: a sudden fall after a plateau, and nothing else."""
 
 import random
 import shutil
@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from omni.cli import main
 from omni.curves.event_files import read_run
-from omni.curves.figure import COLOURS, Line, Panel, curves_figure
+from omni.curves.figure import COLORS, Line, Panel, curves_figure
 from omni.curves.loss_drops import LossDrop, LossDropDetector, find_loss_drops
 
 RUN = Path("lightning_logs/thinker")
@@ -37,16 +37,16 @@ def write(folder: Path, **curves: dict[int, float]) -> None:
                 writer.add_scalar(name.replace("__", "/"), value, step)
 
 
-class TestCliff:
+class TestLossDrop:
     @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
     @pytest.mark.parametrize("over", [1, 5, 15])
     def test_a_sudden_fall_after_a_plateau_is_found_once_and_in_its_place(self, noise, over):
         for seed in range(5):
-            (cliff,) = find_loss_drops(noisy(fall(3.0, 0.6, 120, over), noise=noise, seed=seed))
-            assert 1190 <= cliff.start <= 1200 + 10 * over
-            assert 1200 < cliff.end <= 1200 + 10 * (over + 10)
-            assert cliff.height == pytest.approx(3.0, rel=0.1)
-            assert cliff.foot < 2 / 3 * cliff.height
+            (drop,) = find_loss_drops(noisy(fall(3.0, 0.6, 120, over), noise=noise, seed=seed))
+            assert 1190 <= drop.start <= 1200 + 10 * over
+            assert 1200 < drop.end <= 1200 + 10 * (over + 10)
+            assert drop.height == pytest.approx(3.0, rel=0.1)
+            assert drop.foot < 2 / 3 * drop.height
 
     @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
     @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ class TestCliff:
 
     def test_a_second_one_needs_a_plateau_of_its_own(self):
         two = [*noisy(fall(9.0, 3.0, 60, 5), count=120), *((s + 1200, v) for s, v in noisy(fall(3.0, 0.5, 60, 5)))]
-        assert [round(cliff.height) for cliff in find_loss_drops(two)] == [9, 3]
+        assert [round(drop.height) for drop in find_loss_drops(two)] == [9, 3]
 
-    @pytest.mark.parametrize(("over", "cliffs"), [(5, 1), (60, 0)])
-    def test_a_watch_that_was_saved_goes_on_as_if_never_stopped(self, over, cliffs):
+    @pytest.mark.parametrize(("over", "drops"), [(5, 1), (60, 0)])
+    def test_a_watch_that_was_saved_goes_on_as_if_never_stopped(self, over, drops):
         curve = noisy(fall(3.0, 0.6, 120, over))
-        assert len(list(find_loss_drops(curve))) == cliffs
+        assert len(list(find_loss_drops(curve))) == drops
         for cut in (60, 121, 123, 135, 180):
             first, second = LossDropDetector(), LossDropDetector()
             found = [first.add(*point) for point in curve[:cut]]
-            second.load_state(first.state())
+            second.points = first.points
             found += [second.add(*point) for point in curve[cut:]]
-            assert [cliff for cliff in found if cliff] == list(find_loss_drops(curve))
+            assert [drop for drop in found if drop] == list(find_loss_drops(curve))
 
 
 class TestTraining:
@@ -97,7 +97,7 @@ class TestTraining:
         fit(**options, data__init_args__batch_size=2, trainer__accumulate_grad_batches=2)
         assert read_run(str(RUN)).curves["train/grad_norm"] == pytest.approx(big, rel=1e-3)
 
-    def test_a_cliff_is_noted_in_the_output_and_in_tensorboard(self, fit, monkeypatch, caplog):
+    def test_a_drop_is_noted_in_the_output_and_in_tensorboard(self, fit, monkeypatch, caplog):
         from omni.stages.thinker import ThinkerPretraining
 
         loss, made = ThinkerPretraining.loss, []
@@ -109,12 +109,12 @@ class TestTraining:
 
         monkeypatch.setattr(ThinkerPretraining, "loss", falling)
         fit(trainer__max_steps=36, trainer__val_check_interval=36, model__init_args__lr=1e-5)
-        assert caplog.text.count("train/loss fell off a cliff: from ") == 1
+        assert caplog.text.count("train/loss dropped suddenly after a plateau: from ") == 1
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(RUN))
         events.Reload()
-        assert b"fell off a cliff" in events.Tensors("train/cliff/text_summary")[0].tensor_proto.string_val[0]
+        assert b"dropped suddenly" in events.Tensors("train/loss_drop/text_summary")[0].tensor_proto.string_val[0]
 
 
 class TestPlot:
@@ -126,25 +126,25 @@ class TestPlot:
         assert "at step 5" in printed
         with Image.open("pictures/curves.png") as picture:
             colours = {to_hex([c / 255 for c in colour[:3]]) for _, colour in picture.getcolors(1 << 24)}
-        assert COLOURS[0] in colours
-        assert COLOURS[1] not in colours
+        assert COLORS[0] in colours
+        assert COLORS[1] not in colours
 
     def test_several_runs_lie_over_one_another_each_in_its_colour(self, workplace, monkeypatch):
         drawn: list[Figure] = []
         save = Figure.savefig
         monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
-        cliff = dict(noisy(fall(3.0, 0.6, 60, 5), count=120))
-        write(Path("lightning_logs/one"), train__loss=cliff, val__loss={500: 3.0, 1100: 0.7}, val__wer={1100: 0.2})
-        write(Path("elsewhere/two"), train__loss=dict.fromkeys(cliff, 2.0), val__wer={500: 0.9, 1100: 0.4})
+        drop = dict(noisy(fall(3.0, 0.6, 60, 5), count=120))
+        write(Path("lightning_logs/one"), train__loss=drop, val__loss={500: 3.0, 1100: 0.7}, val__wer={1100: 0.2})
+        write(Path("elsewhere/two"), train__loss=dict.fromkeys(drop, 2.0), val__wer={500: 0.9, 1100: 0.4})
         main(["plot", "one", "elsewhere/two", "--out", "curves.png", "--smoothing", "0"])
         (figure,) = drawn
         first, second = [axis for axis in figure.axes if axis.lines]
         assert [first.get_title("left"), second.get_title("left")] == ["train/loss, val/loss", "val/wer"]
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
-        assert {line.get_color() for axis in (first, second) for line in axis.lines} == set(COLOURS[:2])
-        (curve,) = [line for line in second.lines if line.get_color() == COLOURS[1]]
+        assert {line.get_color() for axis in (first, second) for line in axis.lines} == set(COLORS[:2])
+        (curve,) = [line for line in second.lines if line.get_color() == COLORS[1]]
         assert curve.get_xydata().tolist() == pytest.approx(torch.tensor([[500, 0.9], [1100, 0.4]]).numpy())
-        assert [text.get_text() for text in first.texts] == ["cliff"]
+        assert [text.get_text() for text in first.texts] == ["drop"]
 
     def test_metrics_by_name_and_by_pattern_get_a_panel_each(self, workplace, capfd):
         write(Path("run"), train__loss={1: 1.0}, val__a={1: 1.0}, val__b={1: 2.0}, lr={1: 1.0})
@@ -182,11 +182,11 @@ class TestPlot:
         ("arguments", "complaint"),
         [
             (["nowhere"], "run nowhere: there is no such folder, nor one in lightning_logs; lightning_logs has: one"),
-            (["empty"], "empty: holds no curves"),
-            (["one", "--metrics", "val/typo"], "val/typo was logged by no run; there are: train/loss"),
-            (["one", "--out", "curves.xyz"], "give it the ending .png, .svg or .pdf"),
+            (["empty"], "empty holds no curves"),
+            (["one", "--metrics", "val/typo"], "no run has logged val/typo; there are: train/loss"),
+            (["one", "--out", "curves.xyz"], "its suffix must be .png, .svg or .pdf"),
             (["one", "--smoothing", "1"], "smoothing is 1: it must be from 0 to below 1"),
-            (["odd"], "there is nothing to draw"),
+            (["odd"], "there is nothing to plot"),
         ],
     )
     def test_mistakes_end_in_one_line(self, arguments, complaint, workplace, fails):
@@ -197,7 +197,7 @@ class TestPlot:
         shutil.rmtree("empty")
 
 
-def test_a_cliff_says_where_from_and_where_to():
+def test_a_drop_says_where_from_and_where_to():
     assert (
-        str(LossDrop(100, 140, 3.0, 1.25)) == "fell off a cliff: from 3, where it lay at step 100, to 1.25 at step 140"
+        str(LossDrop(100, 140, 3.0, 1.25)) == "dropped suddenly after a plateau: from 3 at step 100 to 1.25 at step 140"
     )

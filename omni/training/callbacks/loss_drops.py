@@ -38,10 +38,10 @@ class LossDropNote(Callback):
         rank_zero_info(f"\ntrain/loss {drop}")
         writer = getattr(trainer.logger, "experiment", None)
         if hasattr(writer, "add_text"):
-            writer.add_text("train/cliff", f"train/loss {drop}", step)  # pyright: ignore
+            writer.add_text("train/loss_drop", f"train/loss {drop}", step)  # pyright: ignore
 
     def state_dict(self) -> dict[str, Any]:
-        return self._detector.state()
+        return {"points": self._detector.points}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._detector.load_state(state_dict)
+        self._detector.points = state_dict["points"]
