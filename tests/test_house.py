@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "omni"
 MAY_IMPORT = {
     "renamed": "",
     "errors": "renamed",
-    **dict.fromkeys(("files", "distributed", "batch", "text", "media", "curves", "synthetic"), ""),
+    **dict.fromkeys(("devices", "files", "distributed", "batch", "text", "media", "curves", "synthetic"), ""),
     "layers": "distributed",
     "losses": "batch",
     "metrics": "batch",
@@ -21,16 +21,16 @@ MAY_IMPORT = {
     "models": "batch layers losses media text",
     "checkpoints": "curves media models renamed text",
     "decoding": "layers models text",
-    "inference": "batch checkpoints decoding media models text",
-    "data": "batch checkpoints distributed decoding media models text",
+    "inference": "batch checkpoints decoding devices media models text",
+    "data": "batch checkpoints decoding devices distributed media models text",
     "stages": "batch checkpoints decoding distributed inference layers losses media metrics models optim text",
-    "evaluation": "batch checkpoints data inference media text",
+    "evaluation": "batch checkpoints data devices inference media text",
     "training": "checkpoints curves data distributed layers models optim stages",
     "cli": "training",
     "bench": "batch checkpoints data decoding inference layers media models optim text training",
     "pipeline": "checkpoints cli data decoding inference media models training",
-    "commands": "batch bench checkpoints curves data decoding evaluation inference media models optim pipeline stages "
-    "synthetic text training",
+    "commands": "batch bench checkpoints curves data decoding devices evaluation inference media models optim pipeline "
+    "stages synthetic text training",
     "__init__": "inference",
 }
 LIGHTNING = {"training", "stages", "data"}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from omni.checkpoints.checkpoint import Checkpoint
+from omni.devices import resolve
 from omni.errors import UserError
 from omni.inference.codec_files import Coded, decode, encode, vocode
 from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio
@@ -99,12 +100,8 @@ def _sound(codec: Codec, vocoder: str | None, iterations: int, device: torch.dev
 
 def _load(checkpoint: str, device: str) -> tuple[Codec, torch.device]:
     codec = Checkpoint(checkpoint).part("codec", Codec)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return codec.to(device), torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    found = resolve(device)
+    return codec.to(found), found
 
 
 def _check(coded: Coded, codec: Codec, fingerprint: str, file: str, codebooks: int | None) -> None:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.conversations.speech import TranscriptionPrompt
 from omni.data.speech.manifests import Utterance, Utterances
+from omni.devices import resolve
 from omni.errors import UserError
 from omni.inference.assistant import CONTEXT, MAX_TOKENS, Assistant
 from omni.inference.recognizer import load_recognizer
@@ -131,12 +132,10 @@ def load_transformers_recognizer(name: str, device: str) -> Callable[[Any], str]
     import torch
 
     transformers.logging.set_verbosity_error()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(name).expanduser()
     try:
         pipeline: Any = transformers.pipeline(
-            "automatic-speech-recognition", model=str(folder) if folder.is_dir() else name, device=device
+            "automatic-speech-recognition", model=str(folder) if folder.is_dir() else name, device=resolve(device)
         )
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -8,6 +8,7 @@ import torch
 from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.sampling import Sampling
 from omni.decoding.talker import SpeechSampling
+from omni.devices import resolve
 from omni.errors import UserError
 from omni.inference.prompt import Message, Prompt, PromptReader, Turn, question
 from omni.inference.responder import Responder
@@ -107,8 +108,6 @@ class Assistant:
                 parts[f"{sense}_projector"] = opened.part(f"{sense}_projector", Projector)
         seen = checkpoint.get("images") if "vision_encoder" in parts else None
         thinker.transpose_weights_for_decoding()
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         if voice is None and "talker" in opened and "codec" in opened:
             voice = opened
         speaks = None
@@ -119,19 +118,16 @@ class Assistant:
             elif str(vocoder) == str(opened):
                 vocoder = opened
             speaks = load_synthesizer(speaker, vocoder=vocoder, device=device)
-        try:
-            return cls(
-                Omni(thinker, **parts).eval(),
-                tokenizer,
-                preprocessing=None if seen is None else Preprocessing(seen["size"], seen["fit"]),
-                context=context or checkpoint.get("context", CONTEXT),
-                template=checkpoint.get("template", "chat"),
-                system=system,
-                voice=speaks,
-                device=device,
-            )
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        return cls(
+            Omni(thinker, **parts).eval(),
+            tokenizer,
+            preprocessing=None if seen is None else Preprocessing(seen["size"], seen["fit"]),
+            context=context or checkpoint.get("context", CONTEXT),
+            template=checkpoint.get("template", "chat"),
+            system=system,
+            voice=speaks,
+            device=resolve(device),
+        )
 
     # ------------------------------------------------------------------ conversing
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from omni.batch import Attribute
 from omni.checkpoints.checkpoint import Checkpoint
+from omni.devices import resolve
 from omni.errors import UserError
 from omni.media.images import Preprocessing, read_image, to_pixels
 from omni.models.classifier import Classifier, probabilities
@@ -50,15 +51,11 @@ class VisionModel:
             _part(checkpoint, "text_encoder", TextEncoder),
             _part(checkpoint, "thinker", Thinker),
         )
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         parts = (self.vision_encoder, self.classifier, self.contrast, self.text_encoder, self.thinker)
-        try:
-            self.device = torch.device(device)
-            for part in parts:
-                if part is not None:
-                    part.to(self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        self.device = resolve(device)
+        for part in parts:
+            if part is not None:
+                part.to(self.device)
 
     def classify(self, images: Picture | Sequence[Picture], *, labels: Sequence[str] | None = None) -> list[Answer]:
         """Tells what is in images.

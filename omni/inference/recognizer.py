@@ -8,6 +8,7 @@ from torch import Tensor
 
 from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.ctc import align
+from omni.devices import resolve
 from omni.errors import UserError
 from omni.inference.long_form import ChunkMerger, Timestamps, Transcript, Word, timed_words, windows
 from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel, read_audio
@@ -193,12 +194,7 @@ def load_recognizer(path: Source, *, device: str = "auto", beam: int = 8) -> Rec
     """
     checkpoint = Checkpoint.open(path)
     encoder, units = checkpoint.part("audio_encoder", AudioEncoder), checkpoint.ctc_vocabulary
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return Recognizer(encoder, units, device=device, beam=beam)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return Recognizer(encoder, units, device=resolve(device), beam=beam)
 
 
 def transcribe(

@@ -11,6 +11,7 @@ from torch import Tensor
 from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.talker import SpeechSampling, speak_codes
 from omni.decoding.talker import speak as speak_frames
+from omni.devices import resolve
 from omni.errors import UserError
 from omni.inference.talker_conditioning import Conditioner
 from omni.media.audio import SAMPLE_RATE, write_audio
@@ -285,13 +286,8 @@ def load_synthesizer(path: Source, *, vocoder: Source = GRIFFIN_LIM, device: str
         raise UserError(f"codec of {path} is a {type(codec).__name__}, which is no codec of speech")
     talker.transpose_weights_for_decoding()
     sounding = load_vocoder(vocoder, codec.num_mels, opened=checkpoint)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        voices = checkpoint.content.get("speakers", ())
-        return Synthesizer(talker, codec, sounding, units, voices=voices, condition=condition, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    voices = checkpoint.content.get("speakers", ())
+    return Synthesizer(talker, codec, sounding, units, voices=voices, condition=condition, device=resolve(device))
 
 
 def load_vocoder(name: Source, num_mels: int, *, opened: Checkpoint | None = None) -> torch.nn.Module:

@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import torch
-
 from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.sampling import Sampling
 from omni.decoding.sampling import generate as generate_tokens
-from omni.errors import UserError
+from omni.devices import resolve
 from omni.models.interfaces import LanguageModel
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.thinker import Thinker
@@ -97,9 +95,4 @@ def load(path: Source, *, device: str = "auto") -> TextModel:
     checkpoint = Checkpoint.open(path)
     thinker, tokenizer = checkpoint.part("thinker", Thinker, PretrainedThinker), checkpoint.tokenizer
     thinker.transpose_weights_for_decoding()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return TextModel(thinker.to(device), tokenizer)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return TextModel(thinker.to(resolve(device)), tokenizer)

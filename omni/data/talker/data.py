@@ -18,6 +18,7 @@ from omni.data.speech.rows import Row, identity, read_rows, report_skipped
 from omni.data.talker.code_file import CodesFile
 from omni.data.talker.encoding import Encoded, Encoder
 from omni.data.talker.rows import AlignmentFilter, CodesRows, only_speakers, split_by_text, voice
+from omni.devices import resolve
 from omni.errors import UserError
 from omni.media.audio import mel_constants
 from omni.text.ctc_vocabulary import CTCVocabulary
@@ -127,7 +128,7 @@ class CodesData(ResumableData):
         missing = {split: file for split, file in plan.files.items() if not file.complete}
         if not missing:
             return
-        device = self._device()
+        device = resolve(self.device, option="data.device")
         for part in (self.encoder.codec, self.encoder.audio_encoder):
             part.to(device)
         for split, file in missing.items():
@@ -245,15 +246,6 @@ class CodesData(ResumableData):
             rows = only_speakers(rows, self.only, split)
         report_skipped(split, skipped, len(rows))
         return rows
-
-    def _device(self) -> torch.device:
-        name = self.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            return torch.zeros(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"data.device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
     def _check_arguments(self) -> None:
         for name, least in {"max_batch_rows": 1, "num_workers": 0, "seed": 0, "silence": 0}.items():
