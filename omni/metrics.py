@@ -216,17 +216,17 @@ class AccuracyByTask(Metric):
 
     Args:
         tasks: Names of the tasks.
-        apart: Those of them that do not count in the share over all, unless there are no others.
+        excluded: Those that do not count in the share over all, unless there are no others.
     """
 
     full_state_update = False
     right: Tensor
     asked: Tensor
 
-    def __init__(self, tasks: Sequence[str], *, apart: Sequence[str] = ()) -> None:
+    def __init__(self, tasks: Sequence[str], *, excluded: Sequence[str] = ()) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
-        mixed = [number for number, task in enumerate(self.tasks) if task not in apart]
+        mixed = [number for number, task in enumerate(self.tasks) if task not in excluded]
         self.mixed = mixed or [*range(len(self.tasks))]
         for name in ("right", "asked"):
             self.add_state(name, torch.zeros(len(self.tasks), dtype=torch.long), dist_reduce_fx="sum")

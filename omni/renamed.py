@@ -26,13 +26,13 @@ RENAMED: dict[str, dict[str, str]] = {
     **{name: {"stack": "frame_stacking", "places": "learned_positions"} for name, _ in _PROJECTORS.values()},
     "AudioEncoder": {"inner_ctc": "intermediate_ctc_block"},
     "ImageAugmentation": {"crop": "min_crop_area"},
-    "CodecTraining": {"samples": "shown"},
+    "CodecTraining": {"samples": "shown", "measured": "quality_utterances"},
     "ConversationData": {"silence": "noise_share"},
-    "OmniTuning": {"samples": "shown", "blank_controls": "modality_ablation"},
+    "OmniTuning": {"samples": "shown", "blank_controls": "modality_ablation", "apart": "excluded_tasks"},
     "SpeechRecognition": {"samples": "shown", "inner_weight": "intermediate_ctc_weight"},
     "TalkerTraining": {"samples": "sentences"},
     "VisionPretraining": {"samples": "shown"},
-    "VocoderTraining": {"samples": "shown"},
+    "VocoderTraining": {"samples": "shown", "measured": "quality_utterances"},
 }
 
 # Class -> removed name -> the value that had no effect, with which old checkpoints still load.

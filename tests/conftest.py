@@ -237,7 +237,7 @@ TOY_CODEC = {
     "model.init_args.codec.init_args.num_codebooks": "2",
     "model.init_args.codec.init_args.codebook_size": "16",
     "model.init_args.codec.init_args.codebook_dim": "8",
-    "model.init_args.measured": "0",
+    "model.init_args.quality_utterances": "0",
     "data.init_args.crop": "0.5",
 }
 del TOY_CODEC["model.init_args.optimizer"]
@@ -264,7 +264,7 @@ TOY_VOCODER = {
     "model.init_args.discriminators.init_args.resolutions": "[128]",
     "model.init_args.discriminators.init_args.resolution_channels": "2",
     "model.init_args.adversarial_start": "3",
-    "model.init_args.measured": "1",
+    "model.init_args.quality_utterances": "1",
     "data.init_args.crop": "0.3",
     "data.init_args.batch_seconds": "4",
 }

@@ -81,7 +81,7 @@ def vision(folder: Path, *, contrast: bool) -> Toy:
 
 def codec(folder: Path) -> Toy:
     recogniser = AudioEncoder(**HEARING)
-    stage = CodecTraining(Codec(**CODEC), recogniser, measured=1, **OPTIONS)
+    stage = CodecTraining(Codec(**CODEC), recogniser, quality_utterances=1, **OPTIONS)
     batch = _speech()
     return _toy(stage, batch._replace(audio=_sound(batch)), tokenizer=UNITS, audio="all")
 
@@ -107,7 +107,7 @@ def talker(folder: Path, *, reads: bool) -> Toy:
 def vocoder(folder: Path) -> Toy:
     judges = Discriminators(periods=[2], period_channels=[4, 8], resolutions=[128], resolution_channels=4)
     parts = Vocos(num_mels=MELS, dim=32, num_layers=1), judges, Codec(**CODEC), AudioEncoder(**HEARING)
-    stage = VocoderTraining(*parts, measured=1, **OPTIONS)
+    stage = VocoderTraining(*parts, quality_utterances=1, **OPTIONS)
     batch = _speech()
     return _toy(stage, batch._replace(audio=_sound(batch)), tokenizer=UNITS, audio="all")
 
@@ -224,8 +224,8 @@ def _conversations(media: list[list[str]], stage: OmniTuning) -> ConversationBat
 
 def _conversing(stage: OmniTuning, batch: ConversationBatch, num_mels: int) -> Toy:
     tasks = ["transcription", "colour"]
-    for name in ("accuracy", "blank_image", "blank_audio", "image", "audio"):
-        setattr(stage, f"_{name}", AccuracyByTask(tasks))
+    for name in ("accuracy", "image", "audio", "blank_image", "blank_audio"):
+        stage.accuracies[name] = AccuracyByTask(tasks)
     dictation = SimpleNamespace(labels=None)
     tokenizer = SimpleNamespace(vocab_size=288, decode_turn=lambda ids: str(ids), decode=lambda ids: str(ids))
     return _toy(stage, batch, tokenizer=tokenizer, stop=3, tasks=tasks, num_mels=num_mels, dictation=dictation)

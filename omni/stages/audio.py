@@ -1,11 +1,10 @@
 """Stage B: the audio encoder learns to write down what it hears."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, final
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning import Callback
 from torch import Tensor
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
@@ -13,9 +12,10 @@ from omni.batch import SpeechBatch
 from omni.decoding.ctc import ctc_nll, decode
 from omni.errors import UserError
 from omni.losses import Loss
-from omni.metrics import MeanOfItems
 from omni.models.audio_encoder import INTERMEDIATE_CTC_WEIGHT, AudioEncoder, AudioFeatures, Emissions
-from omni.stages.figures import spectrogram_figure
+from omni.stages.example_batches import speech_batch
+from omni.stages.reporting.transcripts import Recognition, TranscriptReporter
+from omni.stages.speech_quality import references_of
 from omni.stages.stage import Stage
 from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
 
@@ -61,9 +61,8 @@ class SpeechRecognition(Stage):
             raise ValueError(
                 f"intermediate_ctc_weight is {intermediate_ctc_weight}: it must be 0 or more and less than 1"
             )
-        self.intermediate_ctc_weight, self.num_samples, self.beam = intermediate_ctc_weight, shown, beam
-        self.val_loss, self.wer, self.cer = MeanOfItems(), WordErrorRate(), CharErrorRate()
-        self._samples: list[tuple[Tensor, Emissions, str, str]] = []
+        self.intermediate_ctc_weight, self.shown, self.beam = intermediate_ctc_weight, shown, beam
+        self.wer, self.cer = WordErrorRate(), CharErrorRate()
 
     @property
     def units(self) -> CTCVocabulary:
@@ -79,7 +78,7 @@ class SpeechRecognition(Stage):
     def setup(self, stage: str) -> None:
         """Checks that encoder and data speak of the same units and spectrograms, and drops what CTC cannot emit."""
         super().setup(stage)
-        encoder, data = self.audio_encoder, self._data
+        encoder, data = self.audio_encoder, self.data
         if encoder.vocab_size != self.units.vocab_size:
             raise UserError(
                 f"the data writes {self.units.vocab_size} units, blank included, and the encoder "
@@ -93,10 +92,6 @@ class SpeechRecognition(Stage):
         if data.crop:
             raise UserError("data.init_args.crop leaves stretches of speech without their text: set it to 0")
         data.keep_feasible(encoder.num_subframes)
-
-    @property
-    def _data(self) -> Any:
-        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
 
     def emit(self, batch: SpeechBatch) -> Emissions:
         """What the head says to a batch."""
@@ -125,75 +120,28 @@ class SpeechRecognition(Stage):
         return Loss(total, num_units, terms=terms, stats=stats)
 
     def example_batch(self, data: Mapping[str, Any]) -> SpeechBatch:
-        """As many of the longest utterances as `batch_seconds` holds, said as fast as 15 units a second."""
-        seconds = data["max_duration"]
-        rows = max(1, min(data["max_batch_rows"], int(data["batch_seconds"] / seconds)))
-        frames, units = math.ceil(seconds * 100), math.ceil(seconds * 15)
-        return SpeechBatch(
-            mels=torch.zeros(rows, frames, data["num_mels"]),
-            mel_lengths=torch.full((rows,), frames),
-            targets=torch.ones(rows, units, dtype=torch.long),
-            target_lengths=torch.full((rows,), units),
-            rows=torch.zeros(rows, dtype=torch.long),
-            seconds=float(rows * seconds),
-        )
+        return speech_batch(data)
 
-    # ------------------------------------------------------------------ validation
+    # ------------------------------------------------------------------ evaluation
 
-    def on_validation_epoch_start(self) -> None:
-        """Forgets the samples of the last validation."""
-        self._samples = []
+    def configure_callbacks(self) -> list[Callback]:
+        return [TranscriptReporter(self.shown)]
 
-    def validation_step(self, batch: SpeechBatch, batch_idx: int) -> None:
-        """Adds a batch to the metrics."""
+    def evaluate(self, batch: SpeechBatch, split: str) -> Recognition:
         emissions = self.emit(batch)
         nll, feasible = ctc_nll(*emissions, batch.targets, batch.target_lengths)
         self.val_loss.update(nll.sum(), (batch.target_lengths * feasible).sum())
-        hypotheses = [self.units.decode(row) for row in decode(*emissions, beam=self.beam)]
-        lengths = batch.target_lengths.tolist()
-        references = [self.units.decode(row[:n]) for row, n in zip(batch.targets.tolist(), lengths, strict=True)]
+        references, hypotheses = references_of(batch, self.units), self._transcripts(emissions)
         self.wer.update(hypotheses, references)
         self.cer.update(hypotheses, references)
-        if len(self._samples) < self.num_samples:  # one of each batch, so that short and long ones are seen
-            length, subframes = int(batch.mel_lengths[0]), int(emissions.lengths[0])
-            heard = Emissions(emissions.log_probs[0, :subframes].cpu(), emissions.lengths[:1])
-            self._samples.append((batch.mels[0, :length].cpu(), heard, references[0], hypotheses[0]))
+        return Recognition(emissions, references, hypotheses)
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs the metrics and shows samples."""
-        self._log_metrics("val")
-        if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero and self._samples:
-            self._show_samples(self.logger.experiment)
-
-    def test_step(self, batch: SpeechBatch, batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs `test/loss`, `test/wer` and `test/cer`."""
-        self._log_metrics("test")
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
+        return {"loss": self.val_loss.compute(), "wer": self.wer.compute(), "cer": self.cer.compute()}
 
     def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[str]:
         """The transcript of each row."""
-        return [self.units.decode(row) for row in decode(*self.emit(batch), beam=self.beam)]
+        return self._transcripts(self.emit(batch))
 
-    def _log_metrics(self, split: str) -> None:
-        metrics = {"loss": self.val_loss, "wer": self.wer, "cer": self.cer}
-        values = {f"{split}/{name}": metric.compute() for name, metric in metrics.items()}
-        self.log_dict(values, prog_bar=True, sync_dist=True)
-        for metric in metrics.values():
-            metric.reset()
-
-    def _show_samples(self, writer: Any) -> None:
-        lines = ["| said | heard |", "| --- | --- |"]
-        for number, (mel, emissions, reference, hypothesis) in enumerate(self._samples):
-            lines.append(f"| {reference} | {hypothesis} |")
-            figure = spectrogram_figure(
-                mel,
-                emissions.log_probs,
-                subframe_seconds=self.audio_encoder.subframe_seconds,
-                units=self.units,
-                title=f"said: {reference}\nheard: {hypothesis}",
-            )
-            writer.add_figure(f"val/spectrogram/{number}", figure, self.global_step)
-        writer.add_text("val/transcripts", "\n".join(lines), self.global_step)
+    def _transcripts(self, emissions: Emissions) -> list[str]:
+        return [self.units.decode(row) for row in decode(*emissions, beam=self.beam)]

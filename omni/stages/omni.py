@@ -1,11 +1,11 @@
-"""Stage E: the Thinker learns to answer about text, images and speech."""
+"""Stage E: trains the Thinker to answer questions about text, images and speech."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
+from lightning import Callback
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.text import WordErrorRate
 
@@ -15,10 +15,10 @@ from omni.distributed import is_distributed, mean_over_ranks, sum_over_ranks
 from omni.errors import UserError
 from omni.layers.moe import RouterUse, router_losses
 from omni.losses import Loss
-from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
+from omni.media.audio import HOP_LENGTH, SILENCE
 from omni.media.images import GREY
 from omni.media.speech_preprocessing import silence_of
-from omni.metrics import AccuracyByTask, MeanOfItems
+from omni.metrics import AccuracyByTask
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.omni import MediaEmbeddings, Omni
 from omni.models.pretrained.audio_encoder import PretrainedAudioEncoder
@@ -28,23 +28,14 @@ from omni.models.projector import Projector
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.optim.optimizers import split_by_part
-from omni.stages.conversation_figures import conversation_figure
 from omni.stages.encoder_cache import FeatureCache
+from omni.stages.reporting.conversations import Answers, ConversationReporter
 from omni.stages.stage import Stage
 from omni.text.normalization import TextNormalization
 from omni.text.tokenizer import PAD
 
 _PROJECTORS = ("vision_projector", "audio_projector")
 _MEDIA = ("image", "audio")
-
-
-class _Sample(NamedTuple):
-    """A row to be shown."""
-
-    images: list[Tensor]
-    mels: list[Tensor]
-    title: str
-    right: bool
 
 
 @final
@@ -100,7 +91,7 @@ class OmniTuning(Stage):
         router_z: float = 1e-3,
         feature_cache: str | None = None,
         modality_ablation: bool = True,
-        apart: Sequence[str] = EXCLUDED_FROM_ACCURACY,
+        excluded_tasks: Sequence[str] = EXCLUDED_FROM_ACCURACY,
         answer_tokens: int = 32,
         shown: int = 6,
         **kwargs: Any,
@@ -109,26 +100,18 @@ class OmniTuning(Stage):
         self.thinker = thinker
         self.vision_encoder, self.vision_projector = vision_encoder, vision_projector
         self.audio_encoder, self.audio_projector = audio_encoder, audio_projector
-        # Not a child: parts keep one name, that of their own stage, in the state dict.
-        vars(self)["omni"] = Omni(
-            thinker,
-            vision_encoder=vision_encoder,
-            vision_projector=vision_projector,
-            audio_encoder=audio_encoder,
-            audio_projector=audio_projector,
-        )
+        self.layout = self.omni.layout  # of media among the tokens
         self.uses_mels = audio_encoder is not None and audio_encoder.num_mels > 0
         self.frame_dropout, self.balance, self.router_z = frame_dropout, balance, router_z
         self.cache = None if feature_cache is None else FeatureCache(feature_cache)
         self.rates, self.projector_steps = dict(rates or {}), projector_steps
-        self.modality_ablation, self.apart = modality_ablation, tuple(apart)
-        self.answer_tokens, self.num_samples = answer_tokens, shown
-        self.val_loss, self.wer = MeanOfItems(), WordErrorRate()
+        self.modality_ablation, self.excluded_tasks = modality_ablation, tuple(excluded_tasks)
+        self.answer_tokens, self.shown = answer_tokens, shown
+        self.wer = WordErrorRate()
+        self.accuracies = nn.ModuleDict()  # an `AccuracyByTask` each, made in `setup`, when the tasks are known
         self.normalization = TextNormalization()
-        self._samples: list[_Sample] = []
         self._check_arguments()
 
-    omni: Omni
     has_unused_parameters = True  # those of a medium that no row of a batch has
     sharded_parts = ("thinker",)
 
@@ -154,8 +137,15 @@ class OmniTuning(Stage):
         return [name for name in _PROJECTORS if name in self.parts and name not in self.frozen]
 
     @property
-    def _data(self) -> Any:
-        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    def omni(self) -> Omni:
+        """The parts as one model; no child, which would add a second key for each weight to the state dict."""
+        return Omni(
+            self.thinker,
+            vision_encoder=self.vision_encoder,
+            vision_projector=self.vision_projector,
+            audio_encoder=self.audio_encoder,
+            audio_projector=self.audio_projector,
+        )
 
     # ------------------------------------------------------------------ parts
 
@@ -165,12 +155,12 @@ class OmniTuning(Stage):
 
     def configure_data(self, data: Any) -> None:
         """How many tokens media take."""
-        data.lay_out(self.omni.layout)
+        data.lay_out(self.layout)
 
     def setup(self, stage: str) -> None:
         """Checks that model and data fit together, tells the data how media are laid out, calibrates projectors."""
         super().setup(stage)
-        data = self._data
+        data = self.data
         source = getattr(self.thinker, "source", None)
         if getattr(self.tokenizer, "source", None) != source:
             wanted = "a tokenizer of omni's" if source is None else f"pretrained:{source}"
@@ -199,8 +189,8 @@ class OmniTuning(Stage):
             for name in _PROJECTORS:
                 if name in self.parts and name not in self.ancestors:
                     getattr(self, name).calibrate(self.thinker.embedding_rms)
-        for name in ("accuracy", *(f"blank_{medium}" for medium in _MEDIA), *_MEDIA):
-            setattr(self, f"_{name}", AccuracyByTask(data.tasks, apart=self.apart).to(self.device))
+        for name in ("accuracy", *_MEDIA, *(f"blank_{medium}" for medium in _MEDIA)):
+            self.accuracies[name] = AccuracyByTask(data.tasks, excluded=self.excluded_tasks).to(self.device)
 
     def _check_trained(self) -> None:
         """Refuses weights that steps of training would be lost in, and kept features of what is trained."""
@@ -276,7 +266,7 @@ class OmniTuning(Stage):
             size = self.vision_encoder.image_size
             batch = batch._replace(images=torch.zeros(rows, 3, size, size))
         if self.audio_encoder is not None:
-            frames = time // 2 * (self.omni.layout.mel_frames or 1)
+            frames = time // 2 * (self.layout.mel_frames or 1)
             mels = torch.zeros(rows, frames, self.audio_encoder.num_mels or HOP_LENGTH)
             batch = batch._replace(mels=mels, mel_lengths=torch.full((rows,), frames))
         return batch
@@ -303,7 +293,7 @@ class OmniTuning(Stage):
                 if name not in _PROJECTORS:
                     part.zero_grad(set_to_none=True)
 
-    # ------------------------------------------------------------------ validation
+    # ------------------------------------------------------------------ evaluation
 
     @torch.no_grad()
     def answer(self, batch: ConversationBatch, rows: Sequence[int] | None = None) -> list[str]:
@@ -318,113 +308,77 @@ class OmniTuning(Stage):
             embeddings=self.embed(batch).embeddings[chosen],
             positions=self.omni.rotary_positions(batch.positions[:, chosen]),
             max_tokens=self.answer_tokens,
-            stop=self._data.stop,
+            stop=self.data.stop,
             vocab_size=self.tokenizer.vocab_size,
             sampling=Sampling(temperature=0),
         )
         for step in steps:
             for tokens, token in zip(said, step, strict=True):
-                if token not in (None, self._data.stop):
+                if token not in (None, self.data.stop):
                     tokens.append(token)
         return [self.tokenizer.decode_turn(tokens) for tokens in said]
 
-    def on_validation_epoch_start(self) -> None:
-        """Forgets the samples of the last validation."""
-        self._samples = []
+    def configure_callbacks(self) -> list[Callback]:
+        return [ConversationReporter(self.shown)]
 
-    def validation_step(self, batch: ConversationBatch, batch_idx: int) -> None:
-        """Adds a batch to the metrics."""
-        loss = self.loss(batch)
-        self.val_loss.update(loss.total, loss.num_items)
-        with torch.compiler.set_stance("force_eager"):  # every length would be compiled anew
+    def evaluate(self, batch: ConversationBatch, split: str) -> Answers:
+        super().evaluate(batch, split)
+        with torch.compiler.set_stance("force_eager"):  # each new length would be compiled
             answers = self.answer(batch)
-            right = self._right(batch, answers)
-            self._count("accuracy", batch, range(len(answers)), right)
+            correct = self._correct(batch, answers)
+            self._update_accuracy("accuracy", batch, range(len(answers)), correct)
             for medium in _MEDIA:
                 rows = sorted(set(batch.image_rows if medium == "image" else batch.audio_rows))
-                self._count(medium, batch, rows, [right[row] for row in rows])
+                self._update_accuracy(medium, batch, rows, [correct[row] for row in rows])
                 if self.modality_ablation:
-                    silence = silence_of(self._data.num_mels)
-                    blanked = self.answer(blank(batch, medium, silence), rows) if rows else []
-                    self._count(f"blank_{medium}", batch, rows, self._right(batch, blanked, rows))
-        heard = [row for row, task in enumerate(batch.tasks) if task == TRANSCRIPTION]
-        written = self._data.dictation.labels or self.normalization
-        self.wer.update(*([written(some[row]) for row in heard] for some in (answers, batch.answers)))  # be it none
-        if len(self._samples) < self.num_samples:
-            self._samples.append(self._sample(batch, answers[0], right[0]))
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the metrics and shows samples."""
-        self._log_metrics("val")
-        if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero:
-            for number, sample in enumerate(self._samples):
-                figure = conversation_figure(sample.images, sample.mels, title=sample.title, right=sample.right)
-                self.logger.experiment.add_figure(f"val/conversation/{number}", figure, self.global_step)
-
-    def test_step(self, batch: ConversationBatch, batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs what validation logs, under `test/`."""
-        self._log_metrics("test")
+                    blanked = blank(batch, medium, silence_of(self.data.num_mels))
+                    answers_blank = self.answer(blanked, rows) if rows else []
+                    self._update_accuracy(f"blank_{medium}", batch, rows, self._correct(batch, answers_blank, rows))
+        rows = [row for row, task in enumerate(batch.tasks) if task == TRANSCRIPTION]
+        normalize = self.data.dictation.labels or self.normalization
+        self.wer.update(*([normalize(texts[row]) for row in rows] for texts in (answers, batch.answers)))
+        return Answers(answers, correct)
 
     def predict_step(self, batch: ConversationBatch, batch_idx: int) -> list[str]:
         """The answer of each row."""
         return self.answer(batch)
 
-    def _right(self, batch: ConversationBatch, answers: Sequence[str], rows: Sequence[int] | None = None) -> list[bool]:
-        truths = batch.answers if rows is None else [batch.answers[row] for row in rows]
-        pairs = zip(answers, truths, strict=True)
-        return [self.normalization(answer) == self.normalization(truth) for answer, truth in pairs]
+    def _correct(
+        self, batch: ConversationBatch, answers: Sequence[str], rows: Sequence[int] | None = None
+    ) -> list[bool]:
+        """Whether the answers to all rows, or to some, equal the references once both are normalised."""
+        references = batch.answers if rows is None else [batch.answers[row] for row in rows]
+        pairs = zip(answers, references, strict=True)
+        return [self.normalization(answer) == self.normalization(reference) for answer, reference in pairs]
 
-    def _metric(self, name: str) -> AccuracyByTask:
-        return getattr(self, f"_{name}")
+    def _accuracy(self, name: str) -> AccuracyByTask:
+        return self.accuracies[name]  # pyright: ignore[reportReturnType]
 
-    def _count(self, name: str, batch: ConversationBatch, rows: Sequence[int], right: Sequence[bool]) -> None:
-        self._metric(name).update([batch.tasks[row] for row in rows], right)
+    def _update_accuracy(
+        self, name: str, batch: ConversationBatch, rows: Sequence[int], correct: Sequence[bool]
+    ) -> None:
+        self._accuracy(name).update([batch.tasks[row] for row in rows], correct)
 
-    def _log_metrics(self, split: str) -> None:
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
         loss = self.val_loss.compute()
-        figures = {"loss": loss, "perplexity": loss.exp()}
-        blanks = [f"blank_{medium}" for medium in _MEDIA] if self.modality_ablation else []
-        for name in ("accuracy", *_MEDIA, *blanks):
-            metric = self._metric(name)
+        values = {"loss": loss, "perplexity": loss.exp()}
+        for name in self.accuracies:
+            if name.startswith("blank_") and not self.modality_ablation:
+                continue
             label = name if name == "accuracy" else f"accuracy_{name}"
-            by_task, together = metric.compute()
-            if name not in _MEDIA:  # by task they are those of `accuracy`
-                figures |= {f"{label}/{task}": share for task, share in by_task.items()}
-            if together is not None:
-                figures[label] = together
-            metric.reset()
-        if TRANSCRIPTION in self._data.tasks:
-            figures["wer"] = self.wer.compute()
-        shown = {"loss", "accuracy", "wer"}
-        for name, value in figures.items():
-            self.log(f"{split}/{name}", value, prog_bar=name in shown, sync_dist=True)
-        self.val_loss.reset()
-        self.wer.reset()
-
-    def _sample(self, batch: ConversationBatch, said: str, right: bool) -> _Sample:
-        """The first row of a batch."""
-        images, mels = [], []
-        if batch.images is not None:
-            images = [batch.images[i].float().cpu() for i, row in enumerate(batch.image_rows) if not row]
-        if batch.mels is not None and batch.mel_lengths is not None:
-            lengths = batch.mel_lengths.tolist()
-            mels = [batch.mels[i, : lengths[i]].float().cpu() for i, row in enumerate(batch.audio_rows) if not row]
-            if not self._data.num_mels:
-                mels = [LogMel(80)(mel.flatten()) for mel in mels]
-        asked = self.tokenizer.decode(batch.tokens[0, : batch.prompts[0]].tolist())
-        title = f"{batch.tasks[0]}: {asked}\nsaid: {said}\nis: {batch.answers[0]}"
-        return _Sample(images, mels, title, right)
+            by_task, overall = self._accuracy(name).compute()
+            if name not in _MEDIA:  # whose tasks are in `accuracy`
+                values |= {f"{label}/{task}": share for task, share in by_task.items()}
+            if overall is not None:
+                values[label] = overall
+        return values | {"wer": self.wer.compute()} if TRANSCRIPTION in self.data.tasks else values
 
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds how conversations were written, asked for and seen, and how long they were: serving does the same."""
         super().on_save_checkpoint(checkpoint)
-        data = self._data
+        data = self.data
         checkpoint["context"], checkpoint["template"] = data.max_tokens, data.template
         checkpoint["answer_tokens"], checkpoint["dictation"] = self.answer_tokens, data.dictation.state()
         if self.vision_encoder is not None:

@@ -1,7 +1,7 @@
-"""The round trip: sentences are spoken, and a recogniser writes down what it hears."""
+"""The round trip: a Talker speaks sentences, and a recogniser transcribes them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -15,41 +15,29 @@ from omni.media.audio import SILENCE
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.speech_codec import SpeechCodec
 from omni.models.talker import Talker
+from omni.stages.reporting.transcripts import Transcript
 from omni.text.ctc_vocabulary import CTCVocabulary
 
-_TOGETHER = 16  # sentences spoken and heard at a time
-
-
-class Heard(NamedTuple):
-    """A spectrogram and what the recogniser makes of it.
-
-    Attributes:
-        mel: (mel frames, num_mels).
-        log_probs: (sub-frames, vocab_size).
-        text: What it writes.
-    """
-
-    mel: Tensor
-    log_probs: Tensor
-    text: str
+_BATCH_SIZE = 16  # sentences
 
 
 @final
 class RoundTrip(nn.Module):
-    """Word errors of what a Talker says, and the two floors under them: of the recordings and of the codec's copies.
+    """Word error rates of a Talker's speech, of the recordings, and of the codec's reconstructions of them.
 
-    The floors are found once for each split: recordings, codec and recogniser stay the same.
+    The latter two are lower bounds for the Talker. They are measured once for each split: recordings, codec and
+    recogniser stay the same.
 
     Args:
-        sampling: How sentences are spoken.
+        sampling: How sentences are sampled.
         beam: Of the recogniser; see `SpeechRecognition`.
     """
 
     def __init__(self, sampling: SpeechSampling, beam: int) -> None:
         super().__init__()
         self.sampling, self.beam = sampling, beam
-        self.errors = nn.ModuleDict({name: WordErrorRate() for name in ("round_trip", "recording", "codec")})
-        self._floors: dict[str, dict[str, Tensor]] = {}
+        self.round_trip, self.recording, self.codec = WordErrorRate(), WordErrorRate(), WordErrorRate()
+        self._lower_bounds: dict[str, dict[str, Tensor]] = {}
 
     @torch.no_grad()
     def measure(
@@ -59,61 +47,66 @@ class RoundTrip(nn.Module):
         *,
         talker: Talker,
         codec: SpeechCodec,
-        audio_encoder: AudioEncoder,
+        recognizer: AudioEncoder,
         units: CTCVocabulary,
         condition: Callable[[Sequence[Sequence[int]]], Tensor] | None = None,
-    ) -> tuple[list[Heard], dict[str, Tensor]]:
-        """Speaks, listens and counts.
+    ) -> tuple[dict[str, Tensor], list[Transcript]]:
+        """Speaks and transcribes sentences.
 
         Args:
-            split: The data that the sentences are of.
+            split: The split of the sentences.
             sentences: This rank's share of them.
-            talker: Speaks.
-            codec: Whose codes it speaks.
-            audio_encoder: Listens.
-            units: What both read and write.
-            condition: Gives the hidden states of a Thinker, for a Talker that was trained with them.
+            talker: The Talker.
+            codec: The codec whose codes it outputs.
+            recognizer: The recogniser.
+            units: The vocabulary of both.
+            condition: Returns the Thinker's hidden states of texts, for a Talker that is conditioned on them.
 
         Returns:
-            What is heard of each sentence; and the word error rates of all ranks' sentences: `round_trip_wer`,
-            `recording_wer`, `codec_wer`.
+            The word error rates over the sentences of all ranks: `round_trip_wer`, `recording_wer`, `codec_wer`; and
+            the transcripts of this rank's sentences as the Talker speaks them.
         """
-        heard = []
-        for first in range(0, len(sentences), _TOGETHER):
-            some = sentences[first : first + _TOGETHER]
-            voices = [one.speaker for one in some] if talker.num_speakers else None
-            with torch.compiler.set_stance("force_eager"):  # every length would be compiled anew
-                texts = [one.units.tolist() for one in some]
-                hidden = None if condition is None else condition(texts)
-                codes = speak_codes(talker, texts, speakers=voices, hidden=hidden, sampling=self.sampling)
-            listened = {"round_trip": _decoded(codec, codes)}
-            if split not in self._floors:
-                listened["recording"] = [one.mel for one in some]
-                listened["codec"] = _decoded(codec, [one.codes.to(codes[0].device) for one in some])
-            for name, mels in listened.items():
-                found = self._listen(mels, audio_encoder, units)
-                self._errors(name).update([one.text for one in found], [one.text for one in some])
-                heard += found if name == "round_trip" else []
-        if split not in self._floors:
-            self._floors[split] = {f"{name}_wer": self._rate(name) for name in ("recording", "codec")}
-        return heard, {"round_trip_wer": self._rate("round_trip"), **self._floors[split]}
+        transcripts = []
+        for start in range(0, len(sentences), _BATCH_SIZE):
+            batch = sentences[start : start + _BATCH_SIZE]
+            codes = self._speak(batch, talker, condition)
+            spoken = self._transcribe(self.round_trip, _decoded(codec, codes), batch, recognizer, units)
+            transcripts += spoken
+            if split not in self._lower_bounds:
+                recordings = [sentence.mel for sentence in batch]
+                rebuilt = _decoded(codec, [sentence.codes.to(codes[0].device) for sentence in batch])
+                self._transcribe(self.recording, recordings, batch, recognizer, units)
+                self._transcribe(self.codec, rebuilt, batch, recognizer, units)
+        if split not in self._lower_bounds:
+            bounds = {"recording_wer": self.recording.compute(), "codec_wer": self.codec.compute()}
+            self._lower_bounds[split] = bounds
+        return {"round_trip_wer": self.round_trip.compute(), **self._lower_bounds[split]}, transcripts
 
-    def _listen(self, mels: Sequence[Tensor], audio_encoder: AudioEncoder, units: CTCVocabulary) -> list[Heard]:
-        device = audio_encoder.head.weight.device
+    def _speak(self, sentences: Sequence[HeldOut], talker: Talker, condition: Callable | None) -> list[Tensor]:
+        speakers = [sentence.speaker for sentence in sentences] if talker.num_speakers else None
+        texts = [sentence.units.tolist() for sentence in sentences]
+        with torch.compiler.set_stance("force_eager"):  # each new length would be compiled
+            hidden = None if condition is None else condition(texts)
+            return speak_codes(talker, texts, speakers=speakers, hidden=hidden, sampling=self.sampling)
+
+    def _transcribe(
+        self,
+        errors: WordErrorRate,
+        mels: Sequence[Tensor],
+        sentences: Sequence[HeldOut],
+        recognizer: AudioEncoder,
+        units: CTCVocabulary,
+    ) -> list[Transcript]:
+        """Transcribes spectrograms (mel frames, num_mels), and adds the word errors to a metric."""
+        device = recognizer.head.weight.device
         lengths = torch.tensor([len(mel) for mel in mels], device=device)
         padded = pad_sequence([mel.to(device) for mel in mels], batch_first=True, padding_value=SILENCE)
-        log_probs, lengths = audio_encoder.emit(audio_encoder(padded, lengths))
-        texts = [units.decode(row) for row in decode(log_probs, lengths, beam=self.beam)]
-        rows = zip(mels, log_probs, lengths.tolist(), texts, strict=True)
-        return [Heard(mel.float().cpu(), row[:length].cpu(), text) for mel, row, length, text in rows]
-
-    def _errors(self, name: str) -> Any:
-        return self.errors[name]
-
-    def _rate(self, name: str) -> Tensor:
-        rate = self._errors(name).compute()
-        self._errors(name).reset()
-        return rate
+        log_probs, lengths = recognizer.emit(recognizer(padded, lengths))
+        hypotheses = [units.decode(row) for row in decode(log_probs, lengths, beam=self.beam)]
+        references = [sentence.text for sentence in sentences]
+        errors.update(hypotheses, references)
+        rows = zip(mels, log_probs, lengths.tolist(), references, hypotheses, strict=True)
+        return [Transcript(mel.float().cpu(), row[:n].cpu(), *texts) for mel, row, n, *texts in rows]
 
 
 def _decoded(codec: SpeechCodec, codes: Sequence[Tensor]) -> list[Tensor]:

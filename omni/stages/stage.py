@@ -21,6 +21,7 @@ from omni.errors import UserError
 from omni.layers.transformer import Transformer
 from omni.losses import Loss
 from omni.media.audio import mel_constants
+from omni.metrics import MeanOfItems
 from omni.models.part import Part
 from omni.optim.optimizers import OptimizerName, Schedule, adamw, lr_factor, muon, scale_gradients
 from omni.optim.precision import check_precision
@@ -73,6 +74,7 @@ class Stage(LightningModule, ABC):
         self.lr_schedule: Schedule = schedule
         self.warmup_steps, self.final_lr = warmup_steps, final_lr
         self.frozen, self.compiled = tuple(frozen), compile
+        self.val_loss = MeanOfItems()
         self.ancestors: dict[str, Lineage] = {}
         self.config_fingerprint: str | None = None
         self._counted: Tensor | None = None
@@ -122,7 +124,12 @@ class Stage(LightningModule, ABC):
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of the data that the stage is attached to."""
-        return self.trainer.datamodule.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+        return self.data.tokenizer
+
+    @property
+    def data(self) -> Any:
+        """The data module that the stage is attached to."""
+        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
 
     def setup(self, stage: str) -> None:
         """Freezes what is to be frozen, and refuses parts that were trained with another tokenizer."""
@@ -242,6 +249,47 @@ class Stage(LightningModule, ABC):
             "raise the precision, or look at these rows; checkpoints written before this step are good"
         )
 
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(self, batch: Any, split: str) -> Any:
+        """Updates the metrics with a batch.
+
+        Args:
+            batch: Of validation or test data.
+            split: `val` or `test`.
+
+        Returns:
+            What callbacks receive as the outputs of the batch, such as a `Reporter`.
+        """
+        loss = self.loss(batch)
+        self.val_loss.update(loss.total, loss.num_items)
+
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
+        """The metrics of a whole split, by the names under which they are logged below `val/` or `test/`.
+
+        Afterwards every `torchmetrics.Metric` of the stage is reset.
+        """
+        return {"loss": self.val_loss.compute()}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        for name, value in self.compute_metrics(split).items():
+            self.log(f"{split}/{name}", value, prog_bar="/" not in name, sync_dist=True)
+        for module in self.modules():
+            if isinstance(module, Metric):
+                module.reset()
+
     # ------------------------------------------------------------------ optimisation
 
     def make_optimizer(self) -> Optimizer:
@@ -278,7 +326,7 @@ class Stage(LightningModule, ABC):
             "stage": type(self).__name__,
             "step": self.global_step,
             "config": self.config_fingerprint or hashlib.sha256(recipes.encode()).hexdigest(),
-            "data": self.trainer.datamodule.fingerprint,  # pyright: ignore[reportAttributeAccessIssue]
+            "data": self.data.fingerprint,
             "tokenizer": self.tokenizer.fingerprint,
             "ancestors": self.ancestors,
         }

@@ -6,26 +6,25 @@ from typing import Any, final
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from omni.batch import IGNORE, CodesBatch, HeldOut
+from omni.batch import IGNORE, CodesBatch
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.checkpoints.weights import weights_fingerprint
 from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
 from omni.inference.talker_conditioning import Conditioner
 from omni.losses import Loss
-from omni.media.audio import SAMPLE_RATE
-from omni.media.griffin_lim import GriffinLim
 from omni.metrics import MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
-from omni.stages.figures import spectrogram_figure
-from omni.stages.round_trip import Heard, RoundTrip
+from omni.stages.example_batches import UNITS_PER_SECOND, largest_utterances
+from omni.stages.reporting.transcripts import SpeechReporter, Transcript
+from omni.stages.round_trip import RoundTrip
 from omni.stages.stage import Stage
 from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.tokenizer import Tokenizer
@@ -101,6 +100,7 @@ class TalkerTraining(Stage):
         self.code_losses = nn.ModuleList(MeanOfItems() for _ in weights)
         self.advance_loss = MeanOfItems()
         self.round_trip = RoundTrip(sampling, beam)
+        self.transcripts: list[Transcript] = []  # of the sentences spoken in the last validation
         self._spoken_before: str | None = None  # fingerprint of the codec that a Talker of `init_from` speaks
 
     @property
@@ -113,10 +113,6 @@ class TalkerTraining(Stage):
     def flops_per_work(self) -> float:
         """See `Talker.flops_per_second`."""
         return self.talker.flops_per_second
-
-    @property
-    def _data(self) -> Any:
-        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
 
     # ------------------------------------------------------------------ parts
 
@@ -146,7 +142,7 @@ class TalkerTraining(Stage):
 
     def setup(self, stage: str) -> None:
         """Takes codec and recogniser from the data, and checks that the Talker fits them and the data's voices."""
-        data = self._data
+        data = self.data
         self.codec: Any = data.encoder.codec
         self.audio_encoder: AudioEncoder = data.encoder.audio_encoder
         lent = _BORROWED if self.thinker is None else (*_BORROWED, "thinker")
@@ -197,7 +193,7 @@ class TalkerTraining(Stage):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses another codec's checkpoint, or one of other voices. The recogniser stays the data's."""
         loaded = Checkpoint(self.trainer.ckpt_path or "", checkpoint)
-        if weights_fingerprint(loaded.weights_of("codec")) != self._data.encoder.codec_fingerprint:
+        if weights_fingerprint(loaded.weights_of("codec")) != self.data.encoder.codec_fingerprint:
             raise UserError(
                 "the checkpoint's Talker speaks the codes of another codec than data.init_args.codec: give the "
                 "checkpoint itself as data.init_args.codec"
@@ -213,7 +209,7 @@ class TalkerTraining(Stage):
 
     @property
     def _speakers(self) -> list[str]:
-        return list(self._data.speakers) if self.talker.num_speakers else []
+        return list(self.data.speakers) if self.talker.num_speakers else []
 
     # ------------------------------------------------------------------ loss
 
@@ -252,10 +248,9 @@ class TalkerTraining(Stage):
         return Loss(total, frames, {**means, "advance": advance / frames})
 
     def example_batch(self, data: Mapping[str, Any]) -> CodesBatch:
-        """As many of the longest utterances as `batch_seconds` holds, said as fast as 15 characters a second."""
-        seconds = data["max_duration"] + 2 * data["silence"]
-        rows = max(1, min(data["max_batch_rows"], int(data["batch_seconds"] / seconds)))
-        frames, characters = math.ceil(seconds * self.talker.frame_rate), math.ceil(seconds * 15)
+        """As many of the longest utterances as `batch_seconds` holds, at 15 characters a second."""
+        rows, seconds = largest_utterances(data, silence=data["silence"])
+        frames, characters = math.ceil(seconds * self.talker.frame_rate), math.ceil(seconds * UNITS_PER_SECOND)
         return CodesBatch(
             text=torch.ones(rows, characters, dtype=torch.long),
             text_lengths=torch.full((rows,), characters),
@@ -267,72 +262,35 @@ class TalkerTraining(Stage):
             hidden=None if self.thinker is None else torch.zeros(rows, characters, self.thinker.dim),
         )
 
-    # ------------------------------------------------------------------ validation
+    # ------------------------------------------------------------------ evaluation
 
-    def validation_step(self, batch: CodesBatch, batch_idx: int) -> None:
-        """Adds a batch to the metrics."""
+    def configure_callbacks(self) -> list[Callback]:
+        return [SpeechReporter(self.shown)]
+
+    def evaluate(self, batch: CodesBatch, split: str) -> None:
         codes, advance, frames = self.nll(batch)
-        metrics: list[Any] = list(self.code_losses)
-        for metric, code in zip(metrics, codes, strict=True):
-            metric.update(code, frames)
-        self.advance_loss.update(advance, frames)
+        for metric, total in zip(self._losses, [*codes, advance], strict=True):
+            metric.update(total, frames)
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs the metrics, and speaks."""
-        self._log_metrics("val")
+    @property
+    def _losses(self) -> list[Any]:
+        return [*self.code_losses, self.advance_loss]
 
-    def test_step(self, batch: CodesBatch, batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """As in validation."""
-        self._log_metrics("test")
-
-    def _log_metrics(self, split: str) -> None:
-        metrics: list[Any] = [*self.code_losses, self.advance_loss]
-        *codes, advance = (metric.compute() for metric in metrics)
-        for metric in metrics:
-            metric.reset()
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
+        *codes, advance = (metric.compute() for metric in self._losses)
         stacked = torch.stack(codes)
         total = (stacked * self.weights).sum() + self.advance_weight * advance
-        figures = {"loss": total, "perplexity": stacked.mean().exp(), "loss/advance": advance}
-        figures |= {f"loss/codebook_{number}": code for number, code in enumerate(codes)}
-        if self.num_sentences:
-            figures |= self._speak(split)
-        shown = {"loss", "perplexity", "round_trip_wer"}
-        for name, value in figures.items():
-            self.log(f"{split}/{name}", value, prog_bar=name in shown, sync_dist=True)
-
-    def _speak(self, split: str) -> dict[str, Tensor]:
-        """Speaks held-out sentences, shows them, and returns the word error rates."""
-        sentences: list[HeldOut] = self._data.held_out(split, self.num_sentences)
-        heard, rates = self.round_trip.measure(
+        values = {"loss": total, "perplexity": stacked.mean().exp(), "loss/advance": advance}
+        values |= {f"loss/codebook_{number}": code for number, code in enumerate(codes)}
+        if not self.num_sentences:
+            return values
+        rates, self.transcripts = self.round_trip.measure(
             split,
-            sentences,
+            self.data.held_out(split, self.num_sentences),
             talker=self.talker,
             codec=self.codec,
-            audio_encoder=self.audio_encoder,
+            recognizer=self.audio_encoder,
             units=self.units,
             condition=self._conditioner,
         )
-        if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero:
-            self._show(split, sentences, heard, self.logger.experiment)
-        return rates
-
-    def _show(self, split: str, sentences: Sequence[HeldOut], heard: Sequence[Heard], writer: Any) -> None:
-        rows = [f"| {one.text} | {other.text} |" for one, other in zip(sentences, heard, strict=True)]
-        writer.add_text(f"{split}/spoken", "\n".join(["| said | heard |", "| --- | --- |", *rows]), self.global_step)
-        step = max(1, len(sentences) // max(1, self.shown))  # short and long ones
-        vocoder = GriffinLim(self.codec.num_mels)
-        for number, (one, other) in enumerate(list(zip(sentences, heard, strict=True))[::step][: self.shown]):
-            figure = spectrogram_figure(
-                other.mel,
-                other.log_probs,
-                subframe_seconds=self.audio_encoder.subframe_seconds,
-                units=self.units,
-                title=f"to be said: {one.text}\nheard: {other.text}",
-            )
-            writer.add_figure(f"{split}/spoken/{number}", figure, self.global_step)
-            (audio,) = vocoder(other.mel[None]).clamp(-1, 1)
-            writer.add_audio(f"{split}/spoken/{number}", audio[None], self.global_step, SAMPLE_RATE)
+        return values | rates

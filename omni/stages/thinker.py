@@ -4,17 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning import Callback
 from torch import Tensor
 
 from omni.batch import IGNORE, TextBatch
-from omni.decoding.sampling import Sampling
 from omni.distributed import mean_over_ranks
 from omni.errors import UserError
-from omni.inference.text import TextModel
 from omni.losses import Loss
 from omni.metrics import TokenLoss
 from omni.models.thinker import Thinker
+from omni.stages.reporting.continuations import ContinuationReporter
 from omni.stages.stage import Stage
 
 
@@ -50,7 +49,7 @@ class ThinkerPretraining(Stage):
         self.thinker = thinker
         self.balance = balance
         self.sample_prompts, self.sample_tokens = tuple(sample_prompts), sample_tokens
-        self.val_metrics = TokenLoss()
+        self.token_loss = TokenLoss()
         self.token_bytes: Tensor
         self.register_buffer("token_bytes", torch.zeros(0, dtype=torch.long), persistent=False)
 
@@ -84,39 +83,19 @@ class ThinkerPretraining(Stage):
         tokens = torch.zeros(data["batch_size"], data["context"], dtype=torch.long)
         return TextBatch(tokens, tokens.clone(), tokens[:, 0].clone())
 
-    def validation_step(self, batch: TextBatch, batch_idx: int) -> None:
-        """Adds a batch to the metrics."""
-        nll = self.thinker.nll(self.thinker.encode(batch.tokens).hidden, batch.targets)
+    def configure_callbacks(self) -> list[Callback]:
+        return [ContinuationReporter(self.sample_prompts, self.sample_tokens)]
+
+    def evaluate(self, batch: TextBatch, split: str) -> None:
         scored = batch.targets != IGNORE
-        self.val_metrics.update(nll, scored, self.token_bytes[batch.targets.clamp(min=0)] * scored)
+        self.token_loss.update(self._nll(batch), scored, self.token_bytes[batch.targets.clamp(min=0)] * scored)
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs the metrics and lets the Thinker write."""
-        metrics = self.val_metrics.compute()
-        self.val_metrics.reset()
-        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, prog_bar=True, sync_dist=True)
-        if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero and self.sample_prompts:
-            self.logger.experiment.add_text("val/samples", self._samples(), self.global_step)
-
-    def test_step(self, batch: TextBatch, batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs `test/loss`, `test/perplexity` and `test/bits_per_byte`."""
-        metrics = self.val_metrics.compute()
-        self.log_dict({f"test/{name}": value for name, value in metrics.items()}, sync_dist=True)
-        self.val_metrics.reset()
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
+        return self.token_loss.compute()
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
         """The loss of each position in nats: (batch, time), 0 where nothing is scored."""
-        return self.thinker.nll(self.thinker.encode(batch.tokens).hidden, batch.targets)
+        return self._nll(batch)
 
-    def _samples(self) -> str:
-        """Continuations as Markdown: each prompt in bold, then what follows."""
-        model = TextModel(self.thinker, self.tokenizer)
-        sampling = Sampling(temperature=0.8, top_p=0.95)
-        with torch.compiler.set_stance("force_eager"):  # every length would be compiled anew
-            texts = model.generate(self.sample_prompts, max_tokens=self.sample_tokens, sampling=sampling)
-        pairs = zip(self.sample_prompts, texts, strict=True)
-        return "\n\n".join(f"**{prompt or '(start)'}** {text}" for prompt, text in pairs)
+    def _nll(self, batch: TextBatch) -> Tensor:
+        return self.thinker.nll(self.thinker.encode(batch.tokens).hidden, batch.targets)

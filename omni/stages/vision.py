@@ -1,49 +1,47 @@
-"""Stage C: the vision encoder learns to see, by classification, by contrast with captions, or by both."""
+"""Stage C: trains the vision encoder by classification, by contrast with captions, or by both."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning import Callback
 from torch import Tensor
 
 from omni.batch import Attribute, ImageBatch
 from omni.distributed import gather_rows, is_distributed
 from omni.errors import UserError
 from omni.losses import Loss, classification_loss, contrastive_loss
-from omni.metrics import Classification, MeanOfItems, Retrieval
-from omni.models.classifier import Classifier, in_words, probabilities
+from omni.metrics import Classification, Retrieval
+from omni.models.classifier import Classifier, probabilities
 from omni.models.contrast import ContrastHead
 from omni.models.text_encoder import TextEncoder, masked_mean
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
-from omni.stages.image_figures import attention_figure, confusion_figure, image_grid
+from omni.stages.reporting.images import ImageReporter
 from omni.stages.stage import Stage
 from omni.text.tokenizer import PAD
-
-_MOST_CONFUSED = 100  # classes that a confusion matrix still shows
 
 
 @final
 class VisionPretraining(Stage):
     """Classification of images, contrast of images with captions, or both at once.
 
-    Logs `train/loss` and `val/loss` (nats per image); with a classifier `val/accuracy`, by attribute too, and
-    `val/top5`; with a contrast head `val/recall@1` and `val/recall@5`, and those of images and of captions alone. At
-    each validation TensorBoard gets images with truth and prediction, where the CLS token looks, a table of classes and
-    a confusion matrix.
+    Logs `train/loss` and `val/loss` (nats per image); with a classifier `val/accuracy` and `val/top5`, also by
+    attribute; with a contrast head `val/recall@1` and `val/recall@5`, also from images and from captions alone. At
+    each validation TensorBoard shows images with label and prediction, the attention of the CLS token, a table of
+    classes and a confusion matrix.
 
     Args:
         vision_encoder: The model.
-        classifier: Head that classifies; None for none.
-        contrast: Head that compares images with captions; None for none.
-        text_encoder: Tower that reads captions; with a contrast head, either this or a Thinker.
-        thinker: Tower that reads captions with its hidden states, averaged; freeze it, and give `init_from.thinker`.
-        label_smoothing: Share of a label that is spread over all classes.
+        classifier: Classification head.
+        contrast: Head that compares images with captions.
+        text_encoder: Encoder of captions; a contrast head needs either this or a Thinker.
+        thinker: Encodes captions as the mean of its hidden states; freeze it, and give `init_from.thinker`.
+        label_smoothing: Share of each label that is spread over all classes.
         classification_weight: Weight of the classification loss.
         contrast_weight: Weight of the contrast loss.
-        shown: Images shown at each validation; 0 shows none.
+        shown: Images shown at each validation.
         kwargs: See `Stage`.
     """
 
@@ -68,10 +66,9 @@ class VisionPretraining(Stage):
         self.text_encoder, self.thinker = text_encoder, thinker
         self.label_smoothing = label_smoothing
         self.classification_weight, self.contrast_weight = classification_weight, contrast_weight
-        self.num_samples = shown
-        self.val_loss, self.retrieval = MeanOfItems(), Retrieval()
-        self.classification: Classification | None = None  # once the classes are known
-        self._samples: ImageBatch | None = None
+        self.shown = shown
+        self.retrieval = Retrieval()
+        self.classification: Classification | None = None  # made in `setup`, when the classes are known
         self._check_parts()
         self.monitor = ("val/recall@5" if classifier is None else "val/accuracy", "max")
 
@@ -99,16 +96,12 @@ class VisionPretraining(Stage):
     @property
     def attributes(self) -> tuple[Attribute, ...]:
         """What the data classifies images by."""
-        return self._data.attributes
-
-    @property
-    def _data(self) -> Any:
-        return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        return self.data.attributes
 
     def setup(self, stage: str) -> None:
         """Checks that model and data fit together."""
         super().setup(stage)
-        data = self._data
+        data = self.data
         if data.image_size != self.vision_encoder.image_size:
             raise UserError(
                 f"data.init_args.image_size is {data.image_size} and the encoder's {self.vision_encoder.image_size}: "
@@ -176,7 +169,7 @@ class VisionPretraining(Stage):
         """
         if not is_distributed():
             return images, texts, ids, 1
-        missing = (self._data.batch_size if self.training else self._data.val_batch_size) - len(ids)
+        missing = (self.data.batch_size if self.training else self.data.val_batch_size) - len(ids)
         both = F.pad(torch.cat((images, texts), dim=1).float(), (0, 0, 0, missing))
         images, texts = gather_rows(both).chunk(2, dim=1)
         return images, texts, gather_rows(F.pad(ids, (0, missing), value=-1)), self.trainer.world_size
@@ -197,10 +190,12 @@ class VisionPretraining(Stage):
         captions = torch.zeros(count, 1, data["caption_tokens"], dtype=torch.long)
         return ImageBatch(images, labels, rows, captions, torch.zeros(count, 1, dtype=torch.long))
 
-    # ------------------------------------------------------------------ validation
+    # ------------------------------------------------------------------ evaluation
 
-    def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
-        """Adds a batch to the metrics."""
+    def configure_callbacks(self) -> list[Callback]:
+        return [ImageReporter(self.shown)]
+
+    def evaluate(self, batch: ImageBatch, split: str) -> None:
         pooled = self.vision_encoder(batch.images).pooled
         loss = self._loss(batch, pooled, 0.0)
         self.val_loss.update(loss.total, loss.num_items)
@@ -209,94 +204,32 @@ class VisionPretraining(Stage):
         if self.contrast is not None and batch.captions is not None and batch.caption_ids is not None:
             present = batch.caption_ids >= 0
             texts = self.contrast.embed_texts(self.read(batch.captions[present]))
-            images, rows = self.contrast.embed_images(pooled), batch.rows
-            whose = rows[:, None].expand_as(present)[present]
-            self.retrieval.update(images, rows, texts, whose, batch.caption_ids[present])
-        if self._samples is None:
-            self._samples = batch._replace(
-                **{k: value[: self.num_samples] for k, value in batch._asdict().items() if value is not None}
-            )
+            text_rows = batch.rows[:, None].expand_as(present)[present]
+            images = self.contrast.embed_images(pooled)
+            self.retrieval.update(images, batch.rows, texts, text_rows, batch.caption_ids[present])
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs the metrics and shows some images."""
-        self._log_metrics("val")
-        if self.classification is not None:
-            self.classification.sync()  # on all ranks: rank 0 shows the whole data set
-        if isinstance(self.logger, TensorBoardLogger) and self.trainer.is_global_zero:
-            self._show(self.logger.experiment)
-        self._reset()
-
-    def test_step(self, batch: ImageBatch, batch_idx: int) -> None:
-        """As in validation."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs what validation logs, under `test/`."""
-        self._log_metrics("test")
-        self._reset()
-
-    def predict_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        """By attribute, the probabilities of its values (batch, values); with contrast, `embedding` (batch, dim)."""
-        pooled = self.vision_encoder(batch.images).pooled
-        found = {}
-        if self.classifier is not None:
-            found = probabilities(self.classifier(pooled), self.attributes)
-        return found if self.contrast is None else found | {"embedding": self.contrast.embed_images(pooled)}
-
-    def _log_metrics(self, prefix: str) -> None:
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
         metrics = {"loss": self.val_loss.compute()}
         if self.classification is not None:
             metrics |= self.classification.compute()
         if self.contrast is not None:
             metrics |= self.retrieval.compute()
-        self.log_dict({f"{prefix}/{name}": value for name, value in metrics.items()}, prog_bar=True, sync_dist=True)
+        return metrics
 
-    def _reset(self) -> None:
-        for metric in (self.val_loss, self.retrieval, self.classification):
-            if metric is not None:
-                metric.reset()
-        self._samples = None
-
-    def _show(self, writer: Any) -> None:
-        batch, step = self._samples, self.global_step
-        if self.classification is not None:
-            rows = (f"| {n} | {v} | {count} | {share:.1%} |" for n, v, count, share in self.classification.per_class())
-            table = "\n".join(("| attribute | class | images | right |", "|---|---|---|---|", *rows))
-            writer.add_text("val/classes", table, step)
-            for attribute, counts in self.classification.confusion().items():
-                if len(counts) <= _MOST_CONFUSED:
-                    values = next(a.values for a in self.attributes if a.name == attribute)
-                    writer.add_figure(f"val/confusion/{attribute}", confusion_figure(counts.cpu(), values), step)
-        if batch is None or not self.num_samples:
-            return
-        with torch.compiler.set_stance("force_eager"):  # so few images would be compiled anew
-            maps = self.vision_encoder.attention_maps(batch.images).float().cpu()
-            truths, guesses = self._describe(batch)
-        writer.add_figure("val/images", image_grid(batch.images.float().cpu(), truths, guesses), step)
-        writer.add_figure("val/attention", attention_figure(batch.images.float().cpu(), maps), step)
-
-    def _describe(self, batch: ImageBatch) -> tuple[list[str], list[str]]:
-        """What sample images are, and what they are taken for, in words."""
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        """By attribute, the probabilities of its values (batch, values); with contrast, `embedding` (batch, dim)."""
         pooled = self.vision_encoder(batch.images).pooled
+        outputs = {}
         if self.classifier is not None:
-            guesses = probabilities(self.classifier(pooled), self.attributes)
-            sizes = [len(attribute.values) for attribute in self.attributes]
-            names = [attribute.name for attribute in self.attributes]
-            truths = dict(zip(names, batch.labels.split(sizes, dim=1), strict=True))
-            return in_words(truths, self.attributes), in_words(guesses, self.attributes)
-        assert self.contrast is not None
-        assert batch.captions is not None
-        texts = self.contrast.embed_texts(self.read(batch.captions[:, 0]))
-        nearest = self.contrast.scores(self.contrast.embed_images(pooled), texts).argmax(1).tolist()
-        written = [self.tokenizer.decode(text.tolist()) for text in batch.captions[:, 0]]
-        return written, [written[number] for number in nearest]
+            outputs = probabilities(self.classifier(pooled), self.attributes)
+        return outputs if self.contrast is None else outputs | {"embedding": self.contrast.embed_images(pooled)}
 
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what serving needs to see as training did: how images are brought to one size, and the classes."""
         super().on_save_checkpoint(checkpoint)
-        preprocessing = self._data.preprocessing
+        preprocessing = self.data.preprocessing
         checkpoint["images"] = {
             "size": preprocessing.size,
             "fit": preprocessing.fit,

@@ -44,7 +44,7 @@ def test_validation_shows_transcripts_and_spectrograms(fit_audio):
     events = EventAccumulator(str(RUN))
     events.Reload()
     text = events.Tensors("val/transcripts/text_summary")[-1].tensor_proto.string_val[0].decode()
-    assert text.startswith("| said | heard |")
+    assert text.startswith("| reference | transcript |")
     assert len(text.splitlines()) == 4
     images = events.Images("val/spectrogram/1")
     assert images[-1].width > images[-1].height > 100

@@ -71,7 +71,7 @@ def test_intelligibility_is_measured_against_the_recordings(fit_codec, speech):
         soundfile.write(speech / f"noise{number}.wav", rng.normal(size=32_000) * loudness, 16_000)
         rows.append(json.dumps({"audio": f"noise{number}.wav", "text": "ab", "duration": 2.0}))
     (speech / "noise.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    fit_codec(data__init_args__val=speech / "noise.jsonl", model__init_args__measured=2)
+    fit_codec(data__init_args__val=speech / "noise.jsonl", model__init_args__quality_utterances=2)
     original, rebuilt = (scalars(RUN, f"val/stoi_{name}")[5] for name in ("original", "rebuilt"))
     assert 0.3 < original <= 1
     assert rebuilt < original

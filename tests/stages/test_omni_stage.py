@@ -24,8 +24,8 @@ from omni.models.projector import Projector
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.pipeline.samples import sample
-from omni.stages.conversation_figures import conversation_figure
 from omni.stages.omni import OmniTuning, blank
+from omni.stages.reporting.conversations import conversation_figure
 from omni.text.tokenizer import ByteTokenizer
 from omni.training.configuration import Configuration
 
@@ -369,10 +369,10 @@ def test_plan_counts_it(talks):
 
 def test_figures_show_whatever_a_model_says():
     said = "a $ b_$ \x1b \U0001f600 \u4e2d"
-    figure = conversation_figure([torch.rand(3, 8, 8)], [torch.randn(20, 4)], title=f"{said}\nmore", right=False)
+    figure = conversation_figure([torch.rand(3, 8, 8)], [torch.randn(20, 4)], title=f"{said}\nmore", correct=False)
     figure.savefig(BytesIO())
     assert len(figure.axes) == 2
-    conversation_figure([], [], title="text", right=True).savefig(BytesIO())
+    conversation_figure([], [], title="text", correct=True).savefig(BytesIO())
 
 
 def test_validation_survives_any_answer(fit_omni, monkeypatch):
@@ -385,6 +385,6 @@ def test_validation_survives_any_answer(fit_omni, monkeypatch):
 
 
 def test_tasks_that_stand_apart_count_where_there_are_no_others():
-    metric = AccuracyByTask(["transcription", "composition"], apart=["transcription", "composition"])
+    metric = AccuracyByTask(["transcription", "composition"], excluded=["transcription", "composition"])
     metric.update(["transcription", "composition", "composition"], [True, False, True])
     assert float(metric.compute()[1]) == pytest.approx(2 / 3)

@@ -50,7 +50,7 @@ def test_a_run_logs_what_is_to_be_watched(fit_talker):
     events = EventAccumulator(str(RUN))
     events.Reload()
     text = events.Tensors("val/spoken/text_summary")[-1].tensor_proto.string_val[0].decode()
-    assert text.startswith("| said | heard |")
+    assert text.startswith("| reference | transcript |")
     assert events.Images("val/spoken/0")
     audio = events.Audio("val/spoken/0")[-1]
     assert audio.sample_rate == 16_000

@@ -24,6 +24,7 @@ from omni.models.contrast import ContrastHead
 from omni.models.text_encoder import TextEncoder
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
+from omni.stages.reporting.images import described
 from omni.stages.vision import VisionPretraining
 from omni.text.tokenizer import ByteTokenizer
 
@@ -100,7 +101,7 @@ def test_both_heads_learn_at_once_and_what_is_to_be_watched_is_logged(fit_vision
         assert found.Images(tag)[-1].width > found.Images(tag)[-1].height > 100
     assert found.Images("val/confusion/label")
     text = found.Tensors("val/classes/text_summary")[-1].tensor_proto.string_val[0].decode().splitlines()
-    assert text[0] == "| attribute | class | images | right |"
+    assert text[0] == "| attribute | class | images | correct |"
     assert [line.split(" | ")[1:3] for line in text[2:]] == [["blue", "4"], ["green", "4"], ["red", "4"]]
 
 
@@ -324,7 +325,7 @@ def test_several_attributes_are_measured_and_described():
     shares = stage.classification.compute()
     assert shares["accuracy/size"].item() == pytest.approx(2 / 3)
     assert shares["accuracy/has"] == 1 / 4
-    truths, guesses = stage._describe(batch(labels=labels))
+    truths, guesses = described(stage, batch(labels=labels))
     assert truths == ["small; spot", "large; spot, line", "?; none", "large; line"]
     assert guesses == ["large; spot"] * 4
 

@@ -102,7 +102,7 @@ def test_losses_by_hand():
 def test_either_side_s_loss_reaches_its_own_weights_alone(loss):
     stage, batch = stage_of().train(), batch_of(30, 30)
     made = stage.vocoder(batch.mels, batch.mel_lengths)
-    stage._judged(made, batch.audio)[1][loss].backward()
+    stage._adversarial_loss(made, batch.audio)[1][loss].backward()
     own, other = stage.vocoder, stage.discriminators
     if loss == "discriminators":
         own, other = other, own
@@ -154,9 +154,9 @@ def test_the_codec_rebuilds_a_share_of_the_training_rows():
     codec(batch.mels)
     for share, least, most in ((0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)):
         stage = stage_of(codec=codec, codec_share=share).train()
-        changed = (stage._given(batch.mels, batch.mel_lengths) != batch.mels).any(2).any(1)
+        changed = (stage._training_mels(batch.mels, batch.mel_lengths) != batch.mels).any(2).any(1)
         assert least <= changed.sum() <= most
-        assert not (stage.eval()._given(batch.mels, batch.mel_lengths) != batch.mels).any()
+        assert not (stage.eval()._training_mels(batch.mels, batch.mel_lengths) != batch.mels).any()
 
 
 def test_a_sound_is_as_intelligible_as_itself_and_a_short_one_is_left_out():
@@ -261,7 +261,7 @@ def test_it_learns_a_sound_by_heart(fit_vocoder, speech):
         trainer__max_steps=80,
         trainer__val_check_interval=80,
         model__init_args__adversarial_start=70,
-        model__init_args__measured=1,
+        model__init_args__quality_utterances=1,
         model__init_args__lr=5e-3,
     )
     curve = list(scalars(RUN, "train/loss/mel").values())

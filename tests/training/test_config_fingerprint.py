@@ -15,14 +15,15 @@ from omni.training.fingerprint import config_fingerprint
 EFFECTIVE = {
     "Stage": "optimizer lr betas weight_decay schedule warmup_steps final_lr frozen",
     "SpeechRecognition": "audio_encoder intermediate_ctc_weight beam",
-    "CodecTraining": "codec audio_encoder commitment measured",
+    "CodecTraining": "codec audio_encoder commitment quality_utterances",
     "OmniTuning": "thinker vision_encoder vision_projector audio_encoder audio_projector rates projector_steps "
-    "frame_dropout balance router_z apart answer_tokens",
+    "frame_dropout balance router_z excluded_tasks answer_tokens",
     "TalkerTraining": "talker thinker codebook_weights advance_weight sentences sampling beam",
     "ThinkerPretraining": "thinker balance",
     "VisionPretraining": "vision_encoder classifier contrast text_encoder thinker label_smoothing "
     "classification_weight contrast_weight",
-    "VocoderTraining": "vocoder discriminators codec audio_encoder codec_share adversarial_start weights measured",
+    "VocoderTraining": "vocoder discriminators codec audio_encoder codec_share adversarial_start weights "
+    "quality_utterances",
     "CodesData": "train val codec recognizer val_fraction speakers silence min_score min_speed max_speed batch_seconds "
     "max_batch_rows min_duration max_duration text_column seed",
     "ConversationData": "train val tokenizer replay image_size fit num_mels template instructions labels text_column "

@@ -19,13 +19,13 @@ from omni.data.loading.resumable import ResumableData
 from omni.media.audio import HOP_LENGTH
 from omni.models.contrast import ContrastHead
 from omni.models.text_encoder import TextEncoder
+from omni.stages.reporting.images import ImageReporter
 from omni.stages.stage import Stage
-from omni.stages.vision import VisionPretraining
 from omni.stages.vocoder import VocoderTraining
 from omni.text.tokenizer import PAD
 
 TWO = {"trainer__devices": 2, "trainer__strategy": "ddp"}
-MEASURED = {"model__init_args__measured": 4}  # of the vocoder's validation: some rows on each rank
+MEASURED = {"model__init_args__quality_utterances": 4}  # of the vocoder's validation: some rows on each rank
 
 
 def rows_of(batch: Any, rows: Sequence[int]) -> Any:
@@ -214,11 +214,11 @@ class TestVision:
     def test_classes(self, fit_vision, monkeypatch):
         tables = []
 
-        def show(self: Any, writer: Any) -> None:
-            tables.append((self.classification.per_class(), self.classification.confusion()["label"].tolist()))
+        def write(self: Any, *_: Any) -> None:
+            tables.append((self.classes, self.confusion["label"].tolist()))
             torch.save(tables, "shown.pt")
 
-        monkeypatch.setattr(VisionPretraining, "_show", show)
+        monkeypatch.setattr(ImageReporter, "write", write)
         compare(fit_vision, {**STEPS, **STILL, "data__init_args__augmentation": "null"}, shares)
         (of_one,), (*_, of_two) = tables, torch.load("shown.pt")  # which rank 0 has written
         assert of_two == of_one
