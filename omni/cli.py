@@ -62,7 +62,7 @@ VERBS = {
         "omni.commands.codec:encode_files", "Write speech as the codes of a trained codec.", ("files+",)
     ),
     "codec decode": Verb("omni.commands.codec:decode_files", "Make sound of codes.", ("files+",)),
-    "data world": Verb("omni.synthetic:write", "Write the embedded data set, the world."),
+    "data world": Verb("omni.commands.data_world:write", "Write the embedded data set, the world.", inlined=("sizes",)),
     "data tokenizer": Verb("omni.commands.data_tokenizer:train_tokenizer", "Train a tokenizer on text."),
     "data prepare": Verb(
         "omni.commands.data_prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")

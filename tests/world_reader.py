@@ -71,13 +71,13 @@ class Reader:
     """Reads a document sentence by sentence and asserts each against the scene, which stories change on the way."""
 
     def __init__(self, scene):
-        self.grid = {(thing.row, thing.column): (thing.size, thing.colour, thing.shape) for thing in scene.things}
+        self.grid = {(item.row, item.column): (item.size, item.colour, item.shape) for item in scene.items}
         self.answer = None  # to the question before
         self.sum = None  # of the list before
 
     def members(self, words):
         wanted = {singular(word) for word in words.split()} - {"the", "a", "an", "shape", "shapes"}
-        return [at for at, thing in self.grid.items() if wanted <= set(thing)]
+        return [at for at, item in self.grid.items() if wanted <= set(item)]
 
     def count(self, words):
         return len(self.members(words))
@@ -111,15 +111,15 @@ class Reader:
 
     def in_line(self, text):
         axis, word = text.split()
-        return {at: thing for at, thing in self.grid.items() if at[axis == "column"] == number(word) - 1}
+        return {at: item for at, item in self.grid.items() if at[axis == "column"] == number(word) - 1}
 
     def holds(self, line, text):
-        inside = [" ".join(thing) for _, thing in sorted(self.in_line(line).items())]
+        inside = [" ".join(item) for _, item in sorted(self.in_line(line).items())]
         return [part.split(" ", 1)[1] for part in re.split(", | and ", text)] == inside
 
     def most(self, axis, word):
         (first, many), *others = Counter(
-            thing[("colour", "shape").index(axis) + 1] for thing in self.grid.values()
+            item[("colour", "shape").index(axis) + 1] for item in self.grid.values()
         ).most_common()
         return first == word and all(other < many for _, other in others)
 

@@ -7,12 +7,12 @@ from omni.synthetic.language import article, counted, described, kind, listed, n
 from omni.synthetic.scene import Scene, pick
 
 CAPTIONS = ("the picture shows {words}.", "this is a picture of {words}.", "here you can see {words}.")
-PLACE_FIRST = "in {place}, there is {thing}."
+PLACE_FIRST = "in {place}, there is {item}."
 PLACINGS = (
-    "there is {thing} in {place}.",
-    "{thing} is in {place}.",
+    "there is {item} in {place}.",
+    "{item} is in {place}.",
     PLACE_FIRST,
-    "I can see {thing} in {place}.",
+    "I can see {item} in {place}.",
 )
 
 
@@ -27,7 +27,7 @@ def caption(scene: Scene, rng: Random | None = None) -> str:
         "The picture shows two small red circles and a large blue star."; a fuller scene goes by colour or shape alone.
     """
     for axes in (("size", "colour", "shape"), ("colour", "shape"), ("shape",), ("colour",), ("size",)):
-        groups = Counter(kind(thing, axes) for thing in scene.things)
+        groups = Counter(kind(item, axes) for item in scene.items)
         if len(groups) <= 4:
             break
     parts = [article(noun(group, 1)) if number == 1 else counted(group, number) for group, number in groups.items()]
@@ -46,4 +46,4 @@ def dense_caption(scene: Scene, rng: Random | None = None) -> list[str]:
         One sentence a thing: "In row one, column two, there is a small red circle.".
     """
     form = PLACE_FIRST if rng is None else pick(rng, PLACINGS)
-    return [sentence(form.format(thing=described(thing), place=place(thing.cell, rng))) for thing in scene.things]
+    return [sentence(form.format(item=described(item), place=place(item.cell, rng))) for item in scene.items]

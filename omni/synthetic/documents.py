@@ -6,7 +6,7 @@ from random import Random
 
 from omni.synthetic.captions import caption, dense_caption
 from omni.synthetic.facts import FACTS
-from omni.synthetic.knowledge import ask
+from omni.synthetic.knowledge import sample_question
 from omni.synthetic.questions import Question, questions
 from omni.synthetic.reasoning import REASONING, parts
 from omni.synthetic.scene import Scene, pick, shuffled
@@ -14,8 +14,8 @@ from omni.synthetic.statements import STATEMENTS, Statement, commonest, comparis
 from omni.synthetic.stories import PEOPLE, change, consequence
 
 REQUESTS = ("What can you see?", "Please describe the picture.")
-_KNOWN = 0.3  # share of exams that need no scene
-_EXAMINED = 7  # questions of an exam
+_KNOWLEDGE_SHARE = 0.3  # share of exams that need no scene
+_QUIZ_QUESTIONS = 7  # questions of an exam
 FEW = 6  # things that a document can place one by one and still have room for a story or a dialogue
 _BREAK = re.compile(r'(?<=[.?!])"?\s+|^[A-Z]\w+: ', re.MULTILINE)
 
@@ -39,13 +39,13 @@ def _several(scene: Scene, rng: Random, makers: Sequence[Statement], number: int
 
 def _room(scene: Scene, rng: Random) -> int:
     """How many more sentences to say: few about a poor scene, and few where the caption is long."""
-    number = len(scene.things)
+    number = len(scene.items)
     return 2 + int(rng.random() * min(1 + number, 6 - number // 2))
 
 
 def _opening(scene: Scene, rng: Random) -> list[str]:
     """What the rest of the document can be known from; of a full scene, sometimes only the gist."""
-    dense = dense_caption(scene, rng) if len(scene.things) <= FEW or rng.random() < 0.4 else []
+    dense = dense_caption(scene, rng) if len(scene.items) <= FEW or rng.random() < 0.4 else []
     return [caption(scene, rng), *dense] if not dense or rng.random() < 0.3 else dense
 
 
@@ -71,8 +71,8 @@ def story(scene: Scene, rng: Random) -> str:
     """A scene that is changed step by step."""
     told = _opening(scene, rng)
     for _ in range(_room(scene, rng) - 1):
-        text, scene, thing = change(scene, rng)
-        told += [text, consequence(scene, rng, thing)]
+        text, scene, item = change(scene, rng)
+        told += [text, consequence(scene, rng, item)]
     ending = caption(scene)
     return " ".join([*told, f"In the end, {ending[0].lower()}{ending[1:]}"])
 
@@ -85,35 +85,35 @@ def _answer(question: Question, rng: Random) -> str:
 
 def dialogue(scene: Scene, rng: Random) -> str:
     """Two people talk about a scene: one asks, the other answers."""
-    asker, teller = shuffled(rng, PEOPLE, 2)
+    questioner, responder = shuffled(rng, PEOPLE, 2)
     turns = questions(scene, rng, _room(scene, rng))
     opening = " ".join(_opening(scene, rng))
     if rng.random() < 0.6:
-        lines = [f"{asker}: {pick(rng, REQUESTS)}", f"{teller}: {opening}"]
+        lines = [f"{questioner}: {pick(rng, REQUESTS)}", f"{responder}: {opening}"]
         for question in turns:
-            lines += [f"{asker}: {question.text}", f"{teller}: {_answer(question, rng)}"]
+            lines += [f"{questioner}: {question.text}", f"{responder}: {_answer(question, rng)}"]
         return "\n".join(lines)
-    told = [f"{asker} and {teller} look at a picture.", opening]
-    told += [f'{asker} asks, "{turn.text}" {teller} answers, "{_answer(turn, rng)}"' for turn in turns]
+    told = [f"{questioner} and {responder} look at a picture.", opening]
+    told += [f'{questioner} asks, "{turn.text}" {responder} answers, "{_answer(turn, rng)}"' for turn in turns]
     return " ".join(told)
 
 
-def exam(scene: Scene, rng: Random) -> str:
+def quiz(scene: Scene, rng: Random) -> str:
     """One asks and the other answers in a word or two: what is true of every scene, or what is so in this one."""
-    asker, teller = shuffled(rng, PEOPLE, 2)
+    questioner, responder = shuffled(rng, PEOPLE, 2)
     lines = []
-    if rng.random() < _KNOWN:
-        asked = [ask(rng) for _ in range(_EXAMINED)]
+    if rng.random() < _KNOWLEDGE_SHARE:
+        asked = [sample_question(rng) for _ in range(_QUIZ_QUESTIONS)]
     else:
-        lines += [f"{asker}: {pick(rng, REQUESTS)}", f"{teller}: {' '.join(dense_caption(scene, rng))}"]
-        asked = [(one.text, one.answer) for one in questions(scene, rng, _EXAMINED)]
+        lines += [f"{questioner}: {pick(rng, REQUESTS)}", f"{responder}: {' '.join(dense_caption(scene, rng))}"]
+        asked = [(one.text, one.answer) for one in questions(scene, rng, _QUIZ_QUESTIONS)]
     for question, answer in asked:
-        lines += [f"{asker}: {question}", f"{teller}: {answer}"]
+        lines += [f"{questioner}: {question}", f"{responder}: {answer}"]
     return "\n".join(lines)
 
 
 MONOLOGUES = (description, description, comparisons, lesson)
-DOCUMENTS = (*MONOLOGUES, story, story, dialogue, dialogue, exam, exam, exam)
+DOCUMENTS = (*MONOLOGUES, story, story, dialogue, dialogue, quiz, quiz, quiz)
 
 
 def document(scene: Scene, rng: Random) -> str:
@@ -126,4 +126,4 @@ def document(scene: Scene, rng: Random) -> str:
     Returns:
         One paragraph, or one line a turn for some dialogues.
     """
-    return pick(rng, DOCUMENTS if len(scene.things) <= FEW else MONOLOGUES)(scene, rng)
+    return pick(rng, DOCUMENTS if len(scene.items) <= FEW else MONOLOGUES)(scene, rng)

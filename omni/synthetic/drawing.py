@@ -6,7 +6,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from omni.synthetic.scene import GRID, Scene, Thing
+from omni.synthetic.scene import GRID, Item, Scene
 
 SIZE = 64  # side of a picture in pixels
 RGB = {
@@ -43,20 +43,20 @@ def draw(scene: Scene, rng: Random | None = None, *, size: int = SIZE) -> NDArra
     """
     picture = np.broadcast_to(_tinted(_BACKGROUND, rng), (size, size, 3)).copy()
     cell = size // GRID
-    for thing in scene.things:
-        colour = _tinted(RGB[thing.colour], rng)
-        top, left = _corner(thing, cell, size, rng)
-        inside = _stamp(thing.shape, thing.size, cell)[..., None]
+    for item in scene.items:
+        colour = _tinted(RGB[item.colour], rng)
+        top, left = _corner(item, cell, size, rng)
+        inside = _stamp(item.shape, item.size, cell)[..., None]
         patch = picture[top : top + cell, left : left + cell]
         patch += inside * (colour - patch)
     return np.floor(picture + 0.5).astype(np.uint8)
 
 
-def _corner(thing: Thing, cell: int, size: int, rng: Random | None) -> tuple[int, int]:
+def _corner(item: Item, cell: int, size: int, rng: Random | None) -> tuple[int, int]:
     """Top and left of a thing's cell, shaken but inside the picture."""
     shakes = (0, 0) if rng is None else (_whole(rng, _SHAKE), _whole(rng, _SHAKE))
     return tuple(  # pyright: ignore[reportReturnType]
-        min(max(0, place * cell + shake), size - cell) for place, shake in zip(thing.cell, shakes, strict=True)
+        min(max(0, place * cell + shake), size - cell) for place, shake in zip(item.cell, shakes, strict=True)
     )
 
 

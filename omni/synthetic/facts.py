@@ -33,19 +33,19 @@ WORDS = (
 
 def definition(scene: Scene, rng: Random) -> str:
     """What one of the scene's shapes is."""
-    return pick(rng, DEFINITIONS[pick(rng, scene.things).shape])
+    return pick(rng, DEFINITIONS[pick(rng, scene.items).shape])
 
 
 def membership(scene: Scene, rng: Random) -> str:
     """What kind of word a word is: "Red is a colour."."""
-    thing = pick(rng, scene.things)
+    item = pick(rng, scene.items)
     return pick(
         rng,
         (
-            f"{sentence(thing.colour)} is a colour.",
-            f"{sentence(thing.size)} is a size.",
-            f"{sentence(article(thing.shape))} is a shape.",
-            f"{sentence(thing.colour)} is one of the colours {listed(COLOURS)}.",
+            f"{sentence(item.colour)} is a colour.",
+            f"{sentence(item.size)} is a size.",
+            f"{sentence(article(item.shape))} is a shape.",
+            f"{sentence(item.colour)} is one of the colours {listed(COLOURS)}.",
             f"The shapes are {listed([plural(shape) for shape in SHAPES])}.",
             f"Every shape is {' or '.join(SIZES)}.",
         ),
@@ -54,7 +54,7 @@ def membership(scene: Scene, rng: Random) -> str:
 
 def number(scene: Scene, rng: Random) -> str:
     """How the scene's number of things stands among the numbers, or two numbers to each other."""
-    a = len(scene.things) if rng.random() < 0.4 else 1 + int(rng.random() * 9)
+    a = len(scene.items) if rng.random() < 0.4 else 1 + int(rng.random() * 9)
     b = int(rng.random() * (10 - a))
     one, other, both = NUMBERS[a], NUMBERS[b], NUMBERS[a + b]
     forms = [
@@ -79,8 +79,8 @@ def word(scene: Scene, rng: Random) -> str:
 
 def product(scene: Scene, rng: Random) -> str | None:
     """Count parts of several shapes: "There are two triangles, so together they have six sides."."""
-    shape = pick(rng, scene.things).shape
-    many = sum(thing.shape == shape for thing in scene.things)
+    shape = pick(rng, scene.items).shape
+    many = sum(item.shape == shape for item in scene.items)
     if shape not in SIDES or many < 2 or many * NUMBERS.index(SIDES[shape][0]) > 9:
         return None
     each, part = SIDES[shape]

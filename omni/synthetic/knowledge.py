@@ -90,11 +90,11 @@ def _kind(rng: Random) -> tuple[str, str]:
     return pick(rng, _KIND).format(pick(rng, VALUES[kind])), kind
 
 
-_ASKERS: tuple[Callable[[Random], tuple[str, str]], ...] = (
+_MAKERS: tuple[Callable[[Random], tuple[str, str]], ...] = (
     *(_opposite, _sum, _difference, _neighbour, _count, _parts, _kind),
 )
 
 
-def ask(rng: Random) -> tuple[str, str]:
+def sample_question(rng: Random) -> tuple[str, str]:
     """A question or an order, and what answers it: one word, or numbers in turn."""
-    return pick(rng, _ASKERS)(rng)
+    return pick(rng, _MAKERS)(rng)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from omni.synthetic.scene import AXES, GRID, VALUES, Group, Scene, Thing, pick, related, shuffled
+from omni.synthetic.scene import AXES, GRID, VALUES, Group, Item, Scene, pick, related, shuffled
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RELATION_WORDS = {
@@ -74,18 +74,18 @@ def predicate(axis: str, value: str, number: int) -> str:
     return article(value) if number == 1 else plural(value)
 
 
-def kind(thing: Thing, axes: Sequence[str] = AXES) -> Group:
+def kind(item: Item, axes: Sequence[str] = AXES) -> Group:
     """The group of all that share the named attributes with a thing."""
     return Group(
-        thing.size if "size" in axes else None,
-        thing.colour if "colour" in axes else None,
-        thing.shape if "shape" in axes else None,
+        item.size if "size" in axes else None,
+        item.colour if "colour" in axes else None,
+        item.shape if "shape" in axes else None,
     )
 
 
-def described(thing: Thing) -> str:
+def described(item: Item) -> str:
     """ "a small red cross"."""
-    return article(noun(kind(thing), 1))
+    return article(noun(kind(item), 1))
 
 
 def place(cell: tuple[int, int], rng: Random | None = None) -> str:
@@ -100,7 +100,7 @@ def inline_place(cell: tuple[int, int]) -> str:
     return CORNERS.get(cell, f"column {NUMBERS[cell[1] + 1]} of row {NUMBERS[cell[0] + 1]}")
 
 
-def refer(scene: Scene, thing: Thing, rng: Random, hidden: str = "") -> str:
+def refer(scene: Scene, item: Item, rng: Random, hidden: str = "") -> str:
     """A name that fits one thing of the scene and no other.
 
     Args:
@@ -113,17 +113,17 @@ def refer(scene: Scene, thing: Thing, rng: Random, hidden: str = "") -> str:
         "the red cross"; where attributes do not suffice, "the small cross in column two of row one".
     """
     for mask in shuffled(rng, MASKS):
-        if hidden not in mask and scene.count(group := kind(thing, mask)) == 1:
+        if hidden not in mask and scene.count(group := kind(item, mask)) == 1:
             return f"the {noun(group, 1)}"
-    group = kind(thing, [axis for axis in AXES if axis != hidden])
-    return f"the {noun(group, 1)} in {inline_place(thing.cell)}"
+    group = kind(item, [axis for axis in AXES if axis != hidden])
+    return f"the {noun(group, 1)} in {inline_place(item.cell)}"
 
 
 def sample_group(scene: Scene, rng: Random) -> Group:
     """A group worth counting: mostly one that is there, sometimes one that may not be."""
     mask = pick(rng, MASKS if rng.random() < 0.5 else MASKS[:3])
     if rng.random() < 0.75:
-        return kind(pick(rng, scene.things), mask)
+        return kind(pick(rng, scene.items), mask)
     while not scene.mentionable(group := Group(**{axis: pick(rng, VALUES[axis]) for axis in mask})):
         pass
     return group
@@ -131,22 +131,22 @@ def sample_group(scene: Scene, rng: Random) -> Group:
 
 def sample_rivals(scene: Scene, rng: Random) -> tuple[Group, Group] | None:
     """Two groups that differ in one attribute ("red circles", "blue circles"), the first of them present."""
-    thing, axis = pick(rng, scene.things), pick(rng, AXES)
+    item, axis = pick(rng, scene.items), pick(rng, AXES)
     shared = [other for other in AXES if other != axis and rng.random() < 0.3]
-    one = kind(thing, [*shared, axis])
-    seen = [getattr(other, axis) for other in scene.things] if rng.random() < 0.8 else VALUES[axis]
-    values = [value for value in seen if value != getattr(thing, axis)]
+    one = kind(item, [*shared, axis])
+    seen = [getattr(other, axis) for other in scene.items] if rng.random() < 0.8 else VALUES[axis]
+    values = [value for value in seen if value != getattr(item, axis)]
     if not values:
         return None
-    other = Group(**{**{name: getattr(thing, name) for name in shared}, axis: pick(rng, values)})
+    other = Group(**{**{name: getattr(item, name) for name in shared}, axis: pick(rng, values)})
     return (one, other) if scene.mentionable(other) else None
 
 
-def sample_relation(scene: Scene, rng: Random, one: Thing | None = None) -> tuple[Thing, str, Thing] | None:
+def sample_relation(scene: Scene, rng: Random, one: Item | None = None) -> tuple[Item, str, Item] | None:
     """A thing (or the one given), how it stands to another, and the other; None where there is no other."""
-    if len(scene.things) < 2:
+    if len(scene.items) < 2:
         return None
-    one = one or pick(rng, scene.things)
-    other = pick(rng, [thing for thing in scene.things if thing.cell != one.cell])
+    one = one or pick(rng, scene.items)
+    other = pick(rng, [item for item in scene.items if item.cell != one.cell])
     true = [relation for relation in OPPOSITES if related(relation, one, other)]
     return one, pick(rng, true), other

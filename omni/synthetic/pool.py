@@ -1,4 +1,4 @@
-"""Workers: processes that share a long list of jobs, and end with the one that started them."""
+"""Processes that share a long list of jobs, and end when the process that started them ends."""
 
 import multiprocessing
 import os
@@ -17,24 +17,34 @@ R = TypeVar("R")
 
 
 def cpus() -> int:
-    """How many CPUs this process may use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(function: Callable[[J], R], jobs: Sequence[J], processes: int, chunk: int) -> Iterator[R]:
-    """Do jobs, in processes started afresh, or in this one if that is all there is.
+def processes_for(jobs: int, worthwhile: int) -> int:
+    """Number of processes, at most one for each CPU.
 
     Args:
-        function: does a job; a function of a module, that the processes can import.
-        jobs: what is to be done.
-        processes: how many to use.
-        chunk: jobs that a process takes at a time.
+        jobs: Number of jobs.
+        worthwhile: Number of jobs that make one more process worth its start.
+    """
+    return max(1, min(cpus(), jobs // worthwhile))
+
+
+def in_order(function: Callable[[J], R], jobs: Sequence[J], processes: int, chunk: int) -> Iterator[R]:
+    """Runs jobs in new processes; one process is the present one.
+
+    Args:
+        function: Runs a job; processes must be able to import it.
+        jobs: The jobs.
+        processes: Number of processes.
+        chunk: Number of jobs that a process takes at a time.
 
     Yields:
-        What the function returns for each job, in their order.
+        The result of each job, in the order of the jobs.
 
     Raises:
-        UserError: a process was ended from outside. What the function raises comes through.
+        UserError: If a process was killed. What the function raises is passed on.
     """
     if processes == 1:
         yield from map(function, jobs)
@@ -42,18 +52,16 @@ def in_order(function: Callable[[J], R], jobs: Sequence[J], processes: int, chun
     spawn = multiprocessing.get_context("spawn")  # forks of a process that has threads may hang
     try:
         with ProcessPoolExecutor(processes, spawn, initializer=_start) as executor:
-            with _without_ctrl_c():
+            with _sigint_blocked():
                 results = executor.map(function, jobs, chunksize=chunk)
             yield from results
     except BrokenProcessPool as error:
-        raise UserError(
-            "a process was ended from outside, for want of memory perhaps: run the command again, it goes on from here"
-        ) from error
+        raise UserError("a process was killed, perhaps out of memory: run the command again to resume") from error
 
 
 @contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Processes started here never see a Ctrl-C, which a terminal sends to all; this one sees it afterwards."""
+def _sigint_blocked() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C, which a terminal sends to all; this one gets it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -65,7 +73,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 def _start() -> None:
-    """What a new process does first."""
+    """Initializes a new process."""
     os.environ["OMP_NUM_THREADS"] = "1"  # every CPU has its process already
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -74,4 +82,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)  # killed: nobody is left to ask for the rest
+        os._exit(1)  # the parent was killed: nobody collects the results

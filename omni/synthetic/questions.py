@@ -43,7 +43,7 @@ class Question:
     steps: str
 
 
-def ask_count(scene: Scene, rng: Random) -> Question:
+def count_question(scene: Scene, rng: Random) -> Question:
     """How many there are of a group; the answer is a number word."""
     group = Group() if rng.random() < 0.1 else sample_group(scene, rng)
     number, words = scene.count(group), noun(group, 2)
@@ -58,32 +58,32 @@ def ask_count(scene: Scene, rng: Random) -> Question:
     )
     reply = f"There {be(number)} {counted(group, number)}."
     why = reasoning.parts(scene, rng, group) if rng.random() < 0.5 else None
-    return Question("count", text, NUMBERS[number], reply, why or reasoning.aloud(scene, rng, group) or reply)
+    return Question("count", text, NUMBERS[number], reply, why or reasoning.count_out(scene, rng, group) or reply)
 
 
-def ask_colour(scene: Scene, rng: Random) -> Question:
+def colour_question(scene: Scene, rng: Random) -> Question:
     """The colour of one thing."""
-    thing = pick(rng, scene.things)
-    name = refer(scene, thing, rng, hidden="colour")
+    item = pick(rng, scene.items)
+    name = refer(scene, item, rng, hidden="colour")
     text = pick(rng, (f"What colour is {name}?", f"Which colour does {name} have?", f"What is the colour of {name}?"))
-    reply = sentence(f"{name} is {thing.colour}.")
-    return Question("colour", text, thing.colour, reply, reply)
+    reply = sentence(f"{name} is {item.colour}.")
+    return Question("colour", text, item.colour, reply, reply)
 
 
-def ask_shape(scene: Scene, rng: Random) -> Question:
+def shape_question(scene: Scene, rng: Random) -> Question:
     """The shape of one thing."""
-    thing = pick(rng, scene.things)
+    item = pick(rng, scene.items)
     if rng.random() < 0.4:
-        where = inline_place(thing.cell)
-        text, reply = f"Which shape is in {where}?", f"There is {predicate('shape', thing.shape, 1)} in {where}."
+        where = inline_place(item.cell)
+        text, reply = f"Which shape is in {where}?", f"There is {predicate('shape', item.shape, 1)} in {where}."
     else:
-        name = refer(scene, thing, rng, hidden="shape")
+        name = refer(scene, item, rng, hidden="shape")
         text = pick(rng, (f"What is {name}?", f"What kind of shape is {name}?"))
-        reply = sentence(f"{name} is {predicate('shape', thing.shape, 1)}.")
-    return Question("shape", text, thing.shape, reply, reply)
+        reply = sentence(f"{name} is {predicate('shape', item.shape, 1)}.")
+    return Question("shape", text, item.shape, reply, reply)
 
 
-def ask_relation(scene: Scene, rng: Random) -> Question | None:
+def relation_question(scene: Scene, rng: Random) -> Question | None:
     """On which side of another thing one thing is; the answer is one of `RELATIONS`."""
     found = sample_relation(scene, rng)
     if found is None:
@@ -99,14 +99,14 @@ def ask_relation(scene: Scene, rng: Random) -> Question | None:
     axis = "column" if how in ("left", "right") else "row"
     steps = reply
     if " in " not in a + b:
-        places = [f"{axis} {NUMBERS[getattr(thing, axis) + 1]}" for thing in (one, other)]
+        places = [f"{axis} {NUMBERS[getattr(item, axis) + 1]}" for item in (one, other)]
         steps = sentence(f"{a} is in {places[0]} and {b} is in {places[1]}, so {reply[0].lower()}{reply[1:]}")
     return Question("relation", pick(rng, texts), how, reply, steps)
 
 
-def ask_yes_no(scene: Scene, rng: Random) -> Question | None:
+def yes_no_question(scene: Scene, rng: Random) -> Question | None:
     """Something that is or is not so: existence, an attribute, a relation, or all of a group."""
-    return pick(rng, (_ask_exists, _ask_attribute, _ask_related, _ask_all))(scene, rng)
+    return pick(rng, (_exists_question, _attribute_question, _related_question, _all_question))(scene, rng)
 
 
 def _yes_no(true: bool, text: str, truth: str) -> Question:
@@ -115,9 +115,9 @@ def _yes_no(true: bool, text: str, truth: str) -> Question:
     return Question("yes/no", text, answer, reply, reply)
 
 
-def _ask_exists(scene: Scene, rng: Random) -> Question | None:
+def _exists_question(scene: Scene, rng: Random) -> Question | None:
     if rng.random() < 0.5:
-        group = kind(pick(rng, scene.things), pick(rng, (("colour",), ("shape",), ("colour", "shape"), AXES)))
+        group = kind(pick(rng, scene.items), pick(rng, (("colour",), ("shape",), ("colour", "shape"), AXES)))
     else:
         group = Group(pick(rng, (None, *SIZES)), pick(rng, VALUES["colour"]), pick(rng, VALUES["shape"]))
     if not scene.mentionable(group):
@@ -127,17 +127,17 @@ def _ask_exists(scene: Scene, rng: Random) -> Question | None:
     return _yes_no(number > 0, text, f"there {be(number)} {counted(group, number)}.")
 
 
-def _ask_attribute(scene: Scene, rng: Random) -> Question | None:
-    thing, axis = pick(rng, scene.things), pick(rng, AXES)
-    name, true = refer(scene, thing, rng, hidden=axis), getattr(thing, axis)
+def _attribute_question(scene: Scene, rng: Random) -> Question | None:
+    item, axis = pick(rng, scene.items), pick(rng, AXES)
+    name, true = refer(scene, item, rng, hidden=axis), getattr(item, axis)
     value = true if rng.random() < 0.5 else pick(rng, [value for value in VALUES[axis] if value != true])
-    if not scene.mentionable(Group(**{"colour": thing.colour, "shape": thing.shape, axis: value})):
+    if not scene.mentionable(Group(**{"colour": item.colour, "shape": item.shape, axis: value})):
         return None
     text = f"Is {name} {predicate(axis, value, 1)}?"
     return _yes_no(value == true, text, f"{name} is {predicate(axis, true, 1)}.")
 
 
-def _ask_related(scene: Scene, rng: Random) -> Question | None:
+def _related_question(scene: Scene, rng: Random) -> Question | None:
     found = sample_relation(scene, rng)
     if found is None:
         return None
@@ -148,10 +148,10 @@ def _ask_related(scene: Scene, rng: Random) -> Question | None:
     return _yes_no(asked == how, text, f"{a} is {pick(rng, RELATION_WORDS[how])} {b}.")
 
 
-def _ask_all(scene: Scene, rng: Random) -> Question | None:
-    axis, thing = pick(rng, AXES), pick(rng, scene.things)
-    group = kind(thing, pick(rng, [(name,) for name in AXES if name != axis]))
-    members, value = scene.members(group), getattr(thing, axis)
+def _all_question(scene: Scene, rng: Random) -> Question | None:
+    axis, item = pick(rng, AXES), pick(rng, scene.items)
+    group = kind(item, pick(rng, [(name,) for name in AXES if name != axis]))
+    members, value = scene.members(group), getattr(item, axis)
     if len(members) < 2:
         return None
     fits = sum(getattr(member, axis) == value for member in members)
@@ -164,7 +164,7 @@ def _ask_all(scene: Scene, rng: Random) -> Question | None:
     return _yes_no(fits == len(members), f"Are all the {whole} {several}?", truth)
 
 
-def ask_compare(scene: Scene, rng: Random) -> Question | None:
+def compare_question(scene: Scene, rng: Random) -> Question | None:
     """Which of two groups is larger; the answer is its plural, or "neither"."""
     rivals = sample_rivals(scene, rng)
     if rivals is None:
@@ -181,31 +181,31 @@ def ask_compare(scene: Scene, rng: Random) -> Question | None:
     return Question("compare", text, more, reply, steps)
 
 
-def ask_place(scene: Scene, rng: Random) -> Question | None:
+def place_question(scene: Scene, rng: Random) -> Question | None:
     """The row or the column of one thing that is named without its place; the answer is a number word."""
-    thing = pick(rng, scene.things)
-    name = refer(scene, thing, rng)
+    item = pick(rng, scene.items)
+    name = refer(scene, item, rng)
     if " in " in name:
         return None
     axis = pick(rng, ("row", "column"))
-    number = NUMBERS[getattr(thing, axis) + 1]
+    number = NUMBERS[getattr(item, axis) + 1]
     reply = sentence(f"{name} is in {axis} {number}.")
     return Question("place", f"In which {axis} is {name}?", number, reply, reply)
 
 
-ASKERS: dict[str, Callable[[Scene, Random], Question | None]] = {
-    "count": ask_count,
-    "colour": ask_colour,
-    "shape": ask_shape,
-    "relation": ask_relation,
-    "yes/no": ask_yes_no,
-    "compare": ask_compare,
+QUESTION_MAKERS: dict[str, Callable[[Scene, Random], Question | None]] = {
+    "count": count_question,
+    "colour": colour_question,
+    "shape": shape_question,
+    "relation": relation_question,
+    "yes/no": yes_no_question,
+    "compare": compare_question,
 }
-KINDS = tuple(ASKERS)
+KINDS = tuple(QUESTION_MAKERS)
 # What is practised, and the last two twice as often: whoever cannot find a thing's place cannot tell the side it is on,
 # and that is learned last.
-PRACTISED = (*KINDS, "place", "place", "relation")
-_ALL_ASKERS = {**ASKERS, "place": ask_place}
+TRAINING_KINDS = (*KINDS, "place", "place", "relation")
+_ALL_MAKERS = {**QUESTION_MAKERS, "place": place_question}
 
 
 def questions(scene: Scene, rng: Random, number: int, kinds: Sequence[str] = KINDS) -> list[Question]:
@@ -226,7 +226,7 @@ def questions(scene: Scene, rng: Random, number: int, kinds: Sequence[str] = KIN
         if len(found) == number:
             break
         left = left or shuffled(rng, kinds)
-        question = _ALL_ASKERS[left.pop()](scene, rng)
+        question = _ALL_MAKERS[left.pop()](scene, rng)
         if question is not None:
             found.setdefault(question.text, question)
     return list(found.values())

@@ -24,10 +24,10 @@ from omni.synthetic.statements import Statement
 def parts(scene: Scene, rng: Random, group: Group | None = None) -> str | None:
     """Add up a group: "There are two red circles and one blue circle, so there are three circles."."""
     if group is None:
-        group = kind(pick(rng, scene.things), [axis for axis in AXES if rng.random() < 0.4])
+        group = kind(pick(rng, scene.items), [axis for axis in AXES if rng.random() < 0.4])
     for axis in shuffled(rng, [axis for axis in AXES if getattr(group, axis) is None]):
         shared = [name for name in AXES if getattr(group, name) is not None]
-        numbers = Counter(kind(thing, [*shared, axis]) for thing in scene.members(group))
+        numbers = Counter(kind(item, [*shared, axis]) for item in scene.members(group))
         if 2 <= len(numbers) <= 3:
             break
     else:
@@ -40,11 +40,11 @@ def parts(scene: Scene, rng: Random, group: Group | None = None) -> str | None:
     )
 
 
-def rest(scene: Scene, rng: Random) -> str | None:
+def remainder(scene: Scene, rng: Random) -> str | None:
     """Take away: "Of the five circles, two are red, so three are not."."""
-    axis, thing = pick(rng, AXES), pick(rng, scene.things)
-    group = kind(thing, [name for name in AXES if name != axis and rng.random() < 0.4])
-    whole, value = scene.count(group), getattr(thing, axis)
+    axis, item = pick(rng, AXES), pick(rng, scene.items)
+    group = kind(item, [name for name in AXES if name != axis and rng.random() < 0.4])
+    whole, value = scene.count(group), getattr(item, axis)
     part = sum(getattr(member, axis) == value for member in scene.members(group))
     if part == whole:
         return None
@@ -53,9 +53,9 @@ def rest(scene: Scene, rng: Random) -> str | None:
     return f"Of the {NUMBERS[whole]} {noun(group, 2)}, {some}, so {NUMBERS[left]} {be(left)} not."
 
 
-def aloud(scene: Scene, rng: Random, group: Group | None = None) -> str | None:
+def count_out(scene: Scene, rng: Random, group: Group | None = None) -> str | None:
     """Count one by one: "Count the circles: one, two, three. There are three circles."."""
-    group = group or kind(pick(rng, scene.things), [axis for axis in AXES if rng.random() < 0.4])
+    group = group or kind(pick(rng, scene.items), [axis for axis in AXES if rng.random() < 0.4])
     number = scene.count(group)
     if number < 2:
         return None
@@ -85,7 +85,7 @@ def by_place(scene: Scene, rng: Random) -> str | None:
     a, b = refer(scene, one, rng), refer(scene, other, rng)
     if " in " in a + b:  # the place would be told twice
         return None
-    first, second = (f"{axis} {NUMBERS[getattr(thing, axis) + 1]}" for thing in (one, other))
+    first, second = (f"{axis} {NUMBERS[getattr(item, axis) + 1]}" for item in (one, other))
     words = pick(rng, RELATION_WORDS[how])
     return sentence(f"{a} is in {first} and {b} is in {second}, so {a} is {words} {b}.")
 
@@ -94,14 +94,14 @@ def chain(scene: Scene, rng: Random) -> str | None:
     """Two relations make a third: "a is above b, and b is above c, so a is above c."."""
     how = pick(rng, tuple(OPPOSITES))
     axis = "column" if how in ("left", "right") else "row"
-    things = sorted(shuffled(rng, scene.things, 3), key=lambda thing: getattr(thing, axis))
+    items = sorted(shuffled(rng, scene.items, 3), key=lambda item: getattr(item, axis))
     if how in ("right", "below"):
-        things.reverse()
-    if len(things) < 3 or not all(related(how, *pair) for pair in (things[:2], things[1:])):
+        items.reverse()
+    if len(items) < 3 or not all(related(how, *pair) for pair in (items[:2], items[1:])):
         return None
-    a, b, c = (refer(scene, thing, rng) for thing in things)
+    a, b, c = (refer(scene, item, rng) for item in items)
     words = pick(rng, RELATION_WORDS[how])
     return sentence(f"{a} is {words} {b}, and {b} is {words} {c}, so {a} is {words} {c}.")
 
 
-REASONING: tuple[Statement, ...] = (parts, parts, rest, aloud, inverse, by_place, chain)
+REASONING: tuple[Statement, ...] = (parts, parts, remainder, count_out, inverse, by_place, chain)

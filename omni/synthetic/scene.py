@@ -54,7 +54,7 @@ def shuffled(rng: Random, options: Sequence[T], number: int | None = None) -> li
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class Item:
     """One coloured shape.
 
     Attributes:
@@ -91,12 +91,12 @@ class Group:
     colour: str | None = None
     shape: str | None = None
 
-    def holds(self, thing: Thing) -> bool:
+    def holds(self, item: Item) -> bool:
         """Whether the thing belongs to the group."""
         return (
-            (self.shape is None or self.shape == thing.shape)
-            and (self.colour is None or self.colour == thing.colour)
-            and (self.size is None or self.size == thing.size)
+            (self.shape is None or self.shape == item.shape)
+            and (self.colour is None or self.colour == item.colour)
+            and (self.size is None or self.size == item.size)
         )
 
 
@@ -111,17 +111,17 @@ class Scene:
         ValueError: two things share a cell, or one lies outside the grid.
     """
 
-    things: tuple[Thing, ...]
+    items: tuple[Item, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "things", tuple(sorted(self.things, key=lambda thing: thing.cell)))
-        cells = {thing.cell for thing in self.things}
-        if len(cells) < len(self.things) or not cells.issubset(CELLS):
-            raise ValueError(f"things must stand in different cells of a {GRID}x{GRID} grid: {self.things}")
+        object.__setattr__(self, "items", tuple(sorted(self.items, key=lambda item: item.cell)))
+        cells = {item.cell for item in self.items}
+        if len(cells) < len(self.items) or not cells.issubset(CELLS):
+            raise ValueError(f"items must stand in different cells of a {GRID}x{GRID} grid: {self.items}")
 
-    def members(self, group: Group) -> list[Thing]:
+    def members(self, group: Group) -> list[Item]:
         """The things that belong to the group, in reading order."""
-        return [thing for thing in self.things if group.holds(thing)]
+        return [item for item in self.items if group.holds(item)]
 
     def count(self, group: Group) -> int:
         """How many things belong to the group."""
@@ -131,26 +131,26 @@ class Scene:
         """Whether text about this scene may name the group: held-out pairs are named only where they are seen."""
         return (group.colour, group.shape) not in HELD_OUT or self.count(group) > 0
 
-    def changed(self, thing: Thing, **attributes: str | int) -> "Scene":
+    def changed(self, item: Item, **attributes: str | int) -> "Scene":
         """The same scene with one thing's attributes replaced."""
-        return Scene((*self.without(thing).things, replace(thing, **attributes)))
+        return Scene((*self.without(item).items, replace(item, **attributes)))
 
-    def without(self, thing: Thing) -> "Scene":
+    def without(self, item: Item) -> "Scene":
         """The same scene with one thing taken away."""
-        return Scene(tuple(other for other in self.things if other != thing))
+        return Scene(tuple(other for other in self.items if other != item))
 
     def empty_cells(self) -> list[tuple[int, int]]:
         """Cells where nothing stands, in reading order."""
-        taken = {thing.cell for thing in self.things}
+        taken = {item.cell for item in self.items}
         return [cell for cell in CELLS if cell not in taken]
 
     def split(self) -> str:
         """`train` or `val`, from the scene alone: one scene falls in the same split in every data set and modality."""
-        text = ";".join(f"{t.size} {t.colour} {t.shape} {t.row} {t.column}" for t in self.things)
+        text = ";".join(f"{t.size} {t.colour} {t.shape} {t.row} {t.column}" for t in self.items)
         return "val" if hashlib.sha256(text.encode()).digest()[0] < 26 else "train"  # 26 of 256: a tenth is for val
 
 
-def related(relation: str, one: Thing, other: Thing) -> bool:
+def related(relation: str, one: Item, other: Item) -> bool:
     """Whether `one` is left of, right of, above or below `other`, at any distance."""
     if relation in ("left", "right"):
         return one.column < other.column if relation == "left" else one.column > other.column
@@ -175,11 +175,16 @@ def sample_scene(rng: Random, *, most: int = MOST, pairs: Sequence[tuple[str, st
         colours = shuffled(rng, COLOURS, pick(rng, (2, 3)))
         shapes = shuffled(rng, SHAPES, pick(rng, (2, 3)))
         pairs = [pair for pair in pairs if pair[0] in colours and pair[1] in shapes] or pairs
-    things = []
+    items = []
     for row, column in shuffled(rng, CELLS, number):
         colour, shape = pick(rng, pairs)
-        things.append(Thing(pick(rng, SIZES), colour, shape, row, column))
-    return Scene(tuple(things))
+        items.append(Item(pick(rng, SIZES), colour, shape, row, column))
+    return Scene(tuple(items))
+
+
+def row_id(split: str, index: int) -> str:
+    """The id of a row of the world, unique in its folder: `world-train-000000`."""
+    return f"world-{split}-{index:06d}"
 
 
 def scene_at(seed: int, split: str, index: int) -> Scene:

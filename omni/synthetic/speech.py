@@ -1,6 +1,7 @@
 """Speech: which sentences of the world are said, by whom, and how they sound."""
 
 import hashlib
+import io
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -8,14 +9,15 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import numpy as np
+import soundfile
 
 from omni.synthetic import espeak
 from omni.synthetic.captions import caption, dense_caption
 from omni.synthetic.documents import REQUESTS, sentences
-from omni.synthetic.knowledge import ask
+from omni.synthetic.knowledge import sample_question
 from omni.synthetic.questions import questions
 from omni.synthetic.reasoning import REASONING
-from omni.synthetic.scene import Scene, pick, sample_scene
+from omni.synthetic.scene import Scene, pick, row_id, sample_scene
 from omni.synthetic.statements import STATEMENTS
 from omni.synthetic.stories import change, consequence
 
@@ -99,16 +101,16 @@ def utterance(seed: int, split: str, index: int) -> Utterance:
     while True:
         scene = sample_scene(rng)
         text = _sentence(scene, rng) if scene.split() == half else None
-        if text is not None and sayable(text, half):
-            return spoken(f"world-{split}-{index:06d}", text, split, rng)
+        if text is not None and is_speakable(text, half):
+            return assign_voice(row_id(split, index), text, split, rng)
 
 
-def sayable(text: str, split: str) -> bool:
+def is_speakable(text: str, split: str) -> bool:
     """Whether a sentence is short enough to be said in one breath, and of this split."""
     return len(text.split()) in WORDS and sentence_split(text) == split
 
 
-def spoken(identity: str, text: str, split: str, rng: Random) -> Utterance:
+def assign_voice(identity: str, text: str, split: str, rng: Random) -> Utterance:
     """A sentence in a voice of the split."""
     speaker, rate, pitch = pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES)
     if split.startswith("narrator"):
@@ -123,10 +125,10 @@ def _sentence(scene: Scene, rng: Random) -> str | None:
         asked = pick(rng, questions(scene, rng, 3))
         return asked.text if kind < 0.24 else asked.reply
     if kind < 0.38:
-        return ask(rng)[0] if kind < 0.37 else pick(rng, REQUESTS)
+        return sample_question(rng)[0] if kind < 0.37 else pick(rng, REQUESTS)
     if kind < 0.45:
-        text, after, thing = change(scene, rng)
-        return text if rng.random() < 0.6 else consequence(after, rng, thing)
+        text, after, item = change(scene, rng)
+        return text if rng.random() < 0.6 else consequence(after, rng, item)
     if kind < 0.53:
         return pick(rng, (caption(scene, rng), *dense_caption(scene, rng)))
     maker = pick(rng, STATEMENTS if kind < 0.85 else REASONING)
@@ -134,21 +136,25 @@ def _sentence(scene: Scene, rng: Random) -> str | None:
     return text and pick(rng, sentences(text))
 
 
-def samples(said: Utterance) -> np.ndarray:
-    """Say an utterance.
+def wav(utterance: Utterance) -> bytes:
+    """An utterance as the content of a 16-bit WAV file."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform(utterance), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
 
-    Args:
-        said: what, and how.
+
+def waveform(utterance: Utterance) -> np.ndarray:
+    """Synthesizes an utterance.
 
     Returns:
         (samples,) of int16 at `SAMPLE_RATE`.
 
     Raises:
-        UserError: eSpeak NG is missing, or another one that lacks the voice.
+        UserError: If eSpeak NG is missing or lacks the voice.
     """
-    import torch  # late: what only reads texts should start at once
+    import torch  # here, so that text alone needs no PyTorch
 
-    wave, sample_rate = espeak.synthesize(said.text, said.speaker, said.rate, said.pitch)
+    wave, sample_rate = espeak.synthesize(utterance.text, utterance.speaker, utterance.rate, utterance.pitch)
     wave = _resampler(sample_rate)(torch.from_numpy(wave.astype(np.float64)))
     return wave.round().clamp(-(2**15), 2**15 - 1).to(torch.int16).numpy()
 

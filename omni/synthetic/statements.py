@@ -21,7 +21,7 @@ from omni.synthetic.language import (
     sample_rivals,
     sentence,
 )
-from omni.synthetic.scene import AXES, GRID, VALUES, Group, Scene, Thing, pick
+from omni.synthetic.scene import AXES, GRID, VALUES, Group, Item, Scene, pick
 
 Statement = Callable[[Scene, Random], str | None]
 
@@ -50,11 +50,11 @@ def total(scene: Scene, rng: Random) -> str:
     return count(scene, rng, Group())
 
 
-def position(scene: Scene, rng: Random, thing: Thing | None = None) -> str:
+def position(scene: Scene, rng: Random, item: Item | None = None) -> str:
     """Where one thing is: "The red star is in row two, column three."."""
-    thing = thing or pick(rng, scene.things)
-    name, where = described(thing), place(thing.cell, rng)
-    if rng.random() < 0.4 and " in " not in (known := refer(scene, thing, rng)):
+    item = item or pick(rng, scene.items)
+    name, where = described(item), place(item.cell, rng)
+    if rng.random() < 0.4 and " in " not in (known := refer(scene, item, rng)):
         name = known
         form = pick(rng, ("{name} is in {where}.", "you can find {name} in {where}.", "{name} stands in {where}."))
     else:
@@ -62,9 +62,9 @@ def position(scene: Scene, rng: Random, thing: Thing | None = None) -> str:
     return sentence(form.format(name=name, where=where))
 
 
-def relation(scene: Scene, rng: Random, thing: Thing | None = None) -> str | None:
+def relation(scene: Scene, rng: Random, item: Item | None = None) -> str | None:
     """How a thing stands to another: "The red circle is above the blue star."."""
-    found = sample_relation(scene, rng, thing)
+    found = sample_relation(scene, rng, item)
     if found is None:
         return None
     one, how, other = found
@@ -105,18 +105,18 @@ def compare(scene: Scene, rng: Random, one: Group, other: Group) -> str:
 def share(scene: Scene, rng: Random) -> str | None:
     """How many of a group share an attribute: "All the circles are red.", "One of the four circles is red."."""
     axis = pick(rng, AXES)
-    thing = pick(rng, scene.things)
-    group = kind(thing, [other for other in AXES if other != axis and rng.random() < 0.4])
+    item = pick(rng, scene.items)
+    group = kind(item, [other for other in AXES if other != axis and rng.random() < 0.4])
     members = scene.members(group)
     if len(members) < 2:
         return None
-    value = getattr(thing, axis) if rng.random() < 0.7 else pick(rng, VALUES[axis])
+    value = getattr(item, axis) if rng.random() < 0.7 else pick(rng, VALUES[axis])
     if not scene.mentionable(Group(**{**{name: getattr(group, name) for name in AXES}, axis: value})):
         return None
-    return tell_share(rng, group, axis, value, [getattr(member, axis) == value for member in members])
+    return _share_sentence(rng, group, axis, value, [getattr(member, axis) == value for member in members])
 
 
-def tell_share(rng: Random, group: Group, axis: str, value: str, fits: list[bool]) -> str:
+def _share_sentence(rng: Random, group: Group, axis: str, value: str, fits: list[bool]) -> str:
     """Say which part of a group fits a predicate; `fits` has an entry for each of its two or more members."""
     whole, part = len(fits), sum(fits)
     one, several = predicate(axis, value, 1), predicate(axis, value, 2)
@@ -134,18 +134,18 @@ def line(scene: Scene, rng: Random) -> str:
     """What a row or a column holds: "Row two is empty."."""
     axis, number = pick(rng, ("row", "column")), int(rng.random() * GRID)
     name = f"{axis} {NUMBERS[number + 1]}"
-    things = [thing for thing in scene.things if getattr(thing, axis) == number]
-    if not things:
+    items = [item for item in scene.items if getattr(item, axis) == number]
+    if not items:
         return sentence(pick(rng, (f"{name} is empty.", f"there is nothing in {name}.")))
-    words = counted(Group(), len(things))
-    holds = f"{name} holds {listed([described(thing) for thing in things])}."
-    return sentence(pick(rng, (holds, f"there {be(len(things))} {words} in {name}.", f"{name} has {words}.")))
+    words = counted(Group(), len(items))
+    holds = f"{name} holds {listed([described(item) for item in items])}."
+    return sentence(pick(rng, (holds, f"there {be(len(items))} {words} in {name}.", f"{name} has {words}.")))
 
 
 def commonest(scene: Scene, rng: Random) -> str | None:
     """The colour or shape that most things have, where one wins alone."""
     axis = pick(rng, ("colour", "shape"))
-    ranking = Counter(getattr(thing, axis) for thing in scene.things).most_common(2)
+    ranking = Counter(getattr(item, axis) for item in scene.items).most_common(2)
     if ranking[0][1] < 2 or (len(ranking) == 2 and ranking[0][1] == ranking[1][1]):
         return None
     value = ranking[0][0]

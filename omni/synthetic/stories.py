@@ -5,74 +5,74 @@ from random import Random
 
 from omni.synthetic import statements
 from omni.synthetic.language import described, kind, place, refer
-from omni.synthetic.scene import COLOURS, MOST, PAIRS, SIZES, Scene, Thing, pick, shuffled
+from omni.synthetic.scene import COLOURS, MOST, PAIRS, SIZES, Item, Scene, pick, shuffled
 
 PEOPLE = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo")
 
 # A change is the sentence that tells it, the scene after it, and the thing it happened to (None: it is gone).
-Change = tuple[str, Scene, Thing | None]
+Change = tuple[str, Scene, Item | None]
 
 
 def move(scene: Scene, rng: Random, who: str) -> Change | None:
     """One thing goes to an empty cell."""
-    thing, cell = pick(rng, scene.things), pick(rng, scene.empty_cells())
-    name = refer(scene, thing, rng)
-    after = scene.changed(thing, row=cell[0], column=cell[1])
+    item, cell = pick(rng, scene.items), pick(rng, scene.empty_cells())
+    name = refer(scene, item, rng)
+    after = scene.changed(item, row=cell[0], column=cell[1])
     return f"{who} {pick(rng, ('moves', 'takes'))} {name} to {place(cell, rng)}.", after, _at(after, cell)
 
 
 def add(scene: Scene, rng: Random, who: str) -> Change | None:
     """A new thing comes."""
-    if len(scene.things) == MOST:
+    if len(scene.items) == MOST:
         return None
     colour, shape = pick(rng, PAIRS)
-    thing = Thing(pick(rng, SIZES), colour, shape, *pick(rng, scene.empty_cells()))
-    form = pick(rng, ("{who} adds {thing} in {place}.", "{who} puts {thing} in {place}."))
-    text = form.format(who=who, thing=described(thing), place=place(thing.cell, rng))
-    return text, Scene((*scene.things, thing)), thing
+    item = Item(pick(rng, SIZES), colour, shape, *pick(rng, scene.empty_cells()))
+    form = pick(rng, ("{who} adds {item} in {place}.", "{who} puts {item} in {place}."))
+    text = form.format(who=who, item=described(item), place=place(item.cell, rng))
+    return text, Scene((*scene.items, item)), item
 
 
 def remove(scene: Scene, rng: Random, who: str) -> Change | None:
     """One thing goes."""
-    if len(scene.things) == 1:
+    if len(scene.items) == 1:
         return None
-    thing = pick(rng, scene.things)
-    return f"{who} {pick(rng, ('takes away', 'removes'))} {refer(scene, thing, rng)}.", scene.without(thing), None
+    item = pick(rng, scene.items)
+    return f"{who} {pick(rng, ('takes away', 'removes'))} {refer(scene, item, rng)}.", scene.without(item), None
 
 
 def paint(scene: Scene, rng: Random, who: str) -> Change | None:
     """One thing gets another colour."""
-    thing = pick(rng, scene.things)
-    colours = [colour for colour in COLOURS if colour != thing.colour and (colour, thing.shape) in PAIRS]
+    item = pick(rng, scene.items)
+    colours = [colour for colour in COLOURS if colour != item.colour and (colour, item.shape) in PAIRS]
     colour = pick(rng, colours)
-    after = scene.changed(thing, colour=colour)
-    return f"{who} paints {refer(scene, thing, rng)} {colour}.", after, _at(after, thing.cell)
+    after = scene.changed(item, colour=colour)
+    return f"{who} paints {refer(scene, item, rng)} {colour}.", after, _at(after, item.cell)
 
 
 def resize(scene: Scene, rng: Random, who: str) -> Change | None:
     """One thing gets the other size."""
-    thing = pick(rng, scene.things)
-    size = SIZES[1 - SIZES.index(thing.size)]
-    after = scene.changed(thing, size=size)
-    return f"{who} makes {refer(scene, thing, rng)} {size}.", after, _at(after, thing.cell)
+    item = pick(rng, scene.items)
+    size = SIZES[1 - SIZES.index(item.size)]
+    after = scene.changed(item, size=size)
+    return f"{who} makes {refer(scene, item, rng)} {size}.", after, _at(after, item.cell)
 
 
 def swap(scene: Scene, rng: Random, who: str) -> Change | None:
     """Two different things change places."""
-    one, other = shuffled(rng, scene.things, 2) if len(scene.things) > 1 else (None, None)
+    one, other = shuffled(rng, scene.items, 2) if len(scene.items) > 1 else (None, None)
     if one is None or other is None or kind(one) == kind(other):
         return None
     text = f"{who} swaps {refer(scene, one, rng)} and {refer(scene, other, rng)}."
-    rest = scene.without(one).without(other).things
-    moved = Thing(one.size, one.colour, one.shape, other.row, other.column)
-    return text, Scene((*rest, moved, Thing(other.size, other.colour, other.shape, one.row, one.column))), moved
+    rest = scene.without(one).without(other).items
+    moved = Item(one.size, one.colour, one.shape, other.row, other.column)
+    return text, Scene((*rest, moved, Item(other.size, other.colour, other.shape, one.row, one.column))), moved
 
 
 CHANGES: tuple[Callable[[Scene, Random, str], Change | None], ...] = (move, move, add, remove, paint, resize, swap)
 
 
-def _at(scene: Scene, cell: tuple[int, int]) -> Thing:
-    return next(thing for thing in scene.things if thing.cell == cell)
+def _at(scene: Scene, cell: tuple[int, int]) -> Item:
+    return next(item for item in scene.items if item.cell == cell)
 
 
 def change(scene: Scene, rng: Random) -> Change:
@@ -92,15 +92,15 @@ def change(scene: Scene, rng: Random) -> Change:
             return found
 
 
-def consequence(scene: Scene, rng: Random, thing: Thing | None) -> str:
+def consequence(scene: Scene, rng: Random, item: Item | None) -> str:
     """What is true now: about the thing that changed, where it is still there."""
-    if thing is None:
+    if item is None:
         text = pick(rng, (statements.total, statements.count, statements.line))(scene, rng)
     else:
         axes = pick(rng, (("colour",), ("shape",), ("size",), ("colour", "shape")))
         about = pick(rng, ("count", "count", "relation", "relation", "total"))
-        text = statements.relation(scene, rng, thing) if about == "relation" else None
+        text = statements.relation(scene, rng, item) if about == "relation" else None
         text = text or (
-            statements.total(scene, rng) if about == "total" else statements.count(scene, rng, kind(thing, axes))
+            statements.total(scene, rng) if about == "total" else statements.count(scene, rng, kind(item, axes))
         )
     return f"Now {text if text.startswith('I ') else text[0].lower() + text[1:]}"

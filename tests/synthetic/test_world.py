@@ -11,15 +11,17 @@ from functools import partial
 from random import Random
 
 import pytest
+from toy_world import write as write_all
 from world_reader import COLOURS, NUMBERS, SHAPES, Reader
 
 from omni.errors import UserError
-from omni.synthetic import HELD_OUT, KINDS, Scene, Thing, caption, dense_caption, questions, scene_at
-from omni.synthetic import write as write_all
+from omni.synthetic.captions import caption, dense_caption
 from omni.synthetic.documents import comparisons, description, dialogue, document, lesson, sentences, story
-from omni.synthetic.files import text_row
-from omni.synthetic.knowledge import ask
+from omni.synthetic.knowledge import sample_question
+from omni.synthetic.questions import KINDS, questions
+from omni.synthetic.scene import HELD_OUT, Item, Scene, scene_at
 from omni.synthetic.stories import change
+from omni.synthetic.world import text_row
 
 ELSE = ("utterances", "narrations", "pictures")  # they have tests of their own
 NOTHING_ELSE = dict.fromkeys((*ELSE, *(f"val_{name}" for name in ELSE)), 0)
@@ -62,7 +64,7 @@ def test_every_answer_is_true_and_no_kind_is_missing():
 
 
 def test_what_needs_no_scene_is_true_and_asked_in_many_ways():
-    asked = [ask(Random(seed)) for seed in range(3000)]
+    asked = [sample_question(Random(seed)) for seed in range(3000)]
     for text, answer in asked:
         reader = Reader(Scene(()))
         reader.read(text)
@@ -71,7 +73,7 @@ def test_what_needs_no_scene_is_true_and_asked_in_many_ways():
 
 
 def test_a_lie_is_noticed():
-    scene = Scene((Thing("small", "red", "circle", 0, 0), Thing("large", "red", "circle", 0, 1)))
+    scene = Scene((Item("small", "red", "circle", 0, 0), Item("large", "red", "circle", 0, 1)))
     for lie in (
         "There is one red circle.",
         "The small circle is below the large circle.",
@@ -89,11 +91,11 @@ def test_captions_hold_every_thing():
         told = [re.sub(r" there is an? ", " ", text) for text in dense_caption(scene)]
         assert told == [
             f"In row {NUMBERS[t.row + 1]}, column {NUMBERS[t.column + 1]}, {t.size} {t.colour} {t.shape}."
-            for t in scene.things
+            for t in scene.items
         ]
         reader = Reader(scene)
         assert reader.all_counted(caption(scene).removeprefix("The picture shows ")[:-1])
-        assert reader.sum == len(scene.things)
+        assert reader.sum == len(scene.items)
         assert len(re.split(", | and ", caption(scene))) <= 4
 
 
@@ -144,8 +146,8 @@ def test_no_fault_of_grammar(rows, fault):
 
 def test_same_seed_same_bytes_whatever_the_hash_seed(tmp_path):
     code = (
-        "import sys; from omni.synthetic import write; "
-        f"write(sys.argv[1], documents=60, val_documents=10, seed=5, **{NOTHING_ELSE})"
+        "import sys; from omni.commands.data_world import write; from omni.synthetic.world import WorldSizes; "
+        f"write(sys.argv[1], sizes=WorldSizes(documents=60, val_documents=10, **{NOTHING_ELSE}), seed=5)"
     )
     for seed in ("1", "2"):
         subprocess.run(
@@ -197,7 +199,7 @@ def test_a_run_cut_short_is_never_taken_for_done(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return text_row(*arguments)
 
-    monkeypatch.setattr("omni.synthetic.files.text_row", dying)
+    monkeypatch.setattr("omni.synthetic.world.text_row", dying)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path, documents=20, val_documents=3, seed=1)
     assert not (tmp_path / "world.json").exists()
@@ -218,4 +220,4 @@ def test_mistakes_are_named(tmp_path):
         write(tmp_path, documents=1)
     assert (tmp_path / "text/val.jsonl").read_text() == '{"text": "mine"}\n'
     with pytest.raises(ValueError, match="different cells"):
-        Scene((Thing("small", "red", "circle", 0, 0), Thing("small", "red", "heart", 0, 0)))
+        Scene((Item("small", "red", "circle", 0, 0), Item("small", "red", "heart", 0, 0)))

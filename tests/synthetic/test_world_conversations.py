@@ -1,20 +1,19 @@
 """The world's conversations: true, about what is there, fair to validation, and whole on disk."""
 
 import itertools
-import json
 import re
 from collections import Counter
 from pathlib import Path
 from random import Random
 
 import pytest
+from toy_world import rows, write
 
 from omni.data.conversations.data import ConversationData
 from omni.errors import UserError
-from omni.synthetic import write
-from omni.synthetic.dialogues import Job, talk
+from omni.synthetic.dialogues import ConversationJob, make_dialogue
 from omni.synthetic.language import NUMBERS
-from omni.synthetic.prompts import JUDGE, TRANSCRIBE, claim, described
+from omni.synthetic.prompts import TRANSCRIBE, VERIFY, dense_description, sample_claim
 from omni.synthetic.scene import HELD_OUT, Group, scene_at
 from omni.synthetic.speech import SPEAKERS, sentence_split
 from omni.text.media_positions import MediaLayout
@@ -32,18 +31,13 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def talks():
+def dialogues():
     """Conversations of a large world, by split."""
     sizes = {"train": (500, 20000, 6000), "val": (240, 1000, 300)}
     return {
-        split: [talk(Job(Path(), 0, split, index, *counts)) for index in range(number)]
+        split: [make_dialogue(ConversationJob(0, split, index, *counts)) for index in range(number)]
         for split, (number, *counts) in sizes.items()
     }
-
-
-def rows_of(world, split):
-    lines = (world / "conversations" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def parts(messages, kind):
@@ -60,7 +54,7 @@ def texts(messages):
 def test_claims_are_true_of_a_picture_exactly_where_they_are_said_to_be(seed):
     rng = Random(seed)
     scene, other = scene_at(0, "train", seed), scene_at(0, "train", seed + 100)
-    words, true = claim(scene, rng, other)
+    words, true = sample_claim(scene, rng, other)
     amount, *kind = re.fullmatch(r"There (?:is|are) (.+)\.", words)[1].split()
     number = 0 if amount == "no" else NUMBERS.index(amount)
     kind = [word.removesuffix("es") if word == "crosses" else word.removesuffix("s") for word in kind]
@@ -78,27 +72,27 @@ def test_claims_are_true_of_a_picture_exactly_where_they_are_said_to_be(seed):
 
 def test_captions_tell_every_thing_in_one_way():
     scene = scene_at(0, "train", 5)
-    answers = {described(scene, Random(seed)).answer for seed in range(5)}
+    answers = {dense_description(scene, Random(seed)).answer for seed in range(5)}
     assert len(answers) == 1
-    assert answers.pop().count("there is") == len(scene.things)
+    assert answers.pop().count("there is") == len(scene.items)
 
 
-def test_training_looks_closely_and_validation_asks_for_every_task(talks):
-    looks = [one for one in talks["train"] if one.task == "look"]
+def test_training_looks_closely_and_validation_asks_for_every_task(dialogues):
+    looks = [one for one in dialogues["train"] if one.task == "look"]
     dense = [one.messages[1]["content"] for one in looks if one.messages[1]["content"].startswith("In row")]
     assert 0.25 < len(dense) / len(looks) < 0.45
     assert max(caption.count("there is") for caption in dense) == 4
-    judged = [one for one in looks if any(JUDGE[0] in text or JUDGE[1] in text for text in texts(one.messages))]
+    judged = [one for one in looks if any(VERIFY[0] in text or VERIFY[1] in text for text in texts(one.messages))]
     assert 0.7 < len(judged) / len(looks) < 0.95
     assert min(len(one.messages) for one in looks) >= 2
     assert Counter(len(one.messages) // 2 for one in looks).most_common(1)[0][0] in (11, 12)
     placed = [one for one in looks if any(text.startswith("In which ") for text in texts(one.messages))]
     assert len(placed) / len(looks) > 0.8
-    assert not any("In which" in str(one.messages) for one in talks["val"])
-    assert Counter(one.task for one in talks["val"]) == dict.fromkeys(
+    assert not any("In which" in str(one.messages) for one in dialogues["val"])
+    assert Counter(one.task for one in dialogues["val"]) == dict.fromkeys(
         ("count", "colour", "shape", "relation", "yes-no", "compare", "spoken", "both", "command", "text",
          "transcription", "composition"), 20)  # fmt: skip
-    assert {len(one.messages) for one in talks["val"]} == {2}
+    assert {len(one.messages) for one in dialogues["val"]} == {2}
 
 
 def voices(message):
@@ -106,78 +100,78 @@ def voices(message):
     return [Path(file).stem for file in parts([message], "audio")] if message["role"] == "user" else []
 
 
-def test_training_often_asks_for_what_a_voice_said(talks):
-    own = [one for one in talks["train"] if one.said]
+def test_training_often_asks_for_what_a_voice_said(dialogues):
+    own = [one for one in dialogues["train"] if one.prompts]
     wished = 0
     for one in own:
-        said, last = {voice.id: voice.text for voice in one.said}, ""
+        said, last = {voice.id: voice.text for voice in one.prompts}, ""
         for message, answer in itertools.pairwise(one.messages):
             last = [last, *voices(message)][-1]
             if message["content"] in TRANSCRIBE:
                 assert answer["content"] == said[last]
                 wished += 1
-    assert 0.1 < wished / sum(len(one.said) for one in own) < 0.3
+    assert 0.1 < wished / sum(len(one.prompts) for one in own) < 0.3
 
 
-def test_in_training_a_voice_asks_several_things(talks):
+def test_in_training_a_voice_asks_several_things(dialogues):
     for task in ("spoken", "both", "command"):
-        counts = Counter(len(one.said) for one in talks["train"] if one.task == task)
+        counts = Counter(len(one.prompts) for one in dialogues["train"] if one.task == task)
         assert max(counts) == 3 == counts.most_common(1)[0][0]
-        assert {len(one.said) for one in talks["val"] if one.task == task} == {1}
-    for one in talks["train"]:
+        assert {len(one.prompts) for one in dialogues["val"] if one.task == task} == {1}
+    for one in dialogues["train"]:
         heard = [name for message in one.messages for name in voices(message)]
-        if one.said:
-            assert heard == [said.id for said in one.said]
-            assert len({said.speaker for said in one.said}) > 1 or len(one.said) < 3
+        if one.prompts:
+            assert heard == [said.id for said in one.prompts]
+            assert len({said.speaker for said in one.prompts}) > 1 or len(one.prompts) < 3
         elif one.task == "transcription":
             assert len(heard) == 3
 
 
-def test_some_answers_are_also_said_by_the_narrator(talks):
-    aloud = [one for one in talks["train"] if one.answered is not None]
+def test_some_answers_are_also_said_by_the_narrator(dialogues):
+    aloud = [one for one in dialogues["train"] if one.answer is not None]
     assert 5 < len(aloud) < 40
-    assert all(one.answered is None for one in talks["val"])
+    assert all(one.answer is None for one in dialogues["val"])
     for one in aloud:
         text, audio = one.messages[1]["content"]
-        assert text == {"type": "text", "text": one.answered.text}
-        assert audio["audio"] == f"train/{one.answered.id}.wav"
-        assert audio["speaker"] == one.answered.speaker == SPEAKERS["narrator"][0]
+        assert text == {"type": "text", "text": one.answer.text}
+        assert audio["audio"] == f"train/{one.answer.id}.wav"
+        assert audio["speaker"] == one.answer.speaker == SPEAKERS["narrator"][0]
 
 
-def test_what_needs_both_cannot_be_told_from_one(talks):
-    answers = Counter(one.messages[1]["content"] for one in talks["val"] if one.task == "both")
+def test_what_needs_both_cannot_be_told_from_one(dialogues):
+    answers = Counter(one.messages[1]["content"] for one in dialogues["val"] if one.task == "both")
     assert set(answers) == {"yes", "no"}
     assert min(answers.values()) >= 4
 
 
-def test_voices_and_sentences_of_validation_are_new(talks):
-    for split, some in talks.items():
-        said = [voice for one in some for voice in one.said]
+def test_voices_and_sentences_of_validation_are_new(dialogues):
+    for split, some in dialogues.items():
+        said = [voice for one in some for voice in one.prompts]
         assert len(said) > 20
         assert all(one.speaker in SPEAKERS[split] and sentence_split(one.text) == split for one in said)
 
 
-def test_held_out_pairs_are_named_in_no_conversation_but_those_of_composition(talks):
+def test_held_out_pairs_are_named_in_no_conversation_but_those_of_composition(dialogues):
     pair = re.compile("|".join(f"{colour} {shape}" for colour, shape in HELD_OUT))
-    for one in [*talks["train"], *talks["val"]]:
+    for one in [*dialogues["train"], *dialogues["val"]]:
         if one.task != "composition":
             assert not pair.search("\n".join(texts(one.messages)))
 
 
-def test_composition_shows_a_held_out_pair(talks):
-    for one in talks["val"]:
+def test_composition_shows_a_held_out_pair(dialogues):
+    for one in dialogues["val"]:
         if one.task == "composition":
             (question,), answer = texts(one.messages[:1]), one.messages[1]["content"]
-            assert one.picture is not None
+            assert one.image is not None
             assert any(answer in pair for pair in HELD_OUT)
             assert answer not in question
 
 
 def test_files_that_are_named_are_there_and_training_reads_them(world, monkeypatch):
     for split in ("train", "val"):
-        rows = rows_of(world, split)
-        assert len(rows) == SIZES["pictures" if split == "train" else "val_pictures"]
-        for row in rows:
+        found = rows(world / "conversations", split)
+        assert len(found) == SIZES["pictures" if split == "train" else "val_pictures"]
+        for row in found:
             for kind in ("image", "audio"):
                 for file in parts(row["messages"], kind):
                     assert (world / "conversations" / file).resolve().is_file()

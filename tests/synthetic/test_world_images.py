@@ -11,13 +11,16 @@ from random import Random
 import numpy as np
 import pytest
 from PIL import Image
+from toy_world import rows, tree, write
 from world_reader import NUMBERS, Reader
 
 from omni.cli import main
 from omni.data.images.data import ImageData
 from omni.errors import UserError
-from omni.synthetic import HELD_OUT, Scene, Thing, draw, images, scene_at, write
-from omni.synthetic.scene import COLOURS, SHAPES
+from omni.synthetic import images
+from omni.synthetic.drawing import draw
+from omni.synthetic.media_folder import MediaFolder
+from omni.synthetic.scene import COLOURS, HELD_OUT, SHAPES, Item, Scene, scene_at
 
 SIZES = {"train": 30, "val": 12}
 HUES = {"red": 0, "orange": 30, "yellow": 52, "green": 130, "blue": 230, "purple": 280}  # degrees
@@ -76,14 +79,6 @@ def some(out, **other):
     drawn(out, **{"pictures": SIZES["train"], "val_pictures": SIZES["val"], **other})
 
 
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def rows(folder, split):
-    return [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world")
@@ -95,7 +90,7 @@ class TestPictures:
     @pytest.mark.parametrize("split", SIZES)
     def test_labels_agree_with_the_pixels(self, split):
         for index in range(300):
-            picture = np.asarray(images.picture(3, split, index))
+            picture = np.asarray(images.image(3, split, index))
             assert picture.shape == (64, 64, 3)
             labels = images.image_row(3, split, index)["labels"]
             found = read_colours(picture)
@@ -103,28 +98,28 @@ class TestPictures:
             assert set(labels["colour"]) == set(found.values())
             assert {kind.split()[0] for kind in labels["kind"]} == set(labels["colour"])
             assert {kind.split()[1] for kind in labels["kind"]} == set(labels["shape"])
-            things = scene_at(3, split, index).things
-            assert set(labels["size"]) == {f"{thing.size} {thing.shape}" for thing in things}
+            items = scene_at(3, split, index).items
+            assert set(labels["size"]) == {f"{item.size} {item.shape}" for item in items}
 
     def test_things_stand_where_the_scene_has_them(self):
         for index in range(200):
             scene = scene_at(4, "train", index)
             picture = draw(scene, Random(index))
-            assert read_colours(picture) == {thing.cell: thing.colour for thing in scene.things}
+            assert read_colours(picture) == {item.cell: item.colour for item in scene.items}
 
     @pytest.mark.parametrize("colour", COLOURS)
     @pytest.mark.parametrize("shape", SHAPES)
     def test_shapes_and_sizes_are_what_they_are_called(self, colour, shape):
         for number in range(16):
             for size in ("small", "large"):
-                scene = Scene((Thing(size, colour, shape, number // 4, number % 4),))
+                scene = Scene((Item(size, colour, shape, number // 4, number % 4),))
                 assert read_shape(draw(scene, Random(number))) == (shape, size)
                 assert read_shape(draw(scene)) == (shape, size)
 
     def test_no_colour_comes_near_another(self):
         seen = {colour: [] for colour in COLOURS}
         for index in range(500):
-            picture = np.asarray(images.picture(5, "train", index))
+            picture = np.asarray(images.image(5, "train", index))
             for (row, column), colour in read_colours(picture).items():
                 seen[colour].append(hue(picture[16 * row + 8, 16 * column + 8]))
         angles = sorted(
@@ -135,7 +130,7 @@ class TestPictures:
     def test_borders_are_smooth_and_nothing_is_cut_off(self):
         for shape in SHAPES:
             for cell in ((0, 0), (3, 3), (1, 2)):
-                picture = draw(Scene((Thing("large", "blue", shape, *cell),)), Random(0)).astype(int)
+                picture = draw(Scene((Item("large", "blue", shape, *cell),)), Random(0)).astype(int)
                 away = np.abs(picture - np.median(picture.reshape(-1, 3), axis=0)).max(2)
                 assert len(np.unique(away)) >= 4  # shades between the two colours
                 assert away[[0, -1]].max() < 0.4 * away.max()
@@ -144,7 +139,7 @@ class TestPictures:
     def test_a_larger_picture_shows_the_same(self):
         for index in range(20):
             scene = scene_at(6, "train", index)
-            assert read_colours(draw(scene, size=224)) == {thing.cell: thing.colour for thing in scene.things}
+            assert read_colours(draw(scene, size=224)) == {item.cell: item.colour for item in scene.items}
 
     def test_captions_are_true_and_hold_every_thing(self):
         kinds = Counter()
@@ -152,8 +147,8 @@ class TestPictures:
             row, scene = images.image_row(7, "val", index), scene_at(7, "val", index)
             for text in row["captions"]:
                 Reader(scene).read(text)
-            assert len(re.findall(r"\.", row["captions"][1])) == len(scene.things)
-            assert len(row["captions"]) == (3 if len(scene.things) > 1 else 2)
+            assert len(re.findall(r"\.", row["captions"][1])) == len(scene.items)
+            assert len(row["captions"]) == (3 if len(scene.items) > 1 else 2)
             kinds.update(word for text in row["captions"][2:] for word in ("left", "above") if f" {word} " in text)
         assert min(kinds["left"], kinds["above"]) > 50
 
@@ -164,7 +159,7 @@ class TestSplits:
         for split in SIZES:
             numbers = [(seed, split, index) for seed in (0, 1) for index in range(200)]
             scenes[split] = {scene_at(*number) for number in numbers}
-            pixels[split] = {images.picture(*number).tobytes() for number in numbers}
+            pixels[split] = {images.image(*number).tobytes() for number in numbers}
             assert len(pixels[split]) == 400
         assert not scenes["train"] & scenes["val"]
         assert not pixels["train"] & pixels["val"]
@@ -189,7 +184,7 @@ class TestFiles:
                 assert row["image"] == f"{split}/{row['id']}.png"
                 with Image.open(world / "images" / row["image"]) as file:
                     assert (file.format, file.mode, file.size) == ("PNG", "RGB", (64, 64))
-                    assert file.tobytes() == images.picture(0, split, index).tobytes()
+                    assert file.tobytes() == images.image(0, split, index).tobytes()
         record = json.loads((world / "world.json").read_text())
         assert (record["pictures"], record["val_pictures"]) == (30, 12)
 
@@ -204,12 +199,12 @@ class TestFiles:
         batch = next(iter(data.val_dataloader()))
         for image, index in zip(batch.images, batch.rows.tolist(), strict=True):
             shown = (image * 255).round().byte().permute(1, 2, 0).numpy()
-            np.testing.assert_array_equal(shown, np.asarray(images.picture(0, "val", index)))
+            np.testing.assert_array_equal(shown, np.asarray(images.image(0, "val", index)))
 
     def test_runs_and_processes_make_the_same_bytes_and_other_seeds_others(self, world, tmp_path):
         some(tmp_path / "again")
         assert tree(tmp_path / "again") == tree(world)
-        images.write_images(tmp_path / "two", seed=0, sizes=SIZES, processes=2)
+        images.write_images(MediaFolder(tmp_path / "two", tuple(SIZES)), seed=0, sizes=SIZES, processes=2)
         assert tree(tmp_path / "two") == tree(world / "images")
         some(tmp_path / "other", seed=1)
         pictures = [
@@ -254,14 +249,14 @@ class TestResumption:
             assert tree(tmp_path) == before
 
     def test_a_run_that_was_cut_is_not_taken_for_done(self, world, tmp_path, monkeypatch):
-        calls, picture = count(), images.picture
+        calls, picture = count(), images.image
 
         def dying(*arguments):
             if next(calls) == 7:
                 raise KeyboardInterrupt
             return picture(*arguments)
 
-        monkeypatch.setattr(images, "picture", dying)
+        monkeypatch.setattr(images, "image", dying)
         with pytest.raises(KeyboardInterrupt):
             some(tmp_path)
         assert len(list(tmp_path.rglob("*.png"))) == 7

@@ -13,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from toy_world import rows, tree, write
 
 from omni.cli import main
 from omni.errors import UserError
-from omni.synthetic import espeak, files, recordings, scene, speech, write
+from omni.synthetic import espeak, recordings, scene, speech
+from omni.synthetic import world as world_files
 from omni.synthetic.espeak import synthesize
-from omni.synthetic.files import text_row
 from omni.synthetic.language import NUMBERS
+from omni.synthetic.media_folder import MediaFolder
 from omni.synthetic.pool import in_order
+from omni.synthetic.world import GENERATOR, text_row
 
 SENTENCE = "The red circle is above the blue star."
 SIZES = {"train": 8, "val": 3, "narrator": 2, "narrator_val": 1}
@@ -33,14 +36,6 @@ def spoken(out, **other):
     sizes = {"documents": 1, "val_documents": 1, "utterances": SIZES["train"], "val_utterances": SIZES["val"]}
     sizes |= {"narrations": SIZES["narrator"], "val_narrations": SIZES["narrator_val"]}
     write(out, **{**sizes, "pictures": 0, "val_pictures": 0, **other})
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def rows(folder, split):
-    return [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,8 @@ def texts():
 def said(monkeypatch):
     """The ids of what is said from now on."""
     ids = []
-    monkeypatch.setattr(recordings, "samples", lambda one: ids.append(one.id) or speech.samples(one))
+    waveform = speech.waveform
+    monkeypatch.setattr(speech, "waveform", lambda one: ids.append(one.id) or waveform(one))
     return ids
 
 
@@ -156,7 +152,7 @@ class TestSentencesAndSpeakers:
         speakers = {*accents, *variants, *speech.SPEAKERS["val"], *speech.SPEAKERS["narrator"]}
         for speaker in sorted(speakers):
             loud = speech.Utterance("", "There are four large purple hearts.", speaker, 170, 50)
-            wave = speech.samples(loud).astype(float) / 2**15
+            wave = speech.waveform(loud).astype(float) / 2**15
             assert -35 < 20 * np.log10(np.sqrt(np.mean(wave**2))) < -10, speaker
             assert np.abs(wave).max() < 0.999, speaker
             assert 1.2 < len(wave) / speech.SAMPLE_RATE < 4, speaker
@@ -218,14 +214,14 @@ class TestFiles:
                 assert (info.samplerate, info.channels, info.subtype, info.format) == (16000, 1, "PCM_16", "WAV")
                 assert row["duration"] == round(info.frames / 16000, 4)
                 wave = soundfile.read(world / "speech" / row["audio"], dtype="int16")[0]
-                np.testing.assert_array_equal(wave, speech.samples(said))
+                np.testing.assert_array_equal(wave, speech.waveform(said))
             assert record["seconds"][split] == pytest.approx(sum(row["duration"] for row in found), abs=0.06)
         assert (record["utterances"], record["val_utterances"], record["espeak"]) == (8, 3, espeak.version())
 
     def test_resampling_keeps_the_sound(self):
         said = speech.utterance(0, "train", 0)
         before, rate = synthesize(said.text, said.speaker, said.rate, said.pitch)
-        after = speech.samples(said)
+        after = speech.waveform(said)
         assert len(after) == -(-len(before) * 16000 // rate)
         spectra = [
             np.abs(np.fft.rfft(wave.astype(float), n=hz * 10))[:60000] / hz
@@ -236,13 +232,17 @@ class TestFiles:
 
     def test_another_process_makes_the_same_bytes(self, world, tmp_path):
         # Two would be used; there is work for one, and one is enough to wait for.
-        recordings.record(tmp_path, generator=files.GENERATOR, seed=0, sizes=SIZES, processes=2)
+        recordings.write_recordings(
+            MediaFolder(tmp_path, tuple(SIZES)), generator=GENERATOR, seed=0, sizes=SIZES, processes=2
+        )
         assert tree(tmp_path) == tree(world / "speech")
 
     @pytest.mark.slow
     def test_any_number_of_processes_makes_the_same_bytes(self, world, tmp_path, monkeypatch):
-        monkeypatch.setattr(recordings, "CHUNK", 1)
-        recordings.record(tmp_path, generator=files.GENERATOR, seed=0, sizes=SIZES, processes=3)
+        monkeypatch.setattr(recordings, "_CHUNK", 1)
+        recordings.write_recordings(
+            MediaFolder(tmp_path, tuple(SIZES)), generator=GENERATOR, seed=0, sizes=SIZES, processes=3
+        )
         assert tree(tmp_path) == tree(world / "speech")
 
     def test_runs_make_the_same_bytes_and_other_seeds_others(self, world, tmp_path):
@@ -292,14 +292,14 @@ class TestResumption:
             assert tree(tmp_path) == before
 
     def test_a_run_that_was_cut_goes_on(self, world, tmp_path, monkeypatch):
-        calls = count()
+        calls, waveform = count(), speech.waveform
 
         def dying(one):
             if next(calls) == 5:
                 raise KeyboardInterrupt
-            return speech.samples(one)
+            return waveform(one)
 
-        monkeypatch.setattr(recordings, "samples", dying)
+        monkeypatch.setattr(speech, "waveform", dying)
         with pytest.raises(KeyboardInterrupt):
             spoken(tmp_path)
         assert not list(tmp_path.glob("**/world.json")) + list(tmp_path.glob("speech/*.jsonl"))
@@ -325,7 +325,7 @@ class TestResumption:
 
     def test_another_generator_or_engine_is_written_anew(self, tmp_path, said, monkeypatch, capsys):
         spoken(tmp_path, utterances=2, val_utterances=1, **NO_NARRATOR)
-        monkeypatch.setattr(files, "GENERATOR", files.GENERATOR + 1)
+        monkeypatch.setattr(world_files, "GENERATOR", GENERATOR + 1)
         spoken(tmp_path, utterances=2, val_utterances=1, **NO_NARRATOR)
         assert len(said) == 6
         (tmp_path / "world.json").unlink()
@@ -388,7 +388,7 @@ class TestProcesses:
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
     def test_no_process_is_left_behind(self, tmp_path, how):
         code = (
-            "import sys, omni.synthetic.recordings as r; r.cpus = lambda: 2\n"
+            "import sys, omni.synthetic.pool as pool; pool.cpus = lambda: 2\n"
             "from omni.cli import main\n"
             "sizes = ['--documents=1', '--val_documents=1', '--pictures=0', '--val_pictures=0']\n"
             "main(['data', 'world', '--out', sys.argv[1], *sizes])"
