@@ -10,6 +10,7 @@ import torchaudio
 from torch import Tensor
 
 from omni.errors import UserError
+from omni.layers.mask import length_mask
 from omni.text.ctc_vocabulary import BLANK
 
 _NEVER = -math.inf
@@ -45,7 +46,7 @@ def is_feasible(targets: Tensor, target_lengths: Tensor, lengths: Tensor) -> Ten
         target_lengths: (batch,): units of each row.
         lengths: (batch,): sub-frames of each row.
     """
-    inside = torch.arange(1, targets.shape[1], device=targets.device) < target_lengths[:, None]
+    inside = length_mask(target_lengths, targets.shape[1])[:, 1:]
     repeats = ((targets[:, 1:] == targets[:, :-1]) & inside).sum(1)
     return target_lengths + repeats <= lengths
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from omni.layers.mask import length_mask
 from omni.layers.readout import readout
 from omni.layers.transformer import Transformer
 from omni.models.part import Part
@@ -156,11 +157,11 @@ class AudioEncoder(Part):
         """
         x = mels[:, None]
         for conv in self.convs:
-            x = x * _valid(lengths, x.shape[2])[:, None, :, None]
+            x = x * length_mask(lengths, x.shape[2])[:, None, :, None]
             x = F.gelu(conv(x))
             lengths = (lengths + 1) // 2
         x = self.dropout(self.input(rearrange(x, "b c t f -> b t (f c)")))
-        mask = _valid(lengths, x.shape[1])
+        mask = length_mask(lengths, x.shape[1])
         inner: list[Emissions] = []
 
         def between(blocks: int, x: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ class AudioEncoder(Part):
         """What the CTC head writes of features."""
         lengths = features.lengths * self.subframes
         x = rearrange(self.head_input(features.hidden), "b t (s d) -> b (t s) d", s=self.subframes)
-        x = x * _valid(lengths, x.shape[1])[..., None]
+        x = x * length_mask(lengths, x.shape[1])[..., None]
         x = x + F.gelu(self.head_conv(x.transpose(1, 2)).transpose(1, 2))
         return Emissions(self.head(x).float().log_softmax(-1), lengths)
 
@@ -196,8 +197,3 @@ class AudioEncoder(Part):
             rate, bins = rate / 2, bins / 2
             total += rate * bins * weight.numel()
         return 6 * total
-
-
-def _valid(lengths: Tensor, time: int) -> Tensor:
-    """(batch, time): true within each row's length."""
-    return torch.arange(time, device=lengths.device) < lengths[:, None]

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from omni.layers.convnext import ConvCache, ConvNeXtStack
+from omni.layers.mask import length_mask
 from omni.layers.quantizer import ResidualQuantizer
 from omni.models.part import Part
 
@@ -169,7 +170,7 @@ class Codec(Part):
             mask = None
         else:
             last = lengths[:, None] - 1
-            mask = torch.arange(time // self.downsampling, device=mels.device) < self.num_frames(lengths)[:, None]
+            mask = length_mask(self.num_frames(lengths), time // self.downsampling)
         source = torch.arange(time, device=mels.device).expand(len(mels), -1).minimum(last)
         return self._encoded(mels.gather(1, source[..., None].expand(-1, -1, self.num_mels))), mask
 

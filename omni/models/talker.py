@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from omni.batch import IGNORE
 from omni.layers.cache import KVCache
 from omni.layers.depth import DepthModule
+from omni.layers.mask import length_mask
 from omni.layers.readout import readout
 from omni.layers.transformer import Transformer
 from omni.models.part import Part
@@ -150,7 +151,7 @@ class Talker(Part):
         """
         if (speakers is None) != (self.speakers is None):
             raise ValueError(f"the Talker has {self.num_speakers} speakers: give them if, and only if, there are any")
-        inside = torch.arange(text.shape[1] + 2, device=text.device) < text_lengths[:, None] + 2
+        inside = length_mask(text_lengths + 2, text.shape[1] + 2)
         symbols = F.pad(text.clamp(min=0), (1, 1), value=self.vocab_size)
         symbols = symbols.scatter(1, text_lengths[:, None] + 1, self.vocab_size + 1)
         x = self.characters(symbols)

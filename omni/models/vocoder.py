@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.layers.convnext import ConvCache, ConvNeXtStack
+from omni.layers.mask import length_mask
 from omni.layers.norm import RMSNorm
 from omni.layers.readout import readout
 from omni.media.audio import HOP_LENGTH, MEAN, N_FFT, SAMPLE_RATE, STD, LogMel
@@ -88,7 +89,7 @@ class Vocos(Part):
             ValueError: If there are no frames, or they have another number of filters.
         """
         self._check(mels)
-        mask = None if lengths is None else torch.arange(mels.shape[1], device=mels.device) < lengths[:, None]
+        mask = None if lengths is None else length_mask(lengths, mels.shape[1])
         audio = overlap_add(self._frames(mels, mask=mask))[:, self.delay :][:, : mels.shape[1] * HOP_LENGTH]
         return audio if mask is None else audio * mask.repeat_interleave(HOP_LENGTH, dim=1)
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, final
 
-import torch
 from lightning import Callback
 from torch import Tensor
 from torchmetrics.text import CharErrorRate, WordErrorRate
@@ -11,6 +10,7 @@ from torchmetrics.text import CharErrorRate, WordErrorRate
 from omni.batch import SpeechBatch
 from omni.decoding.ctc import ctc_nll, decode
 from omni.errors import UserError
+from omni.layers.mask import length_mask
 from omni.losses import Loss
 from omni.models.audio_encoder import INTERMEDIATE_CTC_WEIGHT, AudioEncoder, AudioFeatures, Emissions
 from omni.stages.example_batches import speech_batch
@@ -109,7 +109,7 @@ class SpeechRecognition(Stage):
             terms = {"ctc": total.detach() / num_units, "intermediate_ctc": first.detach() / num_units}
             total = (1 - self.intermediate_ctc_weight) * total + self.intermediate_ctc_weight * first
         probs = emissions.log_probs.detach()
-        valid = torch.arange(probs.shape[1], device=probs.device) < emissions.lengths[:, None]
+        valid = length_mask(emissions.lengths, probs.shape[1])
         entropy = -(probs.exp() * probs).sum(-1)
         stats = {
             "infeasible_rows": (~feasible).sum().float(),

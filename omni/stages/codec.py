@@ -10,6 +10,7 @@ from torchmetrics.text import WordErrorRate
 
 from omni.batch import SpeechBatch
 from omni.distributed import sum_over_ranks
+from omni.layers.mask import length_mask
 from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH
 from omni.media.griffin_lim import GriffinLim
@@ -18,7 +19,7 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec, Reconstruction
 from omni.stages.example_batches import speech_batch
 from omni.stages.reporting.reconstructions import Reconstructed, ReconstructionReporter
-from omni.stages.speech_quality import check_initialized, check_spectrograms, length_mask, references_of, transcribe
+from omni.stages.speech_quality import check_initialized, check_spectrograms, references_of, transcribe
 from omni.stages.stage import Stage
 
 

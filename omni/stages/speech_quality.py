@@ -10,6 +10,7 @@ from torchmetrics.text import WordErrorRate
 from omni.batch import SpeechBatch
 from omni.decoding.ctc import decode
 from omni.errors import UserError
+from omni.layers.mask import length_mask
 from omni.media.audio import HOP_LENGTH, LogMel
 from omni.metrics import Intelligibility, MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
@@ -67,11 +68,6 @@ class SoundQuality(nn.Module):
         """`mel_distance`, `stoi` and, with a recogniser, `wer`."""
         values = {"mel_distance": self.mel_distance.compute(), "stoi": self.stoi.compute()}
         return values if self.wer is None else {**values, "wer": self.wer.compute()}
-
-
-def length_mask(lengths: Tensor, time: int) -> Tensor:
-    """(batch, time): true within each row's length."""
-    return torch.arange(time, device=lengths.device) < lengths[:, None]
 
 
 def transcribe(recognizer: AudioEncoder, units: CTCVocabulary, mels: Tensor, lengths: Tensor) -> list[str]:

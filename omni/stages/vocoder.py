@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from omni.batch import SpeechBatch
 from omni.errors import UserError
+from omni.layers.mask import length_mask
 from omni.losses import Loss, discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss, spectral_distance
 from omni.media.audio import HOP_LENGTH, LogMel
 from omni.media.griffin_lim import GriffinLim
@@ -25,7 +26,6 @@ from omni.stages.speech_quality import (
     SoundQuality,
     check_initialized,
     check_spectrograms,
-    length_mask,
     select_rows,
 )
 from omni.stages.stage import Stage

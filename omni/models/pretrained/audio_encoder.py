@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omni.layers.mask import length_mask
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.models.audio_encoder import AudioFeatures
 from omni.models.pretrained.front_ends import ConvFrontEnd, ExtractorFrontEnd, SpeechFrontEnd, WhisperFrontEnd
@@ -69,7 +70,7 @@ class PretrainedAudioEncoder(PretrainedPart):
         Returns:
             Features for the Thinker.
         """
-        inside = torch.arange(mels.shape[1], device=mels.device) < lengths[:, None]
+        inside = length_mask(lengths, mels.shape[1])
         sound = self.ear.prepared(mels.float() * inside[..., None], lengths)
         if mels.shape[1] <= self.window:
             return AudioFeatures(self.ear(sound, lengths), self.num_frames(lengths))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.errors import UserError
+from omni.layers.mask import length_mask
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 
 _LEAST = SAMPLE_RATE // 10  # samples: a feature extractor may fail on fewer
@@ -75,7 +76,7 @@ class WhisperFrontEnd(SpeechFrontEnd):
             window = torch.hann_window(self.n_fft, device=audio.device)
             spectrum = torch.stft(audio.float(), self.n_fft, HOP_LENGTH, window=window, return_complex=True).abs()
             mel = (spectrum.square()[..., : sound.shape[1]].mT @ self.filters).clamp(min=1e-10).log10()
-        inside = _inside(lengths, mel.shape[1])[..., None]
+        inside = length_mask(lengths, mel.shape[1])[..., None]
         loudest = mel.where(inside, -10.0).amax((1, 2), keepdim=True)
         return (torch.maximum(mel, loudest - 8) + 4) / 4 * inside
 
@@ -84,12 +85,12 @@ class WhisperFrontEnd(SpeechFrontEnd):
         encoder = self.model
         x = self.features(sound, lengths).to(encoder.conv1.weight.dtype).mT
         for conv in (encoder.conv1, encoder.conv2):
-            x = F.gelu(conv(x * _inside(lengths, x.shape[2])[:, None]))
+            x = F.gelu(conv(x * length_mask(lengths, x.shape[2])[:, None]))
             lengths = -(-lengths // conv.stride[0])
         x = x.mT + encoder.embed_positions.weight[: x.shape[2]]
         x = F.dropout(x, encoder.dropout, self.training)
         hidden = torch.zeros((), dtype=x.dtype, device=x.device)
-        mask = hidden.where(_inside(lengths, x.shape[1]), torch.finfo(x.dtype).min)[:, None, None]
+        mask = hidden.where(length_mask(lengths, x.shape[1]), torch.finfo(x.dtype).min)[:, None, None]
         for layer in encoder.layers:
             x = layer(x, mask)
         return encoder.layer_norm(x)
@@ -105,7 +106,7 @@ class _RowNorm(nn.GroupNorm):
     lengths: Tensor  # of this call; set by `ConvFrontEnd`
 
     def forward(self, input: Tensor) -> Tensor:
-        inside = _inside(self.lengths, input.shape[2])[:, None]
+        inside = length_mask(self.lengths, input.shape[2])[:, None]
         count = self.lengths[:, None, None]
         x = input.float()
         mean = (x * inside).sum(2, keepdim=True) / count
@@ -147,7 +148,7 @@ class ConvFrontEnd(SpeechFrontEnd):
         """Brings each recording to mean 0 and variance 1, where the model was trained so."""
         if not self.normalized:
             return sound
-        inside = _inside(lengths, sound.shape[1])[..., None]
+        inside = length_mask(lengths, sound.shape[1])[..., None]
         count = (lengths * HOP_LENGTH)[:, None, None]
         mean = sound.sum((1, 2), keepdim=True) / count
         variance = ((sound - mean).square() * inside).sum((1, 2), keepdim=True) / count
@@ -164,7 +165,7 @@ class ConvFrontEnd(SpeechFrontEnd):
         for norm in self.norms:
             norm.lengths = (ends - self.first[0]) // self.first[1] + 1
         dtype = next(self.model.parameters()).dtype
-        mask = _inside(ends, audio.shape[1]).long()
+        mask = length_mask(ends, audio.shape[1]).long()
         return self.model(audio.to(dtype), attention_mask=mask).last_hidden_state
 
 
@@ -211,8 +212,3 @@ class ExtractorFrontEnd(SpeechFrontEnd):
         places = torch.arange(-(-sound.shape[1] // self.downsampling), device=hidden.device)
         places = places.minimum(counts[:, None] - 1)
         return hidden.gather(1, places[..., None].expand(-1, -1, self.dim))
-
-
-def _inside(lengths: Tensor, time: int) -> Tensor:
-    """(batch, time): true within each row's length."""
-    return torch.arange(time, device=lengths.device) < lengths[:, None]
