@@ -9,11 +9,11 @@ from torch import Tensor
 
 from omni.batch import IGNORE, Attribute
 
-CHUNK_BYTES = 2**25  # of fp32 logits at a time; on 2 CPU cores 16–64 MB were equally fast, whole batches 1.7 × slower
+CHUNK_BYTES = 2**25  # fp32 logits at a time; on 2 CPU cores 16–64 MB were equally fast, whole batches 1.7 × slower
 
 
 class Loss(NamedTuple):
-    """A loss as a sum and what it is a sum over, so that micro-batches and ranks can be averaged rightly.
+    """A loss as a sum and its number of items, so that micro-batches and ranks can be averaged correctly.
 
     Attributes:
         total: Sum over all scored items, a scalar with a graph.
@@ -29,105 +29,95 @@ class Loss(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The loss of one scored item."""
+        """The loss per scored item."""
         return self.total / self.num_items.clamp(min=1)
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, softcap: float | None = None) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Sum of the cross-entropies of `hidden @ weight.T`, without ever holding all logits.
 
-    The logits of a large vocabulary dwarf everything else (32 k × 8 × 512 positions are 524 MB in fp32). Here they
-    exist for one chunk of positions at a time, and the gradient is computed from them at once, so nothing is computed
-    twice.
-    The same idea as in "Cut Your Losses" (arXiv:2411.09009) and Liger kernels (arXiv:2410.10989), in plain PyTorch.
+    The logits of a large vocabulary take more memory than everything else (32 k × 8 × 512 positions are 524 MB in
+    fp32). Here they exist for one chunk of positions at a time, and the gradient is computed from them at once, so
+    nothing is computed twice. The same idea as in "Cut Your Losses" (arXiv:2411.09009) and Liger kernels
+    (arXiv:2410.10989), in plain PyTorch.
 
     Args:
         hidden: (..., dim).
         weight: (vocab, dim).
-        targets: (...), of int64; `IGNORE` is not scored.
-        softcap: Logits are squashed to ± this value by a tanh (Gemma 2, arXiv:2408.00118); None leaves them.
+        targets: (...), int64; `IGNORE` is not scored.
 
     Returns:
-        A scalar in fp32.
+        A scalar, fp32.
     """
     if not torch.is_grad_enabled():
-        return token_nll(hidden, weight, targets, softcap=softcap).sum()
-    return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), softcap)
+        return token_nll(hidden, weight, targets).sum()
+    return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten())
 
 
 @torch.no_grad()
-def token_nll(hidden: Tensor, weight: Tensor, targets: Tensor, *, softcap: float | None = None) -> Tensor:
+def token_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The cross-entropy of each position in nats, without gradient: (...), fp32; 0 where the target is `IGNORE`.
 
     Arguments are those of `linear_cross_entropy`.
     """
-    flat, weight, chunk = _prepare(hidden.flatten(0, -2), weight)
-    with _full_precision(flat):
+    flat, weight = _in_product_precision(hidden.flatten(0, -2), weight)
+    chunk = positions_per_chunk(len(weight))
+    with _without_autocast(flat):
         parts = [
-            -F.log_softmax(_logits(part, weight, softcap), dim=-1).gather(1, target.clamp(min=0)[:, None])[:, 0]
+            -F.log_softmax((part @ weight.T).float(), dim=-1).gather(1, target.clamp(min=0)[:, None])[:, 0]
             * (target != IGNORE)
             for part, target in zip(flat.split(chunk), targets.flatten().split(chunk), strict=True)
         ]
     return torch.cat(parts).view(targets.shape)
 
 
-def _prepare(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Casts to the precision of the products, once, and chooses the number of positions in a chunk."""
+def positions_per_chunk(vocab_size: int) -> int:
+    """Number of positions whose logits are held at a time."""
+    return max(1, CHUNK_BYTES // (4 * vocab_size))
+
+
+def _in_product_precision(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Casts once to the precision that autocast chooses for products."""
     device = hidden.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    return hidden, weight, max(1, CHUNK_BYTES // (4 * len(weight)))
+    return hidden, weight
 
 
-def _full_precision(like: Tensor) -> torch.autocast:
-    device = like.device.type if like.device.type != "meta" else "cpu"
-    return torch.autocast(device, enabled=False)
-
-
-def _logits(hidden: Tensor, weight: Tensor, softcap: float | None) -> Tensor:
-    logits = (hidden @ weight.T).float()
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
-
-
-def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Adds `a @ b`, in the precision of `total`."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b
+def _without_autocast(like: Tensor) -> torch.autocast:
+    return torch.autocast(like.device.type if like.device.type != "meta" else "cpu", enabled=False)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Computes gradients in the forward pass, where the logits are; in fp16 in the backward pass, from new logits.
 
-    Slopes of well-predicted tokens are too small for fp16. The gradient scaler (`torch.amp.GradScaler`) lifts them by
-    the gradient of the loss, which is known in the backward pass only. It costs one more product with the matrix.
+    Gradients of well-predicted tokens underflow in fp16. The gradient scaler (`torch.amp.GradScaler`) scales the
+    gradient of the loss, which is known in the backward pass only. This costs one more product with the weight.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-        wanted, weight_wanted = any(ctx.needs_input_grad), ctx.needs_input_grad[1]  # not where the head is frozen
-        inputs, matrix, chunk = _prepare(hidden, weight)
-        ctx.options = {"softcap": softcap, "chunk": chunk}
-        ctx.dtypes, ctx.late = (hidden.dtype, weight.dtype if weight_wanted else None), matrix.dtype == torch.float16
-        if wanted and not ctx.late:
-            total, *gradients = _with_gradients(inputs, matrix, targets, None, ctx.dtypes, **ctx.options)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        inputs, matrix = _in_product_precision(hidden, weight)
+        weight_wanted = ctx.needs_input_grad[1]  # False for a frozen head
+        ctx.dtypes = hidden.dtype, weight.dtype if weight_wanted else None
+        ctx.in_backward = matrix.dtype == torch.float16
+        if any(ctx.needs_input_grad) and not ctx.in_backward:
+            total, *gradients = _with_gradients(inputs, matrix, targets, None, ctx.dtypes)
             ctx.save_for_backward(*gradients)
             return total
-        if wanted:
+        if ctx.in_backward:
             ctx.save_for_backward(inputs, matrix, targets)
-        return token_nll(inputs, matrix, targets, softcap=softcap).sum()
+        return token_nll(inputs, matrix, targets).sum()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        if ctx.late:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        if ctx.in_backward:
             inputs, matrix, targets = ctx.saved_tensors
-            found = _with_gradients(inputs, matrix, targets, grads[0], ctx.dtypes, **ctx.options)
-            _, hidden_grad, weight_grad = found
-            return hidden_grad, weight_grad, None, None
+            _, hidden_grad, weight_grad = _with_gradients(inputs, matrix, targets, grads[0], ctx.dtypes)
+            return hidden_grad, weight_grad, None
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None, None
+        return hidden_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None
 
 
 def _with_gradients(
@@ -136,55 +126,56 @@ def _with_gradients(
     targets: Tensor,
     scale: Tensor | None,
     dtypes: tuple[torch.dtype, torch.dtype | None],
-    *,
-    softcap: float | None,
-    chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The summed loss, and its gradients times `scale` by inputs and matrix.
+    """The summed loss, and `scale` times its gradients by inputs and matrix.
 
     Args:
         inputs: (positions, dim), in the precision of the products.
         matrix: (vocab, dim), in the same.
         targets: (positions,).
-        scale: A scalar, taken into the slopes before they are rounded to the precision of the products; None for 1.
-        dtypes: Those of the two gradients; None where there is to be none by the matrix.
-        softcap: As in `linear_cross_entropy`.
-        chunk: Positions whose logits are held at a time.
+        scale: A scalar, multiplied before rounding to the precision of the products; None for 1.
+        dtypes: Those of the two gradients; None for the second if the matrix is frozen.
     """
     hidden_grad = torch.empty_like(inputs)
     weight_grad = None if dtypes[1] is None else torch.zeros_like(matrix, dtype=dtypes[1])
     total = torch.zeros((), device=inputs.device)
-    with _full_precision(inputs):
+    chunk = positions_per_chunk(len(matrix))
+    with _without_autocast(inputs):
         for start in range(0, len(inputs), chunk):
             part, target = inputs[start : start + chunk], targets[start : start + chunk]
-            logits = _logits(part, matrix, softcap)
             index, scored = target.clamp(min=0)[:, None], (target != IGNORE)[:, None]
-            log_probs = F.log_softmax(logits, dim=-1)
+            log_probs = F.log_softmax((part @ matrix.T).float(), dim=-1)
             total -= (log_probs.gather(1, index) * scored).sum()
             slope = log_probs.exp_()  # d loss / d logits = softmax − one-hot
             slope.scatter_add_(1, index, -torch.ones_like(index, dtype=slope.dtype))
-            if softcap is not None:
-                slope *= 1 - (logits / softcap).square()
             if scale is not None:
                 slope *= scale
             slope = slope.to(matrix.dtype)
-            # What is not scored is taken out of the narrow factors, not of the wide one.
+            # Positions that are not scored are zeroed in the narrow factors, not in the wide one.
             hidden_grad[start : start + chunk] = (slope @ matrix) * scored
             if weight_grad is not None:
-                _accumulate(weight_grad, slope.T, part * scored)
+                _add_product(weight_grad, slope.T, part * scored)
     return total, hidden_grad.to(dtypes[0]), weight_grad
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Adds `a @ b`, in the precision of `total`."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def classification_loss(
     logits: Tensor, labels: Tensor, attributes: Sequence[Attribute], *, smoothing: float = 0.0
 ) -> Tensor:
-    """The loss of each image in nats, summed over its attributes; those that are not known count nothing.
+    """The loss of each image in nats, summed over its attributes; unknown ones are not counted.
 
     Args:
-        logits: (batch, classes), the attributes side by side.
-        labels: (batch, classes), shares of each value, -1 where an attribute is not known.
-        attributes: What the columns mean: cross-entropy over the values of an attribute, or, where it may have
-            several, binary cross-entropy of each value.
+        logits: (batch, classes), the attributes concatenated.
+        labels: (batch, classes), the share of each value; -1 for an unknown attribute.
+        attributes: The meaning of the columns. The loss is cross-entropy over the values of an attribute, or binary
+            cross-entropy of each value if it may have several.
         smoothing: Share of the target that is spread evenly (arXiv:1512.00567).
 
     Returns:
@@ -205,16 +196,16 @@ def classification_loss(
 
 
 def contrastive_loss(scores: Tensor, caption_ids: Tensor, *, kind: Literal["sigmoid", "softmax"]) -> Tensor:
-    """Sum over images of how badly each is told apart from the others' captions.
+    """Sum over images of the contrastive loss against the batch's captions.
 
-    Row `i` and column `i` belong together. A caption that equals that of another image is no negative of it: such
-    pairs count nothing, nor do those of a missing caption.
+    Row `i` and column `i` belong together. A caption that equals another image's is not a negative of it: such pairs
+    are not counted, and neither are those of a missing caption.
 
     Args:
         scores: (batch, batch), of images and captions.
         caption_ids: (batch,), equal for equal captions, -1 for a missing one.
-        kind: `sigmoid`: each pair a binary choice (arXiv:2303.15343); `softmax`: the right one of the batch, chosen
-            among captions and among images, averaged (arXiv:2103.00020).
+        kind: `sigmoid`: a binary decision for each pair (arXiv:2303.15343); `softmax`: the mean of the cross-entropies
+            over captions and over images (arXiv:2103.00020).
 
     Returns:
         A scalar, fp32.
@@ -231,42 +222,42 @@ def contrastive_loss(scores: Tensor, caption_ids: Tensor, *, kind: Literal["sigm
 
 
 def discriminator_hinge_loss(real: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
-    """What discriminators get wrong (arXiv:1705.02894): the mean of `max(0, 1 - real) + max(0, 1 + made)`, a scalar.
+    """Hinge loss of discriminators (arXiv:1705.02894): the mean of `max(0, 1 - real) + max(0, 1 + made)`, a scalar.
 
     Args:
-        real: The scores that each gives to real sounds, of any shape.
-        made: Those for made sounds.
+        real: Each discriminator's scores of real audio, of any shape.
+        made: Those of generated audio.
     """
     wrong = [F.relu(1 - a).mean() + F.relu(1 + b).mean() for a, b in zip(real, made, strict=True)]
     return torch.stack(wrong).mean()
 
 
 def generator_hinge_loss(made: Sequence[Tensor]) -> Tensor:
-    """What discriminators find wrong with made sounds: the mean of `max(0, 1 - made)`, a scalar; see above."""
+    """Hinge loss of the generator: the mean of `max(0, 1 - made)`, a scalar; see `discriminator_hinge_loss`."""
     return torch.stack([F.relu(1 - score).mean() for score in made]).mean()
 
 
 def feature_matching_loss(real: Sequence[Sequence[Tensor]], made: Sequence[Sequence[Tensor]]) -> Tensor:
-    """How far made sounds are from real ones in the eyes of discriminators (MelGAN, arXiv:1910.06711), a scalar.
+    """Mean distance of the discriminators' features of generated and real audio (MelGAN, arXiv:1910.06711), a scalar.
 
     Args:
-        real: What each layer of each discriminator holds of real sounds; taken as constants.
-        made: The same of made sounds.
+        real: Features of each layer of each discriminator for real audio; no gradient.
+        made: The same for generated audio.
     """
     pairs = [pair for a, b in zip(real, made, strict=True) for pair in zip(a, b, strict=True)]
     return torch.stack([F.l1_loss(b, a.detach()) for a, b in pairs]).mean()
 
 
 def spectral_distance(made: Tensor, real: Tensor, *, n_ffts: Sequence[int] = (256, 512, 1024)) -> Tensor:
-    """How far magnitudes of short-time spectra are apart, at several resolutions (arXiv:1910.11480), a scalar.
+    """Multi-resolution STFT distance (arXiv:1910.11480), a scalar.
 
-    The mean over resolutions and rows of the mean absolute difference of logarithms, and of the norm of the difference
-    as a share of the norm of the real ones.
+    The mean over resolutions and rows of the mean absolute difference of log magnitudes, plus the norm of the
+    difference of magnitudes relative to the norm of the real ones.
 
     Args:
         made: (batch, samples).
         real: The same shape.
-        n_ffts: Samples of a frame; frames are a quarter of that apart.
+        n_ffts: Frame lengths in samples; the hop is a quarter of it.
     """
     distances = []
     with torch.autocast(made.device.type, enabled=False):

@@ -36,7 +36,14 @@ RENAMED: dict[str, dict[str, str]] = {
 }
 
 # Class -> removed name -> the value that had no effect, with which old checkpoints still load.
-REMOVED: dict[str, dict[str, Any]] = {}
+REMOVED: dict[str, dict[str, Any]] = {
+    "AudioEncoder": {"attention_span": 0},
+    "Codec": {"cosine": False},
+    "OmniTuning": {"router_z": 1e-3},
+    "TextEncoder": {"activation": "gelu"},
+    "Thinker": {"activation": "swiglu", "logit_softcap": None, "qk_norm": True, "rope_theta": 10_000.0},
+    "VisionEncoder": {"activation": "gelu", "pooling": "mean", "qk_norm": True, "rope_theta": 100.0},
+}
 
 # Old path of a class, or of the module of several -> new path.
 MOVED: dict[str, str] = {

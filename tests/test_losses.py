@@ -14,10 +14,7 @@ from omni.metrics import MeanOfItems, TokenLoss
 from omni.text.tokenizer import BOS, EOS, ByteTokenizer
 
 VOCAB, DIM = 37, 16
-SOFTCAPS = [None, 3.0]
 CHUNKS = [1, 5, 24, 1000]  # positions; 24 are all there are
-
-softcaps = pytest.mark.parametrize("softcap", SOFTCAPS)
 
 
 @pytest.fixture(params=CHUNKS)
@@ -38,10 +35,9 @@ def problem(dtype=torch.float32):
     return hidden, weight, targets
 
 
-def plain(hidden, weight, targets, softcap, reduction="sum"):
+def plain(hidden, weight, targets, reduction="sum"):
     """The cross-entropy of all logits at once, in double precision."""
     logits = hidden.double() @ weight.double().T
-    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction=reduction)
 
 
@@ -67,22 +63,18 @@ class Largest(TorchDispatchMode):
 # ---------------------------------------------------------------- cross-entropy
 
 
-@softcaps
-def test_value_and_gradients_are_those_of_the_plain_loss(chunk, softcap):
+def test_value_and_gradients_are_those_of_the_plain_loss(chunk):
     hidden, weight, targets = problem()
-    loss, expected = linear_cross_entropy(hidden, weight, targets, softcap=softcap), plain(*problem(), softcap)
+    loss, expected = linear_cross_entropy(hidden, weight, targets), plain(*problem())
     assert loss.dtype == torch.float32
     close(loss, expected)
     gradients = torch.autograd.grad(2.5 * loss, (hidden, weight))
     reference = problem()[:2]
-    for actual, wanted in zip(
-        gradients, torch.autograd.grad(2.5 * plain(*reference, targets, softcap), reference), strict=True
-    ):
+    for actual, wanted in zip(gradients, torch.autograd.grad(2.5 * plain(*reference, targets), reference), strict=True):
         close(actual, wanted)
 
 
-@softcaps
-def test_the_gradient_is_that_of_finite_differences(softcap, monkeypatch):
+def test_the_gradient_is_that_of_finite_differences(monkeypatch):
     monkeypatch.setattr(losses, "CHUNK_BYTES", 2 * 5 * 4)  # two positions of five tokens
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(3, 4, generator=generator, dtype=torch.double).requires_grad_()
@@ -90,7 +82,7 @@ def test_the_gradient_is_that_of_finite_differences(softcap, monkeypatch):
     targets = torch.tensor([4, IGNORE, 0])
     # Logits are fp32 whatever comes in, so the step must be wide and the tolerance with it.
     assert torch.autograd.gradcheck(
-        lambda h, w: linear_cross_entropy(h, w, targets, softcap=softcap).double(),
+        lambda h, w: linear_cross_entropy(h, w, targets).double(),
         (hidden, weight),
         eps=1e-2,
         atol=1e-3,
@@ -98,27 +90,25 @@ def test_the_gradient_is_that_of_finite_differences(softcap, monkeypatch):
     )
 
 
-@softcaps
-def test_one_of_the_two_gradients_suffices(chunk, softcap):
+def test_one_of_the_two_gradients_suffices(chunk):
     for frozen in (0, 1):
         inputs = problem()
         inputs[frozen].requires_grad_(False)
-        linear_cross_entropy(*inputs, softcap=softcap).backward()
+        linear_cross_entropy(*inputs).backward()
         expected = problem()
-        plain(*expected, softcap).backward()
+        plain(*expected).backward()
         assert inputs[frozen].grad is None
         close(inputs[1 - frozen].grad, expected[1 - frozen].grad)
 
 
-@softcaps
-def test_autocast_stays_close_and_returns_full_precision(chunk, softcap):
+def test_autocast_stays_close_and_returns_full_precision(chunk):
     inputs, expected = problem(), problem()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = linear_cross_entropy(*inputs, softcap=softcap)
-        nll = token_nll(*inputs, softcap=softcap)
+        loss = linear_cross_entropy(*inputs)
+        nll = token_nll(*inputs)
     assert loss.dtype == nll.dtype == torch.float32
     loss.backward()
-    wanted = plain(*expected, softcap)
+    wanted = plain(*expected)
     wanted.backward()
     close(loss, wanted, 1e-2)
     close(nll.sum(), wanted, 1e-2)
@@ -127,49 +117,45 @@ def test_autocast_stays_close_and_returns_full_precision(chunk, softcap):
         assert (actual.grad - reference.grad).norm() < 0.02 * reference.grad.norm()
 
 
-@softcaps
-def test_under_autocast_the_weight_gradient_does_not_lose_small_chunks(softcap, monkeypatch):
+def test_under_autocast_the_weight_gradient_does_not_lose_small_chunks(monkeypatch):
     errors = []
     for positions in (1, 24):
         monkeypatch.setattr(losses, "CHUNK_BYTES", positions * VOCAB * 4)
         inputs, expected = problem(), problem()
         with torch.autocast("cpu", torch.bfloat16):
-            linear_cross_entropy(*inputs, softcap=softcap).backward()
-        plain(*expected, softcap).backward()
+            linear_cross_entropy(*inputs).backward()
+        plain(*expected).backward()
         errors.append((inputs[1].grad - expected[1].grad).norm().item())
     assert errors[0] < 1.5 * errors[1]
 
 
-@softcaps
-def test_all_ignored_is_zero_with_zero_gradients(chunk, softcap):
+def test_all_ignored_is_zero_with_zero_gradients(chunk):
     hidden, weight, targets = problem()
     ignored = torch.full_like(targets, IGNORE)
-    loss = linear_cross_entropy(hidden, weight, ignored, softcap=softcap)
+    loss = linear_cross_entropy(hidden, weight, ignored)
     loss.backward()
     assert loss == 0
     assert not hidden.grad.any()
     assert not weight.grad.any()
-    assert not token_nll(hidden, weight, ignored, softcap=softcap).any()
+    assert not token_nll(hidden, weight, ignored).any()
 
 
-@softcaps
-def test_each_position_has_its_loss_and_they_sum_to_the_whole(chunk, softcap):
+def test_each_position_has_its_loss_and_they_sum_to_the_whole(chunk):
     hidden, weight, targets = problem()
-    nll = token_nll(hidden, weight, targets, softcap=softcap)
+    nll = token_nll(hidden, weight, targets)
     assert nll.shape == targets.shape
     assert not nll.requires_grad
     assert not nll[targets == IGNORE].any()
-    close(nll.flatten(), plain(hidden, weight, targets, softcap, reduction="none"))
-    close(nll.sum(), linear_cross_entropy(hidden, weight, targets, softcap=softcap))
+    close(nll.flatten(), plain(hidden, weight, targets, reduction="none"))
+    close(nll.sum(), linear_cross_entropy(hidden, weight, targets))
 
 
-@softcaps
-def test_large_logits_stay_finite(chunk, softcap):
+def test_large_logits_stay_finite(chunk):
     hidden, weight, targets = problem()
     inputs = [(300 * hidden).detach().requires_grad_(), weight]
-    loss = linear_cross_entropy(*inputs, targets, softcap=softcap)
+    loss = linear_cross_entropy(*inputs, targets)
     loss.backward()
-    close(loss, plain(*inputs, targets, softcap), 1e-4)
+    close(loss, plain(*inputs, targets), 1e-4)
     assert all(x.grad.isfinite().all() for x in inputs)
 
 
@@ -183,14 +169,13 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(positions, monkeypatch):
     allowed = max(positions * vocab, weight.numel())
     for compute in (
         lambda: linear_cross_entropy(hidden, weight, targets).backward(),
-        lambda: linear_cross_entropy(hidden, weight, targets, softcap=3.0).backward(),
         lambda: token_nll(hidden, weight, targets),
     ):
         with Largest() as seen:
             compute()
         assert positions * vocab <= seen.numel <= allowed
     with Largest() as seen:
-        plain(hidden, weight, targets, None).backward()
+        plain(hidden, weight, targets).backward()
     assert seen.numel >= count * vocab  # what the plain loss holds
 
 
@@ -281,18 +266,17 @@ class FakeScaler:
 
 
 @pytest.mark.parametrize("share", [1, 1024])  # of the loss that reaches the backward pass: all, or `stage.UNIT`
-@pytest.mark.parametrize("softcap", [None, 64.0])
-def test_gradients_under_the_floor_of_fp16_survive_scaled(softcap, share):
+def test_gradients_under_the_floor_of_fp16_survive_scaled(share):
     """Well-predicted tokens have slopes of 1e-7: zero, or of one digit, in fp16."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.eye(8)[None]
     weight = 16.0 * torch.eye(8) + torch.randint(-8, 8, (8, 8), generator=generator) / 64  # exact in fp16
     targets = torch.arange(8)[None]
     inputs, reference = ([hidden.clone().requires_grad_(), weight.clone().requires_grad_()] for _ in range(2))
-    expected = torch.autograd.grad(plain(*reference, targets, softcap), reference)
+    expected = torch.autograd.grad(plain(*reference, targets), reference)
     assert 1e-8 < expected[1].abs().min() < 2e-7 < expected[1].abs().max() < 5e-6
     with torch.autocast("cpu", torch.float16):
-        loss = linear_cross_entropy(*inputs, targets, softcap=softcap) / share
+        loss = linear_cross_entropy(*inputs, targets) / share
     found = FakeScaler(2.0**24).gradients(loss, inputs)
     others = ~torch.eye(8, dtype=torch.bool)  # 1 - p of the right token is rounded in fp32 already
     for gradient, wanted in zip(found, expected, strict=True):

@@ -141,7 +141,7 @@ def asr_llm(folder: Path) -> Toy:
 OPTIONS: dict[str, Any] = {"optimizer": "adamw"}
 STAGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "thinker": (thinker, {"dropout": 0.1, "gradient_checkpointing": True}),
-    "thinker_moe": (thinker, {"num_experts": 4, "logit_softcap": 30.0}),
+    "thinker_moe": (thinker, {"num_experts": 4}),
     "audio": (audio, {}),
     "vision_classes": (vision, {"contrast": False}),
     "vision_contrast": (vision, {"contrast": True}),

@@ -81,8 +81,9 @@ class EncoderCTC(nn.Module):
         """As of `omni.decoding.ctc.ctc_nll`; of what it writes in its middle, too, as stage B trains it."""
         features: AudioFeatures = self.audio_encoder(batch.mels, batch.mel_lengths)
         nll, feasible = ctc_nll(*self.audio_encoder.emit(features), batch.targets, batch.target_lengths)
-        if features.inner is not None:
-            nll = nll.lerp(ctc_nll(*features.inner, batch.targets, batch.target_lengths)[0], INTERMEDIATE_CTC_WEIGHT)
+        if features.intermediate is not None:
+            first, _ = ctc_nll(*features.intermediate, batch.targets, batch.target_lengths)
+            nll = nll.lerp(first, INTERMEDIATE_CTC_WEIGHT)
         return nll, feasible
 
 

@@ -80,7 +80,7 @@ class Llama:
     """
 
     def __init__(self, size: dict[str, Any]) -> None:
-        lacking = {"num_experts": 0, "activation": "swiglu", "logit_softcap": None, "dropout": 0.0}
+        lacking = {"num_experts": 0, "dropout": 0.0}
         for name, same in lacking.items():
             if size.get(name, same) != same:
                 raise UserError(f"Llama cannot have {name} {size[name]}: there is nothing to compare with")

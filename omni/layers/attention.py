@@ -17,7 +17,6 @@ class Attention(nn.Module):
         num_heads: Heads of queries.
         num_kv_heads: Heads of keys and values; each serves `num_heads / num_kv_heads` heads of queries.
         head_dim: Size of a head.
-        qk_norm: Whether queries and keys are normalised, with a learned scale for each head.
         causal: Whether a position sees only itself and those before it.
         dropout: Share of attention weights dropped in training.
     """
@@ -29,7 +28,6 @@ class Attention(nn.Module):
         num_heads: int,
         num_kv_heads: int,
         head_dim: int,
-        qk_norm: bool = True,
         causal: bool = True,
         dropout: float = 0.0,
     ) -> None:
@@ -39,7 +37,7 @@ class Attention(nn.Module):
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.causal, self.dropout = causal, dropout
         self.qkv = nn.Linear(dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
-        self.qk_norm = RMSNorm(num_heads + num_kv_heads, head_dim) if qk_norm else nn.Identity()
+        self.qk_norm = RMSNorm(num_heads + num_kv_heads, head_dim)
         self.out = nn.Linear(num_heads * head_dim, dim, bias=False)
 
     def forward(

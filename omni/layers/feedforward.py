@@ -5,16 +5,14 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["swiglu", "relu2", "gelu"]
+Activation = Literal["swiglu", "gelu"]
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
-    """SwiGLU (arXiv:2002.05202, halves the last axis), squared ReLU (arXiv:2109.08668) or GELU."""
+    """SwiGLU (arXiv:2002.05202), which halves the last axis, or GELU."""
     if activation == "swiglu":
         gate, value = x.chunk(2, dim=-1)
         return F.silu(gate) * value
-    if activation == "relu2":
-        return F.relu(x).square()
     return F.gelu(x)
 
 

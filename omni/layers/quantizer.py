@@ -41,8 +41,7 @@ class ResidualQuantizer(nn.Module):
         num_codebooks: Levels.
         codebook_size: Entries of each.
         codebook_dim: Width in which entries are looked up, between two projections (factorised codes,
-            arXiv:2110.04627); `dim`, and no projections, if not given.
-        cosine: Whether an entry is chosen by its direction alone, instead of by its distance.
+            arXiv:2110.04627).
         decay: Of the moving averages, a training batch.
         revive_below: An entry is dead if it has less than this share of an average entry's vectors.
         dropout: Share of the rows that use fewer codebooks in training, any number from 1 on.
@@ -63,8 +62,7 @@ class ResidualQuantizer(nn.Module):
         *,
         num_codebooks: int = 4,
         codebook_size: int = 256,
-        codebook_dim: int | None = None,
-        cosine: bool = False,
+        codebook_dim: int = 32,
         decay: float = 0.98,
         revive_below: float = 0.08,
         dropout: float = 0.0,
@@ -75,11 +73,10 @@ class ResidualQuantizer(nn.Module):
         for name, share in {"decay": decay, "revive_below": revive_below, "dropout": dropout}.items():
             if not 0 <= share < 1:
                 raise ValueError(f"{name} is {share}: it must be 0 or more and less than 1")
-        self.num_codebooks, self.codebook_size, self.cosine = num_codebooks, codebook_size, cosine
+        self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
         self.decay, self.revive_below, self.dropout = decay, revive_below, dropout
-        self.project_in = nn.Identity() if codebook_dim is None else nn.Linear(dim, codebook_dim)
-        self.project_out = nn.Identity() if codebook_dim is None else nn.Linear(codebook_dim, dim)
-        shape = (num_codebooks, codebook_size, codebook_dim or dim)
+        self.project_in, self.project_out = nn.Linear(dim, codebook_dim), nn.Linear(codebook_dim, dim)
+        shape = (num_codebooks, codebook_size, codebook_dim)
         self.register_buffer("codebooks", torch.randn(shape))
         self.register_buffer("counts", torch.ones(shape[:2]))  # moving averages of the vectors that choose an entry:
         self.register_buffer("sums", self.codebooks.clone())  # how many in a batch, and their sum
@@ -141,7 +138,7 @@ class ResidualQuantizer(nn.Module):
         codes, chosen, residuals = [], [], [z]
         with torch.autocast(_autocast_device(z), enabled=False):
             for book in self.codebooks:
-                codes.append(_nearest(residuals[-1], book, cosine=self.cosine))
+                codes.append(_nearest(residuals[-1], book))
                 chosen.append(book[codes[-1]])
                 residuals.append(residuals[-1] - chosen[-1])
         return torch.stack(codes, -1), torch.stack(chosen), residuals
@@ -189,22 +186,20 @@ class ResidualQuantizer(nn.Module):
             centres = vectors[::_KMEANS_SAMPLES].clone()
             counts = torch.ones(self.codebook_size, device=device)
             for _ in range(_KMEANS_ITERATIONS):
-                hits = _one_hot(_nearest(vectors, centres, cosine=self.cosine), self.codebook_size)
+                hits = _one_hot(_nearest(vectors, centres), self.codebook_size)
                 counts = hits.sum(0)
                 means = (hits.T @ vectors) / counts.clamp(min=1)[:, None]
                 centres = torch.where(counts[:, None] > 0, means, centres)
             self.codebooks[level] = centres
             self.counts[level] = counts * tokens / number
-            vectors = vectors - centres[_nearest(vectors, centres, cosine=self.cosine)]
+            vectors = vectors - centres[_nearest(vectors, centres)]
         self.sums.copy_(self.codebooks * self.counts[..., None])
         self.initialised.fill_(True)
         self._ready = True
 
 
-def _nearest(vectors: Tensor, entries: Tensor, *, cosine: bool) -> Tensor:
-    """For each of (..., dim) the number of its entry: the nearest, or the one of most similar direction."""
-    if cosine:
-        return (vectors @ torch.nn.functional.normalize(entries, dim=-1).T).argmax(-1)
+def _nearest(vectors: Tensor, entries: Tensor) -> Tensor:
+    """Index of the nearest entry for each of (..., dim)."""
     return (vectors @ entries.T - entries.square().sum(-1) / 2).argmax(-1)
 
 

@@ -76,16 +76,14 @@ class Transformer(nn.Module):
         num_kv_heads: Heads of keys and values; `num_heads` if not given.
         head_dim: Size of a head; `dim / num_heads` if not given.
         ffn_dim: Width inside the feed-forward network.
-        activation: `swiglu`, `relu2` or `gelu`.
+        activation: `swiglu` or `gelu`.
         causal: Whether a position sees only itself and those before it.
         rope_axes: Number of position axes (see `RotaryEmbedding`).
         rope_theta: Base of the rotary wavelengths.
-        qk_norm: Whether queries and keys are normalised.
         dropout: Share dropped of attention weights and of each block's updates, in training.
         num_experts: 0 for a dense network, or the number of experts in each block.
         experts_per_token: Experts that work on a token.
         conv_kernel: 0, or the span in frames of a Conformer convolution in each block.
-        attention_span: 0, or how many positions a position sees to either side; for a bidirectional Transformer.
         gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
     """
 
@@ -102,24 +100,19 @@ class Transformer(nn.Module):
         causal: bool = True,
         rope_axes: int = 1,
         rope_theta: float = 10_000.0,
-        qk_norm: bool = True,
         dropout: float = 0.0,
         num_experts: int = 0,
         experts_per_token: int = 2,
         conv_kernel: int = 0,
-        attention_span: int = 0,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if attention_span and causal:
-            raise ValueError("attention_span is for a bidirectional Transformer")
         if head_dim is None and dim % num_heads:
             raise ValueError(f"dim ({dim}) must be a multiple of num_heads ({num_heads}), or head_dim be given")
         self.dim, self.num_layers, self.causal = dim, num_layers, causal
         self.head_dim = head_dim or dim // num_heads
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
         self.num_experts, self.gradient_checkpointing = num_experts, gradient_checkpointing
-        self.attention_span = attention_span
         self.rotary = RotaryEmbedding(self.head_dim, theta=rope_theta, num_axes=rope_axes)
         self.blocks = nn.ModuleList(
             Block(
@@ -129,7 +122,6 @@ class Transformer(nn.Module):
                     num_heads=num_heads,
                     num_kv_heads=self.num_kv_heads,
                     head_dim=self.head_dim,
-                    qk_norm=qk_norm,
                     causal=causal,
                     dropout=dropout,
                 ),
@@ -200,7 +192,7 @@ class Transformer(nn.Module):
         time = x.shape[1]
         if positions is None:
             positions = torch.arange(time, device=x.device) if cache is None else cache.slots(time)
-        attention_mask = self._attention_mask(time, mask, cache, x.device)
+        attention_mask = self._attention_mask(mask, cache, time)
         angles = self.rotary(positions)
         balances = []
         for layer, block in enumerate(self._blocks[:num_blocks]):
@@ -220,22 +212,17 @@ class Transformer(nn.Module):
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def _attention_mask(
-        self, time: int, mask: Tensor | None, cache: KVCache | None, device: torch.device
-    ) -> Tensor | None:
-        """Which keys each query sees: (batch, 1, time or 1, keys), or None where causality or nothing suffices."""
+    def _attention_mask(self, mask: Tensor | None, cache: KVCache | None, time: int) -> Tensor | None:
+        """Keys that each query attends to: (batch, 1, time or 1, keys) of bool; None where no mask is needed."""
         if cache is not None:
             if mask is not None:
                 raise ValueError("a cache knows its rows' lengths: advance it by them instead of giving a mask")
             return cache.mask(time)
-        if mask is None and not self.attention_span:
-            return None
         if mask is None:
-            mask = torch.ones(1, time, dtype=torch.bool, device=device)
+            return None
         visible = mask[:, None, None, :]
-        if self.causal or self.attention_span:
-            order = torch.arange(time, device=device)
-            near = order <= order[:, None] if self.causal else (order - order[:, None]).abs() <= self.attention_span
-            # The diagonal keeps padded rows finite: a query that sees no key at all would be NaN.
-            visible = (visible & near) | (order == order[:, None])
+        if self.causal:
+            # With the diagonal, padded rows stay finite: a query without any key would be NaN.
+            order = torch.arange(time, device=mask.device)
+            visible = (visible & (order <= order[:, None])) | (order == order[:, None])
         return visible

@@ -35,12 +35,12 @@ class AudioFeatures(NamedTuple):
     Attributes:
         hidden: (batch, frames, dim); padding holds numbers without meaning.
         lengths: (batch,), int64: frames of each row.
-        inner: What the head says in the middle of the Transformer, where it is asked there.
+        intermediate: Output of the head in the middle of the Transformer; None without `intermediate_ctc_block`.
     """
 
     hidden: Tensor
     lengths: Tensor
-    inner: Emissions | None = None
+    intermediate: Emissions | None = None
 
 
 class AudioEncoder(Part):
@@ -67,7 +67,6 @@ class AudioEncoder(Part):
             of the word errors, and cost a fifteenth of the speed.
         conv_channels: Channels of the first convolution; each further one has twice as many.
         conv_kernel: 0, or the span in frames of a Conformer convolution in each block.
-        attention_span: 0, or how many frames a frame sees to either side.
         dropout: Share dropped in training.
         gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
     """
@@ -87,7 +86,6 @@ class AudioEncoder(Part):
         intermediate_ctc_block: int = 0,
         conv_channels: int = 16,
         conv_kernel: int = 0,
-        attention_span: int = 0,
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -121,7 +119,6 @@ class AudioEncoder(Part):
             causal=False,
             dropout=dropout,
             conv_kernel=conv_kernel,
-            attention_span=attention_span,
             gradient_checkpointing=gradient_checkpointing,
         )
         self.head_input = nn.Linear(dim, subframes * head_dim)
@@ -162,17 +159,17 @@ class AudioEncoder(Part):
             lengths = (lengths + 1) // 2
         x = self.dropout(self.input(rearrange(x, "b c t f -> b t (f c)")))
         mask = length_mask(lengths, x.shape[1])
-        inner: list[Emissions] = []
+        intermediate: list[Emissions] = []
 
         def between(blocks: int, x: Tensor) -> Tensor:
             if self.feedback is None or blocks != self.intermediate_ctc_block:
                 return x
-            inner.append(self.emit(AudioFeatures(self.transformer.norm(x), lengths)))
-            probs = rearrange(inner[0].log_probs.exp(), "b (t s) v -> b t (s v)", s=self.subframes)
+            intermediate.append(self.emit(AudioFeatures(self.transformer.norm(x), lengths)))
+            probs = rearrange(intermediate[0].log_probs.exp(), "b (t s) v -> b t (s v)", s=self.subframes)
             return x + self.feedback(probs)
 
         hidden = self.transformer(x * mask[..., None], mask=mask, between=between).hidden
-        return AudioFeatures(hidden, lengths, *inner)
+        return AudioFeatures(hidden, lengths, *intermediate)
 
     def emit(self, features: AudioFeatures) -> Emissions:
         """What the CTC head writes of features."""

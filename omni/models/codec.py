@@ -50,7 +50,6 @@ class Codec(Part):
         num_codebooks: Codes of a frame.
         codebook_size: Entries of each codebook.
         codebook_dim: Width in which codes are looked up.
-        cosine: Whether an entry is chosen by its direction alone.
         decay: Of the codebooks' moving averages, a batch.
         revive_below: Entries with less than this share of an average entry's frames are replaced.
         quantizer_dropout: Share of the training rows that use only some of the codebooks.
@@ -68,8 +67,7 @@ class Codec(Part):
         downsampling: Literal[2, 4, 8] = 4,
         num_codebooks: int = 4,
         codebook_size: int = 256,
-        codebook_dim: int | None = 32,
-        cosine: bool = False,
+        codebook_dim: int = 32,
         decay: float = 0.98,
         revive_below: float = 0.08,
         quantizer_dropout: float = 0.2,
@@ -88,7 +86,6 @@ class Codec(Part):
             num_codebooks=num_codebooks,
             codebook_size=codebook_size,
             codebook_dim=codebook_dim,
-            cosine=cosine,
             decay=decay,
             revive_below=revive_below,
             dropout=quantizer_dropout,

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from omni.layers.feedforward import Activation
 from omni.layers.transformer import Transformer
 from omni.models.part import Part
 
@@ -17,7 +16,6 @@ class TextEncoder(Part):
         num_layers: Number of blocks; 0 for a bag of words.
         num_heads: Heads.
         ffn_dim: Width inside the feed-forward network.
-        activation: `swiglu`, `relu2` or `gelu`.
         dropout: Share dropped in training: of attention weights, of updates, and of whole tokens.
         gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
     """
@@ -30,7 +28,6 @@ class TextEncoder(Part):
         num_layers: int = 2,
         num_heads: int = 2,
         ffn_dim: int = 512,
-        activation: Activation = "gelu",
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -43,7 +40,7 @@ class TextEncoder(Part):
             num_layers=num_layers,
             num_heads=num_heads,
             ffn_dim=ffn_dim,
-            activation=activation,
+            activation="gelu",
             causal=False,
             dropout=dropout,
             gradient_checkpointing=gradient_checkpointing,

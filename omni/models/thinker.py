@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from omni import losses
 from omni.layers.cache import KVCache
-from omni.layers.feedforward import Activation
 from omni.layers.readout import readout
 from omni.layers.transformer import Transformer, TransformerOutput
 from omni.models.part import Part
@@ -38,15 +37,11 @@ class Thinker(Part):
         num_kv_heads: Heads of keys and values; `num_heads` if not given.
         head_dim: Size of a head; `dim / num_heads` if not given.
         ffn_dim: Width inside the feed-forward network.
-        activation: `swiglu`, `relu2` or `gelu`.
         rope_axes: 1, or 3 for TM-RoPE: time, height and width. On text both are the same, exactly.
-        rope_theta: Base of the rotary wavelengths.
-        qk_norm: Whether queries and keys are normalised.
         dropout: Share dropped in training.
         num_experts: 0 for a dense network, or the number of experts in each block.
         experts_per_token: Experts that work on a token.
         tied: Whether the head shares the embedding's matrix.
-        logit_softcap: Squashes logits to ± this value by a tanh (Gemma 2, arXiv:2408.00118).
         gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
     """
 
@@ -60,20 +55,15 @@ class Thinker(Part):
         num_kv_heads: int | None = None,
         head_dim: int | None = None,
         ffn_dim: int = 1024,
-        activation: Activation = "swiglu",
         rope_axes: int = 1,
-        rope_theta: float = 10_000.0,
-        qk_norm: bool = True,
         dropout: float = 0.0,
         num_experts: int = 0,
         experts_per_token: int = 2,
         tied: bool = True,
-        logit_softcap: float | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.vocab_size, self.dim, self.logit_softcap = vocab_size, dim, logit_softcap
-        self.rope_axes = rope_axes
+        self.vocab_size, self.dim, self.rope_axes = vocab_size, dim, rope_axes
         self.embedding = nn.Embedding(vocab_size, dim)
         self.transformer = Transformer(
             dim=dim,
@@ -82,10 +72,7 @@ class Thinker(Part):
             num_kv_heads=num_kv_heads,
             head_dim=head_dim,
             ffn_dim=ffn_dim,
-            activation=activation,
             rope_axes=rope_axes,
-            rope_theta=rope_theta,
-            qk_norm=qk_norm,
             dropout=dropout,
             num_experts=num_experts,
             experts_per_token=experts_per_token,
@@ -146,9 +133,7 @@ class Thinker(Part):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Applies the head to hidden states (..., dim): (..., vocab)."""
-        logits = self.head(hidden)
-        cap = self.logit_softcap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return self.head(hidden)
 
     def forward(
         self,
@@ -176,11 +161,11 @@ class Thinker(Part):
 
     def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Sum of the next-token losses over hidden states, in chunks (see `losses.linear_cross_entropy`)."""
-        return losses.linear_cross_entropy(hidden, self.head.weight, targets, softcap=self.logit_softcap)
+        return losses.linear_cross_entropy(hidden, self.head.weight, targets)
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Each position's next-token loss in nats, without gradient (see `losses.token_nll`)."""
-        return losses.token_nll(hidden, self.head.weight, targets, softcap=self.logit_softcap)
+        return losses.token_nll(hidden, self.head.weight, targets)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache for rows of up to `max_length` positions, in the precision that attention computes in."""

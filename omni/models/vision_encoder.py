@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.layers.attention import Attention
-from omni.layers.feedforward import Activation
 from omni.layers.rotary import rotate
 from omni.layers.stem import ConvStem, PatchStem
 from omni.layers.transformer import Transformer
 from omni.media.images import IMAGENET_MEAN, IMAGENET_STD
 from omni.models.part import Part
+
+_ROPE_THETA = 100.0  # base of the rotary wavelengths, in patches
 
 
 class VisionOutput(NamedTuple):
@@ -42,14 +43,10 @@ class VisionEncoder(Part):
         num_layers: Number of blocks.
         num_heads: Heads.
         ffn_dim: Width inside the feed-forward network.
-        activation: `swiglu`, `relu2` or `gelu`.
         stem: `patch`, one matrix for each patch, or `conv`, 3 × 3 convolutions, which learn from fewer images.
         stem_width: Channels of a conv stem after its first halving; they double with each further one.
         stem_depth: Convolutions of a conv stem at each size.
-        rope_theta: Base of the rotary wavelengths, in patches.
-        qk_norm: Whether queries and keys are normalised.
         dropout: Share dropped in training: of attention weights, of updates, and of a conv stem's residuals.
-        pooling: What stands for the whole image: the CLS token (`cls`), or the mean of the patches (`mean`).
         reduction: How patches become fewer tokens for the Thinker: `none`; `shuffle`, which lays neighbours side by
             side in one wider token (pixel shuffle); or `pool`, their mean.
         reduction_factor: Side of the square of patches that become one token.
@@ -69,15 +66,11 @@ class VisionEncoder(Part):
         num_layers: int = 4,
         num_heads: int = 2,
         ffn_dim: int = 512,
-        activation: Activation = "gelu",
         stem: Literal["patch", "conv"] = "conv",
         stem_width: int = 16,
         stem_depth: int = 1,
-        rope_theta: float = 100.0,
-        qk_norm: bool = True,
         dropout: float = 0.0,
-        pooling: Literal["cls", "mean"] = "mean",
-        reduction: Literal["none", "shuffle", "pool"] = "none",
+        reduction: Literal["none", "shuffle"] = "none",
         reduction_factor: int = 2,
         token_block: int | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
@@ -89,7 +82,7 @@ class VisionEncoder(Part):
             raise ValueError(f"image_size ({image_size}) must be a multiple of patch_size ({patch_size})")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError("mean and std must hold three numbers, those of std over 0")
-        self.image_size, self.patch_size, self.dim, self.pooling = image_size, patch_size, dim, pooling
+        self.image_size, self.patch_size, self.dim = image_size, patch_size, dim
         self.grid = image_size // patch_size
         self.reduction, self.reduction_factor = reduction, reduction_factor if reduction != "none" else 1
         if self.grid % self.reduction_factor:
@@ -114,11 +107,10 @@ class VisionEncoder(Part):
             num_layers=num_layers,
             num_heads=num_heads,
             ffn_dim=ffn_dim,
-            activation=activation,
+            activation="gelu",
             causal=False,
             rope_axes=2,
-            rope_theta=rope_theta,
-            qk_norm=qk_norm,
+            rope_theta=_ROPE_THETA,
             dropout=dropout,
             gradient_checkpointing=gradient_checkpointing,
         )
@@ -140,7 +132,7 @@ class VisionEncoder(Part):
     @property
     def token_dim(self) -> int:
         """Width of the tokens that the Thinker gets."""
-        return self.dim * self.reduction_factor**2 if self.reduction == "shuffle" else self.dim
+        return self.dim * self.reduction_factor**2
 
     @property
     def flops_per_image(self) -> float:
@@ -176,8 +168,7 @@ class VisionEncoder(Part):
         x, positions, (rows, columns) = self._embed(images)
         hidden = self.transformer(x, positions=positions, num_blocks=num_blocks).hidden
         patches = hidden[:, 1:]
-        pooled = hidden[:, 0] if self.pooling == "cls" else patches.mean(1)
-        return VisionOutput(pooled, patches.unflatten(1, (rows, columns)))
+        return VisionOutput(patches.mean(1), patches.unflatten(1, (rows, columns)))
 
     def tokens(self, images: Tensor) -> Tensor:
         """What the Thinker sees of images (batch, 3, height, width): (batch, tokens, token_dim), in reading order."""
@@ -190,8 +181,6 @@ class VisionEncoder(Part):
         if rows % side or columns % side:
             raise ValueError(f"{rows} × {columns} patches cannot be joined in squares of {side} × {side}")
         squares = patches.reshape(batch, rows // side, side, columns // side, side, dim)
-        if self.reduction == "pool":
-            return squares.mean((2, 4)).flatten(1, 2)
         return squares.transpose(2, 3).reshape(batch, rows * columns // side**2, self.token_dim)
 
     @torch.no_grad()

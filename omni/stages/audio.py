@@ -104,8 +104,8 @@ class SpeechRecognition(Stage):
         nll, feasible = ctc_nll(*emissions, batch.targets, batch.target_lengths)
         total, num_units = nll.sum(), (batch.target_lengths * feasible).sum()
         terms = {}
-        if features.inner is not None:
-            first = ctc_nll(*features.inner, batch.targets, batch.target_lengths)[0].sum()
+        if features.intermediate is not None:
+            first = ctc_nll(*features.intermediate, batch.targets, batch.target_lengths)[0].sum()
             terms = {"ctc": total.detach() / num_units, "intermediate_ctc": first.detach() / num_units}
             total = (1 - self.intermediate_ctc_weight) * total + self.intermediate_ctc_weight * first
         probs = emissions.log_probs.detach()

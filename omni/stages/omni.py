@@ -36,6 +36,7 @@ from omni.text.tokenizer import PAD
 
 _PROJECTORS = ("vision_projector", "audio_projector")
 _MEDIA = ("image", "audio")
+_ROUTER_Z = 1e-3  # weight of the z-loss of a projector's router, as in ST-MoE (arXiv:2202.08906)
 
 
 @final
@@ -62,7 +63,6 @@ class OmniTuning(Stage):
             behind them.
         frame_dropout: Share of the audio encoder's frames that are left out in training, each on its own.
         balance: Weight of the experts' balance loss, where a projector or the trained Thinker is a mixture of experts.
-        router_z: Weight of the z-loss of a projector's router.
         feature_cache: Folder in which the frames of a frozen audio encoder are kept, so that it hears each recording
             once; none if not given.
         modality_ablation: Whether validation asks again with images and audio blanked.
@@ -88,7 +88,6 @@ class OmniTuning(Stage):
         projector_steps: int = 0,
         frame_dropout: float = 0.0,
         balance: float = 0.01,
-        router_z: float = 1e-3,
         feature_cache: str | None = None,
         modality_ablation: bool = True,
         excluded_tasks: Sequence[str] = EXCLUDED_FROM_ACCURACY,
@@ -102,7 +101,7 @@ class OmniTuning(Stage):
         self.audio_encoder, self.audio_projector = audio_encoder, audio_projector
         self.layout = self.omni.layout  # of media among the tokens
         self.uses_mels = audio_encoder is not None and audio_encoder.num_mels > 0
-        self.frame_dropout, self.balance, self.router_z = frame_dropout, balance, router_z
+        self.frame_dropout, self.balance = frame_dropout, balance
         self.cache = None if feature_cache is None else FeatureCache(feature_cache)
         self.rates, self.projector_steps = dict(rates or {}), projector_steps
         self.modality_ablation, self.excluded_tasks = modality_ablation, tuple(excluded_tasks)
@@ -232,7 +231,7 @@ class OmniTuning(Stage):
             terms["thinker_balance"] = encoded.balance_loss
         if not terms:
             return Loss(total, count, stats=stats)
-        weights = {"thinker_balance": self.balance, "balance": self.balance, "router_z": self.router_z}
+        weights = {"thinker_balance": self.balance, "balance": self.balance, "router_z": _ROUTER_Z}
         penalty = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return Loss(total + penalty * mean_over_ranks(count), count, terms, stats)
 

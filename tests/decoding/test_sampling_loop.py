@@ -16,7 +16,7 @@ GREEDY = Sampling(temperature=0)
 KINDS = {
     "dense": {"num_kv_heads": 2},
     "moe": {"num_experts": 4},
-    "axes": {"rope_axes": 3, "logit_softcap": 5.0},
+    "axes": {"rope_axes": 3},
 }
 SAMPLINGS = {
     "greedy": GREEDY,

@@ -38,7 +38,6 @@ def trained() -> Recognizer:
         ffn_dim=48,
         conv_channels=4,
         head_dim=16,
-        attention_span=2,
     )
     log_mel, optimizer = LogMel(16), torch.optim.AdamW(encoder.parameters(), lr=4e-3)
     generator = torch.Generator().manual_seed(0)

@@ -17,7 +17,7 @@ TOY = {
     "codebook_size": 8,
     "codebook_dim": 6,
 }
-VARIANTS = [{}, {"downsampling": 8, "num_codebooks": 2}, {"downsampling": 2, "kernel_size": 3}, {"codebook_dim": None}]
+VARIANTS = [{}, {"downsampling": 8, "num_codebooks": 2}, {"downsampling": 2, "kernel_size": 3}]
 
 
 @pytest.fixture(params=VARIANTS, ids=str)

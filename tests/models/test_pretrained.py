@@ -6,6 +6,7 @@ import pytest
 import torch
 import toy_pretrained as toy
 
+from omni import losses
 from omni.batch import IGNORE
 from omni.decoding.sampling import Sampling, generate
 from omni.errors import UserError
@@ -273,6 +274,24 @@ def test_lora_on_the_head_is_trained_by_the_loss_of_what_it_says(models):
     )
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in updates.values())
+
+
+@pytest.mark.parametrize("positions", [3, 1000])
+def test_the_loss_of_a_head_with_a_soft_cap_is_that_of_its_logits(models, monkeypatch, positions):
+    thinker = PretrainedThinker(source=models["llama"]).eval()
+    thinker.logit_softcap = 0.2
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 4 * positions * thinker.vocab_size)
+    tokens = torch.randint(NUM_SPECIALS, 280, (2, 7))
+    targets = tokens.clone()
+    targets[1, 3:] = IGNORE
+    hidden = thinker.encode(tokens).hidden.detach().requires_grad_()
+    logits = thinker.logits(hidden)
+    assert logits[..., NUM_SPECIALS:].abs().max() <= 0.2
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    loss = thinker.cross_entropy(hidden, targets)
+    close(loss, expected)
+    parameters = [hidden, thinker.model.lm_head.weight]
+    close(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters))
 
 
 @pytest.mark.filterwarnings("ignore:Model (with|has) .tie_word:UserWarning")  # the library's own doubts

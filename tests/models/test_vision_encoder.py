@@ -23,9 +23,8 @@ def images(count: int = 3, height: int = SIZE, width: int = SIZE) -> torch.Tenso
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_an_image_in_a_batch_is_seen_as_alone(stem, pooling):
-    encoder = make(stem=stem, pooling=pooling, stem_depth=2)
+def test_an_image_in_a_batch_is_seen_as_alone(stem):
+    encoder = make(stem=stem, stem_depth=2)
     together = encoder(images())
     for number, image in enumerate(images()):
         alone = encoder(image[None])
@@ -115,9 +114,8 @@ def test_gradient_checkpointing_changes_no_gradient(dropout):
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_every_parameter_learns(stem, pooling):
-    encoder = make(stem=stem, stem_depth=2, pooling=pooling)
+def test_every_parameter_learns(stem):
+    encoder = make(stem=stem, stem_depth=2)
     found = gradients(encoder)
     assert found.keys() == dict(encoder.named_parameters()).keys()
     assert all(gradient.abs().sum() > 0 for gradient in found.values())
@@ -141,21 +139,19 @@ def test_the_thinker_gets_what_an_earlier_block_sees():
             VisionEncoder(image_size=16, patch_size=4, dim=16, num_layers=3, num_heads=2, token_block=wrong)
 
 
-def test_the_thinker_gets_neighbours_side_by_side_or_averaged():
+def test_the_thinker_gets_neighbours_side_by_side():
     patches = torch.arange(16.0).view(1, 4, 4, 1).expand(-1, -1, -1, DIM)
     squares = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
-    shuffle, pool, none = (make(reduction=kind) for kind in ("shuffle", "pool", "none"))
+    shuffle, none = make(reduction="shuffle"), make()
     assert shuffle.reduce(patches)[0, :, ::DIM].tolist() == squares
-    assert pool.reduce(patches)[0, :, 0].tolist() == [sum(square) / 4 for square in squares]
     assert none.reduce(patches)[0, :, 0].tolist() == list(range(16))
-    for encoder in (shuffle, pool, none):
+    for encoder in (shuffle, none):
         tokens = encoder.tokens(images())
         assert tokens.shape == (3, encoder.num_tokens, encoder.token_dim)
     assert (shuffle.num_tokens, shuffle.token_dim) == (4, 4 * DIM)
-    assert (pool.num_tokens, pool.token_dim) == (4, DIM)
     assert (none.num_tokens, none.token_dim) == (16, DIM)
     with pytest.raises(ValueError, match="3 × 4 patches cannot be joined in squares of 2 × 2"):
-        pool.reduce(patches[:, :3])
+        shuffle.reduce(patches[:, :3])
 
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (16, 48)])
@@ -189,7 +185,7 @@ def test_pixels_are_normalised_by_the_encoder_itself():
     ("arguments", "words"),
     [
         ({"image_size": 30}, "must be a multiple of patch_size"),
-        ({"reduction": "pool", "reduction_factor": 3}, "must divide the 4 patches of a side"),
+        ({"reduction": "shuffle", "reduction_factor": 3}, "must divide the 4 patches of a side"),
         ({"std": [1, 0, 1]}, "those of std over 0"),
         ({"patch_size": 4, "image_size": 36, "stem": "conv", "num_heads": 3}, "num_heads"),
         ({"patch_size": 6, "image_size": 36}, "must be 2, 4, 8, 16 or 32, not 6"),

@@ -19,10 +19,9 @@ from omni.optim.optimizers import Muon, adamw, lr_factor, muon, scale_gradients
 SETTINGS = {"lr": 0.01, "betas": (0.9, 0.95), "weight_decay": 0.1}
 SHAPES = [(24, 24), (16, 48), (48, 16), (16, 48), (24, 24)]
 KINDS = {
-    "plain": {"qk_norm": False},
-    "qk_norm": {},
-    "untied": {"tied": False, "qk_norm": False},
-    "moe": {"num_experts": 2, "qk_norm": False},
+    "tied": {},
+    "untied": {"tied": False},
+    "moe": {"num_experts": 2},
 }
 
 kinds = pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)

@@ -97,7 +97,7 @@ def test_four_utterances_are_learned_by_heart(fit_codec, speech):
 
 def test_the_error_is_a_share_of_the_variance_of_the_training_spectrograms():
     torch.manual_seed(0)
-    stage = CodecTraining(Codec(num_mels=4, dim=8, codebook_size=4, codebook_dim=None))
+    stage = CodecTraining(Codec(num_mels=4, dim=8, codebook_size=4, codebook_dim=8))
     mels = torch.randn(6, 64, 4) * 3 + 1
     lengths = torch.tensor([64, 64, 50, 40, 10, 1])
     stats = stage.loss(batch_of(mels, lengths)).stats
@@ -113,11 +113,11 @@ def test_the_error_is_a_share_of_the_variance_of_the_training_spectrograms():
 
 
 def test_a_checkpoint_with_statistics_of_float64_is_loaded():
-    stage = CodecTraining(Codec(num_mels=4, dim=8, codebook_size=4, codebook_dim=None))
+    stage = CodecTraining(Codec(num_mels=4, dim=8, codebook_size=4, codebook_dim=8))
     stage.loss(batch_of(torch.randn(2, 8, 4), torch.tensor([8, 5])))
     names = ("mel_frames", "mel_sums", "mel_squares")
     old = {name: value.double() if name in names else value for name, value in stage.state_dict().items()}
-    fresh = CodecTraining(Codec(num_mels=4, dim=8, codebook_size=4, codebook_dim=None))
+    fresh = CodecTraining(Codec(num_mels=4, dim=8, codebook_size=4, codebook_dim=8))
     fresh.load_state_dict(old)
     assert fresh.mel_variance == stage.mel_variance
     assert fresh.mel_frames == 13

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 
 from omni.models.audio_encoder import AudioEncoder
@@ -27,9 +26,8 @@ def features(folder: Any, part: AudioEncoder, key: str = "abc") -> torch.Tensor:
         return FeatureCache(folder).features(batch, omni).hidden
 
 
-@pytest.mark.parametrize("changed", [{"attention_span": 1}, {"intermediate_ctc_block": 2}])
-def test_another_encoder_of_the_same_weights_reads_its_own_features(tmp_path, changed):
-    first, other = encoder(), encoder(**changed)
+def test_another_encoder_of_the_same_weights_reads_its_own_features(tmp_path):
+    first, other = encoder(), encoder(intermediate_ctc_block=2)
     other.load_state_dict(first.state_dict())
     kept = features(tmp_path, first)
     assert torch.equal(features(tmp_path, first), kept)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from omni import losses
 from omni.batch import IGNORE
@@ -133,18 +134,18 @@ class PretrainedThinker(PretrainedPart):
     def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Sum of the next-token losses over hidden states, in chunks (see `losses.linear_cross_entropy`).
 
-        A head with a bias or with LoRA takes the memory of all logits at once.
+        The logits of a head with a bias, a soft cap or LoRA are computed twice.
         """
         wanted = torch.where(targets == IGNORE, IGNORE, targets - NUM_SPECIALS)
-        if getattr(self._head, "bias", None) is not None or not isinstance(
-            self._head, nn.Linear
-        ):  # LoRA wraps the head
-            return F.cross_entropy(
-                self._own_logits(hidden).flatten(0, -2).float(), wanted.flatten(), ignore_index=IGNORE, reduction="sum"
-            )
-        return losses.linear_cross_entropy(
-            hidden * self.logit_scale, self._head.weight, wanted, softcap=self.logit_softcap
-        )
+        plain = isinstance(self._head, nn.Linear) and self._head.bias is None  # LoRA wraps the head
+        if plain and self.logit_softcap is None:
+            return losses.linear_cross_entropy(hidden * self.logit_scale, self._head.weight, wanted)
+        chunk = losses.positions_per_chunk(self.vocab_size)
+        parts = zip(hidden.flatten(0, -2).split(chunk), wanted.flatten().split(chunk), strict=True)
+        return torch.stack([checkpoint(self._chunk_loss, *part, use_reentrant=False) for part in parts]).sum()
+
+    def _chunk_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self._own_logits(hidden).float(), targets, ignore_index=IGNORE, reduction="sum")
 
     def new_cache(self, batch_size: int, max_length: int) -> PretrainedCache:
         """An empty cache for rows of up to `max_length` positions."""
