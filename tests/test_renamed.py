@@ -144,12 +144,10 @@ def test_old_settings_of_projectors_are_refused_with_the_new_ones(settings, line
 
 
 def test_an_old_file_of_a_projector_is_refused_with_the_classes(tmp_path, capsys):
-    config = yaml.safe_load((CONFIGS / "world/asr_llm.yaml").read_text(encoding="utf-8"))
-    parts = config["model"]["init_args"]
+    parts: dict = {name: str(CONFIGS / f"models/laptop/{name}.yaml") for name in ("thinker", "audio_encoder")}
     parts["audio_projector"] = {"in_dim": 192, "out_dim": 192, "kind": "mlp", "stack": 1}
-    for name in ("thinker", "audio_encoder"):
-        parts[name] = str(CONFIGS / "models/laptop" / f"{name}.yaml")
-    Path(tmp_path / "old.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    config = {"model": {"class_path": "OmniTuning", "init_args": parts}}
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     with pytest.raises(SystemExit) as ended:
         main(["fit", "--config", str(tmp_path / "old.yaml")])
     assert ended.value.code == 2
