@@ -17,7 +17,7 @@ EFFECTIVE = {
     "SpeechRecognition": "audio_encoder intermediate_ctc_weight beam",
     "CodecTraining": "codec audio_encoder commitment quality_utterances",
     "OmniTuning": "thinker vision_encoder vision_projector audio_encoder audio_projector rates projector_steps "
-    "frame_dropout balance router_z excluded_tasks answer_tokens",
+    "frame_dropout balance excluded_tasks answer_tokens",
     "TalkerTraining": "talker thinker codebook_weights advance_weight sentences sampling beam",
     "ThinkerPretraining": "thinker balance",
     "VisionPretraining": "vision_encoder classifier contrast text_encoder thinker label_smoothing "
