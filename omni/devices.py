@@ -1,23 +1,24 @@
-"""The device that a name such as `auto`, `cpu` or `cuda:1` stands for."""
+"""The device that an option names."""
 
 import torch
 
 from omni.errors import UserError
 
 
-def resolve(name: str, *, option: str = "device") -> torch.device:
-    """The device of that name, after a tensor was put on it.
+def resolve(name: str | torch.device, *, option: str = "device") -> torch.device:
+    """The device of a name; `auto` is CUDA, else MPS, else the CPU.
 
     Args:
-        name: A name that PyTorch knows, or `auto`: the first GPU, or the CPU where there is none.
-        option: What the user set, for the error message.
+        name: `auto`, or a name that PyTorch knows: `cpu`, `cuda`, `cuda:1`, `mps`.
+        option: Name of the option, for errors.
 
     Raises:
-        UserError: If PyTorch does not know the name, or the machine has no such device.
+        UserError: If PyTorch does not know the name, or there is no such device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        backends = {"cuda": torch.cuda, "mps": torch.backends.mps}
+        return torch.device(next((kind for kind, backend in backends.items() if backend.is_available()), "cpu"))
     try:
         return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"{option} {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
+        raise UserError(f"{option} {str(name)!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -27,6 +27,8 @@ from toy_stages import HEARING, STAGES, UNITS, toy
 from omni import metrics
 from omni.decoding.sampling import Sampling, generate
 from omni.decoding.talker import SpeechSampling
+from omni.devices import resolve
+from omni.errors import UserError
 from omni.inference.codec_files import decode, encode
 from omni.inference.recognizer import Recognizer
 from omni.media.griffin_lim import GriffinLim
@@ -162,3 +164,22 @@ def test_the_bytes_of_a_vocabulary_are_tabled_once(tmp_path: Path, monkeypatch: 
 def test_a_float64_is_seen():
     with NoFloat64(), pytest.raises(TypeError, match="float64"):
         torch.zeros(2).double()
+
+
+# ---------------------------------------------------------------- names of devices
+
+
+@pytest.mark.parametrize(("present", "chosen"), [({"cuda", "mps"}, "cuda"), ({"mps"}, "mps"), (set(), "cpu")])
+def test_auto_is_the_fastest_device_there_is(present: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch):
+    for name, backend in {"cuda": torch.cuda, "mps": torch.backends.mps}.items():
+        monkeypatch.setattr(backend, "is_available", lambda name=name: name in present)
+    assert resolve("auto") == torch.device(chosen)
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:7", "mps"])
+def test_an_unknown_or_missing_device_is_one_line(name: str):
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UserError, match=rf"^data.device '{name}' cannot be used: [^\n]+$"):
+        resolve(name, option="data.device")
+    assert resolve("cpu") == torch.device("cpu")

@@ -17,6 +17,7 @@ from omni.bench.codecs import BenchmarkCodec, EnCodec, Mimi, Ours
 from omni.bench.timing import alternate, seconds
 from omni.checkpoints.recipe import build
 from omni.decoding.talker import SpeechSampling, choose_frame, speak_codes
+from omni.devices import resolve
 from omni.errors import UserError
 from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_vocoder
 from omni.models.codec import Codec
@@ -155,10 +156,7 @@ def make(size: str, vocoder: str, device: str) -> Synthesizer:
     units = CharacterVocabulary()
     if talker.vocab_size != units.vocab_size:
         raise UserError(f"vocab_size of {folder}/talker.yaml must be {units.vocab_size}, as many as English has")
-    try:
-        return Synthesizer(talker, codec, _vocoder(vocoder, codec.num_mels), units, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return Synthesizer(talker, codec, _vocoder(vocoder, codec.num_mels), units, device=resolve(device))
 
 
 def _vocoder(name: str, num_mels: int) -> torch.nn.Module:
