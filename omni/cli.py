@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from importlib import import_module
 from inspect import signature
 from io import TextIOWrapper
@@ -67,7 +67,12 @@ VERBS = {
     "data prepare": Verb(
         "omni.commands.data_prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")
     ),
-    "data check": Verb("omni.commands.data_check:check", "Look for what would hurt training.", ("manifests+",)),
+    "data check": Verb(
+        "omni.commands.data_check:check",
+        "Find what would hurt training.",
+        ("manifests+",),
+        inlined=("speech", "sources"),
+    ),
     "eval wer": Verb(
         "omni.commands.eval_wer:evaluate",
         "Count word errors, by speaker and length, or compare systems.",
@@ -189,7 +194,7 @@ def _add_arguments(parser: Any, function: Any, verb: Verb) -> None:
         parser.add_argument(f"--{name}", nargs="+", type=item, default=None, help=help_of.get(name))
     for name in verb.inlined:
         default = signature(function).parameters[name].default
-        inlined = {field: getattr(default, field) for field in _inlined_fields(function, name)}
+        inlined = {field: asdict(default)[field] for field in _inlined_fields(function, name)}
         others = {field.name for field in fields(default)} - inlined.keys()
         parser.add_class_arguments(types[name], skip=others, as_group=False, instantiate=False)
         parser.set_defaults(inlined)

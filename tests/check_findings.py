@@ -1,17 +1,26 @@
 """Runs `omni data check` and compares what it prints, what it writes and how it ends with each other."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from omni.commands.data_check import check
+from omni.commands.data_check import SourceOptions, SpeechOptions, check
+
+
+def checked(*manifests: str, **options: Any) -> None:
+    """Runs the check; options are those of the command."""
+    for name, group in {"speech": SpeechOptions, "sources": SourceOptions}.items():
+        given = {field.name: options.pop(field.name) for field in fields(group) if field.name in options}
+        options[name] = group(**given)
+    check(list(manifests), **options)
 
 
 def findings(capsys: Any, *manifests: str, **options: Any) -> dict[str, list[tuple[str, str]]]:
     """What is found: {kind: [(where, what)]}. The report stays in report.json."""
     code = 0
     try:
-        check(list(manifests), json=Path("report.json"), **options)
+        checked(*manifests, json=Path("report.json"), **options)
     except SystemExit as stop:
         code = stop.code
     report = json.loads(Path("report.json").read_text(encoding="utf-8"))

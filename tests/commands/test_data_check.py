@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 import soundfile
 import torch
-from check_findings import findings
+from check_findings import checked, findings
 
 from omni.cli import main
 from omni.commands.data_check import check
@@ -362,7 +362,7 @@ MEND = "mend or drop the row, or set data.text_column"
 def test_arguments_that_make_no_sense_are_refused(good, arguments, message):
     manifest("m.jsonl", good)
     with pytest.raises(UserError, match=message):
-        check(arguments[0], **(arguments[1] if len(arguments) > 1 else {}))
+        checked(*arguments[0], **(arguments[1] if len(arguments) > 1 else {}))
 
 
 def test_the_report_is_written_whole_or_not_at_all(good, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omni.commands.data_check import check
+from omni.commands.data_check import SourceOptions, check
 from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
 from omni.media.images import Preprocessing, read_image, to_pixels
@@ -87,7 +87,7 @@ def test_folders_of_folders_and_a_list_of_classes(workplace):
     ids=["cifar10", "flickr8k", "mnist"],
 )
 def test_nothing_in_them_would_hurt_training(train, val, images, workplace, capsys):
-    check([train], val=val, root=str(VISION), json=Path("report.json"))
+    check([train], val=val, sources=SourceOptions(root=str(VISION)), json=Path("report.json"))
     report = json.loads(Path("report.json").read_text(encoding="utf-8"))
     assert report["findings"] == []
     assert report["rows"] == images
