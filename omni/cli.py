@@ -48,10 +48,12 @@ VERBS = {
         "omni.commands.generate:generate",
         "Continue a text with a Thinker, or answer about text, images and sound.",
         lists=("image", "audio", "video"),
-        inlined=("sampling",),
+        inlined=("sampling", "talker"),
     ),
     "chat": Verb(
-        "omni.commands.chat:chat", "Converse about text, images and audio, in the terminal.", inlined=("sampling",)
+        "omni.commands.chat:chat",
+        "Converse about text, images and audio, in the terminal.",
+        inlined=("sampling", "talker"),
     ),
     "transcribe": Verb(
         "omni.commands.transcribe:transcribe_files", "Write down what is said in audio files.", ("files+",)
@@ -84,6 +86,7 @@ VERBS = {
         "omni.commands.eval_omni:evaluate_accuracy",
         "Measure accuracy on conversations by task, and with images and audio blanked.",
         lists=("data",),
+        inlined=("talker",),
     ),
     "hub push": Verb(
         "omni.commands.hub:push", "Publish a trained model on the Hub.", ("checkpoint", "repository"), flags=("public",)

@@ -8,6 +8,7 @@ from typing import Any
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.commands.generate import answers_questions, print_response
+from omni.commands.talker_options import TalkerOptions
 from omni.decoding.sampling import Sampling
 from omni.errors import UserError
 from omni.inference.assistant import Assistant
@@ -32,9 +33,7 @@ def chat(
     *,
     system: str | None = None,
     speak: Path | None = None,
-    voice: str | None = None,
-    vocoder: str | None = None,
-    speaker: int | str | None = None,
+    talker: TalkerOptions = TalkerOptions(),  # noqa: B008  immutable
     max_tokens: int = 128,
     sampling: Sampling = Sampling(temperature=0.0, top_p=0.95),  # noqa: B008  immutable
     context: int | None = None,
@@ -50,9 +49,7 @@ def chat(
         checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt.
         system: A system message before the conversation.
         speak: Speak the answers into numbered files in this folder.
-        voice: A Talker's checkpoint; not needed if `checkpoint` holds a Talker.
-        vocoder: griffin-lim, or a checkpoint that holds a vocoder.
-        speaker: The number or name of a voice, for a Talker with several.
+        talker: The voice.
         max_tokens: Most tokens of an answer.
         sampling: How tokens are chosen.
         context: Most tokens of a conversation; by default as in training.
@@ -62,9 +59,10 @@ def chat(
     if not answers_questions(opened):
         raise UserError(f"{checkpoint} only continues texts (`omni generate`): give a checkpoint of stage E")
     assistant = Assistant.from_pretrained(
-        opened, voice=voice, vocoder=vocoder, system=system, context=context, device=device
+        opened, voice=talker.voice, vocoder=talker.vocoder, system=system, context=context, device=device
     )
-    session = Session(assistant, {"max_tokens": max_tokens, "sampling": sampling, "speaker": speaker}, folder=speak)
+    options = {"max_tokens": max_tokens, "sampling": sampling, "speaker": talker.speaker}
+    session = Session(assistant, options, folder=speak)
     if not session.run() and not sys.stdin.isatty():
         raise SystemExit(2)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from omni.batch import TRANSCRIPTION
 from omni.checkpoints.checkpoint import Checkpoint
+from omni.commands.talker_options import TalkerOptions
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import Conversation
 from omni.data.conversations.speech import TranscriptionPrompt
@@ -27,9 +28,7 @@ def evaluate_accuracy(
     *,
     modality_ablation: bool = True,
     limit: int | None = None,
-    voice: str | None = None,
-    vocoder: str | None = None,
-    speaker: int | str | None = None,
+    talker: TalkerOptions = TalkerOptions(),  # noqa: B008  immutable
     recognizer: str | None = None,
     spoken: int = 100,
     max_tokens: int = 64,
@@ -50,9 +49,7 @@ def evaluate_accuracy(
             transcription prompt of training.
         modality_ablation: Whether to answer again with images and audio blanked.
         limit: Most questions, evenly spaced; by default all.
-        voice: A Talker's checkpoint, to speak the answers; not needed if `checkpoint` holds a Talker.
-        vocoder: griffin-lim, or a checkpoint that holds a vocoder.
-        speaker: The number or name of a voice, for a Talker with several.
+        talker: The voice that speaks the answers.
         recognizer: A checkpoint of stage B that transcribes the spoken answers; by default the one in `voice`.
         spoken: Most answers to speak, evenly spaced.
         max_tokens: Most tokens of an answer.
@@ -69,8 +66,8 @@ def evaluate_accuracy(
             raise UserError(f"{name} is {number}: it must be {least} or more")
     opened = Checkpoint(checkpoint)
     rows = _conversations(opened, data, limit)
-    assistant = Assistant.from_pretrained(opened, voice=voice, vocoder=vocoder, device=device)
-    listener = recognizer or voice
+    assistant = Assistant.from_pretrained(opened, voice=talker.voice, vocoder=talker.vocoder, device=device)
+    listener = recognizer or talker.voice
     asr = load_recognizer(listener, device=device) if assistant.voice and listener and spoken else None
     options = {"modality_ablation": modality_ablation, "max_tokens": max_tokens, "batch_size": batch_size}
     answered = answer_questions(assistant, rows, **options)
@@ -79,7 +76,7 @@ def evaluate_accuracy(
     report |= _transcription_errors(answered)
     if assistant.voice is not None and asr is not None:
         texts = [one.answer for one in take_evenly(answered, spoken)]
-        report |= _round_trip(texts, SpeechStreamer(assistant.voice, speaker=speaker), asr, str(listener))
+        report |= _round_trip(texts, SpeechStreamer(assistant.voice, speaker=talker.speaker), asr, str(listener))
     elif spoken:
         print("spoken answers are not measured: give a voice, and a recogniser unless the voice's checkpoint holds one")
     if json_file is not None:

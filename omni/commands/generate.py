@@ -1,7 +1,7 @@
 """`omni generate`: continues a text, or answers a question about text, images and audio."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.commands.inputs import read_text
+from omni.commands.talker_options import TalkerOptions
 from omni.decoding.sampling import Sampling
 from omni.errors import UserError
 from omni.inference.assistant import Assistant
@@ -31,9 +32,7 @@ def generate(
     video: list[str] | None = None,
     system: str | None = None,
     speak: Path | None = None,
-    voice: str | None = None,
-    vocoder: str | None = None,
-    speaker: int | str | None = None,
+    talker: TalkerOptions = TalkerOptions(),  # noqa: B008  immutable
     max_tokens: int = 128,
     temperature: float | None = None,
     sampling: Sampling = Sampling(top_p=0.95),  # noqa: B008  immutable
@@ -54,9 +53,7 @@ def generate(
         video: Animated images, or folders of frames one second apart. Eight frames of each are used.
         system: A system message before the question.
         speak: Speak the answer into this audio file (.wav, .flac, ...), starting with its first clause.
-        voice: A Talker's checkpoint; not needed if `checkpoint` holds a Talker.
-        vocoder: griffin-lim, or a checkpoint that holds a vocoder.
-        speaker: The number or name of a voice, for a Talker with several.
+        talker: The voice.
         max_tokens: Most new tokens.
         temperature: Divides the logits; 0 takes the likeliest token. Default: 0.8 for texts, 0 for answers.
         sampling: How tokens are chosen.
@@ -69,30 +66,22 @@ def generate(
     opened = Checkpoint(checkpoint)
     answering = answers_questions(opened)
     sampling = replace(sampling, temperature=(0.0 if answering else 0.8) if temperature is None else temperature)
-    files = {"image": image or [], "audio": audio or [], "video": video or []}
-    if not answering:
-        for name, value in {**files, "speak": speak, "system": system}.items():
-            if value:
-                raise UserError(f"{checkpoint} only continues texts: --{name} needs a checkpoint of stage E")
-        model = load(opened, device=device)
-        _print_continuations(prompts, model.stream(prompts, max_tokens=max_tokens, sampling=sampling))
-        return
-    if speak is not None:
-        audio_format(speak)  # before all the work
-        if len(prompts) > 1:
-            raise UserError(f"--speak takes one answer, and there are {len(prompts)}: ask one question")
-    assistant = Assistant.from_pretrained(opened, voice=voice, vocoder=vocoder, system=system, device=device)
     options: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling}
-    if len(prompts) == 1:
-        response = assistant.chat(text=prompts[0], **files, speak=speak is not None, speaker=speaker, **options)
-        print_response(response, speak)
-        if response.unspoken:
-            raise SystemExit(2)
+    files = {"image": image or [], "audio": audio or [], "video": video or []}
+    if answering:
+        if speak is not None:
+            audio_format(speak)  # before all the work
+            if len(prompts) > 1:
+                raise UserError(f"--speak takes one answer, and there are {len(prompts)}: ask one question")
+        assistant = Assistant.from_pretrained(
+            opened, voice=talker.voice, vocoder=talker.vocoder, system=system, device=device
+        )
+        _print_answers(assistant, prompts, files, speak, talker.speaker, options)
         return
-    questions = [assistant.prompt([question(one, **files)], max_tokens=max_tokens) for one in prompts]
-    for first in range(0, len(questions), _BATCH):
-        for number, answer in enumerate(assistant.answer(questions[first : first + _BATCH], **options), start=first):
-            print(f"{_SEPARATOR}\n{answer}" if number else answer)
+    for name, value in {**files, "speak": speak, "system": system}.items():
+        if value:
+            raise UserError(f"{checkpoint} only continues texts: --{name} needs a checkpoint of stage E")
+    _print_continuations(prompts, load(opened, device=device).stream(prompts, **options))
 
 
 def answers_questions(checkpoint: Checkpoint) -> bool:
@@ -130,6 +119,26 @@ def _prompts(text: list[str] | str | None, file: str | None) -> list[str]:
     if not lines:
         raise UserError(f"{file} is empty: write one prompt per line")
     return lines
+
+
+def _print_answers(
+    assistant: Assistant,
+    prompts: Sequence[str],
+    files: Mapping[str, list[str]],
+    speak: Path | None,
+    speaker: int | str | None,
+    options: dict[str, Any],
+) -> None:
+    if len(prompts) == 1:
+        response = assistant.chat(text=prompts[0], **files, speak=speak is not None, speaker=speaker, **options)
+        print_response(response, speak)
+        if response.unspoken:
+            raise SystemExit(2)
+        return
+    questions = [assistant.prompt([question(prompt, **files)], max_tokens=options["max_tokens"]) for prompt in prompts]
+    for first in range(0, len(questions), _BATCH):
+        for number, answer in enumerate(assistant.answer(questions[first : first + _BATCH], **options), start=first):
+            print(f"{_SEPARATOR}\n{answer}" if number else answer)
 
 
 def _print_continuations(prompts: Sequence[str], deltas: Iterator[Delta]) -> None:
