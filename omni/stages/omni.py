@@ -180,8 +180,6 @@ class OmniTuning(Stage):
         for name, given, needed in fits:
             if given != needed:
                 raise UserError(f"data.init_args.{name} is {given} and the encoder's {needed}: make them equal")
-        for name in self.frozen:  # in the mode of the others: Lightning warns of eval mode where fitting begins,
-            self.part(name).train(self.training)  # and `on_train_start` brings it about a moment later
         self._check_trained()
         self.configure_data(data)
         if stage == "fit":  # a checkpoint that is resumed brings its own, after this

@@ -112,9 +112,8 @@ class Stage(LightningModule, ABC):
         """Whether the data's tokens mean something to the part called `name`."""
         return hasattr(self.part(name), "vocab_size")
 
-    def init_part(self, name: str, path: str) -> None:
-        """Fills a part with the weights of an earlier stage, and remembers where they came from."""
-        checkpoint = Checkpoint(path)
+    def init_part(self, name: str, checkpoint: Checkpoint) -> None:
+        """Loads the weights of a part from an earlier stage, and records the stage as its ancestor."""
         checkpoint.fill(self.part(name), name)
         self.ancestors[name] = checkpoint.lineage
 
@@ -136,6 +135,8 @@ class Stage(LightningModule, ABC):
         check_precision(self.trainer.precision)
         for name in self.frozen:
             self.part(name).requires_grad_(False)
+            # Lightning warns of parts in eval mode when fitting starts; `on_train_start` puts them in eval mode.
+            self.part(name).train(self.training)
         if stage == "fit":
             for part in self.parts.values():
                 part.own({name for name, parameter in part.named_parameters() if parameter.requires_grad})

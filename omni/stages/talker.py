@@ -19,6 +19,7 @@ from omni.inference.talker_conditioning import Conditioner
 from omni.losses import Loss
 from omni.metrics import MeanOfItems
 from omni.models.audio_encoder import AudioEncoder
+from omni.models.part import Part
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
@@ -28,8 +29,6 @@ from omni.stages.round_trip import RoundTrip
 from omni.stages.stage import Stage
 from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.tokenizer import Tokenizer
-
-_BORROWED = ("codec", "audio_encoder")  # parts that come from the data, ready
 
 
 @final
@@ -52,7 +51,9 @@ class TalkerTraining(Stage):
 
     Args:
         talker: The model.
-        thinker: Reads what is to be said, for a Talker with a `thinker_dim`; its weights come by `init_from`.
+        thinker: Reads the sentences, for a Talker with a `thinker_dim`; filled by `init_from.thinker`.
+        speech_codec: The codec, which `omni fit` takes from the data.
+        recognizer: The recogniser, which `omni fit` takes from the data.
         codebook_weights: Of each codebook's loss; all 1 if not given.
         advance_weight: Of the advance's loss.
         sentences: Sentences spoken at each validation; 0 for none.
@@ -71,6 +72,8 @@ class TalkerTraining(Stage):
         self,
         talker: Talker,
         thinker: Thinker | PretrainedThinker | None = None,
+        speech_codec: Part | None = None,
+        recognizer: AudioEncoder | None = None,
         *,
         codebook_weights: Sequence[float] = (),
         advance_weight: float = 1.0,
@@ -80,6 +83,10 @@ class TalkerTraining(Stage):
         beam: int = 8,
         **kwargs: Any,
     ) -> None:
+        given = {"thinker": thinker, "codec": speech_codec, "audio_encoder": recognizer}
+        kwargs["frozen"] = sorted(
+            {*kwargs.get("frozen", ()), *(name for name, part in given.items() if part is not None)}
+        )
         super().__init__(**kwargs)
         weights = tuple(codebook_weights) or (1.0,) * talker.num_codebooks
         if len(weights) != talker.num_codebooks:
@@ -91,6 +98,8 @@ class TalkerTraining(Stage):
                 + ": make them fit"
             )
         self.talker, self.thinker = talker, thinker
+        self.codec: Any = speech_codec
+        self.audio_encoder: Any = recognizer
         self._thinker_tokenizer: Tokenizer | None = None
         self._condition: Conditioner | None = None
         self.weights: Tensor
@@ -101,7 +110,7 @@ class TalkerTraining(Stage):
         self.advance_loss = MeanOfItems()
         self.round_trip = RoundTrip(sampling, beam)
         self.transcripts: list[Transcript] = []  # of the sentences spoken in the last validation
-        self._spoken_before: str | None = None  # fingerprint of the codec that a Talker of `init_from` speaks
+        self._init_codec: str | None = None  # fingerprint of the codec of `init_from.talker`
 
     @property
     def units(self) -> CharacterVocabulary:
@@ -120,52 +129,41 @@ class TalkerTraining(Stage):
         """The Thinker has a tokenizer of its own."""
         return name != "thinker" and super().reads_tokens(name)
 
-    def init_part(self, name: str, path: str) -> None:
-        """As in `Stage`; also remembers what a Thinker reads, and whose codes an earlier Talker speaks."""
-        if name == "talker":
-            self._init_talker(path)
-            return
-        super().init_part(name, path)
-        if name == "thinker":
-            self._thinker_tokenizer = Checkpoint(path).tokenizer
+    def init_part(self, name: str, checkpoint: Checkpoint) -> None:
+        """As in `Stage`; also keeps the Thinker's tokenizer, and the fingerprint of an earlier Talker's codec.
 
-    def _init_talker(self, path: str) -> None:
-        """Where the earlier Talker knew no Thinker, what one says counts nothing at first."""
-        checkpoint = Checkpoint(path)
-        if self.talker.condition is not None:
+        A Talker that was trained without a Thinker starts with a condition of zero.
+        """
+        if name == "talker" and self.talker.condition is not None:
             unconditioned = torch.zeros_like(self.talker.condition.weight)
             checkpoint.weights.setdefault("talker.condition.weight", unconditioned)
-        checkpoint.fill(self.talker, "talker")
-        self.ancestors["talker"] = checkpoint.lineage
-        codec = checkpoint.weights_of("codec")
-        self._spoken_before = weights_fingerprint(codec) if codec else None
+        super().init_part(name, checkpoint)
+        if name == "talker" and (codec := checkpoint.weights_of("codec")):
+            self._init_codec = weights_fingerprint(codec)
+        if name == "thinker":
+            self._thinker_tokenizer = checkpoint.tokenizer
 
     def setup(self, stage: str) -> None:
-        """Takes codec and recogniser from the data, and checks that the Talker fits them and the data's voices."""
-        data = self.data
-        self.codec: Any = data.encoder.codec
-        self.audio_encoder: AudioEncoder = data.encoder.audio_encoder
-        lent = _BORROWED if self.thinker is None else (*_BORROWED, "thinker")
-        self.frozen = tuple(dict.fromkeys((*self.frozen, *lent)))
+        """Checks that the Talker fits the codec, the recogniser and the speakers of the data."""
+        if self.codec is None or self.audio_encoder is None:
+            raise UserError("the Talker needs a codec and a recogniser: give data.init_args.codec and recognizer")
         super().setup(stage)
-        for name in lent:  # in the mode of the others: Lightning warns of eval mode where fitting begins,
-            self.part(name).train(self.training)  # and `on_train_start` brings it about a moment later
-        if self._spoken_before not in (None, data.encoder.codec_fingerprint):
+        if self._init_codec not in (None, self._codec_fingerprint):
             raise UserError(
-                "init_from.talker speaks the codes of another codec than data.init_args.codec: give that checkpoint "
-                "as data.init_args.codec too"
+                "init_from.talker was trained on the codes of another codec than data.init_args.codec: give that "
+                "checkpoint as data.init_args.codec too"
             )
         self._check_fit({"vocab_size": self.units.vocab_size}, "the recogniser's characters")
         names = ("num_codebooks", "codebook_size", "frame_rate")
         self._check_fit({name: getattr(self.codec, name) for name in names}, "the codec")
-        voices = len(data.speakers)
+        num_speakers = len(self.data.speakers)
         if self.talker.num_speakers:
-            data.known_speakers_only()
-            if voices > self.talker.num_speakers:
-                self._refuse("num_speakers", voices, f"the {voices} voices of the data")
-        elif voices > 1:
-            rank_zero_warn(f"the data has {voices} voices, and the Talker tells none apart: set its num_speakers")
-        self.ancestors = {**self.ancestors, **data.encoder.ancestors}
+            self.data.known_speakers_only()
+            if num_speakers > self.talker.num_speakers:
+                self._refuse("num_speakers", num_speakers, f"the {num_speakers} speakers of the data")
+        elif num_speakers > 1:
+            rank_zero_warn(f"the data has {num_speakers} speakers and the Talker a single voice: set its num_speakers")
+        self.ancestors = {**self.ancestors, **self.data.encoder.ancestors}
 
     def _check_fit(self, wanted: Mapping[str, float], what: str) -> None:
         for name, value in wanted.items():
@@ -179,33 +177,44 @@ class TalkerTraining(Stage):
         )
 
     def check_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """As in `Stage`; what comes from the data is compared when it is there."""
-        recipes = {name: recipe for name, recipe in checkpoint.content["parts"].items() if name not in _BORROWED}
-        super().check_checkpoint(Checkpoint(checkpoint.path, {**checkpoint.content, "parts": recipes}))
+        """As in `Stage`; the recogniser may be another, as it only aligns and scores."""
+        self._check_codec(checkpoint)
+        super().check_checkpoint(Checkpoint(checkpoint.path, self._with_own_recognizer(checkpoint)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the names of the voices, in the order of their numbers, and what the Thinker reads."""
+        """Adds the names of the speakers, in the order of their numbers, and the Thinker's tokenizer."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["speakers"] = self._speakers
         if self._thinker_tokenizer is not None:
             checkpoint["thinker_tokenizer"] = self._thinker_tokenizer.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses another codec's checkpoint, or one of other voices. The recogniser stays the data's."""
+        """Refuses a checkpoint of another codec or of other speakers. The recogniser stays the data's."""
         loaded = Checkpoint(self.trainer.ckpt_path or "", checkpoint)
-        if weights_fingerprint(loaded.weights_of("codec")) != self.data.encoder.codec_fingerprint:
-            raise UserError(
-                "the checkpoint's Talker speaks the codes of another codec than data.init_args.codec: give the "
-                "checkpoint itself as data.init_args.codec"
-            )
+        self._check_codec(loaded)
         if self.thinker is not None:
             self._thinker_tokenizer = loaded.thinker_tokenizer
         if checkpoint["speakers"] != self._speakers:
-            raise UserError("the data's voices are not those of this checkpoint: give the data it was trained on")
-        for name in loaded.weights_of("audio_encoder"):
-            del loaded.weights[f"audio_encoder.{name}"]
-        loaded.weights.update({f"audio_encoder.{name}": w for name, w in self.audio_encoder.state_dict().items()})
+            raise UserError("the data's speakers are not those of this checkpoint: give the data it was trained on")
+        checkpoint.update(self._with_own_recognizer(loaded))
         super().on_load_checkpoint(checkpoint)
+
+    def _check_codec(self, checkpoint: Checkpoint) -> None:
+        if weights_fingerprint(checkpoint.weights_of("codec")) != self._codec_fingerprint:
+            raise UserError(
+                "the checkpoint's Talker was trained on the codes of another codec than data.init_args.codec: give the "
+                "checkpoint itself as data.init_args.codec"
+            )
+
+    @property
+    def _codec_fingerprint(self) -> str:
+        return weights_fingerprint(self.codec.state_dict())
+
+    def _with_own_recognizer(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """A checkpoint's content with the weights of this stage's recogniser."""
+        weights = {name: w for name, w in checkpoint.weights.items() if not name.startswith("audio_encoder.")}
+        own = {f"audio_encoder.{name}": w for name, w in self.audio_encoder.state_dict().items()}
+        return {**checkpoint.content, "state_dict": {**weights, **own}}
 
     @property
     def _speakers(self) -> list[str]:

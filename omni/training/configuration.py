@@ -32,6 +32,9 @@ class Configuration(OmniCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         self.config = parser.parse_args(self._argv)
 
+    def link_arguments(self, parser: Any) -> None:
+        """Links nothing: model and data are made one without the other."""
+
     def _set_seed(self) -> None:
         """Does nothing: nothing here is random."""
 

@@ -4,6 +4,7 @@ import logging
 import sys
 import traceback
 import warnings
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -93,6 +94,14 @@ class OmniCLI(LightningCLI):
             default={},
             help="Checkpoints of earlier stages to initialise parts from, by part. Ignored when a run is resumed.",
         )
+        self.link_arguments(parser)
+
+    def link_arguments(self, parser: LightningArgumentParser) -> None:
+        """Gives a stage the parts that its data is encoded by: the Talker's codec and recogniser."""
+        for target, attribute in {"speech_codec": "codec", "recognizer": "audio_encoder"}.items():
+            parser.link_arguments(
+                "data.encoder", f"model.init_args.{target}", attrgetter(attribute), apply_on="instantiate"
+            )
 
     def _dump_config(self) -> None:
         """Skips the dump for `save_hyperparameters` (0.1 s), which no stage calls."""
@@ -150,7 +159,7 @@ class OmniCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 keep_earlier_run(folder)
             for name, path in (self._get(self.config, "init_from") or {}).items():
-                self.model.init_part(name, path)
+                self.model.init_part(name, Checkpoint(path))
 
     def before_validate(self) -> None:
         """Resolves the checkpoint."""

@@ -114,7 +114,7 @@ def test_what_a_talker_has_learned_without_a_thinker_is_where_it_begins(tmp_path
     path = save(tmp_path / "talker.ckpt", "talker", plain, CharacterVocabulary(" abcd"))
     torch.manual_seed(1)
     stage = TalkerTraining(Talker(**TOY, thinker_dim=THINKER["dim"]), thinker_of())
-    stage.init_part("talker", path)
+    stage.init_part("talker", Checkpoint(path))
     assert stage.ancestors["talker"]["stage"] == "talker training"
     hidden = torch.randn(2, 3, THINKER["dim"])
     batch = CodesBatch(

@@ -15,6 +15,7 @@ from omni.batch import IGNORE, CodesBatch
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.decoding.sampling import Sampling
 from omni.decoding.talker import SpeechSampling
+from omni.errors import UserError
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.part import Part
 from omni.models.talker import Talker
@@ -141,10 +142,10 @@ def test_another_codec_is_refused(fit_talker, fails, workplace):
     fit_talker()
     (RUN / "last.ckpt").rename("first.ckpt")
     save(workplace / "codec.ckpt", "codec", ToneCodec(2.5), CharacterVocabulary(" abc"))
-    assert "speaks the codes of another codec" in fails(fit_talker, "fit", "--ckpt_path", "first.ckpt")
-    assert "speaks the codes of another codec" in fails(fit_talker, "validate", "--ckpt_path", "first.ckpt")
+    assert "trained on the codes of another codec" in fails(fit_talker, "fit", "--ckpt_path", "first.ckpt")
+    assert "trained on the codes of another codec" in fails(fit_talker, "validate", "--ckpt_path", "first.ckpt")
     line = fails(fit_talker, "fit", f"--init_from={json.dumps({'talker': 'first.ckpt'})}")
-    assert "init_from.talker speaks the codes of another codec" in line
+    assert "init_from.talker was trained on the codes of another codec" in line
     fit_talker("fit", f"--init_from={json.dumps({'talker': 'first.ckpt'})}", data__init_args__codec="first.ckpt")
     assert set(Checkpoint(RUN / "last.ckpt").lineage["ancestors"]) == {"talker", "codec", "audio_encoder"}
 
@@ -160,7 +161,7 @@ def test_another_recogniser_may_score(fit_talker, workplace):
 def test_other_voices_are_refused(fit_talker, fails):
     fit_talker()
     line = fails(fit_talker, "fit", "--ckpt_path", str(RUN / "last.ckpt"), data__init_args__speakers='["y"]')
-    assert "voices are not those of this checkpoint" in line
+    assert "speakers are not those of this checkpoint" in line
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_what_makes_no_sense_is_refused(fit_talker, fails):
 
 
 def test_several_voices_as_one_are_told(fit_talker):
-    with pytest.warns(UserWarning, match="2 voices, and the Talker tells none apart"):
+    with pytest.warns(UserWarning, match="2 speakers and the Talker a single voice"):
         fit_talker(model__init_args__talker__init_args__num_speakers=0)
     assert Checkpoint(RUN / "last.ckpt").content["speakers"] == []
 
@@ -237,3 +238,19 @@ def test_it_is_planned():
     assert plan.batch["codes"] == (4, 63, 3)
     assert plan.total_parameters == Talker(**TOY, num_speakers=2).num_parameters
     assert plan.activations > 0
+
+
+def test_codec_and_recogniser_come_from_the_data_and_stand_in_no_configuration(fit_talker, fails, workplace):
+    cli = fit_talker()
+    assert cli.model.codec is cli.datamodule.encoder.codec
+    assert cli.model.audio_encoder is cli.datamodule.encoder.audio_encoder
+    saved = (RUN / "config.yaml").read_text(encoding="utf-8")
+    assert "speech_codec" not in saved
+    assert "recognizer: recognizer.ckpt" in saved
+    (workplace / "codec.ckpt").unlink()
+    assert "codec.ckpt does not exist" in fails(fit_talker)
+
+
+def test_data_without_a_codec_is_refused():
+    with pytest.raises(UserError, match=r"give data\.init_args\.codec and recognizer"):
+        TalkerTraining(Talker(**TOY)).setup("fit")

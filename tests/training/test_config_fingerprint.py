@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import omni.training.lightning_cli  # noqa: F401  imports all stages and data modules
 from omni.data.loading.resumable import ResumableData
 from omni.models.part import Part
 from omni.stages.stage import Stage
@@ -18,7 +19,7 @@ EFFECTIVE = {
     "CodecTraining": "codec audio_encoder commitment quality_utterances",
     "OmniTuning": "thinker vision_encoder vision_projector audio_encoder audio_projector rates projector_steps "
     "frame_dropout balance excluded_tasks answer_tokens",
-    "TalkerTraining": "talker thinker codebook_weights advance_weight sentences sampling beam",
+    "TalkerTraining": "talker thinker speech_codec recognizer codebook_weights advance_weight sentences sampling beam",
     "ThinkerPretraining": "thinker balance",
     "VisionPretraining": "vision_encoder classifier contrast text_encoder thinker label_smoothing "
     "classification_weight contrast_weight",

@@ -1,6 +1,7 @@
 """Speech for speaking: the data module."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -66,7 +67,7 @@ class CodesData(ResumableData):
     Attributes:
         tokenizer: The characters; after `setup`.
         speakers: The voices by number; after `setup`.
-        encoder: Codec and recogniser; after `setup`.
+        encoder: Codec and recogniser.
 
     Raises:
         UserError: If an argument is out of range.
@@ -117,6 +118,10 @@ class CodesData(ResumableData):
         self._check_arguments()
         self._plan: _Plan | None = None
         self._rows: dict[str, CodesRows] = {}
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        return Encoder(self.codec_path, self.recognizer_path, silence=self.silence)
 
     def find_fingerprint(self) -> str:
         identities = self._plan_of(may_write=False).identities
@@ -217,7 +222,6 @@ class CodesData(ResumableData):
     def _plan_of(self, *, may_write: bool) -> _Plan:
         """The rows of each split, found once by each process."""
         if self._plan is None:
-            self.encoder = Encoder(self.codec_path, self.recognizer_path, silence=self.silence)
             self.tokenizer = self.encoder.units
             rows = {split: self._read(split, may_write=may_write) for split in self.entries}
             if "val" not in rows:
