@@ -1,4 +1,4 @@
-"""Manifests of corpora as they lie on disk: speech, and questions about images."""
+"""`omni data prepare`: manifests of speech corpora, and conversations of easy-VQA."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from omni.files import atomic_write
 from omni.media.audio import audio_info
 from omni.media.container import AudioError
 
-_SHOWN = 3  # rows that are named of all that are left out for one reason
+_SHOWN = 3  # rows that are named for each reason
 
 
 class _Entry(NamedTuple):
@@ -40,109 +40,106 @@ def prepare(
     val_fraction: float = 0.1,
     val_speakers: list[str] | None = None,
 ) -> None:
-    """Write manifests for a corpus of speech, or conversations for one of questions; its files stay where they are.
+    """Write manifests for a speech corpus, or conversations for easy-VQA; the corpus itself does not change.
 
-    Each split gets `SPLIT.jsonl` with a row an utterance: `audio` (relative to the manifest), `text`, `speaker`,
-    `duration` in seconds, `id`. Rows without text, and audio whose header cannot be read, are left out and named;
-    `omni data check` reads all audio to its end. Splits are the corpus's own where it has some: LibriSpeech one a
-    folder, AN4 `train` and `test`, Free Spoken Digits `train`, `test` (indices 0-4) and `all`. LJSpeech is split by
-    chapter and a folder by speaker, into `train` and `val`, or written as `all` where it has but one.
+    Each split gets `SPLIT.jsonl` with one row per utterance: `audio` (relative to the manifest), `text`, `speaker`,
+    `duration` in seconds, `id`. Rows without text, and audio with an unreadable header, are skipped and reported;
+    `omni data check` reads all audio completely. Corpora with splits keep them: LibriSpeech (one per folder), AN4
+    (`train`, `test`), Free Spoken Digits (`train`, `test` of indices 0-4, `all`). LJSpeech is split by chapter and a
+    folder by speaker, into `train` and `val`; with a single chapter or speaker it is written as `all`.
 
-    easy-VQA, questions about images, becomes conversations, `SPLIT.jsonl` for each of its own splits: several questions
-    about an image in a row to train on, each question alone elsewhere.
+    easy-VQA, questions about images, becomes conversations: several questions about an image in each training row, one
+    question in each row of the other splits.
 
     Args:
-        kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), or folder: any tree of audio files with a
-            .txt of the same name beside each, in which every speaker has a folder; or easy-vqa.
-        folder: Where the corpus lies.
-        out: Folder for the manifests; data/KIND by default.
-        val_fraction: Share of the rows to hold out at least, of a corpus without splits: 0 to 1.
-        val_speakers: Speakers to hold out of a `folder`, rather than some chosen by a hash of their names.
+        kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), easy-vqa, or folder: any tree of audio files
+            with a .txt of the same name beside each, and a folder for each speaker.
+        folder: The corpus.
+        out: Folder for the manifests; by default data/KIND.
+        val_fraction: Least fraction of rows for validation, for a corpus without splits: between 0 and 1.
+        val_speakers: Validation speakers of kind `folder`; by default chosen by a hash of their names.
 
     Raises:
         UserError: If the folder does not hold such a corpus, or an argument is out of range.
     """
-    folder, out = Path(folder).expanduser(), Path(out).expanduser() if out else Path("data") / kind
+    folder, out = folder.expanduser(), out.expanduser() if out else Path("data") / kind
     if not 0 < val_fraction < 1:
         raise UserError(f"--val_fraction is {val_fraction}: it must lie between 0 and 1")
     if val_speakers and kind != "folder":
-        raise UserError(f"--val_speakers is for kind folder: {kind} has splits of its own, or one voice")
+        raise UserError(f"--val_speakers is for kind folder: {kind} has its own splits, or one speaker")
     if kind == "easy-vqa":
-        prepare_questions(folder, out)
+        for path, summary in prepare_questions(folder, out):
+            print(f"{path}: {summary}")
         return
-    sources = _open(kind, folder)
-    kept: dict[str, list[_Entry]] = {}
-    left_out: dict[str, list[str]] = {}  # why -> which
-    for split, source in sources.items():
-        kept[split] = _usable(source, split, left_out)
-    if not any(kept.values()):
-        why, rows = next(iter(left_out.items()), ("no rows", [str(folder)]))
-        raise UserError(f"{folder}: nothing of it can be used; the first, {rows[0]}: {why}")
-    parts = _split(kind, kept["all"], val_fraction, val_speakers) if len(kept) == 1 and "all" in kept else kept
-    for split, entries in parts.items():
+    skipped: dict[str, list[str]] = {}  # rows by reason
+    splits = {split: _usable(source, split, skipped) for split, source in _open(kind, folder).items()}
+    if not any(splits.values()):
+        reason, rows = next(iter(skipped.items()), ("no rows", [str(folder)]))
+        raise UserError(f"{folder}: nothing of it can be used; the first problem, {rows[0]}: {reason}")
+    if splits.keys() == {"all"}:
+        splits = _split(kind, splits["all"], val_fraction, val_speakers)
+    for split, entries in splits.items():
         if entries:
             _write(out / f"{split}.jsonl", kind, folder, entries)
             print(f"{out / split}.jsonl: {_summary(entries)}")
-    for why, rows in left_out.items():
-        rows = sorted(set(rows))  # `all` and another split may name a row twice
+    for reason, rows in skipped.items():
+        rows = sorted(set(rows))  # `all` and another split may both name a row
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-        print(f"left out, {why}: {len(rows)} ({', '.join(rows[:_SHOWN])}{more})")
+        print(f"skipped, {reason}: {len(rows)} ({', '.join(rows[:_SHOWN])}{more})")
 
 
 def _open(kind: str, folder: Path) -> Mapping[str, Utterances]:
     find, looked_for = LAYOUTS[kind]
     if not folder.is_dir():
-        reason = "is a file, and a folder is needed" if folder.exists() else "does not exist"
-        raise UserError(f"{folder}: {reason}: name the folder of the corpus")
+        raise UserError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: give a folder")
     if not (sources := find(folder.resolve())):
-        raise UserError(f"{folder}: is no corpus of kind {kind}: looked for {looked_for}")
+        raise UserError(f"{folder} is not a corpus of kind {kind}: looked for {looked_for}")
     return sources
 
 
-def _usable(source: Utterances, split: str, left_out: dict[str, list[str]]) -> list[_Entry]:
-    """The rows that have text and audio; the others are added to `left_out`."""
+def _usable(source: Utterances, split: str, skipped: dict[str, list[str]]) -> list[_Entry]:
+    """The rows with text and readable audio; the others are added to `skipped`."""
     entries = []
     for row in tqdm(list(source.rows()), desc=f"measuring {split}", leave=False, disable=None):
         if not row.text.strip():
-            left_out.setdefault("no text", []).append(row.where)
+            skipped.setdefault("no text", []).append(row.where)
             continue
         try:
             entries.append(_Entry(row, audio_info(row.audio).duration))
         except AudioError as error:
-            left_out.setdefault(f"audio {error.fault}", []).append(row.audio)
+            skipped.setdefault(f"audio {error.fault}", []).append(row.audio)
     return entries
 
 
 def _split(
-    kind: str, entries: Sequence[_Entry], fraction: float, speakers: Sequence[str] | None
-) -> Mapping[str, Sequence[_Entry]]:
-    """Training and validation by chapter or speaker; all in one where there is only one of them."""
+    kind: str, entries: list[_Entry], fraction: float, speakers: Sequence[str] | None
+) -> dict[str, list[_Entry]]:
+    """Training and validation by chapter or speaker; `all` if there is only one."""
     what = "chapter" if kind == "ljspeech" else "speaker"
     groups = [entry.stem.split("-")[0] if kind == "ljspeech" else entry.utterance.speaker for entry in entries]
     counts = Counter(map(str, groups))
     if speakers is not None:
         if unknown := set(speakers) - counts.keys():
             raise UserError(
-                f"--val_speakers: nobody is called {min(unknown)!r}; there are: {', '.join(sorted(counts))}"
+                f"--val_speakers: there is no speaker {min(unknown)!r}; there are: {', '.join(sorted(counts))}"
             )
         chosen = set(speakers)
         if not counts.keys() - chosen:
-            raise UserError("--val_speakers: all are held out, and nobody is left to train on")
+            raise UserError("--val_speakers names all speakers: leave some for training")
     elif None in groups or len(counts) < 2:
-        print(f"not split: {'its speakers are not told' if None in groups else f'it has one {what} only'}")
+        print(f"not split: {'its speakers are unknown' if None in groups else f'it has only one {what}'}")
         return {"all": entries}
     else:
         chosen = set(chosen_by_hash(counts, fraction))
-    held_out = [str(group) in chosen for group in groups]
-    print(f"held out by {what}: {', '.join(sorted(chosen))}")
-    return {
-        "train": [entry for entry, held in zip(entries, held_out, strict=True) if not held],
-        "val": [entry for entry, held in zip(entries, held_out, strict=True) if held],
-    }
+    print(f"validation by {what}: {', '.join(sorted(chosen))}")
+    splits: dict[str, list[_Entry]] = {"train": [], "val": []}
+    for entry, group in zip(entries, groups, strict=True):
+        splits["val" if str(group) in chosen else "train"].append(entry)
+    return splits
 
 
 def _write(path: Path, kind: str, folder: Path, entries: Sequence[_Entry]) -> None:
-    """Writes a manifest, whole or not at all."""
+    """Writes a manifest atomically."""
     top, home = str(folder.resolve()), str(path.parent.resolve())
     with atomic_write(path) as file:
         for row, duration in entries:
@@ -158,7 +155,7 @@ def _write(path: Path, kind: str, folder: Path, entries: Sequence[_Entry]) -> No
 
 
 def _from(home: str, audio: str) -> str:
-    """How the audio is called from the manifest's folder; by its full path where only the root is common to both."""
+    """The audio's path relative to the manifest's folder; absolute if they share only the root."""
     try:
         common = os.path.commonpath([home, audio])
     except ValueError:  # two drives
@@ -169,5 +166,5 @@ def _from(home: str, audio: str) -> str:
 def _summary(entries: Sequence[_Entry]) -> str:
     hours = sum(entry.duration for entry in entries) / 3600
     speakers = len({entry.utterance.speaker for entry in entries} - {None})
-    told = f", {speakers} speaker{'s' if speakers > 1 else ''}" if speakers else ""
-    return f"{len(entries):,} utterances, {hours:.2f} hours{told}"
+    counted = f", {speakers} speaker{'s' if speakers > 1 else ''}" if speakers else ""
+    return f"{len(entries):,} utterances, {hours:.2f} hours{counted}"

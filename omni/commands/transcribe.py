@@ -1,4 +1,4 @@
-"""The verb `transcribe`: audio files in; text, JSON or subtitles out."""
+"""`omni transcribe`: audio files to text, JSON or subtitles."""
 
 import json
 import os
@@ -9,14 +9,15 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from omni.commands.inputs import media_source
 from omni.errors import UserError
+from omni.files import write_text
 from omni.inference.long_form import Timestamps, Transcript, Word
 from omni.inference.recognizer import load_recognizer
-from omni.media.audio import AudioSource
 
 Format = Literal["text", "json", "srt", "vtt"]
 
-# A subtitle: two lines of 42 characters, 7 seconds, and a new one after a pause (as broadcasters have it).
+# Subtitles, as broadcasters have them: two lines of 42 characters, at most 7 seconds, split at pauses of 0.8 seconds.
 _LINE, _SECONDS, _PAUSE = 42, 7.0, 0.8
 
 
@@ -32,56 +33,64 @@ def transcribe_files(
     beam: int = 8,
     device: str = "auto",
 ) -> None:
-    """Write down what is said in audio files, with a recogniser trained by stage B.
+    """Transcribe audio files with a recogniser of stage B.
 
-    A file that cannot be read is told in one line, the others are transcribed, and the exit code is 2.
+    A file that cannot be read is reported in one line, the others are transcribed, and the exit code is 2.
 
     Args:
         files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...); `-` reads standard input.
         checkpoint: A checkpoint that holds an audio encoder, such as lightning_logs/audio/best.ckpt.
-        timestamps: Times of words, or of characters; in `json`, and as lines of `start end text` in `text`. Subtitles
-            have those of words.
-        format: Plain text, one JSON object a line, or subtitles of one file.
-        out: Write to this file, or, if it is a folder, to one file each; otherwise to standard output.
-        window: Longer audio is heard in windows of so many seconds.
-        overlap: Seconds that two windows share.
-        beam: Prefixes that the search for a transcript keeps; 1: the likeliest unit of each sub-frame is taken.
+        timestamps: Times of words or characters: in `json`, and as lines of `start end text` in `text`. Subtitles have
+            those of words.
+        format: Plain text, JSON lines, or subtitles (one file per recording).
+        out: Write to this file, or into this folder, one file per recording; by default to standard output.
+        window: Longer audio is transcribed in windows of this many seconds.
+        overlap: Overlap of consecutive windows, in seconds.
+        beam: Beam size; 1: greedy decoding.
         device: cpu, cuda, or auto.
     """
     recognizer = load_recognizer(checkpoint, device=device, beam=beam)
     subtitles = format in ("srt", "vtt")
     to_folder = out is not None and out.is_dir()
     if subtitles and timestamps == "char":
-        raise UserError(f"{format} subtitles are made of words: leave --timestamps out")
+        raise UserError(f"{format} subtitles have times of words: leave --timestamps out")
     if subtitles and len(files) > 1 and not to_folder:
         raise UserError(f"{format} subtitles of {len(files)} files need a folder: give --out FOLDER")
     targets = _targets(files, out, format) if out is not None and to_folder else None
-    sources: list[AudioSource] = [sys.stdin.buffer.read() if file == "-" else Path(file) for file in files]
-    wanted = timestamps or ("word" if subtitles else None)
-    found: dict[int, str] = {}
-    failed = 0
-    with tqdm(desc="heard", unit=" s", unit_scale=True, leave=False, disable=None) as bar:
+    texts: dict[int, str] = {}
+    with tqdm(desc="transcribed", unit=" s", unit_scale=True, leave=False, disable=None) as bar:
         stream = recognizer.stream(
-            sources, timestamps=wanted, window=window, overlap=overlap, progress=lambda seconds: bar.update(seconds)
+            [media_source(file) for file in files],
+            timestamps=timestamps or ("word" if subtitles else None),
+            window=window,
+            overlap=overlap,
+            progress=lambda seconds: bar.update(seconds),
         )
         for number, transcript in stream:
             if isinstance(transcript, UserError):
-                failed += 1
                 bar.write(f"omni: {transcript}", file=sys.stderr)
-                continue
-            found[number] = written(transcript, format, file=files[number] if len(files) > 1 else None)
-    _put(found, targets, out)
-    if failed:
+            else:
+                texts[number] = formatted(transcript, format, file=files[number] if len(files) > 1 else None)
+    if targets is not None:
+        for number, text in texts.items():
+            write_text(targets[number], text + "\n")
+    else:
+        lines = [texts[number] for number in sorted(texts)]
+        if out is not None:
+            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        elif lines:
+            print("\n".join(lines))
+    if len(texts) < len(files):
         raise SystemExit(2)
 
 
-def written(transcript: Transcript, format: Format, *, file: str | None = None) -> str:
+def formatted(transcript: Transcript, format: Format, *, file: str | None = None) -> str:
     """A transcript in one of the formats.
 
     Args:
-        transcript: What is said.
-        format: How to write it.
-        file: The file's name, where it must be told.
+        transcript: The transcript.
+        format: The format.
+        file: The recording's name, to be included.
     """
     if format == "json":
         words = [word._replace(start=round(word.start, 3), end=round(word.end, 3)) for word in transcript.words]
@@ -98,48 +107,43 @@ def written(transcript: Transcript, format: Format, *, file: str | None = None) 
     for number, group in enumerate(captions(transcript.words), start=1):
         start, end = (_clock(seconds, format) for seconds in (group[0].start, group[-1].end))
         numbered = [str(number)] if format == "srt" else []
-        blocks.append("\n".join([*numbered, f"{start} --> {end}", *_lines([word.text for word in group])]))
+        blocks.append("\n".join([*numbered, f"{start} --> {end}", *_wrapped(group)]))
     return "\n\n".join(blocks)
 
 
 def captions(words: Sequence[Word]) -> list[list[Word]]:
-    """Groups words into subtitles: parted at pauses, no longer than two lines and some seconds."""
+    """Groups words into subtitles of at most two lines and some seconds, split at pauses."""
     groups: list[list[Word]] = []
     for word in words:
         group = groups[-1] if groups else []
-        longer = [*(other.text for other in group), word.text]
-        if (
-            not group
-            or word.start - group[-1].end > _PAUSE
-            or word.end - group[0].start > _SECONDS
-            or len(_lines(longer)) > 2
-        ):
-            groups.append([word])
-        else:
+        continues = group and word.start - group[-1].end <= _PAUSE and word.end - group[0].start <= _SECONDS
+        if continues and len(_wrapped([*group, word])) <= 2:
             group.append(word)
+        else:
+            groups.append([word])
     return groups
 
 
-def _lines(words: Sequence[str]) -> list[str]:
+def _wrapped(words: Sequence[Word]) -> list[str]:
+    """The words on lines of at most 42 characters; a longer word has a line of its own."""
     lines = [""]
     for word in words:
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > _LINE:
+        if lines[-1] and len(lines[-1]) + 1 + len(word.text) > _LINE:
             lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
+        lines[-1] += f" {word.text}" if lines[-1] else word.text
     return lines
 
 
 def _clock(seconds: float, format: Format) -> str:
-    """Hours, minutes, seconds and milliseconds, as SubRip (comma) or WebVTT (point) write them."""
-    milliseconds = round(seconds * 1000)
-    minutes, rest = divmod(milliseconds, 60_000)
+    """Hours, minutes, seconds and milliseconds, as SubRip (comma) or WebVTT (point) have them."""
+    minutes, milliseconds = divmod(round(seconds * 1000), 60_000)
     mark = "," if format == "srt" else "."
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{mark}{rest % 1000:03d}"
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}{mark}{milliseconds % 1000:03d}"
 
 
 def _targets(files: Sequence[str], folder: Path, format: Format) -> list[Path]:
-    """The file for each transcript: by its audio's name, and folders where names repeat."""
-    ending = {"text": "txt"}.get(format, format)
+    """The file for each transcript: by its recording's name, and in its folders where names repeat."""
+    suffix = "txt" if format == "text" else format
     names = [Path("stdin") if file == "-" else Path(file).absolute().with_suffix("") for file in files]
     if len({name.name for name in names}) == len(names):
         names = [Path(name.name) for name in names]
@@ -149,20 +153,7 @@ def _targets(files: Sequence[str], folder: Path, format: Format) -> list[Path]:
     for number, name in enumerate(names):
         if (first := names.index(name)) < number:
             raise UserError(
-                f"{files[first]} and {files[number]} would both be written to {folder / name}.{ending}: "
+                f"{files[first]} and {files[number]} would both be written to {folder / name}.{suffix}: "
                 "transcribe them into different folders"
             )
-    return [folder / f"{name}.{ending}" for name in names]
-
-
-def _put(found: dict[int, str], targets: Sequence[Path] | None, out: Path | None) -> None:
-    ordered = [found[number] for number in sorted(found)]
-    if out is None:
-        for text in ordered:
-            print(text)
-    elif targets is not None:
-        for number, text in found.items():
-            targets[number].parent.mkdir(parents=True, exist_ok=True)
-            targets[number].write_text(text + "\n", encoding="utf-8")
-    else:
-        out.write_text("\n".join(ordered) + "\n", encoding="utf-8")
+    return [folder / f"{name}.{suffix}" for name in names]

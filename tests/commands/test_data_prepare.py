@@ -142,8 +142,8 @@ def test_splits_of_ours_are_by_speaker_or_chapter(workplace, capsys):
     prepare("ljspeech", Path("b"), Path("book"))
     prepare("folder", Path("a"), Path("ben"), val_speakers=["ben"])
     printed = capsys.readouterr().out
-    assert "held out by speaker: " in printed
-    assert "held out by chapter: LJ00" in printed
+    assert "validation by speaker: " in printed
+    assert "validation by chapter: LJ00" in printed
     for out, group in (("people", lambda row: row["speaker"]), ("book", lambda row: row["id"][:5]), ("ben", ids)):
         train, val = (manifests(out)[split] for split in ("train", "val"))
         assert len(train) == 4
@@ -161,13 +161,13 @@ def test_what_cannot_be_split_is_written_whole(workplace, capsys):
     prepare("folder", Path("a/anna"))
     assert list(manifests("data/folder")) == ["all"]
     assert "speaker" not in manifests("data/folder")["all"][0]
-    assert "not split: its speakers are not told" in capsys.readouterr().out
+    assert "not split: its speakers are unknown" in capsys.readouterr().out
     folder(Path("b/only"))
     prepare("folder", Path("b/only/ben").parent.parent / "only", val_speakers=["ben"])
     for path in Path("b/only").glob("[ac]*/*"):
         path.unlink()
     prepare("folder", Path("b/only"), Path("one"))
-    assert "not split: it has one speaker only" in capsys.readouterr().out
+    assert "not split: it has only one speaker" in capsys.readouterr().out
 
 
 def test_a_second_run_writes_the_same_bytes_and_nothing_else(corpus):
@@ -192,9 +192,9 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(workplace, capsys):
     assert ids(rows) == ["ben/1", "cleo/0"]
     printed = capsys.readouterr().out
     root = workplace / "corpus"
-    assert f"left out, no text: 2 ({root}/anna/0.wav, {root}/anna/1.wav)" in printed
-    assert f"left out, audio empty: 1 ({root}/ben/0.wav)" in printed
-    assert f"left out, audio unreadable: 1 ({root}/cleo/1.wav)" in printed
+    assert f"skipped, no text: 2 ({root}/anna/0.wav, {root}/anna/1.wav)" in printed
+    assert f"skipped, audio empty: 1 ({root}/ben/0.wav)" in printed
+    assert f"skipped, audio unreadable: 1 ({root}/cleo/1.wav)" in printed
 
 
 def test_missing_audio_and_transcripts_of_an4(workplace, capsys):
@@ -205,8 +205,8 @@ def test_missing_audio_and_transcripts_of_an4(workplace, capsys):
     prepare("an4", Path("corpus"))
     assert {split: len(rows) for split, rows in manifests("data/an4").items()} == {"test": 1, "train": 3}
     printed = capsys.readouterr().out
-    assert "left out, audio missing: 1 (" in printed
-    assert "left out, no text: 1 (" in printed
+    assert "skipped, audio missing: 1 (" in printed
+    assert "skipped, no text: 1 (" in printed
 
 
 def test_a_strange_name_among_the_digits_is_told(workplace, capsys):
@@ -214,7 +214,7 @@ def test_a_strange_name_among_the_digits_is_told(workplace, capsys):
     record(Path("corpus/recordings/notes.wav"))
     prepare("fsdd", Path("corpus/recordings"))
     assert len(manifests("data/fsdd")["all"]) == 16
-    assert "left out, no text: 1 (" in capsys.readouterr().out
+    assert "skipped, no text: 1 (" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -229,12 +229,12 @@ def test_a_strange_name_among_the_digits_is_told(workplace, capsys):
 )
 def test_a_folder_without_the_corpus_is_refused(workplace, kind, looked_for):
     Path("corpus").mkdir()
-    with pytest.raises(UserError, match=rf"^corpus: is no corpus of kind {kind}: {looked_for}") as error:
+    with pytest.raises(UserError, match=rf"^corpus is not a corpus of kind {kind}: {looked_for}") as error:
         prepare(kind, Path("corpus"))
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=r"^corpus\.txt: is a file, and a folder is needed"):
+    with pytest.raises(UserError, match=r"^corpus\.txt is not a folder"):
         prepare(kind, Path("corpus.txt"))
-    with pytest.raises(UserError, match=r"^nowhere: does not exist"):
+    with pytest.raises(UserError, match=r"^nowhere does not exist"):
         prepare(kind, Path("nowhere"))
     assert not Path("data").exists()
 
@@ -243,9 +243,9 @@ def test_a_folder_without_the_corpus_is_refused(workplace, kind, looked_for):
     ("kind", "options", "message"),
     [
         ("folder", {"val_fraction": 1.0}, "--val_fraction is 1.0: it must lie between 0 and 1"),
-        ("folder", {"val_speakers": ["dora"]}, "nobody is called 'dora'; there are: anna, ben, cleo"),
-        ("folder", {"val_speakers": ["anna", "ben", "cleo"]}, "nobody is left to train on"),
-        ("an4", {"val_speakers": ["fash"]}, "--val_speakers is for kind folder: an4 has splits of its own"),
+        ("folder", {"val_speakers": ["dora"]}, "there is no speaker 'dora'; there are: anna, ben, cleo"),
+        ("folder", {"val_speakers": ["anna", "ben", "cleo"]}, "leave some for training"),
+        ("an4", {"val_speakers": ["fash"]}, "--val_speakers is for kind folder: an4 has its own splits"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(workplace, kind, options, message):
@@ -258,7 +258,7 @@ def test_nothing_that_can_be_used_is_refused(workplace):
     make("fsdd")
     for path in Path("corpus/recordings").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"^corpus: nothing of it can be used; the first, .*_5\.wav: audio empty"):
+    with pytest.raises(UserError, match=r"^corpus: nothing of it can be used; .*_5\.wav: audio empty"):
         prepare("fsdd", Path("corpus"))
 
 
@@ -266,7 +266,7 @@ def test_the_command_and_its_exit_codes(workplace, capfd, fails):
     make("folder")
     main(["data", "prepare", "folder", "corpus", "--out", "out", "--val_speakers", "[ben]"])
     assert "out/val.jsonl: 2 utterances, 0.00 hours, 1 speaker\n" in capfd.readouterr().out
-    assert "is no corpus of kind an4" in fails(main, ["data", "prepare", "an4", "corpus"])
+    assert "is not a corpus of kind an4" in fails(main, ["data", "prepare", "an4", "corpus"])
     assert "an5" in fails(main, ["data", "prepare", "an5", "corpus"])
 
 
@@ -305,7 +305,7 @@ def test_questions_about_images_become_conversations(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("folder", "is no corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images"),
+        ("folder", "is not a corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images"),
         ("image", "1.png: is not there, and"),
         ("rows", "questions.json: is no list of [question, answer, image number]"),
     ],

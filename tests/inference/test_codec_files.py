@@ -70,8 +70,8 @@ def test_bad_files_end_in_a_line(trained, fails):
     Path("text.npz").write_text("no codes", encoding="utf-8")
     for file, words in {
         "other.npz": "another codec",
-        "outside.npz": "between 0 and 15",
-        "short.npz": "cannot be",
+        "outside.npz": "from 0 to 15",
+        "short.npz": "samples are",
         "floats.npz": "not integers",
         "nothing.npz": "is no file of codes",
         "text.npz": "is no file of codes",

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from omni.cli import main
-from omni.commands.transcribe import captions, written
+from omni.commands.transcribe import captions, formatted
 from omni.errors import UserError
 from omni.inference.long_form import ChunkMerger, Transcript, Word
 from omni.inference.recognizer import Recognizer
@@ -237,7 +237,7 @@ class TestCommand:
     def test_subtitles_are_of_words(self, checkpoint, speech, fails):
         file = str(speech / "val-0.wav")
         arguments = ["transcribe", file, "--checkpoint", checkpoint, "--format", "srt", "--timestamps", "char"]
-        assert "subtitles are made of words" in fails(main, arguments)
+        assert "subtitles have times of words" in fails(main, arguments)
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
@@ -257,8 +257,8 @@ class TestCommand:
 
 def test_subtitle_clocks():
     transcript = Transcript("a", (Word("a", 3661.5, 3662.0, 1.0),), 4000.0)
-    assert "01:01:01,500 --> 01:01:02,000" in written(transcript, "srt")
-    assert "01:01:01.500 --> 01:01:02.000" in written(transcript, "vtt")
+    assert "01:01:01,500 --> 01:01:02,000" in formatted(transcript, "srt")
+    assert "01:01:01.500 --> 01:01:02.000" in formatted(transcript, "vtt")
 
 
 @pytest.mark.parametrize("beam", [1, 4])

@@ -295,7 +295,7 @@ def test_codes_are_played_by_the_vocoder(ancestors, speech, fails):
     assert "holds no part 'vocoder'" in fails(main, [*decode, "--vocoder", "codec.ckpt"])
     save(Path("other.ckpt"), "vocoder", Vocos(num_mels=20, dim=24, num_layers=1), CharacterVocabulary(" abc"))
     message = fails(main, [*decode, "--vocoder", "other.ckpt"])
-    assert "other.ckpt takes 20 mel filters and the codec makes 16" in message
+    assert "other.ckpt reads 20 mel filters and the codec outputs 16" in message
 
 
 @pytest.mark.parametrize(

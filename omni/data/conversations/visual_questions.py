@@ -6,7 +6,7 @@ Each split is a folder with `images/NUMBER.png` and `questions.json`, rows of `[
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,24 +30,27 @@ class Asked(NamedTuple):
         return "colour" if "color" in self.question else "shape"
 
 
-def prepare_questions(folder: Path, out: Path) -> None:
+def prepare_questions(folder: Path, out: Path) -> Iterator[tuple[Path, str]]:
     """Writes `SPLIT.jsonl` for each split of the folder; the images stay where they are.
 
     Training asks up to five questions in a row about an image, the other splits each question alone.
+
+    Yields:
+        Each file written, and a summary of it.
 
     Raises:
         UserError: If the folder holds no such splits, or one of them cannot be read.
     """
     splits = sorted(path.parent for path in folder.glob("*/questions.json"))
     if not splits:
-        raise UserError(f"{folder}: is no corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images")
+        raise UserError(f"{folder} is not a corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images")
     out.mkdir(parents=True, exist_ok=True)
     for split in splits:
         images = _read(split / "questions.json")
         rows = [row for number, asked in images.items() for row in _rows(split, number, asked, out)]
         path, questions = out / f"{split.name}.jsonl", sum(map(len, images.values()))
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-        print(f"{path}: {len(rows):,} conversations, {questions:,} questions about {len(images):,} images")
+        yield path, f"{len(rows):,} conversations, {questions:,} questions about {len(images):,} images"
 
 
 def _read(path: Path) -> Mapping[int, list[Asked]]:
