@@ -75,5 +75,5 @@ def test_any_text_is_cut_into_pieces_and_spelled():
         kept = "".join(text.split())
         assert "".join("".join(piece.text.split()) for piece in found) == kept
         assert "".join("".join(piece.text.split()) for piece in split_text(text)) == kept
-        with suppress(UserError):  # what the Talker has never read
+        with suppress(UserError):  # what the Talker was not trained on
             assert all(breath.units for breath in speech_segments(text, units))

@@ -15,7 +15,7 @@ from omni.models.projector import (
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.text.chat_template import encode_chat
-from omni.text.media_positions import lay_out
+from omni.text.media_positions import expand_placeholders
 from omni.text.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
@@ -75,7 +75,7 @@ def laid(omni, messages, media, *, prompt=False):
     """A conversation laid out for its media, and these as `Omni.embed` takes them."""
     spans = [omni.layout.image() if one.dim() == 3 else omni.layout.audio(len(one)) for one in media]
     chat = encode_chat(TOKENIZER, messages, add_generation_prompt=prompt)
-    return lay_out(chat, spans)
+    return expand_placeholders(chat, spans)
 
 
 def inputs(media):

@@ -33,7 +33,7 @@ from omni.stages.thinker import ThinkerPretraining
 from omni.stages.vision import VisionPretraining
 from omni.stages.vocoder import VocoderTraining
 from omni.text.ctc_vocabulary import CharacterVocabulary
-from omni.text.media_positions import lay_out
+from omni.text.media_positions import expand_placeholders
 from omni.text.tokenizer import AUDIO, IMAGE, NUM_SPECIALS
 
 UNITS = CharacterVocabulary(" abcd")
@@ -202,7 +202,7 @@ def _conversations(media: list[list[str]], stage: OmniTuning) -> ConversationBat
     for row in media:
         spans = [stage.omni.layout.image() if one == "image" else stage.omni.layout.audio(40) for one in row]
         ids = [IMAGE if one == "image" else AUDIO for one in row] + [NUM_SPECIALS + 65 + n for n in range(5)]
-        laid = lay_out(SimpleNamespace(tokens=ids, scored=[False] * len(ids)), spans)  # type: ignore[arg-type]
+        laid = expand_placeholders(SimpleNamespace(tokens=ids, scored=[False] * len(ids)), spans)  # type: ignore[arg-type]
         tokens.append(laid.tokens)
         positions.append(laid.positions.T)
     pad = torch.nn.utils.rnn.pad_sequence

@@ -5,7 +5,7 @@ from pathlib import Path
 from omni.data.text.corpus import open_corpus
 from omni.data.text.tokenizer_training import _texts
 from omni.errors import UserError
-from omni.text.tokenizer import train_sentencepiece
+from omni.text.sentencepiece_training import train_sentencepiece
 
 
 def train_tokenizer(

@@ -14,7 +14,7 @@ from omni.media.images import GREY, Preprocessing, read_image, to_pixels
 from omni.media.speech_preprocessing import speech_preprocessing
 from omni.media.video import read_video
 from omni.text.chat_template import ChatTokens, Template, encode_chat, turns_of
-from omni.text.media_positions import LaidOut, MediaLayout, Span, lay_out
+from omni.text.media_positions import MediaLayout, MediaSpan, PositionedTokens, expand_placeholders
 from omni.text.tokenizer import AUDIO, IMAGE, Tokenizer
 
 Message = Mapping[str, Any]
@@ -37,7 +37,7 @@ class Attached(NamedTuple):
     kind: str
     images: tuple[Tensor, ...]
     mel: Tensor | None
-    span: Span
+    span: MediaSpan
     digest: str
     silence: float = SILENCE
 
@@ -64,7 +64,7 @@ class Prompt(NamedTuple):
         blank: The kind of media that the model is not shown, as a control: images are grey, audio is silent.
     """
 
-    laid: LaidOut
+    laid: PositionedTokens
     media: tuple[Attached, ...]
     forgotten: int = 0
     blank: str | None = None
@@ -95,7 +95,7 @@ class Prompt(NamedTuple):
         known, media = int(slots[:number].sum()), list(self.media)
         while known:
             known -= media.pop(0).span.tokens
-        laid = LaidOut(self.laid.tokens[number:], self.laid.scored[number:], self.laid.positions[:, number:])
+        laid = PositionedTokens(self.laid.tokens[number:], self.laid.scored[number:], self.laid.positions[:, number:])
         return self._replace(laid=laid, media=tuple(media))
 
     def keys(self) -> list[Hashable]:
@@ -183,7 +183,7 @@ class PromptReader:
             chat = self._encoded(kept)
             if len(chat.tokens) + sum(span.tokens - 1 for span in spans) <= room:
                 media = tuple(one for turn in kept for one in turn.media)
-                return Prompt(lay_out(chat, spans), media, begin - head)
+                return Prompt(expand_placeholders(chat, spans), media, begin - head)
         raise self._too_long(turns[:head], turns[begins[-1] :], answer)
 
     def _encoded(self, turns: Sequence[Turn]) -> ChatTokens:

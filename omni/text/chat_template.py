@@ -1,4 +1,4 @@
-"""The chat template: a conversation as the ids that the models read."""
+"""The chat template: a conversation as token ids."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -38,8 +38,8 @@ class ChatTokens(NamedTuple):
     """A conversation as ids.
 
     Attributes:
-        tokens: in omni's own template bos, then for every turn its role, its content and `<|end|>`.
-        scored: true where the loss counts: the assistant's turns and what ends them.
+        tokens: In omni's own template: bos, then role, content and `<|end|>` of each turn; one placeholder per medium.
+        scored: Whether a token counts in the loss: those of the assistant's turns and their ends.
     """
 
     tokens: list[int]
@@ -51,49 +51,41 @@ def encode_chat(
     messages: Sequence[Mapping[str, Any]],
     *,
     template: Template = "chat",
-    placeholders: Sequence[int] | None = None,
     add_generation_prompt: bool = False,
 ) -> ChatTokens:
-    """Lays a conversation out as the models read it.
+    """Encodes a conversation with a chat template.
 
     Args:
-        tokenizer: encodes the text.
-        messages: each with a `role` (system, user, assistant) and a `content`: a string, or a list of parts
+        tokenizer: Encodes the text.
+        messages: Each with a `role` (system, user, assistant) and a `content`: a string, or a list of parts
             `{"type": "text", "text": ...}` or `{"type": "image" | "audio" | "video", ...}`. The assistant's turns are
-            text; audio in them is how they are said, for a Talker to learn from, and is not laid out.
-        template: `chat`, with roles, as the tokenizer's own chat template has it where it came with one; or `plain`,
-            for a model that has read nothing but text: what is said, one after the other, and an end of document
-            behind each of the assistant's turns.
-        placeholders: the number of features of every media part, in order; one each by default.
-        add_generation_prompt: end with `<|assistant|>`, for the model to go on.
+            text; audio in them is training data of the Talker and is not encoded.
+        template: `chat`: with roles, by the tokenizer's own chat template if it has one; `plain`: for a model that was
+            trained on text only: the texts in order, with an end of document after each turn of the assistant.
+        add_generation_prompt: Append `<|assistant|>`, for the model to answer.
 
     Raises:
-        UserError: no messages, a message that is not as above, placeholders that do not fit the media parts, or a
-            tokenizer without the template.
+        UserError: If there are no messages, one is not as above, or the tokenizer lacks the template.
     """
     turns = turns_of(messages)
-    num_media = sum(kind in _MEDIA for _, parts in turns for kind, _ in parts)
-    counts = [1] * num_media if placeholders is None else list(placeholders)
-    if len(counts) != num_media or any(count < 1 for count in counts):
-        raise UserError(f"placeholders {counts} do not fit {num_media} media parts: give one positive number for each")
     pieces = _plain(tokenizer, turns) if template == "plain" else None
     if pieces is None:
         pieces = tokenizer.chat_pieces(turns, generation_prompt=add_generation_prompt)
     if pieces is None:
         pieces = _with_roles(tokenizer, turns, add_generation_prompt)
-    tokens, scored, features = [], [], iter(counts)
+    tokens, scored = [], []
     for piece in pieces:
-        written = piece.tokens if piece.medium is None else [_MEDIA[piece.medium][1]] * next(features)
-        tokens += written
-        scored += [piece.scored] * len(written)
+        ids = piece.tokens if piece.medium is None else [_MEDIA[piece.medium][1]]
+        tokens += ids
+        scored += [piece.scored] * len(ids)
     return ChatTokens(tokens, scored)
 
 
 def turns_of(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """Role and parts of each message, which need not be laid out for that.
+    """Role and parts of each message.
 
     Raises:
-        UserError: no messages, or one that is not as `encode_chat` takes it.
+        UserError: If there are no messages, or one is not as `encode_chat` takes it.
     """
     if not messages:
         raise UserError("the conversation has no messages: give at least one")
@@ -101,7 +93,7 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
 
 
 def stop_token(tokenizer: Tokenizer, template: Template) -> int:
-    """What ends an answer."""
+    """The token that ends an answer."""
     return tokenizer.eos if template == "plain" else tokenizer.end
 
 
@@ -110,15 +102,15 @@ def _with_roles(tokenizer: Tokenizer, turns: Sequence[Turn], generation_prompt: 
     for role, parts in turns:
         scored = role == "assistant"
         pieces.append(ChatPiece([_ROLES[role]]))
-        before = None
+        previous = None
         for kind, text in parts:
             if kind == "text":
-                lead = tokenizer.lead if text and before != "text" else ""
+                lead = tokenizer.lead if text and previous != "text" else ""
                 pieces.append(ChatPiece(tokenizer.encode(lead + text), scored))
             else:
                 start, _, end = _MEDIA[kind]
                 pieces += [ChatPiece([start]), ChatPiece([], medium=kind), ChatPiece([end])]
-            before = kind
+            previous = kind
         pieces.append(ChatPiece([END], scored))
     return [*pieces, ChatPiece([ASSISTANT])] if generation_prompt else pieces
 

@@ -1,4 +1,4 @@
-"""What a recogniser writes in: characters or word pieces, numbered for CTC, with the normalisation of their text."""
+"""Vocabularies for CTC: characters or SentencePiece pieces, and the normalisation of their text."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ import sentencepiece
 from omni.errors import UserError
 from omni.text.normalization import TextNormalization
 
-BLANK = 0  # CTC's "nothing here"
+BLANK = 0  # the blank of CTC
 ENGLISH = " 'abcdefghijklmnopqrstuvwxyz"
 
 
 class CTCVocabulary(ABC):
-    """Abstract: normalised text to unit numbers and back. Number 0 is the blank of CTC and never in a text.
+    """Abstract: encodes normalised text as units and decodes it. Unit 0 is the blank and never in a text.
 
     Args:
-        normalization: Applied to every text first.
+        normalization: Applied to every text before encoding.
     """
 
     def __init__(self, normalization: TextNormalization) -> None:
@@ -34,59 +34,59 @@ class CTCVocabulary(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The units of a text, normalised first.
+        """The units of the normalised text.
 
         Raises:
-            UserError: If the text holds what no unit can write; `outside` tells what.
+            UserError: If it has characters outside the vocabulary; see `outside`.
         """
 
     @abstractmethod
     def decode(self, units: Iterable[int]) -> str:
-        """The text of some units; blanks are left out, repeats are kept."""
+        """The text of units; blanks are left out, repeats are kept."""
 
     @abstractmethod
     def surface(self, unit: int) -> str:
-        """What a unit writes, spaces included: joined over a text they give the text, save for a space in front."""
+        """The text of a unit, spaces included; joined over a text, the text but for a leading space."""
 
     @abstractmethod
     def outside(self, text: str) -> set[str]:
-        """Characters of the normalised text that no unit can write."""
+        """Characters of the normalised text that are outside the vocabulary."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Plain data that `from_state` rebuilds the units from."""
+        """Plain data for `from_state`."""
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> "CTCVocabulary":
-        """The units that `state` came from.
+        """Rebuilds the vocabulary of a `state`.
 
         Raises:
-            UserError: If it is no units' state.
+            UserError: If it is not the state of a CTC vocabulary.
         """
         match state:
             case {"kind": "characters", "characters": str(characters), "normalization": dict(normalization)}:
                 return CharacterVocabulary(characters, TextNormalization(**normalization))
             case {"kind": "pieces", "model": bytes(model), "normalization": dict(normalization)}:
                 return SubwordVocabulary(model, TextNormalization(**normalization))
-        raise UserError("the checkpoint holds no units of speech: it is not a recogniser's")
+        raise UserError("the checkpoint has no CTC vocabulary: it is not one of a recogniser")
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256, in hex, of kind, content and normalisation."""
+        """SHA-256, in hex, of kind, content and normalisation."""
         state = {key: value.hex() if isinstance(value, bytes) else value for key, value in self.state().items()}
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 @final
 class CharacterVocabulary(CTCVocabulary):
-    """One unit a character.
+    """One unit per character.
 
     Args:
-        characters: All that can be written, in the order of their numbers, from 1 on.
-        normalization: Applied to every text first.
+        characters: The characters of units 1, 2, ....
+        normalization: Applied to every text before encoding.
 
     Raises:
-        UserError: If a character occurs twice, or there are none.
+        UserError: If there are no characters, or one occurs twice.
     """
 
     def __init__(self, characters: str = ENGLISH, normalization: TextNormalization | None = None) -> None:
@@ -104,7 +104,7 @@ class CharacterVocabulary(CTCVocabulary):
         try:
             return [self._numbers[character] for character in self.normalize(text)]
         except KeyError as error:
-            raise UserError(f"{error.args[0]!r} in {text!r} is none of the characters that are written") from None
+            raise UserError(f"{error.args[0]!r} in {text!r} is not in the CTC vocabulary") from None
 
     def decode(self, units: Iterable[int]) -> str:
         return "".join(self.characters[unit - 1] for unit in units if unit != BLANK)
@@ -121,20 +121,19 @@ class CharacterVocabulary(CTCVocabulary):
 
 @final
 class SubwordVocabulary(CTCVocabulary):
-    """Word pieces of a SentencePiece model, renumbered from 1.
+    """Pieces of a SentencePiece model, renumbered from 1 without control pieces.
 
     Args:
         model: Content of its `.model` file.
-        normalization: Applied to every text first.
+        normalization: Applied to every text before encoding.
     """
 
     def __init__(self, model: bytes, normalization: TextNormalization | None = None) -> None:
         super().__init__(normalization or TextNormalization())
         self.model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        wanted = range(self._processor.vocab_size())
-        special = {i for i in wanted if self._processor.IsControl(i) or self._processor.IsUnknown(i)}
-        self._pieces = [i for i in wanted if i not in special]
+        ids = range(self._processor.vocab_size())
+        self._pieces = [i for i in ids if not (self._processor.IsControl(i) or self._processor.IsUnknown(i))]
         self._numbers = {piece: number for number, piece in enumerate(self._pieces, start=1)}
 
     @property
@@ -164,12 +163,12 @@ class SubwordVocabulary(CTCVocabulary):
 def open_ctc_vocabulary(
     spec: str, *, characters: str = ENGLISH, normalization: TextNormalization | None = None
 ) -> CTCVocabulary:
-    """CTCVocabulary by name.
+    """The CTC vocabulary of a spec.
 
     Args:
         spec: `characters`, or a SentencePiece `.model` file.
-        characters: Of `characters`.
-        normalization: Applied to every text first.
+        characters: For `characters`: those of the vocabulary.
+        normalization: Applied to every text before encoding.
 
     Raises:
         UserError: If it is neither.
@@ -184,4 +183,4 @@ def open_ctc_vocabulary(
     try:
         return SubwordVocabulary(path.read_bytes(), normalization)
     except RuntimeError as error:
-        raise UserError(f"{path} is no SentencePiece model") from error
+        raise UserError(f"{path} is not a SentencePiece model") from error

@@ -1,4 +1,4 @@
-"""Text as it is spoken: what a recogniser learns to write and is scored on."""
+"""Text normalisation for training and scoring speech recognition."""
 
 import re
 import unicodedata
@@ -12,21 +12,21 @@ _SIGNS = {"&": " and ", "%": " percent ", "+": " plus ", "=": " equals "}
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:st|nd|rd|th)?\b|\d+", re.IGNORECASE)
 _APOSTROPHES = re.compile("[’ʼ`´]")
 _DIGITS = re.compile(r"\d|\.")
-_LARGEST = 36  # digits of a number that inflect can name: it ends below 10³⁶
-_MARK = re.compile(r"(?<!\w)'|'(?!\w)|[^\w\s']|_")  # all punctuation but an apostrophe inside a word
+_LARGEST = 36  # digits of the largest number that inflect spells out
+_MARK = re.compile(r"(?<!\w)'|'(?!\w)|[^\w\s']|_")  # punctuation, except for an apostrophe inside a word
 
 
 @dataclass(frozen=True)
 class TextNormalization:
-    """How text is written before a recogniser is trained or scored on it; training and scoring share one.
+    """Normalisation of text, shared by training and scoring of a recogniser.
 
-    Unicode is brought to its compatibility form (NFKC), apostrophes to `'`, and runs of white space to one space.
+    Applies NFKC, maps apostrophes to `'`, and collapses white space.
 
     Args:
         case: `lower`, `upper`, or `keep`.
-        punctuation: `remove` it, save for the apostrophe inside a word, or `keep`.
-        digits: `spell` numbers out in English ("21" becomes "twenty one", "3rd" "third"; digit by digit above 36
-            digits), or `keep`.
+        punctuation: `remove`, except for an apostrophe inside a word, or `keep`.
+        digits: `spell` numbers out in English ("21" becomes "twenty one", "3rd" "third"; above 36 digits, digit by
+            digit), or `keep`.
     """
 
     case: Literal["lower", "upper", "keep"] = "lower"
@@ -34,7 +34,7 @@ class TextNormalization:
     digits: Literal["spell", "keep"] = "spell"
 
     def __call__(self, text: str) -> str:
-        """The text as it is to be written. Accepts any string, lone surrogates included: models output anything."""
+        """The normalised text. Accepts any string, lone surrogates included: models may output them."""
         text = _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", text))
         if self.digits == "spell":
             text = _NUMBER.sub(lambda number: f" {_spelled(number[0])} ", text)
@@ -52,14 +52,14 @@ class TextNormalization:
 
 
 class WhisperNormalization:
-    """How text is written before Whisper is scored on it (arXiv:2212.04356, appendix C), by `whisper-normalizer`.
+    """Whisper's normalisation for scoring (arXiv:2212.04356, appendix C), by `whisper-normalizer`.
 
     Args:
-        english: The English one: numbers in digits, contractions in full, spelling as in America, no fillers. Otherwise
+        english: The English one: numbers in digits, contractions expanded, American spelling, no fillers. Otherwise
             the one for all languages: lower case, no punctuation, nothing in brackets.
 
     Raises:
-        UserError: If the library is not installed.
+        UserError: If `whisper-normalizer` is not installed.
     """
 
     def __init__(self, english: bool = True) -> None:
@@ -74,25 +74,24 @@ class WhisperNormalization:
         self._normalize: Any = EnglishTextNormalizer() if english else BasicTextNormalizer()
 
     def __call__(self, text: str) -> str:
-        """The text as it is scored. Accepts any string: what the library fails on or takes minutes for is cut first."""
-        return " ".join(self._normalize(_harmless(text)).split())
+        """The normalised text. Accepts any string; see `_bounded`."""
+        return " ".join(self._normalize(_bounded(text)).split())
 
     def state(self) -> dict[str, Any]:
-        """Plain data that tells which it is."""
+        """Plain data that names the normalisation."""
         return {"as": "whisper, English" if self.english else "whisper, all languages"}
 
 
-_BRACKETS = re.compile(r"[<\[][^>\]]*[>\]]")  # both are the library's own, which it removes first
+_BRACKETS = re.compile(r"[<\[][^>\]]*[>\]]")  # the library removes both patterns first
 _PARENTHESES = re.compile(r"\([^)]+\)")
-_HUGE = re.compile(
-    r"(?:\d[,.]?){1000}(?=\d)"
-)  # the library fails on numbers that Python does not convert (4,300 digits)
+_HUGE = re.compile(r"(?:\d[,.]?){1000}(?=\d)")
 
 
-def _harmless(text: str) -> str:
-    """The text without what is in brackets, and its very long numbers in parts: the same to Whisper's normalisers.
+def _bounded(text: str) -> str:
+    """Bounds the time of Whisper's normalisers, without changing their output.
 
-    Their patterns are quadratic in opening brackets that are never closed and in white space.
+    They are quadratic in unclosed brackets and in white space, and fail on numbers of more than 4,300 digits: text in
+    brackets is removed, and very long numbers are split.
     """
     for pattern, opening, closing in ((_BRACKETS, "<[", ">]"), (_PARENTHESES, "(", ")")):
         end = 1 + max(text.rfind(one) for one in closing)
@@ -106,12 +105,12 @@ def _harmless(text: str) -> str:
 
 @cache
 def _engine() -> Any:
-    import inflect  # 0.2 s, and only texts with digits need it
+    import inflect  # slow (0.2 s); only needed for digits
 
     return inflect.engine()
 
 
-@lru_cache(10_000)  # a generated text may hold any number
+@lru_cache(10_000)  # bounded: generated text may contain any number
 def _spelled(number: str) -> str:
     whole = number.replace(",", "")
     if len(whole) > _LARGEST:

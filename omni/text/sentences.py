@@ -1,111 +1,111 @@
-"""Texts of any length in pieces that are said at once: sentences, and the parts of long ones."""
+"""Splits text into segments for speech: sentences, and parts of long ones."""
 
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-# Seconds of silence behind a piece, by what ends it: what careful readers leave.
+# Seconds of silence after a segment, by what ends it: typical of careful readers.
 PARAGRAPH, SENTENCE, CLAUSE, WORD = 0.7, 0.35, 0.15, 0.05
 
 _PARAGRAPHS = re.compile(r"\n\s*\n")
-_CLOSING = "\"'”’»)\\]"  # what may stand between a sentence's mark and the space behind it
-# Linear in a run of marks: it is tried from its beginning only, and never from a part of it.
+_CLOSING = "\"'”’»)\\]"  # may stand between the mark of a sentence and the space after it
+# Linear in a run of marks: matching starts at the first mark of a run only.
 _ENDS = re.compile(rf"(?<![.!?…])[.!?…]++[{_CLOSING}]*+(?=\s)|[。！？]+[」』”]*")
 _TITLES = {"mr", "mrs", "ms", "dr", "prof", "st", "rev", "gen", "sen", "col", "capt", "lt", "sgt", "mt"}
 _ABBREVIATIONS = {*_TITLES, "vs", "cf", "fig", "approx", "e.g", "i.e"}
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")
 _CLAUSES = re.compile(rf"[,;:][{_CLOSING}]*\s|[—–，、；：]|\)\s")
 _SPACES = re.compile(r"\s")
-_FIRST_CLAUSE = 8  # characters that the first clause has at least: "No," is no beginning
+_FIRST_CLAUSE = 8  # least characters of the first clause: "No," is too short
 
 
 class TextSegment(NamedTuple):
-    """A part of a text.
+    """A segment of a text.
 
     Attributes:
-        text: As it was written, without white space at its ends.
-        pause: Seconds of silence behind it, where another one follows.
+        text: As in the text, stripped.
+        pause: Seconds of silence after it, if another segment follows.
     """
 
     text: str
     pause: float
 
 
-def split_text(text: str, *, most: int = 160, length: Callable[[str], int] = len) -> list[TextSegment]:
-    """Parts a text at paragraphs (blank lines) and sentences, and long sentences near their middle.
+def split_text(text: str, *, max_length: int = 160, length: Callable[[str], int] = len) -> list[TextSegment]:
+    """Splits a text at paragraphs (blank lines) and sentences, and long sentences near their middle.
 
-    A full stop behind a title or an initial ("Dr. J. Smith") ends no sentence. A sentence that is too long is cut at a
-    comma, semicolon, colon or dash of its middle half; if there is none, at a space; a word that is too long, anywhere.
+    A full stop after a title or an initial ("Dr. J. Smith") does not end a sentence. A sentence that is too long is
+    split at a comma, semicolon, colon or dash of its middle half; if there is none, at a space; a word, anywhere.
 
     Args:
         text: Any text.
-        most: Greatest length of a piece, over 0.
-        length: How long a piece is.
+        max_length: Greatest length of a segment, over 0.
+        length: Function that measures a segment.
 
     Returns:
-        All of the text but white space, in order.
+        The segments in order: all of the text but white space.
     """
     found: list[TextSegment] = []
     for paragraph in _PARAGRAPHS.split(text):
         sentences = [sentence for sentence in _sentences(paragraph) if sentence]
         for sentence in sentences:
-            found += _shortened(sentence, SENTENCE, most, length)
+            found += _split_long(sentence, SENTENCE, max_length, length)
         if sentences:
             found[-1] = found[-1]._replace(pause=PARAGRAPH)
     return found
 
 
 class ClauseSplitter:
-    """Parts a text while it is being written: its first clause, then sentence by sentence, as `split_text` does.
+    """Splits a text while it is generated: the first clause, then sentence by sentence as `split_text`.
 
-    What comes out depends on the text alone, and not on the parts in which it is pushed.
+    The segments depend on the text only, not on the parts in which it is pushed.
 
     Args:
-        most: As in `split_text`.
+        max_length: As in `split_text`.
         length: As in `split_text`.
     """
 
-    def __init__(self, *, most: int = 160, length: Callable[[str], int] = len) -> None:
-        self._most, self._length = most, length
-        self._rest, self._begun = "", False
+    def __init__(self, *, max_length: int = 160, length: Callable[[str], int] = len) -> None:
+        self._max_length, self._length = max_length, length
+        self._rest, self._started = "", False
 
     def push(self, text: str) -> list[TextSegment]:
-        """The pieces that this text completes: what follows them has begun, so that nothing can change them."""
+        """Adds text; returns the segments that are complete: text follows them, so that they cannot change."""
         self._rest += text
-        return self._settled(last=False)
+        return self._complete(last=False)
 
     def finish(self) -> list[TextSegment]:
-        """The pieces that are left."""
-        return self._settled(last=True)
+        """The remaining segments."""
+        return self._complete(last=True)
 
-    def _settled(self, *, last: bool) -> list[TextSegment]:
+    def _complete(self, *, last: bool) -> list[TextSegment]:
         found: list[TextSegment] = []
         while self._rest.strip():
             end, pause = _first_sentence(self._rest)
             whole = last or bool(self._rest[end:].strip())
-            if not self._begun and (cut := self._first_clause(self._rest[:end])):
-                found += _shortened(self._rest[:cut].strip(), CLAUSE, self._most, self._length)
+            if not self._started and (cut := self._first_clause(self._rest[:end])):
+                found += _split_long(self._rest[:cut].strip(), CLAUSE, self._max_length, self._length)
                 end = cut
             elif whole:
-                found += _shortened(self._rest[:end].strip(), pause, self._most, self._length)
+                found += _split_long(self._rest[:end].strip(), pause, self._max_length, self._length)
             else:
                 break
-            self._begun, self._rest = True, self._rest[end:]
+            self._started, self._rest = True, self._rest[end:]
         return found
 
     def _first_clause(self, sentence: str) -> int | None:
-        """Where the first clause ends, if something of the sentence follows."""
+        """End of the first clause, if more of the sentence follows."""
         ends = (mark.end() for mark in _CLAUSES.finditer(sentence))
         return next((end for end in ends if end >= _FIRST_CLAUSE and sentence[end:].strip()), None)
 
 
 def _first_sentence(text: str) -> tuple[int, float]:
-    """Where the first sentence of a text ends that is not blank, and how long to pause behind it."""
-    begin = len(text) - len(text.lstrip())
-    paragraph = _PARAGRAPHS.search(text, begin)
+    """End of the first sentence that is not blank, and the pause after it."""
+    start = len(text) - len(text.lstrip())
+    paragraph = _PARAGRAPHS.search(text, start)
     end = paragraph.start() if paragraph else len(text)
-    for mark in _ENDS.finditer(text, begin, end):
-        if not _abbreviates(text[begin : mark.start()], mark[0]) and text[mark.end() : end].strip():
+    for mark in _ENDS.finditer(text, start, end):
+        if not _abbreviates(text[start : mark.start()], mark[0]) and text[mark.end() : end].strip():
             return mark.end(), SENTENCE
     return end, PARAGRAPH
 
@@ -120,26 +120,26 @@ def _sentences(paragraph: str) -> Iterator[str]:
 
 
 def _abbreviates(before: str, mark: str) -> bool:
-    """Whether a full stop belongs to the word before it: a title, or a single letter that is an initial."""
+    """Whether a full stop belongs to the word before it: a title, an abbreviation or an initial."""
     if mark != ".":
         return False
     word = before.rsplit(maxsplit=1)[-1].lstrip("\"'“‘«([").lower() if before.strip() else ""
     return word in _ABBREVIATIONS or (bool(_INITIALS.fullmatch(word)) and word != "i")
 
 
-def _shortened(text: str, pause: float, most: int, length: Callable[[str], int]) -> list[TextSegment]:
-    if len(text) < 2 or length(text) <= most:
+def _split_long(text: str, pause: float, max_length: int, length: Callable[[str], int]) -> list[TextSegment]:
+    if len(text) < 2 or length(text) <= max_length:
         return [TextSegment(text, pause)]
-    cut, between = _cut(text)
+    cut, between = _split_point(text)
     first, second = text[:cut].strip(), text[cut:].strip()
-    return [*_shortened(first, between, most, length), *_shortened(second, pause, most, length)]
+    return [*_split_long(first, between, max_length, length), *_split_long(second, pause, max_length, length)]
 
 
-def _cut(text: str) -> tuple[int, float]:
-    """Where a sentence is best parted, and how long to pause there."""
-    outside = len(text) // 4
+def _split_point(text: str) -> tuple[int, float]:
+    """Best place to split a sentence, and the pause there."""
+    margin = len(text) // 4
     for marks, pause in ((_CLAUSES, CLAUSE), (_SPACES, WORD)):
-        found = list(marks.finditer(text, outside, len(text) - outside))
+        found = list(marks.finditer(text, margin, len(text) - margin))
         if found:
             return min(found, key=lambda mark: abs(mark.start() + mark.end() - len(text))).end(), pause
     return len(text) // 2, 0.0

@@ -9,35 +9,35 @@ from omni.text.sentences import split_text
 
 
 def spell(text: str, units: CTCVocabulary) -> list[int]:
-    """What a Talker reads of a text: its characters, normalised as in training (punctuation and emoji are left out).
+    """Encodes a text for a Talker, normalised as in training: without punctuation and emoji.
 
-    A letter that the units do not write loses its accents: of "naïve" they may know "naive".
+    Accents of letters that are not in the vocabulary are removed: "naïve" may become "naive".
 
     Args:
         text: Any text.
-        units: The Talker's.
+        units: The Talker's vocabulary.
 
     Raises:
-        UserError: If nothing is left to be said, or there are characters that the Talker has never read.
+        UserError: If nothing is left, or there are characters outside the vocabulary.
     """
     shown = text if len(text) <= 40 else text[:40] + "…"
     if units.outside(text):
         text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     if outside := units.outside(text):
         some = " ".join(sorted(outside)[:10])
-        raise UserError(f"{shown!r} cannot be spoken: the Talker has never read {some}")
+        raise UserError(f"{shown!r} cannot be spoken: the Talker was not trained on {some}")
     spelled = units.encode(text)
     if not spelled:
-        raise UserError(f"{shown!r} cannot be spoken: it holds nothing that is said aloud")
+        raise UserError(f"{shown!r} cannot be spoken: it has no letters or digits")
     return spelled
 
 
 class SpeechSegment(NamedTuple):
-    """What is said at once.
+    """A segment of text that is synthesised at once.
 
     Attributes:
-        units: What the Talker reads.
-        pause: Seconds of silence behind it; 0 behind the last of a text.
+        units: Input of the Talker.
+        pause: Seconds of silence after it; 0 for the last of a text.
     """
 
     units: list[int]
@@ -45,20 +45,18 @@ class SpeechSegment(NamedTuple):
 
 
 def speech_segments(text: str, units: CTCVocabulary) -> list[SpeechSegment]:
-    """The sentences of a text, and the parts of long ones, as a Talker reads them.
-
-    What is not said aloud, such as punctuation and emoji, is left out.
+    """Splits a text into sentences and parts of long ones, and encodes them for a Talker; see `spell`.
 
     Args:
         text: Of any length.
-        units: The Talker's.
+        units: The Talker's vocabulary.
 
     Raises:
         UserError: As in `spell`.
     """
     normalize = units.normalize
-    said = [piece for piece in split_text(text, length=lambda part: len(normalize(part))) if normalize(piece.text)]
-    if not said:
-        spell(text, units)  # tells why
-    found = [SpeechSegment(spell(piece.text, units), piece.pause) for piece in said]
+    parts = split_text(text, length=lambda part: len(normalize(part)))
+    found = [SpeechSegment(spell(part.text, units), part.pause) for part in parts if normalize(part.text)]
+    if not found:
+        spell(text, units)  # raises: there is nothing to say
     return [*found[:-1], found[-1]._replace(pause=0.0)]

@@ -287,7 +287,7 @@ def test_media_that_cannot_be_read_are_named_or_left_out(folder):
 
 
 def test_a_model_that_does_not_see_refuses_images(folder):
-    with pytest.raises(UserError, match=r"train.jsonl row 1: there is an image, and the model sees none"):
+    with pytest.raises(UserError, match=r"train.jsonl row 1: there is an image, and the model has no vision encoder"):
         make(layout=MediaLayout(mel_frames=8))
 
 

@@ -315,5 +315,5 @@ def test_blank_controls_of_waveforms_are_silent(sources):
 
 def test_a_question_about_what_it_lacks_is_refused(sources):
     deaf = Assistant(Omni(PretrainedThinker(source=sources["qwen3"]).eval()), PretrainedTokenizer(sources["qwen3"]))
-    with pytest.raises(UserError, match="the model hears none"):
+    with pytest.raises(UserError, match="the model has no audio encoder"):
         deaf.chat(audio=sound())

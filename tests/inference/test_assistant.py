@@ -198,7 +198,7 @@ def test_clauses_that_cannot_be_said_are_left_out_and_told(monkeypatch):
     reply = assistant.chat(text="say it", speak=True)
     assert len(reply.audio) == len(assistant.speak(text).audio)
     assert len(reply.unspoken) == 1
-    assert "'Hello there.' cannot be spoken: the Talker has never read" in reply.unspoken[0]
+    assert "'Hello there.' cannot be spoken: the Talker was not trained on" in reply.unspoken[0]
     heard = assistant.voice.speak("Abc da bad. Dad cab.")[0].audio
     assert (reply.audio - heard).abs().max() < 1e-4
     monkeypatch.setattr(assistant.writer, "stream", lambda prompt, **options: iter("..."))
@@ -316,9 +316,9 @@ def test_models_without_a_sense_say_so():
     from omni.models.omni import Omni
 
     deaf = assistant_of(Omni(toy_omni().thinker))
-    with pytest.raises(UserError, match="the model sees none"):
+    with pytest.raises(UserError, match="the model has no vision encoder"):
         deaf.chat(image=picture())
-    with pytest.raises(UserError, match="the model hears none"):
+    with pytest.raises(UserError, match="the model has no audio encoder"):
         deaf.chat(audio=sound())
     assert deaf.chat(text="hi", **SHORT).text
 

@@ -12,7 +12,7 @@ from omni.models.omni import Omni, place
 from omni.models.projector import MLPProjector
 from omni.models.thinker import Thinker
 from omni.text.chat_template import ChatTokens, encode_chat
-from omni.text.media_positions import MediaLayout, lay_out
+from omni.text.media_positions import MediaLayout, expand_placeholders
 from omni.text.tokenizer import AUDIO, AUDIO_START, BOS, END, IMAGE, IMAGE_START
 
 CONVERSATIONS = {
@@ -103,7 +103,7 @@ def test_stacked_frames_are_fewer_and_padding_does_not_show():
 
 def test_text_has_the_positions_of_one_axis():
     chat = encode_chat(TOKENIZER, [user("some text"), {"role": "assistant", "content": "more"}])
-    positions = lay_out(chat, []).positions
+    positions = expand_placeholders(chat, []).positions
     assert positions.tolist() == [list(range(len(chat.tokens)))] * 3
 
 
@@ -111,7 +111,7 @@ def test_media_have_positions_in_time_height_and_width():
     layout = MediaLayout(image_grid=(2, 3), mel_frames=8)
     parts = [{"type": "text", "text": "ab"}, {"type": "image"}, {"type": "audio"}, {"type": "text", "text": "c"}]
     chat = encode_chat(TOKENIZER, [{"role": "user", "content": parts}])
-    row = lay_out(chat, [layout.image(), layout.audio(24)])
+    row = expand_placeholders(chat, [layout.image(), layout.audio(24)])
     first = row.tokens.tolist().index(IMAGE)
     time, height, width = row.positions[:, first : first + 6].tolist()
     assert time == [5.0] * 6  # behind bos, user, a, b, image_start
@@ -126,14 +126,14 @@ def test_media_have_positions_in_time_height_and_width():
 def test_audio_goes_by_its_time_whatever_the_frames():
     assert MediaLayout(mel_frames=16).audio(64).offsets[0].tolist() == [0, 2, 4, 6]
     assert MediaLayout(mel_frames=4).audio(10).offsets[0].tolist() == [0, 0.5, 1]
-    assert MediaLayout(mel_frames=4).audio(10).room == 2
+    assert MediaLayout(mel_frames=4).audio(10).extent == 2
 
 
 def test_frames_of_a_video_have_their_times():
     span = MediaLayout(image_grid=(1, 2)).video((0.0, 0.4, 2.0))
     assert span.offsets[0].tolist() == pytest.approx([0, 0, 5, 5, 25, 25])
     assert span.offsets[2].tolist() == [0, 1] * 3
-    assert span.room == 26
+    assert span.extent == 26
 
 
 def test_rotary_positions_of_text_are_those_of_one_axis_exactly():
@@ -148,13 +148,13 @@ def test_rotary_positions_of_text_are_those_of_one_axis_exactly():
 def test_more_or_fewer_media_than_placeholders_are_refused(spans):
     layout = MediaLayout(image_grid=(2, 2))
     chat = encode_chat(TOKENIZER, [user(image(0), "what?")])
-    with pytest.raises(UserError, match=f"room for 1 media, and {spans} are given"):
-        lay_out(chat, [layout.image()] * spans)
+    with pytest.raises(UserError, match=f"1 placeholders for {spans} media"):
+        expand_placeholders(chat, [layout.image()] * spans)
 
 
-@pytest.mark.parametrize(("medium", "sense"), [("image", "sees"), ("audio", "hears")])
+@pytest.mark.parametrize(("medium", "sense"), [("image", "vision"), ("audio", "audio")])
 def test_media_that_the_model_does_not_take_in_are_refused(medium, sense):
-    with pytest.raises(UserError, match=f"the model {sense} none"):
+    with pytest.raises(UserError, match=f"the model has no {sense} encoder"):
         MediaLayout().image() if medium == "image" else MediaLayout().audio(10)
 
 
@@ -317,6 +317,6 @@ def test_decoding_goes_on_from_a_cache_that_holds_the_beginning(known):
 
 
 def test_a_chat_without_media_is_left_alone():
-    row = lay_out(ChatTokens([BOS, 40, END], [False, False, True]), [])
+    row = expand_placeholders(ChatTokens([BOS, 40, END], [False, False, True]), [])
     assert row.tokens.tolist() == [BOS, 40, END]
     assert row.scored.tolist() == [False, False, True]

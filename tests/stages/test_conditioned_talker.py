@@ -17,7 +17,8 @@ from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.stages.talker import TalkerTraining
 from omni.text.ctc_vocabulary import CharacterVocabulary
-from omni.text.tokenizer import ByteTokenizer, train_sentencepiece
+from omni.text.sentencepiece_training import train_sentencepiece
+from omni.text.tokenizer import ByteTokenizer
 from omni.training.memory_plan import fake_tensors, measure
 
 UNITS = CharacterVocabulary(" abcdé")

@@ -92,7 +92,7 @@ def test_fingerprints_tell_units_apart(model):
 
 @pytest.mark.parametrize("state", [{}, {"kind": "characters"}, {"kind": "tokenizer", "model": b""}])
 def test_another_state_is_refused(state):
-    with pytest.raises(UserError, match="holds no units of speech"):
+    with pytest.raises(UserError, match="has no CTC vocabulary"):
         CTCVocabulary.from_state(state)
 
 
@@ -111,7 +111,7 @@ def test_units_by_name(model, tmp_path):
     (tmp_path / "bad.model").write_bytes(b"no model")
     assert open_ctc_vocabulary("characters", characters="ab").vocab_size == 3
     assert open_ctc_vocabulary(str(tmp_path / "pieces.model")).fingerprint == SubwordVocabulary(model).fingerprint
-    with pytest.raises(UserError, match=r"bad\.model is no SentencePiece model"):
+    with pytest.raises(UserError, match=r"bad\.model is not a SentencePiece model"):
         open_ctc_vocabulary(str(tmp_path / "bad.model"))
     with pytest.raises(UserError, match=r"data\.units is 'words': give `characters`"):
         open_ctc_vocabulary("words")

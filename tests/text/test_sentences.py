@@ -37,7 +37,8 @@ def test_sentences_end_where_a_reader_pauses(text, parts):
 
 
 def test_pauses_are_longer_behind_more():
-    found = split_text("One, two. Three\n\nFour, which is a good deal longer than it should be and goes on.", most=50)
+    text = "One, two. Three\n\nFour, which is a good deal longer than it should be and goes on."
+    found = split_text(text, max_length=50)
     assert [piece.pause for piece in found[:2]] == [SENTENCE, PARAGRAPH]
     assert found[2].pause == WORD
     assert PARAGRAPH > SENTENCE > CLAUSE > WORD
@@ -45,26 +46,26 @@ def test_pauses_are_longer_behind_more():
 
 def test_long_sentences_are_parted_at_commas_near_their_middle():
     text = "a, " + "b" * 30 + " " + "c" * 30 + ", " + "d" * 30 + " " + "e" * 30 + ", f."
-    assert texts(text, most=80) == ["a, " + "b" * 30 + " " + "c" * 30 + ",", "d" * 30 + " " + "e" * 30 + ", f."]
-    assert split_text(text, most=80)[0].pause == CLAUSE
-    assert texts("b" * 30 + " " + "c" * 30, most=40) == ["b" * 30, "c" * 30]
+    assert texts(text, max_length=80) == ["a, " + "b" * 30 + " " + "c" * 30 + ",", "d" * 30 + " " + "e" * 30 + ", f."]
+    assert split_text(text, max_length=80)[0].pause == CLAUSE
+    assert texts("b" * 30 + " " + "c" * 30, max_length=40) == ["b" * 30, "c" * 30]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_is_lost_and_nothing_too_long(seed):
     rng = random.Random(seed)
     text = "".join(rng.choices("abcdefgh  ,.!\n—;' 1", k=rng.choice([10, 300, 10_000])))
-    found = split_text(text, most=40)
+    found = split_text(text, max_length=40)
     assert "".join("".join(found_one.text for found_one in found).split()) == "".join(text.split())
     assert all(0 < len(piece.text) <= 40 for piece in found)
 
 
 def test_a_word_without_end_is_cut():
-    assert {len(part) for part in texts("a" * 10_000, most=160)} == {156, 157}
+    assert {len(part) for part in texts("a" * 10_000, max_length=160)} == {156, 157}
 
 
 def test_length_is_what_the_caller_says():
-    assert len(texts("2 2 2 2", most=8, length=lambda text: 4 * text.count("2"))) == 2
+    assert len(texts("2 2 2 2", max_length=8, length=lambda text: 4 * text.count("2"))) == 2
 
 
 def written(parts, **options):
@@ -84,8 +85,8 @@ def test_what_is_being_written_is_parted_as_the_whole_is(seed):
     while rest:
         length = rng.randint(1, 7)
         parts, rest = [*parts, rest[:length]], rest[length:]
-    whole, _ = written([text], most=40)
-    assert written(parts, most=40)[0] == written(list(text), most=40)[0] == whole
+    whole, _ = written([text], max_length=40)
+    assert written(parts, max_length=40)[0] == written(list(text), max_length=40)[0] == whole
     assert "".join("".join(piece.text for piece in whole).split()) == "".join(text.split())
 
 

@@ -12,8 +12,10 @@ import sentencepiece
 import torch
 
 from omni.errors import UserError
+from omni.text import sentencepiece_training
 from omni.text import tokenizer as t
 from omni.text.chat_template import encode_chat
+from omni.text.sentencepiece_training import train_sentencepiece
 from omni.text.tokenizer import ByteTokenizer, SentencePieceTokenizer, StreamDecoder, Tokenizer
 
 NASTY = [
@@ -91,7 +93,7 @@ def train_raw(**changes) -> bytes:
 
 @pytest.fixture(scope="module")
 def learned() -> SentencePieceTokenizer:
-    return t.train_sentencepiece(make_corpus(), vocab_size=500)
+    return train_sentencepiece(make_corpus(), vocab_size=500)
 
 
 @pytest.fixture(params=["bytes", "sentencepiece"])
@@ -110,7 +112,7 @@ def test_random_text_survives(tokenizer):
 
 
 def test_text_survives_a_corpus_without_spaces():
-    tokenizer = t.train_sentencepiece(["日本語の文章日本語日本の文"], vocab_size=300)
+    tokenizer = train_sentencepiece(["日本語の文章日本語日本の文"], vocab_size=300)
     assert [tokenizer.decode(tokens) for tokens in tokenizer.encode_batch(NASTY)] == NASTY
 
 
@@ -141,7 +143,7 @@ def test_pieces_shorten_and_line_ends_are_one_token(learned):
 
 
 def test_digits_stay_apart_and_indentation_is_one_token():
-    tokenizer = t.train_sentencepiece(["def f1999(x):\n        return 1999 + x1999\n"] * 9, vocab_size=320)
+    tokenizer = train_sentencepiece(["def f1999(x):\n        return 1999 + x1999\n"] * 9, vocab_size=320)
     assert len(tokenizer.encode("1999")) == 4
     assert len(tokenizer.encode("        return")) <= 2
 
@@ -207,11 +209,11 @@ def test_unknown_state_is_refused(state):
 
 
 def test_training_is_deterministic_and_fingerprints_tell_apart(learned):
-    again = t.train_sentencepiece(iter(make_corpus()), vocab_size=500)
+    again = train_sentencepiece(iter(make_corpus()), vocab_size=500)
     assert again.state() == learned.state()
-    other = t.train_sentencepiece(make_corpus(seed=1), vocab_size=500)
+    other = train_sentencepiece(make_corpus(seed=1), vocab_size=500)
     assert len({again.fingerprint, other.fingerprint, ByteTokenizer().fingerprint}) == 3
-    twins = [t.train_sentencepiece([text], vocab_size=300) for text in ("abc abd abe abf", "xyz xyu xyv xyw")]
+    twins = [train_sentencepiece([text], vocab_size=300) for text in ("abc abd abe abf", "xyz xyu xyv xyw")]
     assert len({twin.fingerprint for twin in twins}) == len({len(twin.state()["model"]) for twin in twins}) + 1 == 2
     assert len(learned.fingerprint) == 64
     assert learned.vocab_size == 500
@@ -219,48 +221,50 @@ def test_training_is_deterministic_and_fingerprints_tell_apart(learned):
 
 def test_training_uses_long_documents_and_stops_at_max_bytes():
     long = ["start " + "zebra quagga okapi " * 1000, "x" * 3000 + "日" * 3000]
-    tokenizer = t.train_sentencepiece(long, vocab_size=330)
+    tokenizer = train_sentencepiece(long, vocab_size=330)
     assert tokenizer.encode(" quagga")[1:] == []  # one piece: the document was not dropped
-    assert list(t._training_lines(long, 10**9))[-1] == "日" * (6000 % 1024)
-    assert "".join(t._training_lines(long, 10**9)) == "".join(long)
-    assert max(len(line.encode()) for line in t._training_lines(long, 10**9)) <= 4 * 1024
-    assert all(line[0] == " " for line in list(t._training_lines(long[:1], 10**9))[1:])  # words stay whole
-    first = list(t._training_lines(["one two", "three"], max_bytes=7))
+    assert list(sentencepiece_training._training_lines(long, 10**9))[-1] == "日" * (6000 % 1024)
+    assert "".join(sentencepiece_training._training_lines(long, 10**9)) == "".join(long)
+    assert max(len(line.encode()) for line in sentencepiece_training._training_lines(long, 10**9)) <= 4 * 1024
+    assert all(
+        line[0] == " " for line in list(sentencepiece_training._training_lines(long[:1], 10**9))[1:]
+    )  # words stay whole
+    first = list(sentencepiece_training._training_lines(["one two", "three"], max_bytes=7))
     assert first == ["one two"]
-    assert list(t._training_lines(["a\r\n\n  \nb▁c \0\n"], 100)) == ["a", "b", "c \0"]
+    assert list(sentencepiece_training._training_lines(["a\r\n\n  \nb▁c \0\n"], 100)) == ["a", "b", "c \0"]
 
 
 def test_training_is_silent(capfd):
-    t.train_sentencepiece(make_corpus(), vocab_size=400)
+    train_sentencepiece(make_corpus(), vocab_size=400)
     assert capfd.readouterr() == ("", "")
 
 
 def test_too_small_corpus_names_the_largest_vocabulary():
     with pytest.raises(UserError, match=r"too small for vocab_size 9000: use at most \d+") as error:
-        t.train_sentencepiece(make_corpus(10), vocab_size=9000)
+        train_sentencepiece(make_corpus(10), vocab_size=9000)
     largest = int(str(error.value).split("at most ")[1].split(",")[0])
-    assert t.train_sentencepiece(make_corpus(10), vocab_size=largest).vocab_size == largest
+    assert train_sentencepiece(make_corpus(10), vocab_size=largest).vocab_size == largest
 
 
 def test_too_small_vocabulary_names_the_least():
     corpus = ["".join(map(chr, range(0x4E00, 0x4E40))) * 2]
     with pytest.raises(UserError, match=r"use at least \d+") as error:
-        t.train_sentencepiece(corpus, vocab_size=300)
+        train_sentencepiece(corpus, vocab_size=300)
     least = int(str(error.value).split("at least ")[1])
-    assert t.train_sentencepiece(corpus, vocab_size=least).vocab_size == least
+    assert train_sentencepiece(corpus, vocab_size=least).vocab_size == least
     with pytest.raises(UserError, match="use more than 288"):
-        t.train_sentencepiece(corpus, vocab_size=288)
+        train_sentencepiece(corpus, vocab_size=288)
 
 
 @pytest.mark.parametrize("corpus", [[], [""], ["\n\n", "  ", "▁▁\t"], ["\0\0"]])
 def test_empty_corpus_is_refused(corpus):
-    with pytest.raises(UserError, match="holds no text"):
-        t.train_sentencepiece(corpus, vocab_size=400)
+    with pytest.raises(UserError, match="has no text"):
+        train_sentencepiece(corpus, vocab_size=400)
 
 
 def test_surrogate_in_the_corpus_is_refused():
     with pytest.raises(UserError, match="document 1 is a lone surrogate"):
-        t.train_sentencepiece(["fine", "\ud800"], vocab_size=400)
+        train_sentencepiece(["fine", "\ud800"], vocab_size=400)
 
 
 def test_file_survives_and_is_replaced_whole(learned, tmp_path, monkeypatch):
@@ -274,7 +278,7 @@ def test_file_survives_and_is_replaced_whole(learned, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError, match=r"text\.model cannot be written \(No space left"):
-        t.train_sentencepiece(make_corpus(), vocab_size=400).save(path)
+        train_sentencepiece(make_corpus(), vocab_size=400).save(path)
     assert path.read_bytes() == learned.state()["model"]
     assert os.listdir(path.parent) == ["text.model"]
 
@@ -388,19 +392,12 @@ def test_a_word_is_the_same_token_as_a_whole_answer_and_inside_a_text(learned):
         assert "".join([*map(stream.push, tokens), stream.finish()]) == learned.decode_turn(tokens) == text
 
 
-def test_placeholders_expand_in_order():
+def test_a_medium_is_one_placeholder_between_its_marks():
     parts = [{"type": "image"}, {"type": "audio", "audio": "a.wav"}, {"type": "video"}]
-    chat = encode_chat(ByteTokenizer(), [{"role": "user", "content": parts}], placeholders=[2, 3, 1])
-    expected = [t.IMAGE_START, *[t.IMAGE] * 2, t.IMAGE_END, t.AUDIO_START, *[t.AUDIO] * 3, t.AUDIO_END]
+    chat = encode_chat(ByteTokenizer(), [{"role": "user", "content": parts}])
+    expected = [t.IMAGE_START, t.IMAGE, t.IMAGE_END, t.AUDIO_START, t.AUDIO, t.AUDIO_END]
     expected += [t.VIDEO_START, t.IMAGE, t.VIDEO_END]
     assert chat.tokens == [t.BOS, t.USER, *expected, t.END]
-
-
-@pytest.mark.parametrize("placeholders", [[], [1], [1, 2, 3], [1, 0]])
-def test_placeholders_that_do_not_fit_are_refused(placeholders):
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "audio"}]}]
-    with pytest.raises(UserError, match="do not fit 2 media parts"):
-        encode_chat(ByteTokenizer(), messages, placeholders=placeholders)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from omni.media.attachments import Medium, hash_of
 from omni.media.audio import SILENCE, read_audio
 from omni.media.images import Preprocessing, read_image, to_pixels
 from omni.media.speech_preprocessing import speech_preprocessing
-from omni.text.media_positions import LaidOut, MediaLayout
+from omni.text.media_positions import MediaLayout, PositionedTokens
 from omni.text.tokenizer import PAD, Tokenizer
 
 
@@ -36,7 +36,7 @@ class Ready(NamedTuple):
 
     number: int
     row: Row
-    laid: LaidOut
+    laid: PositionedTokens
     images: list[Tensor]
     mels: list[Tensor]
     keys: list[str]
@@ -165,7 +165,7 @@ def make_batch(ready: Sequence[Ready], tokenizer: Tokenizer, *, silence: float =
     )
 
 
-def targets_of(laid: LaidOut) -> Tensor:
+def targets_of(laid: PositionedTokens) -> Tensor:
     """The token that follows each position, where it is the assistant's: (time,), else `IGNORE`."""
     following = torch.full_like(laid.tokens, IGNORE)
     following[:-1] = torch.where(laid.scored[1:], laid.tokens[1:], IGNORE)

@@ -13,7 +13,7 @@ from omni.errors import UserError
 from omni.media.attachments import Medium
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, audio_info
 from omni.text.chat_template import ChatTokens, Template, encode_chat
-from omni.text.media_positions import LaidOut, MediaLayout, Span, lay_out
+from omni.text.media_positions import MediaLayout, MediaSpan, PositionedTokens, expand_placeholders
 from omni.text.tokenizer import AUDIO, IMAGE, Tokenizer
 
 REPLAY = "replay"  # the task of rows of plain text
@@ -131,7 +131,7 @@ def replay_rows(sources: Iterable[Documents], tokenizer: Tokenizer, *, max_token
                 yield Row(chat, (), REPLAY, f"{source.name} document {number}")
 
 
-def spans(row: Row, layout: MediaLayout, mel_frames: Sequence[int] | None = None) -> list[Span]:
+def spans(row: Row, layout: MediaLayout, mel_frames: Sequence[int] | None = None) -> list[MediaSpan]:
     """The place of each medium of a row.
 
     Args:
@@ -187,9 +187,9 @@ def fitted(row: Row, layout: MediaLayout, max_tokens: int) -> tuple[Row, int] | 
     return (row._replace(chat=chat, media=row.media[:number]), length) if any(chat.scored) else None
 
 
-def laid_out(row: Row, layout: MediaLayout, mel_frames: Sequence[int]) -> LaidOut:
+def laid_out(row: Row, layout: MediaLayout, mel_frames: Sequence[int]) -> PositionedTokens:
     """The row with a token for each feature of its media, once these have been read."""
-    return lay_out(row.chat, spans(row, layout, mel_frames))
+    return expand_placeholders(row.chat, spans(row, layout, mel_frames))
 
 
 def groups(lengths: Sequence[int], weight: float) -> list[np.ndarray]:

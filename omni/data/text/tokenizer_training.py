@@ -7,7 +7,8 @@ from pathlib import Path
 from omni.data.text.documents import Documents
 from omni.errors import UserError
 from omni.models.pretrained.tokenizer import PRETRAINED, PretrainedTokenizer
-from omni.text.tokenizer import Tokenizer, open_tokenizer, train_sentencepiece
+from omni.text.sentencepiece_training import train_sentencepiece
+from omni.text.tokenizer import Tokenizer, open_tokenizer
 
 
 def find_tokenizer(
