@@ -18,8 +18,12 @@ from omni.training.configuration import Configuration
 CONFIGS = Path(__file__).parents[1] / "configs"
 KEPT = Path(__file__).with_name("resolved_configs.jsonl")
 
-# Keys of the lines that are not arguments of a class with a class path -> today's.
-KEYS = {"data.init_args.augmentation.crop": "data.init_args.augmentation.min_crop_area"}
+# Keys of the lines that are not arguments of a class with a class path -> today's; None: removed, and never set.
+KEYS = {
+    "data.init_args.augmentation.crop": "data.init_args.augmentation.min_crop_area",
+    "data.init_args.augmentation.erase": None,
+    "data.init_args.augmentation.rooms": None,
+}
 
 # Beginnings of keys whose values changed on purpose, by file.
 CHANGED = dict.fromkeys(
@@ -93,8 +97,8 @@ def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             name = each["class_path"].rpartition(".")[2]
             file = each.get("init_args", {}).get("filename", "")
             yield from flat(each, f"{key}.{name}{file and f'[{file}]'}")
-    else:
-        yield KEYS.get(key, key), value
+    elif (today := KEYS.get(key, key)) is not None:
+        yield today, value
 
 
 def _plain(value: Any) -> Any:

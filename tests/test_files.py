@@ -12,7 +12,7 @@ import torch
 from omni import files
 from omni.data.speech.features import MARGIN, FeatureFile, mel_of
 from omni.data.talker.code_file import CodesFile
-from omni.data.talker.encoding import Encoded, Fault
+from omni.data.talker.encoding import AlignmentFault, EncodedSpeech
 from omni.errors import UserError
 from omni.files import atomic_write, fill_once, locked
 from omni.media.audio import LogMel
@@ -58,12 +58,12 @@ def audio(row: int) -> torch.Tensor:
     return torch.randn(400 + 160 * (row * 7 % 13), generator=torch.Generator().manual_seed(row))
 
 
-def encoded(rows: list[int]) -> list[Encoded]:
+def encoded(rows: list[int]) -> list[EncodedSpeech]:
     found = []
     for row in rows:
         frames = 3 + row * 7 % 13
         codes = np.full((frames, 2), row, np.int16)
-        found.append(Encoded(codes, np.full(frames, row, np.int16), row, row, Fault.NONE))
+        found.append(EncodedSpeech(codes, np.full(frames, row, np.int16), row, row, AlignmentFault.NONE))
     return found
 
 
@@ -152,8 +152,8 @@ def test_a_cache_that_is_cut_off_is_not_complete_and_is_completed(tmp_path, cut)
 def test_rows_of_two_processes_of_an_older_version_are_computed_again(tmp_path):
     features = FeatureFile(tmp_path / "features", 16, ROWS)
     features.write(audio, label="train")
-    frames = np.fromfile(features.frames_file, dtype=np.int64)
-    np.repeat(frames, 2).tofile(features.frames_file)
+    frames = np.fromfile(features.records_file, dtype=np.int64)
+    np.repeat(frames, 2).tofile(features.records_file)
     features.data.write_bytes(features.data.read_bytes() * 2)
     assert not features.complete
     features.write(audio, label="train")

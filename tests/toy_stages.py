@@ -226,6 +226,14 @@ def _conversing(stage: OmniTuning, batch: ConversationBatch, num_mels: int) -> T
     tasks = ["transcription", "colour"]
     for name in ("accuracy", "image", "audio", "blank_image", "blank_audio"):
         stage.accuracies[name] = AccuracyByTask(tasks)
-    dictation = SimpleNamespace(labels=None)
+    transcription_prompt = SimpleNamespace(labels=None)
     tokenizer = SimpleNamespace(vocab_size=288, decode_turn=lambda ids: str(ids), decode=lambda ids: str(ids))
-    return _toy(stage, batch, tokenizer=tokenizer, stop=3, tasks=tasks, num_mels=num_mels, dictation=dictation)
+    return _toy(
+        stage,
+        batch,
+        tokenizer=tokenizer,
+        stop=3,
+        tasks=tasks,
+        num_mels=num_mels,
+        transcription_prompt=transcription_prompt,
+    )

@@ -14,7 +14,7 @@ from omni.data.checks.speech import SPEECH_KINDS, SpeechCheck, SpeechRules
 from omni.data.checks.text import TEXT_KINDS, TextCheck
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import MESSAGES
-from omni.data.images.entries import open_images
+from omni.data.images.opening import open_images
 from omni.data.images.sources import SUFFIXES, Location
 from omni.data.speech.manifests import AUDIO_KEYS, open_utterances
 from omni.data.text.corpus import open_corpus
@@ -24,8 +24,7 @@ from omni.text.normalization import TextNormalization
 from omni.text.tokenizer import ByteTokenizer
 
 _ENCODER = {"downsampling": 8, "subframes": 4}  # the audio encoder's defaults: 50 sub-frames a second
-_HUB_SPLITS = {"data": "train", "val": "validation", "test": "test"}  # if hub:OWNER/NAME names none
-_IMAGE_SPLITS = {"data": "train", "val": "val", "test": "test"}
+_SPLITS = {"data": "train", "val": "val", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +102,8 @@ class SourceOptions:
         if kind == "images":
             folder = None if self.image_folder is None else Path(self.image_folder).expanduser()
             location = Location(Path(self.root).expanduser(), folder, cache_dir=cache_dir)
-            return [open_images(entry, _IMAGE_SPLITS[split], location) for entry in entries]
-        hub: dict[str, Any] = {"cache_dir": cache_dir, "hub_split": _HUB_SPLITS[split]}
+            return [open_images(entry, _SPLITS[split], location) for entry in entries]
+        hub: dict[str, Any] = {"cache_dir": cache_dir, "split": _SPLITS[split]}
         if kind == "speech":
             return open_utterances(entries, **column, **hub)
         if kind == "text":

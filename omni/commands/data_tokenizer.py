@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from omni.data.text.corpus import open_corpus
-from omni.data.text.tokenizer_training import _texts
+from omni.data.text.tokenizer_training import texts_of
 from omni.errors import UserError
 from omni.text.sentencepiece_training import train_sentencepiece
 
@@ -35,6 +35,6 @@ def train_tokenizer(
     sources = open_corpus(
         [text] if isinstance(text, str) else text, text_column=text_column, document_separator=document_separator
     )
-    tokenizer = train_sentencepiece(_texts(sources), vocab_size=vocab_size, max_bytes=max_bytes)
+    tokenizer = train_sentencepiece(texts_of(sources), vocab_size=vocab_size, max_bytes=max_bytes)
     tokenizer.save(out)
     print(f"{out}: {tokenizer.vocab_size} ids")

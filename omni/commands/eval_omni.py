@@ -88,7 +88,7 @@ def _conversations(checkpoint: Checkpoint, data: list[str] | None, limit: int | 
     if not data:
         raise UserError("there are no conversations: give --data, .jsonl files or hub:OWNER/NAME")
     prompt = TranscriptionPrompt.from_state(checkpoint.content.get("dictation", TranscriptionPrompt().state()))
-    rows = [row for one in open_conversations(data, dictation=prompt, hub_split="test") for row in one.rows()]
+    rows = [row for one in open_conversations(data, transcription_prompt=prompt, split="test") for row in one.rows()]
     return take_evenly(rows, limit or len(rows))
 
 

@@ -63,7 +63,7 @@ def evaluate(
         beam: Beam size of recognisers of stage B; 1: greedy decoding.
         device: cpu, cuda, or auto.
     """
-    (source,) = open_utterances([reference], text_column=text_column, hub_split="test")
+    (source,) = open_utterances([reference], text_column=text_column, split="test")
     utterances, specs = list(source.rows()), [hypothesis, *(other or [])]
     found = [read_hypotheses(spec, source, utterances, device=device, beam=beam) for spec in specs]
     normalize = found[0].normalize if normalizer == "omni" else WhisperNormalization(normalizer == "whisper")

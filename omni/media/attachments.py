@@ -23,16 +23,14 @@ class Medium(NamedTuple):
             pixels (3, height, width) of uint8, or samples at 16 kHz.
         times: Of each frame of a video, in seconds.
         duration: Of audio in seconds, where the source tells.
-        source: Opens audio that is no file of its own; `files` then holds what it is called.
-        noise: Seed and number of noise that is made up (see `omni.data.conversations.speech.noise`).
+        source: Returns audio that is not a file of its own, or its samples; `files` then holds its name.
     """
 
     kind: str
     files: tuple[Any, ...]
     times: tuple[float, ...] = (0.0,)
     duration: float | None = None
-    source: Callable[[], AudioSource] | None = None
-    noise: tuple[int, int] | None = None
+    source: Callable[[], AudioSource | Tensor] | None = None
 
     @property
     def sound(self) -> Any:

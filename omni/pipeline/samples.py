@@ -14,8 +14,8 @@ from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import Conversation
 from omni.data.conversations.speech import TranscriptionPrompt
-from omni.data.images.entries import open_images
-from omni.data.images.rows import Faults, ImageRow
+from omni.data.images.opening import open_images
+from omni.data.images.rows import ImageRow, RowErrors
 from omni.data.images.sources import Location
 from omni.data.speech.manifests import open_utterances
 from omni.decoding.sampling import Sampling
@@ -125,8 +125,10 @@ def _sounded(configuration: Configuration, checkpoint: Path, out: Path) -> Sampl
 def _answered(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     """A question about a picture, written if there is one, else spoken."""
     entries, held = configuration.config["data"]["init_args"]["val"], Checkpoint(checkpoint).content
-    dictation = TranscriptionPrompt.from_state(held["dictation"])
-    sources = open_conversations([entries] if isinstance(entries, str) else list(entries), dictation=dictation)
+    transcription_prompt = TranscriptionPrompt.from_state(held["dictation"])
+    sources = open_conversations(
+        [entries] if isinstance(entries, str) else list(entries), transcription_prompt=transcription_prompt
+    )
     found = [row for source in sources for row in islice(source.rows(), 200)]
     if not found:
         raise UserError("data.init_args.val has no conversations")
@@ -181,7 +183,7 @@ def _entries(data: dict[str, Any]) -> list[str]:
 def _utterance(configuration: Configuration) -> tuple[str, Tensor]:
     """What is said in a recording, and its samples."""
     data = _data(configuration)
-    options = {"text_column": data["text_column"], "cache_dir": Path(data["cache_dir"]), "hub_split": "validation"}
+    options = {"text_column": data["text_column"], "cache_dir": Path(data["cache_dir"]), "split": "val"}
     for source in open_utterances(_entries(data), **options):
         for number, row in enumerate(source.rows()):
             return row.text, read_audio(source.audio(number, row))
@@ -198,7 +200,7 @@ def _pictures(configuration: Configuration) -> list[ImageRow]:
         cache_dir=Path(data["cache_dir"]),
     )
     source = open_images(_entries(data)[0], "val", location)
-    rows = list(islice(source.rows(Faults(skip=True)), _LABELS))
+    rows = list(islice(source.rows(RowErrors(skip=True)), _LABELS))
     if not rows:
         raise UserError("the data has no picture")
     return rows

@@ -154,7 +154,7 @@ class OmniTuning(Stage):
 
     def configure_data(self, data: Any) -> None:
         """How many tokens media take."""
-        data.lay_out(self.layout)
+        data.set_layout(self.layout)
 
     def setup(self, stage: str) -> None:
         """Checks that model and data fit together, tells the data how media are laid out, calibrates projectors."""
@@ -332,7 +332,7 @@ class OmniTuning(Stage):
                     answers_blank = self.answer(blanked, rows) if rows else []
                     self._update_accuracy(f"blank_{medium}", batch, rows, self._correct(batch, answers_blank, rows))
         rows = [row for row, task in enumerate(batch.tasks) if task == TRANSCRIPTION]
-        normalize = self.data.dictation.labels or self.normalization
+        normalize = self.data.transcription_prompt.labels or self.normalization
         self.wer.update(*([normalize(texts[row]) for row in rows] for texts in (answers, batch.answers)))
         return Answers(answers, correct)
 
@@ -377,7 +377,7 @@ class OmniTuning(Stage):
         super().on_save_checkpoint(checkpoint)
         data = self.data
         checkpoint["context"], checkpoint["template"] = data.max_tokens, data.template
-        checkpoint["answer_tokens"], checkpoint["dictation"] = self.answer_tokens, data.dictation.state()
+        checkpoint["answer_tokens"], checkpoint["dictation"] = self.answer_tokens, data.transcription_prompt.state()
         if self.vision_encoder is not None:
             preprocessing = data.preprocessing
             checkpoint["images"] = {"size": preprocessing.size, "fit": preprocessing.fit}

@@ -158,7 +158,7 @@ class TalkerTraining(Stage):
         self._check_fit({name: getattr(self.codec, name) for name in names}, "the codec")
         num_speakers = len(self.data.speakers)
         if self.talker.num_speakers:
-            self.data.known_speakers_only()
+            self.data.keep_known_speakers()
             if num_speakers > self.talker.num_speakers:
                 self._refuse("num_speakers", num_speakers, f"the {num_speakers} speakers of the data")
         elif num_speakers > 1:

@@ -109,7 +109,7 @@ def test_good_images_have_no_fault(good, found):
 
 
 FAULTS = {
-    "no file": (lambda: row("none.png"), {"missing image": "there is no image none.png"}),
+    "no file": (lambda: row("none.png"), {"missing image": "none.png does not exist"}),
     "0 bytes": (lambda: row(write("a.jpg", b"")), {"empty image file": "an empty file"}),
     "text named .jpg": (lambda: row(write("a.jpg", b"no image" * 9)), {"unreadable image": "no image, whatever its"}),
     "SVG": (lambda: row(write("a.svg", b"<svg></svg>")), {"unreadable image": "SVG is a drawing"}),
@@ -136,16 +136,16 @@ FAULTS = {
     ),
     "neither caption nor label": (
         lambda: {"image": save("a.png", pixels(50))},
-        {"no caption or label": "neither is told"},
+        {"no caption or label": "it has neither"},
     ),
-    "an empty caption": (lambda: row(save("a.png", pixels(50)), " "), {"bad image row": "'caption' is no text"}),
+    "an empty caption": (lambda: row(save("a.png", pixels(50)), " "), {"bad image row": "'caption' is not text"}),
     "a caption without image": (lambda: {"caption": "a"}, {"bad image row": "no image: give its file name"}),
     "a list of labels": (
         lambda: row(save("a.png", pixels(50)), label=["a"]),
         {"bad image row": "label is a list here, unlike in m.jsonl: row 1, good0.png"},
     ),
-    "no JSON": (lambda: b"{", {"bad image row": "not a JSON object"}),
-    "no UTF-8": (lambda: b'{"image": "good0.png", "caption": "\xe9"}', {"bad image row": "not a JSON object in UTF-8"}),
+    "no JSON": (lambda: b"{", {"bad image row": "not JSON"}),
+    "no UTF-8": (lambda: b'{"image": "good0.png", "caption": "\xe9"}', {"bad image row": "byte 35 is not UTF-8"}),
     "no object": (lambda: b"[]", {"bad image row": "a list, not an object"}),
 }
 
@@ -220,7 +220,7 @@ class TestFolders:
         save("val/c/0.jpg", pixels(99))
         write("train/c/notes.txt", b"to do")
         assert found("train", val="val") == {
-            "empty class": [("train/c", "a class without an image: fill it or remove it")]
+            "empty class": [("train/c", "a class without images: add some or remove the folder")]
         }
 
     def test_classes_that_differ(self, folders, found):
@@ -260,10 +260,10 @@ class TestCaptions:
         )
         kinds = found("captions.txt")
         assert kinds["bad image row"] == [
-            ("captions.txt: row 8", "no caption of good0.png: write one, or drop the row"),
+            ("captions.txt: row 8", "no caption of good0.png: write one, or remove the row"),
             ("captions.txt: row 9", "no image: give its file name under 'image'"),
         ]
-        assert kinds["missing image"] == [("captions.txt: row 10", "there is no image gone.png")]
+        assert kinds["missing image"] == [("captions.txt: row 10", "gone.png does not exist")]
 
     def test_a_list_of_images_splits_by_image(self, good, found):
         lines = [f"good{n // 2}.png,picture {n}" for n in range(6)]
@@ -279,16 +279,16 @@ class TestCaptions:
         }
         Path("captions.json").write_text(json.dumps(content))
         assert found("captions.json") == {
-            "missing image": [("captions.json", "gone.png: there is no image captions/gone.png")],
-            "no caption or label": [("captions.json: good2.png, good2.png", "neither is told")],
+            "missing image": [("captions.json", "gone.png: captions/gone.png does not exist")],
+            "no caption or label": [("captions.json: good2.png, good2.png", "it has neither")],
         }
         content["annotations"] += [{"image_id": 77, "caption": "a"}, {"image_id": 2}, ["no object"]]
         Path("captions.json").write_text(json.dumps(content))
         kinds = found("captions.json")
         assert kinds["bad image row"] == [
-            ("captions.json: annotation 5", "a caption of image 77, which is not there"),
-            ("captions.json: annotation 6", "'caption' is no text: give a text, or a list of texts as 'captions'"),
-            ("captions.json: annotation 7", "a caption of image None, which is not there"),
+            ("captions.json: annotation 5", "a caption of image 77, which is not listed"),
+            ("captions.json: annotation 6", "'caption' is not text: give a text, or a list of texts as 'captions'"),
+            ("captions.json: annotation 7", "a caption of image None, which is not listed"),
         ]
 
 
@@ -327,4 +327,4 @@ def test_the_command_and_its_exit_codes(good, capfd, fails):
     assert "loose: holds 1 images but no folders of classes" in fails(main, ["data", "check", "loose"])
     assert "none: does not exist" in fails(main, ["data", "check", "none", "--kind", "images"])
     Path("bad.json").write_text("[]")
-    assert "bad.json: no captions as COCO has them" in fails(main, ["data", "check", "bad.json"])
+    assert "bad.json: not in the format of COCO's captions" in fails(main, ["data", "check", "bad.json"])

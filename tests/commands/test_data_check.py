@@ -120,33 +120,33 @@ FAULTS = {
     "strange letters": (lambda: row(save("a.wav", voice(1, 50)), "thé you 漢"), {"outside vocabulary": "é 漢"}),
     "too much text": (
         lambda: row(save("a.wav", voice(1, 50)), LONG),
-        {"infeasible": "65 sub-frames are needed for", "odd speed": "64.0 characters a second"},
+        {"infeasible": "needs 65 sub-frames, and", "odd speed": "64.0 characters a second"},
     ),
     "equal letters": (  # 27 letters and 26 blanks between them do not fit in 13 frames of 4
         lambda: row(save("a.wav", voice(1, 50)), "a" * 27),
-        {"infeasible": "53 sub-frames are needed for"},
+        {"infeasible": "needs 53 sub-frames, and"},
     ),
     "too little text": (lambda: row(save("a.wav", voice(9, 50)), "so"), {"odd speed": "0.2 characters a second"}),
     "a duration that is wrong": (
         lambda: row(save("a.wav", voice(1, 50)), duration=2.5),
-        {"wrong duration": "a.wav: 2.50 s are told, and it lasts 1.00 s"},
+        {"wrong duration": "a.wav: 1.00 s instead of the stated 2.50 s"},
     ),
     "a duration that is not exact": (
         lambda: row(save("a.wav", voice(1, 50)), duration=1.2),
-        {"inexact duration": "1.20 s are told"},
+        {"inexact duration": "instead of the stated 1.20 s"},
     ),
-    "the same file": (lambda: row("good3.wav"), {"duplicate": "good3.wav is the same as in m.jsonl row 4"}),
-    "a copy": (lambda: row(copy("a.wav", "good3.wav")), {"duplicate": "a.wav is the same as in m.jsonl row 4"}),
+    "the same file": (lambda: row("good3.wav"), {"duplicate": "good3.wav is the same as in m.jsonl: row 4"}),
+    "a copy": (lambda: row(copy("a.wav", "good3.wav")), {"duplicate": "a.wav is the same as in m.jsonl: row 4"}),
     "a copy in another format": (
         lambda: row(save("a.flac", soundfile.read("good3.wav")[0])),
-        {"duplicate": "a.flac is the same as in m.jsonl row 4"},
+        {"duplicate": "a.flac is the same as in m.jsonl: row 4"},
     ),
     "the same with another text": (
         lambda: row("good3.wav", "good bye you all"),
-        {"contradiction": "good3.wav: 'good bye you all', and 'hello you there' in m.jsonl row 4"},
+        {"contradiction": "good3.wav: 'good bye you all', and 'hello you there' in m.jsonl: row 4"},
     ),
     "a row without text": (lambda: {"audio": "good0.wav"}, {"bad row": "has no text in 'text'"}),
-    "no JSON": (lambda: b"{", {"bad row": "is no JSON"}),
+    "no JSON": (lambda: b"{", {"bad row": "not JSON"}),
     "no UTF-8": (lambda: b'{"audio": "good0.wav", "text": "\xe9"}', {"bad row": "is not UTF-8"}),
 }
 
@@ -158,7 +158,7 @@ def test_each_fault_is_found_where_it_is(good, found, fault):
     assert kinds.keys() == expected.keys()
     for kind, what in expected.items():
         ((where, told),) = kinds[kind]
-        assert where == ("data" if kind == "low rate" else "m.jsonl row 11")
+        assert where == ("data" if kind == "low rate" else "m.jsonl: row 11")
         assert what in told
 
 
@@ -184,8 +184,8 @@ def test_splits_are_compared(good, found):
     kinds = found(manifest("m.jsonl", good), val=manifest("v.jsonl", val), test=manifest("t.jsonl", [val[1]]))
     assert kinds == {
         "leak": [
-            ("v.jsonl row 1", "copy.wav is in data too: m.jsonl row 3"),
-            ("t.jsonl row 1", "new.wav is in val too: v.jsonl row 2"),
+            ("v.jsonl: row 1", "copy.wav is in data too: m.jsonl: row 3"),
+            ("t.jsonl: row 1", "new.wav is in val too: v.jsonl: row 2"),
         ],
         "speaker overlap": [
             ("data and val", "1 of 2 speakers: b"),
@@ -253,17 +253,17 @@ def test_folders_and_csv_are_read_as_training_reads_them(good, found):
 
 
 def test_many_rows_are_read_by_a_few_threads_in_order(good, found, monkeypatch):
-    monkeypatch.setattr(check_speech, "_AT_A_TIME", 4)
-    threads, hear = set(), check_speech._hear
+    monkeypatch.setattr("omni.data.checks.findings._PENDING", 4)
+    threads, hear = set(), check_speech._read
 
     def noting(*args):
         threads.add(threading.get_ident())
         return hear(*args)
 
-    monkeypatch.setattr(check_speech, "_hear", noting)
+    monkeypatch.setattr(check_speech, "_read", noting)
     rows = [row(f"none{n}.wav") for n in range(30)]
     places = [where for where, _ in found(manifest("m.jsonl", rows))["missing"]]
-    assert places == [f"m.jsonl row {n}" for n in range(1, 31)]
+    assert places == [f"m.jsonl: row {n}" for n in range(1, 31)]
     assert threading.get_ident() not in threads
 
 
@@ -281,7 +281,7 @@ def test_hours_of_silence_are_read_block_by_block(good, found, monkeypatch):
     monkeypatch.setattr(check_speech, "native_blocks", noting)
     kinds = found(manifest("m.jsonl", [*good, row("hours.flac")]))
     assert {"silent", "too long"} <= kinds.keys()
-    assert kinds["silent"] == [("m.jsonl row 11", "hours.flac: digital silence in 10800.00 s")]
+    assert kinds["silent"] == [("m.jsonl: row 11", "hours.flac: digital silence in 10800.00 s")]
     assert longest[0] == 30 * 8000  # of 86,400,000
 
 
@@ -343,7 +343,7 @@ class TestText:
         assert json.loads(Path("report.json").read_text())["figures"].keys() == {"data", "data (text)"}
 
 
-MEND = "mend or drop the row, or set data.text_column"
+MEND = "correct or remove the row, or set data.text_column"
 
 
 @pytest.mark.parametrize(

@@ -306,8 +306,8 @@ def test_questions_about_images_become_conversations(tmp_path, capsys):
     ("fault", "message"),
     [
         ("folder", "is not a corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images"),
-        ("image", "1.png: is not there, and"),
-        ("rows", "questions.json: is no list of [question, answer, image number]"),
+        ("image", "1.png: does not exist, but"),
+        ("rows", "questions.json: not a list of [question, answer, image number]"),
     ],
 )
 def test_questions_that_cannot_be_used_are_told(tmp_path, fails, fault, message):

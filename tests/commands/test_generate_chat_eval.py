@@ -292,9 +292,9 @@ class TestEval:
             (["--data", "nowhere.jsonl"], "nowhere.jsonl: does not exist"),
             (["--data", "talks/test.jsonl", "--batch_size", "0"], "batch_size is 0"),
             (["--data", "empty.jsonl"], "no conversations"),
-            (["--data", "silent.jsonl"], "silent.jsonl row 1: the conversation has no message of the assistant"),
-            (["--data", "talks/lost.jsonl"], "talks/lost.jsonl row 1: talks/lost.png: there is no such file"),
-            (["--data", "robot.jsonl"], "robot.jsonl row 1: message 0: role 'robot' is unknown"),
+            (["--data", "silent.jsonl"], "silent.jsonl: row 1: the conversation has no message of the assistant"),
+            (["--data", "talks/lost.jsonl"], "talks/lost.jsonl: row 1: talks/lost.png: there is no such file"),
+            (["--data", "robot.jsonl"], "robot.jsonl: row 1: message 0: role 'robot' is unknown"),
         ],
     )
     def test_mistakes_end_in_a_line(self, questions, fails, options, complaint):

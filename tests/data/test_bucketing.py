@@ -60,7 +60,7 @@ def test_validation_sees_every_row_once_on_ranks_with_as_many_batches():
         ranks = [[*SortedBatches(DURATIONS, **LIMITS, rank=rank, world_size=world_size)] for rank in range(world_size)]
         assert len({len(rank) for rank in ranks}) == 1
         assert sorted(row for rank in ranks for batch in rank for row in batch) == list(range(300))
-    with pytest.raises(UserError, match="cannot be shared out"):
+    with pytest.raises(UserError, match="cannot be distributed"):
         SortedBatches(np.ones(2), **LIMITS, world_size=3)
 
 

@@ -67,13 +67,13 @@ def make(layout=LAYOUT, **options):
     defaults = {"tokenizer": "bytes", "image_size": 16, "num_mels": MELS, "max_tokens": 96, "batch_tokens": 400}
     data = ConversationData(**{"train": "train.jsonl", "val": "val.jsonl", **defaults, **options})
     data.setup()
-    data.lay_out(layout)
+    data.set_layout(layout)
     return data
 
 
 def whole(data):
     """The validation split as one batch in order."""
-    return data._dataset("val").__getitems__(list(range(len(data._split("val").entries))))
+    return data.dataset("val").__getitems__(list(range(len(data.dataset("val")))))
 
 
 # ---------------------------------------------------------------- what is scored, and where media are
@@ -161,12 +161,12 @@ def test_rows_whose_first_exchange_is_too_long_are_left_out(folder):
     rows = [*ROWS, {"messages": turn("?" * 200, "no")}]
     with pytest.warns(UserWarning, match="1 of 5 rows left out: its first exchange takes more than data.max_tokens"):
         data = make(train=write(folder / "long.jsonl", rows))
-    assert len(data._split("train").rows) == 4
+    assert len(data.dataset("train").rows) == 4
 
 
 def test_fifty_images_are_a_matter_of_tokens(folder):
     rows = [{"messages": turn([picture("red.png")] * 50, "red")}]
-    with pytest.raises(UserError, match=r"no conversation that can be used.*data.max_tokens, 96"):
+    with pytest.raises(UserError, match=r"no row that can be used.*data.max_tokens, 96"):
         make(train=write(folder / "many.jsonl", rows))
     (batch,) = make(train="many.jsonl", max_tokens=400).train_dataloader()
     assert len(batch.images) == 50
@@ -211,7 +211,7 @@ def test_weights_are_shares_of_an_epoch(folder):
 
 def test_weighted_sources_and_replayed_text_are_mixed(folder):
     data = make(train={many(folder): 0.5, write(folder / "few.jsonl", ROWS[2:3]): 3.0}, replay={"corpus.txt": 1})
-    rows = data._split("train").rows
+    rows = data.dataset("train").rows
     drawn = []
     loader = data.train_dataloader()
     for _ in range(2):
@@ -249,7 +249,7 @@ BAD = {
     "no messages": ({"text": "hello"}, "has no list of `messages`"),
     "empty": ({"messages": []}, "the conversation has no messages"),
     "unknown role": ({"messages": [{"role": "robot", "content": "hi"}]}, "role 'robot' is unknown"),
-    "no answer": ({"messages": turn("hello")}, "the assistant says nothing"),
+    "no answer": ({"messages": turn("hello")}, "no turn of the assistant"),
     "missing file": ({"messages": turn([picture("green.png")], "green")}, "green.png does not exist"),
     "no file": ({"messages": turn([{"type": "image"}], "green")}, "a part of type image names no file"),
     "video times": (
@@ -264,30 +264,30 @@ BAD = {
 def test_bad_rows_are_named_or_left_out_and_counted(folder, case):
     row, complaint = case
     path = write(folder / "bad.jsonl", [ROWS[2], row])
-    with pytest.raises(UserError, match=f"bad.jsonl row 2: .*{complaint}"):
+    with pytest.raises(UserError, match=f"bad.jsonl: row 2: .*{complaint}"):
         make(train=path)
     with pytest.warns(UserWarning, match="1 of 2 rows left out"):
         data = make(train=path, bad_rows="skip")
-    assert len(data._split("train").rows) == 1
+    assert len(data.dataset("train").rows) == 1
 
 
 def test_lines_that_are_no_json_are_named(folder):
     (folder / "bad.jsonl").write_text("{}]\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"bad.jsonl row 1: is no JSON"):
+    with pytest.raises(UserError, match=r"bad.jsonl: row 1: not JSON"):
         make(train="bad.jsonl")
 
 
 def test_media_that_cannot_be_read_are_named_or_left_out(folder):
     (folder / "blue.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"train.jsonl row 4: .*blue.png"):
+    with pytest.raises(UserError, match=r"train.jsonl: row 4: .*blue.png"):
         list(make().train_dataloader())
-    with pytest.warns(UserWarning, match="left out: train.jsonl row 4"):
+    with pytest.warns(UserWarning, match="left out: train.jsonl: row 4"):
         batches = list(make(bad_rows="skip").train_dataloader())
     assert sum(len(batch.rows) for batch in batches) == 3
 
 
 def test_a_model_that_does_not_see_refuses_images(folder):
-    with pytest.raises(UserError, match=r"train.jsonl row 1: there is an image, and the model has no vision encoder"):
+    with pytest.raises(UserError, match=r"train.jsonl: row 1: there is an image, and the model has no vision encoder"):
         make(layout=MediaLayout(mel_frames=8))
 
 
@@ -296,13 +296,13 @@ def test_a_model_that_does_not_see_refuses_images(folder):
     [
         ({"max_tokens": 3}, "data.max_tokens is 3"),
         ({"batch_tokens": 50}, r"data.batch_tokens \(50\) must hold a row"),
-        ({"tokenizer": "bpe"}, "data.tokenizer is the Thinker's"),
+        ({"tokenizer": "bpe"}, "data.tokenizer must be that of the Thinker"),
         ({"train": {"train.jsonl": 0.0}}, "the weight of train.jsonl is 0.0"),
         ({"val": "train.jsonl"}, "train.jsonl is in data.train and in data.val"),
-        ({"train": []}, "data.train is empty"),
+        ({"train": []}, "data.train is an empty list"),
         ({"train": "nothing.jsonl"}, "nothing.jsonl: does not exist"),
         ({"train": "corpus.txt"}, "conversations are a .jsonl file"),
-        ({"train": "hub:a:b:c:d"}, "is no data set"),
+        ({"train": "hub:a:b:c:d"}, "does not name a data set"),
     ],
 )
 def test_wrong_arguments_are_refused(folder, options, complaint):

@@ -10,9 +10,10 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, Value
 
+from omni.data.loading.skipped import report_skipped
 from omni.data.speech.data import SpeechData
-from omni.data.speech.manifests import Manifest, open_utterances
-from omni.data.speech.rows import read_rows, report_skipped
+from omni.data.speech.manifests import SpeechManifest, open_utterances
+from omni.data.speech.rows import read_rows
 from omni.errors import UserError
 from omni.text.ctc_vocabulary import CharacterVocabulary
 
@@ -50,7 +51,7 @@ class TestManifests:
             one, other = rows_of(tmp_path / name)
             assert one[:4] == (str(tmp_path / "a/b.wav"), 'Yes, "no"', "anna", 1.5)
             assert other[:4] == (str(tmp_path / "c.wav"), "line", None, None)
-        assert [row.where for row in rows_of(tmp_path / "m.jsonl")] == [f"{tmp_path}/m.jsonl row {n}" for n in (1, 3)]
+        assert [row.where for row in rows_of(tmp_path / "m.jsonl")] == [f"{tmp_path}/m.jsonl: row {n}" for n in (1, 3)]
 
     def test_files_are_meant_from_the_manifest_or_by_their_full_path(self, tmp_path):
         path = write_manifest(
@@ -68,27 +69,27 @@ class TestManifests:
         [
             ({"text": "a"}, r"row 2: has no `audio` \(nor `wav`\)"),
             ({"audio": 3, "text": "a"}, r"row 2: has no `audio`"),
-            ({"audio": "a.wav"}, r"row 2: has no text in 'text': give what is said, or set data\.text_column"),
+            ({"audio": "a.wav"}, r"row 2: has no text in 'text': give the transcript, or set data\.text_column"),
             ({"audio": "a.wav", "text": None}, r"row 2: has no text in 'text'"),
             (
                 {"audio": "a.wav", "text": "a", "duration": "long"},
-                r"row 2: the duration 'long' is no number of seconds",
+                r"row 2: the duration 'long' is not a number of seconds",
             ),
-            ({"audio": "a.wav", "text": "a", "duration": -1}, r"row 2: the duration -1 is no number"),
-            ({"audio": "a.wav", "text": "a", "duration": float("nan")}, r"row 2: the duration nan is no number"),
-            (b"no json", r"row 2: is no JSON"),
-            (b"[1]", r"row 2: is no JSON object with `audio` and `text`"),
-            (b'{"audio": "a.wav", "text": "\xe9"}', r"row 2: is not UTF-8 \(byte 28\)"),
+            ({"audio": "a.wav", "text": "a", "duration": -1}, r"row 2: the duration -1 is not a number"),
+            ({"audio": "a.wav", "text": "a", "duration": float("nan")}, r"row 2: the duration nan is not a number"),
+            (b"no json", r"row 2: not JSON"),
+            (b"[1]", r"row 2: a list, not an object"),
+            (b'{"audio": "a.wav", "text": "\xe9"}', r"row 2: byte 28 is not UTF-8"),
         ],
     )
     def test_rows_that_cannot_be_understood_are_named_and_do_not_hide_the_others(self, tmp_path, row, message):
         good = {"audio": "a.wav", "text": "a"}
-        manifest = Manifest(tmp_path / "m.jsonl")
+        manifest = SpeechManifest(tmp_path / "m.jsonl")
         write_manifest(manifest.path, good, row, good)
-        with pytest.raises(UserError, match=r"m\.jsonl " + message) as error:
+        with pytest.raises(UserError, match=r"m\.jsonl: " + message) as error:
             list(manifest.rows())
         assert "\n" not in str(error.value)
-        found = list(manifest.examine())
+        found = list(manifest.rows_or_errors())
         assert [isinstance(one, UserError) for one in found] == [False, True, False]
 
     def test_csv_that_is_not_utf8(self, tmp_path):
@@ -101,9 +102,9 @@ class TestManifests:
         [
             ("none.jsonl", r"none\.jsonl: does not exist: name a manifest"),
             ("m.txt", r"m\.txt: a manifest of speech is a \.jsonl or \.csv file"),
-            (".", "is no folder as LibriSpeech or LJSpeech have it: write a manifest with `omni data prepare`"),
-            ("hub:", "'hub:' is no data set"),
-            ("hub:a:b:c:d", "is no data set"),
+            (".", "not a folder in the layout of LibriSpeech or LJSpeech: write a manifest with `omni data prepare`"),
+            ("hub:", "'hub:' does not name a data set"),
+            ("hub:a:b:c:d", "does not name a data set"),
         ],
     )
     def test_what_is_no_source_is_named(self, workplace, entry, message):
@@ -139,7 +140,7 @@ class TestLayouts:
         assert other.text == "only once"
         assert not os.path.exists(other.audio)  # kept in order to be missed
         (tmp_path / "metadata.csv").write_text("LJ001-0001\n")
-        with pytest.raises(UserError, match=r"metadata\.csv row 1: is not `id\|text\|normalised text`"):
+        with pytest.raises(UserError, match=r"metadata\.csv: row 1: not `id\|text\|normalised text`"):
             rows_of(tmp_path)
         (tmp_path / "metadata.csv").write_bytes(b"LJ001-0001|caf\xe9\n")
         with pytest.raises(UserError, match=r"metadata\.csv: is not UTF-8 \(byte 14\)"):
@@ -184,7 +185,7 @@ class TestHub:
 
     def test_what_is_missing_is_named(self, folder, tmp_path):
         (source,) = open_utterances([f"hub:{folder}"], cache_dir=tmp_path / "cache", text_column="sentence")
-        with pytest.raises(UserError, match=r"set::train row 1: no text in 'sentence', only \['speaker_id', 'text'\]"):
+        with pytest.raises(UserError, match=r"set::train: row 1: no text in 'sentence', only \['speaker_id', 'text'\]"):
             list(source.rows())
         (source,) = open_utterances([f"hub:{folder}::test"], cache_dir=tmp_path / "cache")
         with pytest.raises(UserError, match=r"set::test: cannot be loaded"):
@@ -235,7 +236,7 @@ class TestRows:
 
     def read(self, path, folder, **options):
         options = {"min_duration": 0.1, "max_duration": 20, "cache_dir": folder / "cache", "may_write": True} | options
-        return read_rows([Manifest(folder / path)], CharacterVocabulary(), **options)
+        return read_rows([SpeechManifest(folder / path)], CharacterVocabulary(), **options)
 
     def test_bad_audio(self, folder):
         names = [*GOOD, *SKIPPED]
@@ -243,13 +244,13 @@ class TestRows:
         for _ in range(2):  # measured, and remembered
             rows, skipped = self.read("m.jsonl", folder)
             assert [os.path.basename(row.utterance.audio) for row in rows] == list(GOOD)
-            assert [skip.why for skip in skipped] == list(SKIPPED.values())
-            assert [skip.where for skip in skipped] == [f"{folder}/m.jsonl row {n}" for n in range(5, 12)]
+            assert [skip.reason for skip in skipped] == list(SKIPPED.values())
+            assert [skip.where for skip in skipped] == [f"{folder}/m.jsonl: row {n}" for n in range(5, 12)]
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             report_skipped("train", skipped, len(rows))
         assert len(told) == len(SKIPPED)
-        assert f"train: 1 of 11 rows left out: the audio is empty ({folder}/m.jsonl row 7)" in map(
+        assert f"train: 1 of 11 rows left out: the audio is empty ({folder}/m.jsonl: row 7)" in map(
             str, (warning.message for warning in told)
         )
 
@@ -264,28 +265,26 @@ class TestRows:
             "Fine, 3 dogs!": None,
             "": "no text",
             "?!": "no text",
-            "naïve": "characters that no unit writes, such as 'ï'",
+            "naïve": "characters outside the units, such as 'ï'",
             "call " + "7" * 40: None,
             "\ud800": "no text",
         }
         write_manifest(folder / "m.jsonl", *({"audio": "0.wav", "text": text} for text in texts))
         rows, skipped = self.read("m.jsonl", folder)
         assert [CharacterVocabulary().decode(row.units) for row in rows] == ["fine three dogs", "call" + " seven" * 40]
-        assert [skip.why for skip in skipped] == [why for why in texts.values() if why]
+        assert [skip.reason for skip in skipped] == [why for why in texts.values() if why]
 
     def test_names_that_no_file_can_have(self, folder):
         names = ["a\0b.wav", "\ud800.wav", "~nobody-is-called-so/a.wav", "x" * 5000]
         write_manifest(folder / "m.jsonl", *({"audio": name, "text": "a"} for name in names))
         rows, skipped = self.read("m.jsonl", folder)
         assert not rows
-        assert {skip.why for skip in skipped} == {"the audio does not exist"}
+        assert {skip.reason for skip in skipped} == {"the audio does not exist"}
 
     def test_no_row_left_is_refused(self, folder):
         write_manifest(folder / "m.jsonl", {"audio": "none.wav", "text": "a"})
         rows, skipped = self.read("m.jsonl", folder)
-        with pytest.raises(
-            UserError, match=r"no utterance that can be used \(1 rows left out\); the first, .*row 1: the"
-        ):
+        with pytest.raises(UserError, match=r"no row that can be used \(1 rows left out\); the first, .*row 1: the"):
             report_skipped("train", skipped, len(rows))
         with pytest.raises(UserError, match=r"data\.val has no rows"):
             report_skipped("val", [], 0)
@@ -293,9 +292,7 @@ class TestRows:
     def test_audio_longer_than_told_is_not_read_whole(self, folder):
         write_manifest(folder / "m.jsonl", {"audio": "hours.flac", "text": "a", "duration": 2.0})
         (row,), _ = self.read("m.jsonl", folder)
-        with pytest.raises(
-            UserError, match=r"m\.jsonl row 1: .*hours\.flac lasts longer than the 2\.00 s that are told"
-        ):
+        with pytest.raises(UserError, match=r"m\.jsonl: row 1: .*hours\.flac is longer than the stated 2\.00 s"):
             row.read()
 
     @pytest.mark.parametrize("cached", [False, True])
@@ -341,7 +338,7 @@ class TestSpokenAnswers:
             },
         )
         (source,) = open_utterances([path])
-        first, second, error = source.examine()
-        assert first == (str(tmp_path / "a.wav"), "Two.", "anna", 1.5, f"{path} row 1")
-        assert second == ("/b.wav", "Two.", None, None, f"{path} row 3")
-        assert str(error).startswith(f"{path} row 3: has no `audio`")
+        first, second, error = source.rows_or_errors()
+        assert first == (str(tmp_path / "a.wav"), "Two.", "anna", 1.5, f"{path}: row 1")
+        assert second == ("/b.wav", "Two.", None, None, f"{path}: row 3")
+        assert str(error).startswith(f"{path}: row 3: has no `audio`")

@@ -33,7 +33,7 @@ def test_class_folders(workplace):
     assert sum(len(batch.images) for batch in batches) == 1000
     assert sum(batch.labels.sum(0) for batch in batches).tolist() == [100] * 10
     for row, image in zip(batches[3].rows.tolist()[:5], batches[3].images, strict=False):
-        file = data._images["val"].rows[row].image
+        file = data.datasets["val"].rows[row].image
         assert torch.equal(image, to_pixels(Preprocessing(32)(read_image(file))[None])[0])
     assert len(list(data.train_dataloader())) == 40
 
@@ -41,8 +41,8 @@ def test_class_folders(workplace):
 def test_mnist_files(workplace):
     for name, train in (("FashionMNIST", 60_000), ("MNIST", 10_000)):
         data = make(f"torchvision:{name}", f"torchvision:{name}:test", root=str(VISION), image_size=28, batch_size=500)
-        assert [len(data._images[split]) for split in ("train", "val")] == [train, 5_000]
-        assert data._images["train"].pixels.shape == (train, 1, 28, 28)
+        assert [len(data.datasets[split]) for split in ("train", "val")] == [train, 5_000]
+        assert data.datasets["train"].pixels.shape == (train, 1, 28, 28)
         batch = next(iter(data.train_dataloader()))
         assert batch.images.shape == (500, 3, 28, 28)
         assert 0.1 < batch.images.mean() < 0.35
@@ -51,7 +51,7 @@ def test_mnist_files(workplace):
 
 def test_images_with_five_captions_each(workplace):
     data = make(*CAPTIONS, image_size=64, batch_size=16)
-    train, val = ({row.image for row in data._images[split].rows} for split in ("train", "val"))
+    train, val = ({row.image for row in data.datasets[split].rows} for split in ("train", "val"))
     assert (len(train), len(val)) == (753, 113)
     assert not train & val
     for batch in data.val_dataloader():
@@ -62,7 +62,7 @@ def test_images_with_five_captions_each(workplace):
 
 def test_official_lists_are_not_needed_to_split_by_image(workplace):
     data = make(str(FLICKR / "captions.txt"), None, image_size=32, val_fraction=0.1)
-    train, val = ({row.image for row in data._images[split].rows} for split in ("train", "val"))
+    train, val = ({row.image for row in data.datasets[split].rows} for split in ("train", "val"))
     assert not train & val
     assert len(train) + len(val) == 875
     assert 50 < len(val) < 130
@@ -74,11 +74,11 @@ def test_folders_of_folders_and_a_list_of_classes(workplace):
     (attribute,) = data.attributes
     assert len(attribute.values) == 20
     for split in ("train", "val"):
-        assert len(data._images[split]) == len(list((folder / split).rglob("*.JPEG")))
+        assert len(data.datasets[split]) == len(list((folder / split).rglob("*.JPEG")))
     known = dict(line.split("\t")[:2] for line in (folder / "val" / "val_annotations.txt").read_text().splitlines())
     batch = next(iter(data.val_dataloader()))
     for row, label in zip(batch.rows.tolist(), batch.labels, strict=True):
-        assert known[Path(data._images["val"].rows[row].image).name] == attribute.values[label.argmax()]
+        assert known[Path(data.datasets["val"].rows[row].image).name] == attribute.values[label.argmax()]
 
 
 @pytest.mark.parametrize(

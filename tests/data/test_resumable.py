@@ -3,6 +3,7 @@
 import pytest
 
 from omni.data.loading.resumable import OrderedBatches, ShuffledBatches
+from omni.data.text.data import TextData
 from omni.errors import UserError
 
 
@@ -36,5 +37,10 @@ def test_validation_sees_every_row_once_on_ranks_with_as_many_batches():
                 assert all(1 <= len(batch) <= batch_size for batches in ranks for batch in batches)
                 left_out = rows % world_size if batch_size == 1 else 0
                 assert seen == list(range(rows - left_out))
-    with pytest.raises(UserError, match="2 rows cannot be shared out over 3 ranks"):
+    with pytest.raises(UserError, match="2 rows cannot be distributed over 3 ranks"):
         OrderedBatches(2, 1, world_size=3)
+
+
+def test_the_name_of_a_data_module_reads_nothing(tmp_path):
+    data = TextData(str(tmp_path / "missing.txt"), streaming=True)
+    assert str(data) == "TextData"

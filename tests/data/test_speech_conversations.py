@@ -9,7 +9,7 @@ import torch
 from toy_omni import MELS, TOKENIZER
 
 from omni.data.conversations.data import ConversationData
-from omni.data.conversations.speech import TranscriptionPrompt, noise, one_noise
+from omni.data.conversations.speech import TranscriptionPrompt, generate_noise, noise_conversation
 from omni.errors import UserError
 from omni.media.audio import LogMel, read_audio
 from omni.text.media_positions import MediaLayout
@@ -21,13 +21,13 @@ def make(layout=MediaLayout(mel_frames=8), **options):  # noqa: B008  immutable
     defaults = {"tokenizer": "bytes", "num_mels": MELS, "max_tokens": 96, "batch_tokens": 400}
     data = ConversationData(**{"train": "speech/train.jsonl", "val": "speech/val.jsonl", **defaults, **options})
     data.setup()
-    data.lay_out(layout)
+    data.set_layout(layout)
     return data
 
 
 def whole(data, split="val"):
     """A split as one batch in order."""
-    return data._dataset(split).__getitems__(list(range(len(data._split(split).entries))))
+    return data.dataset(split).__getitems__(list(range(len(data.dataset(split)))))
 
 
 def rows_of(name):
@@ -57,7 +57,7 @@ def test_csv_folders_and_conversations_are_told_apart(speech):
         (speech / f"{name}.jsonl").write_text(json.dumps({"messages": talk}), encoding="utf-8")
     both = make(train=["speech/train.jsonl", "speech/talk.jsonl"], val="speech/chat.jsonl")
     assert whole(both).answers == ("ho",)
-    assert len(both._split("train").rows) == 25
+    assert len(both.dataset("train").rows) == 25
 
 
 def test_instructions_take_turns_and_labels_are_normalised(speech):
@@ -100,13 +100,13 @@ def test_noise_is_answered_by_nothing_in_training_alone(speech):
 
 
 def test_noise_is_the_same_again_of_many_kinds_and_never_too_loud():
-    sounds = [noise(0, index, 1.0) for index in range(40)]
-    assert torch.equal(sounds[7], noise(0, 7, 1.0))
+    sounds = [generate_noise(0, index, 1.0) for index in range(40)]
+    assert torch.equal(sounds[7], generate_noise(0, 7, 1.0))
     levels = torch.stack([sound.square().mean().sqrt() for sound in sounds])
     assert 0 < (levels == 0).sum() < 20
     assert levels.max() <= 0.101
     assert levels[levels > 0].min() < 1e-3
-    seconds = {one_noise(index, TranscriptionPrompt(), 0).media[0].duration for index in range(20)}
+    seconds = {noise_conversation(index, TranscriptionPrompt(), 0).media[0].duration for index in range(20)}
     assert len(seconds) == 20
 
 
@@ -122,7 +122,7 @@ def test_a_name_of_audio_changes_with_it(speech):
 def test_rows_without_text_are_told(speech):
     rows = [*rows_of("speech/val.jsonl"), {"audio": "val-0.wav", "text": "?!"}]
     (speech / "some.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    with pytest.raises(UserError, match=r"some.jsonl row 9: has no text"):
+    with pytest.raises(UserError, match=r"some.jsonl: row 9: has no text"):
         make(val="speech/some.jsonl", labels=TextNormalization())
     with pytest.warns(UserWarning, match="1 of 9 rows left out"):
         data = make(val="speech/some.jsonl", labels=TextNormalization(), bad_rows="skip")

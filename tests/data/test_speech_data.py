@@ -18,7 +18,7 @@ from lightning import Callback
 from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.data import SpeechData
 from omni.data.speech.features import MARGIN, FeatureFile, mel_of
-from omni.data.speech.rows import Row
+from omni.data.speech.rows import SpeechRow
 from omni.errors import UserError
 from omni.media.audio import SILENCE, LogMel, read_audio
 
@@ -70,7 +70,7 @@ def test_crops_are_stretches_of_training_alone_and_other_ones_each_epoch(speech,
             assert batch.mels.shape[1] <= 20
             assert batch.mels.shape[1] * len(batch.rows) <= 400
             for mel, length, row in zip(batch.mels, batch.mel_lengths.tolist(), batch.rows.tolist(), strict=True):
-                whole = LogMel(16)(data._rows["train"].rows[row].read())
+                whole = LogMel(16)(data.datasets["train"].rows[row].read())
                 stretches = whole.unfold(0, length, 1).mT
                 assert (stretches - mel[:length]).abs().amax((1, 2)).min() < 1e-4
                 assert length == min(20, len(whole))
@@ -91,7 +91,7 @@ def test_a_checkpoint_costs_no_look_at_the_files_and_a_run_keeps_the_data_that_i
     monkeypatch.setattr(os, "stat", lambda path, **options: looked.append(path) or stat(path, **options))
     monkeypatch.setattr(SpeechData, "train_batches", lambda self: pytest.fail("builds the buckets again"))
     before = data.state_dict()
-    audio = data._rows["train"].rows[0].utterance.audio
+    audio = data.datasets["train"].rows[0].utterance.audio
     os.utime(audio, (1, 1))
     assert [data.state_dict() for _ in range(3)] == [before] * 3
     assert not [path for path in looked if str(path).endswith(Path(audio).suffix)]
@@ -107,7 +107,7 @@ def test_features_from_disk_equal_those_computed_on_the_fly(speech, silence):
     for one, other in zip(fly.train_dataloader(), disk.train_dataloader(), strict=True):
         assert torch.equal(one.mel_lengths, other.mel_lengths)
         torch.testing.assert_close(one.mels, other.mels, atol=1e-5, rtol=1e-5)
-    assert silence == 0 or one.mel_lengths.sum() > sum(fly._rows["train"].rows[i].duration * 100 for i in one.rows)
+    assert silence == 0 or one.mel_lengths.sum() > sum(fly.datasets["train"].rows[i].duration * 100 for i in one.rows)
 
 
 def test_features_that_were_cut_off_are_completed_to_the_same_bytes(tmp_path):
@@ -134,13 +134,13 @@ def test_features_that_were_cut_off_are_completed_to_the_same_bytes(tmp_path):
 
 
 def test_what_happens_to_a_row_depends_on_the_epoch_and_never_in_validation(speech):
-    rows = make(speech)._rows["train"]
-    again = make(speech)._rows["train"]
+    rows = make(speech).datasets["train"]
+    again = make(speech).datasets["train"]
     number = len(rows)
     batches = [rows.__getitems__([row]) for row in (3, 3 + number, 3 + 2 * number, 3 + 3 * number)]
     assert torch.equal(again.__getitems__([3 + number]).mels, batches[1].mels)
     assert len({batch.mels.shape[1] for batch in batches}) > 1
-    held_out = make(speech)._rows["val"]
+    held_out = make(speech).datasets["val"]
     assert torch.equal(held_out.__getitems__([1]).mels, held_out.__getitems__([1 + len(held_out)]).mels)
 
 
@@ -187,18 +187,18 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted_by_reason(speech):
     with pytest.warns(UserWarning, match="left out") as said:
         data = make(speech)
     lines = [str(warning.message) for warning in said]
-    for reason in ("the audio does not exist", "no unit writes", "no text", "shorter than", "longer than"):
+    for reason in ("the audio does not exist", "outside the units", "no text", "shorter than", "longer than"):
         assert sum(reason in line and line.startswith("train: 1 of 24 rows left out") for line in lines) == 1
-    assert len(data._rows["train"]) == 19
+    assert len(data.datasets["train"]) == 19
 
 
 def test_text_that_ctc_cannot_emit_in_time_is_left_out(speech):
     data = make(speech)
     with pytest.warns(UserWarning, match=r"rows left out: the text is too long for its audio \(CTC-infeasible\)"):
         data.keep_feasible(lambda frames: frames // 16)
-    texts = [row.units for row in data._rows["train"].rows]
+    texts = [row.units for row in data.datasets["train"].rows]
     assert 0 < len(texts) < 24
-    with pytest.raises(UserError, match=r"data.train has no utterance that can be used"):
+    with pytest.raises(UserError, match=r"data.train has no row that can be used"):
         data.keep_feasible(lambda frames: 0)
 
 
@@ -216,7 +216,7 @@ def test_a_file_cut_in_half_is_left_out_of_its_batch(speech):
     (speech / "half.flac").write_bytes(content[: len(content) // 2])
     rows[2] |= {"audio": "half.flac"}
     write_rows(speech / "train.jsonl", rows)
-    train = make(speech)._rows["train"]
+    train = make(speech).datasets["train"]
     with pytest.warns(UserWarning, match=r"left out: .*half\.flac"):
         batch = train.__getitems__([1, 2, 3])
     assert batch.rows.tolist() == [1, 3]
@@ -226,25 +226,25 @@ def test_a_file_cut_in_half_is_left_out_of_its_batch(speech):
 
 def test_speakers_are_held_out_where_no_validation_data_is_given(speech):
     data = make(speech, val=None)
-    speakers = [{row.utterance.speaker for row in data._rows[split].rows} for split in ("train", "val")]
+    speakers = [{row.utterance.speaker for row in data.datasets[split].rows} for split in ("train", "val")]
     assert not speakers[0] & speakers[1]
     assert len(speakers[0] | speakers[1]) == 3
     named = make(speech, val=None, val_speakers=["train1"])
-    assert {row.utterance.speaker for row in named._rows["val"].rows} == {"train1"}
-    with pytest.raises(UserError, match="nobody is called 'bob'"):
+    assert {row.utterance.speaker for row in named.datasets["val"].rows} == {"train1"}
+    with pytest.raises(UserError, match="no speaker is called 'bob'"):
         make(speech, val=None, val_speakers=["bob"])
     rows = [{key: row[key] for key in ("audio", "text")} for row in rows_of(speech / "train.jsonl")]
     write_rows(speech / "train.jsonl", rows)
-    with pytest.raises(UserError, match=r"speakers to hold out are not told: give data\.val"):
+    with pytest.raises(UserError, match=r"no speaker to hold out: give data\.val"):
         make(speech, val=None)
 
 
 def test_durations_are_measured_once(speech, monkeypatch):
     rows = [{key: row[key] for key in ("audio", "text")} for row in rows_of(speech / "train.jsonl")]
     write_rows(speech / "train.jsonl", rows)
-    first = [row.duration for row in make(speech)._rows["train"].rows]
+    first = [row.duration for row in make(speech).datasets["train"].rows]
     monkeypatch.setattr("omni.data.speech.rows.audio_info", lambda source: pytest.fail("measured again"))
-    assert [row.duration for row in make(speech)._rows["train"].rows] == first
+    assert [row.duration for row in make(speech).datasets["train"].rows] == first
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_durations_are_measured_once(speech, monkeypatch):
         ({"val_speakers": ["x"]}, "not both"),
         ({"units": "pieces"}, "data.units is 'pieces'"),
         ({"cache_features": True, "augmentation": SpeechAugmentation(gain=3)}, "turn one of them off"),
-        ({"val": []}, "must not be empty"),
+        ({"val": []}, "is an empty list"),
         ({"test": "nowhere.jsonl"}, "nowhere.jsonl: does not exist"),
     ],
 )
@@ -301,21 +301,21 @@ def test_two_runs_that_begin_at_once_with_an_empty_cache_train_on_the_right_rows
 import sys, time
 from pathlib import Path
 from omni.cli import main
-from omni.data.speech.rows import Row
+from omni.data.speech.rows import SpeechRow
 
-def slow(self, read=Row.read, rows=[]):
+def slow(self, read=SpeechRow.read, rows=[]):
     rows.append(self)
     while len(rows) > 5 and not Path({str(both)!r}).exists():
         time.sleep(0.01)
     time.sleep(0.02)
     return read(self)
 
-Row.read = slow
+SpeechRow.read = slow
 main(sys.argv[1:])
 """
     argv = fit_audio.argv(**options, trainer__logger__init_args__name="other")
-    write, read = FeatureFile.write, Row.read
-    monkeypatch.setattr(Row, "read", lambda self: time.sleep(0.02) or read(self))
+    write, read = FeatureFile.write, SpeechRow.read
+    monkeypatch.setattr(SpeechRow, "read", lambda self: time.sleep(0.02) or read(self))
     monkeypatch.setattr(FeatureFile, "write", lambda self, *args, **more: both.touch() or write(self, *args, **more))
     with subprocess.Popen([sys.executable, "-W", "ignore", "-c", program, *argv], stdout=subprocess.PIPE) as other:
         for _ in range(600):
@@ -325,7 +325,7 @@ main(sys.argv[1:])
         cli = fit_audio(**options)
         assert other.wait(120) == 0
     assert Path("lightning_logs/other/last.ckpt").is_file()
-    for split, data in cli.datamodule._rows.items():
+    for split, data in cli.datamodule.datasets.items():
         assert data.features is not None
         for number, row in enumerate(data.rows):
             expected = mel_of(data.log_mel, read(row), MARGIN, MARGIN)

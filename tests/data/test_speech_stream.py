@@ -8,7 +8,7 @@ import torch
 
 from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.data import SpeechData
-from omni.data.speech.manifests import Manifest
+from omni.data.speech.manifests import SpeechManifest
 from omni.data.speech.stream import SpeechStream
 from omni.errors import UserError
 from omni.media.audio import LogMel
@@ -19,13 +19,13 @@ def stream(folder: Any, **options: Any) -> SpeechStream:
     given = {
         "num_mels": 16,
         "augmentation": SpeechAugmentation(silence=0.1),
-        "batch_seconds": 4.0,
+        "capacity": 4.0,
         "max_rows": 8,
         "min_duration": 0.1,
         "max_duration": 4.0,
         "buffer": 10,
     }
-    return SpeechStream([Manifest(folder / "train.jsonl")], CharacterVocabulary(" abc"), **given | options)
+    return SpeechStream([SpeechManifest(folder / "train.jsonl")], CharacterVocabulary(" abc"), **given | options)
 
 
 def test_a_pass_holds_every_row_once_and_shares_are_disjoint(speech):

@@ -15,7 +15,7 @@ from omni.batch import IGNORE
 from omni.data.talker.alignment import advances, borders
 from omni.data.talker.code_file import CodesFile
 from omni.data.talker.data import CodesData
-from omni.data.talker.encoding import Encoded, Encoder, Fault
+from omni.data.talker.encoding import AlignmentFault, CodesEncoder, EncodedSpeech
 from omni.decoding.ctc import Span
 from omni.errors import UserError
 from omni.media.audio import read_audio
@@ -99,7 +99,7 @@ def test_a_batch_holds_the_codes_and_places_of_its_rows(words):
 
 def test_sentences_are_held_out_whoever_says_them(words):
     data = make(words)
-    said = {split: {tuple(rows.rows[number].units) for number in rows.numbers} for split, rows in data._rows.items()}
+    said = {split: {tuple(rows.rows[number].units) for number in rows.numbers} for split, rows in data.datasets.items()}
     assert said["train"]
     assert said["val"]
     assert not said["train"] & said["val"]
@@ -121,8 +121,8 @@ def test_held_out_sentences_come_with_their_recordings(words):
 def test_only_some_voices(words):
     data = make(words, speakers=["y"])
     assert data.speakers == ["y"]
-    assert len(data._rows["train"]) + len(data._rows["val"]) == 20
-    with pytest.raises(UserError, match="nobody is called 'z'; there are 2: x, y"):
+    assert len(data.datasets["train"]) + len(data.datasets["val"]) == 20
+    with pytest.raises(UserError, match="no speaker is called 'z'; there are 2: x, y"):
         make(words, speakers=["z"])
 
 
@@ -131,9 +131,9 @@ def test_voices_that_training_does_not_have_are_left_out(words, workplace):
     write_rows(workplace / "train.jsonl", [row for row in rows[:30] if row["speaker"] == "x"])
     write_rows(workplace / "val.jsonl", rows[30:])
     data = make(words, train="train.jsonl", val="val.jsonl")
-    with pytest.warns(UserWarning, match="val: 5 of 10 rows left out: a voice that training does not have"):
-        data.known_speakers_only()
-    assert len(data._rows["val"]) == 5
+    with pytest.warns(UserWarning, match="val: 5 of 10 rows left out: a speaker that training does not have"):
+        data.keep_known_speakers()
+    assert len(data.datasets["val"]) == 5
 
 
 # ---------------------------------------------------------------- the cache
@@ -141,7 +141,7 @@ def test_voices_that_training_does_not_have_are_left_out(words, workplace):
 
 def test_everything_is_encoded_once(words, monkeypatch):
     first = [batch.codes for batch in make(words).val_dataloader()]
-    monkeypatch.setattr(Encoder, "encode", lambda *args: pytest.fail("encoded again"))
+    monkeypatch.setattr(CodesEncoder, "encode", lambda *args: pytest.fail("encoded again"))
     again = [batch.codes for batch in make(words, min_score=0.5).val_dataloader()]
     assert all(map(torch.equal, first, again))
 
@@ -149,8 +149,8 @@ def test_everything_is_encoded_once(words, monkeypatch):
 @pytest.mark.parametrize("changed", ["codec", "recognizer", "silence", "data", "duration"])
 def test_another_codec_recogniser_or_row_is_encoded_anew(words, workplace, monkeypatch, changed):
     make(words)
-    encoded, encode = [], Encoder.encode
-    monkeypatch.setattr(Encoder, "encode", lambda self, *args: encoded.append(1) or encode(self, *args))
+    encoded, encode = [], CodesEncoder.encode
+    monkeypatch.setattr(CodesEncoder, "encode", lambda self, *args: encoded.append(1) or encode(self, *args))
     options = {}
     if changed == "codec":
         save(workplace / "codec.ckpt", "codec", ToneCodec(2.0), CharacterVocabulary(" abc"))
@@ -167,11 +167,11 @@ def test_another_codec_recogniser_or_row_is_encoded_anew(words, workplace, monke
     assert encoded
 
 
-def encoded(row: int) -> Encoded:
+def encoded(row: int) -> EncodedSpeech:
     rng = np.random.default_rng(row)
     frames = 3 + row
     codes = rng.integers(0, 99, (frames, 2)).astype(np.int16)
-    return Encoded(codes, rng.integers(0, 3, frames).astype(np.int16), row / 10, row / 2, Fault.NONE)
+    return EncodedSpeech(codes, rng.integers(0, 3, frames).astype(np.int16), row / 10, row / 2, AlignmentFault.NONE)
 
 
 def test_codes_that_were_cut_off_are_completed_to_the_same_bytes(tmp_path, monkeypatch):
@@ -224,11 +224,11 @@ def test_rows_that_cannot_be_believed_are_left_out_and_counted_by_reason(words, 
     with pytest.warns(UserWarning, match="left out") as said:
         data = make(words, val="val.jsonl", min_speed=2.0)
     lines = [str(warning.message) for warning in said]
-    for reason in ("hears another text (score below data.min_score, 0.3)", "below data.min_speed", "CTC-infeasible"):
+    for reason in ("outputs another text (score below data.min_score, 0.3)", "below data.min_speed", "CTC-infeasible"):
         assert sum(reason in line and line.startswith("train: 1 of 40 rows left out") for line in lines) == 1
     assert any("cannot be read" in line for line in lines)
-    assert len(data._rows["train"]) == 36
-    with pytest.raises(UserError, match=r"data.train has no utterance that can be used"):
+    assert len(data.datasets["train"]) == 36
+    with pytest.raises(UserError, match=r"data.train has no row that can be used"):
         make(words, val="val.jsonl", min_speed=29.0)
 
 
@@ -249,7 +249,7 @@ class WideCodec(ToneCodec):
 @pytest.mark.parametrize(
     ("name", "part", "words_of_error"),
     [
-        ("codec", Deaf(), "is a Deaf, which is no codec of speech"),
+        ("codec", Deaf(), "is a Deaf, not a codec of speech"),
         ("codec", WideCodec(), "reads 20 mel filters and the recogniser of recognizer.ckpt 16"),
         ("recognizer", AudioEncoder(vocab_size=5, num_mels=16, dim=8, num_heads=1, ffn_dim=8), "holds no part 'codec'"),
     ],
@@ -268,7 +268,7 @@ def test_checkpoints_that_do_not_fit_are_refused(words, workplace, monkeypatch, 
 def test_a_recogniser_of_word_pieces_is_refused(words, monkeypatch):
     pieces = object.__new__(SubwordVocabulary)
     monkeypatch.setattr("omni.text.ctc_vocabulary.CTCVocabulary.from_state", lambda state: pieces)
-    with pytest.raises(UserError, match="writes word pieces: a Talker needs one of characters"):
+    with pytest.raises(UserError, match="has word pieces for units: a Talker needs one with characters"):
         make(words)
 
 
@@ -282,7 +282,7 @@ def test_a_recogniser_of_word_pieces_is_refused(words, monkeypatch):
         ({"min_score": 1.0}, "min_score is 1.0"),
         ({"min_speed": 40.0}, "must be less than data.max_speed"),
         ({"silence": -1.0}, "silence is -1.0"),
-        ({"speakers": []}, "must not be empty"),
+        ({"speakers": []}, "is an empty list"),
         ({"test": "nowhere.jsonl"}, "nowhere.jsonl: does not exist"),
         ({"codec": "nowhere.ckpt"}, "checkpoint nowhere.ckpt does not exist"),
         ({"device": "abacus"}, "data.device 'abacus' cannot be used"),
@@ -296,12 +296,12 @@ def test_arguments_that_make_no_sense_are_refused(words, options, complaint):
 def test_a_single_sentence_cannot_be_held_out(words, workplace):
     rows = [row | {"text": "a"} for row in rows_of(workplace / "words.jsonl")]
     write_rows(workplace / "words.jsonl", rows)
-    with pytest.raises(UserError, match="one sentence only"):
+    with pytest.raises(UserError, match="a single sentence"):
         make(words)
 
 
 def test_recordings_and_their_silences_are_whole_frames(words):
-    encoder = Encoder(**words, silence=0.1)
+    encoder = CodesEncoder(**words, silence=0.1)
     for number in range(5):
         audio = read_audio(f"{number}.wav")[: 3000 + 37 * number]
         mel = encoder.mel(audio)

@@ -87,7 +87,7 @@ def test_the_formats_hold_the_same_documents(make, tmp_path):
                 [str(entry)], document_separator="\n=+\n", cache_dir=tmp_path / "cache", streaming=streaming
             )
             assert list(sources[0].read()) == documents
-            shares = [set(sources[0].read_share(share, 3, 0)) for share in range(3)]
+            shares = [set(sources[0].stream(share, 3, 0)) for share in range(3)]
             assert set.union(*shares) == set(documents)
             assert sum(map(len, shares)) == len(documents)
 
@@ -208,7 +208,7 @@ def test_a_long_text_is_tokenised_in_segments_as_in_one_piece(make, tmp_path, mo
     (tmp_path / "t.txt").write_bytes(text.encode())
     val = write_jsonl(tmp_path / "v.jsonl", texts(3))
     data = make(str(tmp_path / "t.txt"), val=val, tokenizer="bpe", vocab_size=305)
-    (file,) = (split for name, split in data._plan_of(may_write=False).files.items() if name == "train")
+    (file,) = (split for name, split in data.plan().files.items() if name == "train")
     assert file.tokens().tolist() == [BOS, *data.tokenizer.encode(text), EOS]
     assert file.counts["bytes"] == len(text.encode())
 

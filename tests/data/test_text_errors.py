@@ -73,7 +73,7 @@ def bad_parquet(name, **columns):
         (lambda folder: str(folder), r"the folder holds no \.txt, \.jsonl, \.parquet file"),
         (bad_file("a.txt", "one document"), r"a\.txt: 1 document cannot be split .* data.val_split: tail"),
         (bad_file("a.jsonl", '{"text": "ab"}\n{"text": "cd"}\n'), r"data.train has 4 tokens, fewer than one row of 17"),
-        (lambda folder: "hub:", r"'hub:' is no data set"),
+        (lambda folder: "hub:", r"'hub:' does not name a data set"),
         (lambda folder: f"hub:{folder}/none", r"hub:.*/none::train: "),
     ],
 )
@@ -96,7 +96,7 @@ def test_data_that_cannot_be_used_is_named(make, tmp_path, write, message):
         ({"val_fraction": 0.0}, "data.val_fraction is 0.0"),
         ({"val_fraction": 1.0}, "data.val_fraction is 1.0"),
         ({"tokenizer": "bpe", "vocab_size": 288}, "data.vocab_size is 288"),
-        ({"document_separator": "("}, "data.document_separator is no regular expression"),
+        ({"document_separator": "("}, "data.document_separator is not a regular expression"),
         ({"streaming": True, "val_split": "tail"}, "data.val_split: tail"),
         ({"val": []}, "data.val is an empty list"),
     ],
@@ -135,7 +135,7 @@ def test_a_hub_out_of_reach_is_one_line(make, monkeypatch):
 def test_a_rank_without_the_files_says_so(make, tmp_path):
     data = make(setup=False)
     data.trainer = object()  # with a trainer it is prepare_data, on one rank, that writes
-    with pytest.raises(UserError, match=r"is not there: data\.cache_dir must be a folder that all ranks"):
+    with pytest.raises(UserError, match=r"does not exist: data\.cache_dir must be a folder that all ranks"):
         data.setup()
 
 

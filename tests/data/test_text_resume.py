@@ -171,7 +171,7 @@ def test_other_batches_continue_at_the_same_share_of_the_data(make, fit, tmp_pat
     saver = SaveEverywhere(tmp_path)
     whole = fit(make(), callbacks=[saver], max_steps=6, max_epochs=-1)
     (path, _), per_epoch = saver.saved[-1], len(make_ready(make()).train_batches())
-    with pytest.warns(UserWarning, match=r"batches or its seed have changed .* continuing at batch \d+ of epoch 0"):
+    with pytest.warns(UserWarning, match=r"batches or its seed have changed .* resuming at batch \d+ of epoch 0"):
         smaller = fit(make(batch_size=3), ckpt_path=path, max_steps=8, max_epochs=-1)
     rows = [row for batch, _ in whole for row in batch]
     now = len(make_ready(make(batch_size=3)).train_batches())
@@ -199,7 +199,7 @@ def test_evaluating_a_checkpoint_on_other_data_warns_of_nothing(make, fit, tmp_p
 def test_a_changed_stream_begins_a_new_pass(make, fit, tmp_path):
     saver = SaveEverywhere(tmp_path)
     fit(make(streaming=True), callbacks=[saver], max_steps=3, max_epochs=-1)
-    with pytest.warns(UserWarning, match="a new pass begins"):
+    with pytest.warns(UserWarning, match="starting a new pass"):
         seen = fit(make(streaming=True, batch_size=3), ckpt_path=saver.saved[-1][0], max_steps=6, max_epochs=-1)
     data = make_ready(make(streaming=True, batch_size=3))
     loader = data.train_dataloader()
@@ -278,7 +278,7 @@ def test_no_rank_goes_on_alone_in_a_stream(make, monkeypatch):
     data = make_ready(make(streaming=True, batch_size=2))
     data.trainer = Ranked(0)
     answers = iter([True, True, False])
-    monkeypatch.setattr("omni.data.loading.streaming.all_agree", lambda more: more and next(answers))
+    monkeypatch.setattr("omni.data.loading.split_data.all_agree", lambda more: more and next(answers))
     assert len(list(data.train_dataloader())) == 2
     assert data._starts == [0, 2]
 
@@ -286,7 +286,7 @@ def test_no_rank_goes_on_alone_in_a_stream(make, monkeypatch):
 def test_a_stream_holds_out_what_it_does_not_train_on(make):
     stream, rows = make_ready(make(streaming=True, batch_size=1)), make_ready(make(batch_size=1))
     assert stream.report["val"] == rows.report["val"]
-    assert stream._plan_of(may_write=False).tokenizer.fingerprint == rows.tokenizer.fingerprint
+    assert stream.plan().tokenizer.fingerprint == rows.tokenizer.fingerprint
     trained = sum((batch.targets >= 0).sum().item() for batch in stream.train_dataloader())
     assert trained == sum((batch.targets >= 0).sum().item() for batch in rows.train_dataloader())
     assert isinstance(stream.train_dataloader(), StreamLoader)

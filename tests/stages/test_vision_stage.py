@@ -174,7 +174,7 @@ def test_a_frozen_thinker_is_needed_at_the_start_only_and_stopping_amid_an_epoch
         "init_from": '{"thinker": "thinker.ckpt"}',
         "model__init_args__schedule": "constant",
         "model__init_args__vision_encoder__init_args__dropout": 0.2,
-        "data__init_args__augmentation__erase": 0.5,
+        "data__init_args__augmentation__flip": 0.5,
     }
     whole = fit_vision(**options, trainer__max_steps=7).model  # 4 batches an epoch
     assert not whole.thinker.training
@@ -299,7 +299,7 @@ def test_labels_are_smoothed_in_training_only():
 
 
 def test_validation_sees_images_and_labels_as_they_are(pictures):
-    harsh = ImageAugmentation(min_crop_area=0.3, flip=1, randaugment=2, erase=1, mixup=1, cutmix=1)
+    harsh = ImageAugmentation(min_crop_area=0.3, flip=1, randaugment=2, mixup=1, cutmix=1)
     data = ImageData("pictures/train", "pictures/val", image_size=16, load_size=20, augmentation=harsh, batch_size=12)
     data.setup()
     (measured,) = data.val_dataloader()

@@ -181,7 +181,7 @@ def test_files_that_are_named_are_there_and_training_reads_them(world, monkeypat
         max_tokens=2000, batch_tokens=4000,
     )  # fmt: skip
     data.setup()
-    data.lay_out(MediaLayout(image_grid=(4, 4), mel_frames=8))
+    data.set_layout(MediaLayout(image_grid=(4, 4), mel_frames=8))
     asked = [task for batch in data.val_dataloader() for task in batch.tasks]
     assert Counter(asked) == dict.fromkeys(data.tasks, 2)
 

@@ -1,32 +1,42 @@
-"""What is found when data is checked: findings of some kinds, gathered in a report."""
+"""Findings of the checks of data, and their report."""
 
 import json
+import os
 import re
+import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from tqdm import tqdm
 
 from omni.errors import UserError
 from omni.files import write_text
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
-_SHOWN = 3  # findings of a kind that are named in the table
+_SHOWN = 3  # findings of a kind that are listed
+_PENDING = 256  # rows that wait to be read
 _PLACE = re.compile(r"(.+?(?:: (?:row|annotation) \d+[^:]*)?): (.*)", re.DOTALL)
 _CLEAN = str.maketrans({"\n": " ", "\r": " ", "\t": " "})
 
 
 class Finding(NamedTuple):
-    """Something that a person should know of.
+    """A problem of a row or a split.
 
     Attributes:
-        kind: One word or two, the same for all that are alike.
-        severity: `error`: it would hurt training; `warning`: it may; `note`: good to know.
+        kind: Name of its kind.
+        severity: `error`: it would hurt training; `warning`: it may; `note`: information.
         where: File and row, or the split.
-        what: What was found there.
+        what: Description.
     """
 
     kind: str
@@ -39,9 +49,9 @@ class Kind(NamedTuple):
     """A kind of finding.
 
     Attributes:
-        severity: Of every such finding.
-        advice: What to do about it.
-        of_rows: Whether each is about a row.
+        severity: Of its findings.
+        advice: What to do about them.
+        of_rows: Whether each finding is about a row.
     """
 
     severity: Severity
@@ -51,10 +61,10 @@ class Kind(NamedTuple):
 
 @dataclass
 class Report:
-    """All findings about some data, and its figures.
+    """All findings about some data, and its statistics.
 
     Args:
-        kinds: What can be found, by name.
+        kinds: The kinds of findings, by name.
     """
 
     kinds: Mapping[str, Kind]
@@ -63,22 +73,21 @@ class Report:
     rows: int = 0
 
     def add(self, kind: str, where: str, what: str) -> None:
-        """Adds a finding."""
         self.findings.append(Finding(kind, self.kinds[kind].severity, where, what.translate(_CLEAN)))
 
     def add_error(self, kind: str, error: UserError) -> None:
-        """Adds a finding whose message begins with where it is."""
+        """Adds an error as a finding; its message starts with the place."""
         match = _PLACE.fullmatch(str(error))
         self.add(kind, *(match.groups() if match else ("", str(error))))
 
     @property
     def counts(self) -> dict[Severity, int]:
-        """Findings of each severity."""
+        """Number of findings of each severity."""
         found = Counter(finding.severity for finding in self.findings)
         return {severity: found[severity] for severity in SEVERITIES}
 
     def lines(self) -> list[str]:
-        """Figures and findings, for people."""
+        """Statistics and findings as text."""
         lines = []
         for split, figures in self.figures.items():
             lines += [f"{split}:", *(f"  {name}: {_shown(value)}" for name, value in figures.items()), ""]
@@ -98,7 +107,7 @@ class Report:
         return [*lines, *([""] if order else []), f"{self.rows:,} rows checked: {total}: {verdict}"]
 
     def write(self, path: Path) -> None:
-        """Writes everything as JSON; the file appears when it is whole."""
+        """Writes everything as JSON."""
         content = {
             "rows": self.rows,
             "counts": self.counts,
@@ -108,10 +117,33 @@ class Report:
         write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def named(names: Iterable[str], most: int = 8) -> str:
-    """The first few of some names in order, and how many more there are."""
+def first_names(names: Iterable[str], limit: int = 8) -> str:
+    """The first names in order, and the number of the others."""
     names = sorted(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Minimum, median and maximum."""
+    return {"min": min(values), "median": type(values[0])(statistics.median(values)), "max": max(values)}
+
+
+def map_threads(function: Callable[[Item], Result], items: Iterable[Item], split: str, unit: str) -> Iterator[Result]:
+    """Calls a function for all items in several threads, in order, with a bounded number of pending items.
+
+    Args:
+        function: Reads an item.
+        items: The items.
+        split: Name of the split, for the progress bar.
+        unit: Name of the items, for the progress bar.
+    """
+    remaining = iter(items)
+    progress = tqdm(desc=f"reading {split}", unit=f" {unit}", leave=False, disable=None)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress:
+        while some := list(islice(remaining, _PENDING)):
+            for result in pool.map(function, some):
+                progress.update()
+                yield result
 
 
 def _shown(value: Any) -> str:

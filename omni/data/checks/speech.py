@@ -1,19 +1,15 @@
-"""What can be wrong with speech, found by reading all of it."""
+"""Checks of speech, which read all of it."""
 
 import hashlib
-import os
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from omni.data.checks.findings import Kind, Report, named
+from omni.data.checks.findings import Kind, Report, first_names, map_threads, spread
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
@@ -22,31 +18,31 @@ from omni.media.container import AudioError, AudioFault, AudioSource, ogg_ends_e
 from omni.text.ctc_vocabulary import CTCVocabulary
 
 SPEECH_KINDS = {
-    "bad row": Kind("error", "Mend the manifest: `fit` refuses it."),
-    "missing": Kind("error", "Correct the path, or drop the row: `fit` leaves it out."),
-    "folder": Kind("error", "Name the audio file in it: `fit` leaves the row out."),
-    "empty": Kind("error", "There is nothing to hear: get the file again, or drop the row."),
-    "unreadable": Kind("error", "Not audio, or of a kind that cannot be read: convert it, or drop the row."),
-    "truncated": Kind("error", "The end of the audio is missing: get the file again, or drop the row."),
-    "not finite": Kind("error", "Samples are NaN or infinite: write the file again, or drop the row."),
-    "silent": Kind("error", "Nothing is above -60 dBFS: record it again, or drop the row."),
-    "no text": Kind("error", "Say what is said, or drop the row: `fit` leaves it out."),
+    "bad row": Kind("error", "Correct the manifest: `fit` refuses it."),
+    "missing": Kind("error", "Correct the path, or remove the row: `fit` leaves it out."),
+    "folder": Kind("error", "Name a file in it: `fit` leaves the row out."),
+    "empty": Kind("error", "Without samples: get the file again, or remove the row."),
+    "unreadable": Kind("error", "Not audio, or of an unknown format: convert it, or remove the row."),
+    "truncated": Kind("error", "The end of the audio is missing: get the file again, or remove the row."),
+    "not finite": Kind("error", "Samples are NaN or infinite: write the file again, or remove the row."),
+    "silent": Kind("error", "Nothing is above -60 dBFS: record it again, or remove the row."),
+    "no text": Kind("error", "Add the transcript, or remove the row: `fit` leaves it out."),
     "outside vocabulary": Kind("error", "Add the characters to the units, or normalise the text: `fit` leaves it out."),
-    "infeasible": Kind("error", "The text is too long for its audio: is it another's? `fit` leaves the row out."),
+    "infeasible": Kind("error", "The text is too long for its audio: is it of another row? `fit` leaves the row out."),
     "wrong duration": Kind("error", "More than a second off: correct the manifest, or leave `duration` out of it."),
-    "contradiction": Kind("error", "The same audio with another text: keep the right one."),
-    "leak": Kind("error", "The same audio is in two splits: drop it from one of them."),
-    "clipped": Kind("warning", "Samples stand at full scale: record or convert it at a lower level."),
+    "contradiction": Kind("error", "The same audio with a different text: keep the right one."),
+    "leak": Kind("error", "The same audio is in two splits: remove it from one of them."),
+    "clipped": Kind("warning", "Samples are at full scale: record or convert it at a lower level."),
     "perhaps cut": Kind("warning", "The Ogg stream has no last page: compare it with its source."),
-    "duplicate": Kind("warning", "The same audio again: drop one of them."),
+    "duplicate": Kind("warning", "The same audio again: remove one of them."),
     "inexact duration": Kind("warning", "Correct the manifest, or leave `duration` out of it."),
-    "too long": Kind("warning", "`fit` leaves it out: cut it into utterances, or raise max_duration."),
+    "too long": Kind("warning", "`fit` leaves it out: split it into utterances, or raise max_duration."),
     "too short": Kind("warning", "`fit` leaves it out."),
-    "odd format": Kind("warning", "Unlike the most of its split: is it from the same source?"),
+    "odd format": Kind("warning", "Unlike most of its split: is it from the same source?"),
     "speaker overlap": Kind(
-        "warning", "The same voices are in two splits: results will not tell of new voices.", of_rows=False
+        "warning", "The same speakers are in two splits: results do not hold for new speakers.", of_rows=False
     ),
-    "low rate": Kind("note", "Resampled to 16 kHz; above half of its rate there is nothing to hear.", of_rows=False),
+    "low rate": Kind("note", "Resampled to 16 kHz; its spectrum ends at half of its rate.", of_rows=False),
     "odd speed": Kind("note", "Three times faster or slower than most: is the text complete, and of this audio?"),
 }
 
@@ -54,18 +50,17 @@ _SILENT = 1e-3  # −60 dBFS
 _FULL = 0.999  # of full scale
 _CLIPPED = 1e-3  # share of samples in runs of three or more at full scale
 _ODD_SPEED = 3.0
-_AT_A_TIME = 256  # rows that wait to be read
 
 
 class SpeechRules(NamedTuple):
     """What speech is checked against.
 
     Attributes:
-        units: What texts are written in.
+        units: Encodes the texts.
         downsampling: Mel frames for each frame of the encoder.
-        subframes: What its head writes for each frame.
+        subframes: Output frames for each frame of the encoder.
         min_duration: Shorter utterances, in seconds, are left out of training.
-        max_duration: Longer ones are.
+        max_duration: Longer ones are left out.
     """
 
     units: CTCVocabulary
@@ -75,14 +70,14 @@ class SpeechRules(NamedTuple):
     max_duration: float
 
 
-class _Heard(NamedTuple):
-    """What reading an utterance's audio to its end has shown."""
+class _AudioStats(NamedTuple):
+    """Properties of an utterance's audio that has been read."""
 
     seconds: float = 0.0
     sample_rate: int = 0
     channels: int = 0
     peak: float = 0.0
-    clipped: float = 0.0  # share of its samples
+    clipped: float = 0.0  # share of the samples
     digest: bytes = b""
     ends_early: bool = False
     fault: AudioFault | None = None
@@ -90,7 +85,7 @@ class _Heard(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where some audio was met."""
+    """The first row of some audio."""
 
     split: str
     where: str
@@ -101,14 +96,14 @@ class SpeechCheck:
     """Checks split after split, and compares each with those before.
 
     Args:
-        rules: What to check against.
+        rules: Limits and vocabulary.
         report: Gets the findings.
     """
 
     def __init__(self, rules: SpeechRules, report: Report):
         self.rules = rules
         self.report = report
-        self._met: dict[bytes, _Place] = {}  # by the audio's content
+        self._first_seen: dict[bytes, _Place] = {}  # by a hash of the audio
         self._speakers: dict[str, set[str]] = {}
         self._texts: dict[str, set[str]] = {}
 
@@ -119,16 +114,16 @@ class SpeechCheck:
             name: What to call it.
             sources: Its utterances.
         """
-        heard: list[tuple[Utterance, _Heard]] = []
+        readable: list[tuple[Utterance, _AudioStats]] = []
         speeds: list[tuple[float, str]] = []
         outside: Counter[str] = Counter()
         texts: set[str] = set()
-        for found in _all_heard(sources, name):
+        rows = ((one, number, row) for one in sources for number, row in enumerate(one.rows_or_errors()))
+        for row, audio in map_threads(_read, rows, name, "utterances"):
             self.report.rows += 1
-            if isinstance(found, UserError):
-                self.report.add_error("bad row", found)
+            if isinstance(row, UserError):
+                self.report.add_error("bad row", row)
                 continue
-            row, audio = found
             text = self._check_text(row, outside)
             texts.add(text)
             if audio.fault is not None:
@@ -139,16 +134,16 @@ class SpeechCheck:
             self._check_feasible(row, audio)
             if text:
                 speeds.append((len(text) / audio.seconds, row.where))
-            heard.append((row, audio._replace(digest=b"")))
-        self._check_formats(name, heard)
+            readable.append((row, audio._replace(digest=b"")))
+        self._check_formats(name, readable)
         self._check_speeds(speeds)
-        self._compare(name, {row.speaker for row, _ in heard if row.speaker is not None}, texts)
-        self.report.figures[name] = self._figures(name, heard, speeds, outside)
+        self._compare(name, {row.speaker for row, _ in readable if row.speaker is not None}, texts)
+        self.report.figures[name] = self._figures(name, readable, speeds, outside)
 
     # ------------------------------------------------------------------ rows
 
     def _check_text(self, row: Utterance, outside: Counter[str]) -> str:
-        """The text as it is learned; empty where it cannot be."""
+        """The normalised text; empty if it cannot be normalised."""
         try:
             text, strange = self.rules.units.normalize(row.text), self.rules.units.outside(row.text)
         except UserError as error:
@@ -163,7 +158,7 @@ class SpeechCheck:
             outside.update(character for character in text if character in strange)
         return text
 
-    def _check_audio(self, row: Utterance, audio: _Heard) -> None:
+    def _check_audio(self, row: Utterance, audio: _AudioStats) -> None:
         add, where = self.report.add, row.where
         if audio.peak < _SILENT:
             level = f"at most {20 * np.log10(audio.peak):.0f} dBFS" if audio.peak else "digital silence"
@@ -173,18 +168,18 @@ class SpeechCheck:
         if audio.ends_early:
             add("perhaps cut", where, row.audio)
         if row.duration is not None and (off := abs(row.duration - audio.seconds)) > 0.1:
-            told = f"{row.audio}: {row.duration:.2f} s are told, and it lasts {audio.seconds:.2f} s"
-            add("wrong duration" if off > 1 else "inexact duration", where, told)
+            both = f"{row.audio}: {audio.seconds:.2f} s instead of the stated {row.duration:.2f} s"
+            add("wrong duration" if off > 1 else "inexact duration", where, both)
         if audio.seconds > self.rules.max_duration:
             add("too long", where, f"{row.audio}: {audio.seconds:.1f} s, over {self.rules.max_duration:g} s")
         if audio.seconds < self.rules.min_duration:
             add("too short", where, f"{row.audio}: {audio.seconds:.3f} s, under {self.rules.min_duration:g} s")
 
-    def _check_content(self, split: str, row: Utterance, audio: _Heard, text: str) -> None:
-        """Has the same been heard before?"""
+    def _check_content(self, split: str, row: Utterance, audio: _AudioStats, text: str) -> None:
+        """Compares the audio with that of the rows before it."""
         place = _Place(split, row.where, text)
-        before = self._met.setdefault(audio.digest, place)
-        if before is place or audio.peak < _SILENT:  # silences of equal length are equal
+        before = self._first_seen.setdefault(audio.digest, place)
+        if before is place or audio.peak < _SILENT:  # digital silences of equal length are alike
             return
         if before.split != split:
             self.report.add("leak", row.where, f"{row.audio} is in {before.split} too: {before.where}")
@@ -194,31 +189,31 @@ class SpeechCheck:
         else:
             self.report.add("duplicate", row.where, f"{row.audio} is the same as in {before.where}")
 
-    def _check_feasible(self, row: Utterance, audio: _Heard) -> None:
+    def _check_feasible(self, row: Utterance, audio: _AudioStats) -> None:
         try:
             needed = least_subframes(self.rules.units.encode(row.text))
-        except UserError:  # told by _check_text
+        except UserError:  # reported by _check_text
             return
         frames = -(-round(audio.seconds * SAMPLE_RATE) // HOP_LENGTH)
         given = -(-frames // self.rules.downsampling) * self.rules.subframes
         if needed > given:
-            what = f"{needed} sub-frames are needed for {row.text[:40]!r}, {given} are in {audio.seconds:.2f} s"
+            what = f"{row.text[:40]!r} needs {needed} sub-frames, and {audio.seconds:.2f} s have {given}"
             self.report.add("infeasible", row.where, what)
 
     # ------------------------------------------------------------------ splits
 
-    def _check_formats(self, name: str, heard: Sequence[tuple[Utterance, _Heard]]) -> None:
-        formats = Counter((audio.sample_rate, audio.channels) for _, audio in heard)
+    def _check_formats(self, name: str, readable: Sequence[tuple[Utterance, _AudioStats]]) -> None:
+        formats = Counter((audio.sample_rate, audio.channels) for _, audio in readable)
         if not formats:
             return
         usual = formats.most_common(1)[0][0]
-        for row, audio in heard:
+        for row, audio in readable:
             found = audio.sample_rate, audio.channels
             strange = audio.channels > 2 or audio.sample_rate > 48_000
-            if strange or (found != usual and formats[found] < len(heard) / 5):
+            if strange or (found != usual and formats[found] < len(readable) / 5):
                 self.report.add("odd format", row.where, f"{row.audio}: {_format(found)}; most: {_format(usual)}")
         if low := sum(number for (rate, _), number in formats.items() if rate < SAMPLE_RATE):
-            self.report.add("low rate", name, f"{low:,} of {len(heard):,} utterances are below 16 kHz")
+            self.report.add("low rate", name, f"{low:,} of {len(readable):,} utterances are below 16 kHz")
 
     def _check_speeds(self, speeds: Sequence[tuple[float, str]]) -> None:
         if not speeds:
@@ -231,29 +226,29 @@ class SpeechCheck:
     def _compare(self, name: str, speakers: set[str], texts: set[str]) -> None:
         for other, known in self._speakers.items():
             if both := known & speakers:
-                what = f"{len(both)} of {len(speakers)} speakers: {named(both)}"
+                what = f"{len(both)} of {len(speakers)} speakers: {first_names(both)}"
                 self.report.add("speaker overlap", f"{other} and {name}", what)
         self._speakers[name], self._texts[name] = speakers, texts
 
     def _figures(
         self,
         name: str,
-        heard: Sequence[tuple[Utterance, _Heard]],
+        readable: Sequence[tuple[Utterance, _AudioStats]],
         speeds: Sequence[tuple[float, str]],
         outside: Counter[str],
     ) -> dict[str, Any]:
-        if not heard:
+        if not readable:
             return {"utterances": 0}
-        seconds = sorted(audio.seconds for _, audio in heard)
+        seconds = [audio.seconds for _, audio in readable]
         rules = self.rules
         figures: dict[str, Any] = {
-            "utterances": len(heard),
+            "utterances": len(readable),
             "hours": sum(seconds) / 3600,
-            "speakers": len(self._speakers[name]) or "not told",
-            "seconds": {"min": seconds[0], "median": statistics.median(seconds), "max": seconds[-1]},
+            "speakers": len(self._speakers[name]) or "unknown",
+            "seconds": spread(seconds),
             "formats": {
                 _format(found): number
-                for found, number in Counter((audio.sample_rate, audio.channels) for _, audio in heard).most_common()
+                for found, number in Counter((audio.sample_rate, audio.channels) for _, audio in readable).most_common()
             },
             "sub-frames a second": SAMPLE_RATE / HOP_LENGTH / rules.downsampling * rules.subframes,
         }
@@ -268,24 +263,11 @@ class SpeechCheck:
         return figures
 
 
-def _all_heard(sources: Sequence[Utterances], name: str) -> Iterator[tuple[Utterance, _Heard] | UserError]:
-    """All rows of all sources, read by a few threads; what waits is bounded."""
-
-    def hear(work: tuple[Utterances, int, Utterance | UserError]) -> tuple[Utterance, _Heard] | UserError:
-        source, number, row = work
-        return row if isinstance(row, UserError) else (row, _hear(source, number, row))
-
-    rows = ((source, number, row) for source in sources for number, row in enumerate(source.examine()))
-    progress = tqdm(desc=f"reading {name}", unit=" utterances", leave=False, disable=None)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress:
-        while some := list(islice(rows, _AT_A_TIME)):
-            for found in pool.map(hear, some):
-                progress.update()
-                yield found
-
-
-def _hear(source: Utterances, number: int, row: Utterance) -> _Heard:
-    """Reads a file to its end, block by block."""
+def _read(item: tuple[Utterances, int, Utterance | UserError]) -> tuple[Utterance | UserError, _AudioStats]:
+    """Reads the audio of a row, given its source and number, block by block."""
+    source, number, row = item
+    if isinstance(row, UserError):
+        return row, _AudioStats()
     try:
         audio = source.audio(number, row)
         info = audio_info(audio)
@@ -299,15 +281,14 @@ def _hear(source: Utterances, number: int, row: Utterance) -> _Heard:
             peak = max(peak, high, -low)
             clipped += _in_runs(samples >= _FULL) if high >= _FULL else 0
             clipped += _in_runs(samples <= -_FULL) if low <= -_FULL else 0
-        return _Heard(
-            info.duration, info.sample_rate, info.channels, peak, clipped / length, digest.digest(), _ends_early(audio)
-        )
     except AudioError as error:
-        return _Heard(fault=error.fault, message=str(error))
+        return row, _AudioStats(fault=error.fault, message=str(error))
+    form = info.duration, info.sample_rate, info.channels
+    return row, _AudioStats(*form, peak, clipped / length, digest.digest(), _ends_early(audio))
 
 
 def _in_runs(mask: np.ndarray) -> int:
-    """How many are in runs of three or more."""
+    """Number of true values in runs of three or more."""
     middle = mask[:-2] & mask[1:-1] & mask[2:]  # a run of n has n − 2 of them
     starts = int(middle[:1].sum()) + int((middle[1:] & ~middle[:-1]).sum())
     return int(middle.sum()) + 2 * starts

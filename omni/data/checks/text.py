@@ -1,24 +1,23 @@
-"""What can be wrong with text, found by reading all of it."""
+"""Checks of text, which read all of it."""
 
 import hashlib
 import re
-import statistics
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from omni.data.checks.findings import Kind, Report
+from omni.data.checks.findings import Kind, Report, spread
 from omni.data.text.documents import Documents
 from omni.errors import UserError
 
 TEXT_KINDS = {
-    "bad document": Kind("error", "Mend or drop it: `fit` refuses it."),
+    "bad document": Kind("error", "Correct or remove it: `fit` refuses it."),
     "no documents": Kind("error", "Leave the file out, or put text into it: `fit` refuses it."),
-    "leaked document": Kind("error", "The same text is in two splits: drop it from one of them."),
-    "empty document": Kind("warning", "It is passed over."),
-    "duplicate document": Kind("warning", "It is learned twice: drop one of them."),
-    "replacement character": Kind("warning", "U+FFFD stands for bytes that were lost: decode the source again."),
-    "control character": Kind("warning", "Neither text nor white space: was it meant?"),
+    "leaked document": Kind("error", "The same text is in two splits: remove it from one of them."),
+    "empty document": Kind("warning", "It is ignored."),
+    "duplicate document": Kind("warning", "It is trained on twice: remove one of them."),
+    "replacement character": Kind("warning", "U+FFFD marks bytes that were lost: decode the source again."),
+    "control character": Kind("warning", "Neither text nor white space: is it intended?"),
 }
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
@@ -33,7 +32,7 @@ class TextCheck:
 
     def __init__(self, report: Report):
         self.report = report
-        self._met: dict[bytes, tuple[str, str]] = {}  # by the document's content: split and where
+        self._first_seen: dict[bytes, tuple[str, str]] = {}  # split and place by a hash of the document
 
     def split(self, name: str, sources: Sequence[Documents]) -> None:
         """Reads a split.
@@ -47,7 +46,7 @@ class TextCheck:
         with progress:
             for source in sources:
                 before = len(lengths)
-                for number, text in enumerate(source.examine(), start=1):
+                for number, text in enumerate(source.rows_or_errors(), start=1):
                     progress.update()
                     self.report.rows += 1
                     where = f"{source.name} document {number}"
@@ -62,8 +61,7 @@ class TextCheck:
                     self.report.add("no documents", source.name, "holds no text")
         self.report.figures[name] = {"documents": len(lengths)}
         if lengths:
-            spread = {"min": min(lengths), "median": int(statistics.median(lengths)), "max": max(lengths)}
-            self.report.figures[name] |= {"characters": sum(lengths), "characters of a document": spread}
+            self.report.figures[name] |= {"characters": sum(lengths), "characters of a document": spread(lengths)}
 
     def _check(self, split: str, text: str, where: str) -> None:
         add = self.report.add
@@ -73,7 +71,7 @@ class TextCheck:
             add("control character", where, f"{control[0]!r} at {control.start():,}")
         digest = hashlib.blake2b(text.strip().encode(errors="surrogatepass"), digest_size=16).digest()
         place = (split, where)
-        before = self._met.setdefault(digest, place)
+        before = self._first_seen.setdefault(digest, place)
         if before is not place:
             shown = repr(text.strip()[:40])
             if before[0] == split:

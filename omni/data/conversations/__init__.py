@@ -1,1 +1,1 @@
-"""Conversations about text, images and sound: where they lie, how they are laid out, and the data module."""
+"""Conversations about text, images and sound: sources, rows, batches and the data module."""

@@ -1,4 +1,4 @@
-"""The rows that a split is made of: conversations as ids, made to fit, and what cannot be used left out and counted."""
+"""The rows of a split: conversations as ids, shortened to a maximum of tokens."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from omni.data.conversations.sources import Conversation, Conversations
+from omni.data.loading.skipped import SkippedRow
 from omni.data.text.documents import Documents
 from omni.errors import UserError
 from omni.media.attachments import Medium
@@ -20,14 +21,14 @@ REPLAY = "replay"  # the task of rows of plain text
 _BATCH = 256  # documents encoded together
 
 
-class Row(NamedTuple):
-    """A conversation that can be trained on.
+class ConversationRow(NamedTuple):
+    """A conversation as ids.
 
     Attributes:
         chat: Its ids, with one placeholder for each medium.
         media: Its media.
-        task: What it teaches.
-        where: File and row.
+        task: Name of its task.
+        where: File and row, for messages.
     """
 
     chat: ChatTokens
@@ -35,35 +36,25 @@ class Row(NamedTuple):
     task: str
     where: str
 
-    def identity(self) -> str:
-        """Changes when the row does."""
+    def version(self) -> str:
+        """Changes when the row or one of its files does."""
         scored = "".join("01"[one] for one in self.chat.scored)
         media = " ".join(medium.identity() for medium in self.media)
         return f"{self.task} {self.chat.tokens} {scored} {media}"
 
     @property
     def answer(self) -> tuple[int, int]:
-        """Begin and end of the assistant's last turn among the ids, `<|end|>` left out."""
+        """Start and end of the assistant's last turn among the ids, without `<|end|>`."""
         end = len(self.chat.scored) - 1 - self.chat.scored[::-1].index(True)
-        begin = end
-        while self.chat.scored[begin - 1]:
-            begin -= 1
-        return begin, end
+        start = end
+        while self.chat.scored[start - 1]:
+            start -= 1
+        return start, end
 
 
-class Skipped(NamedTuple):
-    """A row that is left out.
-
-    Attributes:
-        where: The row.
-        why: The reason, one for many rows.
-    """
-
-    where: str
-    why: str
-
-
-def encoded(conversation: Conversation, tokenizer: Tokenizer, template: Template = "chat") -> Row:
+def encode_conversation(
+    conversation: Conversation, tokenizer: Tokenizer, template: Template = "chat"
+) -> ConversationRow:
     """A conversation as ids.
 
     Args:
@@ -72,54 +63,54 @@ def encoded(conversation: Conversation, tokenizer: Tokenizer, template: Template
         template: See `omni.text.chat_template.encode_chat`.
 
     Raises:
-        UserError: If it is no conversation, or has no turn of the assistant.
+        UserError: If it is malformed, or has no turn of the assistant.
     """
     try:
         chat = encode_chat(tokenizer, conversation.messages, template=template)
     except UserError as error:
         raise UserError(f"{conversation.where}: {error}") from error
     if not any(chat.scored):
-        raise UserError(f"{conversation.where}: the assistant says nothing, so there is nothing to learn")
-    return Row(chat, conversation.media, conversation.task, conversation.where)
+        raise UserError(f"{conversation.where}: it has no turn of the assistant: add an answer")
+    return ConversationRow(chat, conversation.media, conversation.task, conversation.where)
 
 
 def conversation_rows(
     sources: Iterable[Conversations], tokenizer: Tokenizer, *, template: Template = "chat", skip: bool
-) -> Iterator[Row | Skipped]:
-    """The rows of all sources as ids, their files there.
+) -> Iterator[ConversationRow | SkippedRow]:
+    """The rows of all sources as ids, after a check that their files exist.
 
     Args:
-        sources: Where they are from.
+        sources: The conversations.
         tokenizer: Of the Thinker.
         template: See `omni.text.chat_template.encode_chat`.
-        skip: Leave out what cannot be used, rather than fail.
+        skip: Whether rows that cannot be used are left out instead of raising an error.
 
     Raises:
-        UserError: If a row cannot be used, unless it is to be skipped.
+        UserError: If a row cannot be used, unless `skip`.
     """
     for source in sources:
-        for found in source.examine():
+        for found in source.rows_or_errors():
             try:
                 if isinstance(found, UserError):
                     raise found
-                row = encoded(found, tokenizer, template)
+                row = encode_conversation(found, tokenizer, template)
                 _check_files(row)
                 yield row
             except UserError as error:
                 if not skip:
                     raise
                 where = source.name if isinstance(found, UserError) else found.where
-                yield Skipped(where, str(error).removeprefix(f"{where}: "))
+                yield SkippedRow(where, str(error).removeprefix(f"{where}: "))
 
 
-def _check_files(row: Row) -> None:
-    for file in chain.from_iterable(medium.files for medium in row.media if medium.noise is None):
-        if isinstance(file, str) and not file.startswith("hub:") and not os.path.isfile(file):
+def _check_files(row: ConversationRow) -> None:
+    for file in chain.from_iterable(medium.files for medium in row.media if medium.source is None):
+        if isinstance(file, str) and not os.path.isfile(file):
             raise UserError(f"{row.where}: {file} does not exist: correct the path, or set data.bad_rows to skip")
 
 
-def replay_rows(sources: Iterable[Documents], tokenizer: Tokenizer, *, max_tokens: int) -> Iterator[Row]:
-    """Documents of plain text as rows in which everything is scored; longer ones are cropped to `max_tokens`."""
+def replay_rows(sources: Iterable[Documents], tokenizer: Tokenizer, *, max_tokens: int) -> Iterator[ConversationRow]:
+    """Documents of plain text as rows with a loss on all tokens, cropped to `max_tokens`."""
     for source in sources:
         documents, number = source.read(), 0
         while texts := list(islice(documents, _BATCH)):
@@ -128,32 +119,32 @@ def replay_rows(sources: Iterable[Documents], tokenizer: Tokenizer, *, max_token
                 first = [] if tokenizer.bos is None else [tokenizer.bos]
                 tokens = [*first, *ids, tokenizer.eos][:max_tokens]
                 chat = ChatTokens(tokens, [False, *[True] * (len(tokens) - 1)])
-                yield Row(chat, (), REPLAY, f"{source.name} document {number}")
+                yield ConversationRow(chat, (), REPLAY, f"{source.name} document {number}")
 
 
-def spans(row: Row, layout: MediaLayout, mel_frames: Sequence[int] | None = None) -> list[MediaSpan]:
-    """The place of each medium of a row.
+def spans(row: ConversationRow, layout: MediaLayout, mel_frames: Sequence[int] | None = None) -> list[MediaSpan]:
+    """The span of each medium of a row.
 
     Args:
         row: The row.
-        layout: How the model takes media in.
-        mel_frames: Of each audio, where it has been read; as its source or its header tells, if not given.
+        layout: Number of tokens of each medium.
+        mel_frames: Of each audio that has been read; None: from the duration that its source or its header states.
 
     Raises:
-        UserError: If the model cannot take one in, or its file cannot be read.
+        UserError: If the model does not accept a medium, or its file cannot be read.
     """
     frames = iter(mel_frames or ())
-    places = []
+    found = []
     try:
         for medium in row.media:
             if medium.kind == "audio":
                 number = next(frames) if mel_frames is not None else _mel_frames(medium)
-                places.append(layout.audio(number))
+                found.append(layout.audio(number))
             else:
-                places.append(layout.video(medium.times))
+                found.append(layout.video(medium.times))
     except UserError as error:
         raise UserError(f"{row.where}: {error}") from error
-    return places
+    return found
 
 
 def _mel_frames(medium: Medium) -> int:
@@ -161,14 +152,13 @@ def _mel_frames(medium: Medium) -> int:
     return max(1, -(-round(seconds * SAMPLE_RATE) // HOP_LENGTH))
 
 
-def fitted(row: Row, layout: MediaLayout, max_tokens: int) -> tuple[Row, int] | None:
-    """A row that is too long loses its last exchanges, as many as it must.
+def fitted(row: ConversationRow, layout: MediaLayout, max_tokens: int) -> tuple[ConversationRow, int] | None:
+    """Removes the last exchanges of a row that is too long.
 
     Returns:
-        The row and its tokens; None where not even its first exchange fits.
+        The row and its number of tokens; None if its first exchange alone is too long.
     """
-    places = spans(row, layout)
-    media = iter(places)
+    media = iter(spans(row, layout))
     length, number, best = 0, 0, None
     for index, (token, scored) in enumerate(zip(*row.chat, strict=True), start=1):
         if token in (IMAGE, AUDIO):
@@ -187,20 +177,20 @@ def fitted(row: Row, layout: MediaLayout, max_tokens: int) -> tuple[Row, int] | 
     return (row._replace(chat=chat, media=row.media[:number]), length) if any(chat.scored) else None
 
 
-def laid_out(row: Row, layout: MediaLayout, mel_frames: Sequence[int]) -> PositionedTokens:
-    """The row with a token for each feature of its media, once these have been read."""
+def laid_out(row: ConversationRow, layout: MediaLayout, mel_frames: Sequence[int]) -> PositionedTokens:
+    """The row with a token for each feature of its media, given the mel frames of each audio."""
     return expand_placeholders(row.chat, spans(row, layout, mel_frames))
 
 
 def groups(lengths: Sequence[int], weight: float) -> list[np.ndarray]:
-    """Which rows of a source stand for each other in an epoch: it takes one of each group.
+    """Groups of a source's rows, of which an epoch reads one row each.
 
-    A weight of 1 takes every row once, of 2 twice; of 0.25 one of every four rows, which are alike in length, so that
-    batches are the same size whichever is drawn.
+    A weight of 1 reads every row once, of 2 twice; of 0.25 one of every four rows, which are of similar length, so that
+    the size of a batch does not depend on the row that is drawn.
 
     Args:
         lengths: Tokens of each row.
-        weight: Share of the rows that an epoch takes, over 0.
+        weight: Number of rows that an epoch reads, as a share of all rows; over 0.
     """
     whole, part = divmod(weight, 1)
     alone = [np.array([row]) for row in range(len(lengths))]
@@ -211,10 +201,8 @@ def groups(lengths: Sequence[int], weight: float) -> list[np.ndarray]:
     return alone * int(whole) + some
 
 
-def files_of(entries: str | Sequence[str] | dict[str, float] | None) -> dict[str, float]:
-    """Entries with their weights: 1 where none is given."""
-    if entries is None:
-        return {}
+def weighted(entries: str | Sequence[str] | dict[str, float]) -> dict[str, float]:
+    """Entries with their weights, which are 1 by default."""
     if isinstance(entries, str):
         return {entries: 1.0}
     return dict(entries) if isinstance(entries, dict) else dict.fromkeys(entries, 1.0)

@@ -1,6 +1,5 @@
-"""Speech as conversations: a recording is given, and what is said in it is the answer; or noise, and nothing is."""
+"""Speech as conversations whose answers are transcripts, and noise as conversations whose answers are empty."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,8 @@ from torch import Tensor
 
 from omni.batch import SILENCE_TASK, TRANSCRIPTION
 from omni.data.conversations.sources import MESSAGES, Conversation, Conversations
+from omni.data.loading.hub import HUB
+from omni.data.loading.jsonl import jsonl_rows
 from omni.data.speech.manifests import AUDIO_KEYS, Utterance, Utterances
 from omni.errors import UserError
 from omni.media.attachments import Medium
@@ -22,17 +23,17 @@ from omni.text.normalization import TextNormalization
 
 _NOISE_SECONDS = (0.5, 6.0)
 _NOISE_DECIBELS = (-80.0, -20.0)  # of full scale
-_DIGITAL_SILENCE = 0.2  # share of noises in which there is nothing at all
+_DIGITAL_SILENCE = 0.2  # share of noises that are all zeros
 
 
 @dataclass(frozen=True, kw_only=True)
 class TranscriptionPrompt:
-    """How speech is turned into conversations.
+    """Turns speech into conversations.
 
     Args:
-        instructions: What stands behind a recording; a row has one of them, by its number. None: nothing does.
-        labels: How what is said is written; None leaves it as its source has it.
-        text_column: Where it stands in manifests and on the Hub.
+        instructions: Texts after a recording, of which a row has one by its number; empty for none.
+        labels: Normalisation of the transcripts; None leaves them as they are.
+        text_column: Column of the transcripts in manifests and on the Hub.
     """
 
     instructions: Sequence[str] = ()
@@ -40,19 +41,19 @@ class TranscriptionPrompt:
     text_column: str = "text"
 
     def state(self) -> dict[str, Any]:
-        """Plain data; `from_state` gives back how speech is asked for and written."""
+        """Plain data, from which `from_state` makes the same prompt."""
         labels = None if self.labels is None else self.labels.state()
         return {"instructions": list(self.instructions), "labels": labels}
 
     @staticmethod
     def from_state(state: Mapping[str, Any], **options: Any) -> "TranscriptionPrompt":
-        """What `state` came from; with a `text_column` of its own, if one is given."""
+        """The prompt with this `state`, and with the `text_column` among the options, if it is given."""
         labels = state["labels"]
         labels = None if labels is None else TextNormalization(**labels)
         return TranscriptionPrompt(instructions=tuple(state["instructions"]), labels=labels, **options)
 
     def messages(self, number: int, text: str) -> list[Any]:
-        """The conversation about the recording of that number, in which `text` is said."""
+        """The conversation about recording `number`, whose transcript is `text`."""
         asked = (
             [{"type": "text", "text": self.instructions[number % len(self.instructions)]}] if self.instructions else []
         )
@@ -64,74 +65,72 @@ class TranscriptionPrompt:
 
 @final
 class TranscribedSpeech(Conversations):
-    """Utterances, each as a conversation that asks for what is said.
+    """Utterances, each as a conversation that asks for its transcript.
 
     Args:
         utterances: The speech.
-        dictation: How it is asked for and written.
+        prompt: Makes the conversations.
     """
 
-    def __init__(self, utterances: Utterances, dictation: TranscriptionPrompt):
-        self.utterances, self.dictation, self.name = utterances, dictation, utterances.name
+    def __init__(self, utterances: Utterances, prompt: TranscriptionPrompt):
+        self.utterances, self.prompt, self.name = utterances, prompt, utterances.name
 
-    def examine(self) -> Iterator[Conversation | UserError]:
-        for number, found in enumerate(self.utterances.examine()):
+    def rows_or_errors(self) -> Iterator[Conversation | UserError]:
+        for number, found in enumerate(self.utterances.rows_or_errors()):
             if isinstance(found, UserError):
                 yield found
-                continue
-            name = self.utterances.identity(found) if found.audio.startswith("hub:") else found.audio
-            yield self._conversation(number, found, name, partial(self.utterances.audio, number, found))
+            elif found.audio.startswith(HUB):
+                name = self.utterances.audio_version(found)
+                yield self._conversation(number, found, name, partial(self.utterances.audio, number, found))
+            else:
+                yield self._conversation(number, found, found.audio)
 
     def stream(self, share: int, shares: int, seed: int) -> Iterator[Conversation | UserError]:
         for number, (found, audio) in enumerate(self.utterances.stream(share, shares, seed)):
-            yield self._conversation(share + number * shares, found, found.audio, partial(_given, audio))
+            yield self._conversation(share + number * shares, found, found.audio, partial(_opened, audio))
 
     def _conversation(
-        self, number: int, found: Utterance, name: str, opened: Callable[[], AudioSource]
+        self, number: int, found: Utterance, name: str, source: Callable[[], AudioSource] | None = None
     ) -> Conversation | UserError:
-        labels = self.dictation.labels
+        labels = self.prompt.labels
         try:
             text = " ".join(found.text.split()) if labels is None else labels(found.text)
         except UserError as error:
             return UserError(f"{found.where}: {error}")
         if not text:
-            return UserError(f"{found.where}: has no text: nothing is said, or nothing of it is left by data.labels")
-        medium = Medium("audio", (name,), duration=found.duration, source=opened)
-        return Conversation(self.dictation.messages(number, text), (medium,), TRANSCRIPTION, found.where)
+            return UserError(f"{found.where}: has no text, or data.labels leaves nothing of it")
+        medium = Medium("audio", (name,), duration=found.duration, source=source)
+        return Conversation(self.prompt.messages(number, text), (medium,), TRANSCRIPTION, found.where)
 
 
-def _given(audio: AudioSource) -> AudioSource:
+def _opened(audio: AudioSource) -> AudioSource:
     return audio
 
 
 def is_speech(entry: str) -> bool:
-    """Whether a path names speech with transcripts, a manifest or a folder, rather than conversations.
+    """Whether a path names a manifest or a folder of speech instead of conversations.
 
-    A `.jsonl` file is what its first row is: conversations have `messages`.
+    For a `.jsonl` file the first row decides: conversations have `messages`.
     """
     path = Path(entry).expanduser()
     if path.is_dir() or path.suffix == ".csv":
         return True
     if path.suffix != ".jsonl" or not path.is_file():
         return False
-    with path.open("rb") as file:
-        first = next((line for line in file if line.strip()), b"")
-    try:
-        row = json.loads(first.decode("utf-8-sig"))
-    except ValueError:  # told by whoever reads it, with its row
-        return False
+    _, row = next(jsonl_rows(path), ("", {}))
     return isinstance(row, dict) and MESSAGES not in row and any(key in row for key in AUDIO_KEYS)
 
 
-def one_noise(index: int, dictation: TranscriptionPrompt, seed: int) -> Conversation:
-    """A conversation about noise, from silence to loud, in which nothing is said and nothing is answered."""
+def noise_conversation(index: int, prompt: TranscriptionPrompt, seed: int) -> Conversation:
+    """A conversation about generated noise, with an empty answer."""
     seconds = float(np.random.default_rng([seed, index]).uniform(*_NOISE_SECONDS))
-    medium = Medium("audio", (f"noise {seed} {index}",), duration=seconds, noise=(seed, index))
-    return Conversation(dictation.messages(index, ""), (medium,), SILENCE_TASK, f"noise {index}")
+    source = partial(generate_noise, seed, index, seconds)
+    medium = Medium("audio", (f"noise {seed} {index}",), duration=seconds, source=source)
+    return Conversation(prompt.messages(index, ""), (medium,), SILENCE_TASK, f"noise {index}")
 
 
-def noise(seed: int, index: int, seconds: float) -> Tensor:
-    """Gaussian noise of a random loudness and spectral slope; sometimes nothing at all.
+def generate_noise(seed: int, index: int, seconds: float) -> Tensor:
+    """Gaussian noise of random level and spectral slope; sometimes all zeros.
 
     Returns:
         (samples,), float32, 16 kHz.

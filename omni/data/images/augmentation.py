@@ -11,22 +11,23 @@ from torchvision.transforms.v2.functional import resized_crop
 from omni.errors import UserError
 from omni.media.images import to_pixels
 
-_ALIKE = 8  # images that RandAugment treats alike: one by one it takes 5 × the time, and a batch still has many groups
+_GROUP = 8  # images with the same RandAugment: 5 × as fast as one by one, and a batch still has many groups
 
 
 @final
 class ImageAugmentation:
-    """What is done to training images; validation sees them as they are.
+    """Random changes of training images.
 
     Args:
-        min_crop_area: Least share of the image's area that is kept; 1 keeps all of it.
-        shift: Most pixels that it is moved by, up or down, and left or right; what is uncovered is black.
+        min_crop_area: Smallest share of the image's area that is kept, 0–1; 1 keeps all of it.
+        shift: Largest shift in pixels, vertically and horizontally; uncovered pixels are black.
         flip: Share of the images that are mirrored.
-        randaugment: Random changes of colour and geometry, one after the other (arXiv:1909.13719); 0 makes none.
-        magnitude: How strong they are, 0 to 30.
-        erase: Share of the images of which a rectangle becomes noise (arXiv:1708.04896).
-        mixup: Parameter of the distribution that two images are averaged by (arXiv:1710.09412); 0 mixes none.
-        cutmix: The same for pasting a rectangle of another image (arXiv:1905.04899); with both, either at random.
+        randaugment: Number of random changes of colour and geometry (arXiv:1909.13719); 0 for none.
+        magnitude: Strength of these changes, 0–30.
+        mixup: Parameter of the beta distribution of the weights that two images are averaged with (arXiv:1710.09412);
+            0 for none.
+        cutmix: The same for the area of a pasted rectangle of another image (arXiv:1905.04899). With both, one is
+            chosen at random for each batch.
     """
 
     def __init__(
@@ -37,14 +38,12 @@ class ImageAugmentation:
         flip: float = 0.0,
         randaugment: int = 0,
         magnitude: int = 9,
-        erase: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
         limits = (
             ("min_crop_area", min_crop_area, 1),
             ("flip", flip, 1),
-            ("erase", erase, 1),
             ("magnitude", magnitude, 30),
         )
         for name, value, most in limits:
@@ -54,23 +53,23 @@ class ImageAugmentation:
             if value < 0:
                 raise UserError(f"data.augmentation.{name} is {value}: it must be 0 or more")
         if min_crop_area == 0:
-            raise UserError("data.augmentation.min_crop_area is 0: nothing would be left of an image")
-        self.min_crop_area, self.shift, self.flip, self.erase = min_crop_area, shift, flip, erase
+            raise UserError("data.augmentation.min_crop_area is 0: it must be more")
+        self.min_crop_area, self.shift, self.flip = min_crop_area, shift, flip
         self.mixup, self.cutmix = mixup, cutmix
         self.randaugment = v2.RandAugment(randaugment, magnitude, fill=[128]) if randaugment else None
 
     @property
     def mixes(self) -> bool:
-        """Whether it makes one image of two."""
+        """Whether an image may be a mixture of two."""
         return self.mixup > 0 or self.cutmix > 0
 
     def __call__(self, images: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Changes a batch, by PyTorch's global random numbers.
+        """Changes a batch, with PyTorch's global random generator.
 
         Args:
             images: (batch, 1 or 3, side, side), uint8.
             labels: (batch, classes), shares of each class.
-            size: Side of what comes out, at most that of what goes in.
+            size: Side of the output, at most that of the input.
 
         Returns:
             Pixels (batch, 3, size, size) from 0 to 1, and labels.
@@ -79,26 +78,21 @@ class ImageAugmentation:
         mirrored = torch.rand(len(images)) < self.flip
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         if self.randaugment is not None:
-            colour = images.expand(-1, 3, -1, -1).split(_ALIKE)
+            colour = images.expand(-1, 3, -1, -1).split(_GROUP)
             images = torch.cat([self.randaugment(group) for group in colour])
-        pixels = to_pixels(images)
-        if self.erase:
-            erased = (torch.rand(len(pixels)) < self.erase).nonzero()[:, 0]
-            boxes, some = _boxes(0.02 + 0.31 * torch.rand(len(erased)), size), pixels[erased]
-            pixels = pixels.index_copy(0, erased, torch.where(boxes[:, None], torch.rand_like(some), some))
-        return self._mix(pixels, labels)
+        return self._mix(to_pixels(images), labels)
 
     def _place(self, images: Tensor, size: int) -> Tensor:
         """Crops or shifts."""
         count, side = len(images), images.shape[-1]
         if self.min_crop_area < 1:
             area = self.min_crop_area + (1 - self.min_crop_area) * torch.rand(count)
-            stretch = torch.exp(torch.empty(count).uniform_(-0.2877, 0.2877) / 2)  # sides' ratio of 3:4 to 4:3
+            stretch = torch.exp(torch.empty(count).uniform_(-0.2877, 0.2877) / 2)  # aspect ratios of 3:4 to 4:3
             sides = torch.stack((area.sqrt() / stretch, area.sqrt() * stretch), 1).clamp(max=1) * side
             sides = sides.round().clamp(min=1)
             corners = (torch.rand(count, 2) * (side - sides + 1)).floor()
             boxes = torch.cat((corners, sides), 1).int().tolist()
-            # One by one: 4 × as fast as a grid of samples for all at 224 pixels, and fine lines do not flicker.
+            # One by one: 4 × as fast as `grid_sample` on the batch at 224 pixels, and without its aliasing.
             return torch.stack(
                 [
                     resized_crop(image, top, left, height, width, [size, size])

@@ -1,4 +1,4 @@
-"""Captions of images: tokenised, and what tokenises them."""
+"""Captions of images and their tokenizer."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,26 +16,35 @@ class Captions(NamedTuple):
 
     Attributes:
         tokens: Of each caption of each image.
-        ids: The same number for the same text.
+        ids: Number of the text of each caption; equal for equal texts.
     """
 
     tokens: list[list[list[int]]]
     ids: list[list[int]]
 
 
-def encode_captions(rows: Sequence[ImageRow], tokenizer: Tokenizer, most: int) -> tuple[Captions, int]:
-    """Tokenises all captions, begin and end marked, cropped to `most` tokens; also returns how many were cropped."""
+def encode_captions(rows: Sequence[ImageRow], tokenizer: Tokenizer, max_tokens: int) -> tuple[Captions, int]:
+    """Tokenises all captions, with bos and eos.
+
+    Args:
+        rows: The images.
+        tokenizer: Encodes the captions.
+        max_tokens: Longer captions are cropped.
+
+    Returns:
+        The captions, and the number of cropped ones.
+    """
     numbers: dict[str, int] = {}
     ids = [[numbers.setdefault(text, len(numbers)) for text in row.captions] for row in rows]
     encoded = [[BOS, *tokens, EOS] for tokens in tokenizer.encode_batch(list(numbers))]
-    cropped = sum(len(encoded[number]) > most for row in ids for number in row)
-    encoded = [tokens[:most] for tokens in encoded]
+    cropped = sum(len(encoded[number]) > max_tokens for row in ids for number in row)
+    encoded = [tokens[:max_tokens] for tokens in encoded]
     return Captions([[encoded[number] for number in row] for row in ids], ids), cropped
 
 
 @final
 class CaptionTexts(Documents):
-    """Captions as documents, to learn a tokenizer from."""
+    """Captions as documents, to train a tokenizer on."""
 
     name = "captions"
 
@@ -56,20 +65,21 @@ def find_caption_tokenizer(
 
     Args:
         spec: `bytes`, `bpe`, a .model file, or a .ckpt file.
-        captions: Of the training images, to learn `bpe` from.
+        captions: Of the training images, to train `bpe` on.
         vocab_size: Of `bpe`.
-        cache_dir: Where it is kept.
-        may_train: Whether this process may learn it.
+        cache_dir: Folder of `bpe`.
+        may_train: Whether this process may train it.
 
     Raises:
-        UserError: If there is no such tokenizer, or it cannot be learned.
+        UserError: If the tokenizer does not exist or cannot be trained.
     """
     if spec == "bpe" and not captions:
         return ByteTokenizer()  # there is nothing to encode
+    documents = CaptionTexts(captions)
     return find_tokenizer(
         spec,
-        [CaptionTexts(captions)],
-        identity=hashlib.sha256("\n".join(captions).encode()).hexdigest(),
+        [documents],
+        fingerprint=documents.fingerprint(content=True),
         vocab_size=vocab_size,
         cache_dir=cache_dir,
         may_train=may_train,

@@ -1,9 +1,9 @@
-"""Images, labels and captions by their numbers, a batch at a time."""
+"""Batches of images with their labels and captions."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor
@@ -12,20 +12,26 @@ from torch.utils.data import Dataset
 from omni.batch import Attribute, ImageBatch
 from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.captions import Captions
-from omni.data.images.rows import Faults, ImageRow
-from omni.data.images.sources import natural
+from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.sources import natural_key
 from omni.errors import UserError
 from omni.media.images import Preprocessing, to_pixels
 from omni.text.tokenizer import PAD
 
 _BLOCK = 256  # images that are read together
 
+Value = TypeVar("Value")
+
 
 def attributes_of(rows: Sequence[ImageRow], known: dict[str, tuple[str, ...]]) -> tuple[Attribute, ...]:
-    """What rows are labelled with: the values that occur, sorted, or those that are known beforehand.
+    """The attributes of some rows, with the sorted values of each.
+
+    Args:
+        rows: The images.
+        known: Values of attributes whose sources list them.
 
     Raises:
-        UserError: If an attribute has one value in a row and a list of them in another.
+        UserError: If an attribute has a single value in a row and a list of values in another.
     """
     values: dict[str, set[str]] = {name: set() for name in known}
     several: dict[str, bool] = {}
@@ -36,20 +42,20 @@ def attributes_of(rows: Sequence[ImageRow], known: dict[str, tuple[str, ...]]) -
                 raise UserError(f"{row.where}: {name} is a single value here and a list elsewhere: write it one way")
             values.setdefault(name, set()).update(value if isinstance(value, tuple) else (value,))
     return tuple(
-        Attribute(name, known.get(name) or tuple(sorted(found, key=natural)), several.get(name, False))
+        Attribute(name, known.get(name) or tuple(sorted(found, key=natural_key)), several.get(name, False))
         for name, found in values.items()
     )
 
 
 class LabelTable:
-    """What images are labelled with, by their numbers; a byte or two each.
+    """Labels of images by number, in one or two bytes each.
 
     Args:
         rows: The images.
-        attributes: What they may be labelled with.
+        attributes: Their attributes.
 
     Raises:
-        UserError: If a row has a label that is none of them.
+        UserError: If a row has a label that is not among them.
     """
 
     def __init__(self, rows: Sequence[ImageRow], attributes: Sequence[Attribute]) -> None:
@@ -92,17 +98,17 @@ class LabelTable:
 
 @final
 class ImageDataset(Dataset[ImageBatch]):
-    """Some images with labels and captions; `__getitems__` makes a whole batch.
+    """Images with labels and captions, a whole batch at a time.
 
     Args:
         rows: The images.
         labels: Of the images.
         captions: Of the images.
-        preprocessing: Brings them to one size.
-        size: Side of what a batch holds.
-        augmentation: Of training images; None for those that are measured on.
-        seed: Of everything random: the same rows with the same seed make the same batch.
-        pixels: Of all images, as `load_images` reads them; None: each is read when it is needed.
+        preprocessing: Brings the images to one size.
+        size: Side of the images of a batch, in pixels.
+        augmentation: Of training images; None for validation.
+        seed: Of all that is random: the same rows and the same seed make the same batch.
+        pixels: Of all images, from `load_images`; None: each is read when it is needed.
     """
 
     def __init__(
@@ -125,7 +131,7 @@ class ImageDataset(Dataset[ImageBatch]):
         return len(self.rows)
 
     def __getitems__(self, indices: list[int]) -> ImageBatch:
-        """A batch. Training draws one caption an image; measuring gives all of them."""
+        """A batch, with one random caption an image in training and all captions in validation."""
         numbers = torch.tensor(indices)
         images = self.pixels[numbers] if self.pixels is not None else self._read(indices)
         labels = self.labels[numbers]
@@ -146,7 +152,7 @@ class ImageDataset(Dataset[ImageBatch]):
             return None, None
         tokens = [self.captions.tokens[number] for number in indices]
         ids = [self.captions.ids[number] for number in indices]
-        if choices is not None:  # one of each
+        if choices is not None:  # one of each image
             chosen = [int(choice * len(row)) for choice, row in zip(choices, tokens, strict=True)]
             tokens = [row[at : at + 1] for at, row in zip(chosen, tokens, strict=True)]
             ids = [row[at : at + 1] for at, row in zip(chosen, ids, strict=True)]
@@ -162,33 +168,19 @@ class ImageDataset(Dataset[ImageBatch]):
 
 
 def load_images(
-    rows: Sequence[ImageRow], preprocessing: Preprocessing, faults: Faults
+    rows: Sequence[ImageRow], preprocessing: Preprocessing, errors: RowErrors
 ) -> tuple[list[ImageRow], Tensor]:
     """Reads all images into memory.
 
     Returns:
-        The rows whose images can be read, the others went to `faults`; and their pixels (images, channels, size, size)
-        of uint8, with one channel where every image is grey.
+        The rows with readable images, and their pixels (images, channels, size, size) of uint8, with one channel if all
+        images are grey. The other rows are added to `errors`.
     """
-
-    def read(row: ImageRow) -> Tensor | UserError:
-        try:
-            return preprocessing(row.read())
-        except UserError as error:
-            return error
-
     kept, blocks = [], []
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK]
-            images = []
-            for row, image in zip(block, pool.map(read, block), strict=True):
-                if isinstance(image, UserError):
-                    faults.add(image)
-                else:
-                    kept.append(row)
-                    images.append(image)
-            blocks += [_stack(images)] if images else []
+    for start in range(0, len(rows), _BLOCK):
+        loaded = _read_all(rows[start : start + _BLOCK], lambda row: preprocessing(row.read()), errors)
+        kept += [row for row, _ in loaded]
+        blocks += [_stack([image for _, image in loaded])] if loaded else []
     if all(bool((block == block[:, :1]).all()) for block in blocks):
         blocks = [block[:, :1] for block in blocks]
     else:
@@ -196,25 +188,33 @@ def load_images(
     return kept, torch.cat(blocks) if blocks else torch.empty(0, 1, preprocessing.size, preprocessing.size).byte()
 
 
-def readable(rows: Sequence[ImageRow], faults: Faults) -> list[ImageRow]:
-    """The rows whose images can be read; the others go to `faults`. Keeps no pixels."""
+def readable(rows: Sequence[ImageRow], errors: RowErrors) -> list[ImageRow]:
+    """The rows with readable images; the others are added to `errors`. Pixels are not kept."""
+    return [row for row, _ in _read_all(rows, lambda row: len(row.read()), errors)]
 
-    def fault(row: ImageRow) -> UserError | None:
+
+def _read_all(
+    rows: Sequence[ImageRow], read: Callable[[ImageRow], Value], errors: RowErrors
+) -> list[tuple[ImageRow, Value]]:
+    """Calls `read` for all rows in several threads; rows that raise a UserError are added to `errors`."""
+
+    def attempt(row: ImageRow) -> Value | UserError:
         try:
-            row.read()
+            return read(row)
         except UserError as error:
             return error
-        return None
 
+    results = []
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(fault, rows))
-    for error in found:
-        if error is not None:
-            faults.add(error)
-    return [row for row, error in zip(rows, found, strict=True) if error is None]
+        for row, result in zip(rows, pool.map(attempt, rows), strict=True):
+            if isinstance(result, UserError):
+                errors.add(result)
+            else:
+                results.append((row, result))
+    return results
 
 
 def _stack(images: list[Tensor]) -> Tensor:
-    """One batch of images of which some may be grey."""
+    """A batch of images, some of which may be grey."""
     channels = max(len(image) for image in images)
     return torch.stack([image.expand(channels, -1, -1) for image in images])

@@ -1,28 +1,27 @@
-"""Images sorted into a folder for each class, or into one with a list of their classes."""
+"""Folders of images: with a folder for each class, or with a list of the classes."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
-from omni.data.images.rows import Faults, ImageRow
-from omni.data.images.sources import SUFFIXES, ImageSource, natural
+from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.sources import ATTRIBUTE, SUFFIXES, ImageSource, natural_key
 from omni.errors import UserError
-
-ATTRIBUTE = "label"  # what classes are called where nothing else names them
 
 
 class EmptyClass(UserError):
-    """A class of which there is no image."""
+    """A class without images."""
 
 
 @final
 class ClassFolders(ImageSource):
-    """A folder for each class, as torchvision's `ImageFolder` has it; images may lie deeper in it.
+    """A folder for each class, with images at any depth.
 
-    A class without an image is a faulty row.
+    It is not torchvision's `ImageFolder`, which sorts class 10 before class 2, reads fewer formats, and raises at the
+    first empty class.
 
     Args:
-        folder: The folder that holds those of the classes.
+        folder: The parent of the folders of the classes.
 
     Raises:
         UserError: If there is no class.
@@ -38,20 +37,20 @@ class ClassFolders(ImageSource):
         if not self._files:
             loose = sum(path.suffix.lower() in SUFFIXES for path in children)
             what = f"{loose} images but no folders of classes" if loose else "no folders of classes"
-            raise UserError(f"{folder}: holds {what}: put images into folder/CLASS/, or name a manifest")
-        self.classes = {ATTRIBUTE: tuple(sorted(self._files, key=natural))}
+            raise UserError(f"{folder}: holds {what}: move images into folder/CLASS/, or name a manifest")
+        self.classes = {ATTRIBUTE: tuple(sorted(self._files, key=natural_key))}
 
-    def rows(self, faults: Faults) -> Iterator[ImageRow]:
+    def rows(self, errors: RowErrors) -> Iterator[ImageRow]:
         for name in self.classes[ATTRIBUTE]:
             if not self._files[name]:
-                faults.add(EmptyClass(f"{self.folder / name}: a class without an image: fill it or remove it"))
+                errors.add(EmptyClass(f"{self.folder / name}: a class without images: add some or remove the folder"))
             for file in self._files[name]:
                 yield ImageRow(str(file), file, {ATTRIBUTE: name})
 
 
 @final
 class AnnotatedFolder(ImageSource):
-    """Tiny-ImageNet's validation images: `images/`, whose classes `val_annotations.txt` tells (`FILE`, tab, `CLASS`).
+    """Tiny-ImageNet's validation images: `images/`, and `val_annotations.txt` with lines `FILE`, tab, `CLASS`.
 
     Args:
         folder: The folder that holds both.
@@ -63,19 +62,19 @@ class AnnotatedFolder(ImageSource):
         self.name = str(folder)
         self.folder = folder
 
-    def rows(self, faults: Faults) -> Iterator[ImageRow]:
+    def rows(self, errors: RowErrors) -> Iterator[ImageRow]:
         path = self.folder / self.ANNOTATIONS
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+            raise UserError(f"{path}: is not UTF-8 (byte {error.start}): convert the file to UTF-8") from None
         for number, line in enumerate(lines, 1):
             name, *rest = line.split("\t")
             image = self.folder / "images" / name
             if not rest or not rest[0]:
-                faults.add(UserError(f"{path}: line {number}: no class of {name!r}: write FILE, a tab, CLASS"))
+                errors.add(UserError(f"{path}: line {number}: no class for {name!r}: write FILE, a tab, CLASS"))
             elif not image.is_file():
-                faults.add(UserError(f"{path}: line {number}: {image} is not there: mend or drop the line"))
+                errors.add(UserError(f"{path}: line {number}: {image} does not exist: correct or remove the line"))
             else:
                 yield ImageRow(str(image), image, {ATTRIBUTE: rest[0]})
 

@@ -1,4 +1,4 @@
-"""Rows: what a data set says of one image, and what happens to those that cannot be used."""
+"""Rows of images, and the errors of those that cannot be used."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,20 +11,20 @@ from torch import Tensor
 from omni.errors import UserError
 from omni.media.images import read_bytes, read_image
 
-_BEGINNING = 2**16  # bytes of a file that tell it from others of its size
+_HASHED = 2**16  # first bytes of a file, which are hashed together with its size
 
-Labels = dict[str, str | tuple[str, ...]]  # by attribute; several values, or none, where it is a tuple
+Labels = dict[str, str | tuple[str, ...]]  # by attribute; a tuple if it may have several values or none
 
 
 @dataclass(slots=True)
 class ImageRow:
-    """An image, and what is known of it.
+    """An image with its labels and captions.
 
     Attributes:
-        where: What to call it in messages: its file, and the row that names it.
-        image: Its file, the content of its file, what reads that content, or pixels (1 or 3, height, width) of uint8.
-        labels: What it is classified as.
-        captions: Texts that describe it.
+        where: Its name in messages: file and row.
+        image: Its file, the content of the file, a function that reads it, or pixels (1 or 3, height, width) of uint8.
+        labels: Its classes.
+        captions: Its captions.
     """
 
     where: str
@@ -41,7 +41,7 @@ class ImageRow:
         return self.image if isinstance(self.image, Tensor) else read_image(self.content(), name=self.where)
 
     def content(self) -> bytes:
-        """What its file holds, or its pixels.
+        """The content of its file, or its pixels.
 
         Raises:
             UserError: If the file cannot be read.
@@ -52,24 +52,24 @@ class ImageRow:
             return read_bytes(self.image, name=self.where)
         return self.image if isinstance(self.image, bytes) else self.image()
 
-    def identity(self) -> bytes:
-        """The same for copies of an image: a digest of its pixels, or of its file's size and beginning."""
+    def content_hash(self) -> bytes:
+        """The same for copies of an image: a hash of its pixels, or of the size and the start of its file."""
         if isinstance(self.image, Path):
             try:
                 with self.image.open("rb") as file:
-                    content = f"{self.image.stat().st_size} ".encode() + file.read(_BEGINNING)
+                    content = f"{self.image.stat().st_size} ".encode() + file.read(_HASHED)
             except OSError:
-                content = str(self.image).encode()  # the reader will say what is wrong with it
+                content = str(self.image).encode()  # reading it raises the error
         else:
             content = self.content()
         return hashlib.blake2b(content, digest_size=8).digest()
 
 
-class Faults:
-    """What is wrong with rows: the first ends everything, or all are left out and counted.
+class RowErrors:
+    """Errors of rows: the first is raised, or the rows are left out and counted.
 
     Args:
-        skip: Whether to leave them out.
+        skip: Whether rows are left out.
     """
 
     def __init__(self, *, skip: bool) -> None:
@@ -77,16 +77,16 @@ class Faults:
         self.messages: list[str] = []
 
     def add(self, error: UserError) -> None:
-        """Notes a row that cannot be used.
+        """Counts a row that cannot be used.
 
         Raises:
-            UserError: The same, unless rows may be left out.
+            UserError: The error, unless rows are left out.
         """
         if not self.skip:
             raise UserError(f"{error} (data.init_args.bad_images: skip leaves such rows out)") from error
         self.messages.append(str(error))
 
     def report(self, split: str) -> None:
-        """Warns of what was left out."""
+        """Warns of the rows that are left out."""
         if self.messages:
             rank_zero_warn(f"{split}: {len(self.messages)} rows are left out, the first: {self.messages[0]}")

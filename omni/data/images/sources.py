@@ -1,4 +1,4 @@
-"""What every place that images come from has in common."""
+"""The interface of the sources of images."""
 
 import re
 from abc import ABC, abstractmethod
@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omni.data.images.rows import Faults, ImageRow
+from omni.data.images.rows import ImageRow, RowErrors
 
-# What is taken for an image in a folder. SVG is among them so that it is refused by name instead of passed over.
+ATTRIBUTE = "label"  # name of the attribute that classes without one belong to
+
+# Suffixes of images in a folder. SVG is among them so that it is refused by name instead of ignored.
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff"),
@@ -18,11 +20,11 @@ SUFFIXES = frozenset(
 
 
 class ImageSource(ABC):
-    """Some images, always in the same order.
+    """Abstract: a source of images, always in the same order.
 
     Attributes:
-        name: What to call it in messages.
-        classes: Names of the classes by attribute, where the source tells them apart from its rows.
+        name: What messages call it.
+        classes: Names of the classes by attribute, if the source lists them apart from its rows.
         complete: Whether every split of such a source must have the same classes.
     """
 
@@ -31,18 +33,18 @@ class ImageSource(ABC):
     complete = False
 
     @abstractmethod
-    def rows(self, faults: Faults) -> Iterator[ImageRow]:
-        """Every image once, with all that is known of it; rows without an image go to `faults`."""
+    def rows(self, errors: RowErrors) -> Iterator[ImageRow]:
+        """All images, each once; rows that cannot be used are added to `errors`."""
 
 
 class Location(NamedTuple):
-    """What helps to find images.
+    """Folders and options of the sources.
 
     Attributes:
         root: Folder of torchvision's data sets.
-        image_folder: Folder of a manifest's images; found by itself if None.
+        image_folder: Folder of a manifest's images; None: beside it.
         download: Whether torchvision may download.
-        cache_dir: Where downloads from the Hub go.
+        cache_dir: Folder of downloads from the Hub.
         streaming: Whether the Hub is streamed.
     """
 
@@ -53,6 +55,6 @@ class Location(NamedTuple):
     streaming: bool = False
 
 
-def natural(name: str) -> list[Any]:
-    """A key that sorts 2 before 10."""
+def natural_key(name: str) -> list[Any]:
+    """A sorting key that puts 2 before 10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]

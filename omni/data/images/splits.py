@@ -1,53 +1,53 @@
-"""Splits: what is held out, and what the images of training, validation and test must have in common."""
+"""Splits of images: held out by content, and checked against each other."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from omni.batch import Attribute
-from omni.data.images.rows import Faults, ImageRow
+from omni.data.images.rows import ImageRow, RowErrors
 from omni.data.images.sources import ImageSource
 from omni.errors import UserError
 
 
 def hold_out(rows: list[ImageRow], fraction: float) -> tuple[list[ImageRow], list[ImageRow]]:
-    """Holds images out by a hash of their content, so that copies of one are never on both sides.
+    """Holds images out by a hash of their content, so that copies of an image are on the same side.
 
     Args:
         rows: The images.
-        fraction: Share of them to hold out, about.
+        fraction: Expected share of the images to hold out.
 
     Returns:
         Images to train on, and those held out; neither is empty.
 
     Raises:
-        UserError: If there are not two different images.
+        UserError: If there are fewer than two different images.
     """
-    draws = [int.from_bytes(row.identity()) / 2**64 for row in rows]
-    if len(set(draws)) < 2:
-        raise UserError(f"{len(set(draws))} images cannot be split into training and validation: give data.val")
-    threshold = min(max(fraction, math.nextafter(min(draws), 1)), max(draws))
+    hashes = [int.from_bytes(row.content_hash()) / 2**64 for row in rows]
+    if len(set(hashes)) < 2:
+        raise UserError(f"{len(set(hashes))} images cannot be split into training and validation: give data.val")
+    threshold = min(max(fraction, math.nextafter(min(hashes), 1)), max(hashes))
     sides: tuple[list[ImageRow], list[ImageRow]] = ([], [])
-    for row, draw in zip(rows, draws, strict=True):
-        sides[draw < threshold].append(row)
+    for row, value in zip(rows, hashes, strict=True):
+        sides[value < threshold].append(row)
     return sides
 
 
-def with_words(rows: list[ImageRow], faults: Faults) -> list[ImageRow]:
-    """The rows of which something is known, where something is known of any; the others go to `faults`."""
+def annotated(rows: list[ImageRow], errors: RowErrors) -> list[ImageRow]:
+    """The rows with captions or labels; the others are added to `errors`. All rows if none has any."""
     if not any(row.captions or row.labels for row in rows):
         return rows
     for row in rows:
         if not row.captions and not row.labels:
-            faults.add(UserError(f"{row.where}: an image with neither caption nor label: write one, or leave it out"))
+            errors.add(UserError(f"{row.where}: an image with neither caption nor label: add one, or remove the row"))
     return [row for row in rows if row.captions or row.labels]
 
 
 def check_leak(rows: dict[str, list[ImageRow]]) -> None:
-    """No file may be trained and measured on; `omni data check` finds copies, too.
+    """Checks that no file is in the training split and another; `omni data check` finds copies, too.
 
     Raises:
-        UserError: If one is.
+        UserError: If a file is.
     """
     files = {row.image.resolve() for row in rows.get("train", []) if isinstance(row.image, Path)}
     for split in ("val", "test"):
@@ -57,14 +57,14 @@ def check_leak(rows: dict[str, list[ImageRow]]) -> None:
 
 
 def check_classes(sources: Sequence[ImageSource], attributes: tuple[Attribute, ...]) -> None:
-    """Folders of classes must be the same in every split.
+    """Checks that a split has the same folders of classes as the training split.
 
     Args:
-        sources: Of a split that is measured on.
+        sources: Of the split.
         attributes: Of the training images.
 
     Raises:
-        UserError: If they are not.
+        UserError: If it does not.
     """
     known = {attribute.name: set(attribute.values) for attribute in attributes}
     for source in sources:

@@ -88,7 +88,7 @@ class SortedBatches(Sampler[list[int]]):
 
     def __init__(self, sizes: np.ndarray, *, capacity: float, max_rows: int, rank: int = 0, world_size: int = 1):
         if len(sizes) < world_size:
-            raise UserError(f"{len(sizes)} rows cannot be shared out over {world_size} ranks")
+            raise UserError(f"{len(sizes)} rows cannot be distributed over {world_size} ranks")
         batches = [part for rows, parts in _buckets(sizes, capacity, max_rows, spread=1.0)
                    for part in np.array_split(rows, parts)]  # fmt: skip
         while len(batches) % world_size:  # there are enough rows: some batch has two or more

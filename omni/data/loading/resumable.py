@@ -1,4 +1,4 @@
-"""Which rows a training batch holds: shuffled anew each epoch, shared out over ranks, and found again on resuming."""
+"""The rows of each batch: shuffled in each epoch, distributed over ranks, and resumed exactly."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +18,12 @@ Ints = NDArray[np.integer]
 
 
 class EpochBatches(Sampler[list[int]], ABC):
-    """An endless sequence of batches, epoch after epoch, that can be entered anywhere.
+    """Abstract: an endless sequence of batches, epoch after epoch, that can start at any batch.
 
-    An iteration gives one epoch's number of batches, beginning at the batch that `position` tells.
+    An iteration yields as many batches as an epoch has, from the batch `position` on.
 
     Args:
-        position: How many batches of the sequence are behind us, or None for whole epochs, one an iteration.
+        position: Returns the number of batches of the sequence that are done; None for whole epochs, one an iteration.
     """
 
     def __init__(self, position: Callable[[], int | None] | None = None):
@@ -32,17 +32,17 @@ class EpochBatches(Sampler[list[int]], ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Batches of an epoch, the same in every epoch and on every rank."""
+        """Number of batches of an epoch, the same in every epoch and on every rank."""
 
     @abstractmethod
     def epoch(self, number: int) -> Sequence[Ints] | Ints:
-        """The batches of an epoch: row numbers of each."""
+        """The row numbers of each batch of an epoch."""
 
     def __iter__(self) -> Iterator[list[int]]:
         position = self.position()
         if position is None:
             position = self._iterations * len(self)
-        self._iterations += 1  # here and not on `iter`, which a DataLoader calls twice when its workers start
+        self._iterations += 1  # not in `iter`, which a DataLoader calls twice when its workers start
         yield from islice(self._sequence(position), len(self))
 
     def _sequence(self, position: int) -> Iterator[list[int]]:
@@ -56,12 +56,12 @@ class EpochBatches(Sampler[list[int]], ABC):
 class ShuffledBatches(EpochBatches):
     """Batches of equal size from a permutation that depends on seed and epoch only.
 
-    Batch `b` of all ranks together is the same set of rows however many ranks share it. The rows left over at an
-    epoch's end are dropped: other ones each time.
+    Batch `b` of all ranks together is the same set of rows for any number of ranks. The remaining rows of an epoch are
+    dropped; they differ from epoch to epoch.
 
     Args:
         num_rows: Rows of the data set.
-        batch_size: Rows of a batch on each rank; where a rank's share holds fewer, its one batch is that small.
+        batch_size: Rows of a batch on each rank; if a rank's share holds fewer, its only batch is that small.
         seed: Of the permutations.
         rank: Of this process.
         world_size: Number of ranks.
@@ -102,11 +102,11 @@ class ShuffledBatches(EpochBatches):
 
 @final
 class OrderedBatches(Sampler[list[int]]):
-    """Every row once, in order, for validation: as many batches on every rank, of sizes that differ by one at most.
+    """Every row once, in order, for validation; every rank has the same number of batches, of about the same size.
 
     Args:
         num_rows: Rows of the data set.
-        batch_size: Most rows of a batch.
+        batch_size: Largest number of rows of a batch.
         rank: Of this process.
         world_size: Number of ranks.
 
@@ -118,8 +118,10 @@ class OrderedBatches(Sampler[list[int]]):
         _check_share(num_rows, world_size)
         largest, smallest = -(-num_rows // world_size), num_rows // world_size
         num_batches = -(-largest // batch_size)
-        if smallest < num_batches:  # one row a batch, and not the same number on every rank
-            rank_zero_info(f"Validation leaves out {num_rows % world_size} rows, to have as many batches on every rank")
+        if smallest < num_batches:  # a row a batch, and not the same number of rows on every rank
+            rank_zero_info(
+                f"Validation leaves out {num_rows % world_size} rows, so that every rank has the same number of batches"
+            )
             num_batches, num_rows = smallest, smallest * world_size
         self.batches = [part.tolist() for part in np.array_split(np.arange(rank, num_rows, world_size), num_batches)]
 
@@ -132,9 +134,9 @@ class OrderedBatches(Sampler[list[int]]):
 
 @final
 class ResumableLoader(DataLoader[Any]):
-    """A DataLoader that continues in mid-epoch. Lightning asks for these two methods before it believes that.
+    """A DataLoader that resumes within an epoch. Lightning takes a loader as resumable if it has these two methods.
 
-    Nothing is kept here: the position comes from `ResumableData`.
+    It has no state: the position comes from `ResumableData`.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,8 +149,8 @@ class ResumableLoader(DataLoader[Any]):
 class ResumableData(L.LightningDataModule, ABC):
     """Abstract: a data module that resumes at the exact next batch, whenever the checkpoint was saved.
 
-    Lightning saves how many training batches it has finished, and that number alone tells which comes next: a trainer's
-    epochs may be cut short (`max_steps`, `limit_train_batches`), those of the data go on where they were.
+    Lightning saves the number of training batches that are done, which determines the next one: a trainer's epochs may
+    be cut short (`max_steps`, `limit_train_batches`), and those of the data continue.
 
     Args:
         num_workers: Processes that load batches; 0: the training process does.
@@ -156,7 +158,7 @@ class ResumableData(L.LightningDataModule, ABC):
     """
 
     no_effect: ClassVar[frozenset[str]] = frozenset({"test", "num_workers", "cache_dir"})
-    """Constructor arguments that change neither what is trained on nor what is validated. Subclasses add theirs."""
+    """Constructor arguments that change neither training nor validation. Subclasses add theirs."""
 
     def __init__(self, *, num_workers: int, seed: int):
         super().__init__()
@@ -164,14 +166,17 @@ class ResumableData(L.LightningDataModule, ABC):
         self.seed = seed
         self._fingerprint: str | None = None
         self._num_batches: int | None = None  # of an epoch, as the training loader has them
-        self._shift = 0  # position of the data minus Lightning's count: not 0 once the batches have changed
+        self._shift = 0  # position in the data minus Lightning's count: not 0 after the batches have changed
+
+    def __str__(self) -> str:
+        return type(self).__name__  # Lightning's would call `train_dataloader`, and so read the data
 
     @property
     def fingerprint(self) -> str:
         """Identifies, in hex, the content of the data and how it is read; known after `setup`.
 
-        Found once: a run keeps the data that it began with, whatever happens to the files since, and a checkpoint
-        costs no look at each of them.
+        It is computed once: a run keeps the data that it started with, even if the files change, and saving a
+        checkpoint does not access each of them.
         """
         if self._fingerprint is None:
             self._fingerprint = self.find_fingerprint()
@@ -179,14 +184,14 @@ class ResumableData(L.LightningDataModule, ABC):
 
     @abstractmethod
     def find_fingerprint(self) -> str:
-        """The `fingerprint`, found from the rows as `setup` read them."""
+        """Computes the `fingerprint` from the rows as `setup` read them."""
 
     @abstractmethod
     def train_batches(self) -> EpochBatches:
         """The sequence of training batches; its position is `self.position`."""
 
     def position(self) -> int | None:
-        """How many batches of the sequence are behind us; None without a trainer."""
+        """Number of batches of the sequence that are done; None without a trainer."""
         trainer: Any = self.trainer
         if trainer is None:
             return None
@@ -208,7 +213,7 @@ class ResumableData(L.LightningDataModule, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.trainer is None or not self.trainer.training:
-            return  # a checkpoint that is only evaluated
+            return  # the checkpoint is only evaluated
         before, now = state_dict["batches_per_epoch"], len(self.train_batches())
         self._shift = state_dict["shift"]
         if (before, state_dict["fingerprint"], state_dict["seed"]) != (now, self.fingerprint, self.seed):
@@ -216,7 +221,7 @@ class ResumableData(L.LightningDataModule, ABC):
             self._shift = position - state_dict["finished"]
             rank_zero_warn(
                 f"The data, its batches or its seed have changed since the checkpoint ({before} batches an epoch, "
-                f"now {now}): continuing at batch {position % now} of epoch {position // now}"
+                f"now {now}): resuming at batch {position % now} of epoch {position // now}"
             )
 
     def loader(self, dataset: Dataset[Any], batches: Sampler[list[int]]) -> ResumableLoader:
@@ -227,32 +232,32 @@ class ResumableData(L.LightningDataModule, ABC):
         return ResumableLoader(dataset, batch_sampler=batches, collate_fn=_same, **self.loader_options())
 
     def loader_options(self) -> dict[str, Any]:
-        """Arguments that all loaders have in common."""
+        """Arguments of all loaders."""
         return {
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
-            "generator": torch.Generator().manual_seed(self.seed),  # so that no loader draws from the global one
+            "generator": torch.Generator().manual_seed(self.seed),  # so that no loader uses the global one
         }
 
     def rank(self) -> dict[str, int]:
         """`rank` and `world_size`.
 
         Raises:
-            UserError: If Lightning is about to share the batches out a second time.
+            UserError: If Lightning would distribute the batches a second time.
         """
         if self.trainer is None:
             return {"rank": 0, "world_size": 1}
         world_size = self.trainer.world_size
         if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-            raise UserError("trainer.use_distributed_sampler is true: set it to false, the data shares itself out")
+            raise UserError("trainer.use_distributed_sampler is true: set it to false, the data is distributed already")
         return {"rank": self.trainer.global_rank, "world_size": world_size}
 
     def _finished(self) -> int:
-        """Training batches that have been trained on.
+        """Number of training batches that are done.
 
-        `processed` counts a batch before the hooks in which checkpoints are saved, and the total, unlike the current
-        count, is never set back.
+        `processed` counts a batch before the hooks that save checkpoints, and the total, unlike the current count, is
+        never reset.
         """
         trainer: Any = self.trainer
         return trainer.fit_loop.epoch_loop.batch_progress.total.processed
@@ -260,7 +265,9 @@ class ResumableData(L.LightningDataModule, ABC):
 
 def _check_share(num_rows: int, world_size: int) -> None:
     if num_rows < world_size:
-        raise UserError(f"{num_rows} rows cannot be shared out over {world_size} ranks: use fewer devices or more data")
+        raise UserError(
+            f"{num_rows} rows cannot be distributed over {world_size} ranks: use fewer devices or more data"
+        )
 
 
 def _same(batch: Any) -> Any:

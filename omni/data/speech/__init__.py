@@ -1,1 +1,1 @@
-"""Speech: utterances on disk and on the Hub, their features, and batches of them."""
+"""Speech: utterances on disk and on the Hub, their features and batches."""

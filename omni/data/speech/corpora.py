@@ -1,4 +1,4 @@
-"""Folders of speech in the layouts of well-known corpora."""
+"""Sources of speech in the layouts of well-known corpora."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,15 +10,15 @@ from omni.errors import UserError
 from omni.media.audio import AUDIO_SUFFIXES
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_FSDD_TEST = range(5)  # the recordings that its authors keep for testing, of each digit and speaker
+_FSDD_TEST = range(5)  # indices of the test recordings of each digit and speaker, as its authors define them
 
 
 @final
 class LibriSpeech(Utterances):
-    """A folder as LibriSpeech has it: `speaker/chapter/*.trans.txt` beside the audio (Panayotov et al., ICASSP 2015).
+    """The layout of LibriSpeech: `speaker/chapter/*.trans.txt` beside the audio (Panayotov et al., ICASSP 2015).
 
     Args:
-        folder: Any folder above the transcripts.
+        folder: Any parent folder of the transcripts.
     """
 
     def __init__(self, folder: Path):
@@ -30,12 +30,12 @@ class LibriSpeech(Utterances):
             for number, line in _lines(transcript):
                 key, _, text = line.strip().partition(" ")
                 audio = _with_some_suffix(transcript.parent / key, (".flac", ".wav", ".ogg", ".mp3"))
-                yield Utterance(str(audio), text, key.split("-")[0], None, f"{transcript} row {number}")
+                yield Utterance(str(audio), text, key.split("-")[0], None, f"{transcript}: row {number}")
 
 
 @final
 class LJSpeech(Utterances):
-    """A folder as LJSpeech has it: `metadata.csv` with `id|text|normalised text`, and `wavs/`.
+    """The layout of LJSpeech: `metadata.csv` with `id|text|normalised text`, and `wavs/`.
 
     Args:
         folder: The one with `metadata.csv`.
@@ -49,9 +49,9 @@ class LJSpeech(Utterances):
         metadata = self.folder / "metadata.csv"
         for number, line in _lines(metadata):
             columns = line.split("|")
-            where = f"{metadata} row {number}"
+            where = f"{metadata}: row {number}"
             if len(columns) < 2:
-                raise UserError(f"{where}: is not `id|text|normalised text`")
+                raise UserError(f"{where}: not `id|text|normalised text`")
             audio = _with_some_suffix(self.folder / "wavs" / columns[0], (".wav", ".flac", ".ogg", ".mp3"))
             yield Utterance(str(audio), columns[2] if len(columns) > 2 else columns[1], "LJ", None, where)
 
@@ -77,13 +77,13 @@ class AN4(Utterances):
         for number, line in _lines(transcripts):
             match = re.fullmatch(r"(.*)\((\S+)\)\s*", line)
             if match is None:
-                raise UserError(f"{transcripts} row {number}: is not `WORDS (id)`")
+                raise UserError(f"{transcripts}: row {number}: not `WORDS (id)`")
             texts[match[2]] = re.sub(r"</?s>|<sil>", " ", match[1])
         for number, line in _lines(files):
             stem = self.folder / "wav" / line.strip()
             audio = _with_some_suffix(stem, (".sph", ".wav", ".flac", ".ogg", ".mp3"))
             text = " ".join(texts.get(stem.name, "").split())
-            yield Utterance(str(audio), text, stem.parent.name, None, f"{files} row {number}")
+            yield Utterance(str(audio), text, stem.parent.name, None, f"{files}: row {number}")
 
 
 @final
@@ -91,8 +91,8 @@ class FreeSpokenDigits(Utterances):
     """One split of the Free Spoken Digit Dataset: `recordings/DIGIT_SPEAKER_INDEX.wav`.
 
     Args:
-        folder: The one with `recordings`, or that one.
-        split: `train`, `test` (indices 0–4, as its authors have it) or `all`.
+        folder: The parent of `recordings`, or this folder itself.
+        split: `train`, `test` (indices 0–4) or `all`.
     """
 
     def __init__(self, folder: Path, split: str):
@@ -115,10 +115,10 @@ class FreeSpokenDigits(Utterances):
 
 @final
 class AudioFolder(Utterances):
-    """Any tree of audio files, each with a `.txt` of the same name beside it; a speaker has a folder.
+    """A tree of audio files, each with a `.txt` of the same name beside it, and a folder for each speaker.
 
     Args:
-        folder: The top of the tree. Who speaks in files that lie right in it is not known.
+        folder: The root of the tree. Files directly in it have no speaker.
     """
 
     def __init__(self, folder: Path):
@@ -134,24 +134,24 @@ class AudioFolder(Utterances):
 
 
 def librispeech_splits(folder: Path) -> Mapping[str, Utterances]:
-    """A source for each split (`train-clean-5`, `dev-clean`) in a folder, which may be a split, or above them all.
+    """A source for each split (`train-clean-5`, `dev-clean`) in a folder, which may be a split itself.
 
     Raises:
-        UserError: If two are called alike.
+        UserError: If two splits have the same name.
     """
     found = sorted({transcript.resolve().parents[2] for transcript in folder.rglob("*.trans.txt")})
     splits: dict[str, Utterances] = {}
     for split in found:
         if split.name in splits:
             raise UserError(
-                f"{folder}: two splits are called {split.name}: prepare them one by one, with another --out"
+                f"{folder}: two splits have the name {split.name}: prepare them one by one, with different --out"
             )
         splits[split.name] = LibriSpeech(split)
     return splits
 
 
 def an4_splits(folder: Path) -> Mapping[str, Utterances]:
-    """A source for each of AN4's splits that is there."""
+    """A source for each split of AN4 that exists."""
     etc = folder / "etc"
     return {
         split: AN4(folder, split)
@@ -175,11 +175,11 @@ def ljspeech_splits(folder: Path) -> Mapping[str, Utterances]:
 
 
 def folder_splits(folder: Path) -> Mapping[str, Utterances]:
-    """All of a tree."""
+    """All files of a tree."""
     return {"all": AudioFolder(folder)} if next(iter(_audio_files(folder)), None) else {}
 
 
-# kind -> what finds its splits, and what it looks for
+# kind -> function that finds its splits, and the files it looks for
 LAYOUTS: dict[str, tuple[Callable[[Path], Mapping[str, Utterances]], str]] = {
     "librispeech": (librispeech_splits, "SPLIT/SPEAKER/CHAPTER/*.trans.txt"),
     "ljspeech": (ljspeech_splits, "metadata.csv and wavs/"),
@@ -190,11 +190,11 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Mapping[str, Utterances]], str]] = {
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that hold something, with their numbers."""
+    """The lines of a text file that are not blank, with their numbers."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+        raise UserError(f"{path}: is not UTF-8 (byte {error.start}): convert the file to UTF-8") from None
     return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
 
 
@@ -203,6 +203,6 @@ def _audio_files(folder: Path) -> Iterator[Path]:
 
 
 def _with_some_suffix(stem: Path, suffixes: Sequence[str]) -> Path:
-    """The first file of that name; where there is none, the name it should have, so that it is missed."""
+    """The first file of that name; the name with the first suffix if there is none."""
     paths = [stem.with_name(stem.name + suffix) for suffix in suffixes]
     return next((path for path in paths if path.is_file()), paths[0])

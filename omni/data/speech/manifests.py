@@ -1,32 +1,32 @@
-"""Where utterances lie: manifests, folders in the layouts of well-known corpora, the Hub."""
+"""Sources of utterances: manifests, folders in the layouts of well-known corpora, the Hub."""
 
 import csv
 import hashlib
-import json
 import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
+from omni.data.loading.hub import HUB, HubSplit
+from omni.data.loading.jsonl import jsonl_rows
 from omni.errors import UserError
 from omni.media.container import AudioError, AudioSource
 
-AUDIO_KEYS = ("audio", "wav")  # what manifests call their column of files
+AUDIO_KEYS = ("audio", "wav")  # names that manifests give the column of files
 
 
 class Utterance(NamedTuple):
-    """Something that somebody says.
+    """A recording of speech and its transcript.
 
     Attributes:
-        audio: The file, or what the Hub calls it.
-        text: What is said, as the source writes it.
-        speaker: Who says it, where that is known.
-        duration: Seconds, where the source tells.
-        where: The row, for messages: file and number.
+        audio: The file, or its name on the Hub.
+        text: The transcript, as the source has it.
+        speaker: Name of the speaker; None where it is not known.
+        duration: Seconds; None where the source does not state them.
+        where: File and row, for messages.
     """
 
     audio: str
@@ -40,54 +40,57 @@ class Utterances(ABC):
     """Abstract: a source of utterances, always in the same order.
 
     Attributes:
-        name: What to call it in messages.
+        name: What messages call it.
     """
 
     name: str
 
     @abstractmethod
     def rows(self) -> Iterator[Utterance]:
-        """Every row as it stands.
+        """All utterances.
 
         Raises:
-            UserError: If a row cannot be understood; the message names it.
+            UserError: If a row is malformed; the message names it.
         """
 
-    def examine(self) -> Iterator[Utterance | UserError]:
-        """Every row, or in its place why it cannot be understood; only manifests go on behind such a row."""
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
+        """All utterances, or the error of each malformed row; sources other than manifests stop at an error."""
         try:
             yield from self.rows()
         except UserError as error:
             yield error
 
     def audio(self, number: int, row: Utterance) -> AudioSource:
-        """What to read the row of that number from."""
+        """The file or the bytes of an utterance's audio, given its number and row."""
         return row.audio
 
     def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource]]:
-        """Every row of one of `shares` disjoint shares and its audio; where a source is in parts, `seed` shuffles."""
+        """The utterances of one of `shares` disjoint shares with their audio.
+
+        If the source consists of parts, `seed` shuffles those.
+        """
         for number, row in islice(enumerate(self.rows()), share, None, shares):
             yield row, self.audio(number, row)
 
-    def identity(self, row: Utterance) -> str:
-        """Changes when the row's audio changes, as well as can be told without reading it."""
+    def audio_version(self, row: Utterance) -> str:
+        """Changes when the row's audio changes, as well as possible without reading it."""
         try:
             status = os.stat(row.audio)
-        except (OSError, ValueError):  # ValueError: no file can be called that
+        except (OSError, ValueError):  # ValueError: not a valid file name
             return f"{row.audio} is not there"
         return f"{row.audio} {status.st_size} {status.st_mtime_ns}"
 
 
 @final
-class Manifest(Utterances):
-    """A `.jsonl` or `.csv` file with a row an utterance: `audio` or `wav`, `text`, optional `speaker`, `duration`.
+class SpeechManifest(Utterances):
+    """A `.jsonl` or `.csv` file with an utterance a row: `audio` or `wav`, `text`, optional `speaker`, `duration`.
 
-    Rows of a `.jsonl` may also be conversations: of their `messages` those of the assistant with audio beside their
-    text are utterances, and rows without any are none. Files are meant relative to the manifest.
+    Rows of a `.jsonl` may also be conversations: the turns of the assistant with audio beside their text are
+    utterances; rows without any are passed over. File names are relative to the manifest.
 
     Args:
         path: The manifest.
-        text_column: Where the text is.
+        text_column: Column of the text.
     """
 
     def __init__(self, path: Path, *, text_column: str = "text"):
@@ -96,14 +99,13 @@ class Manifest(Utterances):
         self.text_column = text_column
 
     def rows(self) -> Iterator[Utterance]:
-        for row in self.examine():
+        for row in self.rows_or_errors():
             if isinstance(row, UserError):
                 raise row
             yield row
 
-    def examine(self) -> Iterator[Utterance | UserError]:
-        for number, row in self._csv_rows() if self.path.suffix == ".csv" else self._json_rows():
-            where = f"{self.name} row {number}"
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
+        for where, row in self._csv_rows() if self.path.suffix == ".csv" else jsonl_rows(self.path):
             if isinstance(row, UserError):
                 yield row
                 continue
@@ -114,7 +116,7 @@ class Manifest(Utterances):
                 yield error
 
     def _spoken_answers(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What the assistant says aloud in a conversation, as rows of a manifest."""
+        """The spoken answers of the assistant in a conversation, as rows of a manifest."""
         messages = row["messages"]
         for message in messages if isinstance(messages, list) else ():
             content = message.get("content") if isinstance(message, dict) and message.get("role") == "assistant" else ""
@@ -131,7 +133,9 @@ class Manifest(Utterances):
         if not isinstance(audio, str):
             raise UserError(f"{where}: has no `audio` (nor `wav`): give the file's name")
         if not isinstance(text, str):
-            raise UserError(f"{where}: has no text in {self.text_column!r}: give what is said, or set data.text_column")
+            raise UserError(
+                f"{where}: has no text in {self.text_column!r}: give the transcript, or set data.text_column"
+            )
         speaker = row.get("speaker")
         return Utterance(
             audio=str(self.path.parent / os.path.expanduser(audio)),
@@ -141,58 +145,53 @@ class Manifest(Utterances):
             where=where,
         )
 
-    def _csv_rows(self) -> Iterator[tuple[int, dict[str, Any] | UserError]]:
+    def _csv_rows(self) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
         csv.field_size_limit(sys.maxsize)
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
-                yield from enumerate(csv.DictReader(file), start=1)
+                for number, row in enumerate(csv.DictReader(file), start=1):
+                    yield f"{self.name}: row {number}", row
         except UnicodeDecodeError as error:
-            yield 0, UserError(f"{self.name}: is not UTF-8 ({error.reason}): save it as UTF-8")
+            yield self.name, UserError(f"{self.name}: is not UTF-8 ({error.reason}): convert the file to UTF-8")
         except csv.Error as error:
-            yield 0, UserError(f"{self.name}: is no CSV ({error})")
-
-    def _json_rows(self) -> Iterator[tuple[int, dict[str, Any] | UserError]]:
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_row(line, f"{self.name} row {number}")
+            yield self.name, UserError(f"{self.name}: not CSV ({error}): correct the file")
 
 
 @final
-class HubUtterances(Utterances):
-    """One split of a data set of the Hugging Face Hub, or of a local folder that `datasets` can load.
+class HubUtterances(HubSplit, Utterances):
+    """Utterances of the Hub.
 
     Args:
-        repository: `owner/name` on the Hub, or a folder.
-        config: The data set's configuration; empty: its default.
-        split: The split, such as `train`.
-        text_column: Where the text is.
-        cache_dir: Where downloads go.
+        entry: See `HubSplit`, as for the next argument.
+        split: `train`, `val` or `test`.
+        text_column: Column of the text.
+        cache_dir: Folder of downloads.
     """
 
-    def __init__(self, repository: str, config: str, split: str, *, text_column: str, cache_dir: Path):
-        self.name = f"hub:{repository}:{config}:{split}"
-        self.repository, self.config, self.split = repository, config, split
+    def __init__(self, entry: str, split: str, *, text_column: str, cache_dir: Path):
+        super().__init__(entry, split, cache_dir)
         self.text_column = text_column
-        self.cache_dir = cache_dir
 
     def rows(self) -> Iterator[Utterance]:
-        table, audio_key = self.table, self.audio_key
-        columns = [name for name in table.column_names if name != audio_key]
+        table = self.table
+        columns = [name for name in table.column_names if name != self.audio_key]
         for number, row in enumerate(table.select_columns(columns)):
             yield self.utterance(row, number)
 
     def utterance(self, row: dict[str, Any], number: int) -> Utterance:
         """A row of the table as an utterance."""
-        where = f"{self.name} row {number + 1}"
+        where = f"{self.name}: row {number + 1}"
         text = row.get(self.text_column)
         if not isinstance(text, str):
             raise UserError(f"{where}: no text in {self.text_column!r}, only {sorted(row)}: set data.text_column")
         speaker = next((row[key] for key in ("speaker", "speaker_id") if row.get(key) is not None), None)
         return Utterance(
-            f"{self.name}#{number}", text, None if speaker is None else str(speaker),
-            _duration(row.get("duration"), where), where,
-        )  # fmt: skip
+            audio=f"{self.name}#{number}",
+            text=text,
+            speaker=None if speaker is None else str(speaker),
+            duration=_duration(row.get("duration"), where),
+            where=where,
+        )
 
     def audio(self, number: int, row: Utterance) -> AudioSource:
         return self.content(self.table[number][self.audio_key])
@@ -204,50 +203,22 @@ class HubUtterances(Utterances):
         return cell["bytes"] or cell["path"]
 
     def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource]]:
-        from datasets.distributed import split_dataset_by_node
+        for number, row in enumerate(self.stream_rows(share, shares, seed)):
+            yield self.utterance(row, number), self.content(row[self.audio_key])
 
-        table = self.open(streaming=True).shuffle(seed=seed, buffer_size=1)  # the order of its files
-        number = 0
-        # not `__iter__`: in a worker that would share the files out once more
-        for batch in split_dataset_by_node(table, share, shares).iter(batch_size=8):
-            for cells in zip(*batch.values(), strict=True):
-                row = dict(zip(batch, cells, strict=True))
-                yield self.utterance(row, number), self.content(row[self.audio_key])
-                number += 1
-
-    def identity(self, row: Utterance) -> str:
+    def audio_version(self, row: Utterance) -> str:
         return f"{row.audio} {self.table._fingerprint}"
 
-    @cached_property
-    def table(self) -> Any:
-        """The data set, downloaded once, its audio as it was stored."""
-        return self.open(streaming=False)
+    def undecoded(self, table: Any) -> Any:
+        import datasets
 
-    def open(self, *, streaming: bool) -> Any:
-        """The data set, in full or row by row over the network."""
-        from omni.data.loading.hub import hub_errors
-
-        with hub_errors(self.name, "data.train"):
-            import datasets
-
-            datasets.disable_progress_bars()
-            table = datasets.load_dataset(
-                self.repository,
-                self.config or None,
-                split=self.split,
-                cache_dir=str(self.cache_dir / "hub"),
-                streaming=streaming,
-            )
-            features = table.features or {}
-            self.audio_key = next((key for key in AUDIO_KEYS if key in features), AUDIO_KEYS[0])
-            if self.audio_key not in features:
-                raise UserError(f"{self.name}: no column `audio`, only {sorted(features)}")
-            return table.cast_column(self.audio_key, datasets.Audio(decode=False))
+        features = table.features or {}
+        self.audio_key = next((key for key in AUDIO_KEYS if key in features), AUDIO_KEYS[0])
+        if self.audio_key not in features:
+            raise UserError(f"{self.name}: no column `audio`, only {sorted(features)}")
+        return table.cast_column(self.audio_key, datasets.Audio(decode=False))
 
     audio_key: str = AUDIO_KEYS[0]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "table"}
 
 
 def open_utterances(
@@ -255,29 +226,23 @@ def open_utterances(
     *,
     text_column: str = "text",
     cache_dir: Path = Path("data/cache"),
-    hub_split: str = "train",
+    split: str = "train",
 ) -> list[Utterances]:
     """Finds the sources that a list of names stands for.
 
     Args:
         entries: Manifests (.jsonl, .csv), folders of LibriSpeech or LJSpeech, or `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
-        text_column: Where the text is in manifests and on the Hub.
-        cache_dir: Where downloads from the Hub go.
-        hub_split: The Hub's split where an entry names none.
+        text_column: Column of the text in manifests and on the Hub.
+        cache_dir: Folder of downloads from the Hub.
+        split: `train`, `val` or `test`: the Hub's split where an entry names none.
 
     Raises:
-        UserError: If nothing is there, or it is of a kind that cannot be read.
+        UserError: If a source does not exist or its format is not known.
     """
     sources: list[Utterances] = []
     for entry in entries:
-        if entry.startswith("hub:"):
-            names = entry.removeprefix("hub:").split(":")
-            if len(names) > 3 or not names[0]:
-                raise UserError(f"{entry!r} is no data set: write hub:OWNER/NAME[:CONFIG[:SPLIT]]")
-            repository, config, split = (*names, "", "")[:3]
-            sources.append(
-                HubUtterances(repository, config, split or hub_split, text_column=text_column, cache_dir=cache_dir)
-            )
+        if entry.startswith(HUB):
+            sources.append(HubUtterances(entry, split, text_column=text_column, cache_dir=cache_dir))
             continue
         path = Path(entry).expanduser()
         if path.is_dir():
@@ -287,38 +252,28 @@ def open_utterances(
         elif path.suffix not in (".jsonl", ".csv"):
             raise UserError(f"{entry}: a manifest of speech is a .jsonl or .csv file (see `omni data prepare`)")
         else:
-            sources.append(Manifest(path, text_column=text_column))
+            sources.append(SpeechManifest(path, text_column=text_column))
     return sources
 
 
-def fingerprint(rows: Iterable[str]) -> str:
-    """The sha256, in hex, of some texts in order."""
+def sha256_of(texts: Iterable[str]) -> str:
+    """The sha256, in hex, of a sequence of texts."""
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update(f"{len(row)}:{row}".encode(errors="surrogatepass"))
+    for text in texts:
+        digest.update(f"{len(text)}:{text}".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
 def _open_folder(path: Path) -> Utterances:
-    from omni.data.speech.corpora import LibriSpeech, ljspeech_splits  # here, because it is built upon this file
+    from omni.data.speech.corpora import LibriSpeech, ljspeech_splits  # that module imports this one
 
     if splits := ljspeech_splits(path):
         return splits["all"]
     if next(path.rglob("*.trans.txt"), None):
         return LibriSpeech(path)
     raise UserError(
-        f"{path}: is no folder as LibriSpeech or LJSpeech have it: write a manifest with `omni data prepare`"
+        f"{path}: not a folder in the layout of LibriSpeech or LJSpeech: write a manifest with `omni data prepare`"
     )
-
-
-def _json_row(line: bytes, where: str) -> dict[str, Any] | UserError:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return UserError(f"{where}: is not UTF-8 (byte {error.start}): save the file as UTF-8")
-    except ValueError as error:
-        return UserError(f"{where}: is no JSON ({error})")
-    return row if isinstance(row, dict) else UserError(f"{where}: is no JSON object with `audio` and `text`")
 
 
 def _duration(value: Any, where: str) -> float | None:
@@ -329,5 +284,5 @@ def _duration(value: Any, where: str) -> float | None:
     except (TypeError, ValueError):
         duration = -1.0
     if not 0 <= duration < float("inf"):
-        raise UserError(f"{where}: the duration {value!r} is no number of seconds: correct it, or leave it out")
+        raise UserError(f"{where}: the duration {value!r} is not a number of seconds: correct it, or leave it out")
     return duration or None

@@ -1,1 +1,1 @@
-"""Speech for speaking: texts, the codec's codes of their recordings, and which character each frame belongs to."""
+"""Training data of the Talker: texts, the codes of their recordings, and the alignment of the two."""

@@ -1,4 +1,4 @@
-"""The rows that a Talker can be trained on, and the batches that are made of them."""
+"""The rows that a Talker is trained on, and their batches."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,66 +10,67 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from omni.batch import IGNORE, CodesBatch
-from omni.data.speech.rows import Row, Skipped, chosen_by_hash
+from omni.data.loading.skipped import SkippedRow
+from omni.data.speech.rows import SpeechRow, chosen_by_hash
 from omni.data.talker.code_file import CodesFile
-from omni.data.talker.encoding import FAULTS, Fault
+from omni.data.talker.encoding import FAULT_MESSAGES, AlignmentFault
 from omni.errors import UserError
 from omni.text.ctc_vocabulary import BLANK
 
 
 class AlignmentFilter(NamedTuple):
-    """What an alignment must be like to be believed.
+    """Limits of a plausible alignment.
 
     Attributes:
-        min_score: Least mean probability of the characters, 0–1.
-        min_speed: Least characters a second.
-        max_speed: Most characters a second.
+        min_score: Smallest mean probability of the characters, 0–1.
+        min_speed: Smallest number of characters a second.
+        max_speed: Largest number of characters a second.
     """
 
     min_score: float
     min_speed: float
     max_speed: float
 
-    def doubt(self, record: np.ndarray) -> str | None:
-        """What is wrong with a row, given its record in a `CodesFile`, or None."""
-        if record["fault"] != Fault.NONE:
-            return FAULTS[Fault(int(record["fault"]))]
+    def rejection(self, record: np.ndarray) -> str | None:
+        """Why a row is left out, given its record in a `CodesFile`; None if it is not."""
+        if record["fault"] != AlignmentFault.NONE:
+            return FAULT_MESSAGES[AlignmentFault(int(record["fault"]))]
         if record["score"] < self.min_score:
-            return f"the recogniser hears another text (score below data.min_score, {self.min_score:g})"
+            return f"the recogniser outputs another text (score below data.min_score, {self.min_score:g})"
         if record["speed"] < self.min_speed:
-            return f"said too slowly (below data.min_speed, {self.min_speed:g} characters a second)"
+            return f"too slow (below data.min_speed, {self.min_speed:g} characters a second)"
         if record["speed"] > self.max_speed:
-            return f"said too fast (over data.max_speed, {self.max_speed:g} characters a second)"
+            return f"too fast (over data.max_speed, {self.max_speed:g} characters a second)"
         return None
 
 
-def voice(row: Row) -> str:
-    """Who speaks; all rows without a name are one voice."""
+def speaker_of(row: SpeechRow) -> str:
+    """The name of the speaker; all rows without one have the same, empty."""
     return row.utterance.speaker or ""
 
 
-def only_speakers(rows: Sequence[Row], speakers: Sequence[str], split: str) -> list[Row]:
-    """The rows that some speakers say.
+def select_speakers(rows: Sequence[SpeechRow], speakers: Sequence[str], split: str) -> list[SpeechRow]:
+    """The rows of some speakers.
 
     Raises:
-        UserError: If one of them says nothing in training.
+        UserError: If one of them has no row in training.
     """
-    known = {voice(row) for row in rows}
+    known = {speaker_of(row) for row in rows}
     if split == "train" and (unknown := set(speakers) - known):
         some = ", ".join(sorted(known)[:10])
-        raise UserError(f"data.speakers: nobody is called {min(unknown)!r}; there are {len(known)}: {some}")
-    return [row for row in rows if voice(row) in speakers]
+        raise UserError(f"data.speakers: no speaker is called {min(unknown)!r}; there are {len(known)}: {some}")
+    return [row for row in rows if speaker_of(row) in speakers]
 
 
-def split_by_text(rows: Sequence[Row], fraction: float) -> tuple[list[Row], list[Row]]:
-    """Holds sentences out, chosen by their hash, whoever says them; as many rows as this share at least.
+def split_by_text(rows: Sequence[SpeechRow], fraction: float) -> tuple[list[SpeechRow], list[SpeechRow]]:
+    """Holds sentences out, chosen by a hash of their text, with at least a given share of the rows.
 
     Raises:
-        UserError: If all rows say the same.
+        UserError: If all rows have the same text.
     """
     counts = Counter(" ".join(map(str, row.units)) for row in rows)
     if len(counts) < 2:
-        raise UserError("data.train holds one sentence only, and none can be held out: give data.val")
+        raise UserError("data.train has a single sentence, so none can be held out: give data.val")
     held_out = set(chosen_by_hash(counts, fraction))
     is_held = [" ".join(map(str, row.units)) in held_out for row in rows]
     kept = [row for row, held in zip(rows, is_held, strict=True) if not held]
@@ -77,35 +78,43 @@ def split_by_text(rows: Sequence[Row], fraction: float) -> tuple[list[Row], list
 
 
 @final
-class CodesRows(Dataset[CodesBatch]):
-    """Texts and codes by number, a whole batch at a time. Numbers beyond the last row are the same rows once more.
+class CodesDataset(Dataset[CodesBatch]):
+    """Texts and codes by number, a whole batch at a time. Numbers beyond the last row are the same rows again.
 
     Args:
         rows: All utterances of `file`.
         file: Their codes.
-        plausibility: What an alignment must be like.
+        alignment_filter: Limits of their alignments.
         frame_rate: Frames a second.
+
+    Attributes:
+        speakers: Number of each speaker.
+        numbers: Of the rows that are used.
+        skipped: The other rows.
     """
 
-    def __init__(self, rows: Sequence[Row], file: CodesFile, plausibility: AlignmentFilter, frame_rate: float):
+    def __init__(
+        self, rows: Sequence[SpeechRow], file: CodesFile, alignment_filter: AlignmentFilter, frame_rate: float
+    ):
         self.rows, self.file, self.frame_rate = rows, file, frame_rate
-        self.speakers: dict[str, int] = {}  # the number of each voice
-        self.numbers: list[int] = []  # of the rows that are used
-        self.skipped: list[Skipped] = []
+        self.speakers: dict[str, int] = {}
+        self.numbers: list[int] = []
+        self.skipped: list[SkippedRow] = []
         for number, row in enumerate(rows):
-            if why := plausibility.doubt(file.records[number]):
-                self.skipped.append(Skipped(row.utterance.where, why))
+            if reason := alignment_filter.rejection(file.records[number]):
+                self.skipped.append(SkippedRow(row.utterance.where, reason))
             else:
                 self.numbers.append(number)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def known_speakers_only(self) -> list[Skipped]:
-        """Leaves out the voices that have no number, and tells which rows these are."""
-        unknown = [number for number in self.numbers if voice(self.rows[number]) not in self.speakers]
-        self.numbers = [number for number in self.numbers if voice(self.rows[number]) in self.speakers]
-        return [Skipped(self.rows[number].utterance.where, "a voice that training does not have") for number in unknown]
+    def keep_known_speakers(self) -> list[SkippedRow]:
+        """Leaves out the rows of speakers without a number, and returns these rows."""
+        unknown = [number for number in self.numbers if speaker_of(self.rows[number]) not in self.speakers]
+        self.numbers = [number for number in self.numbers if speaker_of(self.rows[number]) in self.speakers]
+        reason = "a speaker that training does not have"
+        return [SkippedRow(self.rows[number].utterance.where, reason) for number in unknown]
 
     @property
     def durations(self) -> np.ndarray:
@@ -113,8 +122,8 @@ class CodesRows(Dataset[CodesBatch]):
         return self.file.records["frames"][self.numbers] / self.frame_rate
 
     def speaker(self, number: int) -> int:
-        """The number of a row's voice; 0 for an unknown one."""
-        return self.speakers.get(voice(self.rows[self.numbers[number]]), 0)
+        """The number of a row's speaker; 0 for an unknown one."""
+        return self.speakers.get(speaker_of(self.rows[self.numbers[number]]), 0)
 
     def __getitems__(self, numbers: list[int]) -> CodesBatch:
         used = [number % len(self) for number in numbers]

@@ -1,16 +1,16 @@
-"""Where a corpus lies, and which of its documents are held out for validation."""
+"""The sources of a corpus, and the documents held out of them for validation."""
 
 import glob
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
-from omni.data.loading.hub import HubDataset
-from omni.data.text.documents import Documents, JsonlFile, ParquetFile, TextFile
+from omni.data.loading.hub import HUB
+from omni.data.text.documents import Documents, HubDocuments, JsonlFile, ParquetFile, TextFile
 from omni.errors import UserError
 
 _READERS = {".txt": TextFile, ".jsonl": JsonlFile, ".parquet": ParquetFile}
@@ -23,30 +23,26 @@ def open_corpus(
     document_separator: str | None = None,
     cache_dir: Path = Path("data/cache"),
     streaming: bool = False,
-    hub_split: str = "train",
+    split: str = "train",
 ) -> list[Documents]:
     """Finds the sources that a list of names stands for; reads nothing yet.
 
     Args:
         entries: Files, patterns such as `books/*.txt`, folders, or `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
-        text_column: Where the text is in `.jsonl`, `.parquet` and on the Hub.
-        document_separator: Regular expression between the documents of a `.txt` file; None: a file is a document.
-        cache_dir: Where downloads from the Hub go.
-        streaming: Whether the Hub is streamed rather than downloaded.
-        hub_split: The Hub's split where an entry names none.
+        text_column: Column of the text in `.jsonl`, `.parquet` and on the Hub.
+        document_separator: Regular expression of the text between two documents of a `.txt` file; None: a file is one.
+        cache_dir: Folder of downloads from the Hub.
+        streaming: Whether the Hub is streamed instead of downloaded.
+        split: `train`, `val` or `test`: the Hub's split where an entry names none.
 
     Raises:
-        UserError: If nothing is there, or is of a kind that cannot be read.
+        UserError: If a source does not exist or its format is not known.
     """
     sources: list[Documents] = []
     for entry in entries:
-        if entry.startswith("hub:"):
-            names = entry.removeprefix("hub:").split(":")
-            if len(names) > 3 or not names[0]:
-                raise UserError(f"{entry!r} is no data set: write hub:OWNER/NAME[:CONFIG[:SPLIT]]")
-            repository, config, split = (*names, "", "")[:3]
-            where = {"column": text_column, "cache_dir": cache_dir, "streaming": streaming}
-            sources.append(HubDataset(repository, config, split or hub_split, **where))
+        if entry.startswith(HUB):
+            options: Any = {"column": text_column, "cache_dir": cache_dir, "streaming": streaming}
+            sources.append(HubDocuments(entry, split, **options))
             continue
         for path in _files(entry):
             reader = _READERS[path.suffix]
@@ -75,15 +71,43 @@ def _files(entry: str) -> list[Path]:
     return found
 
 
-class DocumentSplit:
-    """Holds documents out by a hash of their text, so that copies of a document are never on both sides.
+class _Selection(Documents):
+    """Some of the documents of a source.
 
-    The hash knows nothing else: other seeds, files or file names hold out the same documents.
+    Args:
+        source: The documents.
+        select: Yields the selected ones of an iterator.
+        description: Of the selection, for the fingerprint.
+    """
+
+    def __init__(self, source: Documents, select: Callable[[Iterator[str]], Iterator[str]], description: str):
+        self.name = source.name
+        self.source, self.select, self.description = source, select, description
+
+    def read(self) -> Iterator[str]:
+        return self.select(self.source.read())
+
+    def fingerprint(self, *, content: bool) -> str:
+        return f"{self.source.fingerprint(content=content)} {self.description}"
+
+
+@final
+class _StreamableSelection(_Selection):
+    """A selection that decides about each document alone, and so selects the same of each share."""
+
+    def stream(self, share: int, shares: int, seed: int) -> Iterator[str]:
+        return self.select(self.source.stream(share, shares, seed))
+
+
+class DocumentSplit:
+    """Holds documents out by a hash of their text, so that copies of a document are on the same side.
+
+    The hash depends on nothing else: other seeds, files or file names hold out the same documents.
 
     Args:
         sources: The corpus.
         fraction: Expected share of the documents that are held out.
-        exact: Read the corpus once beforehand, to be sure that neither side is empty.
+        exact: Whether the corpus is read once beforehand, to ensure that neither side is empty.
     """
 
     def __init__(self, sources: Sequence[Documents], fraction: float, *, exact: bool):
@@ -93,94 +117,64 @@ class DocumentSplit:
 
     def parts(self) -> tuple[list[Documents], list[Documents]]:
         """The documents to train on, and those held out."""
-        kept: list[Documents] = [_DocumentPart(source, self, held_out=False) for source in self.sources]
-        return kept, [_DocumentPart(source, self, held_out=True) for source in self.sources]
+        return self._part(held_out=False), self._part(held_out=True)
 
     @cached_property
     def threshold(self) -> float:
-        """Documents that draw less than this are held out."""
+        """Documents whose hash is less than this are held out."""
         if not self.exact:
             return self.fraction
-        draws = {_draw(text) for source in self.sources for text in source.read()}
-        if len(draws) < 2:
+        hashes = {_unit_hash(text) for source in self.sources for text in source.read()}
+        if len(hashes) < 2:
             raise UserError(
-                f"{self.sources[0].name}: {len(draws)} document cannot be split into training and validation: "
+                f"{self.sources[0].name}: {len(hashes)} document cannot be split into training and validation: "
                 "give data.val, or set data.val_split: tail, or data.document_separator"
             )
-        return min(max(self.fraction, math.nextafter(min(draws), 1)), max(draws))
+        return min(max(self.fraction, math.nextafter(min(hashes), 1)), max(hashes))
 
+    def _part(self, *, held_out: bool) -> list[Documents]:
+        select, description = partial(self._select, held_out), f"documents {self.fraction} {held_out}"
+        return [_StreamableSelection(source, select, description) for source in self.sources]
 
-@final
-class _DocumentPart(Documents):
-    def __init__(self, source: Documents, split: DocumentSplit, *, held_out: bool):
-        self.name = source.name
-        self.source = source
-        self.split = split
-        self.held_out = held_out
-
-    def read(self) -> Iterator[str]:
-        return self._filter(self.source.read())
-
-    def read_share(self, share: int, shares: int, seed: int) -> Iterator[str]:
-        return self._filter(self.source.read_share(share, shares, seed))
-
-    def fingerprint(self, *, content: bool) -> str:
-        return f"{self.source.fingerprint(content=content)} documents {self.split.fraction} {self.held_out}"
-
-    def _filter(self, texts: Iterator[str]) -> Iterator[str]:
-        threshold = self.split.threshold
-        return (text for text in texts if (_draw(text) < threshold) == self.held_out)
+    def _select(self, held_out: bool, texts: Iterator[str]) -> Iterator[str]:
+        return (text for text in texts if (_unit_hash(text) < self.threshold) == held_out)
 
 
 def tail_split(sources: Sequence[Documents], fraction: float) -> tuple[list[Documents], list[Documents]]:
-    """Holds out the last `fraction` of the characters of each source; a document on the border is cut in two."""
-    kept: list[Documents] = [_TailPart(source, fraction, held_out=False) for source in sources]
-    return kept, [_TailPart(source, fraction, held_out=True) for source in sources]
+    """Holds out the last `fraction` of the characters of each source; a document at the border is split in two."""
+
+    def part(*, held_out: bool) -> list[Documents]:
+        description = f"tail {fraction} {held_out}"
+        return [_Selection(one, partial(_select_tail, one, fraction, held_out), description) for one in sources]
+
+    return part(held_out=False), part(held_out=True)
 
 
-@final
-class _TailPart(Documents):
-    def __init__(self, source: Documents, fraction: float, *, held_out: bool):
-        self.name = source.name
-        self.source = source
-        self.fraction = fraction
-        self.held_out = held_out
-
-    def read(self) -> Iterator[str]:
-        border = int(sum(map(len, self.source.read())) * (1 - self.fraction))
-        for text in self.source.read():
-            part = text[max(border, 0) :] if self.held_out else text[: max(border, 0)]
-            border -= len(text)
-            if part and not part.isspace():
-                yield part
-
-    def fingerprint(self, *, content: bool) -> str:
-        return f"{self.source.fingerprint(content=content)} tail {self.fraction} {self.held_out}"
+def _select_tail(source: Documents, fraction: float, held_out: bool, texts: Iterator[str]) -> Iterator[str]:
+    border = int(sum(map(len, source.read())) * (1 - fraction))
+    for text in texts:
+        part = text[max(border, 0) :] if held_out else text[: max(border, 0)]
+        border -= len(text)
+        if part and not part.isspace():
+            yield part
 
 
-@final
-class FirstDocuments(Documents):
+def first_documents(source: Documents, limit: int) -> Documents:
     """The first few documents of a source that may be endless."""
-
-    def __init__(self, source: Documents, limit: int):
-        self.name = source.name
-        self.source = source
-        self.limit = limit
-
-    def read(self) -> Iterator[str]:
-        return islice(self.source.read(), self.limit)
-
-    def fingerprint(self, *, content: bool) -> str:
-        return f"{self.source.fingerprint(content=content)} first {self.limit}"
+    return _Selection(source, partial(_select_first, limit), f"first {limit}")
 
 
-def fingerprint(sources: Sequence[Documents], *, content: bool) -> str:
+def _select_first(limit: int, texts: Iterator[str]) -> Iterator[str]:
+    return islice(texts, limit)
+
+
+def corpus_fingerprint(sources: Sequence[Documents], *, content: bool) -> str:
     """Identifies a corpus, in hex; see `Documents.fingerprint`."""
     parts = "\n".join(source.fingerprint(content=content) for source in sources)
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
-def _draw(text: str) -> float:
-    """A number in [0, 1) that depends on nothing but the text; blanks around it do not count."""
+def _unit_hash(text: str) -> float:
+    """A hash in [0, 1) of the text without the whitespace around it."""
     digest = hashlib.blake2b(text.strip().encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64

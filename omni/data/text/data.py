@@ -2,44 +2,39 @@
 
 import hashlib
 import re
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader
 
-from omni.batch import TextBatch
-from omni.data.loading.resumable import OrderedBatches, ShuffledBatches
-from omni.data.loading.streaming import StreamableData, StreamLoader
-from omni.data.text.corpus import DocumentSplit, FirstDocuments, fingerprint, open_corpus, tail_split
+from omni.data.loading.split_data import FixedSizeData
+from omni.data.text.corpus import DocumentSplit, corpus_fingerprint, first_documents, open_corpus, tail_split
 from omni.data.text.documents import Documents
 from omni.data.text.packing import PackingReport
 from omni.data.text.stream import TextStream
-from omni.data.text.token_file import PackedRows, TokenFile
+from omni.data.text.token_file import PackedDataset, TokenFile
 from omni.data.text.tokenizer_training import find_tokenizer
 from omni.errors import UserError
 from omni.text.tokenizer import NUM_SPECIALS, Tokenizer
 
-_STREAM_VAL_DOCUMENTS = (
-    1000  # held out of each source of a stream: 0.5 M tokens or so, a minute of validation at tiny size
-)
+# Held out of each source of a stream: about 0.5 M tokens, a minute of validation at tiny size.
+_STREAM_VAL_DOCUMENTS = 1000
 
 
 class _Plan(NamedTuple):
-    """What is read with what; found anew by every process."""
+    """The documents of each split, and what encodes them."""
 
     sources: dict[str, list[Documents]]  # by split, as the next two
-    identities: dict[str, str]
-    files: dict[str, TokenFile]  # a stream has none for its training split
+    fingerprints: dict[str, str]
+    files: dict[str, TokenFile]  # without the training split of a stream
     tokenizer: Tokenizer
 
 
 @final
-class TextData(StreamableData):
-    """Text, tokenised once, packed into full rows and shuffled anew each epoch; see `omni.batch.TextBatch`.
+class TextData(FixedSizeData[_Plan]):
+    """Text, tokenised once, packed into full rows and shuffled in each epoch; see `omni.batch.TextBatch`.
 
-    Each document becomes bos, its tokens, eos. Documents share rows, are never cropped, and no row is asked to predict
-    across the border between two. The tokens are kept in `cache_dir` under a key of content and tokenizer.
+    Each document becomes bos, its tokens, eos. Documents share rows, are never cropped, and no target crosses the
+    border between two of them. The tokens are kept in `cache_dir` under a hash of content and tokenizer.
 
     Args:
         train: Files (.txt, .jsonl, .parquet), patterns, folders, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
@@ -51,18 +46,19 @@ class TextData(StreamableData):
         batch_size: Rows of a batch on each device.
         val_batch_size: Rows of a validation batch; by default `batch_size`.
         val_fraction: Share held out where `val` is not given.
-        val_split: Hold out `documents`, chosen by their text whatever the seed, or the `tail` of every file.
-        document_separator: Regular expression between the documents of a .txt file; by default a file is one document.
-        text_column: Where the text is in .jsonl, .parquet and on the Hub.
+        val_split: Hold out `documents`, chosen by a hash of their text, or the `tail` of every file.
+        document_separator: Regular expression of the text between two documents of a .txt file; by default a file is
+            one document.
+        text_column: Column of the text in .jsonl, .parquet and on the Hub.
         streaming: Tokenise and pack while reading, for a corpus too large to prepare. Resuming reads the pass again.
         shuffle_buffer: Rows that are packed and shuffled together when streaming.
         num_workers: Processes that load batches; 0: the training process does, which is fast unless streaming.
         seed: Of the shuffling.
-        cache_dir: Where tokens, tokenizers and downloads are kept.
+        cache_dir: Folder of tokens, tokenizers and downloads.
 
     Attributes:
         tokenizer: Encodes the text; after `setup`.
-        report: What packing made of each split; after `setup`. A stream's training split is not in it.
+        report: Statistics of the packing of each split; after `setup`. Without the training split of a stream.
 
     Raises:
         UserError: If an argument is out of range.
@@ -71,6 +67,7 @@ class TextData(StreamableData):
     tokenizer: Tokenizer
 
     no_effect = frozenset({"val_batch_size"})
+    row_name = "documents"
 
     def __init__(
         self,
@@ -93,10 +90,8 @@ class TextData(StreamableData):
         seed: int = 0,
         cache_dir: str = "data/cache",
     ):
-        super().__init__(streaming=streaming, num_workers=num_workers, seed=seed)
-        self.train_entries = [train] if isinstance(train, str) else list(train)
-        self.val_entries = [val] if isinstance(val, str) else val
-        self.test_entries = [test] if isinstance(test, str) else test
+        entries = {"train": train, "val": val, "test": test}
+        super().__init__(entries, cache_dir=cache_dir, streaming=streaming, num_workers=num_workers, seed=seed)
         self.tokenizer_spec = tokenizer
         self.vocab_size = vocab_size
         self.context = context
@@ -107,72 +102,38 @@ class TextData(StreamableData):
         self.document_separator = document_separator
         self.text_column = text_column
         self.shuffle_buffer = shuffle_buffer
-        self.cache_dir = Path(cache_dir).expanduser()
         self.report: dict[str, PackingReport] = {}
         self._check_arguments()
-        self._plan: _Plan | None = None
-        self._rows: dict[str, PackedRows] = {}
 
     def find_fingerprint(self) -> str:
-        plan = self._plan_of(may_write=False)
+        plan = self.plan()
         options = (self.context, self.streaming, self.shuffle_buffer if self.streaming else 0)
-        return _digest(plan.identities["train"], plan.identities["val"], plan.tokenizer.fingerprint, *options)
-
-    def prepare_data(self) -> None:
-        plan = self._plan_of(may_write=True)
-        for split, file in plan.files.items():
-            if not file.complete:
-                file.write(plan.sources[split], plan.tokenizer, label=split)
-
-    def setup(self, stage: str | None = None) -> None:
-        if self._rows:
-            return
-        if self.trainer is None:
-            self.prepare_data()
-        plan = self._plan_of(may_write=False)
-        self.tokenizer = plan.tokenizer
-        for split, file in plan.files.items():
-            self._check_file(split, file)
-            self._rows[split] = PackedRows(file, self.context)
-            self.report[split] = report = self._rows[split].packing.report
-            rank_zero_info(
-                f"{split}: {report.documents:,} documents, {report.tokens:,} tokens in {report.rows:,} rows of "
-                f"{self.context + 1}, {report.padding:.2%} padding, {report.cropped:.2%} cropped"
-            )
-
-    def train_batches(self) -> ShuffledBatches:
-        rows = len(self._rows["train"])
-        return ShuffledBatches(rows, self.batch_size, seed=self.seed, position=self.position, **self.rank())
-
-    def train_dataloader(self) -> DataLoader[TextBatch]:
-        return self._stream_loader() if self.streaming else self.loader(self._rows["train"], self.train_batches())
-
-    def val_dataloader(self) -> DataLoader[TextBatch]:
-        return self._ordered("val")
-
-    def test_dataloader(self) -> DataLoader[TextBatch]:
-        return self._ordered("test")
-
-    def predict_dataloader(self) -> DataLoader[TextBatch]:
-        # Lightning wraps the sampler, to know which rows a prediction is of; it cannot wrap a batch sampler of ours.
-        loader, share = self._ordered("test"), self.rank()
-        rows = range(share["rank"], len(self._rows["test"]), share["world_size"])
-        batch_size = self.val_batch_size or self.batch_size
-        return DataLoader(loader.dataset, batch_size=batch_size, sampler=rows, collate_fn=loader.collate_fn)
-
-    def _ordered(self, split: str) -> DataLoader[TextBatch]:
-        if split not in self._rows:
-            raise UserError(f"there is no text to {split} on: give data.init_args.{split}")
-        rows, batch_size = self._rows[split], self.val_batch_size or self.batch_size
-        return self.loader(rows, OrderedBatches(len(rows), batch_size, **self.rank()))
+        return _sha256(plan.fingerprints["train"], plan.fingerprints["val"], plan.tokenizer.fingerprint, *options)
 
     @property
     def stream_identity(self) -> str:
         return f"{self.fingerprint} {self.batch_size}"
 
-    def _stream_loader(self) -> StreamLoader:
-        plan = self._plan_of(may_write=False)
-        stream = TextStream(
+    def prepare_data(self) -> None:
+        plan = self.plan(may_write=True)
+        for split, file in plan.files.items():
+            if not file.complete:
+                file.write(plan.sources[split], plan.tokenizer, label=split)
+
+    def open_splits(self, plan: _Plan) -> None:
+        self.tokenizer = plan.tokenizer
+        for split, file in plan.files.items():
+            self._check_file(split, file)
+            rows = self.datasets[split] = PackedDataset(file, self.context)
+            self.report[split] = report = rows.packing.report
+            rank_zero_info(
+                f"{split}: {report.documents:,} documents, {report.tokens:,} tokens in {report.rows:,} rows of "
+                f"{self.context + 1}, {report.padding:.2%} padding, {report.cropped:.2%} cropped"
+            )
+
+    def stream(self) -> TextStream:
+        plan = self.plan()
+        return TextStream(
             plan.sources["train"],
             plan.tokenizer,
             context=self.context,
@@ -181,33 +142,29 @@ class TextData(StreamableData):
             seed=self.seed,
             **self.rank(),
         )
-        return self.stream_loader(stream)
 
-    def _plan_of(self, *, may_write: bool) -> _Plan:
-        """What to read with what, found once by each process.
+    def make_plan(self, *, may_write: bool) -> _Plan:
+        """The documents of each split, and what encodes them.
 
         Raises:
-            UserError: If a source is not there, or the tokenizer is not and must not be learned by this process.
+            UserError: If a source does not exist, or this process must not train the tokenizer that is missing.
         """
-        if self._plan is None:
-            sources = self._sources()
-            content = not self.streaming
-            identities = {split: fingerprint(part, content=content) for split, part in sources.items()}
-            tokenizer = find_tokenizer(
-                self.tokenizer_spec,
-                sources["train"],
-                identity=identities["train"],
-                vocab_size=self.vocab_size,
-                cache_dir=self.cache_dir,
-                may_train=may_write,
-            )
-            files = {
-                split: TokenFile(self.cache_dir / _digest(identity, tokenizer.fingerprint)[:32])
-                for split, identity in identities.items()
-                if split != "train" or not self.streaming
-            }
-            self._plan = _Plan(sources, identities, files, tokenizer)
-        return self._plan
+        sources = self._sources()
+        fingerprints = {split: corpus_fingerprint(part, content=not self.streaming) for split, part in sources.items()}
+        tokenizer = find_tokenizer(
+            self.tokenizer_spec,
+            sources["train"],
+            fingerprint=fingerprints["train"],
+            vocab_size=self.vocab_size,
+            cache_dir=self.cache_dir,
+            may_train=may_write,
+        )
+        files = {
+            split: TokenFile(self.cache_dir / _sha256(fingerprint, tokenizer.fingerprint)[:32])
+            for split, fingerprint in fingerprints.items()
+            if split != "train" or not self.streaming
+        }
+        return _Plan(sources, fingerprints, files, tokenizer)
 
     def _sources(self) -> dict[str, list[Documents]]:
         """The documents of each split."""
@@ -217,26 +174,23 @@ class TextData(StreamableData):
             "cache_dir": self.cache_dir,
             "streaming": self.streaming,
         }
-        train = open_corpus(self.train_entries, **options)
-        if self.val_entries is not None:
-            val = open_corpus(self.val_entries, hub_split="validation", **options)
-            if twice := {source.name for source in train} & {source.name for source in val}:
+        splits = {split: open_corpus(names, split=split, **options) for split, names in self.entries.items()}
+        train = splits["train"]
+        if "val" in splits:
+            if twice := {source.name for source in train} & {source.name for source in splits["val"]}:
                 raise UserError(f"{min(twice)} is in data.train and in data.val: leave it out of one")
         elif self.val_split == "tail":
-            train, val = tail_split(train, self.val_fraction)
+            splits["train"], splits["val"] = tail_split(train, self.val_fraction)
         else:
-            train, val = DocumentSplit(train, self.val_fraction, exact=not self.streaming).parts()
+            splits["train"], splits["val"] = DocumentSplit(train, self.val_fraction, exact=not self.streaming).parts()
             if self.streaming:
-                val = [*(FirstDocuments(source, _STREAM_VAL_DOCUMENTS) for source in val)]
-        splits = {"train": [*train], "val": [*val]}
-        if self.test_entries is not None:
-            splits["test"] = [*open_corpus(self.test_entries, hub_split="test", **options)]
+                splits["val"] = [first_documents(source, _STREAM_VAL_DOCUMENTS) for source in splits["val"]]
         return splits
 
     def _check_file(self, split: str, file: TokenFile) -> None:
         if not file.complete:
             raise UserError(
-                f"{file.stem}.bin is not there: data.cache_dir must be a folder that all ranks of a node see"
+                f"{file.stem}.bin does not exist: data.cache_dir must be a folder that all ranks of a node see"
             )
         if not file.counts["documents"]:
             raise UserError(f"no document is left for data.{split}: change data.val_fraction, or give data.val")
@@ -247,31 +201,18 @@ class TextData(StreamableData):
             )
 
     def _check_arguments(self) -> None:
-        least = {"context": 1, "batch_size": 1, "val_batch_size": 1, "shuffle_buffer": 1, "num_workers": 0, "seed": 0}
-        for name, limit in least.items():
-            value = getattr(self, name)
-            if value is not None and value < limit:
-                raise UserError(f"data.{name} is {value}: it must be {limit} or more")
-        if not 0 < self.val_fraction < 1:
-            raise UserError(f"data.val_fraction is {self.val_fraction}: it must lie between 0 and 1")
+        self.check_arguments(context=1, batch_size=1, val_batch_size=1)
         if self.tokenizer_spec == "bpe" and self.vocab_size <= NUM_SPECIALS + 256:
             raise UserError(
                 f"data.vocab_size is {self.vocab_size}: it must be more than {NUM_SPECIALS} specials + 256 bytes"
             )
-        if self.streaming and self.val_split == "tail" and self.val_entries is None:
+        if self.streaming and self.val_split == "tail" and "val" not in self.entries:
             raise UserError("data.val_split: tail needs the end of a stream: give data.val, or set it to documents")
-        for name, entries in (
-            ("train", self.train_entries),
-            ("val", self.val_entries),
-            ("test", self.test_entries),
-        ):
-            if entries is not None and not entries:
-                raise UserError(f"data.{name} is an empty list: name a file, a pattern, a folder or hub:OWNER/NAME")
         try:
             re.compile(self.document_separator or "")
         except re.error as error:
-            raise UserError(f"data.document_separator is no regular expression: {error}") from None
+            raise UserError(f"data.document_separator is not a regular expression: {error}") from None
 
 
-def _digest(*parts: object) -> str:
+def _sha256(*parts: object) -> str:
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()

@@ -1,49 +1,56 @@
-"""Documents of text, read one at a time from files."""
+"""Documents of text, read one at a time from files and from the Hub."""
 
 import codecs
 import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
+from omni.data.loading.hub import HubSplit
+from omni.data.loading.jsonl import jsonl_rows
 from omni.errors import UserError
 
 _BLOCK = 1 << 24  # bytes of a .txt file that are read at once
-_REACH = 4096  # characters before and behind a separator that its pattern may look at
+_REACH = 4096  # characters before and after a separator that its pattern may look at
+_HUB_BATCH = 64  # rows of the Hub that are read at once
 
 
 class Documents(ABC):
-    """A place that documents come from, always in the same order.
+    """Abstract: a source of documents, always in the same order.
 
     Attributes:
-        name: What to call it in messages.
+        name: What messages call it.
     """
 
     name: str
 
     @abstractmethod
     def read(self) -> Iterator[str]:
-        """Every document that holds more than whitespace."""
+        """All documents that hold more than whitespace.
 
-    def read_share(self, share: int, shares: int, seed: int) -> Iterator[str]:
-        """Every document of one of `shares` disjoint shares; where the source is in parts, `seed` shuffles those."""
-        return islice(self.read(), share, None, shares)
+        Raises:
+            UserError: If a document cannot be read; the message names it.
+        """
 
-    def examine(self) -> Iterator[str | UserError]:
-        """Every document, blank ones too, or in its place why it cannot be read; not all sources go on behind one."""
+    def rows_or_errors(self) -> Iterator[str | UserError]:
+        """All documents, blank ones included, or the error of each that cannot be read; some sources stop at one."""
         try:
             yield from self.read()
         except UserError as error:
             yield error
 
+    def stream(self, share: int, shares: int, seed: int) -> Iterator[str]:
+        """The documents of one of `shares` disjoint shares; if the source consists of parts, `seed` shuffles those."""
+        return islice(self.read(), share, None, shares)
+
     @abstractmethod
     def fingerprint(self, *, content: bool) -> str:
-        """Identifies the documents: by every byte of `content`, or else as well as can be told without reading it."""
+        """Identifies the documents by every byte if `content`, otherwise as well as possible without reading them."""
 
 
 class _File(Documents):
@@ -55,23 +62,10 @@ class _File(Documents):
         self.options = options
 
     @abstractmethod
-    def _rows(self) -> Iterator[str]:
-        """The file's documents, blank ones included."""
+    def _rows(self) -> Iterator[str | UserError]:
+        """The documents, blank ones included, or the error of each that cannot be read."""
 
-    def read(self) -> Iterator[str]:
-        empty = True
-        try:
-            for row in self._rows():
-                if row and not row.isspace():
-                    empty = False
-                    yield row
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror or error}): check the file") from error
-        if empty:
-            reason = "holds only whitespace" if self.path.stat().st_size else "is empty"
-            raise UserError(f"{self.path}: {reason}: leave it out of data.train and data.val, or put text into it")
-
-    def examine(self) -> Iterator[str | UserError]:
+    def rows_or_errors(self) -> Iterator[str | UserError]:
         try:
             yield from self._rows()
         except UserError as error:
@@ -79,13 +73,25 @@ class _File(Documents):
         except OSError as error:
             yield UserError(f"{self.path}: cannot be read ({error.strerror or error}): check the file")
 
+    def read(self) -> Iterator[str]:
+        empty = True
+        for row in self.rows_or_errors():
+            if isinstance(row, UserError):
+                raise row
+            if row and not row.isspace():
+                empty = False
+                yield row
+        if empty:
+            reason = "holds only whitespace" if self.path.stat().st_size else "is empty"
+            raise UserError(f"{self.path}: {reason}: leave it out of data.train and data.val, or put text into it")
+
     def fingerprint(self, *, content: bool) -> str:
         stat = self.path.stat()
-        identity = self._digest if content else f"{self.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        identity = self._sha256 if content else f"{self.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
         return f"{type(self).__name__} {identity} {json.dumps(self.options)}"
 
     @cached_property
-    def _digest(self) -> str:
+    def _sha256(self) -> str:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -96,13 +102,13 @@ class TextFile(_File):
 
     Args:
         path: The file.
-        separator: Regular expression that stands between documents; None: the file is one document.
+        separator: Regular expression of the text between two documents; None: the file is one document.
     """
 
     def __init__(self, path: Path, *, separator: str | None = None):
         super().__init__(path, separator=separator)
 
-    def _rows(self) -> Iterator[str]:
+    def _rows(self) -> Iterator[str | UserError]:
         blocks = _decoded(self.path)
         separator = self.options["separator"]
         return iter(["".join(blocks)]) if separator is None else _split(blocks, re.compile(separator, re.MULTILINE))
@@ -110,40 +116,14 @@ class TextFile(_File):
 
 @final
 class JsonlFile(_File):
-    """A `.jsonl` file: an object a line, with the text under `column`."""
+    """A `.jsonl` file with the text in `column` of each object."""
 
     def __init__(self, path: Path, *, column: str = "text"):
         super().__init__(path, column=column)
 
-    def _rows(self) -> Iterator[str]:
-        return (self._text(line, where) for where, line in self._lines())
-
-    def examine(self) -> Iterator[str | UserError]:
-        for where, line in self._lines():
-            try:
-                yield self._text(line, where)
-            except UserError as error:
-                yield error
-
-    def _lines(self) -> Iterator[tuple[str, bytes]]:
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.isspace():
-                    yield f"{self.path}: row {number}", line
-
-    def _text(self, line: bytes, where: str) -> str:
-        try:
-            row = json.loads(line.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where}: byte {error.start} is not UTF-8: convert the file to UTF-8") from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno}): mend or drop the row") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: a {type(row).__name__}, not an object: write one JSON object a line")
-        column = self.options["column"]
-        if column not in row:
-            raise UserError(f"{where}: no {column!r}, only {sorted(row)}: set data.text_column")
-        return checked(row[column], f"{where}, {column!r}")
+    def _rows(self) -> Iterator[str | UserError]:
+        for where, row in jsonl_rows(self.path):
+            yield row if isinstance(row, UserError) else text_of(row, self.options["column"], where)
 
 
 @final
@@ -153,21 +133,8 @@ class ParquetFile(_File):
     def __init__(self, path: Path, *, column: str = "text"):
         super().__init__(path, column=column)
 
-    def _rows(self) -> Iterator[str]:
-        return (checked(value, where) for where, value in self._values())
-
-    def examine(self) -> Iterator[str | UserError]:
-        try:
-            for where, value in self._values():
-                try:
-                    yield checked(value, where)
-                except UserError as error:
-                    yield error
-        except UserError as error:
-            yield error
-
-    def _values(self) -> Iterator[tuple[str, object]]:
-        import pyarrow.parquet  # here, because it takes 0.1 s that no other reader needs
+    def _rows(self) -> Iterator[str | UserError]:
+        import pyarrow.parquet  # takes 0.1 s, which no other reader needs
 
         column, number = self.options["column"], 0
         try:
@@ -182,17 +149,57 @@ class ParquetFile(_File):
             for batch in file.iter_batches(batch_size=1024, columns=[column]):
                 for value in batch.column(0).to_pylist():
                     number += 1
-                    yield f"{self.path}: row {number}, {column!r}", value
+                    yield text_of({column: value}, column, f"{self.path}: row {number}")
 
 
-def checked(value: object, where: str) -> str:
-    """The value, if it is text that UTF-8 can express."""
+@final
+class HubDocuments(HubSplit, Documents):
+    """Documents of the Hub.
+
+    Args:
+        entry: See `HubSplit`, as for the next argument.
+        split: `train`, `val` or `test`.
+        column: Column of the text.
+        cache_dir: Folder of downloads.
+        streaming: Whether documents are read over the network when they are needed; nothing is stored.
+    """
+
+    def __init__(self, entry: str, split: str, *, column: str, cache_dir: Path, streaming: bool):
+        super().__init__(entry, split, cache_dir)
+        self.column, self.streaming = column, streaming
+
+    def read(self) -> Iterator[str]:
+        return self._texts(self.rows_of(self.open(streaming=self.streaming), _HUB_BATCH))
+
+    def stream(self, share: int, shares: int, seed: int) -> Iterator[str]:
+        return self._texts(self.stream_rows(share, shares, seed, batch_size=_HUB_BATCH))
+
+    def fingerprint(self, *, content: bool) -> str:
+        return f"{self.name} {self.builder.hash} {self.column}"
+
+    def _texts(self, rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+        for number, row in enumerate(rows, start=1):
+            if self.column not in row:
+                raise UserError(f"{self.name}: no column {self.column!r}, only {sorted(row)}: set data.text_column")
+            text = text_of(row, self.column, f"{self.name}: row {number}")
+            if isinstance(text, UserError):
+                raise text
+            if text and not text.isspace():
+                yield text
+
+
+def text_of(row: Mapping[str, Any], column: str, where: str) -> str | UserError:
+    """The text in a column of a row, or the error if there is none that UTF-8 can express."""
+    if column not in row:
+        return UserError(f"{where}: no {column!r}, only {sorted(row)}: set data.text_column")
+    value = row[column]
     if not isinstance(value, str):
-        raise UserError(f"{where}: a {type(value).__name__}, not text: mend or drop the row, or set data.text_column")
+        kind = type(value).__name__
+        return UserError(f"{where}, {column!r}: a {kind}, not text: correct or remove the row, or set data.text_column")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: character {error.start} is a lone surrogate: mend or drop the row") from None
+        return UserError(f"{where}, {column!r}: character {error.start} is a lone surrogate: correct or remove the row")
     return value
 
 
@@ -210,17 +217,17 @@ def _decoded(path: Path) -> Iterator[str]:
 
 
 def _decode(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, offset: int) -> str:
-    begun = len(decoder.getstate()[0])  # bytes of a character that the last block cut
+    pending = len(decoder.getstate()[0])  # bytes of a character that the last block cut
     try:
         return decoder.decode(block, final=not block)
     except UnicodeDecodeError as error:
-        position = offset - begun + error.start
+        position = offset - pending + error.start
         raise UserError(f"{path}: byte {position} is not UTF-8 ({error.reason}): convert the file to UTF-8") from None
 
 
 def _split(blocks: Iterator[str], separator: re.Pattern[str]) -> Iterator[str]:
-    """The texts between separators, with no more in memory than a block and a document."""
-    text, start = "", 0  # text[:start] is done, and only kept for a pattern to look back at
+    """The texts between separators, with at most a block and a document in memory."""
+    text, start = "", 0  # text[:start] is done, and kept only for a pattern to look back at
     for block in blocks:
         done = max(0, start - _REACH)
         text, start = text[done:] + block, start - done

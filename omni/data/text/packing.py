@@ -13,13 +13,13 @@ Ints = NDArray[np.integer]
 
 
 class PackingReport(NamedTuple):
-    """What packing made of a corpus.
+    """Statistics of a packed corpus.
 
     Attributes:
         documents: Number of documents.
         tokens: Their tokens, bos and eos included.
-        rows: Rows that they fill.
-        padding: Share of the rows' places that hold padding.
+        rows: Number of rows.
+        padding: Share of the rows' tokens that are padding.
         cropped: Share of the predictable tokens (all but each document's first) that no row predicts.
     """
 
@@ -32,13 +32,13 @@ class PackingReport(NamedTuple):
 
 @dataclass(frozen=True)
 class Packing:
-    """Which pieces of a stream of tokens lie in which row.
+    """The pieces of a stream of tokens that each row holds.
 
     Attributes:
         capacity: Tokens in a row.
-        starts: (pieces,) where each piece begins in the stream, row by row.
+        starts: (pieces,) start of each piece in the stream, row by row.
         lengths: (pieces,) tokens in each piece.
-        bounds: (rows + 1,) row `r` holds the pieces from `bounds[r]` to `bounds[r + 1]`.
+        bounds: (rows + 1,) row `r` holds the pieces `bounds[r]` to `bounds[r + 1] - 1`.
         report: Counts and shares.
     """
 
@@ -55,7 +55,7 @@ class Packing:
         """Reads rows.
 
         Args:
-            stream: The tokens that the packing was made for.
+            stream: The tokens that the packing was computed for.
             rows: Numbers of the rows.
 
         Returns:
@@ -64,24 +64,24 @@ class Packing:
         counts = self.bounds[rows + 1] - self.bounds[rows]
         pieces = _ranges(self.bounds[rows], counts)
         lengths = self.lengths[pieces]
-        begins = np.cumsum(lengths) - lengths  # of each piece, were the rows laid end to end without padding
-        row_begins = begins[np.cumsum(counts) - counts]
-        places = begins + np.repeat(np.arange(len(rows)) * self.capacity - row_begins, counts)
+        piece_starts = np.cumsum(lengths) - lengths  # of each piece, if the rows were concatenated without padding
+        row_starts = piece_starts[np.cumsum(counts) - counts]
+        places = piece_starts + np.repeat(np.arange(len(rows)) * self.capacity - row_starts, counts)
         tokens = np.full((len(rows), self.capacity), PAD, np.int64)
         filled = _ranges(places, lengths)
         tokens.ravel()[filled] = stream[_ranges(self.starts[pieces], lengths)]
         predicted = np.zeros(tokens.shape, bool)
         predicted.ravel()[filled] = True
-        predicted.ravel()[places] = False  # what went before belongs to another piece
+        predicted.ravel()[places] = False  # the token before it belongs to another piece
         return tokens[:, :-1].copy(), np.where(predicted, tokens, IGNORE)[:, 1:].copy()
 
 
 def pack(document_lengths: Ints, capacity: int) -> Packing:
-    """Packs documents that lie one after the other in a stream.
+    """Packs the documents of a stream.
 
-    A document longer than a row is cut into pieces that share one token, the last of one and the first of the next,
-    so that each of its tokens but the first is predicted once. Pieces go, longest first, into the fullest row that
-    still has room (best-fit decreasing, as in arXiv:2404.10830).
+    A document longer than a row is split into pieces that overlap by a token, so that each of its tokens but the first
+    is predicted once. Pieces are put, longest first, into the fullest row that has room for them (best-fit decreasing,
+    arXiv:2404.10830).
 
     Args:
         document_lengths: (documents,) tokens of each document, 2 or more.
@@ -117,12 +117,12 @@ def best_fit(lengths: Ints, capacity: int) -> NDArray[np.int64]:
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(np.bincount(capacity - lengths, minlength=capacity))  # in `order`: longest pieces first
     room: dict[int, list[Ints]] = {}  # space left -> rows that have it
-    num_rows, begin = 0, 0
+    num_rows, start = 0, 0
     for length, end in zip(range(capacity, 0, -1), ends.tolist(), strict=True):
-        while begin < end:
+        while start < end:
             space = min((space for space in room if space >= length), default=None)
             each = (capacity if space is None else space) // length  # pieces of this length that such a row takes
-            wanted = -(-(end - begin) // each)
+            wanted = -(-(end - start) // each)
             if space is None:
                 space, open_rows = capacity, np.arange(num_rows, num_rows + wanted)
                 num_rows += wanted
@@ -131,10 +131,10 @@ def best_fit(lengths: Ints, capacity: int) -> NDArray[np.int64]:
                 if len(open_rows) > wanted:
                     room[space] = [open_rows[wanted:]]
                     open_rows = open_rows[:wanted]
-            placed = min(end - begin, each * len(open_rows))
+            placed = min(end - start, each * len(open_rows))
             taken = np.repeat(open_rows, each)[:placed]
-            rows[order[begin : begin + placed]] = taken
-            begin += placed
+            rows[order[start : start + placed]] = taken
+            start += placed
             last = placed - each * (len(open_rows) - 1)  # the last of these rows may have got fewer
             _put(room, space - each * length, open_rows[:-1])
             _put(room, space - last * length, open_rows[-1:])

@@ -1,15 +1,15 @@
-"""Streams of text: documents tokenised and packed as they come, shared over ranks and workers, resumable."""
+"""Streams of text: documents that are tokenised and packed while they are read."""
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
-from typing import final
+from itertools import islice
+from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import IterableDataset, get_worker_info
 
 from omni.batch import TextBatch
+from omni.data.loading.streaming import SourceStream
 from omni.data.text.documents import Documents
 from omni.data.text.packing import pack
 from omni.text.tokenizer import BOS, EOS, Tokenizer
@@ -18,51 +18,30 @@ _DOCUMENTS = 64  # tokenised together
 
 
 @final
-class TextStream(IterableDataset[TextBatch]):
-    """One pass over a corpus in batches of packed rows; every rank and worker reads its own share of the documents.
+class TextStream(SourceStream[str, TextBatch]):
+    """One pass over a corpus in batches of packed rows.
 
-    Enough documents for `buffer` rows are packed together and their rows shuffled; so are the sources in each epoch.
-    Nothing but the arguments and `epoch` decides what comes.
+    Enough documents for `buffer` rows are packed together, and their rows shuffled.
 
     Args:
         sources: The corpus.
         tokenizer: Encodes it.
         context: Tokens that the model reads in a row.
-        batch_size: Rows of a batch. The last rows of a share that fill none are dropped, unless they are all it has.
-        buffer: Rows that are packed and shuffled together.
-        seed: Of the shuffling.
-        rank: Of this process.
-        world_size: Number of ranks.
+        batch_size: Rows of a batch. The last rows of a share that do not fill one are dropped, unless they are all.
+        **options: Of `SourceStream`.
     """
 
     def __init__(
-        self,
-        sources: Sequence[Documents],
-        tokenizer: Tokenizer,
-        *,
-        context: int,
-        batch_size: int,
-        buffer: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        self, sources: Sequence[Documents], tokenizer: Tokenizer, *, context: int, batch_size: int, **options: Any
     ):
-        self.sources = sources
+        super().__init__(sources, **options)
         self.tokenizer = tokenizer
         self.capacity = context + 1
         self.batch_size = batch_size
-        self.buffer = buffer
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
 
-    def __iter__(self) -> Iterator[TextBatch]:
-        worker = get_worker_info()
-        workers = worker.num_workers if worker else 1
-        share, shares = self.rank * workers + (worker.id if worker else 0), self.world_size * workers
+    def batches(self, share: int, shares: int) -> Iterator[TextBatch]:
         inputs, targets = np.empty((2, 0, self.capacity - 1), np.int64)
-        count = 0  # rows that were yielded
+        count = 0  # rows of the batches so far
         for block in self._blocks(share, shares):
             inputs, targets = np.concatenate([inputs, block[0]]), np.concatenate([targets, block[1]])
             while len(inputs) >= self.batch_size:
@@ -87,12 +66,7 @@ class TextStream(IterableDataset[TextBatch]):
 
     def _documents(self, share: int, shares: int) -> Iterator[NDArray[np.int64]]:
         """The tokens of each document of a share."""
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.sources))
-        texts = chain.from_iterable(
-            # the share turns with the sources: of many files of one document each, every share gets some
-            self.sources[number].read_share((share + turn) % shares, shares, int(np.uint32(self.seed + self.epoch)))
-            for turn, number in enumerate(order)
-        )
+        texts = self.rows(share, shares)
         while some := list(islice(texts, _DOCUMENTS)):
             for tokens in self.tokenizer.encode_batch(some):
                 yield np.array([BOS, *tokens, EOS])

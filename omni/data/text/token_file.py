@@ -1,10 +1,10 @@
-"""Tokenised documents in a memory-mapped file, made once and kept under a key."""
+"""Tokenised documents in memory-mapped files, computed once."""
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, BinaryIO, NamedTuple, final
 
 import numpy as np
 import torch
@@ -18,18 +18,18 @@ from omni.errors import UserError
 from omni.files import atomic_write
 from omni.text.tokenizer import BOS, EOS, Tokenizer
 
-_SEGMENT = 1 << 16  # characters, about; enough of them at a time to keep every thread of the tokenizer busy
-_BATCH = 1 << 20  # characters: bounds the memory, 40 bytes each in lists of ids
+_SEGMENT = 1 << 16  # characters, about: small enough for every thread of the tokenizer to have work
+_BATCH = 1 << 20  # characters that are tokenised together; lists of ids take 40 bytes for each
 
 
 @final
 class TokenFile:
-    """The tokens of a corpus: `<stem>.bin`, lengths of its documents `<stem>.npy`, and counts `<stem>.json`.
+    """The tokens of a corpus in `<stem>.bin`, the lengths of its documents in `.npy`, and counts in `.json`.
 
-    The `.json` is written last: where it is, the others are whole.
+    The `.json` is written last: if it exists, the others are complete.
 
     Args:
-        stem: Path of the three files without their endings; holds the key.
+        stem: Path of the three files without their suffixes.
     """
 
     def __init__(self, stem: Path):
@@ -37,7 +37,7 @@ class TokenFile:
 
     @property
     def complete(self) -> bool:
-        """Whether the files are there and whole."""
+        """Whether the files exist and have their final sizes."""
         try:
             counts = self.counts
             size = self._file(".bin").stat().st_size
@@ -56,16 +56,16 @@ class TokenFile:
         return np.load(self._file(".npy"))
 
     def tokens(self) -> Ints:
-        """(tokens,) every document as bos, tokens, eos, one after the other; mapped, not read."""
+        """(tokens,) all documents as bos, tokens, eos; memory-mapped."""
         return np.memmap(self._file(".bin"), np.dtype(self.counts["dtype"]), "r")
 
     def write(self, sources: Sequence[Documents], tokenizer: Tokenizer, *, label: str) -> None:
-        """Tokenises a corpus. Whoever else writes the same files at the same time writes the same bytes.
+        """Tokenises a corpus. Another process that writes the files at the same time writes the same bytes.
 
         Args:
             sources: The corpus.
             tokenizer: Encodes it.
-            label: Name for the progress bar.
+            label: Of the progress bar.
 
         Raises:
             UserError: If a document cannot be read or the files cannot be written.
@@ -78,17 +78,17 @@ class TokenFile:
             tqdm(desc=f"tokenising {label}", unit="B", unit_scale=True, disable=None) as bar,
         ):
             for batch in _batches(sources):
-                encoded = tokenizer.encode_batch([text for text, _ in batch])
+                encoded = tokenizer.encode_batch([segment.text for segment in batch])
                 stream: list[int] = []
-                for (text, place), tokens in zip(batch, encoded, strict=True):
-                    num_bytes += (size := len(text.encode()))
+                for segment, tokens in zip(batch, encoded, strict=True):
+                    num_bytes += (size := len(segment.text.encode()))
                     bar.update(size)
-                    begun = len(stream)
-                    stream += [BOS, *tokens] if place & _FIRST else tokens
-                    if place & _LAST:
+                    start = len(stream)
+                    stream += [BOS, *tokens] if segment.first else tokens
+                    if segment.last:
                         stream.append(EOS)
-                    lengths += [0] if place & _FIRST else []
-                    lengths[-1] += len(stream) - begun
+                    lengths += [0] if segment.first else []
+                    lengths[-1] += len(stream) - start
                 file.write(np.array(stream, dtype).tobytes())
         with self._replacing(".npy") as file:
             np.save(file, np.array(lengths, np.int64))
@@ -96,13 +96,13 @@ class TokenFile:
         with self._replacing(".json") as file:
             file.write(json.dumps(counts).encode())
 
-    def _file(self, ending: str) -> Path:
-        return self.stem.with_name(self.stem.name + ending)
+    def _file(self, suffix: str) -> Path:
+        return self.stem.with_name(self.stem.name + suffix)
 
     @contextmanager
-    def _replacing(self, ending: str) -> Iterator[BinaryIO]:
-        """A file that appears under its name only when it is whole."""
-        path = self._file(ending)
+    def _replacing(self, suffix: str) -> Iterator[BinaryIO]:
+        """See `atomic_write`."""
+        path = self._file(suffix)
         try:
             with atomic_write(path) as file:
                 yield file
@@ -113,8 +113,8 @@ class TokenFile:
 
 
 @final
-class PackedRows(Dataset[TextBatch]):
-    """Packed rows of a token file, read by the batch.
+class PackedDataset(Dataset[TextBatch]):
+    """Packed rows of a token file, a whole batch at a time.
 
     Args:
         file: The tokens.
@@ -140,25 +140,29 @@ class PackedRows(Dataset[TextBatch]):
         return self.__getitems__([row])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tokens": None}  # a map of a file would be pickled as its content
+        return self.__dict__ | {"_tokens": None}  # pickling a memory map would copy the file
 
 
-_FIRST, _LAST = 1, 2
+class _Segment(NamedTuple):
+    """A part of a document."""
+
+    text: str
+    first: bool
+    last: bool
 
 
-def _batches(sources: Sequence[Documents]) -> Iterator[list[tuple[str, int]]]:
-    """Segments of documents, each with its place in its document, about `_BATCH` characters at a time."""
-    batch: list[tuple[str, int]] = []
+def _batches(sources: Sequence[Documents]) -> Iterator[list[_Segment]]:
+    """Segments of documents, about `_BATCH` characters at a time."""
+    batch: list[_Segment] = []
     size = 0
     for source in sources:
         for text in source.read():
-            begin = 0
-            while begin < len(text):
-                end = _segment_end(text, begin)
-                place = (_FIRST if begin == 0 else 0) | (_LAST if end == len(text) else 0)
-                batch.append((text[begin:end], place))
-                size += end - begin
-                begin = end
+            start = 0
+            while start < len(text):
+                end = _segment_end(text, start)
+                batch.append(_Segment(text[start:end], first=start == 0, last=end == len(text)))
+                size += end - start
+                start = end
                 if size >= _BATCH:
                     yield batch
                     batch, size = [], 0
@@ -166,7 +170,7 @@ def _batches(sources: Sequence[Documents]) -> Iterator[list[tuple[str, int]]]:
         yield batch
 
 
-def _segment_end(text: str, begin: int) -> int:
-    """Just behind a line end, where every tokenizer may be interrupted: no token reaches over one."""
-    end = text.find("\n", begin + _SEGMENT) + 1
+def _segment_end(text: str, start: int) -> int:
+    """The position after a line end: no token of any tokenizer crosses one."""
+    end = text.find("\n", start + _SEGMENT) + 1
     return end or len(text)

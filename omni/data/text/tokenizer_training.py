@@ -1,4 +1,4 @@
-"""The tokenizer that a corpus is read with: a given one, or one learned from the corpus."""
+"""The tokenizer of a corpus: a given one, or one trained on the corpus."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -12,21 +12,27 @@ from omni.text.tokenizer import Tokenizer, open_tokenizer
 
 
 def find_tokenizer(
-    spec: str, sources: Sequence[Documents], *, identity: str, vocab_size: int, cache_dir: Path, may_train: bool
+    spec: str,
+    sources: Sequence[Documents] = (),
+    *,
+    fingerprint: str = "",
+    vocab_size: int = 0,
+    cache_dir: Path = Path("data/cache"),
+    may_train: bool = False,
 ) -> Tokenizer:
     """The tokenizer that `data.tokenizer` names.
 
     Args:
-        spec: `bpe` (learned from `sources` once, then kept in `cache_dir`), `bytes`, a `.model` file, a `.ckpt`
-            file, for the tokenizer in it, or `pretrained:` and the name or the folder of a pretrained model.
+        spec: `bpe` (trained on `sources` once, then kept in `cache_dir`), `bytes`, a `.model` file, a `.ckpt`
+            file for the tokenizer in it, or `pretrained:` and the name or the folder of a pretrained model.
         sources: The documents to train on.
-        identity: Their fingerprint.
-        vocab_size: For `bpe`.
-        cache_dir: For `bpe`.
-        may_train: Whether this process may learn one where none is kept.
+        fingerprint: Of the documents.
+        vocab_size: Of `bpe`.
+        cache_dir: Folder of `bpe`.
+        may_train: Whether this process may train one that `cache_dir` does not hold.
 
     Raises:
-        UserError: If the tokenizer cannot be had.
+        UserError: If the tokenizer cannot be loaded or trained.
     """
     if Path(spec).suffix == ".ckpt" or Path(spec).is_dir():
         from omni.checkpoints.checkpoint import Checkpoint  # imports torch
@@ -36,14 +42,15 @@ def find_tokenizer(
         return PretrainedTokenizer(spec.removeprefix(PRETRAINED))
     if spec != "bpe":
         return open_tokenizer(spec)
-    key = hashlib.sha256(f"{identity} {vocab_size}".encode()).hexdigest()
+    key = hashlib.sha256(f"{fingerprint} {vocab_size}".encode()).hexdigest()
     path = cache_dir / f"bpe-{vocab_size}-{key[:16]}.model"
     if not path.exists():
         if not may_train:
-            raise UserError(f"{path} is not there: data.cache_dir must be a folder that all ranks of a node see")
-        train_sentencepiece(_texts(sources), vocab_size=vocab_size).save(path)
+            raise UserError(f"{path} does not exist: data.cache_dir must be a folder that all ranks of a node see")
+        train_sentencepiece(texts_of(sources), vocab_size=vocab_size).save(path)
     return open_tokenizer(path)
 
 
-def _texts(sources: Sequence[Documents]) -> Iterator[str]:
+def texts_of(sources: Sequence[Documents]) -> Iterator[str]:
+    """The texts of a corpus."""
     return (text for source in sources for text in source.read())

@@ -1,0 +1,34 @@
+"""JSON lines: files with one JSON object a line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omni.errors import UserError
+
+
+def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
+    """The rows of a file, blank lines left out.
+
+    Yields:
+        The row's name in messages, `FILE: row NUMBER`, and the row, or why it cannot be read.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.isspace():
+                where = f"{path}: row {number}"
+                yield where, _parsed(line, where)
+
+
+def _parsed(line: bytes, where: str) -> dict[str, Any] | UserError:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return UserError(f"{where}: byte {error.start} is not UTF-8: convert the file to UTF-8")
+    except ValueError as error:
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        return UserError(f"{where}: not JSON ({reason}): correct or remove the row")
+    if not isinstance(row, dict):
+        return UserError(f"{where}: a {type(row).__name__}, not an object: write one JSON object a line")
+    return row

@@ -1,0 +1,83 @@
+"""The base of the data modules whose rows are utterances."""
+
+from abc import ABC
+from typing import ClassVar, Generic, NamedTuple, TypeVar
+
+from omni.data.loading.row_file import RowFile
+from omni.data.loading.skipped import report_skipped
+from omni.data.loading.split_data import BucketedData
+from omni.data.speech.manifests import open_utterances
+from omni.data.speech.rows import SpeechRow, read_rows
+from omni.errors import UserError
+from omni.text.ctc_vocabulary import CTCVocabulary
+
+File = TypeVar("File", bound=RowFile)
+
+
+class UtterancePlan(NamedTuple, Generic[File]):
+    """The rows of each split, and the files of what is computed from them.
+
+    Attributes:
+        rows: By split, as the others.
+        fingerprints: Of the rows, as their files were when the plan was made.
+        files: Without the splits that have none.
+    """
+
+    rows: dict[str, list[SpeechRow]]
+    fingerprints: dict[str, str]
+    files: dict[str, File]
+
+
+class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
+    """Abstract: a data module of utterances.
+
+    Attributes:
+        tokenizer: Encodes the transcripts.
+        batch_seconds: Largest total duration of a batch on each device, padding counted.
+        min_duration: Shorter utterances are left out, in seconds.
+        max_duration: Longer ones are left out.
+        text_column: Column of the text in manifests and on the Hub.
+        silence: Seconds that are added before and after each utterance.
+    """
+
+    row_name: ClassVar[str] = "utterances"
+
+    tokenizer: CTCVocabulary
+    batch_seconds: float
+    min_duration: float
+    max_duration: float
+    text_column: str
+    silence: float = 0.0
+
+    @property
+    def batch_capacity(self) -> float:
+        return self.batch_seconds
+
+    def read_split(self, split: str, *, may_write: bool) -> list[SpeechRow]:
+        """The rows of a split that can be used; the others are reported."""
+        rows, skipped = read_rows(
+            open_utterances(self.entries[split], text_column=self.text_column, cache_dir=self.cache_dir, split=split),
+            self.tokenizer,
+            min_duration=self.min_duration,
+            max_duration=self.max_duration,
+            cache_dir=self.cache_dir,
+            may_write=may_write,
+        )
+        rows = self.selected(rows, split)
+        report_skipped(split, skipped, len(rows))
+        return rows
+
+    def selected(self, rows: list[SpeechRow], split: str) -> list[SpeechRow]:
+        """The rows of a split that are wanted; all of them, unless a subclass selects."""
+        return rows
+
+    def check_arguments(self, **limits: float) -> None:
+        super().check_arguments(max_batch_rows=1, **limits)
+        if not 0 <= self.min_duration < self.max_duration:
+            raise UserError(f"data.min_duration ({self.min_duration} s) must be less than data.max_duration")
+        if self.batch_seconds < self.max_duration + 2 * self.silence:
+            silences = f" and twice data.silence ({self.silence} s)" if self.silence else ""
+            raise UserError(
+                f"data.batch_seconds ({self.batch_seconds}) must hold an utterance of data.max_duration "
+                f"({self.max_duration} s){silences}: raise the one or lower the other"
+            )
