@@ -1,6 +1,7 @@
 """Sources of speech in the layouts of well-known corpora."""
 
 import re
+from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
@@ -13,17 +14,26 @@ _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 _FSDD_TEST = range(5)  # indices of the test recordings of each digit and speaker, as its authors define them
 
 
+class _Corpus(Utterances, ABC):
+    """Abstract: a folder of speech.
+
+    Args:
+        folder: The folder.
+        split: The split that is read of it; all if it has none.
+    """
+
+    def __init__(self, folder: Path, split: str = "all"):
+        self.name = str(folder) if split == "all" else f"{folder}, {split}"
+        self.folder, self.split = folder, split
+
+
 @final
-class LibriSpeech(Utterances):
+class LibriSpeech(_Corpus):
     """The layout of LibriSpeech: `speaker/chapter/*.trans.txt` beside the audio (Panayotov et al., ICASSP 2015).
 
     Args:
         folder: Any parent folder of the transcripts.
     """
-
-    def __init__(self, folder: Path):
-        self.name = str(folder)
-        self.folder = folder
 
     def rows(self) -> Iterator[Utterance]:
         for transcript in sorted(self.folder.rglob("*.trans.txt")):
@@ -34,16 +44,12 @@ class LibriSpeech(Utterances):
 
 
 @final
-class LJSpeech(Utterances):
+class LJSpeech(_Corpus):
     """The layout of LJSpeech: `metadata.csv` with `id|text|normalised text`, and `wavs/`.
 
     Args:
         folder: The one with `metadata.csv`.
     """
-
-    def __init__(self, folder: Path):
-        self.name = str(folder)
-        self.folder = folder
 
     def rows(self) -> Iterator[Utterance]:
         metadata = self.folder / "metadata.csv"
@@ -57,18 +63,13 @@ class LJSpeech(Utterances):
 
 
 @final
-class AN4(Utterances):
+class AN4(_Corpus):
     """One split of CMU's AN4 (Acero, 1990): `etc/an4_SPLIT.fileids` and `.transcription`, and `wav/`.
 
     Args:
         folder: The one with `etc`.
         split: `train` or `test`.
     """
-
-    def __init__(self, folder: Path, split: str):
-        self.name = f"{folder}, {split}"
-        self.folder = folder
-        self.split = split
 
     def rows(self) -> Iterator[Utterance]:
         files = self.folder / "etc" / f"an4_{self.split}.fileids"
@@ -87,18 +88,13 @@ class AN4(Utterances):
 
 
 @final
-class FreeSpokenDigits(Utterances):
+class FreeSpokenDigits(_Corpus):
     """One split of the Free Spoken Digit Dataset: `recordings/DIGIT_SPEAKER_INDEX.wav`.
 
     Args:
         folder: The parent of `recordings`, or this folder itself.
         split: `train`, `test` (indices 0–4) or `all`.
     """
-
-    def __init__(self, folder: Path, split: str):
-        self.name = f"{folder}, {split}"
-        self.folder = folder
-        self.split = split
 
     def rows(self) -> Iterator[Utterance]:
         found = []
@@ -114,16 +110,12 @@ class FreeSpokenDigits(Utterances):
 
 
 @final
-class AudioFolder(Utterances):
+class AudioFolder(_Corpus):
     """A tree of audio files, each with a `.txt` of the same name beside it, and a folder for each speaker.
 
     Args:
         folder: The root of the tree. Files directly in it have no speaker.
     """
-
-    def __init__(self, folder: Path):
-        self.name = str(folder)
-        self.folder = folder
 
     def rows(self) -> Iterator[Utterance]:
         for file in _audio_files(self.folder):
