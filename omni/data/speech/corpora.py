@@ -195,6 +195,6 @@ def _audio_files(folder: Path) -> Iterator[Path]:
 
 
 def _with_some_suffix(stem: Path, suffixes: Sequence[str]) -> Path:
-    """The first file of that name; the name with the first suffix if there is none."""
+    """The first file of that name; or the name with the first suffix if no file exists."""
     paths = [stem.with_name(stem.name + suffix) for suffix in suffixes]
     return next((path for path in paths if path.is_file()), paths[0])

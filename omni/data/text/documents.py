@@ -189,7 +189,7 @@ class HubDocuments(HubSplit, Documents):
 
 
 def text_of(row: Mapping[str, Any], column: str, where: str) -> str | UserError:
-    """The text in a column of a row, or the error if there is none that UTF-8 can express."""
+    """The text in a column of a row, or the error if it is missing or not valid in UTF-8."""
     if column not in row:
         return UserError(f"{where}: no {column!r}, only {sorted(row)}: set data.text_column")
     value = row[column]
