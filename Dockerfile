@@ -16,7 +16,7 @@ ENV HOME=/tmp PYTHONUNBUFFERED=1
 # What omni needs, apart from omni: a layer that changes only when they do
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir omni \
-    && touch omni/__init__.py \
+    && echo '__version__ = "0"' > omni/__init__.py \
     && pip install --no-cache-dir --constraint constraints.txt --editable '.[world,hf]'
 
 COPY omni omni

@@ -8,7 +8,7 @@ JOBS ?= 1
 DEPRECATIONS := -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 SENTENCE := The small red star is above the large blue circle.
 
-.PHONY: quickstart smoke gpu test test-slow test-latest test-lowest lint check install lock clean
+.PHONY: quickstart smoke gpu test test-slow test-install test-latest test-lowest lint check install lock clean
 
 # The seventh of the world's held-out conversations is a question that is asked aloud about a picture.
 quickstart: data/world/world.json  ## world, all stages; an answer, written and spoken, to a question about a picture; a sentence, said and heard
@@ -52,6 +52,9 @@ test-lowest: pyproject.toml  ## the tests with the lowest versions in the ranges
 	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
 	    --requirement build/lowest/requirements.txt
 	build/lowest/bin/python -m pytest $(DEPRECATIONS)
+
+test-install: .venv/installed  ## wheel and sdist; the wheel in an environment of its own, its verbs from an empty folder
+	.ci/installed $(BIN)/python
 
 gpu: .venv/installed  ## every stage on this machine's GPU, resuming, memory, MFU, decoding; build/gpu.json, build/gpu.md (has not run on a GPU yet)
 	$(BIN)/omni bench gpu --minutes 8

@@ -8,6 +8,7 @@ from inspect import signature
 from io import TextIOWrapper
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+import omni
 from omni.errors import UserError, parser_errors
 
 # The trainer verbs go to LightningCLI, all others to jsonargparse.
@@ -94,6 +95,10 @@ VERBS = {
     "hub pull": Verb("omni.commands.hub:pull", "Fetch a published model.", ("repository",)),
     "plot": Verb("omni.commands.plot:plot_runs", "Draw the curves of one or several runs.", ("runs+",), ("metrics",)),
     "plan": Verb("omni.commands.plan:run", "Count a configuration's parameters and memory before training it."),
+    "configs": Verb("omni.commands.configs:list_configs", "List the configurations that come with omni."),
+    "configs copy": Verb(
+        "omni.commands.configs:copy_configs", "Copy shipped configurations, to change them.", ("names+",)
+    ),
     "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
     "bench audio": Verb("omni.bench.audio:race", "Race the audio encoder against torchaudio's Conformer."),
     "bench vision": Verb("omni.bench.vision:race", "Race the vision encoder against torchvision's of the same size."),
@@ -135,26 +140,23 @@ def _dispatch(argv: list[str]) -> Any:
         print(_help())
         return None
     if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"omni {version('omni')}")
+        print(f"omni {omni.__version__}")
         return None
     if argv[0] in TRAINER_VERBS:
         from omni.training.lightning_cli import run
 
         return run(argv)
-    for words in (2, 1):
-        verb = " ".join(argv[:words])
-        if verb in VERBS:
-            return _call(verb, argv[words:])
-    known = sorted({*TRAINER_VERBS, *VERBS})
+    for verbs in (VERBS, _added_verbs()):
+        for words in (2, 1):
+            if (verb := " ".join(argv[:words])) in verbs:
+                return _call(verb, verbs[verb], argv[words:])
+    known = sorted({*TRAINER_VERBS, *VERBS, *_added_verbs()})
     raise UserError(f"unknown verb {' '.join(argv[:2])!r}; the verbs are: {', '.join(known)}")
 
 
-def _call(verb: str, argv: list[str]) -> Any:
+def _call(verb: str, what: Verb, argv: list[str]) -> Any:
     from jsonargparse import ArgumentParser
 
-    what = VERBS[verb]
     module, _, name = what.target.partition(":")
     function = getattr(import_module(module), name)
     if verb in PARSING_VERBS:
@@ -210,8 +212,15 @@ def _inlined_fields(function: Any, name: str) -> list[str]:
     return [field.name for field in fields(arguments[name].default) if field.name not in arguments]
 
 
+def _added_verbs() -> dict[str, Verb]:
+    """Verbs of other installed packages: their entry points in the group `omni.verbs`, `module:function` by name."""
+    from importlib.metadata import entry_points
+
+    return {each.name: Verb(each.value, f"Added by {each.value}.") for each in entry_points(group="omni.verbs")}
+
+
 def _help() -> str:
-    rows = {**TRAINER_VERBS, **{verb: what.help for verb, what in VERBS.items()}}
+    rows = {**TRAINER_VERBS, **{verb: what.help for verb, what in {**_added_verbs(), **VERBS}.items()}}
     width = max(map(len, rows))
     verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in rows.items())
     return f"usage: omni VERB [options]\n\n{verbs}\n\n`omni VERB --help` tells its options."

@@ -15,6 +15,14 @@ class UserError(Exception):
     """
 
 
+def install_hint(extra: str) -> str:
+    """The command that installs optional dependencies, such as those of the extra `hf`.
+
+    omni is not on PyPI: the package of that name there is another one.
+    """
+    return f"run `pip install -e '.[{extra}]'` in omni's repository"
+
+
 @contextmanager
 def parser_errors(verb: str) -> Iterator[None]:
     """Turns an error of the parser of `verb` into a `UserError` of one line."""

@@ -27,7 +27,7 @@ def test_any_text_is_normalised_and_then_stays_as_it_is(normalize):
 
 @pytest.mark.parametrize("english", [True, False])
 def test_whispers_normalisers_take_any_text(english):
-    pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: omni[hf]")
+    pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: the extra hf")
     normalize = WhisperNormalization(english)
     for text in TEXTS:
         once = normalize(text)
@@ -35,7 +35,7 @@ def test_whispers_normalisers_take_any_text(english):
 
 
 def test_whispers_normalisers_write_what_they_wrote():
-    basic = pytest.importorskip("whisper_normalizer.basic", reason="whisper-normalizer is not installed: omni[hf]")
+    basic = pytest.importorskip("whisper_normalizer.basic", reason="whisper-normalizer is not installed: the extra hf")
     english = pytest.importorskip("whisper_normalizer.english")
     rows = [
         "a (b) c",

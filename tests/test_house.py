@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "evaluation": "batch checkpoints data devices inference media text",
     "training": "checkpoints curves data distributed layers models optim stages",
     "cli": "training",
+    "__main__": "cli",
     "bench": "batch checkpoints data decoding devices inference layers media models optim text training",
     "pipeline": "checkpoints cli data decoding inference media models training",
     "commands": "batch bench checkpoints curves data decoding devices evaluation inference media models optim pipeline "

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from omni.batch import IGNORE
 from omni.decoding.sampling import Sampling, generate
-from omni.errors import UserError
+from omni.errors import UserError, install_hint
 from omni.models.thinker import Thinker
 from omni.optim.optimizers import adamw, muon
 
@@ -238,6 +238,6 @@ def import_transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise UserError("this race needs Hugging Face's transformers: pip install 'omni[hf]'") from error
+        raise UserError(f"this race needs the package transformers: {install_hint('hf')}") from error
     transformers.logging.set_verbosity_error()
     return transformers

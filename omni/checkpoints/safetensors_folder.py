@@ -6,7 +6,6 @@ with, such as the optimizer's state. `Checkpoint` reads it like a `.ckpt`.
 
 import base64
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from omni import __version__
 from omni.errors import UserError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -34,7 +34,7 @@ def write_folder(checkpoint: dict[str, Any], folder: Path, **more: Any) -> None:
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     # Lightning keeps the states of data modules and plugins under the names of their classes.
     kept = {key: value for key, value in checkpoint.items() if key not in _OF_THE_RUN and not key[0].isupper()}
-    config = {"library_name": "omni", "omni_version": version("omni"), **kept, **more, "shared_weights": shared}
+    config = {"library_name": "omni", "omni_version": __version__, **kept, **more, "shared_weights": shared}
     text = json.dumps(config, indent=1, ensure_ascii=False, default=_plain)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 

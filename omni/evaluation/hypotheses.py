@@ -11,7 +11,7 @@ from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.conversations.speech import TranscriptionPrompt
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.devices import resolve
-from omni.errors import UserError
+from omni.errors import UserError, install_hint
 from omni.inference.assistant import CONTEXT, MAX_TOKENS, Assistant
 from omni.inference.recognizer import load_recognizer
 from omni.media.audio import AUDIO_SUFFIXES, SAMPLE_RATE, read_audio
@@ -128,7 +128,7 @@ def load_transformers_recognizer(name: str, device: str) -> Callable[[Any], str]
     try:
         import transformers
     except ImportError as error:
-        raise UserError(f"hf:{name} needs Hugging Face's transformers: pip install 'omni[hf]'") from error
+        raise UserError(f"hf:{name} needs the package transformers: {install_hint('hf')}") from error
     import torch
 
     transformers.logging.set_verbosity_error()

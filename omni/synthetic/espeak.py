@@ -15,7 +15,7 @@ from threading import Lock
 
 import numpy as np
 
-from omni.errors import UserError
+from omni.errors import UserError, install_hint
 
 RATES = range(80, 451)  # words per minute that the engine knows; it would take others for the nearest of these
 PITCHES = range(100)
@@ -74,8 +74,7 @@ def _installed() -> tuple[Path, Path]:
         import espeakng_loader
     except ImportError as error:
         raise UserError(
-            "speech needs eSpeak NG, and espeakng-loader is not installed: "
-            'pip install "omni[world]", or ask for no utterances'
+            f"speech needs the package espeakng-loader: {install_hint('world')}, or ask for no utterances"
         ) from error
     return Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from typing import Any, Literal
 
-from omni.errors import UserError
+from omni.errors import UserError, install_hint
 
 _SIGNS = {"&": " and ", "%": " percent ", "+": " plus ", "=": " equals "}
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:st|nd|rd|th)?\b|\d+", re.IGNORECASE)
@@ -67,9 +67,7 @@ class WhisperNormalization:
             from whisper_normalizer.basic import BasicTextNormalizer  # pyright: ignore[reportMissingImports]
             from whisper_normalizer.english import EnglishTextNormalizer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise UserError(
-                "Whisper's normaliser needs the package whisper-normalizer: pip install 'omni[hf]'"
-            ) from error
+            raise UserError(f"normalizer whisper needs the package whisper-normalizer: {install_hint('hf')}") from error
         self.english = english
         self._normalize: Any = EnglishTextNormalizer() if english else BasicTextNormalizer()
 

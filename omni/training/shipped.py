@@ -12,8 +12,8 @@ import yaml
 
 from omni.errors import UserError
 
-_PACKAGED = Path(__file__).parents[1] / "configs"  # the wheel puts them there; a checkout has none
-CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
+_PACKAGED = Path(__file__).resolve().parents[1] / "configs"  # the wheel puts them there; a checkout has none
+CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "configs"
 BASE = "base"  # the key
 _OPTIONS = ("--config", "-c")
 

@@ -155,5 +155,5 @@ def test_mistakes_are_found_before_the_race(arguments: dict[str, Any], complaint
 
 def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, toy: str):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install 'omni\[hf\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[hf\]'"):
         race(settings=toy)

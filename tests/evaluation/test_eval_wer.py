@@ -103,7 +103,7 @@ class TestIntervals:
 
 
 def test_whispers_normaliser_is_whispers():
-    pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: omni[hf]")
+    pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: the extra hf")
     english = WhisperNormalization()
     assert english("Mr. Park won't [laughs] pay twenty-five dollars for the colour, um, grey") == english(
         "mister park will not pay $25 for the color gray"
@@ -113,7 +113,7 @@ def test_whispers_normaliser_is_whispers():
 
 def save_ctc(folder: Path) -> str:
     """A wav2vec2 of one layer that has learned nothing, as its users save one."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed: omni[hf]")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed: the extra hf")
     folder.mkdir()
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"abc"])}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
@@ -132,7 +132,7 @@ def save_ctc(folder: Path) -> str:
 
 def save_whisper(folder: Path) -> str:
     """A Whisper of one layer that has learned nothing, as its users save one."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed: omni[hf]")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed: the extra hf")
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     special = [
@@ -166,7 +166,7 @@ def save_whisper(folder: Path) -> str:
 
 class TestPeers:
     def test_a_ctc_model_hears_as_it_does_by_hand(self, speech):
-        transformers = pytest.importorskip("transformers", reason="transformers is not installed: omni[hf]")
+        transformers = pytest.importorskip("transformers", reason="transformers is not installed: the extra hf")
         import soundfile
 
         folder = save_ctc(Path("peer"))
@@ -191,7 +191,7 @@ class TestPeers:
         assert isinstance(hear(np.zeros(seconds * 16_000, np.float32)), str)
 
     def test_what_is_no_recogniser_is_refused_in_a_line(self, speech, fails, monkeypatch):
-        pytest.importorskip("transformers", reason="transformers is not installed: omni[hf]")
+        pytest.importorskip("transformers", reason="transformers is not installed: the extra hf")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         Path("nothing").mkdir()
         for name in ("nothing", "somebody/no-such-model"):
@@ -232,7 +232,7 @@ class TestCommand:
     @pytest.mark.parametrize("normalizer", ["omni", "whisper"])
     def test_any_hypothesis_is_scored_and_written_on_any_terminal(self, speech, truth, normalizer, monkeypatch):
         if normalizer == "whisper":
-            pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: omni[hf]")
+            pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: the extra hf")
         said = [json.loads(line) for line in (speech / "val.jsonl").read_text().splitlines()]
         terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
         monkeypatch.setattr("sys.stdout", terminal)
@@ -270,7 +270,7 @@ class TestCommand:
         assert found == {False: 72, True: 8}
 
     def test_both_sides_are_normalised_as_whisper_is_scored(self, speech, truth, capfd):
-        pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: omni[hf]")
+        pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: the extra hf")
         manifest = Path("speech/val.jsonl")
         rows = [json.loads(line) | {"text": "Mr. Gray won't pay $25."} for line in manifest.read_text().splitlines()]
         manifest.write_text("\n".join(map(json.dumps, rows)))

@@ -340,7 +340,7 @@ class TestMistakes:
         monkeypatch.setitem(sys.modules, "espeakng_loader", None)
         arguments = ["data", "world", "--out", str(tmp_path / "world"), "--documents=1", "--val_documents=1"]
         arguments += ["--pictures=0", "--val_pictures=0"]
-        assert 'pip install "omni[world]"' in fails(main, [*arguments, "--utterances=1", "--val_utterances=0", *NOBODY])
+        assert "pip install -e '.[world]'" in fails(main, [*arguments, "--utterances=1", "--val_utterances=0", *NOBODY])
         assert not (tmp_path / "world").exists()
         main([*arguments, "--utterances=0", "--val_utterances=0", *NOBODY])
         assert (tmp_path / "world/world.json").is_file()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from omni.errors import UserError
+from omni.errors import UserError, install_hint
 from omni.models.part import Part
 from omni.models.pretrained.cache import has_cache
 
@@ -119,7 +119,9 @@ class source_errors:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ImportError):
-            raise UserError(f"{self.source}: pretrained parts need `pip install omni[hf]` ({error})") from error
+            raise UserError(
+                f"{self.source}: pretrained parts need more packages: {install_hint('hf')} ({error})"
+            ) from error
         from safetensors import SafetensorError
 
         known = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)

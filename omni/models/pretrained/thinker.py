@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from omni import losses
 from omni.batch import IGNORE
-from omni.errors import UserError
+from omni.errors import UserError, install_hint
 from omni.layers.readout import readout
 from omni.layers.transformer import TransformerOutput
 from omni.models.pretrained.cache import PretrainedCache, cache_argument
@@ -190,7 +190,9 @@ class PretrainedThinker(PretrainedPart):
         try:
             from peft import LoraConfig, LoraModel
         except ImportError as error:
-            raise UserError(f"model.init_args.thinker: LoRA needs `pip install omni[hf]` ({error})") from error
+            raise UserError(
+                f"model.init_args.thinker: LoRA needs the package peft: {install_hint('hf')} ({error})"
+            ) from error
         wanted = targets if isinstance(targets, str) else list(targets)
         transposed = any(type(module).__name__ == "Conv1D" for module in self.model.modules())  # GPT-2's
         scale: Any = alpha  # the library says int, and divides by the rank
