@@ -75,4 +75,4 @@ _NOISE = re.compile(
 )
 
 # One line for each class of a union that does not apply; kept where there is no other line.
-_OTHER_CLASS = re.compile(r"^\w+ is not a \w+$")
+_OTHER_CLASS = re.compile(r"^\w+ is not a \w+$|^Expected an instantiatable class, but [\w.]+ is abstract")

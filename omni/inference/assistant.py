@@ -16,21 +16,19 @@ from omni.inference.response import AudioChunk, StreamedResponse, TextDelta
 from omni.inference.speech_streamer import SpeechStreamer
 from omni.inference.synthesizer import GRIFFIN_LIM, Speech, Synthesizer, load_synthesizer
 from omni.media.images import Preprocessing
-from omni.models.audio_encoder import AudioEncoder
+from omni.models.interfaces import ImageEncoder, SpeechEncoder
 from omni.models.omni import Omni
-from omni.models.pretrained.audio_encoder import PretrainedAudioEncoder
+from omni.models.part import Part
 from omni.models.pretrained.thinker import PretrainedThinker
-from omni.models.pretrained.vision_encoder import PretrainedVisionEncoder
 from omni.models.projector import Projector
 from omni.models.thinker import Thinker
-from omni.models.vision_encoder import VisionEncoder
 from omni.text.chat_template import Template, stop_token
 from omni.text.tokenizer import Tokenizer
 
 CONTEXT = 512  # tokens, where a checkpoint does not tell
 MAX_TOKENS = 128  # of an answer
 
-_SENSES = {"vision": (VisionEncoder, PretrainedVisionEncoder), "audio": (AudioEncoder, PretrainedAudioEncoder)}
+_ENCODERS: dict[str, type[Part]] = {"vision": ImageEncoder, "audio": SpeechEncoder}
 
 
 class Assistant:
@@ -102,9 +100,9 @@ class Assistant:
         checkpoint = opened.content
         thinker, tokenizer = opened.part("thinker", Thinker, PretrainedThinker), opened.tokenizer
         parts: dict[str, Any] = {}
-        for sense, encoders in _SENSES.items():
+        for sense, encoder in _ENCODERS.items():
             if f"{sense}_projector" in opened:
-                parts[f"{sense}_encoder"] = opened.part(f"{sense}_encoder", *encoders)
+                parts[f"{sense}_encoder"] = opened.part(f"{sense}_encoder", encoder)
                 parts[f"{sense}_projector"] = opened.part(f"{sense}_projector", Projector)
         seen = checkpoint.get("images") if "vision_encoder" in parts else None
         thinker.transpose_weights_for_decoding()

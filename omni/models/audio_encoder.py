@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from omni.layers.mask import length_mask
 from omni.layers.readout import readout
 from omni.layers.transformer import Transformer
-from omni.models.part import Part
+from omni.models.interfaces import SpeechEncoder
 
 _HEAD_KERNEL = 11  # sub-frames: a frame sees what both of its neighbours are about to write
 INTERMEDIATE_CTC_WEIGHT = 0.3  # of what the head writes first, in a training loss
@@ -43,7 +43,7 @@ class AudioFeatures(NamedTuple):
     intermediate: Emissions | None = None
 
 
-class AudioEncoder(Part):
+class AudioEncoder(SpeechEncoder):
     """Log-mel frames to features at 12.5 Hz, after the audio Transformer of Qwen3-Omni (arXiv:2509.17765).
 
     Convolutions halve the rate two or three times; a bidirectional Transformer follows. Its CTC head (Graves et al.,
@@ -128,10 +128,6 @@ class AudioEncoder(Part):
         if self.feedback is not None:
             nn.init.zeros_(self.feedback.weight)
             nn.init.zeros_(self.feedback.bias)
-
-    def num_frames(self, mel_frames: Any) -> Any:
-        """Frames for so many mel frames: ints or tensors."""
-        return -(-mel_frames // self.downsampling)
 
     def num_subframes(self, mel_frames: Any) -> Any:
         """Sub-frames that the head writes for so many mel frames: ints or tensors."""

@@ -1,13 +1,17 @@
 """What a composed model needs of its parts, so that a pretrained one can stand in the place of ours."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from omni.layers.transformer import TransformerOutput
-from omni.models.audio_encoder import AudioFeatures
+from omni.models.part import Part
+
+if TYPE_CHECKING:
+    from omni.models.audio_encoder import AudioFeatures
 
 
 class Cache(Protocol):
@@ -80,46 +84,41 @@ class LanguageModel(Protocol):
         ...
 
 
-class ImageEncoder(Protocol):
-    """Images to a fixed number of tokens; see `omni.models.vision_encoder.VisionEncoder`."""
+class ImageEncoder(Part, ABC):
+    """Abstract: images to a fixed number of tokens; see `omni.models.vision_encoder.VisionEncoder`.
 
-    @property
-    def token_grid(self) -> tuple[int, int]:
-        """Rows and columns of an image's tokens."""
-        ...
+    Attributes:
+        image_size: Side in pixels of the images that it takes.
+        token_dim: Width of a token.
+        token_grid: Rows and columns of an image's tokens.
+    """
 
-    @property
-    def token_dim(self) -> int:
-        """Width of a token."""
-        ...
+    image_size: Any
+    token_dim: Any
+    token_grid: Any
 
+    @abstractmethod
     def tokens(self, images: Tensor) -> Tensor:
-        """Sees images (images, 3, height, width): (images, rows × columns, token_dim), in reading order."""
-        ...
+        """Encodes images (images, 3, height, width): (images, rows × columns, token_dim), in reading order."""
 
 
-class SpeechEncoder(Protocol):
-    """Log-mel frames to frames at a lower, constant rate; see `omni.models.audio_encoder.AudioEncoder`."""
+class SpeechEncoder(Part, ABC):
+    """Abstract: log-mel frames to frames at a lower, constant rate; see `omni.models.audio_encoder.AudioEncoder`.
 
-    @property
-    def num_mels(self) -> int:
-        """Mel filters that it hears; 0 of waveforms (see `omni.media.speech_preprocessing`)."""
-        ...
+    Attributes:
+        num_mels: Mel filters of its input; 0 for waveforms (see `omni.media.speech_preprocessing`).
+        dim: Width of a frame.
+        downsampling: Mel frames for each frame.
+    """
 
-    @property
-    def dim(self) -> int:
-        """Width of a frame."""
-        ...
+    num_mels: Any
+    dim: Any
+    downsampling: Any
 
-    @property
-    def downsampling(self) -> int:
-        """Mel frames for each frame."""
-        ...
-
-    def __call__(self, mels: Tensor, lengths: Tensor) -> AudioFeatures:
-        """Hears (audios, mel frames, num_mels) of so many mel frames each."""
-        ...
+    @abstractmethod
+    def forward(self, mels: Tensor, lengths: Tensor) -> "AudioFeatures":
+        """Encodes (audios, mel frames, num_mels), each with its number of mel frames."""
 
     def num_frames(self, mel_frames: Any) -> Any:
-        """Frames for so many mel frames: ints or tensors."""
-        ...
+        """Frames for a number of mel frames: ints or tensors."""
+        return -(-mel_frames // self.downsampling)

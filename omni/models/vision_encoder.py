@@ -12,7 +12,7 @@ from omni.layers.rotary import rotate
 from omni.layers.stem import ConvStem, PatchStem
 from omni.layers.transformer import Transformer
 from omni.media.images import IMAGENET_MEAN, IMAGENET_STD
-from omni.models.part import Part
+from omni.models.interfaces import ImageEncoder
 
 _ROPE_THETA = 100.0  # base of the rotary wavelengths, in patches
 
@@ -29,7 +29,7 @@ class VisionOutput(NamedTuple):
     patches: Tensor
 
 
-class VisionEncoder(Part):
+class VisionEncoder(ImageEncoder):
     """A bidirectional Transformer over the patches of an image and a CLS token (ViT, arXiv:2010.11929).
 
     Images are pixels from 0 to 1; the encoder normalises them itself, so that whoever holds it needs to know nothing

@@ -20,10 +20,9 @@ from omni.media.images import GREY
 from omni.media.speech_preprocessing import silence_of
 from omni.metrics import AccuracyByTask
 from omni.models.audio_encoder import AudioEncoder
+from omni.models.interfaces import ImageEncoder, SpeechEncoder
 from omni.models.omni import MediaEmbeddings, Omni
-from omni.models.pretrained.audio_encoder import PretrainedAudioEncoder
 from omni.models.pretrained.thinker import PretrainedThinker
-from omni.models.pretrained.vision_encoder import PretrainedVisionEncoder
 from omni.models.projector import Projector
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
@@ -79,9 +78,9 @@ class OmniTuning(Stage):
     def __init__(
         self,
         thinker: Thinker | PretrainedThinker,
-        vision_encoder: VisionEncoder | PretrainedVisionEncoder | None = None,
+        vision_encoder: VisionEncoder | ImageEncoder | None = None,
         vision_projector: Projector | None = None,
-        audio_encoder: AudioEncoder | PretrainedAudioEncoder | None = None,
+        audio_encoder: AudioEncoder | SpeechEncoder | None = None,
         audio_projector: Projector | None = None,
         *,
         rates: dict[str, float] | None = None,

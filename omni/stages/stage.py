@@ -86,10 +86,7 @@ class Stage(LightningModule, ABC):
     # ------------------------------------------------------------------ parts
 
     uses_mels = False  # whether its parts take or make spectrograms
-    monitor: tuple[str, str] = (
-        "val/loss",
-        "min",
-    )  # metric that best.ckpt is chosen by, and which of its values is best
+    monitor: tuple[str, str] = ("val/loss", "min")  # what best.ckpt is chosen by, and whether the least or most is best
     has_unused_parameters = False  # whether a batch may leave trained parameters without a gradient
     sharded_parts: tuple[str, ...] = ()  # those whose blocks every batch runs; with none, `model_parallel` is refused
 

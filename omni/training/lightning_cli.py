@@ -21,13 +21,15 @@ import omni.data.images.data
 import omni.data.speech.data
 import omni.data.talker.data
 import omni.data.text.data
+import omni.models.pretrained.audio_encoder
+import omni.models.pretrained.vision_encoder
 import omni.stages.audio
 import omni.stages.codec
 import omni.stages.omni
 import omni.stages.talker
 import omni.stages.thinker
 import omni.stages.vision
-import omni.stages.vocoder  # noqa: F401  an imported stage or data module can be named by its bare class name
+import omni.stages.vocoder  # noqa: F401  an imported class can be named without its module
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError, one_line, parser_errors
 from omni.optim.precision import best_precision, check_precision

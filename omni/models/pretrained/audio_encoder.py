@@ -8,11 +8,12 @@ from torch import Tensor
 from omni.layers.mask import length_mask
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.models.audio_encoder import AudioFeatures
+from omni.models.interfaces import SpeechEncoder
 from omni.models.pretrained.front_ends import ConvFrontEnd, ExtractorFrontEnd, SpeechFrontEnd, WhisperFrontEnd
 from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load, load_other
 
 
-class PretrainedAudioEncoder(PretrainedPart):
+class PretrainedAudioEncoder(PretrainedPart, SpeechEncoder):
     """The encoder of Whisper, HuBERT, wav2vec 2.0, or any speech model of `transformers` that gives hidden states.
 
     With the interface of `omni.models.audio_encoder.AudioEncoder`, save that it hears waveforms, cut into frames of 10
@@ -55,10 +56,6 @@ class PretrainedAudioEncoder(PretrainedPart):
         self.dim, self.downsampling = self.ear.dim, self.ear.downsampling
         frames = min(round(window * SAMPLE_RATE / HOP_LENGTH), self.ear.longest or 10**9)
         self.window = max(1, frames // self.downsampling) * self.downsampling
-
-    def num_frames(self, mel_frames: Any) -> Any:
-        """Frames for so many 10 ms of sound: ints or tensors."""
-        return -(-mel_frames // self.downsampling)
 
     def forward(self, mels: Tensor, lengths: Tensor) -> AudioFeatures:
         """Hears.

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omni.models.interfaces import ImageEncoder
 from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load, load_other
 
 
-class PretrainedVisionEncoder(PretrainedPart):
+class PretrainedVisionEncoder(PretrainedPart, ImageEncoder):
     """The vision tower of CLIP (arXiv:2103.00020), SigLIP (arXiv:2303.15343) or their like, from `transformers`.
 
     With the interface of `omni.models.vision_encoder.VisionEncoder` as far as the Thinker needs it: patch tokens of the
