@@ -1,4 +1,4 @@
-# omni with all that training and inference need, for NVIDIA GPUs and for CPUs: PyTorch's wheels bring CUDA along.
+# omni for training and inference on NVIDIA GPUs and CPUs; CUDA is part of PyTorch's wheels.
 #   docker build --tag omni .
 #   docker run --rm --init --gpus all --shm-size 8g --stop-timeout 120 --user "$(id -u):$(id -g)" \
 #     -v "$PWD/data:/omni/data" -v "$PWD/lightning_logs:/omni/lightning_logs" \
@@ -13,7 +13,7 @@ RUN apt-get update \
 WORKDIR /omni
 ENV HOME=/tmp PYTHONUNBUFFERED=1
 
-# What omni needs, apart from omni: a layer that changes only when they do
+# Dependencies only: this layer is cached until they change
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir omni \
     && echo '__version__ = "0"' > omni/__init__.py \

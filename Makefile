@@ -1,27 +1,27 @@
-# Two commands: `make quickstart` and `make test`. Both make the environment first, once.
+# Start with `make quickstart` or `make test`. Both make the environment first, once.
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS := lightning_logs/world
 TALKS := data/world/conversations
 JOBS ?= 1
-# Other packages deprecate between releases what is called here: an error under the lock only.
+# Deprecations in other packages are errors only with the locked versions.
 DEPRECATIONS := -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 SENTENCE := The small red star is above the large blue circle.
 
 .PHONY: quickstart smoke gpu test test-slow test-install test-latest test-lowest lint check install lock clean
 
-# The seventh of the world's held-out conversations is a question that is asked aloud about a picture.
-quickstart: data/world/world.json  ## world, all stages; an answer, written and spoken, to a question about a picture; a sentence, said and heard
+# The seventh of the world's held-out conversations is a spoken question about a picture.
+quickstart: data/world/world.json  ## the world, all stages; a written and spoken answer to a question about a picture; a sentence, synthesised and transcribed
 	$(BIN)/omni train configs/world/chain.yaml --jobs $(JOBS)
 	$(BIN)/omni generate --checkpoint $(RUNS)/omni/best.ckpt --voice $(RUNS)/talker/best.ckpt \
 	    --speak $(RUNS)/answer.wav \
 	    --image $(TALKS)/$$(sed -n '7s/.*"image": "\([^"]*\)".*/\1/p' $(TALKS)/val.jsonl) \
 	    --audio $(TALKS)/$$(sed -n '7s/.*"audio": "\([^"]*\)".*/\1/p' $(TALKS)/val.jsonl)
-	@echo "right: $$(sed -n '7s/.*"assistant", "content": "\([^"]*\)".*/\1/p' $(TALKS)/val.jsonl)"
-	@echo "to be said: $(SENTENCE)"
+	@echo "reference:  $$(sed -n '7s/.*"assistant", "content": "\([^"]*\)".*/\1/p' $(TALKS)/val.jsonl)"
+	@echo "text:       $(SENTENCE)"
 	$(BIN)/omni speak "$(SENTENCE)" --out $(RUNS)/spoken.wav --checkpoint $(RUNS)/talker/best.ckpt
 	$(BIN)/omni transcribe $(RUNS)/spoken.wav --checkpoint $(RUNS)/audio/best.ckpt --out $(RUNS)/spoken.txt
-	@echo "heard:      $$(cat $(RUNS)/spoken.txt)"
+	@echo "transcript: $$(cat $(RUNS)/spoken.txt)"
 
 smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in build/smoke; and the notebook on it
 	rm -rf build/smoke/lightning_logs && mkdir -p build/smoke
@@ -36,7 +36,7 @@ smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in buil
 test: .venv/installed  ## the tests
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed  ## the tests that take minutes, except the notebook's, which `make smoke` runs
+test-slow: .venv/installed  ## the tests that take minutes, except the notebook's (see `make smoke`)
 	$(BIN)/python -m pytest -m slow --ignore tests/test_notebooks.py
 
 test-latest: pyproject.toml  ## the tests with the newest versions in the ranges; deprecations are reported, not fatal
@@ -68,7 +68,7 @@ check: lint test  ## what CI runs
 
 install: .venv/installed  ## the environment alone
 
-lock: build/uv/bin/uv  ## constraints.txt anew: the newest versions in the ranges, for every system; run the tests with them
+lock: build/uv/bin/uv  ## writes constraints.txt: the newest versions in the ranges, for every system; run the tests with them
 	build/uv/bin/uv pip compile --quiet --upgrade --universal --all-extras --python-version 3.11 --no-annotate \
 	    --custom-compile-command "make lock" --output-file constraints.txt pyproject.toml
 
@@ -86,5 +86,5 @@ data/world/world.json: .venv/installed $(wildcard omni/data/world/*.py)
 	$(BIN)/omni data world --out data/world
 	@touch $@
 
-clean:  ## all that was made, the environment too
+clean:  ## removes everything that was made, the environment too
 	rm -rf .venv build data lightning_logs/world

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A job of SLURM that lasts as long as it takes: before its time is up, or when others go first, the run saves and the
-# job is queued again, and goes on from last.ckpt. What follows the script is given to `omni fit`:
+# A SLURM job that requeues itself: before its time limit, or when preempted, the run saves, the job is queued again and
+# resumes from last.ckpt. Arguments after the script are passed to `omni fit`:
 #   sbatch configs/launch/slurm.sh --config configs/audio.yaml --data.init_args.train train.jsonl ...
 #SBATCH --job-name=omni
 #SBATCH --nodes=1
@@ -12,8 +12,8 @@
 #SBATCH --signal=TERM@120
 #SBATCH --open-mode=append
 #SBATCH --output=omni-%j.log
-# One task for each GPU. `--signal` tells the run, not this script, 120 s before the end: a step, up to
-# `log_every_n_steps` of them with several GPUs, and a checkpoint have to fit in.
+# One task per GPU. `--signal` goes to the run, not to this script, 120 s before the end: time for a step (with several
+# GPUs up to `log_every_n_steps` of them) and a checkpoint.
 set -euo pipefail
 
 cd "${SLURM_SUBMIT_DIR:-.}"
@@ -29,7 +29,7 @@ srun --kill-on-bad-exit=1 omni fit \
   --ckpt_path auto \
   "$@" || code=$?
 
-if [ "$code" -eq 143 ]; then  # stopped by SIGTERM, and saved; anything else is an end, or a mistake to look at
+if [ "$code" -eq 143 ]; then  # stopped by SIGTERM and saved; any other code is final
   scontrol requeue "$SLURM_JOB_ID"
   code=0
 fi
