@@ -43,8 +43,9 @@ def one_line(error: BaseException) -> str:
     lines = [_plain(line.strip(" -")) for line in text.splitlines()]
     lines = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
     meant = [line for line in lines if not _OTHER_CLASS.search(line)]
+    last = next((line for line in reversed(meant) if not _GIVEN.fullmatch(line)), ":")
     causes: list[str] = []
-    for line in meant if meant and not meant[-1].endswith(":") else lines:
+    for line in lines if last.endswith(":") else meant:
         previous = causes[-1] if causes else ""
         if given := _GIVEN.fullmatch(line):
             if previous.startswith("expected") and ", got " not in previous:

@@ -26,10 +26,15 @@ KEYS = {
 }
 
 # Beginnings of keys whose values changed on purpose, by file.
-CHANGED = dict.fromkeys(
-    ("bench/cifar10.yaml", "bench/fashion_mnist.yaml"),
-    ("trainer.callbacks.StageCheckpoint[best]",),  # every run keeps its best checkpoint
-)
+CHANGED = {
+    **dict.fromkeys(  # every run keeps its best checkpoint
+        ("bench/cifar10.yaml", "bench/fashion_mnist.yaml"), ("trainer.callbacks.StageCheckpoint[best]",)
+    ),
+    **dict.fromkeys(  # the stage gets its codec and its recogniser from the data; both are frozen
+        ("talker.yaml", "world/talker.yaml", "world/talker_tuned.yaml"),
+        tuple(f"model.init_args.{name}" for name in ("frozen", "recognizer", "speech_codec")),
+    ),
+}
 
 # What omni's configurations set of the trainer; all else is Lightning's, which differs by version.
 TRAINER = {

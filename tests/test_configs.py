@@ -22,7 +22,7 @@ from omni.models.vision_encoder import VisionEncoder
 from omni.models.vocoder import Vocos
 from omni.stages.stage import Stage
 from omni.synthetic.images import image_row
-from omni.training.shipped import find_configs
+from omni.training.configuration import Configuration
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
@@ -130,18 +130,15 @@ def test_the_world_has_as_many_classes_as_its_classifier():
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_stages_build(path, monkeypatch, elsewhere):
-    from omni.training.lightning_cli import OmniCLI
-
-    arguments = [*find_configs(["--config", str(path)]), "--trainer.logger=false", "--trainer.accelerator=cpu"]
-    if path.name.startswith("asr_llm") and path.parent == CONFIGS:
-        arguments += elsewhere
-    monkeypatch.setattr("sys.argv", ["omni", *arguments])
+def test_stages_build(path, elsewhere):
+    pretrained = path.name.startswith("asr_llm") and path.parent == CONFIGS
+    configuration = Configuration(["--config", str(path), *(elsewhere if pretrained else [])])
     with torch.device("meta"):
-        cli = OmniCLI(run=False)
-    assert isinstance(cli.model, Stage)
-    assert cli.model.parts
-    assert cli.trainer.gradient_clip_val == 1.0  # base.yaml lies under it
+        stage = configuration.make("model")
+    assert isinstance(stage, Stage)
+    assert stage.parts
+    assert configuration.make("data")
+    assert configuration.config["trainer"]["gradient_clip_val"] == 1.0  # of base.yaml
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What is installed: bounds of every package, and a lock that keeps them."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from omni.errors import install_hint
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -57,3 +60,16 @@ def test_the_lock_is_one_that_pip_takes_on_every_system():
         assert requirement.url is None, name
         assert [specifier.operator for specifier in requirement.specifier] == ["=="], name
     assert "linux" in str(LOCKED["triton"].marker)
+
+
+def test_the_distribution_has_a_name_of_its_own_and_no_hint_installs_another_package():
+    assert PROJECT["name"] == "omni-lightning"  # `omni` on PyPI is another package
+    pages = [
+        path for folder in ("omni", "configs") for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")
+    ]
+    pages += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Dockerfile", "Makefile")]
+    assert len(pages) > 200
+    wrong = re.compile(r"pip install (-e )?['\"]?omni\b(?!-lightning)")
+    assert not [str(path) for path in pages if wrong.search(path.read_text(encoding="utf-8"))]
+    assert install_hint("hf") == "run `pip install -e '.[hf]'` in omni's repository"
+    assert {"hf", "world"} <= PROJECT["optional-dependencies"].keys()

@@ -4,7 +4,6 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from omni.batch import SpeechBatch
+from omni.bench.conditions import cpu, versions
 from omni.bench.timing import alternate, seconds
 from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.data import SpeechData
@@ -321,10 +321,9 @@ def _wer(model: nn.Module, data: SpeechData) -> float:
 
 def _conditions(options: dict[str, Any], rows: int, utterance: float, repeats: int) -> dict[str, str]:
     counts = {name: sum(p.numel() for p in make(name, options).parameters()) for name in NAMES}
-    cpu = f"CPU ({torch.backends.cpu.get_cpu_capability()}), threads: {torch.get_num_threads()}"
     return {
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("omni", "torch", "torchaudio")),
-        "device": cpu,
+        "versions": versions("torchaudio"),
+        "device": cpu(),
         "parameters": ", ".join(f"{name} {count:,}" for name, count in counts.items()),
         "training": f"32-true, {rows} × {utterance:g} s a step; forward, CTC, backward, clip, fused AdamW, zero",
         "transcription": "forward and greedy decoding of log-mels",

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+import omni
 from omni.bench.device_steps import STAGES, decoding, resume, thinker_mfu, train
 from omni.errors import UserError
 from omni.files import write_text
@@ -223,5 +224,5 @@ def _memory(row: Row) -> str:
 
 def _conditions(device: torch.device, size: str, steps: int) -> dict[str, str]:
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    versions = {package: version(package) for package in ("omni", "torch")}
+    versions = {"omni": omni.__version__, "torch": version("torch")}
     return {"device": name, "size": size, "steps": str(steps), **versions}

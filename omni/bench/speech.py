@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from json import dumps
 from pathlib import Path
 from random import Random
@@ -14,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from omni.bench.codecs import BenchmarkCodec, EnCodec, Mimi, Ours
+from omni.bench.conditions import cpu, versions
 from omni.bench.timing import alternate, seconds
 from omni.checkpoints.recipe import build
 from omni.decoding.talker import SpeechSampling, choose_frame, speak_codes
@@ -274,14 +274,12 @@ def _conditions(
     models: dict[str, Any] = {"talker": voice.talker, "codec": voice.codec, "vocoder": voice.vocoder}
     models |= {one.name: one.model for one in others}
     counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
-    cpu = f"CPU ({torch.backends.cpu.get_cpu_capability()}), threads: {torch.get_num_threads()}"
-    packages = ("omni", "torch", *(("transformers",) if others else ()))
     codec = voice.codec
     rate = f"{codec.num_codebooks} × {codec.codebook_size} codes at {codec.frame_rate:g} Hz"
     sound = "is causal: the first sound is that of one frame" if voice.streams else "needs a whole sentence"
     return {
-        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else cpu,
+        "versions": versions(*(["transformers"] if others else [])),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else cpu(),
         "parameters": ", ".join(f"{name} {count:,}" for name, count in counts.items()),
         "codes": f"omni {rate}; EnCodec 2 × 1,024 at 75 Hz; Mimi 8 × 2,048 at 12.5 Hz" if others else rate,
         "vocoder": f"{vocoder}, which {sound}",

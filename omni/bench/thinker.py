@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from json import dumps
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from omni.bench.conditions import cpu, versions
 from omni.bench.models import (
     Rules,
     Training,
@@ -203,11 +203,10 @@ def _shipped_optimizer() -> Rules:
 
 
 def _conditions(task: dict[str, Any], *, best: str, repeats: int, steps: int, decode_tokens: int) -> dict[str, str]:
-    cpu = f"CPU ({torch.backends.cpu.get_cpu_capability()}), threads: {torch.get_num_threads()}"
     weights = "bf16" if task["precision"] == "bf16-mixed" else "fp32"
     return {
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("omni", "torch", "transformers")),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
+        "versions": versions("transformers"),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu(),
         "training": f"{task['precision']}, {task['batch_size']} × {task['context']} random tokens a step; "
         "forward, loss, backward, clip, fused AdamW, zero",
         "as shipped": f"omni {best}, {_shipped_optimizer()}; hf 32-true, its Trainer's default optimizer",

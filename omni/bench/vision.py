@@ -4,7 +4,6 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from omni.bench.conditions import cpu, versions
 from omni.bench.timing import alternate
 from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
@@ -210,10 +210,9 @@ def _result(measure: str, blocks: list[Callable[[], None]], work: float, repeats
 def _conditions(options: dict[str, Any], batch: int, repeats: int) -> dict[str, str]:
     names: tuple[Any, ...] = ("patch", "conv", "torchvision")
     counts = {name: sum(p.numel() for p in make(name, options).parameters()) for name in names}
-    cpu = f"CPU ({torch.backends.cpu.get_cpu_capability()}), threads: {torch.get_num_threads()}"
     return {
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("omni", "torch", "torchvision")),
-        "device": cpu,
+        "versions": versions("torchvision"),
+        "device": cpu(),
         "parameters": ", ".join(f"{name} {count:,}" for name, count in counts.items()),
         "images": f"{options['image_size']} × {options['image_size']}, patches of {options['patch_size']}",
         "training": f"32-true, {batch} images a step; forward, cross-entropy, backward, fused AdamW, zero",

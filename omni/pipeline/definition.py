@@ -152,7 +152,7 @@ def _check_keys(where: str, given: Mapping[str, Any], known: set[str], required:
 
 def _arguments(path: Path, name: str, stage: Mapping[str, Any]) -> list[str]:
     config = path.parent / stage["config"]
-    if not config.is_file():
+    if not config.is_file() and not (config := find_config(stage["config"])).is_file():
         raise UserError(f"chain {path}: stage {name}: its config {config} does not exist")
     overrides = {"trainer.enable_progress_bar": False, **(stage.get("overrides") or {})}
     pairs = [f"--{key}={each if isinstance(each, str) else json.dumps(each)}" for key, each in overrides.items()]

@@ -21,10 +21,7 @@ _OPTIONS = ("--config", "-c")
 def find_config(path: str | Path) -> Path:
     """The local file of that name, or else the shipped configuration, with or without `configs/` before its name."""
     path = Path(path)
-    if path.is_file() or path.is_absolute():
-        return path
-    name = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    return CONFIGS / name if name.parts and (CONFIGS / name).is_file() else path
+    return path if path.is_file() or path.is_absolute() else _shipped(path) or path
 
 
 def find_configs(argv: Sequence[str]) -> list[str]:
@@ -86,10 +83,15 @@ def _base(path: Path) -> Path | None:
     if not isinstance(name, str):
         raise UserError(f"{path}: {BASE} is {name!r}: give the name of one configuration file")
     beside = Path(os.path.normpath(path.parent / name))
-    base = beside if beside.is_file() else find_config(name)
-    if not base.is_file():
+    base = beside if beside.is_file() else _shipped(Path(name))
+    if base is None:
         raise UserError(f"{path}: {BASE} is {name}, but neither {beside} nor a shipped configuration {name} exists")
     return base
+
+
+def _shipped(path: Path) -> Path | None:
+    name = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    return CONFIGS / name if name.parts and (CONFIGS / name).is_file() else None
 
 
 def _load(content: str) -> dict[Any, Any]:

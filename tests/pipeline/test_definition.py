@@ -26,6 +26,14 @@ class TestDescription:
         assert needs["thinker"] == needs["audio"] == needs["vision"] == set()
         assert list(chain.links)[-1] == "omni"
 
+    def test_a_stage_may_name_a_shipped_configuration_and_a_local_file_wins(self, workplace):
+        name = "world/thinker.yaml"
+        chain = written({"a": stage(config=name)})
+        assert read_pipeline(chain).links["a"].arguments[1] == str(CONFIGS / name)
+        Path("world").mkdir()
+        Path(name).write_text(f"base: {name}", encoding="utf-8")  # the shipped one
+        assert read_pipeline(chain).links["a"].arguments[1] == name
+
     def test_goal(self):
         assert Target("a", below=0.2).reached({"a": 0.1}) is True
         assert Target("a", above=0.2).reached({"a": 0.1}) is False

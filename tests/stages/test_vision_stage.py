@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import omni
 from omni.batch import Attribute, ImageBatch
 from omni.checkpoints.checkpoint import Checkpoint
-from omni.curves.event_files import monitored, read_config
+from omni.curves.event_files import read_run
 from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
 from omni.errors import UserError
@@ -116,7 +116,7 @@ def test_what_training_measured_test_and_predict_say_too(fit_vision, capfd):
     }
     fit_vision(**given)
     assert "val/recall@5" in str(Checkpoint(RUN / "best.ckpt").content["callbacks"])  # without a classifier
-    assert monitored(read_config(RUN)) == ("val/recall@5", "max")
+    assert read_run(str(RUN)).headline == "val/recall@5"
     assert events().Tags()["images"] == ["val/images", "val/attention"]
     names = ("recall@1", "recall@5", "image_recall@1", "text_recall@1")
     logged = {name: scalars(f"val/{name}")[-1] for name in names}
