@@ -1,4 +1,4 @@
-"""Files that several processes may write at once: replaced as a whole, or filled under a lock."""
+"""Files that several processes may write: replaced atomically, or written under a lock."""
 
 import errno
 import os
@@ -15,25 +15,25 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# What flock answers where a file system has no locks: NFS without its lock service, Lustre mounted without `flock`.
+# Errors of flock on file systems without locks: NFS without its lock service, Lustre mounted without `flock`.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
 def private(path: Path) -> Path:
-    """A name beside `path` that no other process uses, on this or any other machine."""
+    """A temporary path in the same folder, unique across processes and machines."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
 
 
 @contextmanager
 def private_copy(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """A private path beside `path`, moved to `path` at the end; removed if the body raises.
+    """Yields a temporary path, which replaces `path` at the end and is removed on an error.
 
-    Readers see the old file or the new one, never a part of it. Of several writers the last wins.
+    Readers see the old file or the new one, never a part. The last of several writers wins.
 
     Args:
-        path: The file to replace. Its folder is made.
-        sync: Whether the content is on the disk before the file takes its name, so that it survives a power failure.
-            False for many small files that are cheap to make again.
+        path: The file to replace; its folder is made if it is missing.
+        sync: Whether to flush the content to the disk first (fsync), so that it survives a power failure. False for
+            many small files that are cheap to write again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = private(path)
@@ -50,32 +50,29 @@ def private_copy(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` once it is complete; see `private_copy`."""
+    """A binary file that replaces `path` once it is complete; see `private_copy`."""
     with private_copy(path, sync=sync) as part, part.open("wb") as file:
         yield file
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file by a text in UTF-8; see `atomic_write`.
-
-    A lone surrogate is written as `\\udXXX`: in JSON that is its escape, and it is read back as it was.
-    """
+    """Writes a text in UTF-8; see `atomic_write`. Lone surrogates become `\\udXXX`, their escape in JSON."""
     with atomic_write(path) as file:
         file.write(text.encode(errors="backslashreplace"))
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Holds a lock while the body runs; waits, and prints so in one line, while another process holds it.
+    """Holds a file lock while the body runs; prints a line while it waits for another process.
 
-    The lock is released when the process ends, however it ends. The file stays.
+    The lock is released when the process ends; the file stays.
 
     Args:
-        path: The lock's file. Its folder is made.
+        path: The lock file; its folder is made if it is missing.
 
     Yields:
-        Whether the lock is held. False where the system or the file system has no locks (Windows, some network
-        mounts): the body must then write to private files.
+        Whether the lock is held. False if the file system has no locks (Windows, some network mounts): the body must
+        then write to temporary files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
@@ -104,13 +101,13 @@ def _acquire(file: int, path: Path) -> bool:
 
 
 def fill_once(files: Sequence[Path], *, complete: Callable[[], bool], fill: Callable[[Sequence[Path]], None]) -> None:
-    """Fills files that processes share, in one process at a time; the others wait and use what is there.
+    """Writes shared files in one process; the others wait and use them.
 
     Args:
-        files: Of one folder; the last is written last and completes them.
-        complete: Whether all of them are there and whole.
-        fill: Writes the files that it is given. Under the lock these are `files`, which may hold a part already; where
-            the file system has no locks they are private ones, empty, and take the place of `files` at the end.
+        files: In one folder; the last is written last and completes them.
+        complete: Whether all of them exist and are complete.
+        fill: Writes the files that it is given. Under the lock these are `files`, which may be partly written; on file
+            systems without locks they are temporary ones, which replace `files` at the end.
 
     Raises:
         UserError: If they cannot be written.
@@ -137,13 +134,13 @@ def fill_once(files: Sequence[Path], *, complete: Callable[[], bool], fill: Call
 
 
 def open_for_update(path: Path) -> BinaryIO:
-    """A file to read and to write anywhere in it; made if it is missing, never cut short by opening."""
+    """Opens a file for reading and writing without truncation; makes it if it is missing."""
     path.touch()
     return path.open("r+b")
 
 
 def finish(file: BinaryIO, size: int) -> None:
-    """Ends a file at a size, in bytes, and waits until it is on the disk."""
+    """Truncates a file to a size in bytes and flushes it to the disk (fsync)."""
     file.flush()
     file.truncate(size)
     os.fsync(file.fileno())

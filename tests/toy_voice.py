@@ -67,7 +67,7 @@ def talker_of(*, fast=False, **options):
 
 
 def synthesizer(vocoder=None, **options):
-    return Synthesizer(talker_of(**options), codec_of(), vocoder or ToyVocoder(), UNITS, voices=["x", "y", "z"])
+    return Synthesizer(talker_of(**options), codec_of(), vocoder or ToyVocoder(), UNITS, speakers=["x", "y", "z"])
 
 
 def save_talker(path: Path, **options) -> str:

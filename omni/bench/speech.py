@@ -190,7 +190,7 @@ def _codecs(voice: Synthesizer, others: Sequence[BenchmarkCodec], utterance: flo
 def _speaking(voice: Synthesizer, utterance: float, repeats: int) -> Iterator[Result]:
     """Talker, vocoder and the whole chain. The Talker says the same in every round."""
     breath, device = voice.read(TEXT)[0].units, voice.talker.start.device
-    speaker = voice.voice(None)
+    speaker = voice.speaker_id(None)
     for batch in (1, 8):
         spoken: dict[str, Any] = {"speakers": None if speaker is None else [speaker] * batch, "numbers": [0] * batch}
 
@@ -242,7 +242,7 @@ def _steps(voice: Synthesizer, trial: int) -> dict[str, float]:
     """Seconds of each step of the first frame alone."""
     talker, codec, vocoder = voice.talker, voice.codec, voice.vocoder
     device, breath = talker.start.device, voice.read(TEXT)[0].units
-    speaker = voice.voice(None)
+    speaker = voice.speaker_id(None)
     text, found = torch.tensor([breath], device=device), {}
     voices = None if speaker is None else torch.tensor([speaker], device=device)
 
@@ -276,7 +276,7 @@ def _conditions(
     counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     codec = voice.codec
     rate = f"{codec.num_codebooks} × {codec.codebook_size} codes at {codec.frame_rate:g} Hz"
-    sound = "is causal: the first sound is that of one frame" if voice.streams else "needs a whole sentence"
+    sound = "is causal: the first sound is that of one frame" if voice.causal else "needs a whole sentence"
     return {
         "versions": versions(*(["transformers"] if others else [])),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else cpu(),

@@ -73,7 +73,7 @@ def speak_texts(
     sampling = SpeechSampling(first=choice, rest=choice, pace=choice)
     lines = _lines(text, file)
     synthesizer = load_synthesizer(checkpoint, vocoder=vocoder, device=device)
-    synthesizer.voice(speaker)
+    synthesizer.speaker_id(speaker)
     if out is None:
         _stream(lines, synthesizer, speaker, sampling)
         return
@@ -81,7 +81,7 @@ def speak_texts(
     width = max(4, len(str(lines[-1].number)))
     targets = [out if to_file else out / f"{line.number:0{width}d}.wav" for line in spoken]
     texts = [line.text for line in spoken]
-    _write(synthesizer.parts(texts, speaker=speaker, sampling=sampling, batch_size=batch_size), targets)
+    _write(synthesizer.sentences(texts, speaker=speaker, sampling=sampling, batch_size=batch_size), targets)
     if len(spoken) < len(lines):
         raise SystemExit(2)
 

@@ -1,4 +1,4 @@
-"""A trained model that converses, without Lightning: text, images and sound in; text and speech out, as they come."""
+"""Conversations with a trained model: text, images and audio in; text and speech out, streamed."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -25,24 +25,24 @@ from omni.models.thinker import Thinker
 from omni.text.chat_template import Template, stop_token
 from omni.text.tokenizer import Tokenizer
 
-CONTEXT = 512  # tokens, where a checkpoint does not tell
-MAX_TOKENS = 128  # of an answer
+CONTEXT = 512  # tokens, for a checkpoint without an entry
+MAX_TOKENS = 128  # per answer
 
 _ENCODERS: dict[str, type[Part]] = {"vision": ImageEncoder, "audio": SpeechEncoder}
 
 
 class Assistant:
-    """A Thinker with eyes and ears, a voice if there is one, and the history of a conversation.
+    """A model, optionally a synthesiser, and the history of a conversation.
 
     Args:
         omni: The model, in eval mode.
-        tokenizer: Its Thinker's.
-        preprocessing: Brings images to its size; None for a model that sees none.
-        context: Most tokens of a conversation, the answer counted.
-        template: How conversations are laid out, as in training; see `omni.text.chat_template.encode_chat`.
-        system: What every conversation begins with, as a message of role system.
-        voice: Says answers aloud.
-        device: Where the model runs.
+        tokenizer: The tokenizer of its Thinker.
+        preprocessing: Of images; None for a model without a vision encoder.
+        context: Most tokens of a conversation, the answer included.
+        template: Chat template of training; see `omni.text.chat_template.encode_chat`.
+        system: System message of every conversation.
+        voice: Synthesises answers.
+        device: Device of the model.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Assistant:
         device: torch.device | str = "cpu",
     ) -> None:
         stop = stop_token(tokenizer, template)
-        self.writer, self.voice = Responder(omni, tokenizer, context=context, stop=stop, device=device), voice
-        self.reader = PromptReader(
+        self.responder, self.voice = Responder(omni, tokenizer, context=context, stop=stop, device=device), voice
+        self.prompt_reader = PromptReader(
             tokenizer,
             omni.layout,
             preprocessing=preprocessing,
@@ -67,7 +67,7 @@ class Assistant:
             context=context,
             template=template,
         )
-        self._head = [] if system is None else self.reader.turns([{"role": "system", "content": system}])
+        self._system = [] if system is None else self.prompt_reader.turns([{"role": "system", "content": system}])
         self._turns: list[Turn] = []
         self._reply: StreamedResponse | None = None
 
@@ -82,29 +82,28 @@ class Assistant:
         context: int | None = None,
         device: str = "auto",
     ) -> "Assistant":
-        """Loads a model from the checkpoint of stage E; what is pretrained in it, from where it came.
+        """Loads a model from a checkpoint of stage E, and pretrained weights from their source.
 
         Args:
             path: The checkpoint.
-            voice: The checkpoint of a Talker; if not given, the one that holds the model, where it holds a Talker too.
-            vocoder: `griffin-lim`, or a checkpoint that holds a vocoder; if not given, the voice's checkpoint where it
-                holds one, else Griffin–Lim.
+            voice: A checkpoint with a Talker; by default `path`, if it has one.
+            vocoder: `griffin-lim`, or a checkpoint with a vocoder; by default `voice`, if it has one, else Griffin–Lim.
             system: See `Assistant`.
-            context: As long as conversations were in training, if not given.
-            device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+            context: See `Assistant`; by default that of training.
+            device: `auto`, or a name that PyTorch knows; see `omni.devices.resolve`.
 
         Raises:
-            UserError: If a checkpoint is missing, damaged or lacks a part, or the device is not there.
+            UserError: If a checkpoint is missing, damaged or lacks a part, or there is no such device.
         """
         opened = Checkpoint.open(path)
         checkpoint = opened.content
         thinker, tokenizer = opened.part("thinker", Thinker, PretrainedThinker), opened.tokenizer
         parts: dict[str, Any] = {}
-        for sense, encoder in _ENCODERS.items():
-            if f"{sense}_projector" in opened:
-                parts[f"{sense}_encoder"] = opened.part(f"{sense}_encoder", encoder)
-                parts[f"{sense}_projector"] = opened.part(f"{sense}_projector", Projector)
-        seen = checkpoint.get("images") if "vision_encoder" in parts else None
+        for modality, encoder in _ENCODERS.items():
+            if f"{modality}_projector" in opened:
+                parts[f"{modality}_encoder"] = opened.part(f"{modality}_encoder", encoder)
+                parts[f"{modality}_projector"] = opened.part(f"{modality}_projector", Projector)
+        images = checkpoint.get("images") if "vision_encoder" in parts else None
         thinker.transpose_weights_for_decoding()
         if voice is None and "talker" in opened and "codec" in opened:
             voice = opened
@@ -119,7 +118,7 @@ class Assistant:
         return cls(
             Omni(thinker, **parts).eval(),
             tokenizer,
-            preprocessing=None if seen is None else Preprocessing(seen["size"], seen["fit"]),
+            preprocessing=None if images is None else Preprocessing(images["size"], images["fit"]),
             context=context or checkpoint.get("context", CONTEXT),
             template=checkpoint.get("template", "chat"),
             system=system,
@@ -127,16 +126,14 @@ class Assistant:
             device=resolve(device),
         )
 
-    # ------------------------------------------------------------------ conversing
-
     @property
     def history(self) -> list[Message]:
-        """The messages of the conversation so far, the system's left out."""
+        """The messages of the conversation so far, without the system message."""
         return [turn.message for turn in self._turns]
 
     def reset(self) -> None:
-        """Forgets the conversation; the system message stays."""
-        self._settle()
+        """Clears the history; the system message stays."""
+        self._close_reply()
         self._turns = []
 
     def chat(
@@ -153,61 +150,61 @@ class Assistant:
         speaker: int | str | None = None,
         speech: SpeechSampling | None = None,
     ) -> StreamedResponse:
-        """Answers: either a question, which goes on with the history, or messages, which stand for themselves.
+        """Answers a question, which continues the history, or messages, which are independent of it.
 
-        What does not fit into the context is forgotten, the oldest exchange first; see `PromptReader.prompt`. Input is
-        read at once; the answer is made while one iterates over it.
+        The oldest exchanges that do not fit into the context are dropped; see `PromptReader.prompt`. Input is read at
+        the call; the answer is generated during the iteration.
 
         Args:
-            messages: A whole conversation, its last message a user's; see `PromptReader.turns`. The history is neither
-                read nor written.
-            text: What is asked.
-            image: An image, or several: files, their contents as bytes, or pixels (3, height, width) of uint8. With
-                `messages`, those of parts that name none.
-            audio: A recording, or several: files, their contents, or samples (samples,) at 16 kHz; as `image`.
-            video: See `omni.media.video.read_video`; one or several.
-            speak: Whether the answer is also said, from its first clause on.
+            messages: A whole conversation that ends with a message of the user; see `PromptReader.turns`. The history
+                is neither read nor written.
+            text: The question.
+            image: One or several images: files, their contents as bytes, or pixels (3, height, width) of uint8. With
+                `messages`, those of parts that name no file.
+            audio: One or several recordings: files, their contents, or samples (samples,) at 16 kHz; as `image`.
+            video: One or several videos; see `omni.media.video.read_video`.
+            speak: Whether to synthesise the answer, from its first clause on.
             max_tokens: Most tokens of the answer.
-            sampling: How they are chosen; always the likeliest if not given.
-            speaker: The number or name of a voice, for a Talker that has several.
-            speech: How speech is made.
+            sampling: Sampling options; greedy by default.
+            speaker: Number or name of a speaker, for a Talker with several.
+            speech: Sampling options of the Talker.
 
         Returns:
-            The answer, in pieces as they come.
+            The answer, streamed.
 
         Raises:
-            UserError: If there is nothing to answer, something cannot be read, taken in or said, or is too long.
+            UserError: If the question is empty, a medium cannot be read or encoded, or the question is too long.
         """
-        self._settle()
+        self._close_reply()
         if max_tokens < 1:
             raise UserError(f"max_tokens must be 1 or more, not {max_tokens}")
-        files = {"image": _several(image), "audio": _several(audio)}
+        files = {"image": _as_list(image), "audio": _as_list(audio)}
         if messages is not None:
             if text is not None or video is not None:
                 raise UserError("give either messages, or text and video: put these into the messages")
-            turns, asked = self._read(messages, files), None
+            turns, asked = self._load(messages, files), None
         else:
-            asked = self.reader.turns([question(text, **files, video=_several(video))])
-            turns = [*self._head, *self._turns, *asked]
-        prompt = self.reader.prompt(turns, answer=max_tokens)
-        aloud = self._aloud(speaker, speech) if speak else None
-        pieces = self._pieces(prompt, asked, aloud, max_tokens, sampling)
-        self._reply = StreamedResponse(pieces, prompt.forgotten, [] if aloud is None else aloud.unspoken)
+            asked = self.prompt_reader.turns([question(text, **files, video=_as_list(video))])
+            turns = [*self._system, *self._turns, *asked]
+        prompt = self.prompt_reader.prompt(turns, answer=max_tokens)
+        streamer = self._speech_streamer(speaker, speech) if speak else None
+        pieces = self._pieces(prompt, asked, streamer, max_tokens, sampling)
+        self._reply = StreamedResponse(pieces, prompt.forgotten, [] if streamer is None else streamer.unspoken)
         return self._reply
 
     def speak(self, text: str, *, speaker: int | str | None = None, speech: SpeechSampling | None = None) -> Speech:
-        """Says a text as `chat` says an answer, all at once.
+        """Synthesises a text as `chat` synthesises an answer.
 
         Raises:
             UserError: If there is no voice.
         """
-        return self._aloud(speaker, speech).whole(text)
+        return self._speech_streamer(speaker, speech).synthesize(text)
 
-    # ------------------------------------------------------------------ many at a time
+    # ------------------------------------------------------------------ batches
 
     def prompt(self, messages: Sequence[Message], *, max_tokens: int = MAX_TOKENS) -> Prompt:
-        """Reads a whole conversation, apart from the history, for `answer`; arguments and errors as of `chat`."""
-        return self.reader.prompt(self._read(messages), answer=max_tokens)
+        """Loads a conversation, independent of the history, for `answer`; arguments and errors as in `chat`."""
+        return self.prompt_reader.prompt(self._load(messages), answer=max_tokens)
 
     def answer(
         self,
@@ -216,70 +213,68 @@ class Assistant:
         max_tokens: int = MAX_TOKENS,
         sampling: Sampling | None = None,
     ) -> list[str]:
-        """Answers conversations together, apart from the history.
+        """Answers conversations as one batch, independent of the history.
 
         Args:
             prompts: From `prompt`, or messages as `chat` takes them.
-            max_tokens: Most tokens of an answer.
-            sampling: How they are chosen; always the likeliest if not given.
+            max_tokens: Most tokens per answer.
+            sampling: Sampling options; greedy by default.
 
         Returns:
-            The answer to each.
+            An answer per conversation.
 
         Raises:
-            UserError: As of `chat`.
+            UserError: As in `chat`.
         """
         if not prompts:
             return []
         ready = [one if isinstance(one, Prompt) else self.prompt(one, max_tokens=max_tokens) for one in prompts]
-        return self.writer.answer(ready, max_tokens=max_tokens, sampling=sampling)
+        return self.responder.answer(ready, max_tokens=max_tokens, sampling=sampling)
 
-    # ------------------------------------------------------------------ inside
+    def _load(self, messages: Sequence[Message], files: Mapping[str, Sequence[Any]] | None = None) -> list[Turn]:
+        turns = self.prompt_reader.turns(messages, files)
+        return turns if turns[0].message["role"] == "system" else [*self._system, *turns]
 
-    def _read(self, messages: Sequence[Message], files: Mapping[str, Sequence[Any]] | None = None) -> list[Turn]:
-        turns = self.reader.turns(messages, files)
-        return turns if turns[0].message["role"] == "system" else [*self._head, *turns]
-
-    def _settle(self) -> None:
-        """Ends an answer that nobody has heard to its end."""
+    def _close_reply(self) -> None:
+        """Aborts an answer that is still being generated."""
         if self._reply is not None:
             self._reply.close()
             self._reply = None
 
-    def _aloud(self, speaker: int | str | None, speech: SpeechSampling | None) -> SpeechStreamer:
+    def _speech_streamer(self, speaker: int | str | None, speech: SpeechSampling | None) -> SpeechStreamer:
         if self.voice is None:
-            raise UserError("there is no voice to speak with: give a Talker's checkpoint as voice")
+            raise UserError("there is no voice: give a checkpoint with a Talker as voice")
         return SpeechStreamer(self.voice, speaker=speaker, sampling=speech)
 
     def _pieces(
         self,
         prompt: Prompt,
         asked: list[Turn] | None,
-        aloud: SpeechStreamer | None,
+        streamer: SpeechStreamer | None,
         max_tokens: int,
         sampling: Sampling | None,
     ) -> Generator[TextDelta | AudioChunk]:
-        """The answer; while the Thinker writes, a chunk is said for each of its tokens."""
-        said: list[str] = []
+        """The answer; yields at most one audio chunk per token while the Thinker generates."""
+        texts: list[str] = []
         try:
-            for text in self.writer.stream(prompt, max_tokens=max_tokens, sampling=sampling):
+            for text in self.responder.stream(prompt, max_tokens=max_tokens, sampling=sampling):
                 if text:
-                    said.append(text)
+                    texts.append(text)
                     yield TextDelta(text)
-                if aloud is not None:
-                    aloud.push(text)
-                    if (sound := aloud.next()) is not None:
-                        yield AudioChunk(sound)
-            if aloud is not None:
-                aloud.finish()
-                while (sound := aloud.next()) is not None:
-                    yield AudioChunk(sound)
+                if streamer is not None:
+                    streamer.push(text)
+                    if (chunk := streamer.next_audio()) is not None:
+                        yield AudioChunk(chunk)
+            if streamer is not None:
+                streamer.finish()
+                while (chunk := streamer.next_audio()) is not None:
+                    yield AudioChunk(chunk)
         finally:
             if asked is not None:
-                self._turns += [*asked, Turn({"role": "assistant", "content": "".join(said)})]
+                self._turns += [*asked, Turn({"role": "assistant", "content": "".join(texts)})]
 
 
-def _several(given: Any) -> list[Any]:
+def _as_list(given: Any) -> list[Any]:
     if given is None:
         return []
     return list(given) if isinstance(given, list | tuple) else [given]

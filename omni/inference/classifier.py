@@ -1,4 +1,4 @@
-"""Trained vision encoders at work, without Lightning: what is in an image?"""
+"""Image classification with a trained vision encoder, by trained classes or by labels in words."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from omni.batch import Attribute
-from omni.checkpoints.checkpoint import Checkpoint
+from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.devices import resolve
 from omni.errors import UserError
 from omni.media.images import Preprocessing, read_image, to_pixels
@@ -19,11 +19,11 @@ from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.text.tokenizer import BOS, EOS, PAD
 
-Picture = str | Path | bytes | Tensor  # a file, its content, or pixels (3, height, width) of uint8
-Answer = dict[str, dict[str, float]]  # by attribute, the probability of each value, the likeliest first
+ImageSource = str | Path | bytes | Tensor  # a file, its content, or pixels (3, height, width) of uint8
+Answer = dict[str, dict[str, float]]  # by attribute, the probability of each value in descending order
 
-_BATCH = 32  # images that go through the encoder together
-_CHOSEN = "label"  # the attribute that labels given in words are values of
+_BATCH = 32  # images
+_LABEL = "label"  # attribute of labels in words
 
 
 class VisionModel:
@@ -31,14 +31,14 @@ class VisionModel:
 
     Args:
         path: A checkpoint of stage C.
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        device: `auto`, or a name that PyTorch knows; see `omni.devices.resolve`.
 
     Raises:
-        UserError: If the checkpoint is missing, damaged or has no vision encoder, or the device is not there.
+        UserError: If the checkpoint is missing, damaged or has no vision encoder, or there is no such device.
     """
 
-    def __init__(self, path: str | Path, *, device: str = "auto") -> None:
-        checkpoint = Checkpoint(path)
+    def __init__(self, path: Source, *, device: str = "auto") -> None:
+        checkpoint = Checkpoint.open(path)
         self.path = path
         self.vision_encoder = checkpoint.part("vision_encoder", VisionEncoder)
         self.tokenizer = checkpoint.vocabulary
@@ -47,32 +47,32 @@ class VisionModel:
         self.attributes = [Attribute(name, tuple(v), several) for name, v, several in known.get("attributes", [])]
         self.classifier = _part(checkpoint, "classifier", Classifier)
         self.contrast = _part(checkpoint, "contrast", ContrastHead)
-        self.text_encoder, self.thinker = (
-            _part(checkpoint, "text_encoder", TextEncoder),
-            _part(checkpoint, "thinker", Thinker),
-        )
+        self.text_encoder = _part(checkpoint, "text_encoder", TextEncoder)
+        self.thinker = _part(checkpoint, "thinker", Thinker)
         parts = (self.vision_encoder, self.classifier, self.contrast, self.text_encoder, self.thinker)
         self.device = resolve(device)
         for part in parts:
             if part is not None:
                 part.to(self.device)
 
-    def classify(self, images: Picture | Sequence[Picture], *, labels: Sequence[str] | None = None) -> list[Answer]:
-        """Tells what is in images.
+    def classify(
+        self, images: ImageSource | Sequence[ImageSource], *, labels: Sequence[str] | None = None
+    ) -> list[Answer]:
+        """Classifies images.
 
         Args:
             images: Files, their contents as bytes, or pixels (3, height, width) of uint8: one or several.
-            labels: What to choose among instead of the trained classes, in words.
+            labels: Labels in words to choose from, instead of the trained classes.
 
         Returns:
-            For each image, by attribute, the probability of each value, the likeliest first. With `labels`, the only
-            attribute is called `label`.
+            For each image, by attribute, the probability of each value in descending order. With `labels`, the only
+            attribute is `label`.
 
         Raises:
-            UserError: If an image cannot be read, or the checkpoint lacks the head that is needed.
+            UserError: If an image cannot be read, or the checkpoint lacks the classifier or the contrastive head.
         """
         several = isinstance(images, Sequence) and not isinstance(images, str | bytes)
-        sources: list[Picture] = list(images) if several else [images]  # pyright: ignore
+        sources: list[ImageSource] = list(images) if several else [images]  # pyright: ignore
         answers = []
         for _, answer in self.stream(sources, labels=labels):
             if isinstance(answer, UserError):
@@ -81,41 +81,41 @@ class VisionModel:
         return answers
 
     def stream(
-        self, sources: Sequence[Picture], *, labels: Sequence[str] | None = None
+        self, sources: Sequence[ImageSource], *, labels: Sequence[str] | None = None
     ) -> Iterator[tuple[int, Answer | UserError]]:
-        """As `classify`, each as it is ready, in order; an image that cannot be read is a `UserError`.
+        """As `classify`, one image after the other; yields a `UserError` for one that cannot be read.
 
         Args:
             sources: The images.
             labels: As in `classify`.
 
         Yields:
-            The number of the image, and the answer.
+            The number of the image, and its probabilities or error.
         """
         texts = self._check_labels(labels)
         for start in range(0, len(sources), _BATCH):
             numbers = range(start, min(start + _BATCH, len(sources)))
-            found = {number: self._prepare(sources[number]) for number in numbers}
+            found = {number: self._preprocess(sources[number]) for number in numbers}
             seen = {number: pixels for number, pixels in found.items() if isinstance(pixels, Tensor)}
             answers = iter(self._answer(torch.stack([*seen.values()]), labels, texts) if seen else ())
             for number, pixels in found.items():
                 yield number, pixels if isinstance(pixels, UserError) else next(answers)
 
     def _check_labels(self, labels: Sequence[str] | None) -> Tensor | None:
-        """The vectors of labels, (labels, dim), or None where the trained classes are meant."""
+        """Embeddings of labels, (labels, dim); None for the trained classes."""
         if labels is None:
             if self.classifier is None:
-                raise UserError(f"checkpoint {self.path} has no classifier: give labels to choose among")
+                raise UserError(f"checkpoint {self.path} has no classifier: give labels to choose from")
             return None
         if self.contrast is None:
-            raise UserError(f"checkpoint {self.path} has not learned from captions: leave the labels out")
+            raise UserError(f"checkpoint {self.path} was not trained on captions: leave labels out")
         if not labels or not all(label.strip() for label in labels):
-            raise UserError("there is an empty label: write each in words")
+            raise UserError("a label is empty: give each in words")
         if twice := next((label for label in labels if labels.count(label) > 1), None):
             raise UserError(f"the label {twice!r} is given twice")
-        return self._read(labels)
+        return self._embed_texts(labels)
 
-    def _prepare(self, source: Picture) -> Tensor | UserError:
+    def _preprocess(self, source: ImageSource) -> Tensor | UserError:
         """Pixels (3, size, size) of uint8."""
         try:
             if not isinstance(source, Tensor):
@@ -131,7 +131,7 @@ class VisionModel:
     def _answer(self, images: Tensor, labels: Sequence[str] | None, texts: Tensor | None) -> list[Answer]:
         pooled = self.vision_encoder(to_pixels(images.to(self.device))).pooled
         if labels is not None and texts is not None and self.contrast is not None:
-            attributes = [Attribute(_CHOSEN, tuple(labels))]
+            attributes = [Attribute(_LABEL, tuple(labels))]
             found = probabilities(self.contrast.scores(self.contrast.embed_images(pooled), texts).cpu(), attributes)
         else:
             assert self.classifier is not None
@@ -141,8 +141,8 @@ class VisionModel:
         return [{name: rows[number] for name, rows in columns.items()} for number in range(len(images))]
 
     @torch.inference_mode()
-    def _read(self, texts: Sequence[str]) -> Tensor:
-        """The unit vectors of texts, (texts, dim)."""
+    def _embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings of texts, (texts, dim)."""
         rows = [[BOS, *self.tokenizer.encode(text), EOS] for text in texts]
         tokens = torch.full((len(rows), max(map(len, rows))), PAD)
         for i, row in enumerate(rows):
@@ -156,19 +156,19 @@ class VisionModel:
 
 
 def classify(
-    images: Picture | Sequence[Picture],
+    images: ImageSource | Sequence[ImageSource],
     checkpoint: str | Path,
     *,
     labels: Sequence[str] | None = None,
     device: str = "auto",
 ) -> list[Answer]:
-    """Tells what is in one or several images; see `VisionModel.classify`.
+    """Classifies one or several images; see `VisionModel.classify`.
 
     Args:
         images: Files, their contents as bytes, or pixels (3, height, width) of uint8.
-        checkpoint: Of stage C.
-        labels: What to choose among instead of the trained classes, in words.
-        device: `cpu`, `cuda`, or `auto`.
+        checkpoint: A checkpoint of stage C.
+        labels: Labels in words to choose from, instead of the trained classes.
+        device: As in `VisionModel`.
     """
     return VisionModel(checkpoint, device=device).classify(images, labels=labels)
 

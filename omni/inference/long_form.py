@@ -1,4 +1,4 @@
-"""Long recordings, heard in windows that overlap and joined where nothing is being said."""
+"""Long-form transcription: recordings in overlapping chunks, merged at pauses."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -14,11 +14,11 @@ from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
 
 Timestamps = Literal["word", "char"]
 
-_REACH = 0.1  # seconds that a word may begin before, or end after, the spikes of its outer units
+_MARGIN = 0.1  # seconds that a word may start before its first CTC spike, or end after its last
 
 
 class Word(NamedTuple):
-    """A word, or a character, and when it is said.
+    """A word or a character with its times.
 
     Attributes:
         text: Without spaces.
@@ -34,12 +34,12 @@ class Word(NamedTuple):
 
 
 class Transcript(NamedTuple):
-    """What is said in a piece of audio.
+    """The transcript of a recording.
 
     Attributes:
-        text: All of it.
-        words: With their times; empty unless these were asked for.
-        duration: Of the audio, in seconds.
+        text: The text.
+        words: Words or characters with times; empty without timestamps.
+        duration: Duration of the audio in seconds.
     """
 
     text: str
@@ -48,14 +48,14 @@ class Transcript(NamedTuple):
 
 
 class ChunkMerger:
-    """Puts the windows of one recording together, holding no more than the last of them.
+    """Merges the chunks of a recording; keeps only the last chunk in memory.
 
     Args:
-        units: What is written.
-        seconds: From one sub-frame to the next.
-        overlap: Seconds that two windows share.
-        beam: Prefixes that the search for a transcript keeps.
-        timestamps: Whether times are wanted.
+        units: The vocabulary.
+        seconds: Duration of a sub-frame.
+        overlap: Overlap of two chunks in seconds.
+        beam: Beam width of the CTC search.
+        timestamps: Kind of timestamps, if any.
     """
 
     def __init__(
@@ -64,53 +64,57 @@ class ChunkMerger:
         self.units, self.seconds, self.beam = units, seconds, beam
         self.shared = round(overlap / self.seconds)
         self.timestamps: Timestamps | None = timestamps
-        self.held: Tensor | None = None  # of the last window, what is not yet written
-        self.time = 0  # in sub-frames, of the first that is held
-        self.last = BLANK  # the likeliest unit just before
-        self.written: list[int] = []
+        self.pending: Tensor | None = None  # log-probabilities of the last chunk that are not decoded yet
+        self.time = 0  # of the first pending sub-frame, in sub-frames
+        self.last = BLANK  # the most probable unit before it
+        self.decoded: list[int] = []
         self.spans: list[Span] = []
         self.duration = 0.0
 
-    def add(self, log_probs: Tensor, fresh: float) -> None:
-        """Takes the next window, of which so many seconds are new."""
-        self.duration += fresh
-        if self.held is not None:
-            shared = min(self.shared, len(log_probs), len(self.held))
-            before = len(self.held) - shared
-            cut = _quietest(self.held[before:], log_probs[:shared], self._pauses())
-            self._write(self.held[: before + cut])
+    def add(self, log_probs: Tensor, new_seconds: float) -> None:
+        """Adds a chunk.
+
+        Args:
+            log_probs: (sub-frames, vocab_size).
+            new_seconds: Seconds of the chunk after the previous one.
+        """
+        self.duration += new_seconds
+        if self.pending is not None:
+            shared = min(self.shared, len(log_probs), len(self.pending))
+            before = len(self.pending) - shared
+            cut = _best_cut(self.pending[before:], log_probs[:shared], self._pauses())
+            self._decode(self.pending[: before + cut])
             log_probs = log_probs[cut:]
-        self.held = log_probs
+        self.pending = log_probs
 
     def finish(self) -> Transcript:
-        """Writes what is left, and tells all."""
-        assert self.held is not None
-        self._write(self.held)
-        text = " ".join("".join(map(self.units.surface, self.written)).split())
-        words = (
-            ()
-            if self.timestamps is None
-            else timed_words(
-                self.spans, self.units, self.timestamps, seconds=self.seconds, length=self.time, duration=self.duration
-            )
+        """Decodes the rest and returns the transcript."""
+        assert self.pending is not None
+        self._decode(self.pending)
+        text = " ".join("".join(map(self.units.surface, self.decoded)).split())
+        if self.timestamps is None:
+            return Transcript(text, (), self.duration)
+        length, duration = self.time, self.duration
+        words = timed_words(
+            self.spans, self.units, self.timestamps, seconds=self.seconds, length=length, duration=duration
         )
-        return Transcript(text, tuple(words), self.duration)
+        return Transcript(text, tuple(words), duration)
 
     def _pauses(self) -> list[int]:
-        """CTCVocabulary that mean that nothing is being said."""
+        """Units of silence: the blank and spaces."""
         return [BLANK, *(unit for unit in range(1, self.units.vocab_size) if self.units.surface(unit).isspace())]
 
-    def _write(self, log_probs: Tensor) -> None:
+    def _decode(self, log_probs: Tensor) -> None:
         if not len(log_probs):
             return
         best = log_probs.argmax(-1)
         if best[0] == self.last != BLANK:
             log_probs = log_probs.clone()
-            goes_on = int((best != best[0]).to(torch.int).argmax()) or len(best)
-            log_probs[:goes_on] = log_probs.new_full((), -30.0)  # written before the cut: it is the same one
-            log_probs[:goes_on, BLANK] = 0.0
+            repeated = int((best != best[0]).to(torch.int).argmax()) or len(best)
+            log_probs[:repeated] = log_probs.new_full((), -30.0)  # decoded before the cut already
+            log_probs[:repeated, BLANK] = 0.0
         (units,) = decode(log_probs[None], torch.tensor([len(log_probs)]), beam=self.beam)
-        self.written += units
+        self.decoded += units
         if self.timestamps:
             spans = align(log_probs, units)
             self.spans += [span._replace(start=span.start + self.time, end=span.end + self.time) for span in spans]
@@ -121,15 +125,15 @@ class ChunkMerger:
 def timed_words(
     spans: Sequence[Span], units: CTCVocabulary, kind: Timestamps, *, seconds: float, length: int, duration: float
 ) -> Iterator[Word]:
-    """Words, or characters, and when they are said.
+    """Words or characters with their times.
 
     Args:
-        spans: Where each unit is heard.
-        units: What they are units of.
-        kind: Whether words are wanted, or characters.
-        seconds: From one sub-frame to the next.
-        length: Sub-frames in all.
-        duration: Of the audio, in seconds.
+        spans: Aligned sub-frames of each unit.
+        units: The vocabulary.
+        kind: `word` or `char`.
+        seconds: Duration of a sub-frame.
+        length: Number of sub-frames.
+        duration: Duration of the audio in seconds.
     """
     group: list[int] = []
     for i, span in enumerate([*spans, None]):
@@ -138,9 +142,9 @@ def timed_words(
             first, last = spans[group[0]], spans[group[-1]]
             before = spans[group[0] - 1].end if group[0] else 0
             after = spans[group[-1] + 1].start if group[-1] + 1 < len(spans) else length
-            reach = round(_REACH / seconds)
-            start = max(first.start - reach, (before + first.start) / 2)
-            end = min(last.end + reach, (last.end + after) / 2)
+            margin = round(_MARGIN / seconds)
+            start = max(first.start - margin, (before + first.start) / 2)
+            end = min(last.end + margin, (last.end + after) / 2)
             text = "".join(units.surface(spans[j].unit) for j in group).strip()
             score = sum(spans[j].score for j in group) / len(group)
             yield Word(text, start * seconds, min(end * seconds, duration), score)
@@ -149,28 +153,28 @@ def timed_words(
             group.append(i)
 
 
-def _quietest(before: Tensor, after: Tensor, pauses: Sequence[int]) -> int:
-    """Where two windows that overlap are surest that nothing is being said: a sub-frame of the overlap.
+def _best_cut(before: Tensor, after: Tensor, pauses: Sequence[int]) -> int:
+    """The sub-frame of an overlap where both chunks are most certain of silence.
 
     Args:
-        before: (shared sub-frames, vocab_size), the end of the earlier window.
-        after: The same sub-frames as the later window hears them.
-        pauses: CTCVocabulary that mean that nothing is being said.
+        before: (shared sub-frames, vocab_size), the end of the earlier chunk.
+        after: The same sub-frames in the later chunk.
+        pauses: Units of silence.
     """
     if not len(before):
         return 0
     quiet = (before[:, pauses].logsumexp(1) + after[:, pauses].logsumexp(1))[None]
-    width = min(9, len(before))  # a pause between words, not the blank between two letters
+    width = min(9, len(before))  # a pause between words is longer than the blank between two letters
     smooth = F.avg_pool1d(F.pad(quiet, (width // 2, (width - 1) // 2), mode="replicate"), width, 1)[0]
-    # At its edge a window lacks context: in doubt the middle.
+    # A chunk lacks context at its edge: prefer the middle.
     middle = torch.linspace(-1, 1, len(smooth)).abs()
     return int((smooth - 0.5 * middle).argmax())
 
 
-def windows(
-    sources: Sequence[AudioSource | Tensor], window: float, overlap: float
+def chunks(
+    sources: Sequence[AudioSource | Tensor], seconds: float, overlap: float
 ) -> Iterator[tuple[int, Tensor | UserError, bool]]:
-    """Windows of all sources, the shortest source first; whether it is the source's last one."""
+    """Yields (number, chunk or error, whether it is the last) of all sources, the shortest source first."""
     durations: dict[int, float] = {}
     for number, source in enumerate(sources):
         try:
@@ -178,17 +182,17 @@ def windows(
         except UserError as error:
             yield number, error, True
     for number in sorted(durations, key=durations.__getitem__):
-        held: Tensor | None = None
+        previous: Tensor | None = None
         try:
-            for piece in _pieces(sources[number], window, overlap):
-                if held is not None:
-                    yield number, held, False
-                held = piece
+            for chunk in _chunks_of(sources[number], seconds, overlap):
+                if previous is not None:
+                    yield number, previous, False
+                previous = chunk
         except UserError as error:
             yield number, error, True
             continue
-        if held is not None:
-            yield number, held, True
+        if previous is not None:
+            yield number, previous, True
 
 
 def _duration(source: AudioSource | Tensor) -> float:
@@ -199,10 +203,10 @@ def _duration(source: AudioSource | Tensor) -> float:
     return audio_info(source).duration
 
 
-def _pieces(source: AudioSource | Tensor, window: float, overlap: float) -> Iterable[Tensor]:
+def _chunks_of(source: AudioSource | Tensor, seconds: float, overlap: float) -> Iterable[Tensor]:
     if not isinstance(source, Tensor):
-        yield from audio_blocks(source, window, overlap)
+        yield from audio_blocks(source, seconds, overlap)
         return
-    size, step = round(window * SAMPLE_RATE), round((window - overlap) * SAMPLE_RATE)
+    size, step = round(seconds * SAMPLE_RATE), round((seconds - overlap) * SAMPLE_RATE)
     for first in range(0, max(1, len(source) - (size - step)), step):
         yield source[first : first + size].float()

@@ -1,4 +1,4 @@
-"""A trained audio encoder at work, without Lightning: audio in, what is said and when out."""
+"""Speech recognition with a trained audio encoder: transcripts, word times and forced alignment."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,20 +10,20 @@ from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.ctc import align
 from omni.devices import resolve
 from omni.errors import UserError
-from omni.inference.long_form import ChunkMerger, Timestamps, Transcript, Word, timed_words, windows
+from omni.inference.long_form import ChunkMerger, Timestamps, Transcript, Word, chunks, timed_words
 from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel, read_audio
 from omni.models.audio_encoder import AudioEncoder
 from omni.text.ctc_vocabulary import CTCVocabulary
 
 
 class Recognizer:
-    """An audio encoder and the units it writes in.
+    """An audio encoder with a CTC head, and its vocabulary.
 
     Args:
         encoder: The model, in eval mode.
-        units: What its head writes.
-        device: Where it runs.
-        beam: Prefixes that the search for a transcript keeps; 1: the likeliest unit of each sub-frame is taken.
+        units: The vocabulary of its CTC head.
+        device: Device of the model.
+        beam: Beam width of the CTC search; 1: greedy.
 
     Raises:
         UserError: If the beam is less than 1.
@@ -40,7 +40,7 @@ class Recognizer:
 
     @torch.inference_mode()
     def emit(self, audios: Sequence[Tensor]) -> list[Tensor]:
-        """What the head says to each audio of a batch.
+        """Outputs of the CTC head for a batch.
 
         Args:
             audios: (samples,) each, 16 kHz.
@@ -63,21 +63,21 @@ class Recognizer:
         overlap: float = 4.0,
         batch_seconds: float = 80.0,
     ) -> list[Transcript]:
-        """Writes down what is said.
+        """Transcribes recordings of any length.
 
         Args:
             audio: Files, their contents as bytes, or tensors (samples,) at 16 kHz: one or several.
-            timestamps: Whether words are wanted, or characters, with their times.
-            window: Longer audio is heard in windows of so many seconds. They are joined where both of two windows are
-                surest that nothing is being said, so that no word is cut that is shorter than the overlap.
-            overlap: Seconds that two windows share.
-            batch_seconds: Most audio that is heard at once.
+            timestamps: `word` or `char` for the times of words or characters.
+            window: Longer audio is split into chunks of this length in seconds, which are merged where both of two
+                chunks are most certain of silence: no word shorter than the overlap is cut.
+            overlap: Overlap of two chunks in seconds.
+            batch_seconds: Most audio per batch in seconds.
 
         Returns:
-            A transcript for each.
+            A transcript per recording.
 
         Raises:
-            UserError: If one cannot be read, or the windows make no sense.
+            UserError: If a recording cannot be read, or `overlap` does not fit `window`.
         """
         several = isinstance(audio, list | tuple)
         sources: list[AudioSource | Tensor] = list(audio) if several else [audio]  # pyright: ignore
@@ -92,15 +92,15 @@ class Recognizer:
         return [transcript for transcript in found if transcript is not None]
 
     def align(self, audio: AudioSource | Tensor, text: str, *, timestamps: Timestamps = "word") -> tuple[Word, ...]:
-        """When each word of a known text is said, whoever understood it, by forced alignment.
+        """Times of the words of a known text, by forced alignment.
 
         Args:
-            audio: A file, its contents as bytes, or a tensor (samples,) at 16 kHz; heard as a whole.
-            text: What is said in it.
-            timestamps: Whether words are wanted, or characters.
+            audio: A file, its contents as bytes, or a tensor (samples,) at 16 kHz; encoded as a whole.
+            text: Its text.
+            timestamps: `word` or `char`.
 
         Raises:
-            UserError: If the audio cannot be read, or the text has other characters or does not fit in its time.
+            UserError: If the audio cannot be read, or the text has characters outside the vocabulary or is too long.
         """
         units = self.units.encode(text)
         samples = audio if isinstance(audio, Tensor) else read_audio(audio)
@@ -120,7 +120,7 @@ class Recognizer:
         batch_seconds: float = 80.0,
         progress: Callable[[float], object] | None = None,
     ) -> Iterator[tuple[int, Transcript | UserError]]:
-        """As `transcribe`, each as it is ready, the shortest first; one that cannot be read is a `UserError`.
+        """As `transcribe`, the shortest recordings first; yields a `UserError` for one that cannot be read.
 
         Args:
             sources: As in `transcribe`.
@@ -128,69 +128,66 @@ class Recognizer:
             window: As in `transcribe`.
             overlap: As in `transcribe`.
             batch_seconds: As in `transcribe`.
-            progress: Told the seconds of audio that have been heard, piece by piece.
+            progress: Called with the seconds of audio of each chunk.
 
         Yields:
-            The number of the source, and its transcript.
+            The number of the source, and its transcript or error.
         """
-        frame = self.encoder.downsampling / 100  # windows begin where a frame does, so that frames of two coincide
+        frame = self.encoder.downsampling / 100  # chunks start at a frame, so that their frames coincide
         window, overlap = round(window / frame) * frame, round(overlap / frame) * frame
         if not 0 <= overlap <= window / 2 or window < frame:
-            raise UserError(f"an overlap of {overlap:g} s does not fit a window of {window:g} s: at most half of it")
+            raise UserError(f"overlap is {overlap:g} s and window {window:g} s: overlap must be at most half of it")
         pending: list[tuple[int, Tensor, bool]] = []
-        joiners: dict[int, ChunkMerger] = {}
-        for number, piece, last in windows(sources, window, overlap):
-            if isinstance(piece, UserError):
-                joiners.pop(number, None)
+        mergers: dict[int, ChunkMerger] = {}
+        for number, chunk, last in chunks(sources, window, overlap):
+            if isinstance(chunk, UserError):
+                mergers.pop(number, None)
                 pending = [item for item in pending if item[0] != number]
-                yield number, piece
+                yield number, chunk
                 continue
-            longest = max(len(piece), *(len(audio) for _, audio, _ in pending), 0)
+            longest = max(len(chunk), *(len(audio) for _, audio, _ in pending), 0)
             if pending and longest * (len(pending) + 1) > batch_seconds * SAMPLE_RATE:
-                yield from self._hear(pending, joiners, overlap, timestamps, progress)
+                yield from self._transcribe(pending, mergers, overlap, timestamps, progress)
                 pending = []
-            pending.append((number, piece, last))
+            pending.append((number, chunk, last))
         if pending:
-            yield from self._hear(pending, joiners, overlap, timestamps, progress)
+            yield from self._transcribe(pending, mergers, overlap, timestamps, progress)
 
-    def _hear(
+    def _transcribe(
         self,
         pending: Sequence[tuple[int, Tensor, bool]],
-        joiners: dict[int, ChunkMerger],
+        mergers: dict[int, ChunkMerger],
         overlap: float,
         timestamps: Timestamps | None,
         progress: Callable[[float], object] | None,
     ) -> Iterator[tuple[int, Transcript]]:
-        """Hears a batch of windows and hands out the transcripts that are complete."""
+        """Encodes a batch of chunks; yields the transcripts that are complete."""
         emissions = self.emit([audio for _, audio, _ in pending])
         for (number, audio, last), log_probs in zip(pending, emissions, strict=True):
-            known = joiners.get(number)
-            joiner = known or ChunkMerger(
-                self.units,
-                seconds=self.encoder.subframe_seconds,
-                overlap=overlap,
-                beam=self.beam,
-                timestamps=timestamps,
-            )
-            joiners[number] = joiner
-            fresh = len(audio) / SAMPLE_RATE - (overlap if known else 0)
-            joiner.add(log_probs, fresh)
+            new_seconds = len(audio) / SAMPLE_RATE - (overlap if number in mergers else 0)
+            if number not in mergers:
+                seconds = self.encoder.subframe_seconds
+                mergers[number] = ChunkMerger(
+                    self.units, seconds=seconds, overlap=overlap, beam=self.beam, timestamps=timestamps
+                )
+            merger = mergers[number]
+            merger.add(log_probs, new_seconds)
             if progress is not None:
-                progress(fresh)
+                progress(new_seconds)
             if last:
-                yield number, joiners.pop(number).finish()
+                yield number, mergers.pop(number).finish()
 
 
 def load_recognizer(path: Source, *, device: str = "auto", beam: int = 8) -> Recognizer:
-    """Loads a recogniser from the checkpoint of any stage that holds an audio encoder and its units.
+    """Loads a recogniser.
 
     Args:
-        path: The checkpoint.
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        path: A checkpoint with an audio encoder and its CTC vocabulary.
+        device: `auto`, or a name that PyTorch knows; see `omni.devices.resolve`.
         beam: See `Recognizer`.
 
     Raises:
-        UserError: If the checkpoint is missing, damaged or without them, or the device is not there.
+        UserError: If the checkpoint is missing, damaged or lacks either, or there is no such device.
     """
     checkpoint = Checkpoint.open(path)
     encoder, units = checkpoint.part("audio_encoder", AudioEncoder), checkpoint.ctc_vocabulary
@@ -204,12 +201,12 @@ def transcribe(
     timestamps: Timestamps | None = None,
     device: str = "auto",
 ) -> list[Transcript]:
-    """Writes down what is said in one or several recordings; see `Recognizer.transcribe`.
+    """Transcribes one or several recordings; see `Recognizer.transcribe`.
 
     Args:
         audio: Files, their contents as bytes, or tensors (samples,) at 16 kHz.
-        checkpoint: Of a recogniser.
-        timestamps: Whether words are wanted, or characters, with their times.
-        device: `cpu`, `cuda`, or `auto`.
+        checkpoint: A checkpoint of a recogniser.
+        timestamps: `word` or `char` for the times of words or characters.
+        device: As in `load_recognizer`.
     """
     return load_recognizer(checkpoint, device=device).transcribe(audio, timestamps=timestamps)

@@ -1,4 +1,4 @@
-"""Answers to prompts, token by token or many at a time."""
+"""Generates answers to prompts: streamed with a KV cache, or in batches."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from omni.decoding.sampling import Sampling, generate
 from omni.inference.prompt import Prompt
-from omni.media.speech_preprocessing import silence_of
+from omni.media.speech_preprocessing import silence_value
 from omni.models.interfaces import Cache
 from omni.models.omni import Omni
 from omni.text.tokenizer import END, PAD, StreamDecoder, Tokenizer
@@ -18,14 +18,14 @@ GREEDY = Sampling(temperature=0)
 
 
 class Responder:
-    """A model that answers, and remembers what it has read last.
+    """Generates answers, and keeps the KV cache of the last prompt and answer.
 
     Args:
         omni: The model, in eval mode.
-        tokenizer: Its Thinker's.
+        tokenizer: The tokenizer of its Thinker.
         context: Most tokens of a prompt and its answer.
         stop: The token that ends an answer.
-        device: Where it runs.
+        device: Device of the model.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Responder:
         self.omni, self.tokenizer, self.context, self.stop = omni.to(device), tokenizer, context, stop
         self.device = torch.device(device)
         self._cache: Cache | None = None
-        self._known: list[Hashable] = []  # what the cache holds, see `Prompt.keys`
+        self._cached: list[Hashable] = []  # keys of what the cache holds; see `Prompt.keys`
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[Prompt], *, max_tokens: int, sampling: Sampling | None = None) -> list[str]:
@@ -43,12 +43,12 @@ class Responder:
         Args:
             prompts: One or more.
             max_tokens: Most tokens of an answer.
-            sampling: How they are chosen; always the likeliest if not given.
+            sampling: Sampling options; greedy by default.
 
         Returns:
             The answer to each.
         """
-        positions = pad_sequence([one.laid.positions.T for one in prompts], batch_first=True).permute(2, 0, 1)
+        positions = pad_sequence([one.encoded.positions.T for one in prompts], batch_first=True).permute(2, 0, 1)
         steps = generate(
             self.omni.thinker,
             [one.tokens for one in prompts],
@@ -56,65 +56,65 @@ class Responder:
             positions=self.omni.rotary_positions(positions.to(self.device)),
             **self._options(max_tokens, sampling),
         )
-        said: list[list[int]] = [[] for _ in prompts]
+        answers: list[list[int]] = [[] for _ in prompts]
         for step in steps:
-            for tokens, token in zip(said, step, strict=True):
+            for tokens, token in zip(answers, step, strict=True):
                 if token is not None and token != self.stop:
                     tokens.append(token)
-        return [self.tokenizer.decode_turn(tokens) for tokens in said]
+        return [self.tokenizer.decode_turn(tokens) for tokens in answers]
 
     def stream(self, prompt: Prompt, *, max_tokens: int, sampling: Sampling | None = None) -> Iterator[str]:
         """Answers one prompt token by token; arguments as of `answer`.
 
-        What the model has computed for the last prompt and its answer is kept as far as this one begins alike.
+        Reuses the KV cache for the longest common prefix with the last prompt and answer.
 
         Yields:
-            Pieces of text, some of them empty; joined they are the answer.
+            Pieces of text, possibly empty; joined, they are the answer.
         """
         keys, decoder = prompt.keys(), StreamDecoder(self.tokenizer, turn=True)
         cache, known = self._recall(keys)
-        self._cache = None  # until all is well: an answer may be broken off anywhere
-        rest = prompt.behind(known)
+        self._cache = None  # until the end: the answer may be aborted
+        rest = prompt.suffix(known)
         with torch.inference_mode():
             embeddings = self._embed([rest])
         steps = generate(
             self.omni.thinker,
             [prompt.tokens],
             embeddings=embeddings,
-            positions=self.omni.rotary_positions(rest.laid.positions[:, None].to(self.device)),
+            positions=self.omni.rotary_positions(rest.encoded.positions[:, None].to(self.device)),
             cache=cache,
             **self._options(max_tokens, sampling),
         )
-        said: list[Hashable] = []
+        generated: list[Hashable] = []
         for (token,) in steps:
             assert token is not None
-            said.append(token)
+            generated.append(token)
             if token != self.stop:
                 yield decoder.push(token)
         yield decoder.finish()
-        self._cache, self._known = cache, [*keys, *said][: cache.lengths[0]]
+        self._cache, self._cached = cache, [*keys, *generated][: cache.lengths[0]]
 
     @torch.inference_mode()
     def _recall(self, keys: Sequence[Hashable]) -> tuple[Cache, int]:
-        """A cache, and how many of the tokens it holds already: the last one is always read again."""
+        """A cache and the number of tokens it holds; the last token of a prompt is always computed."""
         if self._cache is None:
             return self.omni.thinker.new_cache(1, self.context), 0
-        pairs = enumerate(zip(self._known, keys[:-1], strict=False))
-        unlike = next((number for number, (one, other) in pairs if one != other), None)
-        known = min(len(self._known), len(keys) - 1) if unlike is None else unlike
-        known -= _begun(keys[known])
+        pairs = enumerate(zip(self._cached, keys[:-1], strict=False))
+        differs = next((number for number, (one, other) in pairs if one != other), None)
+        known = min(len(self._cached), len(keys) - 1) if differs is None else differs
+        known -= _feature_index(keys[known])
         self._cache.keep(known)
         return self._cache, known
 
     def _embed(self, prompts: Sequence[Prompt]) -> Tensor:
-        tokens = pad_sequence([one.laid.tokens for one in prompts], batch_first=True, padding_value=PAD)
+        tokens = pad_sequence([one.encoded.tokens for one in prompts], batch_first=True, padding_value=PAD)
         images = [image for one in prompts for image in one.images()]
         mels = [mel for one in prompts for mel in one.mels()]
         media: dict[str, Any] = {}
         if images:
             media["images"] = torch.stack(images).to(self.device)
         if mels and self.omni.audio_encoder is not None:
-            silence = silence_of(self.omni.audio_encoder.num_mels)
+            silence = silence_value(self.omni.audio_encoder.num_mels)
             media["mels"] = pad_sequence(mels, batch_first=True, padding_value=silence).to(self.device)
             media["mel_lengths"] = torch.tensor([len(mel) for mel in mels], device=self.device)
         return self.omni.embed(tokens.to(self.device), **media).embeddings
@@ -128,6 +128,6 @@ class Responder:
         }
 
 
-def _begun(key: Hashable) -> int:
-    """How many features of a medium stand before one of `Prompt.keys`: media are read whole."""
+def _feature_index(key: Hashable) -> int:
+    """Features of the same medium before a key of `Prompt.keys`: a medium is encoded as a whole."""
     return key[-1] if isinstance(key, tuple) else 0

@@ -1,4 +1,4 @@
-"""An answer while it is being given."""
+"""A streamed answer."""
 
 from collections.abc import Generator, Iterator
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class TextDelta(NamedTuple):
-    """A piece of an answer.
+    """A piece of the text of an answer.
 
     Attributes:
         text: Joined, the pieces are the answer.
@@ -18,7 +18,7 @@ class TextDelta(NamedTuple):
 
 
 class AudioChunk(NamedTuple):
-    """A piece of spoken answer.
+    """A piece of the speech of an answer.
 
     Attributes:
         samples: (samples,), float32 within ±1, 16 kHz, on the CPU. Joined, the chunks are the speech.
@@ -28,53 +28,53 @@ class AudioChunk(NamedTuple):
 
 
 class StreamedResponse:
-    """An answer while it is being given: iterate over it for its pieces, once.
+    """An iterator over the pieces of an answer while it is generated.
 
-    What fails in it is raised where it is iterated over, and again where one asks for the whole.
+    An error in the generation is raised by the iteration, and again by `text` and `audio`.
 
     Attributes:
-        forgotten: How many of the oldest messages did not fit into the context.
-        unspoken: Why parts of the answer could not be said aloud.
+        forgotten: Number of the oldest messages that did not fit into the context.
+        unspoken: Why parts of the answer were not synthesised, one line each.
     """
 
     def __init__(self, pieces: Generator[TextDelta | AudioChunk], forgotten: int, unspoken: list[str]) -> None:
         self.forgotten, self.unspoken = forgotten, unspoken
         self._pieces = pieces
-        self._failed: Exception | None = None
+        self._error: Exception | None = None
         self._texts: list[str] = []
-        self._sounds: list[Tensor] = []
+        self._chunks: list[Tensor] = []
 
     def __iter__(self) -> Iterator[TextDelta | AudioChunk]:
-        if self._failed is not None:
-            raise self._failed
+        if self._error is not None:
+            raise self._error
         while True:
             try:
                 piece = next(self._pieces)
             except StopIteration:
                 return
             except Exception as error:
-                self._failed = error
+                self._error = error
                 raise
             if isinstance(piece, TextDelta):
                 self._texts.append(piece.text)
             else:
-                self._sounds.append(piece.samples)
+                self._chunks.append(piece.samples)
             yield piece
 
     def close(self) -> None:
-        """Breaks the answer off. What was said so far stays in the history."""
+        """Aborts the answer; the text so far stays in the history."""
         self._pieces.close()
 
     @property
     def text(self) -> str:
-        """The whole answer; waits for it. Of one that was broken off, what was said."""
+        """The complete text; waits for it. The text so far if the answer was aborted."""
         for _ in self:
             pass
         return "".join(self._texts)
 
     @property
     def audio(self) -> Tensor:
-        """The whole speech, (samples,); waits for it."""
+        """The complete speech (samples,); waits for it."""
         for _ in self:
             pass
-        return torch.cat(self._sounds) if self._sounds else torch.zeros(0)
+        return torch.cat(self._chunks) if self._chunks else torch.zeros(0)

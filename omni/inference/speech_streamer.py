@@ -1,4 +1,4 @@
-"""Reading aloud what is still being written: from its first clause on, and the same sound as when it is there."""
+"""Synthesises text while it is generated, from its first clause on."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,15 +15,17 @@ from omni.text.spelling import SpeechSegment, spell
 
 
 class SpeechStreamer:
-    """Says a text while it comes. A clause that the Talker cannot say is left out, and told.
+    """Synthesises a text that arrives in pieces; the audio is the same as for the whole text.
+
+    Clauses with characters that the Talker was not trained on are skipped.
 
     Args:
-        voice: Speaks.
-        speaker: As in `Synthesizer.parts`.
-        sampling: As in `Synthesizer.parts`.
+        voice: Synthesises the segments.
+        speaker: As in `Synthesizer.sentences`.
+        sampling: As in `Synthesizer.sentences`.
 
     Attributes:
-        unspoken: Why parts of the text were left out.
+        unspoken: Why clauses were skipped, one line each.
 
     Raises:
         UserError: If there is no such speaker.
@@ -32,50 +34,50 @@ class SpeechStreamer:
     def __init__(
         self, voice: Synthesizer, *, speaker: int | str | None = None, sampling: SpeechSampling | None = None
     ) -> None:
-        voice.voice(speaker)
+        voice.speaker_id(speaker)  # raises for an unknown speaker
         self.voice, self.speaker, self.sampling = voice, speaker, sampling
         self.unspoken: list[str] = []
         self._clauses = self._new_clauses()
-        self._waiting: deque[SpeechSegment] = deque()
-        self._sounds: Iterator[Tensor] = iter(())
-        self._said, self._pause = 0, 0.0
+        self._queue: deque[SpeechSegment] = deque()
+        self._chunks: Iterator[Tensor] = iter(())
+        self._count, self._pause = 0, 0.0
 
     def push(self, text: str) -> None:
-        """Goes on with the text."""
-        self._waiting += self._read(self._clauses.push(text))
+        """Adds text."""
+        self._queue += self._encode(self._clauses.push(text))
 
     def finish(self) -> None:
-        """Tells that the text is complete."""
-        self._waiting += self._read(self._clauses.finish())
+        """Marks the text as complete."""
+        self._queue += self._encode(self._clauses.finish())
 
-    def next(self) -> Tensor | None:
-        """The next sound, (samples,); None where all is said that can be by now."""
-        while (sound := next(self._sounds, None)) is None:
-            if not self._waiting:
+    def next_audio(self) -> Tensor | None:
+        """The next audio (samples,); None until more text is complete."""
+        while (chunk := next(self._chunks, None)) is None:
+            if not self._queue:
                 return None
-            breath = self._waiting.popleft()
-            self._sounds = self._speak(breath, self._said, self._pause)
-            self._said, self._pause = self._said + 1, breath.pause
-        return sound
+            segment = self._queue.popleft()
+            self._chunks = self._speak(segment, self._count, self._pause)
+            self._count, self._pause = self._count + 1, segment.pause
+        return chunk
 
     def read(self, text: str) -> list[SpeechSegment]:
-        """What is said of a text at once; nothing, perhaps."""
+        """The segments of a whole text; may be empty."""
         clauses = self._new_clauses()
-        found = self._read([*clauses.push(text), *clauses.finish()])
+        found = self._encode([*clauses.push(text), *clauses.finish()])
         return [*found[:-1], found[-1]._replace(pause=0.0)] if found else []
 
-    def whole(self, text: str) -> Speech:
-        """All of a text at once; the same sound as piece by piece."""
+    def synthesize(self, text: str) -> Speech:
+        """Synthesises a whole text."""
         found = self.read(text)
         if not found:
             return Speech(audio=torch.zeros(0), codes=torch.zeros(0, self.voice.talker.num_codebooks, dtype=torch.long))
         (speech,) = self.voice.speak([found], speaker=self.speaker, sampling=self.sampling)
         return speech
 
-    def _speak(self, breath: SpeechSegment, number: int, pause: float) -> Iterator[Tensor]:
+    def _speak(self, segment: SpeechSegment, number: int, pause: float) -> Iterator[Tensor]:
         if pause:
             yield torch.zeros(round(pause * SAMPLE_RATE))
-        alone = breath._replace(pause=0.0)
+        alone = segment._replace(pause=0.0)
         yield from self.voice.stream([alone], speaker=self.speaker, sampling=self.sampling, first=number)
 
     def _new_clauses(self) -> ClauseSplitter:
@@ -84,15 +86,15 @@ class SpeechStreamer:
     def _length(self, part: str) -> int:
         try:
             return len(self.voice.units.normalize(part))
-        except UserError:  # it will not be said
+        except UserError:  # it will be skipped
             return len(part)
 
-    def _read(self, pieces: Sequence[TextSegment]) -> list[SpeechSegment]:
+    def _encode(self, segments: Sequence[TextSegment]) -> list[SpeechSegment]:
         units, found = self.voice.units, []
-        for piece in pieces:
+        for segment in segments:
             try:
-                if units.normalize(piece.text):  # else a smile, say
-                    found.append(SpeechSegment(spell(piece.text, units), piece.pause))
+                if units.normalize(segment.text):  # nothing to say: an emoji, for example
+                    found.append(SpeechSegment(spell(segment.text, units), segment.pause))
             except UserError as error:
                 self.unspoken.append(str(error))
         return found

@@ -1,4 +1,4 @@
-"""What a Thinker makes of words that are to be said: its hidden states, a further condition of the Talker."""
+"""Hidden states of a Thinker as conditioning for a Talker."""
 
 from collections.abc import Sequence
 from typing import final
@@ -17,12 +17,12 @@ from omni.text.tokenizer import PAD, Tokenizer
 
 @final
 class Conditioner:
-    """Reads what a Talker is to say, each sentence alone, in the Talker's own spelling.
+    """Encodes the text of each sentence, as the Talker spells it, with a frozen Thinker.
 
     Args:
-        thinker: Reads; it is not trained.
-        tokenizer: Of the Thinker.
-        units: Of the Talker.
+        thinker: The Thinker.
+        tokenizer: The tokenizer of the Thinker.
+        units: The vocabulary of the Talker.
     """
 
     def __init__(self, thinker: Thinker | PretrainedThinker, tokenizer: Tokenizer, units: CTCVocabulary) -> None:
@@ -34,20 +34,20 @@ class Conditioner:
         """The hidden state of the token that each character belongs to.
 
         Args:
-            texts: CTCVocabulary of each, as the Talker reads them.
+            texts: Units of each text, the input of the Talker.
 
         Returns:
-            (batch, characters of the longest, thinker.dim); zeros behind a row's end.
+            (batch, characters of the longest, thinker.dim); zeros after the end of a row.
         """
-        read = [self._read(self.units.decode(text)) for text in texts]
+        encoded = [self._encode(self.units.decode(text)) for text in texts]
         device = next(self.thinker.parameters()).device
-        first = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
-        tokens = pad_sequence([torch.tensor([*first, *ids]) for ids, _ in read], batch_first=True, padding_value=PAD)
-        hidden = self.thinker.encode(tokens.to(device, non_blocking=True)).hidden[:, len(first) :]
-        return expand_tokens_to_characters(hidden, [counts for _, counts in read])
+        bos = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
+        tokens = pad_sequence([torch.tensor([*bos, *ids]) for ids, _ in encoded], batch_first=True, padding_value=PAD)
+        hidden = self.thinker.encode(tokens.to(device, non_blocking=True)).hidden[:, len(bos) :]
+        return expand_tokens_to_characters(hidden, [counts for _, counts in encoded])
 
-    def _read(self, text: str) -> tuple[list[int], np.ndarray]:
-        """The tokens of a text, and how many of its characters end in each."""
+    def _encode(self, text: str) -> tuple[list[int], np.ndarray]:
+        """The tokens of a text, and the number of its characters that end in each."""
         lead = self.tokenizer.lead
         ids = self.tokenizer.encode(lead + text)
         token_ends = self._bytes[ids].cumsum()

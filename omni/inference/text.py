@@ -1,4 +1,4 @@
-"""Trained models at work, without Lightning: load one, let it write."""
+"""Text generation with a trained Thinker."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from omni.text.tokenizer import StreamDecoder, Tokenizer
 
 
 class Delta(NamedTuple):
-    """A piece of text that a row goes on with.
+    """A piece of the continuation of a prompt.
 
     Attributes:
         row: Number of the prompt.
@@ -39,22 +39,22 @@ class TextModel:
     def stream(
         self, prompts: Sequence[str], *, max_tokens: int = 128, sampling: Sampling | None = None
     ) -> Iterator[Delta]:
-        """Continues all prompts together, piece by piece.
+        """Continues all prompts as one batch, piece by piece.
 
         Args:
-            prompts: Texts; an empty one begins a document.
-            max_tokens: Most tokens to add to each.
-            sampling: How tokens are chosen.
+            prompts: Texts; an empty one starts a document.
+            max_tokens: Most new tokens per prompt.
+            sampling: Sampling options.
 
         Yields:
-            Pieces of text as they come; a row's pieces joined are its whole continuation.
+            Pieces of text; joined, those of a row are its continuation.
 
         Raises:
             UserError: As in `omni.decoding.sampling.generate`.
         """
         eos, bos = self.tokenizer.eos, self.tokenizer.bos
-        begin = eos if bos is None else bos  # what has no bos has seen documents begin behind the end of another
-        tokens = [[begin, *self.tokenizer.encode(prompt)] for prompt in prompts]
+        start = eos if bos is None else bos  # without a bos, documents follow the eos of another in training
+        tokens = [[start, *self.tokenizer.encode(prompt)] for prompt in prompts]
         decoders = [StreamDecoder(self.tokenizer) for _ in tokens]
         steps = generate_tokens(
             self.thinker,
@@ -74,7 +74,7 @@ class TextModel:
     def generate(
         self, prompts: str | Sequence[str], *, max_tokens: int = 128, sampling: Sampling | None = None
     ) -> list[str]:
-        """Continuations of all prompts, complete; arguments as in `stream`."""
+        """The continuations of all prompts; arguments as in `stream`."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         texts = [""] * len(prompts)
         for row, text in self.stream(prompts, max_tokens=max_tokens, sampling=sampling):
@@ -83,14 +83,14 @@ class TextModel:
 
 
 def load(path: Source, *, device: str = "auto") -> TextModel:
-    """Loads a trained Thinker from the checkpoint of any stage that holds one.
+    """Loads a trained Thinker.
 
     Args:
-        path: The checkpoint.
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        path: A checkpoint with a Thinker.
+        device: `auto`, or a name that PyTorch knows; see `omni.devices.resolve`.
 
     Raises:
-        UserError: If the checkpoint is missing, damaged or without a Thinker, or the device is not there.
+        UserError: If the checkpoint is missing, damaged or has no Thinker, or there is no such device.
     """
     checkpoint = Checkpoint.open(path)
     thinker, tokenizer = checkpoint.part("thinker", Thinker, PretrainedThinker), checkpoint.tokenizer

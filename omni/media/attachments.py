@@ -1,4 +1,4 @@
-"""Images, recordings and videos that the parts of messages name, read alike in training and in serving."""
+"""Images, recordings and videos in the parts of messages, for training and inference."""
 
 import hashlib
 import os
@@ -19,10 +19,10 @@ class Medium(NamedTuple):
 
     Attributes:
         kind: `image`, `audio` or `video`.
-        files: The file, or its bytes; of a video, those of its frames. An assistant is also given what has been read:
-            pixels (3, height, width) of uint8, or samples at 16 kHz.
-        times: Of each frame of a video, in seconds.
-        duration: Of audio in seconds, where the source tells.
+        files: The file, its bytes, or, for an assistant, pixels (3, height, width) of uint8 or samples at 16 kHz; of a
+            video, those of its frames.
+        times: Times of the frames of a video, in seconds.
+        duration: Duration of audio in seconds, if the source gives it.
         source: Returns audio that is not a file of its own, or its samples; `files` then holds its name.
     """
 
@@ -34,11 +34,11 @@ class Medium(NamedTuple):
 
     @property
     def sound(self) -> Any:
-        """What to read audio from."""
+        """The source of audio, for `read_audio`."""
         return self.files[0] if self.source is None else self.source()
 
     def identity(self) -> str:
-        """Changes when the medium changes, as well as can be told without reading it."""
+        """A key of the medium: bytes by content, files by path, size and time of change."""
         parts = [self.kind, repr(self.times)]
         for file in self.files:
             if isinstance(file, bytes):
@@ -47,7 +47,7 @@ class Medium(NamedTuple):
             try:
                 status = os.stat(file)
                 parts.append(f"{file} {status.st_size} {status.st_mtime_ns}")
-            except (OSError, ValueError):  # ValueError: no file can be called that
+            except (OSError, ValueError):  # ValueError: not a valid file name
                 parts.append(f"{file} is not there")
         return " ".join(parts)
 
@@ -65,17 +65,17 @@ def media_of(
     shelves: Mapping[str, Iterator[Any]] | None = None,
     of_answers: bool = False,
 ) -> list[tuple[Medium, ...]]:
-    """The media of each message, in the order of their parts: what a model is shown.
+    """The media of each message, in the order of their parts.
 
     Args:
-        messages: As `omni.text.chat_template.encode_chat` takes them; what is none is left to its complaints.
-        where: What to call them in errors.
-        folder: What their files are relative to; None: where the command runs.
-        shelves: Files for the parts that name none, by kind, one after the other.
-        of_answers: Those of the assistant's turns instead: how these are said.
+        messages: See `omni.text.chat_template.encode_chat`, which checks them.
+        where: Name of the messages for errors.
+        folder: Folder of relative paths; the working directory by default.
+        shelves: By kind, files for the parts that name none, in order.
+        of_answers: The media of the assistant's turns (their speech) instead of all others.
 
     Raises:
-        UserError: If a part names no file and there is none for it, or a video's times do not fit its frames.
+        UserError: If a part names no file and there is none for it, or the times of a video do not fit its frames.
     """
     found = []
     for message in messages:
@@ -96,7 +96,7 @@ def _medium(part: Mapping[str, Any], shelves: Mapping[str, Iterator[Any]], where
         value = next(shelves.get(kind, iter(())), None)
     duration = part.get("duration")
     if duration is not None and not (isinstance(duration, int | float) and duration > 0):
-        raise UserError(f"{where}: the duration {duration!r} is no number of seconds: correct it, or leave it out")
+        raise UserError(f"{where}: the duration {duration!r} is not a number of seconds: correct it, or leave it out")
     return Medium(kind, (_file(value, kind, where, folder),), duration=duration)
 
 
@@ -113,7 +113,7 @@ def _video(part: Mapping[str, Any], where: str, folder: Path | None) -> Medium:
 
 
 def _first(*values: Any) -> Any:
-    """The first that is given: tensors have no truth of their own."""
+    """The first value that is a tensor or true."""
     return next((value for value in values if isinstance(value, Tensor) or value), None)
 
 

@@ -1,4 +1,4 @@
-"""Audio: read any file as 16 kHz mono, write it, and the log-mel spectrogram of training and serving alike."""
+"""Audio: reading as 16 kHz mono, writing, and the log-mel spectrogram of training and inference."""
 
 import math
 import os
@@ -20,11 +20,11 @@ from omni.files import private_copy
 from omni.media.container import AudioSource, name_of, opened, read_mono
 
 SAMPLE_RATE = 16_000  # of all audio inside omni
-HOP_LENGTH = 160  # samples from one frame to the next: 100 frames a second
+HOP_LENGTH = 160  # samples: 100 frames per second
 N_FFT = 512  # window and transform, 32 ms: 31 Hz apart, so that none of 128 mel filters is empty
-FLOOR = 1e-4  # magnitudes below it are silence; 16-bit rounding noise lies at about this level
+FLOOR = 1e-4  # least magnitude: about that of 16-bit rounding noise
 MEAN, STD = -3.0, 2.0  # of log-mel speech, about: AN4 −3.4 and 1.9, LibriSpeech −3.0 and 1.6, LJSpeech −2.3 and 2.0
-SILENCE = (math.log(FLOOR) - MEAN) / STD  # what digital silence becomes
+SILENCE = (math.log(FLOOR) - MEAN) / STD  # value of digital silence
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf", ".sph")
 
@@ -32,11 +32,11 @@ _BLOCK_SECONDS = 30.0  # read at a time: memory does not grow with the file
 
 
 class AudioInfo(NamedTuple):
-    """What a file's header says.
+    """Header of an audio file.
 
     Attributes:
         duration: Seconds.
-        sample_rate: Of the file, in Hz.
+        sample_rate: Sample rate of the file in Hz.
         channels: Number of channels.
     """
 
@@ -52,34 +52,33 @@ def audio_info(source: AudioSource) -> AudioInfo:
         source: A path, or a file's content as bytes.
 
     Raises:
-        AudioError: If it is no audio file, or an empty one.
+        AudioError: If it is not an audio file, or empty.
     """
     with opened(source) as file:
         return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
 
 
 def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | None = None) -> Tensor:
-    """Reads WAV, FLAC, OGG, MP3 and whatever else libsndfile knows, of any rate and number of channels.
+    """Reads any format of libsndfile (WAV, FLAC, OGG, MP3, ...), sample rate and number of channels.
 
-    Channels are averaged, other rates resampled (band-limited sinc), so that a part equals that part of the whole.
+    Channels are averaged and other rates resampled (band-limited sinc); an excerpt equals that part of the whole.
 
     Args:
         source: A path, or a file's content as bytes.
-        start: Seconds to leave out.
-        duration: Seconds to read at most; all if not given.
+        start: Seconds to skip.
+        duration: Most seconds to read; all by default.
 
     Returns:
         (samples,), float32, 16 kHz, within ±1 where the file is.
 
     Raises:
-        AudioError: If it cannot be read, is cut off, holds samples that are no numbers, or none at all.
+        AudioError: If it cannot be read, is truncated or empty, or has samples that are not finite.
         UserError: If it ends before `start`.
     """
     with opened(source) as file:
         rate = _resampled_from(file)
         first, last = round(start * SAMPLE_RATE), None if duration is None else round((start + duration) * SAMPLE_RATE)
-        # Resampling starts where both rates have a sample at the same time, and before the first that is asked for by
-        # more than the filter's reach.
+        # Resampling starts at a time where both rates have a sample, before `start` by more than the filter's reach.
         step, grid, reach = _common_ticks(rate)
         unit = max(0, first // grid - reach)
         stop = file.frames if last is None else min(file.frames, (math.ceil(last / grid) + reach) * step)
@@ -92,15 +91,15 @@ def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | Non
 
 
 def audio_blocks(source: AudioSource, seconds: float, overlap: float = 0.0) -> Iterator[Tensor]:
-    """Reads a file of any length piece by piece.
+    """Reads a file of any length in blocks.
 
     Args:
         source: A path, or a file's content as bytes.
-        seconds: Length of a piece.
-        overlap: Seconds that a piece shares with the one before.
+        seconds: Length of a block.
+        overlap: Seconds that a block shares with the previous one.
 
     Yields:
-        SubwordVocabulary as `read_audio` gives them. The last one may be shorter, but always brings something new.
+        Samples as of `read_audio`. The last block may be shorter, but always has new samples.
 
     Raises:
         AudioError: As in `read_audio`.
@@ -110,7 +109,7 @@ def audio_blocks(source: AudioSource, seconds: float, overlap: float = 0.0) -> I
         raise ValueError(f"pieces of {seconds} s cannot overlap by {overlap} s")
     held = torch.zeros(0)
     first = True
-    for part in _parts(source):
+    for part in _resampled_blocks(source):
         held = torch.cat((held, part))
         while len(held) >= size:
             yield held[:size]
@@ -121,11 +120,11 @@ def audio_blocks(source: AudioSource, seconds: float, overlap: float = 0.0) -> I
 
 
 def native_blocks(source: AudioSource, seconds: float = _BLOCK_SECONDS) -> Iterator[Tensor]:
-    """Reads a file piece by piece as it is, for those who look for its faults.
+    """Reads a file in blocks without resampling, to check its content.
 
     Args:
         source: A path, or a file's content as bytes.
-        seconds: Length of a piece.
+        seconds: Length of a block.
 
     Yields:
         (samples,), float32: the mean of the channels, at the file's own rate.
@@ -141,15 +140,15 @@ def native_blocks(source: AudioSource, seconds: float = _BLOCK_SECONDS) -> Itera
 
 
 def write_audio(path: str | os.PathLike[str], audio: Tensor, *, sample_rate: int = SAMPLE_RATE) -> None:
-    """Writes 16-bit WAV, FLAC or whatever else the file's ending names; the file appears when it is whole.
+    """Writes 16-bit WAV, FLAC or another format by suffix, atomically.
 
     Args:
-        path: Where to; folders are made.
-        audio: (samples,) or (channels, samples); beyond ±1 it is clipped.
+        path: The file; missing folders are made.
+        audio: (samples,) or (channels, samples), clipped at ±1.
         sample_rate: In Hz.
 
     Raises:
-        UserError: If the ending is unknown.
+        UserError: If the suffix is unknown.
     """
     channels = len(audio) if audio.ndim == 2 else 1
     with audio_writer(path, sample_rate=sample_rate, channels=channels) as write:
@@ -160,18 +159,18 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor, *, sample_rate: int
 def audio_writer(
     path: str | os.PathLike[str], *, sample_rate: int = SAMPLE_RATE, channels: int = 1
 ) -> Iterator[Callable[[Tensor], None]]:
-    """Writes piece by piece what `write_audio` writes at once; nothing appears if it is broken off by an error.
+    """Writes a file in pieces, as `write_audio`; there is no file after an error.
 
     Args:
         path: As in `write_audio`.
         sample_rate: In Hz.
-        channels: Of all pieces.
+        channels: Number of channels.
 
     Yields:
-        What takes the pieces, (samples,) or (channels, samples).
+        A function that writes a piece, (samples,) or (channels, samples).
 
     Raises:
-        UserError: If the ending is unknown.
+        UserError: If the suffix is unknown.
     """
     path = Path(path)
     kind = audio_format(path)
@@ -180,25 +179,24 @@ def audio_writer(
 
 
 def audio_format(path: str | os.PathLike[str]) -> str:
-    """How libsndfile calls the format of a file to be written, by its ending.
+    """libsndfile's name of a format, by the suffix of the file.
 
     Raises:
-        UserError: If the ending is unknown.
+        UserError: If the suffix is unknown.
     """
     path = Path(path)
     kind = path.suffix[1:].upper()
     if kind not in soundfile.available_formats():
-        raise UserError(f"{path}: audio cannot be written as {path.suffix or 'a file without ending'}: use .wav, .flac")
+        raise UserError(f"{path}: audio cannot be written as {path.suffix or 'a file without suffix'}: use .wav, .flac")
     return kind
 
 
 class LogMel(nn.Module):
     """The log-mel spectrogram, one frame every 10 ms: magnitudes, Slaney's mel scale, natural logarithm.
 
-    Magnitudes are floored at `FLOOR`, and `MEAN` and `STD` are taken out: constants, not the file's own statistics, so
-    that a streamed spectrogram equals the whole one and silence stays silent. Frame `t` is centred at sample
-    `160 t + 80`; beyond its ends the audio counts as silent, so padding a batch with zeros changes nothing. Gradients
-    flow back to audio that asks for them.
+    Magnitudes are floored at `FLOOR` and normalised by the constants `MEAN` and `STD`, not by statistics of a file, so
+    that streamed and whole spectrograms are equal. Frame `t` is centred at sample `160 t + 80`. The audio is padded
+    with zeros, so padding a batch with zeros changes nothing. Differentiable.
 
     Args:
         num_mels: Number of filters between 0 and 8,000 Hz, 80 or 128.
@@ -214,7 +212,7 @@ class LogMel(nn.Module):
 
     @staticmethod
     def num_frames(num_samples: Any) -> Any:
-        """Frames of so many samples: ints or tensors; the last frame may be filled up with silence."""
+        """Number of frames, of an int or a tensor; the last frame may be padded."""
         return (num_samples + HOP_LENGTH - 1) // HOP_LENGTH
 
     def forward(self, audio: Tensor) -> Tensor:
@@ -231,8 +229,8 @@ class LogMel(nn.Module):
 def mel_filters(num_mels: int) -> NDArray[np.float32]:
     """Triangles of height 1, evenly spaced on Slaney's mel scale from 0 to 8,000 Hz: (bins, num_mels).
 
-    The scale is linear up to 1,000 Hz, its 15, and logarithmic above (Slaney 1998, Auditory Toolbox). Those of
-    torchaudio are the same, but cannot be made where tensors have no values, as for `omni plan`.
+    The scale is linear up to 1,000 Hz (15 mel), and logarithmic above (Slaney 1998, Auditory Toolbox). Equal to those
+    of torchaudio, which cannot be computed under fake tensors, as in `omni plan`.
     """
     step = math.log(6.4) / 27
     mels = np.linspace(0, 15 + math.log(SAMPLE_RATE / 2 / 1000) / step, num_mels + 2)
@@ -244,7 +242,7 @@ def mel_filters(num_mels: int) -> NDArray[np.float32]:
 
 
 def mel_constants() -> dict[str, float]:
-    """What a model that was trained on spectrograms relies on; it travels in checkpoints and is compared there."""
+    """Constants of the spectrogram; checkpoints store them and are checked against them."""
     return {
         "sample_rate": SAMPLE_RATE,
         "hop_length": HOP_LENGTH,
@@ -255,13 +253,13 @@ def mel_constants() -> dict[str, float]:
     }
 
 
-def _parts(source: AudioSource) -> Iterator[Tensor]:
-    """The file at 16 kHz in order, in parts; joined they equal the whole."""
+def _resampled_blocks(source: AudioSource) -> Iterator[Tensor]:
+    """Resamples a file to 16 kHz block by block; joined, the blocks equal the whole."""
     with opened(source) as file:
         rate = _resampled_from(file)
         step, grid, reach = _common_ticks(rate)
         units = max(1, round(_BLOCK_SECONDS * rate / step))
-        held, behind = torch.zeros(0), 0  # samples at the file's rate, and how many units of them are only context
+        held, context = torch.zeros(0), 0  # samples at the file's rate, and units of them that are context only
         left = file.frames
         while left:
             taken = min(left, units * step)
@@ -270,22 +268,22 @@ def _parts(source: AudioSource) -> Iterator[Tensor]:
             ahead = 0 if not left else reach
             audio = _to_16k(held, rate)
             ready = len(held) // step - ahead  # units whose context is complete
-            yield audio[behind * grid :] if not left else audio[behind * grid : ready * grid]
+            yield audio[context * grid :] if not left else audio[context * grid : ready * grid]
             kept = min(ready, reach)
-            held, behind = held[(ready - kept) * step :], kept
+            held, context = held[(ready - kept) * step :], kept
 
 
 def _resampled_from(file: soundfile.SoundFile) -> int:
-    """The file's rate, or one less than 0.2 % beside it that has more in common with 16 kHz.
+    """The file's rate, or one within 0.2 % with a larger common divisor with 16 kHz.
 
-    The resampler's kernel grows with the two rates' common period: without this, 2.8 GB for 44,101 Hz.
+    The resampler's kernel grows with the common period of both rates: 2.8 GB for 44,101 Hz.
     """
     rate, grid = file.samplerate, 25 if file.samplerate >= 8000 else 5
     return rate if math.gcd(rate, SAMPLE_RATE) >= 8 else max(1, round(rate / grid)) * grid
 
 
 def _common_ticks(rate: int) -> tuple[int, int, int]:
-    """Samples, at this rate and at 16 kHz, of the shortest span that has whole ones; spans that the filter reaches."""
+    """Samples at this rate and at 16 kHz of their common period, and the reach of the filter in periods."""
     common = math.gcd(rate, SAMPLE_RATE)
     step = rate // common
     return step, SAMPLE_RATE // common, math.ceil(max(0.02 * rate, 7) / step) if rate != SAMPLE_RATE else 0

@@ -1,4 +1,4 @@
-"""Audio files: opened with a clear word where they are damaged, and what they tell of their own length."""
+"""Opens audio files, with clear errors for missing, damaged and truncated ones."""
 
 import io
 import os
@@ -18,9 +18,9 @@ from omni.errors import UserError
 AudioSource = str | os.PathLike[str] | bytes
 AudioFault = Literal["missing", "folder", "empty", "unreadable", "truncated", "not finite"]
 
-# libsndfile's log where a chunk claims more bytes than the file has; also `Data Size` in AU and `SSND` in AIFF.
+# libsndfile's log of a chunk with more bytes than the file has; `Data Size` in AU, `SSND` in AIFF.
 _CLAIM = re.compile(r"^ *(?:data|Data Size|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_UNKNOWN = (1 << 31) - (1 << 20)  # sizes from here on are what programs write that do not know the length yet
+_UNKNOWN = (1 << 31) - (1 << 20)  # larger sizes are placeholders of programs that stream
 
 # kbit/s by index, of layer III: MPEG-1, and MPEG-2 and 2.5
 _MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
@@ -29,10 +29,10 @@ _RATES = (44_100, 48_000, 32_000, 0)  # Hz by index, of MPEG-1; halved and quart
 
 
 class AudioError(UserError):
-    """Audio that cannot be had.
+    """Audio that cannot be read.
 
     Args:
-        fault: What is the matter with it, in a word.
+        fault: Kind of the error.
         message: The line for the user.
     """
 
@@ -46,13 +46,13 @@ class AudioError(UserError):
 
 @contextmanager
 def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
-    """Opens audio that holds something and, as far as its header tells, all of it.
+    """Opens an audio file that is not empty and, by its header, complete.
 
     Args:
         source: A path, or a file's content as bytes.
 
     Raises:
-        AudioError: If it is not like that.
+        AudioError: If it is missing, unreadable, empty or truncated.
     """
     name = name_of(source)
     _check_place(source)
@@ -75,13 +75,13 @@ def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
 
 
 def _check_place(source: AudioSource) -> None:
-    """Refuses what libsndfile would have no clear words for."""
+    """Checks for errors that libsndfile does not describe."""
     if isinstance(source, bytes):
         size = len(source)
     else:
         if os.path.isdir(source):
             raise AudioError("folder", f"{source}: is a folder, and an audio file is needed")
-        if not os.path.exists(source):  # unlike Path.exists, also where no file can be called that
+        if not os.path.exists(source):  # unlike Path.exists, accepts invalid names
             raise AudioError("missing", f"{source}: does not exist")
         size = os.path.getsize(source) if os.path.isfile(source) else 1
     if not size:
@@ -94,18 +94,18 @@ def _tells_no_length(source: AudioSource) -> bool:
 
 
 def read_mono(file: soundfile.SoundFile, frames: int, source: AudioSource) -> Tensor:
-    """The next frames of a file.
+    """Reads the next frames of a file.
 
     Args:
         file: The opened file.
-        frames: How many.
-        source: What it was opened from, for messages.
+        frames: Number of frames.
+        source: Source of the file, for errors.
 
     Returns:
         (frames,), float32: the mean of the channels, at the file's own rate.
 
     Raises:
-        AudioError: If fewer are there, or they are no finite numbers.
+        AudioError: If there are fewer, or samples are not finite.
     """
     try:
         samples = file.read(frames, dtype="float32", always_2d=True)
@@ -122,7 +122,7 @@ def read_mono(file: soundfile.SoundFile, frames: int, source: AudioSource) -> Te
 
 
 def name_of(source: AudioSource) -> str:
-    """What to call it in messages."""
+    """Name of a source for errors."""
     return f"audio of {len(source)} bytes" if isinstance(source, bytes) else str(source)
 
 
@@ -138,19 +138,19 @@ def ogg_ends_early(path: Path) -> bool:
 
 
 def _missing_bytes(log: str) -> int:
-    """Bytes that a header announces and the file does not hold; `log` is what libsndfile noted when it opened it."""
+    """Bytes that a header declares and the file lacks, by the log of libsndfile."""
     claims = ((int(told), int(there)) for told, there in _CLAIM.findall(log))
     return max((told - there for told, there in claims if told < _UNKNOWN), default=0)
 
 
 def _guessed_length(file: BinaryIO) -> bool:
-    """Whether an MP3 is of variable bit rate and has no header for it, so that its length can only be guessed."""
+    """Whether an MP3 has a variable bit rate and no header for it: libsndfile then guesses its length."""
     start = file.tell()
     try:
         head = file.read(10)
         tag = (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) + 10 if head[:3] == b"ID3" else 0
         file.seek(start + tag)
-        if re.search(b"Xing|Info|VBRI", file.read(200)):  # in the first frame, which then holds no sound
+        if re.search(b"Xing|Info|VBRI", file.read(200)):  # in the first frame, which then has no audio
             return False
         file.seek(start + tag)
         first = None
@@ -165,7 +165,7 @@ def _guessed_length(file: BinaryIO) -> bool:
 
 
 def _layer3_frame(header: bytes) -> tuple[int, int] | None:
-    """Bit rate in kbit/s and length in bytes of an MPEG layer III frame; None if none begins with these four bytes."""
+    """Bit rate in kbit/s and length in bytes of an MPEG layer III frame; None if the header is invalid."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None
     version = header[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5

@@ -1,4 +1,4 @@
-"""Images: read from any file that Pillow knows, brought to one size. Training and serving see through the same code."""
+"""Images: reading any format of Pillow, and preprocessing to one size, for training and inference."""
 
 import io
 import re
@@ -22,16 +22,16 @@ from omni.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-GREY = 0.5  # of all pixels of a blank image, the control of whether a model looks
-MAX_PIXELS = 120_000_000  # more than any telephone's camera takes, and 0.5 GB in memory
+GREY = 0.5  # pixels of a blank image, the control for whether a model uses images
+MAX_PIXELS = 120_000_000  # more than the cameras of phones; 0.5 GB in memory
 
 Fit = Literal["crop", "pad", "stretch"]
 ImageFault = Literal["missing", "empty", "unreadable", "damaged", "too large"]
 
-# What Pillow's readers raise at damaged files, beside OSError.
+# Raised by Pillow for damaged files.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error)
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")  # of files that once were images
-_TURNS = {  # what makes an image upright, by the orientation that EXIF tells
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")  # magic bytes of image files
+_TURNS = {  # rotation or flip by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -40,15 +40,15 @@ _TURNS = {  # what makes an image upright, by the orientation that EXIF tells
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_DRAWINGS = ("EPS", "WMF")  # which other programs would have to run for
+_DRAWINGS = ("EPS", "WMF")  # rendered by external programs
 _OPENING = threading.Lock()  # around a change of the process's warning filters
 
 
 class ImageError(UserError):
-    """An image that cannot be had.
+    """An image that cannot be read.
 
     Args:
-        fault: What is the matter with it, in a word or two.
+        fault: Kind of the error.
         message: The line for the user.
     """
 
@@ -61,14 +61,14 @@ class ImageError(UserError):
 
 
 class ImageInfo(NamedTuple):
-    """What an image file's header tells.
+    """Header of an image file.
 
     Attributes:
-        width: Pixels, before it is turned as its EXIF says.
-        height: The same.
-        format: As Pillow calls it: JPEG, PNG, GIF.
-        mode: Pillow's name of how pixels are kept: RGB, L (grey), P (palette), CMYK, I;16.
-        frames: Pictures in it, of which `read_image` reads the first.
+        width: Pixels, before the rotation by EXIF.
+        height: As `width`.
+        format: Pillow's name of the format: JPEG, PNG, GIF.
+        mode: Pillow's name of the pixel format: RGB, L (grey), P (palette), CMYK, I;16.
+        frames: Number of frames; `read_image` reads the first.
     """
 
     width: int
@@ -79,14 +79,14 @@ class ImageInfo(NamedTuple):
 
 
 def image_info(source: str | Path | bytes, *, name: str | None = None) -> ImageInfo:
-    """What an image's header tells; its pixels are not read.
+    """Reads the header of an image.
 
     Args:
         source: A file, or its bytes.
-        name: What to call it in messages; the file's name if not given.
+        name: Name for errors; the file name by default.
 
     Raises:
-        ImageError: As of `read_image`, where the header shows it.
+        ImageError: As in `read_image`, by the header.
     """
     name = _name(source, name)
     with _damage(name), _open(source, name) as image:
@@ -96,23 +96,23 @@ def image_info(source: str | Path | bytes, *, name: str | None = None) -> ImageI
 
 
 def read_image(source: str | Path | bytes, *, name: str | None = None) -> Tensor:
-    """Reads an image as a person sees it: turned as its EXIF says, transparency on white, the first frame of several.
+    """Reads the first frame of an image, rotated by its EXIF orientation, transparency on white.
 
     Args:
         source: A file, or its bytes.
-        name: What to call it in messages; the file's name if not given.
+        name: Name for errors; the file name by default.
 
     Returns:
         (3, height, width), uint8: red, green, blue.
 
     Raises:
-        ImageError: If there is no such file, it is no image, is damaged or cut off, or has too many pixels.
+        ImageError: If it is missing, not an image, damaged or truncated, or has too many pixels.
     """
     name = _name(source, name)
     with _damage(name), _open(source, name) as image:
         if image.width * image.height > MAX_PIXELS:
             raise _too_large(name, f"{image.width} × {image.height} pixels")
-        with _quiet() if image.format == "TIFF" else nullcontext():  # whose reader turns it by itself, and complains
+        with _quiet() if image.format == "TIFF" else nullcontext():  # whose reader rotates it, and warns
             image.load()
         with _quiet():
             turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -140,7 +140,7 @@ def _name(source: str | Path | bytes, name: str | None) -> str:
 
 @contextmanager
 def _damage(name: str) -> Iterator[None]:
-    """Says of a damaged file that it is one, whatever its reader raises."""
+    """Maps errors of Pillow to `ImageError`."""
     try:
         yield
     except UserError:
@@ -177,7 +177,7 @@ def _open(source: str | Path | bytes, name: str) -> Image.Image:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Swallows Pillow's warnings: of sizes that are checked here, and of metadata that nobody needs."""
+    """Ignores Pillow's warnings: sizes are checked here, and metadata is not used."""
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -198,8 +198,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         values = values // 256 if image.mode != "I" or values.max(initial=0) > 255 else values
         return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        told = "floating-point pixels, of unknown range: save it with 8 or 16 bits"
-        raise ImageError("unreadable", f"{name}: {told}")
+        reason = "floating-point pixels, of unknown range: save it with 8 or 16 bits"
+        raise ImageError("unreadable", f"{name}: {reason}")
     if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
@@ -208,25 +208,24 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Brings images of all shapes to one square.
+    """Resizes images to a square.
 
     Args:
         size: Side of the square in pixels.
-        fit: What happens to an image that is no square: its middle is taken (`crop`), black is added (`pad`), or it is
-            distorted (`stretch`).
+        fit: For images that are not square: `crop` to the centre, `pad` with black, or `stretch`.
     """
 
     size: int
     fit: Fit = "crop"
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Brings an image (3, height, width) of uint8 to (3, size, size)."""
+        """Maps an image (3, height, width) of uint8 to (3, size, size)."""
         height, width = image.shape[-2:]
         if self.fit == "crop" and height != width:
-            image = transforms.center_crop(image, [min(height, width)] * 2)  # first: a strip of pixels stays small
+            image = transforms.center_crop(image, [min(height, width)] * 2)  # before resizing: a strip stays small
         elif self.fit == "pad" and height != width:
             sides = [max(1, round(side * self.size / max(height, width))) for side in (height, width)]
-            image = transforms.center_crop(self._resize(image, sides), [self.size] * 2)  # which pads what is too small
+            image = transforms.center_crop(self._resize(image, sides), [self.size] * 2)  # pads smaller images
         return self._resize(image, [self.size] * 2)
 
     def _resize(self, image: Tensor, sides: list[int]) -> Tensor:
@@ -234,5 +233,5 @@ class Preprocessing:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Grey or RGB images (batch, 1 or 3, height, width) of uint8 as the encoder takes them: (batch, 3, ...), 0 to 1."""
+    """Maps grey or RGB images (batch, 1 or 3, height, width) of uint8 to (batch, 3, height, width) from 0 to 1."""
     return (images.float() / 255).expand(-1, 3, -1, -1)

@@ -1,4 +1,4 @@
-"""What models hear of audio: log-mel spectrograms, or waveforms; alike in training and in serving."""
+"""Preprocessing of audio for encoders, in training and inference: log-mel spectrograms or framed waveforms."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,27 +10,27 @@ from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
 
 
 class SpeechPreprocessing(NamedTuple):
-    """How audio is prepared for an encoder.
+    """Preprocessing of audio for an encoder.
 
     Attributes:
-        prepare: From samples (samples,) at 16 kHz to frames of 10 ms, (frames, width).
-        silence: What stands for it in a frame.
+        extract: Maps samples (samples,) at 16 kHz to frames of 10 ms, (frames, width).
+        silence: Value of silence in a frame.
     """
 
-    prepare: Callable[[Tensor], Tensor]
+    extract: Callable[[Tensor], Tensor]
     silence: float
 
 
 def speech_preprocessing(num_mels: int) -> SpeechPreprocessing:
-    """How audio is prepared for an encoder of so many mel filters; of 0: for one that hears waveforms."""
-    return SpeechPreprocessing(LogMel(num_mels) if num_mels else in_frames, silence_of(num_mels))
+    """Preprocessing for an encoder with `num_mels` mel filters, or 0 for one of waveforms."""
+    return SpeechPreprocessing(LogMel(num_mels) if num_mels else frame_waveform, silence_value(num_mels))
 
 
-def silence_of(num_mels: int) -> float:
-    """What stands for silence in a frame of so many mel filters; of 0: of a waveform."""
+def silence_value(num_mels: int) -> float:
+    """Value of silence in a frame with `num_mels` mel filters, or 0 for waveforms."""
     return SILENCE if num_mels else 0.0
 
 
-def in_frames(audio: Tensor) -> Tensor:
-    """A waveform (samples,) cut into frames of 10 ms: (frames, 160), the last one filled up with silence."""
+def frame_waveform(audio: Tensor) -> Tensor:
+    """Frames (frames, 160) of 10 ms of a waveform (samples,); the last one is padded with zeros."""
     return F.pad(audio, (0, -len(audio) % HOP_LENGTH)).view(-1, HOP_LENGTH)

@@ -1,4 +1,4 @@
-"""Silence around a sound: cut off while the sound comes."""
+"""Trims silence from both ends of audio, streamed or whole."""
 
 from typing import final
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 from omni.media.audio import HOP_LENGTH
 
-QUIET = 0.002  # −54 dB: a block whose samples all stay below it is silent
-_MARGIN = 3  # silent blocks of 10 ms that are left at each end
-_FADE = HOP_LENGTH // 2  # samples over which the ends rise from 0 and fall to 0, so that no join clicks
+QUIET = 0.002  # −54 dB: a block is silent if all its samples are below
+_MARGIN = 3  # silent blocks of 10 ms kept at each end
+_FADE = HOP_LENGTH // 2  # samples of the fade at each end, against clicks
 
 
 @final
@@ -21,43 +21,43 @@ class Trimmer:
     """
 
     def __init__(self) -> None:
-        self.begun = False  # whether anything was loud yet
-        self._held = torch.zeros(0)
+        self.started = False  # whether there was a loud block
+        self._buffer = torch.zeros(0)
 
     def push(self, samples: Tensor) -> Tensor:
-        """Takes the next (samples,) and returns those that can be heard now."""
-        held = torch.cat((self._held.to(samples.device), samples.float()))
-        loud = held[: len(held) // HOP_LENGTH * HOP_LENGTH].view(-1, HOP_LENGTH).abs().amax(1) >= QUIET
+        """Adds audio (samples,); returns the samples that are ready."""
+        buffer = torch.cat((self._buffer.to(samples.device), samples.float()))
+        loud = buffer[: len(buffer) // HOP_LENGTH * HOP_LENGTH].view(-1, HOP_LENGTH).abs().amax(1) >= QUIET
         places = loud.nonzero()[:, 0].tolist()
         if not places:
-            if not self.begun:
-                held = held[max(0, len(loud) - _MARGIN) * HOP_LENGTH :]
-            self._held = held
-            return held[:0]
+            if not self.started:
+                buffer = buffer[max(0, len(loud) - _MARGIN) * HOP_LENGTH :]
+            self._buffer = buffer
+            return buffer[:0]
         first, last = 0, places[-1]
-        if not self.begun:
-            first, self.begun = max(0, places[0] - _MARGIN), True
+        if not self.started:
+            first, self.started = max(0, places[0] - _MARGIN), True
             start = first * HOP_LENGTH
-            held[start : start + _FADE] *= _ramp(held)
-        self._held = held[last * HOP_LENGTH :]
-        return held[first * HOP_LENGTH : last * HOP_LENGTH].clamp(-1, 1)
+            buffer[start : start + _FADE] *= _ramp(buffer)
+        self._buffer = buffer[last * HOP_LENGTH :]
+        return buffer[first * HOP_LENGTH : last * HOP_LENGTH].clamp(-1, 1)
 
     def finish(self) -> Tensor:
-        """The end of the sound: (samples,). A sound that was nowhere loud has none."""
-        ready = self.push(self._held.new_zeros(-len(self._held) % HOP_LENGTH))
-        held, self._held = self._held[: (1 + _MARGIN) * HOP_LENGTH], torch.zeros(0)
-        if not self.begun:
-            return held[:0]
-        faded = held[-_FADE:] * _ramp(held).flip(0)
-        return torch.cat((ready, held[:-_FADE], faded)).clamp(-1, 1)
+        """The rest (samples,); empty if no block was loud."""
+        ready = self.push(self._buffer.new_zeros(-len(self._buffer) % HOP_LENGTH))
+        buffer, self._buffer = self._buffer[: (1 + _MARGIN) * HOP_LENGTH], torch.zeros(0)
+        if not self.started:
+            return buffer[:0]
+        faded = buffer[-_FADE:] * _ramp(buffer).flip(0)
+        return torch.cat((ready, buffer[:-_FADE], faded)).clamp(-1, 1)
 
 
 def trimmed(samples: Tensor) -> Tensor:
-    """A whole sound (samples,) without the silence around it; see `Trimmer`."""
+    """Trims whole audio (samples,); see `Trimmer`."""
     trimmer = Trimmer()
     return torch.cat((trimmer.push(samples), trimmer.finish()))
 
 
 def _ramp(like: Tensor) -> Tensor:
-    """From 0 to 1, as a quarter of a sine."""
+    """A quarter of a sine, from 0 to 1."""
     return torch.linspace(0, torch.pi / 2, _FADE, device=like.device).sin()

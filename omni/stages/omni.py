@@ -17,7 +17,7 @@ from omni.layers.moe import RouterUse, router_losses
 from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH, SILENCE
 from omni.media.images import GREY
-from omni.media.speech_preprocessing import silence_of
+from omni.media.speech_preprocessing import silence_value
 from omni.metrics import AccuracyByTask
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.interfaces import ImageEncoder, SpeechEncoder
@@ -327,7 +327,7 @@ class OmniTuning(Stage):
                 rows = sorted(set(batch.image_rows if medium == "image" else batch.audio_rows))
                 self._update_accuracy(medium, batch, rows, [correct[row] for row in rows])
                 if self.modality_ablation:
-                    blanked = blank(batch, medium, silence_of(self.data.num_mels))
+                    blanked = blank(batch, medium, silence_value(self.data.num_mels))
                     answers_blank = self.answer(blanked, rows) if rows else []
                     self._update_accuracy(f"blank_{medium}", batch, rows, self._correct(batch, answers_blank, rows))
         rows = [row for row, task in enumerate(batch.tasks) if task == TRANSCRIPTION]

@@ -41,7 +41,7 @@ def place(workplace: Path, monkeypatch) -> Path:
 
     def loaded(cls, *args, **options):
         assistant = load(cls, *args, **options)
-        sayable(assistant.writer.omni)
+        sayable(assistant.responder.omni)
         return assistant
 
     monkeypatch.setattr(Assistant, "from_pretrained", classmethod(loaded))
@@ -89,7 +89,7 @@ class TestGenerate:
             (["--image", "a.wav"], "a.wav: no image"),
             (["--audio", "a.png"], "a.png: is no audio"),
             (["--image", *["a.png"] * 50, "--text", "x"], "200 of them for 50 × image"),
-            (["--text", "x", "--speak", "x.wav"], "no voice to speak with"),
+            (["--text", "x", "--speak", "x.wav"], "there is no voice: give a checkpoint"),
             (["--text", "x", "--speak", "x.xyz"], "audio cannot be written as .xyz"),
             (["--text", "[x, y]", "--speak", "x.wav", "--voice", "talker.ckpt"], "--speak takes one answer"),
             (["--text", "x", "--voice", "omni.ckpt"], "holds no part 'talker'"),

@@ -117,9 +117,9 @@ def test_nothing_is_left_of_a_file_that_was_broken_off(talker, monkeypatch):
         yield from list(parts(*args, **options))[:1]
         raise KeyboardInterrupt
 
-    parts = load_synthesizer(TALKER).parts
+    parts = load_synthesizer(TALKER).sentences
     monkeypatch.setattr(
-        "omni.inference.synthesizer.Synthesizer.parts", lambda self, *args, **options: broken(*args, **options)
+        "omni.inference.synthesizer.Synthesizer.sentences", lambda self, *args, **options: broken(*args, **options)
     )
     with pytest.raises(SystemExit):
         say("Abc. Dad.", "--out", "x.wav")

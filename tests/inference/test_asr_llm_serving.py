@@ -149,10 +149,10 @@ def test_a_question_is_the_tensor_that_training_reads_and_the_wer_is_validations
             question["content"][0]["audio"] = f"speech/{rows[number]['audio']}"
             prompt = assistant.prompt([question], max_tokens=6)
             with torch.no_grad():
-                now = assistant.writer._embed([prompt])[0]
+                now = assistant.responder._embed([prompt])[0]
             tolerance = 0.05 if kind == "bf16" else 1e-4
             torch.testing.assert_close(now, embedded[:length], rtol=tolerance, atol=tolerance)
-        assert assistant.writer.stop == cli.datamodule.stop
+        assert assistant.responder.stop == cli.datamodule.stop
         answers |= dict(zip(batch.rows.tolist(), model.answer(batch), strict=True))
     options = ["--reference", "speech/val.jsonl", "--hypothesis", CHECKPOINT, "--json_file", "wer.json"]
     main(["eval", "wer", *options])
@@ -236,8 +236,8 @@ def test_forty_seconds_are_heard_to_their_end(sources, encoder):
     prompts = [assistant.prompt([asked(one)]) for one in (long, other)]
     assert prompts[0].media[0].span.tokens == 1000
     with torch.no_grad():
-        first, second = (assistant.writer._embed([prompt])[0][: 1000 + 20] for prompt in prompts)
-    heard = prompts[0].laid.tokens[: len(first)] == omni.text.tokenizer.AUDIO
+        first, second = (assistant.responder._embed([prompt])[0][: 1000 + 20] for prompt in prompts)
+    heard = prompts[0].encoded.tokens[: len(first)] == omni.text.tokenizer.AUDIO
     changed = (first - second).abs().amax(-1)[heard] > 1e-3
     assert changed[-10:].all()
     if encoder == "whisper":

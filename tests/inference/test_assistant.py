@@ -66,13 +66,13 @@ def test_history_of_three_turns_is_one_concatenated_prompt(rope_axes, sampling):
 def test_what_was_read_is_not_read_again(monkeypatch):
     assistant = assistant_of()
     read = []
-    embed = type(assistant.writer.omni).embed
+    embed = type(assistant.responder.omni).embed
 
     def counted(omni, tokens, **media):
         read.append((tokens.shape[1], len(media.get("images", ()))))
         return embed(omni, tokens, **media)
 
-    monkeypatch.setattr(type(assistant.writer.omni), "embed", counted)
+    monkeypatch.setattr(type(assistant.responder.omni), "embed", counted)
     first = assistant.chat(text="what?", image=picture(), max_tokens=8).text
     assistant.chat(text="and?", max_tokens=8).text  # noqa: B018
     assert read[0] == (len("what?") + 4 + 6, 1)
@@ -194,14 +194,14 @@ def test_speech_begins_with_the_first_clause_while_the_thinker_writes():
 def test_clauses_that_cannot_be_said_are_left_out_and_told(monkeypatch):
     assistant = assistant_of(voice=True)
     text = "Abc da bad. Hello there. \U0001f600! Dad cab."
-    monkeypatch.setattr(assistant.writer, "stream", lambda prompt, **options: iter(text))
+    monkeypatch.setattr(assistant.responder, "stream", lambda prompt, **options: iter(text))
     reply = assistant.chat(text="say it", speak=True)
     assert len(reply.audio) == len(assistant.speak(text).audio)
     assert len(reply.unspoken) == 1
     assert "'Hello there.' cannot be spoken: the Talker was not trained on" in reply.unspoken[0]
     heard = assistant.voice.speak("Abc da bad. Dad cab.")[0].audio
     assert (reply.audio - heard).abs().max() < 1e-4
-    monkeypatch.setattr(assistant.writer, "stream", lambda prompt, **options: iter("..."))
+    monkeypatch.setattr(assistant.responder, "stream", lambda prompt, **options: iter("..."))
     silent = assistant.chat(text="say it", speak=True)
     assert len(silent.audio) == len(assistant.speak("...").audio) == 0
 
@@ -219,11 +219,11 @@ def test_without_a_voice_nothing_is_said():
 def test_one_checkpoint_suffices(workplace):
     path = save_omni(workplace / "omni.ckpt")
     assistant = Assistant.from_pretrained(path)
-    assert assistant.reader.context == 160
+    assert assistant.prompt_reader.context == 160
     assert assistant.voice is None
     messages = [asked(picture(), sound(), "what?")]
     expected = assistant_of()
-    del expected.writer.omni.thinker.logits
+    del expected.responder.omni.thinker.logits
     assert assistant.chat(messages, **SHORT).text == expected.chat(messages, **SHORT).text
     Image.fromarray(picture().permute(1, 2, 0).numpy()).save("a.png")
     soundfile.write("a.wav", tones("abc"), 16_000, subtype="FLOAT")
@@ -267,20 +267,23 @@ LONG = torch.zeros(20 * 16_000)
         (lambda: {"video": "nowhere.gif"}, "video nowhere.gif does not exist"),
         (lambda: {"image": "text.txt"}, "text.txt: no image"),
         (lambda: {"audio": "text.txt"}, "text.txt: is no audio"),
-        (lambda: {"video": "text.txt"}, "text.txt is no animated image: extract its frames"),
+        (lambda: {"video": "text.txt"}, "text.txt is not an animated image: extract its frames"),
         (lambda: {"image": b"\x89PNG"}, "a damaged image"),
         (lambda: {"image": torch.zeros(3, 8, 8)}, r"an image of shape \(3, 8, 8\) and torch.float32"),
         (lambda: {"audio": torch.zeros(2, 8)}, r"audio of shape \(2, 8\)"),
         (lambda: {"audio": LONG}, "lasts 20.0 s and takes 250 tokens, and the context is 160: give less than 13 s"),
         (lambda: {"audio": "long.wav"}, "long.wav lasts 20.0 s and takes 250 tokens"),
         (lambda: {"image": [picture()] * 50}, "takes 304 tokens, 200 of them for 50 × image, and 128 fit"),
-        (lambda: {"text": "x" * 500}, "the question takes 504 tokens, and 128 fit: the context is 160, of which 32"),
+        (lambda: {"text": "x" * 500}, "the question takes 504 tokens, and 128 fit: the context is 160, and 32"),
         (lambda: {"text": "x", "max_tokens": 0}, "max_tokens must be 1 or more"),
         (lambda: {"text": "x", "max_tokens": 160}, "and 0 fit"),
-        (lambda: {"messages": [asked(picture())], "image": picture()}, "room for 0 × image, and 1 are given"),
+        (
+            lambda: {"messages": [asked(picture())], "image": picture()},
+            "0 parts of type image name no file, and 1 are given",
+        ),
         (
             lambda: {"messages": [{"role": "user", "content": [{"type": "image"}] * 2}], "image": picture()},
-            "room for 2 × image, and 1 are given",
+            "2 parts of type image name no file, and 1 are given",
         ),
         (lambda: {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "of type audio names no file"),
     ],

@@ -73,8 +73,8 @@ def test_bad_files_end_in_a_line(trained, fails):
         "outside.npz": "from 0 to 15",
         "short.npz": "samples are",
         "floats.npz": "not integers",
-        "nothing.npz": "is no file of codes",
-        "text.npz": "is no file of codes",
+        "nothing.npz": "not a file of codes",
+        "text.npz": "not a file of codes",
         "nowhere.npz": "does not exist",
     }.items():
         message = fails(main, ["codec", "decode", file, "--checkpoint", CHECKPOINT])

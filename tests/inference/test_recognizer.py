@@ -266,7 +266,7 @@ def test_a_unit_that_reaches_over_the_cut_is_written_once(beam):
     def heard(units: list[int]) -> torch.Tensor:
         return torch.full((len(units), 5), -9.0).scatter(1, torch.tensor(units)[:, None], -1e-3)
 
-    joiner = ChunkMerger(CharacterVocabulary(" abc"), seconds=0.02, overlap=0.2, beam=beam, timestamps=None)
-    joiner.add(heard([0] * 10 + [2] * 10), 0.4)
-    joiner.add(heard([2] * 12 + [0] * 4 + [2, 0]), 0.16)
-    assert joiner.finish().text == "aa"
+    merger = ChunkMerger(CharacterVocabulary(" abc"), seconds=0.02, overlap=0.2, beam=beam, timestamps=None)
+    merger.add(heard([0] * 10 + [2] * 10), 0.4)
+    merger.add(heard([2] * 12 + [0] * 4 + [2, 0]), 0.16)
+    assert merger.finish().text == "aa"

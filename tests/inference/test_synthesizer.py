@@ -22,7 +22,7 @@ LONG = " ".join(["abc dab"] * 1250)  # 10,000 characters, and no sentence ends
 @pytest.mark.parametrize("chunk", [0.01, 0.1, 0.32, 5.0])
 def test_the_stream_is_the_whole(chunk):
     voice = synthesizer()
-    assert voice.streams
+    assert voice.causal
     (whole,) = voice.speak(TEXT)
     parts = list(voice.stream(TEXT, chunk=chunk))
     assert torch.cat(parts).shape == whole.audio.shape
@@ -47,7 +47,7 @@ def test_sound_comes_while_the_talker_speaks(monkeypatch):
 @pytest.mark.parametrize("vocoder", [GriffinLim(NUM_MELS, iterations=2), ToyVocoder(causal=False)])
 def test_a_vocoder_that_is_not_causal_streams_by_sentence(vocoder):
     voice = synthesizer(vocoder)
-    assert not voice.streams
+    assert not voice.causal
     parts = list(voice.stream(TEXT))
     assert len(parts) == 3 + 2
     assert torch.equal(torch.cat(parts), voice.speak(TEXT)[0].audio)
@@ -56,7 +56,7 @@ def test_a_vocoder_that_is_not_causal_streams_by_sentence(vocoder):
 def test_sentences_are_joined_by_silence():
     voice = synthesizer()
     sentences = [voice.speak(text)[0].audio for text in ("Abc da.", "Bad cab?")]
-    numbered = [speech.audio for _, speech in voice.parts(["Abc da. Bad cab?"])]
+    numbered = [speech.audio for _, speech in voice.sentences(["Abc da. Bad cab?"])]
     assert torch.equal(numbered[0][: len(sentences[0])], sentences[0])
     pause = numbered[0][len(sentences[0]) :]
     assert len(pause) == 0.35 * SAMPLE_RATE
@@ -101,7 +101,7 @@ def test_a_long_text_is_said_a_few_sentences_at_a_time(monkeypatch):
         lambda talker, texts, **options: calls.append(texts) or speaking(talker, texts, **options),
     )
     voice = synthesizer(fast=True)
-    speech = list(voice.parts([LONG], batch_size=12))
+    speech = list(voice.sentences([LONG], batch_size=12))
     assert max(map(len, calls)) == 12
     assert max(len(text) for texts in calls for text in texts) <= 160
     said = " ".join(UNITS.decode(text) for texts in calls for text in texts)
@@ -155,11 +155,11 @@ def test_bad_streams_are_told():
 
 
 def test_parts_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match="num_codebooks is 3 and the codec's 2"):
+    with pytest.raises(UserError, match="num_codebooks of the Talker is 3 and of the codec 2"):
         Synthesizer(talker_of(), codec_of(num_codebooks=2), ToyVocoder(), UNITS)
-    with pytest.raises(UserError, match=r"frame_rate is 25.0 and the codec's 12.5"):
+    with pytest.raises(UserError, match=r"frame_rate of the Talker is 25.0 and of the codec 12.5"):
         Synthesizer(talker_of(), codec_of(downsampling=8), ToyVocoder(), UNITS)
-    with pytest.raises(UserError, match="vocoder reads 80 mel filters and the codec writes 16"):
+    with pytest.raises(UserError, match="vocoder takes 80 mel filters and the codec outputs 16"):
         Synthesizer(talker_of(), codec_of(), ToyVocoder(80), UNITS)
 
 
@@ -176,7 +176,7 @@ def test_one_checkpoint_suffices(workplace):
     path = save_talker(workplace / "talker.ckpt", num_speakers=3)
     voice = load_synthesizer(path)
     assert isinstance(voice.vocoder, GriffinLim)
-    assert voice.voices == ["x", "y", "z"]
+    assert voice.speakers == ["x", "y", "z"]
     expected = synthesizer(num_speakers=3).speak(TEXT, speaker=1)[0]
     (speech,) = omni.speak(TEXT, path, speaker="y")
     assert torch.equal(speech.codes, expected.codes)
@@ -192,7 +192,7 @@ def test_a_vocoder_comes_from_its_checkpoint(workplace):
     path = save_talker(workplace / "talker.ckpt")
     vocoder = save(workplace / "vocoder.ckpt", "vocoder", ToyVocoder(level=0.1), UNITS)
     voice = omni.load_synthesizer(path, vocoder=vocoder)
-    assert voice.streams
+    assert voice.causal
     assert torch.equal(voice.vocoder.basis, ToyVocoder(level=0.1).basis)
     save(workplace / "codec.ckpt", "vocoder", codec_of(), UNITS)
     for name, words in {

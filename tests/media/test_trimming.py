@@ -43,7 +43,7 @@ def test_sound_is_given_as_soon_as_it_is_loud():
     trimmer = Trimmer()
     heard = [len(trimmer.push(part)) for part in sound().split(160)]
     assert heard[:27] == [0] * 25 + [3 * 160, 160]  # a little silence, and each block when the next one has come
-    assert trimmer.begun
+    assert trimmer.started
 
 
 def test_what_is_too_loud_is_clipped():

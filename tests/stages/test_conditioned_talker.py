@@ -87,10 +87,10 @@ def test_it_is_trained_with_a_thinker_that_stays_and_speaks_without_its_ancestor
     assert after.keys() == before.keys()
     Path(thinker).unlink()
     voice = load_synthesizer(RUN / "last.ckpt", device="cpu")
-    assert isinstance(voice.condition, Conditioner)
+    assert isinstance(voice.conditioner, Conditioner)
     texts = ["abc", "cab abc", "bcb", "bbbb", "acb cab abc"]
     whole, *others = voice.speak(texts)
-    voice.condition = None  # it was trained to speak so too, in half of all rows
+    voice.conditioner = None  # it was trained to speak so too, in half of all rows
     without = voice.speak(texts)
     assert [one.codes.tolist() for one in (whole, *others)] != [one.codes.tolist() for one in without]
     (again,) = omni.speak(texts[:1], RUN / "last.ckpt")
