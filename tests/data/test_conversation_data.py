@@ -256,7 +256,7 @@ BAD = {
         {"messages": turn([{"type": "video", "frames": ["red.png"], "times": [0, 1]}], "red")},
         "a video has 1 frames",
     ),
-    "duration": ({"messages": turn([sound("hum.wav", duration="long")], "a")}, "the duration 'long' is no number"),
+    "duration": ({"messages": turn([sound("hum.wav", duration="long")], "a")}, "the duration 'long' is not a number"),
 }
 
 
