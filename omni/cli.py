@@ -16,7 +16,7 @@ TRAINER_VERBS = {
     "fit": "Train a stage: omni fit --config configs/thinker.yaml",
     "validate": "Measure a checkpoint on the validation data.",
     "test": "Measure a checkpoint on the test data.",
-    "predict": "Write what a checkpoint says to data.",
+    "predict": "Write a checkpoint's outputs for data.",
 }
 
 
@@ -47,7 +47,7 @@ VERBS = {
     ),
     "generate": Verb(
         "omni.commands.generate:generate",
-        "Continue a text with a Thinker, or answer about text, images and sound.",
+        "Continue a text with a Thinker, or answer questions about text, images and audio.",
         lists=("image", "audio", "video"),
         inlined=("sampling", "talker"),
     ),
@@ -56,19 +56,17 @@ VERBS = {
         "Converse about text, images and audio, in the terminal.",
         inlined=("sampling", "talker"),
     ),
-    "transcribe": Verb(
-        "omni.commands.transcribe:transcribe_files", "Write down what is said in audio files.", ("files+",)
+    "transcribe": Verb("omni.commands.transcribe:transcribe_files", "Transcribe audio files.", ("files+",)),
+    "classify": Verb("omni.commands.classify:classify_files", "Classify images.", ("images+",), ("labels",)),
+    "speak": Verb(
+        "omni.commands.speak:speak_texts", "Speak texts with a trained Talker.", ("text?",), flags=("stream",)
     ),
-    "classify": Verb("omni.commands.classify:classify_files", "Tell what is in images.", ("images+",), ("labels",)),
-    "speak": Verb("omni.commands.speak:speak_texts", "Say texts with a trained Talker.", ("text?",), flags=("stream",)),
-    "codec encode": Verb(
-        "omni.commands.codec:encode_files", "Write speech as the codes of a trained codec.", ("files+",)
-    ),
-    "codec decode": Verb("omni.commands.codec:decode_files", "Make sound of codes.", ("files+",)),
+    "codec encode": Verb("omni.commands.codec:encode_files", "Encode audio files with a trained codec.", ("files+",)),
+    "codec decode": Verb("omni.commands.codec:decode_files", "Decode codes to audio files.", ("files+",)),
     "data world": Verb("omni.commands.data_world:write", "Write the embedded data set, the world.", inlined=("sizes",)),
     "data tokenizer": Verb("omni.commands.data_tokenizer:train_tokenizer", "Train a tokenizer on text."),
     "data prepare": Verb(
-        "omni.commands.data_prepare:prepare", "Write manifests of a corpus of speech.", ("kind", "folder")
+        "omni.commands.data_prepare:prepare", "Write manifests for a speech corpus.", ("kind", "folder")
     ),
     "data check": Verb(
         "omni.commands.data_check:check",
@@ -93,7 +91,7 @@ VERBS = {
         "omni.commands.hub:push", "Publish a trained model on the Hub.", ("checkpoint", "repository"), flags=("public",)
     ),
     "hub pull": Verb("omni.commands.hub:pull", "Fetch a published model.", ("repository",)),
-    "plot": Verb("omni.commands.plot:plot_runs", "Draw the curves of one or several runs.", ("runs+",), ("metrics",)),
+    "plot": Verb("omni.commands.plot:plot_runs", "Plot the curves of one or several runs.", ("runs+",), ("metrics",)),
     "plan": Verb("omni.commands.plan:run", "Count a configuration's parameters and memory before training it."),
     "configs": Verb("omni.commands.configs:list_configs", "List the configurations that come with omni."),
     "configs copy": Verb(
@@ -107,24 +105,26 @@ VERBS = {
     ),
     "bench speech": Verb("omni.bench.speech:race", "Time speaking, and race the codec against EnCodec and Mimi."),
 }
-PARSING_VERBS = ("plan",)  # they get the arguments as they are: what they take is what `fit` takes
+PARSING_VERBS = ("plan",)  # they parse their own arguments, those of `fit`
 
 
 def main(args: list[str] | None = None) -> Any:
-    """Runs the verb that `args`, or the command line, begins with.
+    """Runs the verb at the start of `args`, or of the command line.
 
-    A user's mistake ends in one line on stderr and exit code 2; `JSONARGPARSE_DEBUG=true` shows the traceback.
+    A user error prints one line on stderr and exits with code 2; `JSONARGPARSE_DEBUG=true` shows the traceback.
     """
     argv = sys.argv[1:] if args is None else list(args)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # models output anything, and a terminal shows less
+        sys.stdout.reconfigure(errors="backslashreplace")  # models output any character; terminals may not support it
     try:
         result = _dispatch(argv)
-        return None if args is None else result  # the console script's sys.exit takes what is returned for a status
+        return None if args is None else result  # the console script passes the result to sys.exit, as a status
     except UserError as error:
         _fail(str(error), 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has had enough
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader, such as `head`, has closed the pipe
         raise SystemExit(0) from None
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -174,7 +174,7 @@ def _call(verb: str, what: Verb, argv: list[str]) -> Any:
 
 
 def _add_arguments(parser: Any, function: Any, verb: Verb) -> None:
-    """Fills a parser with a function's arguments, some of them given by position, as lists or as flags."""
+    """Adds a function's arguments to a parser."""
     from docstring_parser import parse
 
     docstring = parse(function.__doc__ or "")
@@ -223,7 +223,7 @@ def _help() -> str:
     rows = {**TRAINER_VERBS, **{verb: what.help for verb, what in {**_added_verbs(), **VERBS}.items()}}
     width = max(map(len, rows))
     verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in rows.items())
-    return f"usage: omni VERB [options]\n\n{verbs}\n\n`omni VERB --help` tells its options."
+    return f"usage: omni VERB [options]\n\n{verbs}\n\n`omni VERB --help` prints its options."
 
 
 def _fail(message: str, code: int) -> None:

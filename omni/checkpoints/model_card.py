@@ -1,20 +1,20 @@
-"""The model card: what a model is, how it is used, what it learned from, how good it is, where it comes from."""
+"""Model cards: parts, use, data, metrics and lineage of a checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omni.checkpoints.checkpoint import Lineage
+from omni.checkpoints.checkpoint import Checkpoint, Lineage
 from omni.curves.event_files import read_config, read_curves
 
 
 class Use(NamedTuple):
-    """What the models of a stage are for.
+    """The use of a stage's models.
 
     Attributes:
-        task: The Hub's name for it.
-        command: How it is done; `MODEL` stands for the folder.
+        task: The Hub's name of the task.
+        command: A command; `MODEL` stands for the folder.
     """
 
     task: str
@@ -33,68 +33,65 @@ USES = {
 _OTHER = Use("any-to-any", "omni --help")
 
 
-def facts(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What a card tells beside what the checkpoint itself holds: data and metrics, from the folder of its run.
-
-    Args:
-        checkpoint: The checkpoint.
-        path: Its file; or its folder, if it was pulled: then what is known travels in it.
-    """
-    if "card" in checkpoint:
-        return checkpoint["card"]
-    config = read_config(path.parent)
+def card_data(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Data and metrics for the card: from a pulled folder's own card, otherwise from the folder of the run."""
+    if "card" in checkpoint.content:
+        return checkpoint.content["card"]
+    run = checkpoint.path.parent
+    config = read_config(run)
     data = config.get("data") if isinstance(config, dict) else None
     arguments = (data or {}).get("init_args") or {}
-    found = {name: _discreet(arguments[name]) for name in ("train", "val", "test", "root") if arguments.get(name)}
-    step = checkpoint["lineage"]["step"]
+    sources = {
+        name: _without_parents(arguments[name]) for name in ("train", "val", "test", "root") if arguments.get(name)
+    }
     metrics = {}
-    for name, curve in read_curves(path.parent).items():
-        split, _, rest = name.partition("/")
-        measured = [(at, value) for at, value in curve.items() if at <= step and isfinite(value)]
-        if split in ("val", "test") and "/" not in rest and measured:
-            metrics[name] = dict(zip(("step", "value"), measured[-1], strict=True))
-    return {"data": {"class": data["class_path"].rpartition(".")[2], **found} if data else {}, "metrics": metrics}
+    for name, curve in read_curves(run).items():
+        measured = {at: value for at, value in curve.items() if at <= checkpoint.lineage["step"] and isfinite(value)}
+        if name.count("/") == 1 and name.startswith(("val/", "test/")) and measured:
+            step = max(measured)
+            metrics[name] = {"step": step, "value": measured[step]}
+    return {"data": {"class": data["class_path"].rpartition(".")[2], **sources} if data else {}, "metrics": metrics}
 
 
-def model_card(name: str, checkpoint: dict[str, Any], known: Mapping[str, Any], *, license: str | None = None) -> str:
-    """The card, in the Hub's Markdown: metadata first.
+def model_card(name: str, checkpoint: Checkpoint, card: Mapping[str, Any], *, license: str | None = None) -> str:
+    """The card in the Hub's Markdown, with its metadata.
 
     Args:
-        name: Of the model: `OWNER/NAME`, or a folder's name.
+        name: `OWNER/NAME`, or a folder's name.
         checkpoint: The checkpoint.
-        known: See `facts`.
-        license: Under which the weights may be used, as the Hub calls it: `mit`, `cc-by-4.0`.
+        card: Data and metrics; see `card_data`.
+        license: The Hub's name of the license of the weights: `mit`, `cc-by-4.0`.
     """
-    lineage: Lineage = checkpoint["lineage"]
+    lineage = checkpoint.lineage
     use = USES.get(lineage["stage"], _OTHER)
     folder = name.rpartition("/")[2]
     lines = [f"# {folder}", ""]
-    lines += [f"Trained by omni, stage `{lineage['stage']}`, {lineage['step']:,} optimizer steps. It holds:", ""]
+    lines += [f"Trained by omni, stage `{lineage['stage']}`, {lineage['step']:,} optimizer steps. Parts:", ""]
     lines += ["| part | class | weights |", "|---|---|---|"]
-    for part, recipe in checkpoint["parts"].items():
-        weights = {key: w for key, w in checkpoint["state_dict"].items() if key.startswith(f"{part}.")}
-        count = sum({weight.data_ptr(): weight.numel() for weight in weights.values()}.values())
+    for part, recipe in checkpoint.content["parts"].items():
+        weights = checkpoint.weights_of(part).values()
+        count = sum({weight.data_ptr(): weight.numel() for weight in weights}.values())
         lines.append(f"| `{part}` | `{recipe['class_path'].rpartition('.')[2]}` | {count:,} |")
     lines += ["", "## Use", ""]
     lines += [f"    omni hub pull {name} --out {folder}", f"    {use.command.replace('MODEL', folder)}", ""]
     lines += ["## Data", ""]
-    data = dict(known["data"])
-    lines += [f"`{data.pop('class')}`" if data else "Not known: no configuration lies beside the checkpoint."]
+    data = dict(card["data"])
+    lines += [f"`{data.pop('class')}`" if data else "Unknown: the checkpoint's folder has no configuration."]
     lines += [f"- {split}: `{source}`" for split, source in data.items()]
     lines += [f"- fingerprint: `{lineage['data']}`", "", "## Metrics", ""]
-    if known["metrics"]:
+    if card["metrics"]:
         lines += ["| metric | value | at step |", "|---|---|---|"]
-        lines += [f"| {metric} | {m['value']:.4g} | {m['step']:,} |" for metric, m in known["metrics"].items()]
+        lines += [f"| {metric} | {m['value']:.4g} | {m['step']:,} |" for metric, m in card["metrics"].items()]
     else:
-        lines += ["Not known: no curves lie beside the checkpoint."]
+        lines += ["Unknown: the checkpoint's folder has no curves."]
     lines += ["", "## Lineage", "", *_tree("this model", lineage)]
-    return _metadata(name, use, known, license) + "\n".join(lines) + "\n"
+    return _metadata(name, use, card, license) + "\n".join(lines) + "\n"
 
 
-def _metadata(name: str, use: Use, known: Mapping[str, Any], license: str | None) -> str:
+def _metadata(name: str, use: Use, card: Mapping[str, Any], license: str | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    data = known["data"]
+    data = card["data"]
     results = [
         EvalResult(
             task_type=use.task,
@@ -104,9 +101,9 @@ def _metadata(name: str, use: Use, known: Mapping[str, Any], license: str | None
             metric_value=round(m["value"], 6),
             metric_name=metric,
         )
-        for metric, m in known["metrics"].items()
+        for metric, m in card["metrics"].items()
     ]
-    card = ModelCardData(
+    metadata = ModelCardData(
         library_name="omni",
         pipeline_tag=use.task,
         license=license,
@@ -114,22 +111,22 @@ def _metadata(name: str, use: Use, known: Mapping[str, Any], license: str | None
         model_name=name.rpartition("/")[2],
         eval_results=results or None,
     )
-    return f"---\n{card.to_yaml()}\n---\n\n"
+    return f"---\n{metadata.to_yaml()}\n---\n\n"
 
 
 def _tree(name: str, lineage: Lineage, depth: int = 0) -> Iterator[str]:
-    """A line for a model, and below it one for each that it began with."""
+    """A line for a model, followed by those of its ancestors."""
     yield (
         f"{'  ' * depth}- {name}: `{lineage['stage']}`, step {lineage['step']:,}, configuration "
         f"`{lineage['config'][:12]}`, data `{lineage['data'][:12]}`, tokenizer `{lineage['tokenizer'][:12]}`"
     )
     for part, ancestor in lineage["ancestors"].items():
-        yield from _tree(f"`{part}` began as", ancestor, depth + 1)
+        yield from _tree(f"`{part}` initialised from", ancestor, depth + 1)
 
 
-def _discreet(source: Any) -> Any:
-    """Where data came from, without the folders that lead to it: these are the owner's own affair."""
+def _without_parents(source: Any) -> Any:
+    """A data source without its parent folders, which are private."""
     if isinstance(source, list | tuple):
-        return ", ".join(str(_discreet(item)) for item in source)
+        return ", ".join(str(_without_parents(item)) for item in source)
     path = Path(str(source))
     return "/".join(path.parts[-2:]) if path.is_absolute() or str(source).startswith("~") else str(source)

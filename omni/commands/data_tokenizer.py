@@ -16,22 +16,22 @@ def train_tokenizer(
     document_separator: str | None = None,
     max_bytes: int = 100_000_000,
 ) -> None:
-    """Learns a byte-pair tokenizer from text and saves it.
+    """Train a byte-pair tokenizer on text and save it.
 
     Args:
         text: Files (.txt, .jsonl, .parquet), patterns, folders, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
         out: The .model file to write.
-        vocab_size: Ids in all: 32 specials, 256 bytes, the rest learned.
-        text_column: Where the text is in .jsonl, .parquet and on the Hub.
-        document_separator: Regular expression between the documents of a .txt file; by default a file is one.
-        max_bytes: Text to learn from, in bytes of UTF-8; what comes after is not read.
+        vocab_size: Number of ids: 32 special tokens, 256 bytes, the rest learned.
+        text_column: Column of the text in .jsonl, .parquet and on the Hub.
+        document_separator: Regular expression between the documents of a .txt file; by default a file is one document.
+        max_bytes: Most text to train on, in bytes of UTF-8; the rest is not read.
 
     Raises:
         UserError: If the text cannot be read, is too little for `vocab_size`, or `out` cannot be written.
     """
     out = Path(out)
     if out.suffix != ".model":
-        raise UserError(f"out {out} would not be found again: let its name end in .model")
+        raise UserError(f"out is {out}: its suffix must be .model")
     sources = open_corpus(
         [text] if isinstance(text, str) else text, text_column=text_column, document_separator=document_separator
     )
