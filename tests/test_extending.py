@@ -68,8 +68,8 @@ def test_an_encoder_and_a_projector(speech):
     assert "val/wer" in cli.trainer.callback_metrics
     main(["plan", "--config", "mine.yaml"])
     assistant = Assistant.from_pretrained("lightning_logs/omni/last.ckpt", device="cpu")
-    assert type(assistant.writer.omni.audio_encoder).__name__ == "MeanEncoder"
-    assert assistant.writer.omni.audio_projector.gate == 0.5
+    assert type(assistant.responder.omni.audio_encoder).__name__ == "MeanEncoder"
+    assert assistant.responder.omni.audio_projector.gate == 0.5
 
 
 def test_a_stage_and_data(capsys):
