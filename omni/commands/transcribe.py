@@ -40,8 +40,7 @@ def transcribe_files(
     Args:
         files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...); `-` reads standard input.
         checkpoint: A checkpoint that holds an audio encoder, such as lightning_logs/audio/best.ckpt.
-        timestamps: Times of words or characters: in `json`, and as lines of `start end text` in `text`. Subtitles have
-            those of words.
+        timestamps: Times of words or characters in `json`, and in `text` as lines of `start end text`.
         format: Plain text, JSON lines, or subtitles (one file per recording).
         out: Write to this file, or into this folder, one file per recording; by default to standard output.
         window: Longer audio is transcribed in windows of this many seconds.
