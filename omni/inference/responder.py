@@ -12,7 +12,8 @@ from omni.inference.prompt import Prompt
 from omni.media.speech_preprocessing import silence_value
 from omni.models.interfaces import Cache
 from omni.models.omni import Omni
-from omni.text.tokenizer import END, PAD, StreamDecoder, Tokenizer
+from omni.text.stream_decoder import StreamDecoder
+from omni.text.tokenizer import END, PAD, Tokenizer
 
 GREEDY = Sampling(temperature=0)
 

@@ -10,7 +10,8 @@ from omni.devices import resolve
 from omni.models.interfaces import LanguageModel
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.thinker import Thinker
-from omni.text.tokenizer import StreamDecoder, Tokenizer
+from omni.text.stream_decoder import StreamDecoder
+from omni.text.tokenizer import Tokenizer
 
 
 class Delta(NamedTuple):

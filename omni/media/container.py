@@ -61,7 +61,7 @@ def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
             if file.frames == 0:
                 raise AudioError("empty", f"{name}: holds no samples")
             if missing := _missing_bytes(file.extra_info):
-                raise AudioError("truncated", f"{name}: is cut off: its header tells of {missing:,} bytes more")
+                raise AudioError("truncated", f"{name}: is cut off: its header declares {missing:,} more bytes")
             if file.format == "MP3" and _tells_no_length(source):
                 raise AudioError(
                     "unreadable", f"{name}: is an MP3 of variable bit rate that does not tell its length: convert it"
@@ -139,8 +139,8 @@ def ogg_ends_early(path: Path) -> bool:
 
 def _missing_bytes(log: str) -> int:
     """Bytes that a header declares and the file lacks, by the log of libsndfile."""
-    claims = ((int(told), int(there)) for told, there in _CLAIM.findall(log))
-    return max((told - there for told, there in claims if told < _UNKNOWN), default=0)
+    claims = ((int(declared), int(there)) for declared, there in _CLAIM.findall(log))
+    return max((declared - there for declared, there in claims if declared < _UNKNOWN), default=0)
 
 
 def _guessed_length(file: BinaryIO) -> bool:

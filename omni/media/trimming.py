@@ -14,10 +14,10 @@ _FADE = HOP_LENGTH // 2  # samples of the fade at each end, against clicks
 
 @final
 class Trimmer:
-    """Cuts silence off both ends of a sound, which comes in parts, and fades the ends. Loud samples are clipped at ±1.
+    """Trims silence from both ends of streamed audio, fades the ends, and clips samples at ±1.
 
-    What comes out does not depend on the parts. Silence inside the sound is held back until it goes on, and the last
-    10 ms of what is loud until it is known whether they are its end.
+    The output does not depend on how the audio is split. Silence inside is delayed until a loud block follows, and so
+    are the last 10 ms of a loud part, which may be the end.
     """
 
     def __init__(self) -> None:

@@ -5,7 +5,6 @@ maps to a fixed byte string, and text is the UTF-8 decoding of these bytes: deco
 this one table.
 """
 
-import codecs
 import hashlib
 import re
 from abc import ABC, abstractmethod
@@ -106,7 +105,7 @@ class Tokenizer(ABC):
         Raises:
             UserError: If an id is not of this tokenizer.
         """
-        return b"".join(self._bytes_of(token, skip_specials) for token in tokens).decode(errors="replace")
+        return b"".join(self.bytes_of(token, skip_specials) for token in tokens).decode(errors="replace")
 
     def decode_turn(self, tokens: Iterable[int]) -> str:
         """As `decode`, without `lead`: the text of a turn in omni's chat template."""
@@ -155,7 +154,8 @@ class Tokenizer(ABC):
             digest.update(f"{key}:{len(content)}:".encode() + content)
         return digest.hexdigest()
 
-    def _bytes_of(self, token: int, skip_specials: bool = True) -> bytes:
+    def bytes_of(self, token: int, skip_specials: bool = True) -> bytes:
+        """The UTF-8 bytes of an id; arguments and errors as in `decode`."""
         if not 0 <= token < len(self._pieces):
             raise UserError(
                 f"token {token} is outside this tokenizer's ids 0..{self.vocab_size - 1}: "
@@ -252,34 +252,6 @@ class SentencePieceTokenizer(Tokenizer):
                 file.write(self._model)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}): choose another path") from None
-
-
-class StreamDecoder:
-    """Decodes token by token: the joined output equals `tokenizer.decode` of all tokens.
-
-    A character is returned once its last byte is there.
-
-    Args:
-        tokenizer: The tokenizer of the ids.
-        turn: Decode as `tokenizer.decode_turn`.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, *, turn: bool = False):
-        self._tokenizer = tokenizer
-        self._lead = self._dropped = tokenizer.lead if turn else ""
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token: int) -> str:
-        """The text that this token completes; often empty."""
-        text = self._decoder.decode(self._tokenizer._bytes_of(token))
-        if text:
-            text, self._dropped = text.removeprefix(self._dropped), ""
-        return text
-
-    def finish(self) -> str:
-        """An incomplete character as U+FFFD; resets the decoder for another text."""
-        self._dropped = self._lead
-        return self._decoder.decode(b"", final=True)
 
 
 def open_tokenizer(spec: str | Path) -> Tokenizer:

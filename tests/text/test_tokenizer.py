@@ -16,7 +16,8 @@ from omni.text import sentencepiece_training
 from omni.text import tokenizer as t
 from omni.text.chat_template import encode_chat
 from omni.text.sentencepiece_training import train_sentencepiece
-from omni.text.tokenizer import ByteTokenizer, SentencePieceTokenizer, StreamDecoder, Tokenizer
+from omni.text.stream_decoder import StreamDecoder
+from omni.text.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer
 
 NASTY = [
     "",
