@@ -97,13 +97,29 @@ VERBS = {
     "configs copy": Verb(
         "omni.commands.configs:copy_configs", "Copy shipped configurations, to change them.", ("names+",)
     ),
-    "bench thinker": Verb("omni.bench.thinker:race", "Race the Thinker against Hugging Face's Llama of the same size."),
-    "bench audio": Verb("omni.bench.audio:race", "Race the audio encoder against torchaudio's Conformer."),
-    "bench vision": Verb("omni.bench.vision:race", "Race the vision encoder against torchvision's of the same size."),
-    "bench gpu": Verb(
-        "omni.bench.gpu:check", "Check a GPU: every stage, resuming, memory, MFU, decoding (has not run on a GPU yet)."
+    "bench thinker": Verb(
+        "omni.commands.bench:thinker",
+        "Race the Thinker against Hugging Face's Llama of the same size.",
+        inlined=("race", "run"),
     ),
-    "bench speech": Verb("omni.bench.speech:race", "Time speaking, and race the codec against EnCodec and Mimi."),
+    "bench audio": Verb(
+        "omni.commands.bench:audio", "Race the audio encoder against torchaudio's Conformer.", inlined=("race", "run")
+    ),
+    "bench vision": Verb(
+        "omni.commands.bench:vision",
+        "Race the vision encoder against torchvision's of the same size.",
+        inlined=("race", "run"),
+    ),
+    "bench speech": Verb(
+        "omni.commands.bench:speech",
+        "Time speech, and race the codec against EnCodec and Mimi.",
+        inlined=("race", "run"),
+    ),
+    "bench gpu": Verb(
+        "omni.commands.bench:gpu",
+        "Check a GPU: every stage, resuming, memory, MFU, decoding (has not run on a GPU yet).",
+        inlined=("check",),
+    ),
 }
 PARSING_VERBS = ("plan",)  # they parse their own arguments, those of `fit`
 

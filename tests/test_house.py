@@ -91,14 +91,14 @@ def test_stages_and_data_meet_in_the_batch_only():
 
 
 # Modules outside commands and cli.py that print: a file lock that waits, and a rank of a run that fails or is stopped,
-# have no command that could do it for them. The benches print until they have moved to commands.
-PRINTS = {"files", "training.rank_watch", "training.lightning_cli", "bench"}
+# have no command that could do it for them.
+PRINTS = {"files", "training.rank_watch", "training.lightning_cli"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_commands_print(path):
     module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    if room(path) in ("commands", "cli") or {module, room(path)} & PRINTS:
+    if room(path) in ("commands", "cli") or module in PRINTS:
         return
     calls = [node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
@@ -109,8 +109,7 @@ def test_a_verb_is_found_in_the_file_of_its_name():
     for verb, what in VERBS.items():
         module, _, function = what.target.partition(":")
         names = {verb.split()[0], verb.replace(" ", "_")}
-        if "bench" not in names:
-            assert module in {f"omni.commands.{name}" for name in names}, verb
+        assert module in {f"omni.commands.{name}" for name in names}, verb
         assert (PACKAGE.parent / module.replace(".", "/")).with_suffix(".py").is_file(), verb
         assert function
 

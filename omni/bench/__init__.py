@@ -1,1 +1,1 @@
-"""Races against peers, both in one run on the same machine."""
+"""Benchmarks: races of omni's models against peers in one run on one machine, and a check of a GPU."""

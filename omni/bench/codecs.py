@@ -1,26 +1,24 @@
-"""Whose codecs race: omni's, and EnCodec and Mimi as Hugging Face has them, at the sizes of their published models."""
+"""Codecs to compare: omni's, and EnCodec and Mimi of transformers at the sizes of their published models."""
 
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from omni.bench.models import import_transformers
+from omni.bench.language_models import import_transformers
 from omni.media.audio import SAMPLE_RATE, LogMel
 from omni.models.speech_codec import SpeechCodec
 from omni.models.speech_vocoder import SpeechVocoder
 
 
 class BenchmarkCodec(Protocol):
-    """Sound to codes and back.
+    """Audio to codes and back.
 
     Attributes:
-        name: In tables.
-        model: What has the parameters.
-        sample_rate: Of its sound, in Hz.
+        model: The module with the parameters.
+        sample_rate: Of the audio, in Hz.
     """
 
-    name: str
     model: nn.Module
     sample_rate: int
 
@@ -29,11 +27,11 @@ class BenchmarkCodec(Protocol):
         ...
 
     def decode(self, codes: Any) -> Tensor:
-        """Maps codes to sound, (batch, samples)."""
+        """Maps codes to audio, (batch, samples)."""
         ...
 
 
-class Ours:
+class OmniCodec:
     """The codec between a log-mel spectrogram and a vocoder.
 
     Args:
@@ -41,7 +39,7 @@ class Ours:
         vocoder: The vocoder.
     """
 
-    name, sample_rate = "omni", SAMPLE_RATE
+    sample_rate = SAMPLE_RATE
 
     def __init__(self, codec: Any, vocoder: Any) -> None:
         self.model: nn.Module = codec
@@ -59,16 +57,25 @@ class Ours:
         return self.vocoder(self.codec.decode(codes))
 
 
-class EnCodec:
-    """Meta's EnCodec for 24 kHz (arXiv:2210.13438), untrained, at its lowest bandwidth: 2 codebooks at 75 Hz."""
+class _HuggingFaceCodec:
+    """An untrained codec of transformers, at the size of its published model.
 
-    name = "EnCodec"
+    Args:
+        name: Prefix of its classes in transformers.
+    """
+
+    def __init__(self, name: str) -> None:
+        transformers = import_transformers()
+        config = getattr(transformers, f"{name}Config")()
+        self.model: Any = getattr(transformers, f"{name}Model")(config).eval()
+        self.sample_rate: int = config.sampling_rate
+
+
+class EnCodec(_HuggingFaceCodec):
+    """Meta's EnCodec for 24 kHz (arXiv:2210.13438) at its lowest bandwidth: 2 codebooks at 75 Hz."""
 
     def __init__(self) -> None:
-        transformers = import_transformers()
-        config = transformers.EncodecConfig()
-        self.model: Any = transformers.EncodecModel(config).eval()
-        self.sample_rate: int = config.sampling_rate
+        super().__init__("Encodec")
 
     def encode(self, audio: Tensor) -> Any:
         """See `BenchmarkCodec`."""
@@ -79,16 +86,11 @@ class EnCodec:
         return self.model.decode(codes.audio_codes, codes.audio_scales).audio_values[:, 0]
 
 
-class Mimi:
-    """Kyutai's Mimi (arXiv:2410.00037), untrained, with the 8 codebooks at 12.5 Hz that Moshi speaks."""
-
-    name = "Mimi"
+class Mimi(_HuggingFaceCodec):
+    """Kyutai's Mimi (arXiv:2410.00037) with the 8 codebooks at 12.5 Hz that Moshi uses."""
 
     def __init__(self) -> None:
-        transformers = import_transformers()
-        config = transformers.MimiConfig()
-        self.model: Any = transformers.MimiModel(config).eval()
-        self.sample_rate: int = config.sampling_rate
+        super().__init__("Mimi")
 
     def encode(self, audio: Tensor) -> Any:
         """See `BenchmarkCodec`."""

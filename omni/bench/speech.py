@@ -1,9 +1,7 @@
-"""The speed of speech: codec against EnCodec and Mimi, Talker, vocoder, the whole chain, and the first sound."""
+"""The speed of speech: codec against EnCodec and Mimi, Talker, vocoder, all parts together, and the first sound."""
 
-import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from json import dumps
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,9 +10,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from omni.bench.codecs import BenchmarkCodec, EnCodec, Mimi, Ours
-from omni.bench.conditions import cpu, versions
-from omni.bench.timing import alternate, seconds
+from omni.bench import race
+from omni.bench.codecs import BenchmarkCodec, EnCodec, Mimi, OmniCodec
+from omni.bench.race import Comparison, Report
 from omni.checkpoints.recipe import build
 from omni.decoding.talker import SpeechSampling, choose_frame, speak_codes
 from omni.devices import resolve
@@ -27,24 +25,8 @@ from omni.training.shipped import CONFIGS
 
 TEXT = "The small red star stands to the left of the large blue circle near the edge."
 VOCOS = "omni.models.vocoder.Vocos"
-_PACE = 15  # characters a second, as people read, that the untrained Talker moves on by
-
-
-@dataclass(frozen=True)
-class Result:
-    """One measure.
-
-    Attributes:
-        measure: What was measured, in times real time: seconds of sound for each second of work.
-        omni: Of omni, a median.
-        peers: Of the others, by name, medians.
-        ratios: How many times faster omni was than each, in each round.
-    """
-
-    measure: str
-    omni: float
-    peers: dict[str, float]
-    ratios: dict[str, list[float]]
+_CHARACTERS_PER_SECOND = 15  # the pace of the untrained Talker, as people read
+_UNIT = "× real time"
 
 
 @dataclass(frozen=True)
@@ -52,9 +34,9 @@ class Delay:
     """A step on the way to the first sound.
 
     Attributes:
-        step: What is done.
+        step: Name of the step.
         p50: Milliseconds, the median.
-        p95: Milliseconds that 95 % of the trials keep to.
+        p95: Milliseconds, the 95th percentile.
     """
 
     step: str
@@ -63,78 +45,132 @@ class Delay:
 
 
 @dataclass(frozen=True)
-class Report:
-    """All measures.
+class SpeechReport(Report):
+    """Speeds in times real time, and delays.
 
     Attributes:
-        conditions: What was run, and on what.
-        results: Speeds.
-        delays: From the text to the first sound, step by step and in all.
+        delays: From the text to the first sound, by step and in total.
     """
 
-    conditions: dict[str, str]
-    results: list[Result]
     delays: list[Delay]
 
+    def table(self) -> str:
+        """The report as text."""
+        rows = [(delay.step, f"{delay.p50:,.1f}", f"{delay.p95:,.1f}", "ms") for delay in self.delays]
+        return "\n".join([super().table(), "", *race.aligned([("first sound", "p50", "p95", ""), *rows])])
 
-def race(
-    *,
-    size: str = "laptop",
-    vocoder: str = GRIFFIN_LIM,
-    repeats: int = 5,
-    utterance: float = 3.0,
-    trials: int = 40,
-    peers: bool = True,
-    device: str = "cpu",
-    threads: int | None = None,
-    json: str | None = None,
-) -> Report:
-    """Measure how fast speech is made, and race the codec against EnCodec and Mimi; print a table.
 
-    All models are untrained, which changes nothing of their speed; the Talker's pace is set to 15 characters a second.
-    Codecs take turns, and a ratio is the median over rounds. EnCodec and Mimi make waveforms of codes, and so do codec
-    and vocoder here; the codec alone, which makes spectrograms, stands beside it.
+@dataclass(frozen=True, kw_only=True)
+class SpeechRace:
+    """The speed of speech, and the codec against EnCodec and Mimi.
 
-    Args:
+    Attributes:
         size: tiny, laptop, ... or a folder with talker.yaml and codec.yaml.
         vocoder: griffin-lim, a checkpoint that holds a vocoder, or a YAML file with the arguments of Vocos, or with
-            class_path and init_args of another one.
+            class_path and init_args of another vocoder.
         repeats: Rounds.
-        utterance: Seconds of sound that codecs and vocoder work on.
-        trials: Of the first sound.
-        peers: Whether EnCodec and Mimi race too; they need Hugging Face's transformers.
-        device: cpu or cuda.
-        threads: Threads on a CPU; PyTorch's own choice if not given.
-        json: A file to write all numbers to.
+        utterance: Seconds of audio for codecs and vocoder, 0.1 to 60.
+        trials: Number of measurements of the first sound.
+        peers: Whether to compare with EnCodec and Mimi, which need Hugging Face's transformers.
+        device: auto, cpu, cuda, ...
     """
-    for name, value in {"repeats": repeats, "trials": trials}.items():
-        if value < 1:
-            raise UserError(f"{name} is {value}: give 1 or more")
-    if not 0.1 <= utterance <= 60:
-        raise UserError(f"utterance is {utterance} s: give 0.1 to 60")
-    if json is not None and not Path(json).parent.is_dir():
-        raise UserError(f"json: there is no folder {Path(json).parent}")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    voice = make(size, vocoder, device)
-    others: list[Any] = [EnCodec(), Mimi()] if peers else []
-    for other in others:
-        other.model.to(device)
-    with torch.inference_mode():
-        results = [*_codecs(voice, others, utterance, repeats), *_speaking(voice, utterance, repeats)]
-        delays = _first_sound(voice, trials)
-    report = Report(_conditions(voice, others, vocoder, device, utterance, repeats, trials), results, delays)
-    print(_table(report))
-    if json is not None:
-        Path(json).write_text(dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    return report
+
+    size: str = "laptop"
+    vocoder: str = GRIFFIN_LIM
+    repeats: int = 5
+    utterance: float = 3.0
+    trials: int = 40
+    peers: bool = True
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        race.check_positive(repeats=self.repeats, trials=self.trials)
+        if not 0.1 <= self.utterance <= 60:
+            raise UserError(f"utterance is {self.utterance} s: give 0.1 to 60")
+
+    def run(self) -> SpeechReport:
+        """Runs the race.
+
+        Raises:
+            UserError: If there is no such size, vocoder or device, or transformers is missing.
+        """
+        voice = build_synthesizer(self.size, self.vocoder, self.device)
+        peers: dict[str, Any] = {"EnCodec": EnCodec(), "Mimi": Mimi()} if self.peers else {}
+        for peer in peers.values():
+            peer.model.to(voice.talker.start.device)
+        with torch.inference_mode():
+            results = [*self._codecs(voice, peers), *self._speaking(voice)]
+            delays = _first_sound(voice, self.trials)
+        codec = voice.codec
+        models: dict[str, Any] = {"talker": voice.talker, "codec": codec, "vocoder": voice.vocoder}
+        rate = f"omni {codec.num_codebooks} × {codec.codebook_size} codes at {codec.frame_rate:g} Hz"
+        sound = "is causal: the first sound is one frame" if voice.causal else "needs a whole sentence"
+        return SpeechReport(
+            race.conditions(
+                *(("transformers",) if peers else ()),
+                repeats=self.repeats,
+                device=voice.talker.start.device,
+                parameters=race.parameter_counts(models | {name: peer.model for name, peer in peers.items()}),
+                codes=rate + ("; EnCodec 2 × 1,024 at 75 Hz; Mimi 8 × 2,048 at 12.5 Hz" if peers else ""),
+                vocoder=f"{self.vocoder}, which {sound}",
+                speech=f"32-true, untrained; {self.utterance:g} s of noise, and {TEXT!r} at 15 characters a second",
+                trials=f"{self.trials} of the first sound",
+            ),
+            results,
+            delays,
+        )
+
+    def _codecs(self, voice: Synthesizer, peers: Mapping[str, BenchmarkCodec]) -> Iterator[Comparison]:
+        """Encoding and decoding; omni's also without the vocoder, as it makes spectrograms and the peers waveforms."""
+        codecs: dict[str, BenchmarkCodec] = {"omni": OmniCodec(voice.codec, voice.vocoder), **peers}
+        device = voice.talker.start.device
+        for batch in (1, 8):
+            encode, decode, codes = {}, {}, {}
+            for name, codec in codecs.items():
+                audio = torch.randn(batch, round(self.utterance * codec.sample_rate), device=device) / 10
+                codes[name] = codec.encode(audio)
+                encode[name] = lambda codec=codec, audio=audio: codec.encode(audio)
+                decode[name] = lambda codec=codec, codes=codes[name]: codec.decode(codes)
+            spectrogram = {"omni": lambda codes=codes["omni"]: voice.codec.decode(codes)}
+            for measure, blocks in (
+                ("sound to codes", encode),
+                ("codes to spectrogram", spectrogram),
+                ("codes to sound", decode),
+            ):
+                work = batch * self.utterance
+                yield race.compare(f"{measure}, batch {batch}", _UNIT, blocks, work=work, repeats=self.repeats)
+
+    def _speaking(self, voice: Synthesizer) -> Iterator[Comparison]:
+        """Talker, vocoder and all parts together. The Talker makes the same codes in every round."""
+        units, speaker = voice.read(TEXT)[0].units, voice.speaker_id(None)
+        for batch in (1, 8):
+            mels = torch.randn(
+                batch, round(100 * self.utterance), voice.codec.num_mels, device=voice.talker.start.device
+            )
+
+            def talk(batch: int = batch) -> list[Tensor]:
+                speakers = None if speaker is None else [speaker] * batch
+                return speak_codes(voice.talker, [units] * batch, speakers=speakers, numbers=[0] * batch)
+
+            duration = sum(map(len, talk())) / voice.talker.frame_rate
+            work: dict[str, tuple[Callable[[], Any], float]] = {
+                "Talker": (talk, duration),
+                "vocoder": (lambda mels=mels: voice.vocoder(mels), batch * self.utterance),
+                "text to sound": (lambda batch=batch: voice.speak([TEXT] * batch), duration),
+            }
+            if batch == 1:
+                work["text to sound, streamed"] = (lambda: list(voice.stream(TEXT)), duration)
+            for measure, (block, amount) in work.items():
+                yield race.compare(
+                    f"{measure}, batch {batch}", _UNIT, {"omni": block}, work=amount, repeats=self.repeats
+                )
 
 
-def make(size: str, vocoder: str, device: str) -> Synthesizer:
-    """An untrained Talker, codec and vocoder of these sizes; see `race`.
+def build_synthesizer(size: str, vocoder: str, device: str) -> Synthesizer:
+    """An untrained Talker, codec and vocoder; see `SpeechRace`.
 
     Raises:
-        UserError: If there are no such sizes, or they do not fit each other.
+        UserError: If there is no such size, or the parts do not fit together.
     """
     folder = CONFIGS / "models" / size
     folder = folder if folder.is_dir() else Path(size)
@@ -146,7 +182,7 @@ def make(size: str, vocoder: str, device: str) -> Synthesizer:
         options[part] = yaml.safe_load(path.read_text(encoding="utf-8"))
     torch.manual_seed(0)
     talker, codec = Talker(**options["talker"]).eval(), Codec(**options["codec"]).eval()
-    whole, rest = divmod(_PACE / talker.frame_rate, 1)
+    whole, rest = divmod(_CHARACTERS_PER_SECOND / talker.frame_rate, 1)
     shares = torch.zeros(MAX_ADVANCE + 2)
     shares[int(whole)], shares[int(whole) + 1] = 1 - rest, rest
     with torch.no_grad():
@@ -155,7 +191,9 @@ def make(size: str, vocoder: str, device: str) -> Synthesizer:
     talker.transpose_weights_for_decoding()
     units = CharacterVocabulary()
     if talker.vocab_size != units.vocab_size:
-        raise UserError(f"vocab_size of {folder}/talker.yaml must be {units.vocab_size}, as many as English has")
+        raise UserError(
+            f"vocab_size of {folder}/talker.yaml must be {units.vocab_size}, the number of English characters"
+        )
     return Synthesizer(talker, codec, _vocoder(vocoder, codec.num_mels), units, device=resolve(device))
 
 
@@ -168,68 +206,12 @@ def _vocoder(name: str, num_mels: int) -> torch.nn.Module:
     return build(options if named else {"class_path": VOCOS, "init_args": options}).eval()
 
 
-def _codecs(voice: Synthesizer, others: Sequence[BenchmarkCodec], utterance: float, repeats: int) -> Iterator[Result]:
-    contestants: list[BenchmarkCodec] = [Ours(voice.codec, voice.vocoder), *others]
-    device = voice.talker.start.device
-    for batch in (1, 8):
-        audios = [torch.randn(batch, round(utterance * one.sample_rate), device=device) / 10 for one in contestants]
-        codes = [one.encode(audio) for one, audio in zip(contestants, audios, strict=True)]
-        blocks = [
-            lambda one=one, audio=audio: one.encode(audio) for one, audio in zip(contestants, audios, strict=True)
-        ]
-        yield _race(f"sound to codes, batch {batch}", contestants, blocks, batch * utterance, repeats)
-        decode: list[Callable[[], Any]] = [
-            lambda one=one, code=code: one.decode(code) for one, code in zip(contestants, codes, strict=True)
-        ]
-        decode[0] = lambda code=codes[0]: voice.codec.decode(code)
-        yield _race(f"codes to spectrogram, batch {batch}", contestants[:1], decode[:1], batch * utterance, repeats)
-        decode[0] = lambda code=codes[0]: contestants[0].decode(code)
-        yield _race(f"codes to sound, batch {batch}", contestants, decode, batch * utterance, repeats)
-
-
-def _speaking(voice: Synthesizer, utterance: float, repeats: int) -> Iterator[Result]:
-    """Talker, vocoder and the whole chain. The Talker says the same in every round."""
-    breath, device = voice.read(TEXT)[0].units, voice.talker.start.device
-    speaker = voice.speaker_id(None)
-    for batch in (1, 8):
-        spoken: dict[str, Any] = {"speakers": None if speaker is None else [speaker] * batch, "numbers": [0] * batch}
-
-        def talk(batch: int = batch, spoken: dict[str, Any] = spoken) -> list[Tensor]:
-            return speak_codes(voice.talker, [breath] * batch, **spoken)
-
-        said = sum(map(len, talk())) / voice.talker.frame_rate
-        mels = torch.randn(batch, round(100 * utterance), voice.codec.num_mels, device=device)
-        work: dict[str, tuple[Callable[[], Any], float]] = {
-            "Talker": (talk, said),
-            "vocoder": (lambda mels=mels: voice.vocoder(mels), batch * utterance),
-            "text to sound": (lambda batch=batch: voice.speak([TEXT] * batch), said),
-        }
-        if batch == 1:
-            work["text to sound, streamed"] = (lambda: list(voice.stream(TEXT)), said)
-        for measure, (block, amount) in work.items():
-            yield _race(f"{measure}, batch {batch}", [], [block], amount, repeats)
-
-
-def _race(
-    measure: str,
-    contestants: Sequence[BenchmarkCodec],
-    blocks: Sequence[Callable[[], Any]],
-    work: float,
-    repeats: int,
-) -> Result:
-    rounds = alternate(measure, blocks, repeats=repeats)
-    names = [one.name for one in contestants[1:]]
-    medians = [work / statistics.median(times[i] for times in rounds) for i in range(len(blocks))]
-    ratios = {name: [times[i] / times[0] for times in rounds] for i, name in enumerate(names, start=1)}
-    return Result(measure, medians[0], dict(zip(names, medians[1:], strict=True)), ratios)
-
-
 def _first_sound(voice: Synthesizer, trials: int) -> list[Delay]:
-    """What passes between a text and its first samples, in milliseconds."""
+    """Delay of the first samples after a text, by step."""
     spent: dict[str, list[float]] = {}
     for trial in range(trials + 2):
         steps = _steps(voice, trial)
-        steps["from the text to the first samples"] = seconds(lambda: next(voice.stream(TEXT)))
+        steps["from the text to the first samples"] = race.seconds(lambda: next(voice.stream(TEXT)))
         for step, time in steps.items() if trial > 1 else ():  # two to warm up
             spent.setdefault(step, []).append(1000 * time)
     quantiles = {
@@ -239,19 +221,19 @@ def _first_sound(voice: Synthesizer, trials: int) -> list[Delay]:
 
 
 def _steps(voice: Synthesizer, trial: int) -> dict[str, float]:
-    """Seconds of each step of the first frame alone."""
+    """Seconds of each step of the first frame."""
     talker, codec, vocoder = voice.talker, voice.codec, voice.vocoder
-    device, breath = talker.start.device, voice.read(TEXT)[0].units
+    device, units = talker.start.device, voice.read(TEXT)[0].units
     speaker = voice.speaker_id(None)
-    text, found = torch.tensor([breath], device=device), {}
+    text, times = torch.tensor([units], device=device), {}
     voices = None if speaker is None else torch.tensor([speaker], device=device)
 
     def timed(step: str, work: Callable[[], Tensor]) -> Tensor:
         result = []
-        found[step] = seconds(lambda: result.append(work()))
+        times[step] = race.seconds(lambda: result.append(work()))
         return result[0]
 
-    lengths, place = torch.tensor([len(breath)], device=device), torch.zeros(1, 1, dtype=torch.long, device=device)
+    lengths, place = torch.tensor([len(units)], device=device), torch.zeros(1, 1, dtype=torch.long, device=device)
     encoded = timed("text encoder", lambda: talker.encode_text(text, lengths, speakers=voices))
     cache = talker.new_cache(1, 256)
     state = timed("first frame", lambda: talker.frame(None, gather(encoded, place)[:, 0], cache))
@@ -259,46 +241,4 @@ def _steps(voice: Synthesizer, trial: int) -> dict[str, float]:
     codes = timed("depth module", lambda: choose_frame(talker, state, SpeechSampling(), draw)[0])
     mels = timed("codec", lambda: codec.decode(codes[:, None]))
     timed("vocoder, one frame", lambda: vocoder(mels))
-    return found
-
-
-def _conditions(
-    voice: Synthesizer,
-    others: Sequence[BenchmarkCodec],
-    vocoder: str,
-    device: str,
-    utterance: float,
-    repeats: int,
-    trials: int,
-) -> dict[str, str]:
-    models: dict[str, Any] = {"talker": voice.talker, "codec": voice.codec, "vocoder": voice.vocoder}
-    models |= {one.name: one.model for one in others}
-    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
-    codec = voice.codec
-    rate = f"{codec.num_codebooks} × {codec.codebook_size} codes at {codec.frame_rate:g} Hz"
-    sound = "is causal: the first sound is that of one frame" if voice.causal else "needs a whole sentence"
-    return {
-        "versions": versions(*(["transformers"] if others else [])),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else cpu(),
-        "parameters": ", ".join(f"{name} {count:,}" for name, count in counts.items()),
-        "codes": f"omni {rate}; EnCodec 2 × 1,024 at 75 Hz; Mimi 8 × 2,048 at 12.5 Hz" if others else rate,
-        "vocoder": f"{vocoder}, which {sound}",
-        "speech": f"32-true, untrained; {utterance:g} s of noise, and {TEXT!r} at 15 characters a second",
-        "turns": f"{repeats} rounds; median, and the lowest and highest ratio of a round; {trials} first sounds",
-    }
-
-
-def _table(report: Report) -> str:
-    width = max(map(len, report.conditions))
-    lines = [f"{name:<{width}}  {text}" for name, text in report.conditions.items()]
-    lines.append(f"\n{'× real time':36}{'omni':>9}  others, and how many times faster omni is")
-    for result in report.results:
-        cells = []
-        for name, value in result.peers.items():
-            ratios = result.ratios[name]
-            spread = f" ({min(ratios):.1f}–{max(ratios):.1f})" if len(ratios) > 1 else ""
-            cells.append(f"{name} {value:.1f}: {statistics.median(ratios):.1f} ×{spread}")
-        lines.append(f"{result.measure:36}{result.omni:9,.1f}  {'; '.join(cells)}".rstrip())
-    lines.append(f"\n{'first sound':36}{'p50':>9}{'p95':>9}  ms")
-    lines += [f"{delay.step:36}{delay.p50:9,.1f}{delay.p95:9,.1f}" for delay in report.delays]
-    return "\n".join(lines)
+    return times

@@ -1,33 +1,28 @@
-"""The race of the vision encoder against torchvision's, and of the data pipeline against torchvision's."""
+"""The vision encoder and the image pipeline against those of torchvision."""
 
-import statistics
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from json import dumps
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torchvision
-import yaml
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from omni.bench.conditions import cpu, versions
-from omni.bench.timing import alternate
+from omni.bench import race
+from omni.bench.race import Comparison, Report
 from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
-from omni.errors import UserError
 from omni.models.classifier import Classifier
 from omni.models.vision_encoder import VisionEncoder
 from omni.optim.optimizers import adamw
-from omni.training.shipped import CONFIGS
 
 _CLASSES = 1000
-_PHOTOGRAPHS = 192  # of 320 × 240 pixels, as many as the pipelines' turns read
+_PHOTOGRAPHS = 192  # of 320 × 240 pixels, read in a round of the pipelines
 
 
 class EncoderClassifier(nn.Module):
@@ -47,70 +42,97 @@ class EncoderClassifier(nn.Module):
         return self.classifier(self.vision_encoder(images).pooled)
 
 
-@dataclass(frozen=True)
-class Result:
-    """One comparison, in images a second.
+@dataclass(frozen=True, kw_only=True)
+class VisionRace:
+    """The vision encoder against torchvision's VisionTransformer.
 
     Attributes:
-        measure: What was measured.
-        omni: Of omni, a median.
-        torchvision: Of torchvision, a median.
-        ratios: How many times faster omni was, in each pair of turns.
+        size: tiny, laptop, ... or a YAML file with the arguments of a vision encoder.
+        repeats: Rounds.
+        steps: Training steps in a round.
+        batch: Images in a training batch.
     """
 
-    measure: str
-    omni: float
-    torchvision: float
-    ratios: list[float]
+    size: str = "tiny"
+    repeats: int = 5
+    steps: int = 2
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        race.check_positive(repeats=self.repeats, steps=self.steps, batch=self.batch)
+
+    def run(self) -> Report:
+        """Runs the race.
+
+        Raises:
+            UserError: If there is no such size.
+        """
+        options: dict[str, Any] = race.read_size(self.size, "vision_encoder") | {"dropout": 0.0}
+        results = [*self._models(options), *self._pipelines(options["image_size"])]
+        pixels, patch = options["image_size"], options["patch_size"]
+        names: tuple[Any, ...] = ("patch", "conv", "torchvision")
+        return Report(
+            race.conditions(
+                "torchvision",
+                repeats=self.repeats,
+                parameters=race.parameter_counts({name: build_model(name, options) for name in names}),
+                images=f"{pixels} × {pixels}, patches of {patch}",
+                training=f"32-true, {self.batch} images a step; forward, loss, backward, clip, fused AdamW, zero",
+                pipeline="JPEGs of 320 × 240 pixels: decoded, cropped at random, mirrored, as floats",
+            ),
+            results,
+        )
+
+    def _models(self, options: dict[str, Any]) -> Iterator[Comparison]:
+        """Training and inference."""
+        images = torch.rand(self.batch, 3, options["image_size"], options["image_size"])
+        labels = torch.randint(_CLASSES, (self.batch,))
+        for stem in ("patch", "conv"):
+            models = {"omni": build_model(stem, options), "torchvision": build_model("torchvision", options)}
+            train = {name: _training(model, images, labels, self.steps) for name, model in models.items()}
+            work = self.steps * self.batch
+            yield race.compare(f"training, {stem} stem", "images/s", train, work=work, repeats=self.repeats)
+            for count in (1, self.batch):
+                infer = {name: _inference(model.eval(), images[:count]) for name, model in models.items()}
+                measure = f"inference, {stem} stem, batch {count}"
+                yield race.compare(measure, "images/s", infer, work=count, repeats=self.repeats)
+
+    def _pipelines(self, image_size: int) -> Iterator[Comparison]:
+        """Batches of augmented images from JPEG files, read again in each round."""
+        batch = min(self.batch, _PHOTOGRAPHS)
+        with tempfile.TemporaryDirectory() as folder:
+            _write_photographs(Path(folder))
+            data: Any = ImageData(
+                f"{folder}/train",
+                val=f"{folder}/val",
+                image_size=image_size,
+                batch_size=batch,
+                augmentation=ImageAugmentation(min_crop_area=0.4, flip=0.5),
+                memory_gb=0.0,
+            )
+            data.setup("fit")
+            peer = torchvision.datasets.ImageFolder(
+                f"{folder}/train",
+                v2.Compose([
+                    v2.RandomResizedCrop(image_size, (0.4, 1.0), antialias=True),
+                    v2.RandomHorizontalFlip(),
+                    v2.ToImage(),
+                    v2.ToDtype(torch.float32, scale=True),
+                ]),
+            )  # fmt: skip
+            blocks = {
+                "omni": lambda: [None for _ in data.train_dataloader()],
+                "torchvision": lambda: [None for _ in DataLoader(peer, batch, shuffle=True, drop_last=True)],
+            }
+            work = _PHOTOGRAPHS // batch * batch
+            yield race.compare("data pipeline, one process", "images/s", blocks, work=work, repeats=self.repeats)
 
 
-def race(
-    *,
-    size: str = "tiny",
-    repeats: int = 5,
-    steps: int = 2,
-    batch: int = 32,
-    threads: int | None = None,
-    json: str | None = None,
-) -> list[Result]:
-    """Race the vision encoder against torchvision's VisionTransformer of the same size, and print a table.
-
-    Both have as many layers and heads of the same width, patches of the same size, the same optimizer and the same
-    batches. omni runs twice: with one matrix a patch, as torchvision, and with its convolutional stem. They take turns,
-    and a ratio is the median over pairs of neighbouring turns. The pipelines, which read, crop, mirror and normalise
-    JPEG photographs, race too: where one gives fewer images a second than training takes, training starves.
+def build_model(name: Literal["patch", "conv", "torchvision"], options: dict[str, Any]) -> nn.Module:
+    """A model that maps images to scores of 1,000 classes.
 
     Args:
-        size: tiny, laptop, ... or a YAML file of a vision encoder's arguments.
-        repeats: Pairs of turns.
-        steps: Training steps of a turn.
-        batch: Images of a training batch.
-        threads: Threads on a CPU; PyTorch's own choice if not given.
-        json: A file to write all numbers to.
-    """
-    for name, value in {"repeats": repeats, "steps": steps, "batch": batch}.items():
-        if value < 1:
-            raise UserError(f"{name} is {value}: give 1 or more")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    path = CONFIGS / "models" / size / "vision_encoder.yaml"
-    path = path if path.is_file() else Path(size)
-    if not path.is_file():
-        raise UserError(f"size {size!r} is neither a folder of configs/models nor a YAML file")
-    options = yaml.safe_load(path.read_text(encoding="utf-8")) | {"dropout": 0.0}
-    results = [*_models(options, repeats, steps, batch), *_pipelines(options["image_size"], repeats, batch)]
-    report = {"conditions": _conditions(options, batch, repeats), "results": [asdict(r) for r in results]}
-    print(_table(report["conditions"], results))
-    if json is not None:
-        Path(json).write_text(dumps(report, indent=1) + "\n", encoding="utf-8")
-    return results
-
-
-def make(name: Literal["patch", "conv", "torchvision"], options: dict[str, Any]) -> nn.Module:
-    """A contestant, which maps images to scores of 1,000 classes.
-
-    Args:
-        name: omni with either stem, or torchvision.
+        name: omni with one of its stems, or torchvision.
         options: Arguments of `VisionEncoder`.
     """
     if name != "torchvision":
@@ -126,107 +148,22 @@ def make(name: Literal["patch", "conv", "torchvision"], options: dict[str, Any])
     )
 
 
-def _models(options: dict[str, Any], repeats: int, steps: int, batch: int) -> Iterator[Result]:
-    """Training and inference."""
-    images = torch.rand(batch, 3, options["image_size"], options["image_size"])
-    labels = torch.randint(_CLASSES, (batch,))
-    for stem in ("patch", "conv"):
-        models = [make(stem, options), make("torchvision", options)]
-        optimizers = [adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1) for model in models]
-
-        def train(i: int, models: Any = models, optimizers: Any = optimizers) -> Callable[[], None]:
-            def block() -> None:
-                for _ in range(steps):
-                    nn.functional.cross_entropy(models[i](images), labels).backward()
-                    optimizers[i].step()
-                    optimizers[i].zero_grad()
-
-            return block
-
-        yield _result(f"training, {stem} stem", [train(0), train(1)], steps * batch, repeats)
-        for model in models:
-            model.eval()
-        for count in (1, batch):
-
-            def see(i: int, models: Any = models, few: Tensor = images[:count]) -> Callable[[], None]:
-                def block() -> None:
-                    with torch.inference_mode():
-                        models[i](few)
-
-                return block
-
-            yield _result(f"inference, {stem} stem, batch {count}", [see(0), see(1)], count, repeats)
+def _training(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> Any:
+    optimizer = adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    step = race.training_step(model, lambda: nn.functional.cross_entropy(model(images), labels), optimizer)
+    return lambda: [step() for _ in range(steps)]
 
 
-def _pipelines(image_size: int, repeats: int, batch: int) -> Iterator[Result]:
-    """Batches of augmented images from JPEG files, read each time."""
-    batch = min(batch, _PHOTOGRAPHS)
-    with tempfile.TemporaryDirectory() as folder:
-        generator = torch.Generator().manual_seed(0)
-        for number in range(_PHOTOGRAPHS + 2):
-            split = "train" if number < _PHOTOGRAPHS else "val"
-            file = Path(folder, split, f"class{number % 2}", f"{number}.jpg")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            coarse = torch.randint(256, (3, 12, 16), generator=generator, dtype=torch.uint8)
-            pixels = v2.functional.resize(coarse, [240, 320]).permute(1, 2, 0)
-            Image.fromarray(pixels.numpy()).save(file, quality=90)
-        ours: Any = ImageData(
-            f"{folder}/train",
-            val=f"{folder}/val",
-            image_size=image_size,
-            batch_size=batch,
-            augmentation=ImageAugmentation(min_crop_area=0.4, flip=0.5),
-            memory_gb=0.0,
-        )
-        ours.setup("fit")
-        theirs = torchvision.datasets.ImageFolder(
-            f"{folder}/train",
-            v2.Compose([
-                v2.RandomResizedCrop(image_size, (0.4, 1.0), antialias=True),
-                v2.RandomHorizontalFlip(),
-                v2.ToImage(),
-                v2.ToDtype(torch.float32, scale=True),
-            ]),
-        )  # fmt: skip
-
-        def read(make: Callable[[], Any]) -> Callable[[], None]:
-            def block() -> None:
-                for _ in make():
-                    pass
-
-            return block
-
-        blocks = [read(ours.train_dataloader), read(lambda: DataLoader(theirs, batch, shuffle=True, drop_last=True))]
-        yield _result("data pipeline, one process", blocks, _PHOTOGRAPHS // batch * batch, repeats)
+def _inference(model: nn.Module, images: Tensor) -> Any:
+    return torch.inference_mode()(lambda: model(images))
 
 
-def _result(measure: str, blocks: list[Callable[[], None]], work: float, repeats: int) -> Result:
-    rounds = alternate(measure, blocks, repeats=repeats)
-    omni, other = ([work / times[i] for times in rounds] for i in (0, 1))
-    ratios = [a / b for a, b in zip(omni, other, strict=True)]
-    return Result(measure, statistics.median(omni), statistics.median(other), ratios)
-
-
-def _conditions(options: dict[str, Any], batch: int, repeats: int) -> dict[str, str]:
-    names: tuple[Any, ...] = ("patch", "conv", "torchvision")
-    counts = {name: sum(p.numel() for p in make(name, options).parameters()) for name in names}
-    return {
-        "versions": versions("torchvision"),
-        "device": cpu(),
-        "parameters": ", ".join(f"{name} {count:,}" for name, count in counts.items()),
-        "images": f"{options['image_size']} × {options['image_size']}, patches of {options['patch_size']}",
-        "training": f"32-true, {batch} images a step; forward, cross-entropy, backward, fused AdamW, zero",
-        "data pipeline": "JPEGs of 320 × 240 pixels: decoded, cropped at random, mirrored, as floats",
-        "turns": f"{repeats} pairs; median, and the lowest and highest ratio of a pair",
-    }
-
-
-def _table(conditions: dict[str, str], results: list[Result]) -> str:
-    width = max(map(len, conditions))
-    lines = [f"{name:<{width}}  {text}" for name, text in conditions.items()]
-    lines.append(f"\n{'images a second':38}{'omni':>10}{'torchvision':>13}  omni is faster by")
-    for result in results:
-        ratio = f"{statistics.median(result.ratios):.2f} ×"
-        spread = f" ({min(result.ratios):.2f}–{max(result.ratios):.2f})"
-        lines.append(f"{result.measure:38}{result.omni:10,.0f}{result.torchvision:13,.0f}  {ratio}{spread}")
-    return "\n".join(lines)
+def _write_photographs(folder: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for number in range(_PHOTOGRAPHS + 2):
+        split = "train" if number < _PHOTOGRAPHS else "val"
+        file = folder / split / f"class{number % 2}" / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        coarse = torch.randint(256, (3, 12, 16), generator=generator, dtype=torch.uint8)
+        pixels = v2.functional.resize(coarse, [240, 320]).permute(1, 2, 0)
+        Image.fromarray(pixels.numpy()).save(file, quality=90)

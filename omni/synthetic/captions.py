@@ -1,4 +1,4 @@
-"""Captions: what a whole scene shows, in one sentence or thing by thing."""
+"""Captions: a whole scene in one sentence, or item by item."""
 
 from collections import Counter
 from random import Random
@@ -20,8 +20,8 @@ def caption(scene: Scene, rng: Random | None = None) -> str:
     """One sentence for the whole scene, as exact as four items allow.
 
     Args:
-        scene: what is described.
-        rng: chooses the wording; without it, the first wording.
+        scene: The scene.
+        rng: Chooses the wording; without it, the first wording is used.
 
     Returns:
         "The picture shows two small red circles and a large blue star."; a fuller scene goes by colour or shape alone.
@@ -36,14 +36,14 @@ def caption(scene: Scene, rng: Random | None = None) -> str:
 
 
 def dense_caption(scene: Scene, rng: Random | None = None) -> list[str]:
-    """Every thing with size, colour, shape and place, in reading order.
+    """Every item with size, colour, shape and place, in reading order.
 
     Args:
-        scene: what is described.
-        rng: chooses one wording for the whole caption; without it, the place comes first, and corners have no names.
+        scene: The scene.
+        rng: Chooses one wording for the whole caption; without it, the place comes first and corners are not named.
 
     Returns:
-        One sentence a thing: "In row one, column two, there is a small red circle.".
+        One sentence per item: "In row one, column two, there is a small red circle.".
     """
     form = PLACE_FIRST if rng is None else pick(rng, PLACINGS)
     return [sentence(form.format(item=described(item), place=place(item.cell, rng))) for item in scene.items]

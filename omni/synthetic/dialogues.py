@@ -15,7 +15,7 @@ from omni.synthetic.media_folder import Job
 from omni.synthetic.prompts import Exchange, scene_questions
 from omni.synthetic.questions import QUESTION_MAKERS, TRAINING_KINDS
 from omni.synthetic.scene import HELD_OUT, Scene, pick, sample_scene, scene_at
-from omni.synthetic.speech import NARRATION, SPEAKERS, Utterance, assign_voice, is_speakable, utterance
+from omni.synthetic.speech import NARRATION, SPEAKERS, Utterance, assign_voice, is_speakable, utterance_at
 
 _QUESTIONS = 10  # about an image in training: what a small model learns to see depends on the questions it answers
 _DENSE_SHARE = 0.3  # of training images that are described item by item; without any, the model learns to guess
@@ -134,11 +134,11 @@ def _listen(job: ConversationJob, rng: Random) -> Dialogue:
             break
     spoken = _speak(job, rng, [one.text for one in found])
     messages = []
-    for said, one in zip(spoken, found, strict=True):
-        parts = [_recording(job, said)]
+    for utterance, one in zip(spoken, found, strict=True):
+        parts = [_recording(job, utterance)]
         if not messages:
             parts = [image, *parts] if rng.random() < 0.5 else [*parts, image]
-        messages += _turn(parts, one.answer) + _transcript(job, rng, said)
+        messages += _turn(parts, one.answer) + _transcript(job, rng, utterance)
     if job.training:
         messages += _turns(scene_questions(scene, rng, _WRITTEN_QUESTIONS, TRAINING_KINDS))
     return Dialogue("spoken", messages, prompts=spoken)
@@ -148,9 +148,9 @@ def _transcribe(job: ConversationJob, rng: Random) -> Dialogue:
     """The transcript of a recording; in training of several."""
     messages = []
     for _ in range(_turns_of(job)):
-        said = utterance(job.seed, job.split, int(rng.random() * job.utterances))
-        audio = {"type": "audio", "audio": f"../speech/{job.split}/{said.id}.wav"}
-        messages += _turn([audio, _text(pick(rng, prompts.TRANSCRIBE))], said.text)
+        utterance = utterance_at(job.seed, job.split, int(rng.random() * job.utterances))
+        audio = {"type": "audio", "audio": f"../speech/{job.split}/{utterance.id}.wav"}
+        messages += _turn([audio, _text(pick(rng, prompts.TRANSCRIBE))], utterance.text)
     return Dialogue("transcription", messages)
 
 
@@ -166,10 +166,10 @@ def _both(job: ConversationJob, rng: Random) -> Dialogue:
         elif not claims:  # the split may have no claim about this scene
             image, scene = second, other
     spoken, messages = _speak(job, rng, [claim for claim, _, _ in claims]), []
-    for said, (_, true, _) in zip(spoken, claims, strict=True):
-        parts = [_recording(job, said), _text(pick(rng, prompts.VERIFY))]
+    for utterance, (_, true, _) in zip(spoken, claims, strict=True):
+        parts = [_recording(job, utterance), _text(pick(rng, prompts.VERIFY))]
         messages += _turn(parts if messages else [image, *parts], "yes" if true else "no")
-        messages += _transcript(job, rng, said)
+        messages += _transcript(job, rng, utterance)
     _, true, second = claims[-1]
     if job.training and not true:  # it was sampled from the second image
         messages += _turn([second, _text("And in this picture?")], "yes")
@@ -184,9 +184,9 @@ def _command(job: ConversationJob, rng: Random) -> Dialogue:
         if is_speakable(text, job.split):
             requests.append((text, answer))
     spoken, messages = _speak(job, rng, [text for text, _ in requests]), []
-    for said, (_, answer) in zip(spoken, requests, strict=True):
-        messages += _turn([_recording(job, said), _text(pick(rng, prompts.RESPOND))], answer)
-        messages += _transcript(job, rng, said)
+    for utterance, (_, answer) in zip(spoken, requests, strict=True):
+        messages += _turn([_recording(job, utterance), _text(pick(rng, prompts.RESPOND))], answer)
+        messages += _transcript(job, rng, utterance)
     return Dialogue("command", messages, prompts=spoken)
 
 
@@ -230,10 +230,10 @@ def _turns(exchanges: list[Exchange]) -> list[dict[str, Any]]:
     return [message for one in exchanges for message in _turn(one.text, one.answer)]
 
 
-def _transcript(job: ConversationJob, rng: Random, said: Utterance) -> list[dict[str, Any]]:
+def _transcript(job: ConversationJob, rng: Random, utterance: Utterance) -> list[dict[str, Any]]:
     """A request for the transcript of an utterance, in a share of training; otherwise nothing."""
     wanted = job.training and rng.random() < _TRANSCRIPT_SHARE
-    return _turn(pick(rng, prompts.TRANSCRIBE), said.text) if wanted else []
+    return _turn(pick(rng, prompts.TRANSCRIBE), utterance.text) if wanted else []
 
 
 def _text(text: str) -> dict[str, str]:
@@ -244,8 +244,8 @@ def _image(file: str) -> dict[str, str]:
     return {"type": "image", "image": file}
 
 
-def _recording(job: ConversationJob, said: Utterance) -> dict[str, str]:
-    return {"type": "audio", "audio": f"{job.split}/{said.id}.wav"}
+def _recording(job: ConversationJob, utterance: Utterance) -> dict[str, str]:
+    return {"type": "audio", "audio": f"{job.split}/{utterance.id}.wav"}
 
 
 def _turns_of(job: ConversationJob) -> int:

@@ -14,20 +14,20 @@ from omni.synthetic.statements import STATEMENTS, Statement, commonest, comparis
 from omni.synthetic.stories import PEOPLE, change, consequence
 
 REQUESTS = ("What can you see?", "Please describe the picture.")
-_KNOWLEDGE_SHARE = 0.3  # share of exams that need no scene
-_QUIZ_QUESTIONS = 7  # questions of an exam
-FEW = 6  # things that a document can place one by one and still have room for a story or a dialogue
+_KNOWLEDGE_SHARE = 0.3  # of quizzes that need no scene
+_QUIZ_QUESTIONS = 7
+FEW = 6  # items: a document that places all of them still has room for a story or a dialogue
 _BREAK = re.compile(r'(?<=[.?!])"?\s+|^[A-Z]\w+: ', re.MULTILINE)
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a document, without the names of who speaks them."""
+    """The sentences of a document, without the names of speakers."""
     return [part for part in _BREAK.split(text) if part]
 
 
 def _several(scene: Scene, rng: Random, makers: Sequence[Statement], number: int) -> list[str]:
-    """Up to `number` different sentences; a poor scene has fewer."""
-    found: dict[str, None] = {}  # a set that keeps its order
+    """Up to `number` different sentences; a small scene may allow fewer."""
+    found: dict[str, None] = {}  # an ordered set
     for _ in range(4 * number):
         if len(found) == number:
             break
@@ -38,43 +38,43 @@ def _several(scene: Scene, rng: Random, makers: Sequence[Statement], number: int
 
 
 def _room(scene: Scene, rng: Random) -> int:
-    """How many more sentences to say: few about a poor scene, and few where the caption is long."""
+    """Number of sentences after the opening: few for a scene of few items, and few after a long caption."""
     number = len(scene.items)
     return 2 + int(rng.random() * min(1 + number, 6 - number // 2))
 
 
 def _opening(scene: Scene, rng: Random) -> list[str]:
-    """What the rest of the document can be known from; of a full scene, sometimes only the gist."""
+    """The description that the rest follows from; for a full scene sometimes only a caption."""
     dense = dense_caption(scene, rng) if len(scene.items) <= FEW or rng.random() < 0.4 else []
     return [caption(scene, rng), *dense] if not dense or rng.random() < 0.3 else dense
 
 
 def description(scene: Scene, rng: Random) -> str:
-    """What a scene holds, and what is so in it."""
+    """The items of a scene, and statements about them."""
     opening = _opening(scene, rng)
     return " ".join(opening + _several(scene, rng, STATEMENTS + REASONING, _room(scene, rng)))
 
 
 def comparisons(scene: Scene, rng: Random) -> str:
-    """How the groups of a scene compare in number."""
+    """Comparisons of the sizes of groups."""
     makers = (comparison, comparison, comparison, share, count, commonest, parts)
     return " ".join(_opening(scene, rng) + _several(scene, rng, makers, _room(scene, rng)))
 
 
 def lesson(scene: Scene, rng: Random) -> str:
-    """Facts about shapes and numbers, with the scene as the example."""
+    """Facts about shapes and numbers, with the scene as an example."""
     facts = _several(scene, rng, FACTS, _room(scene, rng))
     return " ".join([*facts, caption(scene, rng), *_several(scene, rng, REASONING, 2)])
 
 
 def story(scene: Scene, rng: Random) -> str:
-    """A scene that is changed step by step."""
-    told = _opening(scene, rng)
+    """A scene that changes step by step."""
+    texts = _opening(scene, rng)
     for _ in range(_room(scene, rng) - 1):
         text, scene, item = change(scene, rng)
-        told += [text, consequence(scene, rng, item)]
+        texts += [text, consequence(scene, rng, item)]
     ending = caption(scene)
-    return " ".join([*told, f"In the end, {ending[0].lower()}{ending[1:]}"])
+    return " ".join([*texts, f"In the end, {ending[0].lower()}{ending[1:]}"])
 
 
 def _answer(question: Question, rng: Random) -> str:
@@ -84,7 +84,7 @@ def _answer(question: Question, rng: Random) -> str:
 
 
 def dialogue(scene: Scene, rng: Random) -> str:
-    """Two people talk about a scene: one asks, the other answers."""
+    """Questions and answers of two people about a scene."""
     questioner, responder = shuffled(rng, PEOPLE, 2)
     turns = questions(scene, rng, _room(scene, rng))
     opening = " ".join(_opening(scene, rng))
@@ -93,21 +93,21 @@ def dialogue(scene: Scene, rng: Random) -> str:
         for question in turns:
             lines += [f"{questioner}: {question.text}", f"{responder}: {_answer(question, rng)}"]
         return "\n".join(lines)
-    told = [f"{questioner} and {responder} look at a picture.", opening]
-    told += [f'{questioner} asks, "{turn.text}" {responder} answers, "{_answer(turn, rng)}"' for turn in turns]
-    return " ".join(told)
+    texts = [f"{questioner} and {responder} look at a picture.", opening]
+    texts += [f'{questioner} asks, "{turn.text}" {responder} answers, "{_answer(turn, rng)}"' for turn in turns]
+    return " ".join(texts)
 
 
 def quiz(scene: Scene, rng: Random) -> str:
-    """One asks and the other answers in a word or two: what is true of every scene, or what is so in this one."""
+    """Questions of one person and short answers of another: general knowledge, or about the scene."""
     questioner, responder = shuffled(rng, PEOPLE, 2)
     lines = []
     if rng.random() < _KNOWLEDGE_SHARE:
-        asked = [sample_question(rng) for _ in range(_QUIZ_QUESTIONS)]
+        exchanges = [sample_question(rng) for _ in range(_QUIZ_QUESTIONS)]
     else:
         lines += [f"{questioner}: {pick(rng, REQUESTS)}", f"{responder}: {' '.join(dense_caption(scene, rng))}"]
-        asked = [(one.text, one.answer) for one in questions(scene, rng, _QUIZ_QUESTIONS)]
-    for question, answer in asked:
+        exchanges = [(one.text, one.answer) for one in questions(scene, rng, _QUIZ_QUESTIONS)]
+    for question, answer in exchanges:
         lines += [f"{questioner}: {question}", f"{responder}: {answer}"]
     return "\n".join(lines)
 
@@ -117,13 +117,13 @@ DOCUMENTS = (*MONOLOGUES, story, story, dialogue, dialogue, quiz, quiz, quiz)
 
 
 def document(scene: Scene, rng: Random) -> str:
-    """Write about a scene: a description, a comparison, a lesson, a story, a dialogue or an exam.
+    """Text about a scene: a description, a comparison, a lesson, a story, a dialogue or a quiz.
 
     Args:
-        scene: what is written about; every sentence is true of it, or of what a story makes of it.
-        rng: chooses the kind of text, what is said, and the wordings.
+        scene: The scene; every sentence is true of it, or of its changes in a story.
+        rng: Chooses the kind of text, its content and its wording.
 
     Returns:
-        One paragraph, or one line a turn for some dialogues.
+        One paragraph; in some dialogues, one line per turn.
     """
     return pick(rng, DOCUMENTS if len(scene.items) <= FEW else MONOLOGUES)(scene, rng)

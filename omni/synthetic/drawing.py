@@ -1,4 +1,4 @@
-"""Drawing: a scene as pixels, by arithmetic alone, so that they are the same on every machine."""
+"""Drawing: a scene as pixels, computed with NumPy alone so that they are the same on every machine."""
 
 from functools import cache
 from random import Random
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from omni.synthetic.scene import GRID, Item, Scene
 
-SIZE = 64  # side of a picture in pixels
+SIZE = 64  # side of an image in pixels
 RGB = {
     "red": (220, 40, 40),
     "green": (40, 170, 60),
@@ -19,10 +19,10 @@ RGB = {
 }
 _BACKGROUND = (240, 240, 240)
 _RADIUS = {"small": 0.27, "large": 0.44}  # in cells
-_FINE = 4  # points across a pixel: its colour is the share of them inside the shape
-_SHAKE = 1  # pixels by which a thing may stand off the middle of its cell
-_TINT = 8  # by which each of red, green and blue may be off: yellow stays 10° of hue away from orange
-_LIGHT = 12  # by which all three may be off together
+_SUPERSAMPLING = 4  # points across a pixel: coverage is the share of them inside the shape
+_JITTER = 1  # largest offset of an item from the middle of its cell, in pixels
+_TINT = 8  # largest change of each of red, green and blue: yellow stays 10° of hue away from orange
+_LIGHT = 12  # largest change of all three together
 _PENTAGRAM = (  # a star's points and notches, clockwise from the top
     *((0.0, -1.0), (0.247, -0.34), (0.951, -0.309), (0.4, 0.13), (0.588, 0.809)),
     *((0.0, 0.42), (-0.588, 0.809), (-0.4, 0.13), (-0.951, -0.309), (-0.247, -0.34)),
@@ -34,55 +34,55 @@ def draw(scene: Scene, rng: Random | None = None, *, size: int = SIZE) -> NDArra
     """Draws a scene.
 
     Args:
-        scene: what is drawn; the grid fills the picture.
-        rng: shakes places and colours a little; without it, everything is exact.
-        size: side of the picture in pixels, a multiple of the grid's.
+        scene: The scene; its grid fills the image.
+        rng: Jitters places and colours; without it, they are exact.
+        size: Side of the image in pixels, a multiple of `GRID`.
 
     Returns:
-        (size, size, 3): red, green, blue.
+        (size, size, 3), RGB.
     """
     picture = np.broadcast_to(_tinted(_BACKGROUND, rng), (size, size, 3)).copy()
     cell = size // GRID
     for item in scene.items:
         colour = _tinted(RGB[item.colour], rng)
         top, left = _corner(item, cell, size, rng)
-        inside = _stamp(item.shape, item.size, cell)[..., None]
+        inside = _coverage(item.shape, item.size, cell)[..., None]
         patch = picture[top : top + cell, left : left + cell]
         patch += inside * (colour - patch)
     return np.floor(picture + 0.5).astype(np.uint8)
 
 
 def _corner(item: Item, cell: int, size: int, rng: Random | None) -> tuple[int, int]:
-    """Top and left of a thing's cell, shaken but inside the picture."""
-    shakes = (0, 0) if rng is None else (_whole(rng, _SHAKE), _whole(rng, _SHAKE))
+    """Top and left of an item's cell, jittered inside the image."""
+    offsets = (0, 0) if rng is None else (_randint(rng, _JITTER), _randint(rng, _JITTER))
     return tuple(  # pyright: ignore[reportReturnType]
-        min(max(0, place * cell + shake), size - cell) for place, shake in zip(item.cell, shakes, strict=True)
+        min(max(0, place * cell + offset), size - cell) for place, offset in zip(item.cell, offsets, strict=True)
     )
 
 
 def _tinted(colour: tuple[int, int, int], rng: Random | None) -> NDArray[np.float32]:
-    """A colour that is a little lighter or darker, and a little off."""
-    light = 0 if rng is None else _whole(rng, _LIGHT)
-    off = [0 if rng is None else light + _whole(rng, _TINT) for _ in colour]
-    return np.clip(np.add(colour, off), 0, 255).astype(np.float32)
+    """A colour with jittered brightness and hue."""
+    light = 0 if rng is None else _randint(rng, _LIGHT)
+    offsets = [0 if rng is None else light + _randint(rng, _TINT) for _ in colour]
+    return np.clip(np.add(colour, offsets), 0, 255).astype(np.float32)
 
 
-def _whole(rng: Random, most: int) -> int:
-    """A whole number from `-most` to `most`."""
+def _randint(rng: Random, most: int) -> int:
+    """A random integer from `-most` to `most`."""
     return int(rng.random() * (2 * most + 1)) - most
 
 
 @cache
-def _stamp(shape: str, size: str, cell: int) -> NDArray[np.float32]:
+def _coverage(shape: str, size: str, cell: int) -> NDArray[np.float32]:
     """The share of each pixel of a cell that a shape covers."""
-    points = (np.arange(cell * _FINE) + 0.5) / (cell * _FINE) - 0.5
+    points = (np.arange(cell * _SUPERSAMPLING) + 0.5) / (cell * _SUPERSAMPLING) - 0.5
     x, y = np.meshgrid(points / _RADIUS[size], points / _RADIUS[size])
     inside = _inside(shape, x, y).astype(np.float32)
-    return inside.reshape(cell, _FINE, cell, _FINE).mean((1, 3))
+    return inside.reshape(cell, _SUPERSAMPLING, cell, _SUPERSAMPLING).mean((1, 3))
 
 
 def _inside(shape: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether points are in a shape of radius 1; y grows downwards."""
+    """Whether points are inside a shape of radius 1; y points down."""
     if shape == "circle":
         return x * x + y * y <= 1
     if shape == "square":

@@ -1,9 +1,8 @@
-"""eSpeak NG through ctypes: text to speech samples, the same for the same arguments whatever was said before.
+"""Speech synthesis by eSpeak NG through ctypes; the same arguments always give the same samples.
 
-The engine is a C library with global state that none of its own functions resets: the phase of a voice's flutter, the
-noise of its breath, whole voice settings. So every utterance is said by a library freshly loaded and unloaded again,
-which takes 0.7 ms where saying a sentence takes 5 ms. (It stays loaded, state and all, while other code of the same
-process holds it too.)
+The engine is a C library with global state that none of its functions resets: the phase of a voice's flutter, the
+noise of its breath, voice settings. The library is therefore loaded and unloaded for each utterance, which takes 0.7 ms
+of the 5 ms of a sentence. (It stays loaded, with its state, while other code of the process holds it.)
 """
 
 import ctypes
@@ -17,59 +16,59 @@ import numpy as np
 
 from omni.errors import UserError, install_hint
 
-RATES = range(80, 451)  # words per minute that the engine knows; it would take others for the nearest of these
+RATES = range(80, 451)  # words per minute; the engine would clamp others
 PITCHES = range(100)
 
-VOLUME = 65  # of 100, where the loudest voices clip; at 65 the loudest of 4,300 utterances peaks at 0.98
+VOLUME = 65  # the loudest voices clip at 100; at 65 the loudest of 4,300 utterances peaks at 0.98
 
 # From eSpeak NG's speak_lib.h:
 _SYNCHRONOUS = 2  # samples come from espeak_Synth itself, without a thread of the engine
-_DONT_EXIT = 0x8000  # return an error where the data is missing, rather than end the process
+_DONT_EXIT = 0x8000  # return an error if the data is missing instead of ending the process
 _RATE, _VOLUME, _PITCH = 1, 2, 3
 _CHARACTERS, _UTF8 = 1, 1
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
-_one_at_a_time = Lock()
+_lock = Lock()
 
 
 def synthesize(text: str, voice: str, rate: int = 175, pitch: int = 50) -> tuple[np.ndarray, int]:
-    """Say a text.
+    """Synthesizes a text.
 
     Args:
-        text: plain text of one or a few sentences.
-        voice: a language of eSpeak NG, with a `+` and a variant of the voice or without: `en-us`, `en-gb-scotland+f3`.
-        rate: words per minute, 80 to 450.
+        text: Plain text of one or a few sentences.
+        voice: A language of eSpeak NG, optionally with `+` and a variant of the voice: `en-us`, `en-gb-scotland+f3`.
+        rate: Words per minute, 80 to 450.
         pitch: 0 to 99; 50 is the voice's own.
 
     Returns:
-        The samples, (samples,) of int16, and how many there are in a second.
+        The samples, (samples,) of int16, and the sample rate.
 
     Raises:
-        UserError: espeakng-loader is not installed, its library does not load, or it has no such voice.
-        ValueError: the rate or the pitch is out of range, or the text holds nothing to say.
+        UserError: If espeakng-loader is not installed, its library does not load, or it has no such voice.
+        ValueError: If the rate or the pitch is out of range, or the text has no letters or digits.
     """
     if rate not in RATES or pitch not in PITCHES:
         raise ValueError(f"rate must be 80 to 450 and pitch 0 to 99, not {rate} and {pitch}")
     if "\0" in text or not any(character.isalnum() for character in text):
-        raise ValueError(f"there is nothing to say in {text!r}, or a null character that would end it")
+        raise ValueError(f"nothing to say in {text!r}: no letter or digit, or a null character")
     library, data = _installed()
     _, plus, variant = voice.partition("+")
-    # The engine itself takes an unknown variant for the plain voice, without a word.
+    # The engine itself silently replaces an unknown variant by the plain voice.
     if plus and not (variant and (data / "voices" / "!v" / variant).is_file()):
         raise UserError(f"eSpeak NG has no voice variant {variant!r} (asked for as {voice!r})")
-    with _one_at_a_time, _fresh(library) as engine:
+    with _lock, _fresh(library) as engine:
         return _say(engine, data, text, voice, rate, pitch)
 
 
 def version() -> str:
-    """The engine's version, such as "1.52.0": another one may say the same with other samples."""
-    with _one_at_a_time, _fresh(_installed()[0]) as engine:
+    """The engine's version, such as "1.52.0"; samples differ between versions."""
+    with _lock, _fresh(_installed()[0]) as engine:
         engine.espeak_Info.restype = ctypes.c_char_p
         return engine.espeak_Info(None).decode()
 
 
 def _installed() -> tuple[Path, Path]:
-    """The engine's library, and the folder of its data."""
+    """The engine's library and its data folder."""
     try:
         import espeakng_loader
     except ImportError as error:
@@ -81,13 +80,13 @@ def _installed() -> tuple[Path, Path]:
 
 @contextmanager
 def _fresh(library: Path) -> Iterator[ctypes.CDLL]:
-    """The library as it is when a process loads it for the first time."""
-    import _ctypes  # the standard library loads by a public name, and unloads by this one alone
+    """The library in its initial state."""
+    import _ctypes  # has the only function that unloads a library
 
     try:
         engine = ctypes.CDLL(str(library))
     except OSError as error:
-        raise UserError(f"eSpeak NG does not load: {error}; install espeakng-loader anew") from error
+        raise UserError(f"eSpeak NG does not load: {error}; reinstall espeakng-loader") from error
     try:
         yield engine
     finally:
@@ -99,7 +98,7 @@ def _say(engine: ctypes.CDLL, data: Path, text: str, voice: str, rate: int, pitc
     failures: list[BaseException] = []
 
     @_CALLBACK
-    def keep(samples, number, events):  # an exception that leaves it is printed and lost, a Ctrl-C too
+    def keep(samples, number, events):  # exceptions that leave it, even Ctrl-C, are printed and lost
         try:
             if samples and number > 0:
                 chunks.append(ctypes.string_at(samples, 2 * number))

@@ -1,11 +1,11 @@
-"""Facts: what is true of every scene: what shapes are, how numbers follow each other, which words are opposites."""
+"""Facts that are true of every scene: definitions of shapes, the order of numbers, opposites of words."""
 
 from random import Random
 
 from omni.synthetic.language import NUMBERS, article, listed, plural, sentence
 from omni.synthetic.scene import COLOURS, SHAPES, SIZES, Scene, pick
 
-SIDES = {  # what can be counted on one shape
+SIDES = {  # parts that can be counted on a shape
     "square": ("four", "sides"),
     "triangle": ("three", "sides"),
     "star": ("five", "points"),
@@ -32,12 +32,12 @@ WORDS = (
 
 
 def definition(scene: Scene, rng: Random) -> str:
-    """What one of the scene's shapes is."""
+    """The definition of one of the scene's shapes."""
     return pick(rng, DEFINITIONS[pick(rng, scene.items).shape])
 
 
 def membership(scene: Scene, rng: Random) -> str:
-    """What kind of word a word is: "Red is a colour."."""
+    """The kind of a word: "Red is a colour."."""
     item = pick(rng, scene.items)
     return pick(
         rng,
@@ -53,7 +53,7 @@ def membership(scene: Scene, rng: Random) -> str:
 
 
 def number(scene: Scene, rng: Random) -> str:
-    """How the scene's number of things stands among the numbers, or two numbers to each other."""
+    """Arithmetic on the number of items, or on two other numbers."""
     a = len(scene.items) if rng.random() < 0.4 else 1 + int(rng.random() * 9)
     b = int(rng.random() * (10 - a))
     one, other, both = NUMBERS[a], NUMBERS[b], NUMBERS[a + b]
@@ -73,12 +73,12 @@ def number(scene: Scene, rng: Random) -> str:
 
 
 def word(scene: Scene, rng: Random) -> str:
-    """What a word means."""
+    """An opposite, or another fact about words."""
     return pick(rng, WORDS)
 
 
 def product(scene: Scene, rng: Random) -> str | None:
-    """Count parts of several shapes: "There are two triangles, so together they have six sides."."""
+    """Counts the parts of several shapes: "There are two triangles, so together they have six sides."."""
     shape = pick(rng, scene.items).shape
     many = sum(item.shape == shape for item in scene.items)
     if shape not in SIDES or many < 2 or many * NUMBERS.index(SIDES[shape][0]) > 9:

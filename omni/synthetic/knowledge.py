@@ -1,4 +1,4 @@
-"""Knowledge: what can be asked without a picture, in writing or aloud, and the one answer to it."""
+"""Questions of general knowledge, which need no image, and their only answers."""
 
 from collections.abc import Callable
 from random import Random
@@ -10,7 +10,7 @@ from omni.synthetic.scene import VALUES, pick, shuffled
 _OPPOSITES = (("above", "below"), ("left", "right"), ("small", "large"), ("more", "fewer"))
 _MOST = len(NUMBERS) - 1
 
-# Many wordings: who has heard each fact in most of them has to listen to the words, and cannot know sentences by heart.
+# Many wordings, so that a model must recognise the words and cannot memorise whole sentences.
 _OPPOSITE = (
     *("What is the opposite of {}?", "Say the opposite of {}.", "Which word is the opposite of {}?"),
     *("Tell me the opposite of {}.", "What do you call the opposite of {}?"),
@@ -96,5 +96,5 @@ _MAKERS: tuple[Callable[[Random], tuple[str, str]], ...] = (
 
 
 def sample_question(rng: Random) -> tuple[str, str]:
-    """A question or an order, and what answers it: one word, or numbers in turn."""
+    """A question or request, and its answer: one word, or a sequence of numbers."""
     return pick(rng, _MAKERS)(rng)

@@ -1,9 +1,10 @@
-"""Words: how groups, things, places and numbers are called in English."""
+"""English words for groups, items, places and numbers."""
 
 from collections.abc import Sequence
 from random import Random
+from typing import NamedTuple
 
-from omni.synthetic.scene import AXES, GRID, VALUES, Group, Item, Scene, pick, related, shuffled
+from omni.synthetic.scene import AXES, GRID, RELATIONS, VALUES, Group, Item, Scene, pick, related, shuffled
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 RELATION_WORDS = {
@@ -19,7 +20,7 @@ CORNERS = {
     (GRID - 1, 0): "the bottom left corner",
     (GRID - 1, GRID - 1): "the bottom right corner",
 }
-MASKS = (  # every way to name a thing, the broadest first
+MASKS = (  # every choice of attributes to name an item by, the broadest first
     ("size",),
     ("colour",),
     ("shape",),
@@ -31,7 +32,7 @@ MASKS = (  # every way to name a thing, the broadest first
 
 
 def sentence(text: str) -> str:
-    """The text with a capital at its start."""
+    """The text with an initial capital."""
     return text[0].upper() + text[1:]
 
 
@@ -41,22 +42,22 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def article(words: str) -> str:
-    """The words with "a" or "an" before them."""
+    """The words with "a" or "an"."""
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def be(number: int) -> str:
-    """ "is" for one, "are" for none and for several."""
+    """ "is" for one, "are" for zero and for several."""
     return "is" if number == 1 else "are"
 
 
 def plural(shape: str) -> str:
-    """Several of a shape."""
+    """The plural of a shape."""
     return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
 def noun(group: Group, number: int) -> str:
-    """What one or several members of a group are called: "small red cross", "blue shapes"."""
+    """The noun of one or several members of a group: "small red cross", "blue shapes"."""
     shape = group.shape or "shape"
     words = [word for word in (group.size, group.colour) if word]
     return " ".join([*words, shape if number == 1 else plural(shape)])
@@ -68,14 +69,14 @@ def counted(group: Group, number: int) -> str:
 
 
 def predicate(axis: str, value: str, number: int) -> str:
-    """What one or several things are said to be: "red", "a circle", "circles"."""
+    """The predicate of one or several items: "red", "a circle", "circles"."""
     if axis != "shape":
         return value
     return article(value) if number == 1 else plural(value)
 
 
 def kind(item: Item, axes: Sequence[str] = AXES) -> Group:
-    """The group of all that share the named attributes with a thing."""
+    """The group of all items that share the named attributes with one."""
     return Group(
         item.size if "size" in axes else None,
         item.colour if "colour" in axes else None,
@@ -89,28 +90,28 @@ def described(item: Item) -> str:
 
 
 def place(cell: tuple[int, int], rng: Random | None = None) -> str:
-    """Where a cell is: "row two, column three"; with `rng`, corners may go by their names."""
+    """The place of a cell: "row two, column three"; with `rng`, corners may be named."""
     if cell in CORNERS and rng is not None and rng.random() < 0.5:
         return CORNERS[cell]
     return f"row {NUMBERS[cell[0] + 1]}, column {NUMBERS[cell[1] + 1]}"
 
 
 def inline_place(cell: tuple[int, int]) -> str:
-    """Where a cell is, without a comma: for the middle of a sentence."""
+    """The place of a cell without a comma, for the middle of a sentence."""
     return CORNERS.get(cell, f"column {NUMBERS[cell[1] + 1]} of row {NUMBERS[cell[0] + 1]}")
 
 
 def refer(scene: Scene, item: Item, rng: Random, hidden: str = "") -> str:
-    """A name that fits one thing of the scene and no other.
+    """A name that fits one item of the scene and no other.
 
     Args:
-        scene: where the thing stands.
-        thing: what is named.
-        rng: chooses among the names that fit.
-        hidden: an axis that must not be told, because it is asked for.
+        scene: The scene.
+        item: The item.
+        rng: Chooses among the names that fit.
+        hidden: An attribute that the name must not contain, because it is the answer.
 
     Returns:
-        "the red cross"; where attributes do not suffice, "the small cross in column two of row one".
+        "the red cross"; if attributes are not enough, "the small cross in column two of row one".
     """
     for mask in shuffled(rng, MASKS):
         if hidden not in mask and scene.count(group := kind(item, mask)) == 1:
@@ -120,7 +121,7 @@ def refer(scene: Scene, item: Item, rng: Random, hidden: str = "") -> str:
 
 
 def sample_group(scene: Scene, rng: Random) -> Group:
-    """A group worth counting: mostly one that is there, sometimes one that may not be."""
+    """A group to count: mostly one with members, sometimes one that may have none."""
     mask = pick(rng, MASKS if rng.random() < 0.5 else MASKS[:3])
     if rng.random() < 0.75:
         return kind(pick(rng, scene.items), mask)
@@ -130,7 +131,7 @@ def sample_group(scene: Scene, rng: Random) -> Group:
 
 
 def sample_rivals(scene: Scene, rng: Random) -> tuple[Group, Group] | None:
-    """Two groups that differ in one attribute ("red circles", "blue circles"), the first of them present."""
+    """Two groups that differ in one attribute ("red circles", "blue circles"); the first has members."""
     item, axis = pick(rng, scene.items), pick(rng, AXES)
     shared = [other for other in AXES if other != axis and rng.random() < 0.3]
     one = kind(item, [*shared, axis])
@@ -143,10 +144,38 @@ def sample_rivals(scene: Scene, rng: Random) -> tuple[Group, Group] | None:
 
 
 def sample_relation(scene: Scene, rng: Random, one: Item | None = None) -> tuple[Item, str, Item] | None:
-    """A thing (or the one given), how it stands to another, and the other; None where there is no other."""
+    """An item (or the given one), its relation to another, and the other; None if there is no other."""
     if len(scene.items) < 2:
         return None
     one = one or pick(rng, scene.items)
     other = pick(rng, [item for item in scene.items if item.cell != one.cell])
     true = [relation for relation in OPPOSITES if related(relation, one, other)]
     return one, pick(rng, true), other
+
+
+class NamedRelation(NamedTuple):
+    """How one item stands to another.
+
+    Attributes:
+        how: One of `RELATIONS`.
+        one: A name of the one.
+        other: A name of the other.
+        places: The rows or columns of both, if their names contain no place.
+    """
+
+    how: str
+    one: str
+    other: str
+    places: tuple[str, str] | None
+
+
+def sample_named_relation(scene: Scene, rng: Random) -> NamedRelation | None:
+    """The relation of two random items; None if there is only one."""
+    found = sample_relation(scene, rng)
+    if found is None:
+        return None
+    one, how, other = found
+    names = refer(scene, one, rng), refer(scene, other, rng)
+    axis = RELATIONS[how]
+    first, second = (f"{axis} {NUMBERS[getattr(item, axis) + 1]}" for item in (one, other))
+    return NamedRelation(how, *names, None if " in " in "".join(names) else (first, second))

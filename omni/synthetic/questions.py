@@ -1,4 +1,4 @@
-"""Questions about a scene, with their answers in a word, in a sentence, and by the steps that lead there."""
+"""Questions about a scene, with answers in a word, in a sentence, and with the steps to it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ from omni.synthetic.language import (
     predicate,
     refer,
     sample_group,
-    sample_relation,
+    sample_named_relation,
     sample_rivals,
     sentence,
 )
-from omni.synthetic.scene import AXES, SIZES, VALUES, Group, Scene, pick, shuffled
+from omni.synthetic.scene import AXES, RELATIONS, SIZES, VALUES, Group, Scene, pick, shuffled
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question that the scene answers.
+    """A question about a scene, and its answer.
 
     Attributes:
-        kind: one of `KINDS`.
-        text: the question.
-        answer: one or a few lower-case words: what an answer is scored by.
-        reply: the answer as a sentence.
-        steps: the answer with the reasoning before it; the reply where there is nothing to reason.
+        kind: One of `KINDS`.
+        text: The question.
+        answer: The reference for scoring: one or a few lower-case words.
+        reply: The answer as a sentence.
+        steps: The answer after the reasoning; the same as `reply` if there is nothing to reason.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Question:
 
 
 def count_question(scene: Scene, rng: Random) -> Question:
-    """How many there are of a group; the answer is a number word."""
+    """The number of members of a group; the answer is a number word."""
     group = Group() if rng.random() < 0.1 else sample_group(scene, rng)
     number, words = scene.count(group), noun(group, 2)
     text = pick(
@@ -62,7 +62,7 @@ def count_question(scene: Scene, rng: Random) -> Question:
 
 
 def colour_question(scene: Scene, rng: Random) -> Question:
-    """The colour of one thing."""
+    """The colour of an item."""
     item = pick(rng, scene.items)
     name = refer(scene, item, rng, hidden="colour")
     text = pick(rng, (f"What colour is {name}?", f"Which colour does {name} have?", f"What is the colour of {name}?"))
@@ -71,7 +71,7 @@ def colour_question(scene: Scene, rng: Random) -> Question:
 
 
 def shape_question(scene: Scene, rng: Random) -> Question:
-    """The shape of one thing."""
+    """The shape of an item."""
     item = pick(rng, scene.items)
     if rng.random() < 0.4:
         where = inline_place(item.cell)
@@ -84,28 +84,25 @@ def shape_question(scene: Scene, rng: Random) -> Question:
 
 
 def relation_question(scene: Scene, rng: Random) -> Question | None:
-    """On which side of another thing one thing is; the answer is one of `RELATIONS`."""
-    found = sample_relation(scene, rng)
+    """The side of another item that an item is on; the answer is one of `RELATIONS`."""
+    found = sample_named_relation(scene, rng)
     if found is None:
         return None
-    one, how, other = found
-    a, b = refer(scene, one, rng), refer(scene, other, rng)
+    how, a, b, places = found
     first, second = shuffled(rng, (how, OPPOSITES[how]))
-    if how in ("left", "right"):
+    if RELATIONS[how] == "column":
         texts = (f"Is {a} {first} or {second} of {b}?", f"Is {a} to the {first} or to the {second} of {b}?")
     else:
         texts = (f"Is {a} {first} or {second} {b}?", f"Where is {a}, {first} or {second} {b}?")
     reply = sentence(f"{a} is {pick(rng, RELATION_WORDS[how])} {b}.")
-    axis = "column" if how in ("left", "right") else "row"
     steps = reply
-    if " in " not in a + b:
-        places = [f"{axis} {NUMBERS[getattr(item, axis) + 1]}" for item in (one, other)]
+    if places is not None:
         steps = sentence(f"{a} is in {places[0]} and {b} is in {places[1]}, so {reply[0].lower()}{reply[1:]}")
     return Question("relation", pick(rng, texts), how, reply, steps)
 
 
 def yes_no_question(scene: Scene, rng: Random) -> Question | None:
-    """Something that is or is not so: existence, an attribute, a relation, or all of a group."""
+    """Whether something is true: existence, an attribute, a relation, or an attribute of a whole group."""
     return pick(rng, (_exists_question, _attribute_question, _related_question, _all_question))(scene, rng)
 
 
@@ -138,14 +135,13 @@ def _attribute_question(scene: Scene, rng: Random) -> Question | None:
 
 
 def _related_question(scene: Scene, rng: Random) -> Question | None:
-    found = sample_relation(scene, rng)
+    found = sample_named_relation(scene, rng)
     if found is None:
         return None
-    one, how, other = found
-    a, b = refer(scene, one, rng), refer(scene, other, rng)
-    asked = pick(rng, (how, OPPOSITES[how]))
-    text = f"Is {a} {pick(rng, RELATION_WORDS[asked])} {b}?"
-    return _yes_no(asked == how, text, f"{a} is {pick(rng, RELATION_WORDS[how])} {b}.")
+    how, a, b, _ = found
+    claimed = pick(rng, (how, OPPOSITES[how]))
+    text = f"Is {a} {pick(rng, RELATION_WORDS[claimed])} {b}?"
+    return _yes_no(claimed == how, text, f"{a} is {pick(rng, RELATION_WORDS[how])} {b}.")
 
 
 def _all_question(scene: Scene, rng: Random) -> Question | None:
@@ -165,7 +161,7 @@ def _all_question(scene: Scene, rng: Random) -> Question | None:
 
 
 def compare_question(scene: Scene, rng: Random) -> Question | None:
-    """Which of two groups is larger; the answer is its plural, or "neither"."""
+    """The larger of two groups; the answer is its plural, or "neither"."""
     rivals = sample_rivals(scene, rng)
     if rivals is None:
         return None
@@ -182,7 +178,7 @@ def compare_question(scene: Scene, rng: Random) -> Question | None:
 
 
 def place_question(scene: Scene, rng: Random) -> Question | None:
-    """The row or the column of one thing that is named without its place; the answer is a number word."""
+    """The row or the column of an item that is named without its place; the answer is a number word."""
     item = pick(rng, scene.items)
     name = refer(scene, item, rng)
     if " in " in name:
@@ -202,20 +198,20 @@ QUESTION_MAKERS: dict[str, Callable[[Scene, Random], Question | None]] = {
     "compare": compare_question,
 }
 KINDS = tuple(QUESTION_MAKERS)
-# What is practised, and the last two twice as often: whoever cannot find a thing's place cannot tell the side it is on,
-# and that is learned last.
+# Places and relations come more often: a model that cannot locate an item cannot relate it to another, which is learned
+# last.
 TRAINING_KINDS = (*KINDS, "place", "place", "relation")
 _ALL_MAKERS = {**QUESTION_MAKERS, "place": place_question}
 
 
 def questions(scene: Scene, rng: Random, number: int, kinds: Sequence[str] = KINDS) -> list[Question]:
-    """Ask several different things about a scene.
+    """Several different questions about a scene.
 
     Args:
-        scene: what is asked about.
-        rng: chooses kinds, subjects and wordings.
-        number: how many questions.
-        kinds: they take turns, so six questions are of six kinds where the scene allows.
+        scene: The scene.
+        rng: Chooses kinds, subjects and wordings.
+        number: Number of questions.
+        kinds: Kinds of questions, in turn: six questions are of six kinds if the scene allows it.
 
     Returns:
         Up to `number` questions, no two with the same text.

@@ -1,4 +1,4 @@
-"""Reasoning: sentences that give the steps as well as what follows from them."""
+"""Reasoning: sentences that give the steps and the conclusion."""
 
 from collections import Counter
 from random import Random
@@ -14,15 +14,15 @@ from omni.synthetic.language import (
     noun,
     predicate,
     refer,
-    sample_relation,
+    sample_named_relation,
     sentence,
 )
-from omni.synthetic.scene import AXES, Group, Scene, pick, related, shuffled
+from omni.synthetic.scene import AXES, RELATIONS, Group, Scene, pick, related, shuffled
 from omni.synthetic.statements import Statement
 
 
 def parts(scene: Scene, rng: Random, group: Group | None = None) -> str | None:
-    """Add up a group: "There are two red circles and one blue circle, so there are three circles."."""
+    """Adds up a group: "There are two red circles and one blue circle, so there are three circles."."""
     if group is None:
         group = kind(pick(rng, scene.items), [axis for axis in AXES if rng.random() < 0.4])
     for axis in shuffled(rng, [axis for axis in AXES if getattr(group, axis) is None]):
@@ -41,7 +41,7 @@ def parts(scene: Scene, rng: Random, group: Group | None = None) -> str | None:
 
 
 def remainder(scene: Scene, rng: Random) -> str | None:
-    """Take away: "Of the five circles, two are red, so three are not."."""
+    """Subtracts: "Of the five circles, two are red, so three are not."."""
     axis, item = pick(rng, AXES), pick(rng, scene.items)
     group = kind(item, [name for name in AXES if name != axis and rng.random() < 0.4])
     whole, value = scene.count(group), getattr(item, axis)
@@ -54,7 +54,7 @@ def remainder(scene: Scene, rng: Random) -> str | None:
 
 
 def count_out(scene: Scene, rng: Random, group: Group | None = None) -> str | None:
-    """Count one by one: "Count the circles: one, two, three. There are three circles."."""
+    """Counts one by one: "Count the circles: one, two, three. There are three circles."."""
     group = group or kind(pick(rng, scene.items), [axis for axis in AXES if rng.random() < 0.4])
     number = scene.count(group)
     if number < 2:
@@ -65,35 +65,30 @@ def count_out(scene: Scene, rng: Random, group: Group | None = None) -> str | No
 
 
 def inverse(scene: Scene, rng: Random) -> str | None:
-    """Turn a relation round: "The star is above the circle, so the circle is below the star."."""
-    found = sample_relation(scene, rng)
+    """Inverts a relation: "The star is above the circle, so the circle is below the star."."""
+    found = sample_named_relation(scene, rng)
     if found is None:
         return None
-    one, how, other = found
-    a, b = refer(scene, one, rng), refer(scene, other, rng)
+    how, a, b, _ = found
     words, turned = pick(rng, tuple(zip(RELATION_WORDS[how], RELATION_WORDS[OPPOSITES[how]], strict=True)))
     return sentence(f"{a} is {words} {b}, so {b} is {turned} {a}.")
 
 
 def by_place(scene: Scene, rng: Random) -> str | None:
-    """From places to a relation: "The star is in row one and the circle is in row two, so the star is above ..."."""
-    found = sample_relation(scene, rng)
-    if found is None:
+    """Derives a relation from places: "The star is in row one and the circle in ..., so the star is above ..."."""
+    found = sample_named_relation(scene, rng)
+    if found is None or found.places is None:
         return None
-    one, how, other = found
-    axis = "column" if how in ("left", "right") else "row"
-    a, b = refer(scene, one, rng), refer(scene, other, rng)
-    if " in " in a + b:  # the place would be told twice
-        return None
-    first, second = (f"{axis} {NUMBERS[getattr(item, axis) + 1]}" for item in (one, other))
+    how, a, b, _ = found
+    first, second = found.places
     words = pick(rng, RELATION_WORDS[how])
     return sentence(f"{a} is in {first} and {b} is in {second}, so {a} is {words} {b}.")
 
 
 def chain(scene: Scene, rng: Random) -> str | None:
-    """Two relations make a third: "a is above b, and b is above c, so a is above c."."""
+    """Chains two relations: "a is above b, and b is above c, so a is above c."."""
     how = pick(rng, tuple(OPPOSITES))
-    axis = "column" if how in ("left", "right") else "row"
+    axis = RELATIONS[how]
     items = sorted(shuffled(rng, scene.items, 3), key=lambda item: getattr(item, axis))
     if how in ("right", "below"):
         items.reverse()

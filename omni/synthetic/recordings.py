@@ -14,7 +14,7 @@ import soundfile
 from omni.synthetic import espeak
 from omni.synthetic.media_folder import Job, MediaFolder, Row
 from omni.synthetic.pool import processes_for
-from omni.synthetic.speech import SAMPLE_RATE, utterance, wav
+from omni.synthetic.speech import SAMPLE_RATE, utterance_at, wav
 
 _CHUNK = 16  # utterances that a process makes at a time, 0.2 s: Ctrl-C waits for two chunks
 _WORTHWHILE = 150  # utterances made while another process starts and imports PyTorch: 3 s
@@ -70,13 +70,14 @@ def write_recordings(
 
 def make_row(job: RecordingJob) -> Row:
     """The row of a recording and its file: the one that exists, if it is intact, or a new one."""
-    said, name = utterance(job.seed, job.split, job.index), _file(job)
+    utterance, name = utterance_at(job.seed, job.split, job.index), _file(job)
     path = job.folder / name
     content = path.read_bytes() if path.is_file() else b""
     if not _is_intact(content, job.checksum):
-        content = wav(said)
-    duration = soundfile.info(io.BytesIO(content)).frames / SAMPLE_RATE
-    row = {"audio": name, "text": said.text, "speaker": said.speaker, "duration": round(duration, 4), "id": said.id}
+        content = wav(utterance)
+    duration = round(soundfile.info(io.BytesIO(content)).frames / SAMPLE_RATE, 4)
+    row = {"audio": name, "text": utterance.text, "speaker": utterance.speaker, "duration": duration}
+    row["id"] = utterance.id
     return Row(row, {name: content})
 
 

@@ -1,7 +1,7 @@
-"""Scenes: coloured shapes of two sizes on a grid, and the random draws behind them.
+"""Scenes: coloured shapes of two sizes on a grid, drawn at random.
 
-Everything random goes through `pick` and `shuffled`, which use `Random.random` alone: the one method whose sequence
-Python promises to keep between versions.
+All random choices go through `pick` and `shuffled`, which only use `Random.random`: its sequence is guaranteed to stay
+the same between versions of Python.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ T = TypeVar("T")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 SIZES = ("small", "large")
-RELATIONS = ("left", "right", "above", "below")
+RELATIONS = {"left": "column", "right": "column", "above": "row", "below": "row"}  # by the axis that they compare
 AXES = ("size", "colour", "shape")
 VALUES = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
-GRID = 4  # rows, and columns
+GRID = 4  # number of rows and of columns
 CELLS = tuple((row, column) for row in range(GRID) for column in range(GRID))
-MOST = 9  # things in one scene: number words go up to nine
+MAX_ITEMS = 9  # in a scene: number words go up to nine
 
-# Every colour and every shape once. No text of the world, in training or validation, holds or mentions these pairs,
-# so a model that names one in a picture has put the two words together by itself.
+# Every colour and every shape once. Neither training nor validation text contains these pairs, so a model that names
+# one in an image has composed the two words itself.
 HELD_OUT = frozenset(
     {
         ("red", "star"),
@@ -38,7 +38,7 @@ PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES if (colo
 
 
 def pick(rng: Random, options: Sequence[T]) -> T:
-    """One of the options, all equally likely."""
+    """One of the options, uniformly."""
     return options[int(rng.random() * len(options))]
 
 
@@ -58,9 +58,9 @@ class Item:
     """One coloured shape.
 
     Attributes:
-        size: one of `SIZES`.
-        colour: one of `COLOURS`.
-        shape: one of `SHAPES`.
+        size: One of `SIZES`.
+        colour: One of `COLOURS`.
+        shape: One of `SHAPES`.
         row: 0 is the top row.
         column: 0 is the leftmost column.
     """
@@ -79,12 +79,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What some things have in common: an attribute that is None may be anything.
+    """A group of items with common attributes; an attribute that is None may have any value.
 
     Attributes:
-        size: one of `SIZES`, or None.
-        colour: one of `COLOURS`, or None.
-        shape: one of `SHAPES`, or None.
+        size: One of `SIZES`, or None.
+        colour: One of `COLOURS`, or None.
+        shape: One of `SHAPES`, or None.
     """
 
     size: str | None = None
@@ -92,7 +92,7 @@ class Group:
     shape: str | None = None
 
     def holds(self, item: Item) -> bool:
-        """Whether the thing belongs to the group."""
+        """Whether an item belongs to the group."""
         return (
             (self.shape is None or self.shape == item.shape)
             and (self.colour is None or self.colour == item.colour)
@@ -102,13 +102,13 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Things on a grid of `GRID` rows and columns, at most one in a cell.
+    """Items on a grid of `GRID` rows and columns, at most one in a cell.
 
     Attributes:
-        things: in reading order, whatever order they were given in.
+        items: Sorted in reading order.
 
     Raises:
-        ValueError: two things share a cell, or one lies outside the grid.
+        ValueError: If two items share a cell, or one is outside the grid.
     """
 
     items: tuple[Item, ...]
@@ -120,55 +120,54 @@ class Scene:
             raise ValueError(f"items must stand in different cells of a {GRID}x{GRID} grid: {self.items}")
 
     def members(self, group: Group) -> list[Item]:
-        """The things that belong to the group, in reading order."""
+        """The items of a group, in reading order."""
         return [item for item in self.items if group.holds(item)]
 
     def count(self, group: Group) -> int:
-        """How many things belong to the group."""
+        """Number of items in a group."""
         return len(self.members(group))
 
     def mentionable(self, group: Group) -> bool:
-        """Whether text about this scene may name the group: held-out pairs are named only where they are seen."""
+        """Whether text about this scene may name the group: held-out pairs are named only if they occur."""
         return (group.colour, group.shape) not in HELD_OUT or self.count(group) > 0
 
     def changed(self, item: Item, **attributes: str | int) -> "Scene":
-        """The same scene with one thing's attributes replaced."""
+        """The scene with other attributes of one item."""
         return Scene((*self.without(item).items, replace(item, **attributes)))
 
     def without(self, item: Item) -> "Scene":
-        """The same scene with one thing taken away."""
+        """The scene without one item."""
         return Scene(tuple(other for other in self.items if other != item))
 
     def empty_cells(self) -> list[tuple[int, int]]:
-        """Cells where nothing stands, in reading order."""
+        """Cells without an item, in reading order."""
         taken = {item.cell for item in self.items}
         return [cell for cell in CELLS if cell not in taken]
 
     def split(self) -> str:
-        """`train` or `val`, from the scene alone: one scene falls in the same split in every data set and modality."""
+        """`train` or `val`, by a hash of the scene: it is in the same split in every data set and modality."""
         text = ";".join(f"{t.size} {t.colour} {t.shape} {t.row} {t.column}" for t in self.items)
-        return "val" if hashlib.sha256(text.encode()).digest()[0] < 26 else "train"  # 26 of 256: a tenth is for val
+        return "val" if hashlib.sha256(text.encode()).digest()[0] < 26 else "train"  # 26 of 256: a tenth
 
 
 def related(relation: str, one: Item, other: Item) -> bool:
     """Whether `one` is left of, right of, above or below `other`, at any distance."""
-    if relation in ("left", "right"):
-        return one.column < other.column if relation == "left" else one.column > other.column
-    return one.row < other.row if relation == "above" else one.row > other.row
+    first, second = (getattr(item, RELATIONS[relation]) for item in (one, other))
+    return first < second if relation in ("left", "above") else first > second
 
 
-def sample_scene(rng: Random, *, most: int = MOST, pairs: Sequence[tuple[str, str]] = PAIRS) -> Scene:
-    """Draw a scene.
+def sample_scene(rng: Random, *, most: int = MAX_ITEMS, pairs: Sequence[tuple[str, str]] = PAIRS) -> Scene:
+    """Samples a scene.
 
-    Half of the scenes use few colours and shapes, so that there is something to count.
+    Half of the scenes use few colours and shapes, so that groups have several members.
 
     Args:
-        rng: where the randomness comes from.
-        most: the largest number of things, 1 to `MOST`.
-        pairs: the (colour, shape) pairs that may occur; by default all but the held-out ones.
+        rng: The source of randomness.
+        most: Largest number of items, 1 to `MAX_ITEMS`.
+        pairs: The (colour, shape) pairs that may occur; by default all except the held-out ones.
 
     Returns:
-        A scene of 1 to `most` things.
+        A scene of 1 to `most` items.
     """
     number = 1 + int(rng.random() * most)
     if rng.random() < 0.5:
@@ -188,15 +187,12 @@ def row_id(split: str, index: int) -> str:
 
 
 def scene_at(seed: int, split: str, index: int) -> Scene:
-    """The scene of one row of the world, found without drawing the rows before it.
+    """The scene of one row of the world, independent of the other rows.
 
     Args:
-        seed: the seed of the whole data set.
-        split: `train` or `val`; scenes of the other split are passed over.
-        index: the row's number in its split.
-
-    Returns:
-        The same scene for the same arguments, always.
+        seed: Seed of the world.
+        split: `train` or `val`; scenes of the other split are skipped.
+        index: Number of the row in its split.
     """
     rng = Random(f"{seed}/{split}/{index}/scene")
     while (scene := sample_scene(rng)).split() != split:

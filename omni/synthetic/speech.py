@@ -1,4 +1,4 @@
-"""Speech: which sentences of the world are said, by whom, and how they sound."""
+"""Speech: the sentences of the world that are spoken, their speakers, and their sound."""
 
 import hashlib
 import io
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000
 
-# A speaker is an accent of eSpeak NG and a variant of its voice. Left out are variants that say everything in a
-# whisper or with an echo, that clip, that a recogniser of single words takes for noise, and near copies of others.
+# A speaker is an accent of eSpeak NG and a variant of its voice, without variants that whisper, echo or clip, that a
+# recogniser of single words takes for noise, and near copies of others.
 _ACCENTS = (
     *("en-us", "en-us-nyc", "en-029"),  # General American, New York City, Caribbean
     *("en", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland"),  # Great Britain, Received
@@ -39,29 +39,29 @@ _VARIANTS = (
 )
 SPEAKERS = {
     "train": (*_ACCENTS, *(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS)),
-    # Variants that nobody in training has.
+    # Variants that do not occur in training.
     "val": ("en-us+f3", "en-us+m4", "en+Annie", "en+rob", "en-gb-scotland+belinda", "en-gb-x-rp+m7"),
-    # Whose voice a Talker learns. What it says is judged by ears that know neither the voice nor the sentence.
+    # The voice that a Talker learns. Recognisers that evaluate it know neither the voice nor the sentences.
     "narrator": ("en-us+paul",),
     "narrator_val": ("en-us+paul",),
 }
-RATES = range(110, 171)  # words per minute: about 15 characters a second, as people speak
+RATES = range(110, 171)  # words per minute: about 15 characters per second, as people speak
 PITCHES = range(25, 76)
-NARRATION = (140, 50)  # rate and pitch of the narrator, always
+NARRATION = (140, 50)  # rate and pitch of the narrator
 WORDS = range(3, 15)  # in a sentence: most take 1 to 4 seconds
-# Words of so few sentences that training may lack them: validation goes without.
+# Words of few sentences, which training may lack: validation does not use them.
 RARE = frozenset(("an", "difference", "none", "they"))
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A sentence and how it is said.
+    """A sentence and its voice.
 
     Attributes:
-        id: names split and number: `world-train-000000`.
-        text: the sentence, as a person would write it.
-        speaker: one of `SPEAKERS`, which is a voice of eSpeak NG.
-        rate: words per minute.
+        id: The id of its row, such as `world-train-000000`.
+        text: The sentence, with capitals and punctuation.
+        speaker: One of `SPEAKERS`, a voice of eSpeak NG.
+        rate: Words per minute.
         pitch: 0 to 99; 50 is the speaker's own.
     """
 
@@ -73,57 +73,54 @@ class Utterance:
 
 
 def normalised(text: str) -> str:
-    """The words of a text as they sound: lower case, without punctuation."""
+    """The words of a text in lower case, without punctuation."""
     return " ".join(re.findall(r"[a-z']+", text.lower()))
 
 
 def sentence_split(text: str) -> str:
-    """`train` or `val`, from the words alone: a tenth of all sentences is for validation, whoever says them."""
+    """`train` or `val`, by a hash of the words: a tenth of all sentences, whoever speaks them, is for validation."""
     words = normalised(text)
     if not RARE.isdisjoint(words.split()):
         return "train"
     return "val" if hashlib.sha256(f"sentence: {words}".encode()).digest()[0] < 26 else "train"  # 26 of 256
 
 
-def utterance(seed: int, split: str, index: int) -> Utterance:
-    """One utterance of the world, found without the others before it.
+def utterance_at(seed: int, split: str, index: int) -> Utterance:
+    """One utterance of the world, independent of the others.
 
     Args:
-        seed: the seed of the whole data set.
-        split: `train`, `val`, `narrator` or `narrator_val`; scenes and sentences are those of `train` or of `val`.
-        index: the row's number in its split.
-
-    Returns:
-        The same utterance for the same arguments, always.
+        seed: Seed of the world.
+        split: `train`, `val`, `narrator` or `narrator_val`; the narrator uses the sentences of the first two.
+        index: Number of the row in its split.
     """
     rng = Random(f"{seed}/{split}/{index}/speech")
     half = "val" if split.endswith("val") else "train"
     while True:
         scene = sample_scene(rng)
-        text = _sentence(scene, rng) if scene.split() == half else None
+        text = _sample_sentence(scene, rng) if scene.split() == half else None
         if text is not None and is_speakable(text, half):
             return assign_voice(row_id(split, index), text, split, rng)
 
 
 def is_speakable(text: str, split: str) -> bool:
-    """Whether a sentence is short enough to be said in one breath, and of this split."""
+    """Whether a sentence is of a length to be spoken at once, and belongs to this split."""
     return len(text.split()) in WORDS and sentence_split(text) == split
 
 
-def assign_voice(identity: str, text: str, split: str, rng: Random) -> Utterance:
-    """A sentence in a voice of the split."""
+def assign_voice(id: str, text: str, split: str, rng: Random) -> Utterance:
+    """A sentence in a random voice of the split."""
     speaker, rate, pitch = pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES)
     if split.startswith("narrator"):
         rate, pitch = NARRATION
-    return Utterance(identity, text, speaker, rate, pitch)
+    return Utterance(id, text, speaker, rate, pitch)
 
 
-def _sentence(scene: Scene, rng: Random) -> str | None:
-    """Something short that a person would say about a scene, or ask of anybody."""
+def _sample_sentence(scene: Scene, rng: Random) -> str | None:
+    """A short sentence about a scene, or a question of general knowledge; None if the scene allows none."""
     kind = rng.random()
     if kind < 0.32:
-        asked = pick(rng, questions(scene, rng, 3))
-        return asked.text if kind < 0.24 else asked.reply
+        question = pick(rng, questions(scene, rng, 3))
+        return question.text if kind < 0.24 else question.reply
     if kind < 0.38:
         return sample_question(rng)[0] if kind < 0.37 else pick(rng, REQUESTS)
     if kind < 0.45:
@@ -161,7 +158,7 @@ def waveform(utterance: Utterance) -> np.ndarray:
 
 @cache
 def _resampler(sample_rate: int) -> "Resample":
-    """In float64, where no machine's rounding errors reach the 16 bits that are kept."""
+    """A resampler in float64, whose rounding errors do not reach the 16 bits that are kept."""
     import torch
     from torchaudio.transforms import Resample
 

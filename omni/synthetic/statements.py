@@ -1,4 +1,4 @@
-"""Statements: one true sentence about a scene, or None where the scene has nothing of the kind to say."""
+"""Statements: one true sentence about a scene, or None if the scene allows none of that kind."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Statement = Callable[[Scene, Random], str | None]
 
 
 def count(scene: Scene, rng: Random, group: Group | None = None) -> str:
-    """How many there are of a group: "There are two red circles."."""
+    """The number of members of a group: "There are two red circles."."""
     group = group or sample_group(scene, rng)
     number = scene.count(group)
     form = pick(
@@ -46,12 +46,12 @@ def count(scene: Scene, rng: Random, group: Group | None = None) -> str:
 
 
 def total(scene: Scene, rng: Random) -> str:
-    """How many things there are."""
+    """The number of items."""
     return count(scene, rng, Group())
 
 
 def position(scene: Scene, rng: Random, item: Item | None = None) -> str:
-    """Where one thing is: "The red star is in row two, column three."."""
+    """The place of an item: "The red star is in row two, column three."."""
     item = item or pick(rng, scene.items)
     name, where = described(item), place(item.cell, rng)
     if rng.random() < 0.4 and " in " not in (known := refer(scene, item, rng)):
@@ -63,7 +63,7 @@ def position(scene: Scene, rng: Random, item: Item | None = None) -> str:
 
 
 def relation(scene: Scene, rng: Random, item: Item | None = None) -> str | None:
-    """How a thing stands to another: "The red circle is above the blue star."."""
+    """The relation of an item to another: "The red circle is above the blue star."."""
     found = sample_relation(scene, rng, item)
     if found is None:
         return None
@@ -73,13 +73,13 @@ def relation(scene: Scene, rng: Random, item: Item | None = None) -> str | None:
 
 
 def comparison(scene: Scene, rng: Random) -> str | None:
-    """Which of two groups is larger: "There are more circles than squares."."""
+    """The larger of two groups: "There are more circles than squares."."""
     rivals = sample_rivals(scene, rng)
     return rivals and compare(scene, rng, *rivals)
 
 
 def compare(scene: Scene, rng: Random, one: Group, other: Group) -> str:
-    """How two groups compare in number."""
+    """The sizes of two groups, compared."""
     first, second = scene.count(one), scene.count(other)
     if first == second:
         form = pick(rng, ("There are as many {a} as {b}.", "There are just as many {b} as {a}."))
@@ -103,7 +103,7 @@ def compare(scene: Scene, rng: Random, one: Group, other: Group) -> str:
 
 
 def share(scene: Scene, rng: Random) -> str | None:
-    """How many of a group share an attribute: "All the circles are red.", "One of the four circles is red."."""
+    """The share of a group with an attribute: "All the circles are red.", "One of the four circles is red."."""
     axis = pick(rng, AXES)
     item = pick(rng, scene.items)
     group = kind(item, [other for other in AXES if other != axis and rng.random() < 0.4])
@@ -117,7 +117,7 @@ def share(scene: Scene, rng: Random) -> str | None:
 
 
 def _share_sentence(rng: Random, group: Group, axis: str, value: str, fits: list[bool]) -> str:
-    """Say which part of a group fits a predicate; `fits` has an entry for each of its two or more members."""
+    """The share of a group that fits a predicate; `fits` has an entry for each of its two or more members."""
     whole, part = len(fits), sum(fits)
     one, several = predicate(axis, value, 1), predicate(axis, value, 2)
     if part == whole:
@@ -131,7 +131,7 @@ def _share_sentence(rng: Random, group: Group, axis: str, value: str, fits: list
 
 
 def line(scene: Scene, rng: Random) -> str:
-    """What a row or a column holds: "Row two is empty."."""
+    """The content of a row or a column: "Row two is empty."."""
     axis, number = pick(rng, ("row", "column")), int(rng.random() * GRID)
     name = f"{axis} {NUMBERS[number + 1]}"
     items = [item for item in scene.items if getattr(item, axis) == number]
@@ -143,7 +143,7 @@ def line(scene: Scene, rng: Random) -> str:
 
 
 def commonest(scene: Scene, rng: Random) -> str | None:
-    """The colour or shape that most things have, where one wins alone."""
+    """The most common colour or shape, if there is only one."""
     axis = pick(rng, ("colour", "shape"))
     ranking = Counter(getattr(item, axis) for item in scene.items).most_common(2)
     if ranking[0][1] < 2 or (len(ranking) == 2 and ranking[0][1] == ranking[1][1]):

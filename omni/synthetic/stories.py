@@ -1,20 +1,20 @@
-"""Stories: a scene that is changed, one step after another, and what is true after each step."""
+"""Stories: a scene that changes step by step, and what is true after each step."""
 
 from collections.abc import Callable
 from random import Random
 
 from omni.synthetic import statements
 from omni.synthetic.language import described, kind, place, refer
-from omni.synthetic.scene import COLOURS, MOST, PAIRS, SIZES, Item, Scene, pick, shuffled
+from omni.synthetic.scene import COLOURS, MAX_ITEMS, PAIRS, SIZES, Item, Scene, pick, shuffled
 
 PEOPLE = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo")
 
-# A change is the sentence that tells it, the scene after it, and the thing it happened to (None: it is gone).
+# The sentence about a change, the scene after it, and the changed item (None if it was removed).
 Change = tuple[str, Scene, Item | None]
 
 
 def move(scene: Scene, rng: Random, who: str) -> Change | None:
-    """One thing goes to an empty cell."""
+    """Moves an item to an empty cell."""
     item, cell = pick(rng, scene.items), pick(rng, scene.empty_cells())
     name = refer(scene, item, rng)
     after = scene.changed(item, row=cell[0], column=cell[1])
@@ -22,8 +22,8 @@ def move(scene: Scene, rng: Random, who: str) -> Change | None:
 
 
 def add(scene: Scene, rng: Random, who: str) -> Change | None:
-    """A new thing comes."""
-    if len(scene.items) == MOST:
+    """Adds an item."""
+    if len(scene.items) == MAX_ITEMS:
         return None
     colour, shape = pick(rng, PAIRS)
     item = Item(pick(rng, SIZES), colour, shape, *pick(rng, scene.empty_cells()))
@@ -33,7 +33,7 @@ def add(scene: Scene, rng: Random, who: str) -> Change | None:
 
 
 def remove(scene: Scene, rng: Random, who: str) -> Change | None:
-    """One thing goes."""
+    """Removes an item."""
     if len(scene.items) == 1:
         return None
     item = pick(rng, scene.items)
@@ -41,7 +41,7 @@ def remove(scene: Scene, rng: Random, who: str) -> Change | None:
 
 
 def paint(scene: Scene, rng: Random, who: str) -> Change | None:
-    """One thing gets another colour."""
+    """Changes the colour of an item."""
     item = pick(rng, scene.items)
     colours = [colour for colour in COLOURS if colour != item.colour and (colour, item.shape) in PAIRS]
     colour = pick(rng, colours)
@@ -50,7 +50,7 @@ def paint(scene: Scene, rng: Random, who: str) -> Change | None:
 
 
 def resize(scene: Scene, rng: Random, who: str) -> Change | None:
-    """One thing gets the other size."""
+    """Changes the size of an item."""
     item = pick(rng, scene.items)
     size = SIZES[1 - SIZES.index(item.size)]
     after = scene.changed(item, size=size)
@@ -58,7 +58,7 @@ def resize(scene: Scene, rng: Random, who: str) -> Change | None:
 
 
 def swap(scene: Scene, rng: Random, who: str) -> Change | None:
-    """Two different things change places."""
+    """Swaps two different items."""
     one, other = shuffled(rng, scene.items, 2) if len(scene.items) > 1 else (None, None)
     if one is None or other is None or kind(one) == kind(other):
         return None
@@ -76,14 +76,14 @@ def _at(scene: Scene, cell: tuple[int, int]) -> Item:
 
 
 def change(scene: Scene, rng: Random) -> Change:
-    """Change a scene into another one of the same split, so that no story walks from training into validation.
+    """Changes a scene into another one of the same split, so that no training story contains a validation scene.
 
     Args:
-        scene: what is changed.
-        rng: chooses what happens.
+        scene: The scene before.
+        rng: Chooses the change.
 
     Returns:
-        The sentence that tells it, the scene after it, and the thing it happened to (None where it is gone).
+        The sentence about the change, the scene after it, and the changed item (None if it was removed).
     """
     who = "Someone" if rng.random() < 0.3 else pick(rng, PEOPLE)
     while True:
@@ -93,7 +93,7 @@ def change(scene: Scene, rng: Random) -> Change:
 
 
 def consequence(scene: Scene, rng: Random, item: Item | None) -> str:
-    """What is true now: about the thing that changed, where it is still there."""
+    """A true sentence about the scene after a change, about the changed item if it still exists."""
     if item is None:
         text = pick(rng, (statements.total, statements.count, statements.line))(scene, rng)
     else:

@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from omni.batch import SpeechBatch
-from omni.bench.audio import _step, make, race
+from omni.bench.audio import AudioRace, build_model, ctc_loss
+from omni.bench.race import count_parameters, training_step
 from omni.cli import main
 from omni.optim.optimizers import adamw
 
@@ -20,8 +21,8 @@ def test_both_are_as_large_and_write_as_often():
         TOY,
         yaml.safe_load((Path(__file__).parents[2] / "configs/models/tiny/audio_encoder.yaml").read_text()),
     ):
-        models = [make(name, options).eval() for name in ("omni", "conformer")]
-        sizes = [sum(p.numel() for p in model.parameters()) for model in models]
+        models = [build_model(name, options).eval() for name in ("omni", "conformer")]
+        sizes = [count_parameters(model) for model in models]
         assert abs(sizes[0] - sizes[1]) <= 0.02 * sizes[0]
     mels, lengths = torch.randn(2, 64, options["num_mels"]), torch.tensor([64, 40])
     with torch.no_grad():
@@ -33,7 +34,7 @@ def test_both_are_as_large_and_write_as_often():
 @pytest.mark.parametrize("name", ["omni", "conformer"])
 def test_both_learn(name):
     torch.manual_seed(0)
-    model = make(name, TOY)
+    model = build_model(name, TOY)
     optimizer = adamw(model, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
     batch = SpeechBatch(
         mels=torch.randn(2, 48, 16),
@@ -50,7 +51,7 @@ def test_both_learn(name):
 
     before = likelihood()
     for _ in range(30):
-        _step(model.train(), optimizer, batch)
+        training_step(model.train(), lambda: ctc_loss(model, batch), optimizer)()
     assert likelihood() != pytest.approx(before, abs=1e-3)
     nll = torch.nn.functional.ctc_loss(
         model.eval()(batch.mels, batch.mel_lengths).log_probs.transpose(0, 1),
@@ -62,21 +63,14 @@ def test_both_learn(name):
     assert nll < 6
 
 
-def test_the_race_prints_and_writes_its_table(tmp_path, speech, capsys):
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY))
-    results = race(
-        size=str(tmp_path / "toy.yaml"),
-        repeats=1,
-        steps=1,
-        rows=2,
-        utterance=0.5,
-        world=None,
-        json=str(tmp_path / "r.json"),
-    )
-    assert [len(result.ratios) for result in results] == [1, 1, 1]
-    assert all(result.omni and result.conformer for result in results)
+def test_the_race_prints_and_writes_its_table(workplace, capsys):
+    Path("toy.yaml").write_text(yaml.safe_dump(TOY))
+    options = "--size toy.yaml --repeats 1 --steps 1 --rows 2 --utterance 0.5 --world null --json r.json"
+    report = main(["bench", "audio", *options.split()])
+    assert [len(result.ratios["conformer"]) for result in report.results] == [1, 1, 1]
+    assert all(all(result.values.values()) for result in report.results)
     assert "transcription, batch 8" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "r.json").read_text())["results"]) == 3
+    assert len(json.loads(Path("r.json").read_text())["results"]) == 3
 
 
 def test_learning_counts_steps_until_half_of_the_words_are_right(workplace, speech, monkeypatch):
@@ -84,11 +78,12 @@ def test_learning_counts_steps_until_half_of_the_words_are_right(workplace, spee
     Path("toy.yaml").write_text(yaml.safe_dump(options))
     wers = iter([0.9, 0.4, 0.9, 0.9])
     monkeypatch.setattr("omni.bench.audio._wer", lambda model, data: next(wers))
-    results = race(
+    race = AudioRace(
         size="toy.yaml", repeats=1, steps=1, rows=1, utterance=0.3, world=speech, max_steps=40, learning_rates=(1e-3,)
     )
-    assert results[-2].omni == 40
-    assert results[-2].conformer is None
+    report = race.run()
+    assert report.results[-2].values == {"omni": 40, "conformer": None}
+    assert "never" in report.table()
 
 
 @pytest.mark.parametrize(

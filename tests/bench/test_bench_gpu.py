@@ -1,4 +1,4 @@
-"""The check of a GPU, on a CPU at toy size: its rows, its files, failures that stay in their row, and its time."""
+"""The check of a GPU, on a CPU at toy size: its rows, its files, failures, and its time limit."""
 
 import json
 from functools import partial
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from omni.bench import device_steps, gpu
-from omni.bench.gpu import Goal, Step, markdown, run
+from omni.bench import gpu, gpu_measures
+from omni.bench.gpu import Measurement, Target, markdown, run_all
 from omni.cli import main
 
 TOY = ["bench", "gpu", "--size", "toy", "--device", "cpu", "--steps", "1"]
@@ -15,11 +15,11 @@ TOY = ["bench", "gpu", "--size", "toy", "--device", "cpu", "--steps", "1"]
 
 @pytest.fixture(autouse=True)
 def _few(workplace: Path, monkeypatch):
-    monkeypatch.setattr(device_steps, "WARM_UP", 1)
+    monkeypatch.setattr(gpu_measures, "WARMUP_STEPS", 1)
 
 
 @pytest.mark.slow
-def test_a_failing_step_is_reported_and_ends_no_other(monkeypatch, capsys):
+def test_a_failing_measurement_is_reported_and_ends_no_other(monkeypatch, capsys):
     def broken(**_):
         raise RuntimeError("out of | luck\nand more")
 
@@ -28,7 +28,7 @@ def test_a_failing_step_is_reported_and_ends_no_other(monkeypatch, capsys):
         main([*TOY, "--stages", "thinker"])
     assert end.value.code == 1
     report = json.loads(Path("build/gpu.json").read_text(encoding="utf-8"))
-    rows = {row["name"]: row for row in report["rows"]}
+    rows = {row["name"]: row for row in report["results"]}
     assert [row["status"] for row in rows.values()] == ["ok", "failed", "ok", "ok", "ok", "ok"]
     assert rows["fit, resume, resume on the CPU"]["error"] == "RuntimeError: out of | luck"
     for precision in ("bf16-mixed", "16-mixed"):
@@ -37,7 +37,7 @@ def test_a_failing_step_is_reported_and_ends_no_other(monkeypatch, capsys):
         assert trained["figures"]["planned_memory"] > 1e6
         assert trained["met"] is None  # memory is not measured here
     assert 0 < rows["MFU of a medium Thinker, 32k"]["figures"]["mfu"] < 1
-    assert rows["MFU of a medium Thinker, 32k"]["goal"] == "42% or more"
+    assert rows["MFU of a medium Thinker, 32k"]["target"] == "42% or more"
     assert rows["decoding, medium, 1 row"]["figures"]["tokens_per_second"] > 0
     table = Path("build/gpu.md").read_text(encoding="utf-8")
     assert "not measured on a CPU" in table
@@ -47,27 +47,27 @@ def test_a_failing_step_is_reported_and_ends_no_other(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_stage_e_trains_on_images_and_audio():
-    cpu = device_steps.torch.device("cpu")
-    found = device_steps.train("omni", size="toy", device=cpu, precision="bf16-mixed", compiled=False, steps=1)
+    cpu = gpu_measures.torch.device("cpu")
+    found = gpu_measures.train("omni", size="toy", device=cpu, precision="bf16-mixed", compiled=False, steps=1)
     assert found["tokens_per_second"] > 0
 
 
 @pytest.mark.slow
 def test_fit_resumes_and_its_checkpoint_is_read_on_the_cpu():
-    found = device_steps.resume(size="toy", device=device_steps.torch.device("cpu"))
+    found = gpu_measures.resume(size="toy", device=gpu_measures.torch.device("cpu"))
     assert found.keys() == {"first_loss", "resumed_loss", "cpu_loss"}
 
 
 def test_what_time_does_not_allow_is_named():
-    rows = run(iter([Step("one", partial(dict, mfu=0.5))]), minutes=0)
-    assert [row.status for row in rows] == ["skipped"]
-    assert "Skipped, as the time was used up: one." in markdown({}, rows)
+    results = [*run_all([Measurement("one", partial(dict, mfu=0.5))], minutes=0)]
+    assert [result.status for result in results] == ["skipped"]
+    assert "Skipped after the time limit: one." in markdown({}, results)
 
 
-def test_goals_are_met_or_missed():
-    goals = [Goal("mfu", True, 0.5, "50 %"), Goal("mfu", False, 0.5, "below"), Goal("other", True, 1, "none"), None]
-    rows = run((Step(str(n), partial(dict, mfu=0.5), goal) for n, goal in enumerate(goals)), minutes=1)
-    assert [row.met for row in rows] == [True, False, None, None]
+def test_targets_are_met_or_missed():
+    targets = [Target("mfu", True, 0.5, "50 %"), Target("mfu", False, 0.5, "below"), Target("other", True, 1, "none")]
+    measurements = [Measurement(str(n), partial(dict, mfu=0.5), target) for n, target in enumerate([*targets, None])]
+    assert [result.met for result in run_all(measurements, minutes=1)] == [True, False, None, None]
 
 
 @pytest.mark.parametrize(

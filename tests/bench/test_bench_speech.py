@@ -1,4 +1,4 @@
-"""The benchmark of speech: contestants make codes and sound, and a table tells what was measured."""
+"""The benchmark of speech: codecs make codes and sound, and a table reports what was measured."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from omni.bench import speech
-from omni.bench.codecs import EnCodec, Mimi, Ours
-from omni.bench.speech import make, race
+from omni.bench.codecs import EnCodec, Mimi, OmniCodec
+from omni.bench.speech import build_synthesizer
 from omni.cli import main
 from omni.inference.synthesizer import GRIFFIN_LIM
 
@@ -29,22 +29,22 @@ def sizes(workplace) -> Path:
 
 
 @torch.inference_mode()
-def test_contestants_make_codes_and_sound_of_a_second(sizes):
-    voice = make(str(sizes), GRIFFIN_LIM, "cpu")
-    for contestant, frames, codebooks in (
-        (Ours(voice.codec, voice.vocoder), 25, 2),
+def test_codecs_make_codes_and_sound_of_a_second(sizes):
+    voice = build_synthesizer(str(sizes), GRIFFIN_LIM, "cpu")
+    for codec, frames, codebooks in (
+        (OmniCodec(voice.codec, voice.vocoder), 25, 2),
         (EnCodec(), 75, 2),
         (Mimi(), 13, 8),
     ):
-        codes = contestant.encode(torch.randn(1, contestant.sample_rate) / 10)
+        codes = codec.encode(torch.randn(1, codec.sample_rate) / 10)
         numbers = getattr(codes, "audio_codes", codes)
         assert sorted(numbers.flatten(0, -3).shape[-2:]) == sorted((frames, codebooks))
-        assert contestant.decode(codes).shape[1] == pytest.approx(contestant.sample_rate, rel=0.05)
+        assert codec.decode(codes).shape[1] == pytest.approx(codec.sample_rate, rel=0.05)
 
 
 @pytest.mark.parametrize("size", ["tiny", "laptop"])
 def test_the_untrained_talker_reads_as_fast_as_people(size):
-    voice = make(size, GRIFFIN_LIM, "cpu")
+    voice = build_synthesizer(size, GRIFFIN_LIM, "cpu")
     (said,) = voice.speak(speech.TEXT[:30])
     assert len(said.codes) / voice.talker.frame_rate == pytest.approx(2, rel=0.3)
 
@@ -54,8 +54,8 @@ class Peer:
 
     sample_rate = 24_000
 
-    def __init__(self, name):
-        self.name, self.model = name, torch.nn.Linear(2, 2)
+    def __init__(self):
+        self.model = torch.nn.Linear(2, 2)
 
     def encode(self, audio):
         return audio.clone()
@@ -67,9 +67,9 @@ class Peer:
 def test_the_race_prints_and_writes_its_table(sizes, monkeypatch, capsys, vocoder, streams):
     monkeypatch.setattr(speech, "TEXT", "a red star")
     for name in ("EnCodec", "Mimi"):
-        monkeypatch.setattr(speech, name, lambda name=name: Peer(name))
-    options = {"size": str(sizes), "vocoder": vocoder, "repeats": 1, "utterance": 0.3, "trials": 2}
-    report = race(**options, peers=streams, json="report.json")
+        monkeypatch.setattr(speech, name, Peer)
+    options = f"--size {sizes} --vocoder {vocoder} --repeats 1 --utterance 0.3 --trials 2 --json report.json"
+    report = main(["bench", "speech", *options.split(), "--peers", str(streams).lower()])
     printed = capsys.readouterr().out
     measures = {result.measure: result for result in report.results}
     for batch in (1, 8):
@@ -81,12 +81,13 @@ def test_the_race_prints_and_writes_its_table(sizes, monkeypatch, capsys, vocode
             "vocoder",
             "text to sound",
         ):
-            assert measures[f"{measure}, batch {batch}"].omni > 0
+            assert measures[f"{measure}, batch {batch}"].values["omni"] > 0
             assert f"{measure}, batch {batch}" in printed
     for measure in ("sound to codes, batch 8", "codes to sound, batch 1"):
-        assert set(measures[measure].peers) == ({"EnCodec", "Mimi"} if streams else set())
-        for name, value in measures[measure].peers.items():
-            assert measures[measure].ratios[name] == [pytest.approx(measures[measure].omni / value)]
+        omni, *peers = measures[measure].values.values()
+        assert list(measures[measure].ratios) == (["EnCodec", "Mimi"] if streams else [])
+        for (ratio,), value in zip(measures[measure].ratios.values(), peers, strict=True):
+            assert ratio == pytest.approx(omni / value)
     steps = ["text encoder", "first frame", "depth module", "codec", "vocoder, one frame"]
     assert [delay.step for delay in report.delays] == [*steps, "from the text to the first samples"]
     assert all(0 < delay.p50 <= delay.p95 for delay in report.delays)

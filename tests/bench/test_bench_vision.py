@@ -7,34 +7,36 @@ import pytest
 import torch
 import yaml
 
-from omni.bench.vision import make, race
+from omni.bench.race import count_parameters
+from omni.bench.vision import build_model
 from omni.cli import main
 
 TOY = {"image_size": 32, "patch_size": 8, "dim": 32, "num_layers": 1, "num_heads": 2, "ffn_dim": 64, "stem_width": 4}
 
 
-def test_contestants_are_as_large_and_score_as_many_classes():
+def test_models_are_as_large_and_score_as_many_classes():
     tiny = Path(__file__).parents[2] / "configs/models/tiny/vision_encoder.yaml"
     for options in (TOY, yaml.safe_load(tiny.read_text(encoding="utf-8"))):
-        patch, theirs = make("patch", options).eval(), make("torchvision", options).eval()
-        sizes = [sum(p.numel() for p in model.parameters()) for model in (patch, theirs)]
+        patch, theirs = build_model("patch", options).eval(), build_model("torchvision", options).eval()
+        sizes = [count_parameters(model) for model in (patch, theirs)]
         assert abs(sizes[0] - sizes[1]) <= 0.02 * sizes[1]
     images = torch.rand(2, 3, 32, 32)
     for name in ("patch", "conv", "torchvision"):
-        assert make(name, TOY).eval()(images).shape == (2, 1000)
+        assert build_model(name, TOY).eval()(images).shape == (2, 1000)
 
 
-def test_the_race_prints_and_writes_its_table(tmp_path, capsys):
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY))
-    file = tmp_path / "report.json"
-    results = race(size=str(tmp_path / "toy.yaml"), repeats=1, steps=1, batch=2, json=str(file))
+def test_the_race_prints_and_writes_its_table(workplace, capsys):
+    Path("toy.yaml").write_text(yaml.safe_dump(TOY))
+    options = "--size toy.yaml --repeats 1 --steps 1 --batch 2 --json report.json"
+    results = main(["bench", "vision", *options.split()]).results
     printed = capsys.readouterr().out
     measures = ["training", "inference", "inference"]
     assert [result.measure.split(",")[0] for result in results] == [*measures, *measures, "data pipeline"]
-    for result, row in zip(results, json.loads(file.read_text())["results"], strict=True):
+    for result, row in zip(results, json.loads(Path("report.json").read_text())["results"], strict=True):
         assert result.measure in printed
-        assert row["ratios"] == result.ratios == [pytest.approx(result.omni / result.torchvision)]
-        assert result.omni > 0
+        omni, torchvision = result.values.values()
+        assert row["ratios"] == result.ratios == {"torchvision": [pytest.approx(omni / torchvision)]}
+        assert omni > 0
 
 
 @pytest.mark.parametrize(

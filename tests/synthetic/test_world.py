@@ -1,4 +1,4 @@
-"""The world tells the truth: every sentence is read back by a reader that shares no code with the writer."""
+"""The world is true: every sentence is checked by a reader that shares no code with the writer."""
 
 import itertools
 import json
@@ -23,9 +23,9 @@ from omni.synthetic.scene import HELD_OUT, Item, Scene, scene_at
 from omni.synthetic.stories import change
 from omni.synthetic.world import text_row
 
-ELSE = ("utterances", "narrations", "pictures")  # they have tests of their own
-NOTHING_ELSE = dict.fromkeys((*ELSE, *(f"val_{name}" for name in ELSE)), 0)
-write = partial(write_all, **NOTHING_ELSE)
+MEDIA = ("utterances", "narrations", "pictures")  # see the other test files
+TEXT_ONLY = dict.fromkeys((*MEDIA, *(f"val_{name}" for name in MEDIA)), 0)
+write = partial(write_all, **TEXT_ONLY)
 ADJECTIVES = rf"((small|large) )?(({'|'.join(COLOURS)}) )?"
 SINGULAR, PLURAL = (
     r"(shape|circle|square|triangle|star|cross|heart)\b",
@@ -63,7 +63,7 @@ def test_every_answer_is_true_and_no_kind_is_missing():
     assert 0.4 < asked["yes/no", "yes"] / (asked["yes/no", "yes"] + asked["yes/no", "no"]) < 0.6
 
 
-def test_what_needs_no_scene_is_true_and_asked_in_many_ways():
+def test_questions_of_general_knowledge_are_true_and_worded_in_many_ways():
     asked = [sample_question(Random(seed)) for seed in range(3000)]
     for text, answer in asked:
         reader = Reader(Scene(()))
@@ -147,7 +147,7 @@ def test_no_fault_of_grammar(rows, fault):
 def test_same_seed_same_bytes_whatever_the_hash_seed(tmp_path):
     code = (
         "import sys; from omni.commands.data_world import write; from omni.synthetic.world import WorldSizes; "
-        f"write(sys.argv[1], sizes=WorldSizes(documents=60, val_documents=10, **{NOTHING_ELSE}), seed=5)"
+        f"write(sys.argv[1], sizes=WorldSizes(documents=60, val_documents=10, **{TEXT_ONLY}), seed=5)"
     )
     for seed in ("1", "2"):
         subprocess.run(

@@ -1,4 +1,4 @@
-"""The world's conversations: true, about what is there, fair to validation, and whole on disk."""
+"""The world's conversations: true, about existing files, disjoint from validation, and complete on disk."""
 
 import itertools
 import re
@@ -102,15 +102,15 @@ def voices(message):
 
 def test_training_often_asks_for_what_a_voice_said(dialogues):
     own = [one for one in dialogues["train"] if one.prompts]
-    wished = 0
+    requests = 0
     for one in own:
-        said, last = {voice.id: voice.text for voice in one.prompts}, ""
+        spoken, last = {voice.id: voice.text for voice in one.prompts}, ""
         for message, answer in itertools.pairwise(one.messages):
             last = [last, *voices(message)][-1]
             if message["content"] in TRANSCRIBE:
-                assert answer["content"] == said[last]
-                wished += 1
-    assert 0.1 < wished / sum(len(one.prompts) for one in own) < 0.3
+                assert answer["content"] == spoken[last]
+                requests += 1
+    assert 0.1 < requests / sum(len(one.prompts) for one in own) < 0.3
 
 
 def test_in_training_a_voice_asks_several_things(dialogues):
@@ -119,26 +119,26 @@ def test_in_training_a_voice_asks_several_things(dialogues):
         assert max(counts) == 3 == counts.most_common(1)[0][0]
         assert {len(one.prompts) for one in dialogues["val"] if one.task == task} == {1}
     for one in dialogues["train"]:
-        heard = [name for message in one.messages for name in voices(message)]
+        recordings = [name for message in one.messages for name in voices(message)]
         if one.prompts:
-            assert heard == [said.id for said in one.prompts]
+            assert recordings == [said.id for said in one.prompts]
             assert len({said.speaker for said in one.prompts}) > 1 or len(one.prompts) < 3
         elif one.task == "transcription":
-            assert len(heard) == 3
+            assert len(recordings) == 3
 
 
 def test_some_answers_are_also_said_by_the_narrator(dialogues):
-    aloud = [one for one in dialogues["train"] if one.answer is not None]
-    assert 5 < len(aloud) < 40
+    spoken = [one for one in dialogues["train"] if one.answer is not None]
+    assert 5 < len(spoken) < 40
     assert all(one.answer is None for one in dialogues["val"])
-    for one in aloud:
+    for one in spoken:
         text, audio = one.messages[1]["content"]
         assert text == {"type": "text", "text": one.answer.text}
         assert audio["audio"] == f"train/{one.answer.id}.wav"
         assert audio["speaker"] == one.answer.speaker == SPEAKERS["narrator"][0]
 
 
-def test_what_needs_both_cannot_be_told_from_one(dialogues):
+def test_spoken_claims_have_both_answers(dialogues):
     answers = Counter(one.messages[1]["content"] for one in dialogues["val"] if one.task == "both")
     assert set(answers) == {"yes", "no"}
     assert min(answers.values()) >= 4

@@ -1,4 +1,4 @@
-"""The world draws: what labels and captions say is in the pixels, splits apart, the same bytes however it is made."""
+"""The world's images: labels and captions agree with the pixels, splits are disjoint, runs give the same bytes."""
 
 import colorsys
 import json
@@ -47,7 +47,7 @@ def colour_of(pixel):
 
 
 def read_colours(picture):
-    """Colours by cell, as they stand in the cells' middles: it shares no code with what draws."""
+    """Colours by cell, from the middle of each cell; shares no code with the drawing."""
     side = len(picture) // 4
     found = {
         (row, column): colour_of(picture[row * side + side // 2, column * side + side // 2])
@@ -75,14 +75,14 @@ def read_shape(picture):
 drawn = partial(write, documents=1, val_documents=1, utterances=0, val_utterances=0, narrations=0, val_narrations=0)
 
 
-def some(out, **other):
+def write_images(out, **other):
     drawn(out, **{"pictures": SIZES["train"], "val_pictures": SIZES["val"], **other})
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     out = tmp_path_factory.mktemp("world")
-    some(out)
+    write_images(out)
     return out
 
 
@@ -202,18 +202,18 @@ class TestFiles:
             np.testing.assert_array_equal(shown, np.asarray(images.image(0, "val", index)))
 
     def test_runs_and_processes_make_the_same_bytes_and_other_seeds_others(self, world, tmp_path):
-        some(tmp_path / "again")
+        write_images(tmp_path / "again")
         assert tree(tmp_path / "again") == tree(world)
         images.write_images(MediaFolder(tmp_path / "two", tuple(SIZES)), seed=0, sizes=SIZES, processes=2)
         assert tree(tmp_path / "two") == tree(world / "images")
-        some(tmp_path / "other", seed=1)
+        write_images(tmp_path / "other", seed=1)
         pictures = [
             {data for name, data in tree(out).items() if name.endswith(".png")} for out in (world, tmp_path / "other")
         ]
         assert not pictures[0] & pictures[1]
 
     def test_pictures_do_not_depend_on_counts(self, world, tmp_path):
-        some(tmp_path, pictures=5, val_pictures=0)
+        write_images(tmp_path, pictures=5, val_pictures=0)
         small, all_of_it = tree(tmp_path / "images"), tree(world / "images")
         assert small["train.jsonl"].splitlines() == all_of_it["train.jsonl"].splitlines()[:5]
         pictures = {name for name in small if name.endswith(".png")}
@@ -229,23 +229,23 @@ class TestFiles:
 
 class TestResumption:
     def test_a_whole_world_is_kept_and_only_what_is_broken_is_made_anew(self, tmp_path, capsys):
-        some(tmp_path)
+        write_images(tmp_path)
         before = tree(tmp_path)
         times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
         capsys.readouterr()
-        some(tmp_path)
+        write_images(tmp_path)
         assert "up to date" in capsys.readouterr().out
         pictures = sorted(times)
         pictures[0].unlink()
         pictures[1].write_bytes(pictures[1].read_bytes()[:-9])
         pictures[2].write_bytes(pictures[3].read_bytes())
-        some(tmp_path)
+        write_images(tmp_path)
         assert "wrote" in capsys.readouterr().out
         assert tree(tmp_path) == before
         assert {path for path in times if path.stat().st_mtime_ns != times[path]} == set(pictures[:3])
         for name in ("images/train.jsonl", "images/val.sha256", "world.json"):
             (tmp_path / name).unlink()
-            some(tmp_path)
+            write_images(tmp_path)
             assert tree(tmp_path) == before
 
     def test_a_run_that_was_cut_is_not_taken_for_done(self, world, tmp_path, monkeypatch):
@@ -258,18 +258,18 @@ class TestResumption:
 
         monkeypatch.setattr(images, "image", dying)
         with pytest.raises(KeyboardInterrupt):
-            some(tmp_path)
+            write_images(tmp_path)
         assert len(list(tmp_path.rglob("*.png"))) == 7
         assert not [*tmp_path.glob("images/*.jsonl"), *tmp_path.glob("world.json")]
         (tmp_path / "images/train/.world-train-000007.png.77.part").write_bytes(b"PNG")
-        some(tmp_path)
+        write_images(tmp_path)
         assert tree(tmp_path) == tree(world)
 
     def test_other_arguments_leave_nothing_of_the_old_world(self, world, tmp_path):
-        some(tmp_path, pictures=40, val_pictures=15)
-        some(tmp_path)
+        write_images(tmp_path, pictures=40, val_pictures=15)
+        write_images(tmp_path)
         assert tree(tmp_path) == tree(world)
-        some(tmp_path, pictures=0, val_pictures=0)
+        write_images(tmp_path, pictures=0, val_pictures=0)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["text", "world.json"]
 
 
@@ -277,7 +277,7 @@ class TestMistakes:
     @pytest.mark.parametrize("name", ["pictures", "val_pictures"])
     def test_counts_below_zero_are_refused(self, tmp_path, name):
         with pytest.raises(UserError, match=f"--{name} is -1: give 0 or more"):
-            some(tmp_path, **{name: -1})
+            write_images(tmp_path, **{name: -1})
 
     @pytest.mark.parametrize("name", ["train.jsonl", "val.jsonl", "train/mine.png", "val/notes.txt"])
     @pytest.mark.parametrize("pictures", [0, 2])
@@ -286,5 +286,5 @@ class TestMistakes:
         path.parent.mkdir(parents=True)
         path.write_text("mine\n")
         with pytest.raises(UserError, match=f"{path.name} was not written by"):
-            some(tmp_path, pictures=pictures)
+            write_images(tmp_path, pictures=pictures)
         assert tree(tmp_path) == {f"images/{name}": b"mine\n"}

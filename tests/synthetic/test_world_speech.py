@@ -1,4 +1,4 @@
-"""The world speaks: the same bytes however it is made, voices and sentences apart, and nothing lost when cut short."""
+"""The world's speech: runs give the same bytes, splits share no voice and no sentence, interrupted runs resume."""
 
 import json
 import os
@@ -32,7 +32,7 @@ NOBODY = ["--narrations=0", "--val_narrations=0"]
 
 
 def spoken(out, **other):
-    """Write a world with hardly any text, and no images."""
+    """Writes a world with little text and no images."""
     sizes = {"documents": 1, "val_documents": 1, "utterances": SIZES["train"], "val_utterances": SIZES["val"]}
     sizes |= {"narrations": SIZES["narrator"], "val_narrations": SIZES["narrator_val"]}
     write(out, **{**sizes, "pictures": 0, "val_pictures": 0, **other})
@@ -48,12 +48,14 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def texts():
     sizes = {"train": 4000, "val": 400}
-    return {split: [speech.utterance(5, split, index).text for index in range(size)] for split, size in sizes.items()}
+    return {
+        split: [speech.utterance_at(5, split, index).text for index in range(size)] for split, size in sizes.items()
+    }
 
 
 @pytest.fixture
 def said(monkeypatch):
-    """The ids of what is said from now on."""
+    """The ids of utterances synthesized from now on."""
     ids = []
     waveform = speech.waveform
     monkeypatch.setattr(speech, "waveform", lambda one: ids.append(one.id) or waveform(one))
@@ -131,7 +133,7 @@ class TestSentencesAndSpeakers:
         assert not train & val
         assert [len(set(speech.SPEAKERS[split])) for split in ("train", "val")] == [160, 6]
         for split, least in (("train", 100), ("val", 6)):
-            drawn = {speech.utterance(0, split, i).speaker for i in range(200)}
+            drawn = {speech.utterance_at(0, split, i).speaker for i in range(200)}
             assert drawn <= set(speech.SPEAKERS[split])
             assert len(drawn) >= least
 
@@ -140,7 +142,7 @@ class TestSentencesAndSpeakers:
         assert speech.SPEAKERS["narrator_val"] == (narrator,)
         others = {*speech.SPEAKERS["train"], *speech.SPEAKERS["val"]}
         assert narrator.partition("+")[2] not in {name.partition("+")[2] for name in others}
-        said = [speech.utterance(0, split, index) for split in ("narrator", "narrator_val") for index in range(30)]
+        said = [speech.utterance_at(0, split, index) for split in ("narrator", "narrator_val") for index in range(30)]
         assert {(one.speaker, one.rate, one.pitch) for one in said} == {(narrator, *speech.NARRATION)}
         assert {speech.sentence_split(one.text) for one in said[:30]} == {"train"}
         assert {speech.sentence_split(one.text) for one in said[30:]} == {"val"}
@@ -208,7 +210,7 @@ class TestFiles:
             for index, row in enumerate(found):
                 assert list(row) == ["audio", "text", "speaker", "duration", "id"]
                 assert row["audio"] == f"{split}/{row['id']}.wav"
-                said = speech.utterance(0, split, index)
+                said = speech.utterance_at(0, split, index)
                 assert (row["text"], row["speaker"]) == (said.text, said.speaker)
                 info = soundfile.info(world / "speech" / row["audio"])
                 assert (info.samplerate, info.channels, info.subtype, info.format) == (16000, 1, "PCM_16", "WAV")
@@ -219,7 +221,7 @@ class TestFiles:
         assert (record["utterances"], record["val_utterances"], record["espeak"]) == (8, 3, espeak.version())
 
     def test_resampling_keeps_the_sound(self):
-        said = speech.utterance(0, "train", 0)
+        said = speech.utterance_at(0, "train", 0)
         before, rate = synthesize(said.text, said.speaker, said.rate, said.pitch)
         after = speech.waveform(said)
         assert len(after) == -(-len(before) * 16000 // rate)

@@ -1,6 +1,7 @@
-"""Who races: the Thinker and Hugging Face's Llama of the same size, each with its own loss, cache and decoding."""
+"""The Thinker and Hugging Face's Llama of the same size, each with its own loss, cache and decoding."""
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,19 +11,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from omni.batch import IGNORE
+from omni.bench.race import count_parameters, training_step
 from omni.decoding.sampling import Sampling, generate
 from omni.errors import UserError, install_hint
 from omni.models.thinker import Thinker
 from omni.optim.optimizers import adamw, muon
 
-Name = Literal["omni", "hf"]
-Rules = Literal["equal", "adamw", "muon", "trainer"]  # what optimizes: the same for both, omni's own, HF Trainer's own
-
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+ModelName = Literal["omni", "hf"]
+OptimizerName = Literal["adamw", "muon", "trainer"]  # trainer: the default of Hugging Face's Trainer
 
 
 class BenchmarkModel(Protocol):
-    """A language model of given sizes, untrained.
+    """An untrained language model.
 
     Attributes:
         model: The model.
@@ -31,19 +31,19 @@ class BenchmarkModel(Protocol):
     model: nn.Module
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """The mean loss of all tokens (batch, time) but the first of each row."""
+        """The mean loss of tokens (batch, time), without the first of each row."""
         ...
 
     def transpose_weights_for_decoding(self) -> None:
-        """Does to the weights what loading a trained model does."""
+        """Lays out the weights as after loading a trained model."""
         ...
 
     def decode(self, tokens: Tensor, max_tokens: int) -> int:
-        """Continues rows (batch, time) greedily, with a cache; returns how many tokens were said."""
+        """Continues rows (batch, time) greedily, with a cache; returns the number of generated tokens."""
         ...
 
 
-class Omni:
+class OmniThinker:
     """The Thinker.
 
     Args:
@@ -69,21 +69,21 @@ class Omni:
         return sum(token is not None for step in steps for token in step)
 
 
-class Llama:
-    """Hugging Face's Llama with the Thinker's sizes. It has all of the Thinker but QK-norm.
+class HuggingFaceLlama:
+    """Hugging Face's Llama with the Thinker's sizes. It has everything of the Thinker except QK-norm.
 
     Args:
         size: The Thinker's arguments.
 
     Raises:
-        UserError: If Llama lacks something else that the arguments ask for.
+        UserError: If the arguments need something else that Llama lacks.
     """
 
     def __init__(self, size: dict[str, Any]) -> None:
         lacking = {"num_experts": 0, "dropout": 0.0}
         for name, same in lacking.items():
             if size.get(name, same) != same:
-                raise UserError(f"Llama cannot have {name} {size[name]}: there is nothing to compare with")
+                raise UserError(f"Llama cannot have {name} {size[name]}: compare another size")
         with torch.device("meta"):
             like = Thinker(**size)
         inner = like.transformer
@@ -104,7 +104,7 @@ class Llama:
             attn_implementation="sdpa",
         )
         self.model = transformers.LlamaForCausalLM(config).train()
-        self.model.config.use_cache = False  # as its Trainer sets it; decoding asks for the cache
+        self.model.config.use_cache = False  # as its Trainer sets it; decoding uses the cache
         if size.get("gradient_checkpointing"):
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -113,11 +113,11 @@ class Llama:
         return self.model(input_ids=tokens, labels=tokens).loss
 
     def transpose_weights_for_decoding(self) -> None:
-        """Nothing: Llama decodes with the weights as they were trained."""
+        """Does nothing: Llama decodes with the weights as trained."""
 
     def decode(self, tokens: Tensor, max_tokens: int) -> int:
         """See `BenchmarkModel`."""
-        said = self.model.generate(
+        rows = self.model.generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
             max_new_tokens=max_tokens,
@@ -126,88 +126,83 @@ class Llama:
             use_cache=True,
             pad_token_id=0,
         )
-        return said[:, tokens.shape[1] :].numel()
+        return rows[:, tokens.shape[1] :].numel()
 
 
-def make(name: Name, size: dict[str, Any]) -> BenchmarkModel:
-    """The contestant called `name`, on this machine's GPU if there is one."""
-    with device():
-        return {"omni": Omni, "hf": Llama}[name](size)
+MODELS = {"omni": OmniThinker, "hf": HuggingFaceLlama}
 
 
-def count_parameters(name: Name, size: dict[str, Any]) -> int:
-    """Number of a contestant's parameters, shared ones counted once, without making them."""
-    with torch.device("meta"):
-        model = {"omni": Omni, "hf": Llama}[name](size).model
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-class Training:
-    """A contestant's training step: forward, loss, backward, clip, optimizer, zero.
+def build_model(name: ModelName | str, size: dict[str, Any]) -> BenchmarkModel:
+    """A model on this machine's GPU if there is one.
 
     Args:
-        contestant: Who trains.
-        batch_size: Rows of random tokens, the same for all contestants.
-        context: Tokens of a row.
-        precision: `32-true`, `bf16-mixed` or `16-mixed`.
-        rules: What optimizes.
+        name: `omni` or `hf`.
+        size: The Thinker's arguments.
     """
-
-    def __init__(
-        self, contestant: BenchmarkModel, *, batch_size: int, context: int, precision: str, rules: Rules = "equal"
-    ) -> None:
-        self.contestant, self.precision = contestant, precision
-        self.parameters = list(contestant.model.parameters())
-        self.optimizer = _optimizer(contestant.model, rules)
-        self.tokens = random_tokens(contestant, batch_size, context)
-
-    def step(self) -> None:
-        """One step."""
-        dtype = _AUTOCAST.get(self.precision)
-        with torch.autocast(self.tokens.device.type, dtype=dtype, enabled=dtype is not None):
-            loss = self.contestant.loss(self.tokens)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+    with gpu_or_cpu():
+        return MODELS[name](size)
 
 
-def _optimizer(model: nn.Module, rules: Rules) -> Optimizer:
-    if rules == "trainer":
+def model_parameters(name: ModelName | str, size: dict[str, Any]) -> int:
+    """Number of parameters of a model, without allocating them."""
+    with torch.device("meta"):
+        return count_parameters(MODELS[name](size).model)
+
+
+def model_training_step(
+    model: BenchmarkModel, *, batch_size: int, context: int, precision: str, optimizer: OptimizerName = "adamw"
+) -> Callable[[], None]:
+    """A training step on the same random tokens for all models.
+
+    Args:
+        model: The model.
+        batch_size: Rows.
+        context: Tokens in a row.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
+        optimizer: The optimizer.
+    """
+    tokens = random_tokens(model, batch_size, context)
+    return training_step(
+        model.model, lambda: model.loss(tokens), _optimizer(model.model, optimizer), precision=precision
+    )
+
+
+def _optimizer(model: nn.Module, name: OptimizerName) -> Optimizer:
+    if name == "trainer":
         default = import_transformers().TrainingArguments.__dataclass_fields__["optim"].default
         return torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.0, fused="fused" in default)
-    return (muon if rules == "muon" else adamw)(model, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    return (muon if name == "muon" else adamw)(model, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
 
 
-def random_tokens(contestant: BenchmarkModel, *shape: int) -> Tensor:
-    """The same random tokens of a shape for all contestants with one vocabulary."""
-    vocab_size = len(next(p for name, p in contestant.model.named_parameters() if "embed" in name))
-    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device())
+def random_tokens(model: BenchmarkModel, *shape: int) -> Tensor:
+    """Random tokens of a shape, the same for all models with one vocabulary."""
+    vocab_size = len(next(p for name, p in model.model.named_parameters() if "embed" in name))
+    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(gpu_or_cpu())
 
 
-def training_memory(name: Name, size: dict[str, Any], threads: int, task: dict[str, Any]) -> int:
-    """Bytes that model, optimizer and two training steps take at their worst; to be called in a process of its own.
+def training_memory(name: ModelName | str, size: dict[str, Any], threads: int, task: dict[str, Any]) -> int:
+    """Peak bytes of the model, its optimizer and two training steps; to be called in a new process.
 
-    On a CPU it is the growth of the process's resident memory, on a GPU what PyTorch allocates.
+    On a CPU this is the growth of the process's resident memory, on a GPU PyTorch's allocations.
 
     Args:
-        name: The contestant.
+        name: `omni` or `hf`.
         size: The Thinker's arguments.
         threads: Threads on a CPU.
-        task: Arguments of `Training`.
+        task: Arguments of `model_training_step`.
     """
     torch.set_num_threads(threads)
     toy = {"vocab_size": 256, "dim": 16, "num_layers": 1, "num_heads": 1, "ffn_dim": 16}
-    Training(make(name, toy), **task).step()  # loads the libraries, which would otherwise count as the model's
+    model_training_step(build_model(name, toy), **task)()  # loads the libraries, which would count as the model's
     before = _peak(reset=True)
-    training = Training(make(name, size), **task)
-    for _ in range(2):
-        training.step()
+    step = model_training_step(build_model(name, size), **task)
+    step()
+    step()
     return _peak() - before
 
 
 def _peak(*, reset: bool = False) -> int:
-    """Most bytes held so far, or since a reset."""
+    """Peak bytes so far, or since a reset."""
     if torch.cuda.is_available():
         if reset:
             torch.cuda.reset_peak_memory_stats()
@@ -217,15 +212,15 @@ def _peak(*, reset: bool = False) -> int:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    # Not `ru_maxrss`: on Linux a new process begins with that of the one that started it.
+    # Not `ru_maxrss`: on Linux a new process starts with that of its parent.
     if reset:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
     return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
-def device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
+def gpu_or_cpu() -> torch.device:
+    """The CUDA GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -1,0 +1,137 @@
+"""`omni bench thinker|audio|vision|speech|gpu`: races against peers, and the check of a GPU."""
+
+# ruff: noqa: B008  the defaults are immutable
+
+from dataclasses import asdict, dataclass
+from json import dumps
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from omni.bench.audio import AudioRace
+from omni.bench.gpu import GpuCheck, markdown
+from omni.bench.race import Report
+from omni.bench.speech import SpeechRace
+from omni.bench.thinker import ThinkerRace
+from omni.bench.vision import VisionRace
+from omni.errors import UserError
+from omni.files import write_text
+
+
+class Race(Protocol):
+    """A race with its arguments."""
+
+    def run(self) -> Report:
+        """Runs the race."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run a race.
+
+    Attributes:
+        threads: Number of threads on a CPU; by default PyTorch's own choice.
+        json: File to write all numbers to.
+    """
+
+    threads: int | None = None
+    json: Path | None = None
+
+
+def _run(race: Race, options: RunOptions) -> Report:
+    """Runs a race, prints its table and writes its numbers."""
+    if options.json is not None and not options.json.parent.is_dir():
+        raise UserError(f"json: there is no folder {options.json.parent}")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    report = race.run()
+    print(report.table())
+    if options.json is not None:
+        write_text(options.json, dumps(asdict(report), indent=1) + "\n")
+    return report
+
+
+def thinker(*, race: ThinkerRace = ThinkerRace(), run: RunOptions = RunOptions()) -> Report:
+    """Race the Thinker against Hugging Face's Llama of the same size, and print a table.
+
+    Both train on the same random tokens with the same optimizer and their own losses, and both decode greedily with
+    their own caches. They alternate, so that what slows the machine for a while slows both; a ratio is the median over
+    rounds.
+
+    Args:
+        race: The race.
+        run: How to run it.
+    """
+    return _run(race, run)
+
+
+def audio(*, race: AudioRace = AudioRace(), run: RunOptions = RunOptions()) -> Report:
+    """Race the audio encoder against torchaudio's Conformer with a CTC head, and print a table.
+
+    Both have the same number of parameters (within 2 %) and emit the same number of sub-frames per second, and both
+    train with the same optimizer on the same batches. They alternate, and a ratio is the median over rounds. Then each
+    learns the world's speech until half of the words of held-out rows are right, at the better of the learning rates.
+
+    Args:
+        race: The race.
+        run: How to run it.
+    """
+    return _run(race, run)
+
+
+def vision(*, race: VisionRace = VisionRace(), run: RunOptions = RunOptions()) -> Report:
+    """Race the vision encoder against torchvision's VisionTransformer of the same size, and print a table.
+
+    Both have the same number of layers, heads of the same width, patches of the same size, the same optimizer and the
+    same batches. omni runs twice: with a linear patch stem like torchvision's, and with its convolutional stem. They
+    alternate, and a ratio is the median over rounds. The data pipelines, which read, crop, mirror and normalise JPEG
+    photographs, race too: training waits where a pipeline gives fewer images per second than training takes.
+
+    Args:
+        race: The race.
+        run: How to run it.
+    """
+    return _run(race, run)
+
+
+def speech(*, race: SpeechRace = SpeechRace(), run: RunOptions = RunOptions()) -> Report:
+    """Measure the speed of speech, race the codec against EnCodec and Mimi, and print a table.
+
+    All models are untrained, which does not change their speed; the Talker's pace is set to 15 characters per second.
+    Codecs alternate, and a ratio is the median over rounds. EnCodec and Mimi turn codes into waveforms, as codec and
+    vocoder do together; the codec alone, which makes spectrograms, has a row of its own.
+
+    Args:
+        race: The race.
+        run: How to run it.
+    """
+    return _run(race, run)
+
+
+def gpu(*, check: GpuCheck = GpuCheck(), out: Path = Path("build")) -> None:
+    """Train every stage on a GPU for a few steps, resume, measure memory, speed, MFU and decoding, and print a table.
+
+    A measurement that fails is reported in its row and does not end the others; the exit code is then 1. The check has
+    not run on a GPU yet.
+
+    Args:
+        check: The check.
+        out: Folder of gpu.json and gpu.md.
+
+    Raises:
+        UserError: If there is no GPU, or no such stage.
+        SystemExit: With code 1, if a measurement failed.
+    """
+    results = []
+    for result in check.run():
+        print(f"{result.name}: {result.error or result.status}, {result.seconds:.0f} s", flush=True)
+        results.append(result)
+    table = markdown(check.conditions, results)
+    report = {"conditions": check.conditions, "results": [asdict(result) for result in results]}
+    write_text(out / "gpu.json", dumps(report, indent=1) + "\n")
+    write_text(out / "gpu.md", table)
+    print(f"\n{table}")
+    if any(result.status == "failed" for result in results):
+        raise SystemExit(1)
