@@ -43,7 +43,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "train": Verb(
-        "omni.commands.train:train", "Train all stages of a chain: omni train configs/chain.yaml", ("chain",)
+        "omni.commands.train:train", "Train all stages of a pipeline: omni train configs/chain.yaml", ("pipeline",)
     ),
     "generate": Verb(
         "omni.commands.generate:generate",
@@ -70,7 +70,7 @@ VERBS = {
     ),
     "data check": Verb(
         "omni.commands.data_check:check",
-        "Find what would hurt training.",
+        "Check data for faults that would harm training.",
         ("manifests+",),
         inlined=("speech", "sources"),
     ),
@@ -223,7 +223,7 @@ def _add_arguments(parser: Any, function: Any, verb: Verb) -> None:
 
 
 def _inlined_fields(function: Any, name: str) -> list[str]:
-    """Fields of a dataclass argument, but for those that the function has an argument for."""
+    """Fields of a dataclass argument, except those that are also arguments of the function."""
     arguments = signature(function).parameters
     return [field.name for field in fields(arguments[name].default) if field.name not in arguments]
 

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "cli": "training",
     "__main__": "cli",
     "bench": "batch checkpoints data decoding devices inference layers media models optim text training",
-    "pipeline": "checkpoints cli data decoding inference media models training",
+    "pipeline": "checkpoints cli data decoding evaluation inference media models training",
     "commands": "batch bench checkpoints curves data decoding devices evaluation inference media models optim pipeline "
     "stages synthetic text training",
     "__init__": "inference",

@@ -1,4 +1,4 @@
-"""Chains of toy stages."""
+"""Pipelines of toy stages."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,7 @@
-"""A stage as a process of its own: the command `omni`, which is told to stop when whoever started it is gone.
+"""A stage as a process: the command `omni`, stopped by SIGTERM when its parent process ends.
 
-The parent holds the other end of its standard input and never writes. Once that end is closed, be it by kill -9, the
-stage saves and ends, as after any SIGTERM.
+The parent holds the other end of its standard input and never writes. Once that end is closed, even by kill -9, the
+stage saves and ends, as on any SIGTERM.
 """
 
 import os

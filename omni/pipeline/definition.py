@@ -1,29 +1,29 @@
-"""What a chain is: its stages, what each needs, and what is to be reached."""
+"""The definition of a pipeline: its stages, their dependencies and their target metrics."""
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
-from omni.errors import UserError, parser_errors
+from omni.errors import UserError, one_line, parser_errors
 from omni.training.configuration import Configuration
 from omni.training.shipped import find_config
 
-_CHAIN_KEYS = {"name", "stages"}
-_LINK_KEYS = {"config", "overrides", "after", "metric", "below", "above"}
-
 
 class Target(NamedTuple):
-    """A stage's headline metric, and what it should come to.
+    """A stage's headline metric and the value that it should reach.
 
     Attributes:
-        metric: Its name, such as `val/wer`.
-        below: It should be less than this number, or than the metric of this name; None where it should be `above`.
-        above: It should be more than this; None where it should be `below`.
+        metric: Name, such as `val/wer`.
+        below: Upper bound: a number, or the name of another metric; None without one.
+        above: Lower bound, likewise.
     """
 
     metric: str
@@ -36,37 +36,58 @@ class Target(NamedTuple):
         return f"< {self.below}" if self.below is not None else f"> {self.above}"
 
     def reached(self, metrics: Mapping[str, float]) -> bool | None:
-        """Whether what was measured is good enough; None where nothing is to be reached, or was measured."""
-        bounds = [metrics.get(bound) if isinstance(bound, str) else bound for bound in (self.below, self.above)]
+        """Whether the metric is within its bounds; None without bounds or without a measurement."""
+        below, above = (metrics.get(bound) if isinstance(bound, str) else bound for bound in (self.below, self.above))
         value = metrics.get(self.metric)
-        if value is None or bounds == [None, None]:
+        if value is None or (below is None and above is None):
             return None
-        below, above = bounds
         return (below is None or value < below) and (above is None or value > above)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class StageSpec:
-    """A stage of a chain.
+class StageEntry:
+    """A stage as the YAML file describes it.
 
     Attributes:
-        name: What the chain calls it.
-        arguments: What `omni fit` takes.
-        configuration: The same, read.
-        goal: What is to be reached.
-        needs: Stages that must be done before it, by name.
+        config: Its configuration, relative to the YAML file.
+        metric: Its headline metric.
+        overrides: Values that replace those of the configuration, by key.
+        after: Stages that it waits for, besides those whose checkpoints its configuration names.
+        below: Target of the metric; see `Target`.
+        above: Likewise.
+    """
+
+    config: str
+    metric: str
+    overrides: dict[str, Any] | None = None
+    after: list[str] | None = None
+    below: int | float | str | None = None
+    above: int | float | str | None = None
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """A stage of a pipeline.
+
+    Attributes:
+        name: Name in the pipeline.
+        arguments: Arguments of `omni fit`.
+        configuration: The same, parsed.
+        target: Headline metric and its target.
+        needs: Names of the stages that must be done first.
     """
 
     name: str
     arguments: tuple[str, ...]
     configuration: Configuration
-    goal: Target
+    target: Target
     needs: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
-        """Where its runs write."""
+        """The folder of its run."""
         return self.configuration.folder
 
 
@@ -76,175 +97,162 @@ class Pipeline:
     """Stages in an order in which they can be trained.
 
     Attributes:
-        name: Of its folder in `lightning_logs`.
-        links: By name.
+        name: Name of its folder in `lightning_logs`.
+        stages: By name.
     """
 
     name: str
-    links: Mapping[str, StageSpec]
+    stages: Mapping[str, StageSpec]
 
     @property
     def folder(self) -> Path:
-        """Where its report goes."""
+        """The folder of its report and logs."""
         return Path("lightning_logs", self.name)
 
 
 def read_pipeline(path: Path) -> Pipeline:
-    """Reads a chain and the configurations of its stages.
+    """Reads a pipeline and the configurations of its stages.
 
     Args:
-        path: The chain's YAML.
+        path: The pipeline's YAML file.
 
     Raises:
-        UserError: If a stage or a checkpoint that one begins with is missing, stages wait for each other in a circle,
-            or a configuration is wrong.
+        UserError: If the file or a configuration is wrong, a stage or a checkpoint is missing, or stages depend on each
+            other in a cycle.
     """
     path = find_config(path)
     content = _read(path)
-    stages = content["stages"]
-    links = {}
+    entries, stages = {}, {}
+    for name, fields in content["stages"].items():
+        with _errors_of(path, name):
+            entry = entries[name] = _entry(fields)
+            arguments = _arguments(path, entry)
+            with parser_errors("fit"):
+                configuration = Configuration(arguments)
+            target = Target(entry.metric, entry.below, entry.above)
+            stages[name] = StageSpec(name=name, arguments=tuple(arguments), configuration=configuration, target=target)
+    _check_folders(path, stages.values())
     for name, stage in stages.items():
-        arguments = _arguments(path, name, stage)
-        with _of(path, name), parser_errors("fit"):
-            configuration = Configuration(arguments)
-            goal = Target(stage["metric"], stage.get("below"), stage.get("above"))
-            links[name] = StageSpec(name=name, arguments=tuple(arguments), configuration=configuration, goal=goal)
-    _check_folders(path, links.values())
-    needs = {name: _needs(path, link, stages[name].get("after") or (), links) for name, link in links.items()}
-    links = {name: StageSpec(**{**vars(links[name]), "needs": needs[name]}) for name in _ordered(path, needs)}
-    for link in links.values():
-        _check_tokenizer(path, link, links)
-    return Pipeline(name=content["name"], links=links)
+        with _errors_of(path, name):
+            stages[name] = replace(stage, needs=_needs(stage, entries[name].after or (), stages))
+    stages = {name: stages[name] for name in _ordered(path, stages)}
+    for name, stage in stages.items():
+        with _errors_of(path, name):
+            _check_tokenizer(stage, stages)
+    return Pipeline(name=content["name"], stages=stages)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"chain {path} cannot be read: {error.strerror}") from error
+        raise UserError(f"pipeline {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"chain {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"pipeline {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not isinstance(content.get("stages"), dict) or not content["stages"]:
-        raise UserError(f"chain {path} has no stages: write `name:` and `stages:`, as in configs/world/chain.yaml")
-    _check_keys(f"chain {path}", content, _CHAIN_KEYS, {"name"})
-    if not isinstance(content["name"], str) or not content["name"] or Path(content["name"]).is_absolute():
-        raise UserError(f"chain {path}: name is {content['name']!r}: give a folder of lightning_logs")
-    for name, stage in content["stages"].items():
-        where = f"chain {path}: stage {name}"
-        if not isinstance(stage, dict):
-            raise UserError(f"{where} is {stage!r}: give it at least `config` and `metric`")
-        _check_keys(where, stage, _LINK_KEYS, {"config", "metric"})
-        for key in ("below", "above"):
-            if not isinstance(stage.get(key, 0.0), int | float | str):
-                raise UserError(f"{where}: {key} is {stage[key]!r}: give a number, or the name of another metric")
-        for key, kind in {"overrides": dict, "after": list}.items():
-            if not isinstance(stage.get(key) or kind(), kind):
-                raise UserError(f"{where}: {key} is {stage[key]!r}: give a {'mapping' if kind is dict else 'list'}")
+        raise UserError(f"pipeline {path} has no stages: write `name:` and `stages:`, as in configs/world/chain.yaml")
+    if unknown := sorted(map(str, content.keys() - {"name", "stages"})):
+        raise UserError(f"pipeline {path}: unknown key {unknown[0]!r}: it has `name` and `stages`")
+    name = content.get("name")
+    if not isinstance(name, str) or not name or Path(name).is_absolute():
+        raise UserError(f"pipeline {path}: name is {name!r}: give the name of a folder in lightning_logs")
     return content
 
 
-def _check_keys(where: str, given: Mapping[str, Any], known: set[str], required: set[str]) -> None:
-    if unknown := sorted(map(str, given.keys() - known)):
-        raise UserError(f"{where} has {unknown[0]!r}, which means nothing; it may have: {', '.join(sorted(known))}")
-    if missing := sorted(required - given.keys()):
-        raise UserError(f"{where} has no {missing[0]!r}")
+def _entry(fields: Any) -> StageEntry:
+    if not isinstance(fields, dict):
+        raise UserError(f"is {fields!r}: give it at least `config` and `metric`")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(StageEntry)
+    return StageEntry(**parser.parse_object(fields).as_dict())
 
 
-def _arguments(path: Path, name: str, stage: Mapping[str, Any]) -> list[str]:
-    config = path.parent / stage["config"]
-    if not config.is_file() and not (config := find_config(stage["config"])).is_file():
-        raise UserError(f"chain {path}: stage {name}: its config {config} does not exist")
-    overrides = {"trainer.enable_progress_bar": False, **(stage.get("overrides") or {})}
+def _arguments(path: Path, entry: StageEntry) -> list[str]:
+    """Arguments of `omni fit` for a stage."""
+    config = path.parent / entry.config
+    if not config.is_file() and not (config := find_config(entry.config)).is_file():
+        raise UserError(f"its config {config} does not exist")
+    overrides = {"trainer.enable_progress_bar": False, **(entry.overrides or {})}
     pairs = [f"--{key}={each if isinstance(each, str) else json.dumps(each)}" for key, each in overrides.items()]
-    return ["--config", os.path.relpath(config) if not config.is_absolute() else str(config), *pairs]
+    return ["--config", str(config) if config.is_absolute() else os.path.relpath(config), *pairs]
 
 
-class _of:
-    """Says of which stage a mistake is."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.where = f"chain {path}: stage {name}"
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, UserError):
-            raise UserError(f"{self.where}: {error}") from error
+@contextmanager
+def _errors_of(path: Path, name: str) -> Iterator[None]:
+    """Names the stage in every error about it."""
+    try:
+        yield
+    except (UserError, ArgumentError) as error:
+        raise UserError(f"pipeline {path}: stage {name}: {one_line(error)}") from error
 
 
-def _check_folders(path: Path, links: Iterable[StageSpec]) -> None:
+def _check_folders(path: Path, stages: Iterable[StageSpec]) -> None:
     owners: dict[Path, str] = {}
-    for link in links:
-        with _of(path, link.name):
-            folder = link.folder
-            other = owners.setdefault(folder, link.name)
-            if other != link.name:
-                raise UserError(f"writes to {folder}, as {other} does: give it another trainer.logger.init_args.name")
+    for stage in stages:
+        with _errors_of(path, stage.name):
+            other = owners.setdefault(stage.folder, stage.name)
+            if other != stage.name:
+                raise UserError(
+                    f"writes to {stage.folder}, as {other} does: give it another trainer.logger.init_args.name"
+                )
 
 
-def _maker(checkpoint: str, links: Mapping[str, StageSpec]) -> str | None:
-    """The stage in whose folder a checkpoint lies."""
+def _writer(checkpoint: str, stages: Mapping[str, StageSpec]) -> str | None:
+    """The stage that writes a checkpoint."""
     folder = Path(os.path.abspath(checkpoint)).parent
-    return next((name for name, link in links.items() if Path(os.path.abspath(link.folder)) == folder), None)
+    return next((name for name, stage in stages.items() if Path(os.path.abspath(stage.folder)) == folder), None)
 
 
-def _needs(path: Path, link: StageSpec, after: Sequence[str], links: Mapping[str, StageSpec]) -> tuple[str, ...]:
-    """What a stage waits for: what it is told to, and who makes the checkpoints that its configuration names."""
-    found = dict.fromkeys(after)
+def _needs(stage: StageSpec, after: Sequence[str], stages: Mapping[str, StageSpec]) -> tuple[str, ...]:
+    """The stages that one waits for: those in `after`, and those that write the checkpoints in its configuration."""
+    needs = dict.fromkeys(after)
     for name in after:
-        if name not in links:
-            raise UserError(f"chain {path}: stage {link.name} comes after {name}, and there is no such stage: add it")
-    for key, text in link.configuration.strings.items():
-        if not text.endswith(".ckpt"):
+        if name not in stages:
+            raise UserError(f"after names {name}, which is not a stage of this pipeline")
+    for key, value in stage.configuration.strings.items():
+        if not value.endswith(".ckpt"):
             continue
-        maker = _maker(text, links)
-        if maker is not None:
-            found[maker] = None
-        elif not Path(text).expanduser().is_file():
+        writer = _writer(value, stages)
+        if writer is not None:
+            needs[writer] = None
+        elif not Path(value).expanduser().is_file():
             raise UserError(
-                f"chain {path}: stage {link.name}: {key} is {text}, which is not there and which no stage writes: add "
-                "the stage that does, or give a checkpoint that is there"
+                f"{key} is {value}, which does not exist and which no stage writes: add the stage that writes it, or "
+                "give an existing checkpoint"
             )
-    return tuple(found)
+    return tuple(needs)
 
 
-def _ordered(path: Path, needs: Mapping[str, Sequence[str]]) -> list[str]:
-    """Each stage behind those that it needs, and otherwise as they are written."""
+def _ordered(path: Path, stages: Mapping[str, StageSpec]) -> list[str]:
+    """Names of the stages, each after those that it needs, otherwise in the order of the file."""
+    try:
+        TopologicalSorter({name: stage.needs for name, stage in stages.items()}).prepare()
+    except CycleError as error:
+        raise UserError(f"pipeline {path}: dependency cycle: {' -> '.join(error.args[1])}") from error
     order: list[str] = []
-
-    def visit(name: str, way: tuple[str, ...]) -> None:
-        if name in way:
-            circle = " after ".join((*way[way.index(name) :], name))
-            raise UserError(f"chain {path} goes round in a circle: {circle}; take one of them out")
-        if name not in order:
-            for need in needs[name]:
-                visit(need, (*way, name))
-            order.append(name)
-
-    for name in needs:
-        visit(name, ())
+    while len(order) < len(stages):
+        order.append(next(name for name in stages if name not in order and set(stages[name].needs) <= set(order)))
     return order
 
 
-def _check_tokenizer(path: Path, link: StageSpec, links: Mapping[str, StageSpec]) -> None:
-    """Refuses data in another tokenizer than that of the Thinker it begins with, before hours are spent on it."""
-    thinker = link.configuration.init_from.get("thinker")
-    own = link.configuration.strings.get("data.init_args.tokenizer")
-    maker = None if thinker is None else _maker(thinker, links)
-    if maker is None or own is None:
+def _check_tokenizer(stage: StageSpec, stages: Mapping[str, StageSpec]) -> None:
+    """Refuses data with another tokenizer than that of the Thinker that a stage starts from."""
+    thinker = stage.configuration.init_from.get("thinker")
+    writer = None if thinker is None else _writer(thinker, stages)
+    if writer is None or "data.init_args.tokenizer" not in stage.configuration.strings:
         return
-    theirs = _tokenizer(links[maker], links)
-    if (found := _tokenizer(link, links)) != theirs:
+    expected, found = _tokenizer(stages[writer], stages), _tokenizer(stage, stages)
+    if found != expected:
         raise UserError(
-            f"chain {path}: stage {link.name} begins with the Thinker of stage {maker}, which is trained on the "
-            f"tokens of {theirs}, and its data has those of {found}: set data.init_args.tokenizer to {thinker}"
+            f"starts from the Thinker of stage {writer}, which is trained with the tokenizer {expected}, but its data "
+            f"is tokenized with {found}: set data.init_args.tokenizer to {thinker}"
         )
 
 
-def _tokenizer(link: StageSpec, links: Mapping[str, StageSpec]) -> str:
-    """Where the tokens of a stage come from at first."""
-    own = link.configuration.strings["data.init_args.tokenizer"]
+def _tokenizer(stage: StageSpec, stages: Mapping[str, StageSpec]) -> str:
+    """The tokenizer of a stage's data: a kind, a file, or the stage that trains it."""
+    own = stage.configuration.strings["data.init_args.tokenizer"]
     if own == "bpe":
-        return f"its own ({link.name})"
-    maker = _maker(own, links) if own.endswith(".ckpt") else None
-    return _tokenizer(links[maker], links) if maker not in (None, link.name) else own
+        return f"of {stage.name}"
+    writer = _writer(own, stages) if own.endswith(".ckpt") else None
+    return _tokenizer(stages[writer], stages) if writer not in (None, stage.name) else own

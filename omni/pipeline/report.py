@@ -1,4 +1,4 @@
-"""The report of a chain: what each stage was to reach and has reached, for people (Markdown) and programs (JSON)."""
+"""The report of a pipeline: each stage's target, result and sample outputs, in Markdown and JSON."""
 
 import json
 import os
@@ -18,24 +18,23 @@ from omni.errors import UserError
 from omni.pipeline.definition import Pipeline, StageSpec
 from omni.pipeline.samples import sample
 from omni.pipeline.status import read_progress
-from omni.pipeline.table import clock
-from omni.pipeline.timings import StageTimings
+from omni.pipeline.timings import StageTimings, format_duration
 from omni.training.memory import format_count
 
 
-def write_report(chain: Pipeline, journal: StageTimings) -> Path:
-    """Writes `report.md` and `report.json` into a chain's folder, and samples beside them.
+def write_report(pipeline: Pipeline, timings: StageTimings) -> Path:
+    """Writes `report.md`, `report.json` and sample files into the folder of a pipeline.
 
     Args:
-        chain: All of its stages are done.
-        journal: How long each took.
+        pipeline: A pipeline whose stages are all done.
+        timings: The times of its stages.
 
     Returns:
         The Markdown file.
     """
-    stages = [_stage(link, journal, chain.folder / "samples") for link in chain.links.values()]
+    stages = [_stage(stage, timings, pipeline.folder / "samples") for stage in pipeline.stages.values()]
     content = {
-        "chain": chain.name,
+        "chain": pipeline.name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "hardware": _hardware(),
@@ -44,53 +43,53 @@ def write_report(chain: Pipeline, journal: StageTimings) -> Path:
         "stages": stages,
     }
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    (chain.folder / "report.json").write_text(text, encoding="utf-8")
-    path = chain.folder / "report.md"
+    (pipeline.folder / "report.json").write_text(text, encoding="utf-8")
+    path = pipeline.folder / "report.md"
     path.write_text(_markdown(content), encoding="utf-8")
     return path
 
 
-def _stage(link: StageSpec, journal: StageTimings, samples: Path) -> dict[str, Any]:
-    """What is known of a stage."""
-    best, last = link.folder / "best.ckpt", link.folder / "last.ckpt"
-    held = Checkpoint(best).content
-    metrics = held.get("metrics", {})
-    seconds, attempts = journal.seconds(link.name), journal.attempts(link.name)
+def _stage(stage: StageSpec, timings: StageTimings, samples: Path) -> dict[str, Any]:
+    """The report of one stage."""
+    best, last = Checkpoint(stage.folder / "best.ckpt"), Checkpoint(stage.folder / "last.ckpt")
+    metrics = best.content.get("metrics", {})
+    seconds = timings.seconds(stage.name)
     return {
-        "name": link.name,
-        "stage": held["lineage"]["stage"],
-        "metric": link.goal.metric,
-        "value": metrics.get(link.goal.metric),
-        "target": str(link.goal),
-        "reached": link.goal.reached(metrics),
-        "step": held["lineage"]["step"],
-        "steps": Checkpoint(last).lineage["step"],
-        "seconds": read_progress(link.folder).get("seconds") if seconds is None else seconds,
-        "attempts": attempts,
-        "parameters": _parameters(held),
+        "name": stage.name,
+        "stage": best.lineage["stage"],
+        "metric": stage.target.metric,
+        "value": metrics.get(stage.target.metric),
+        "target": str(stage.target),
+        "reached": stage.target.reached(metrics),
+        "step": best.lineage["step"],
+        "steps": last.lineage["step"],
+        "seconds": read_progress(stage.folder).get("seconds") if seconds is None else seconds,
+        "attempts": timings.attempts(stage.name),
+        "parameters": _parameters(best),
         "metrics": metrics,
-        "lineage": held["lineage"],
+        "lineage": best.lineage,
         "checkpoint": str(best),
-        "sample": _sample(link, best, samples),
+        "sample": _sample(stage, best.path, samples),
     }
 
 
-def _parameters(held: Mapping[str, Any]) -> dict[str, int]:
-    """The number of parameters of each part in a checkpoint."""
+def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
+    """Number of parameters by part."""
     with torch.device("meta"):
-        return {name: build(recipe).num_parameters for name, recipe in held["parts"].items()}
+        return {name: build(recipe).num_parameters for name, recipe in checkpoint.content["parts"].items()}
 
 
-def _sample(link: StageSpec, checkpoint: Path, samples: Path) -> dict[str, Any]:
+def _sample(stage: StageSpec, checkpoint: Path, folder: Path) -> dict[str, Any]:
     try:
-        lines, files = sample(link.configuration, checkpoint, samples / link.name)
+        found = sample(stage.configuration, checkpoint, folder / stage.name)
     except UserError as error:
         return {"none": str(error)}
-    return {**lines, "files": [str(path.relative_to(samples.parent)) for path in files]}
+    files = [str(each.relative_to(folder.parent)) for each in found.values() if isinstance(each, Path)]
+    return {**{name: text for name, text in found.items() if isinstance(text, str)}, "files": files}
 
 
 def _commit() -> str | None:
-    """The commit that the code is at, with a `+` where files differ from it; None outside a repository."""
+    """The commit of the code, with a `+` where files differ from it; None outside a repository."""
     try:
         commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
@@ -130,7 +129,7 @@ def _markdown(content: Mapping[str, Any]) -> str:
     lines = [
         f"# {content['chain']}",
         "",
-        f"All stages together took {clock(content['seconds'])} on {devices}, {hardware['memory_gib']} GiB; "
+        f"All stages together took {format_duration(content['seconds'])} on {devices}, {hardware['memory_gib']} GiB; "
         f"{hardware['system']}, PyTorch {content['versions']['torch']}, Lightning {content['versions']['lightning']}; "
         f"commit {content['commit'] or 'unknown'}, {content['date']}.",
         "",
@@ -147,7 +146,7 @@ def _markdown(content: Mapping[str, Any]) -> str:
 def _row(stage: Mapping[str, Any]) -> str:
     value = "not measured" if stage["value"] is None else f"{stage['value']:.4g}"
     mark = {True: " ✓", False: " ✗", None: ""}[stage["reached"]]
-    seconds = "unknown" if stage["seconds"] is None else clock(stage["seconds"])
+    seconds = "unknown" if stage["seconds"] is None else format_duration(stage["seconds"])
     attempts = f" in {stage['attempts']} attempts" if (stage["attempts"] or 1) > 1 else ""
     cells = (
         f"{stage['name']} (`{stage['stage']}`)",

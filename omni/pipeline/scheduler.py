@@ -1,4 +1,4 @@
-"""The order of things: which stage is started when, side by side, and what follows from its end."""
+"""The scheduler: starts each stage once the stages that it needs are done."""
 
 import signal
 import time
@@ -13,11 +13,10 @@ from omni.pipeline.status import StageStatus
 from omni.pipeline.timings import StageTimings
 
 State = Literal["waiting", "running", "done", "failed", "stopped", "blocked"]
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Process(Protocol):
-    """A stage at work, as `subprocess.Popen` is."""
+    """A running stage, such as a `subprocess.Popen`."""
 
     def poll(self) -> int | None:
         """The exit code, or None while it runs."""
@@ -27,133 +26,125 @@ class Process(Protocol):
 
 
 @dataclass
-class Status:
-    """How a stage fares.
+class StageRun:
+    """A stage as the scheduler runs it.
 
     Attributes:
-        state: What it is doing.
-        standing: What was found of it before it was started.
-        code: Its exit code, once it has failed or stopped.
+        state: Its state; `blocked` by a stage that has failed.
+        status: Its status before it was started.
+        code: Exit code, if it has failed or was stopped.
         problem: Why it could not be started.
-        began: When, on the monotonic clock.
+        started: When it was started, on the monotonic clock.
     """
 
     state: State = "waiting"
-    standing: StageStatus | None = None
+    status: StageStatus | None = None
     code: int | None = None
     problem: str = ""
-    began: float = 0.0
+    started: float = 0.0
 
     @property
-    def kept(self) -> bool:
-        """Whether it was done before."""
-        return self.state == "done" and self.standing is not None and self.standing.state == "done"
+    def done_before(self) -> bool:
+        """Whether it was done before the scheduler ran."""
+        return self.state == "done" and self.status is not None and self.status.state == "done"
 
 
 @final
 class Scheduler:
-    """Runs stages, each once those that it needs are done.
+    """Runs stages, each once the stages that it needs are done.
 
-    A stage that fails holds up those that need it, and no others. SIGINT and SIGTERM are passed on; then nothing more
-    is started.
+    A stage that fails blocks those that need it, and no others. SIGINT and SIGTERM are passed on to the running stages;
+    no further stage is started afterwards.
 
     Args:
-        links: The stages in order.
-        find: Finds out where a stage stands.
-        launch: Starts a stage, from the standing that was found.
-        journal: Where times are kept.
-        show: Called often, to show how things are.
-        jobs: Stages at work at the same time, at most.
-        pause: Seconds between two looks.
+        stages: The stages in order.
+        find_status: Determines the status of a stage.
+        launch: Starts a stage with that status.
+        timings: Keeps the times.
+        show: Called several times a second, to display the state.
+        jobs: Most stages that run at the same time.
+        pause: Seconds between two looks at the running stages.
     """
 
     def __init__(
         self,
-        links: Mapping[str, StageSpec],
+        stages: Mapping[str, StageSpec],
         *,
-        find: Callable[[StageSpec], StageStatus],
+        find_status: Callable[[StageSpec], StageStatus],
         launch: Callable[[StageSpec, StageStatus], Process],
-        journal: StageTimings,
+        timings: StageTimings,
         show: Callable[[], None] = lambda: None,
         jobs: int = 1,
         pause: float = 0.2,
     ) -> None:
-        self.links, self.journal, self.show = links, journal, show
+        self.stages, self.timings, self.show = stages, timings, show
         self.jobs, self.pause = jobs, pause
-        self.statuses = {name: Status() for name in links}
+        self.runs = {name: StageRun() for name in stages}
         self.signum: int | None = None
-        self._find, self._launch = find, launch
-        self._running: dict[str, Process] = {}
-        self._told: set[str] = set()
+        self._find_status, self._launch = find_status, launch
+        self._processes: dict[str, Process] = {}
 
     def run(self) -> None:
-        """Runs all that can be run; `statuses` tells what became of each stage."""
-        with self._signals():
+        """Runs every stage that can run; `runs` holds the outcomes."""
+        with self._forwarded_signals():
             while True:
-                self._reap()
-                self._start()
-                self._tell_late()
+                self._collect_ended()
+                self._start_ready()
                 self.show()
-                if not self._running:
+                if not self._processes:
                     return
                 time.sleep(self.pause)
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        before = {signum: signal.signal(signum, self._pass_on) for signum in _SIGNALS}
+    def _forwarded_signals(self) -> Iterator[None]:
+        def forward(signum: int, frame: object) -> None:
+            self.signum = signum
+            for process in self._processes.values():
+                process.send_signal(signum)
+
+        previous = {signum: signal.signal(signum, forward) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for signum, handler in before.items():
+            for signum, handler in previous.items():
                 signal.signal(signum, handler)
 
-    def _pass_on(self, signum: int, frame: object) -> None:
-        self.signum = signum
-        for name, process in self._running.items():
-            self._told.add(name)
-            process.send_signal(signum)
-
-    def _tell_late(self) -> None:
-        """Passes a signal on to a stage that was just being started when it came."""
-        if self.signum is None:
-            return
-        for name in self._running.keys() - self._told:
-            self._told.add(name)
-            self._running[name].send_signal(self.signum)
-
-    def _reap(self) -> None:
-        for name, process in list(self._running.items()):
-            status, code = self.statuses[name], process.poll()
-            self.journal.tick(name, time.monotonic() - status.began, ended=code is not None)
+    def _collect_ended(self) -> None:
+        for name, process in list(self._processes.items()):
+            run, code = self.runs[name], process.poll()
+            self.timings.update(name, time.monotonic() - run.started, ended=code is not None)
             if code is None:
                 continue
-            del self._running[name]
+            del self._processes[name]
             if code == 0:
-                status.state = "done"
+                run.state = "done"
             else:
-                status.state, status.code = "failed" if self.signum is None else "stopped", code
+                run.state, run.code = "failed" if self.signum is None else "stopped", code
 
-    def _start(self) -> None:
-        for name, link in self.links.items():
-            if self.statuses[name].state != "waiting" or self.signum is not None:
+    def _start_ready(self) -> None:
+        for name, stage in self.stages.items():
+            if self.runs[name].state != "waiting" or self.signum is not None:
                 continue
-            needed = {self.statuses[need].state for need in link.needs}
+            needed = {self.runs[need].state for need in stage.needs}
             if needed & {"failed", "blocked"}:
-                self.statuses[name].state = "blocked"
-            elif needed <= {"done"} and len(self._running) < self.jobs:
-                self._begin(link)
+                self.runs[name].state = "blocked"
+            elif needed <= {"done"} and len(self._processes) < self.jobs:
+                self._start(stage)
 
-    def _begin(self, link: StageSpec) -> None:
-        status = self.statuses[link.name]
+    def _start(self, stage: StageSpec) -> None:
+        run = self.runs[stage.name]
         try:
-            status.standing = self._find(link)
-            if status.standing.state == "done":
-                status.state = "done"
-            if status.state == "done" or self.signum is not None:
+            run.status = self._find_status(stage)
+            if run.status.state == "done":
+                run.state = "done"
+            if run.status.state == "done" or self.signum is not None:
                 return
-            self.journal.begin(link.name, anew=status.standing.state == "new")
-            self._running[link.name] = self._launch(link, status.standing)
+            self.timings.start(stage.name, from_scratch=run.status.state == "new")
+            process = self._launch(stage, run.status)
         except UserError as error:
-            status.state, status.code, status.problem = "failed", 2, str(error)
+            run.state, run.code, run.problem = "failed", 2, str(error)
             return
-        status.state, status.began = "running", time.monotonic()
+        run.state, run.started = "running", time.monotonic()
+        self._processes[stage.name] = process
+        if self.signum is not None:  # the signal came while the process was being started
+            process.send_signal(self.signum)

@@ -1,124 +1,107 @@
-"""What is seen of a chain at work: a table that is written anew in a terminal, and lines elsewhere."""
+"""The display of a running pipeline: a live table in a terminal, lines elsewhere."""
 
-import shutil
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import TextIO, final
+from collections.abc import Mapping
+from typing import Self, final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from omni.pipeline.definition import StageSpec, Target
-from omni.pipeline.scheduler import Status
+from omni.pipeline.scheduler import StageRun
 from omni.pipeline.status import read_progress
-from omni.pipeline.timings import StageTimings
-
-_HEADINGS = ("stage", "", "step", "time", "left", "measured")
-_WORDS = {"waiting": "waits", "running": "trains", "blocked": "held up"}
+from omni.pipeline.timings import StageTimings, format_duration
 
 
 @final
-class Table:
-    """Shows stages, their steps, times and headline metrics.
+class PipelineTable:
+    """Shows the state, step, time and headline metric of stages; a context manager around the calls of `show`.
 
     Args:
-        links: The stages.
-        journal: Their times.
-        stream: Where to write; by default standard output.
-        every: Seconds between two lines of a stage at work, where it is no terminal.
+        stages: The stages.
+        timings: Their times.
+        console: Output; standard output by default.
+        every: Seconds between two lines of a running stage, where the output is not a terminal.
     """
 
     def __init__(
         self,
-        links: Mapping[str, StageSpec],
-        journal: StageTimings,
+        stages: Mapping[str, StageSpec],
+        timings: StageTimings,
         *,
-        stream: TextIO | None = None,
+        console: Console | None = None,
         every: float = 60.0,
     ) -> None:
-        self.links, self.journal = links, journal
-        self.stream = stream or sys.stdout
-        self.every = every
-        self._height, self._shown = 0, 0.0
-        self._said: dict[str, tuple[str, float]] = {}
+        self.stages, self.timings, self.every = stages, timings, every
+        self.console = console or Console()
+        self._live = Live(console=self.console, auto_refresh=False)
+        self._lines: dict[str, tuple[str, float]] = {}  # the state in a stage's latest line, and when it was printed
         self._metrics: dict[str, dict[str, float]] = {}
 
-    def show(self, statuses: Mapping[str, Status]) -> None:
-        """Shows how things are now."""
-        if not self.stream.isatty():
-            self._tell(statuses)
-        elif time.monotonic() - self._shown >= 0.5 or not any(s.state == "running" for s in statuses.values()):
-            self._shown = time.monotonic()
-            lines = aligned([_HEADINGS, *(self._row(name, statuses) for name in self.links)])
-            width = shutil.get_terminal_size().columns
-            up = f"\x1b[{self._height}F" if self._height else ""
-            self.stream.write(up + "".join(f"\x1b[2K{line[: width - 1]}\n" for line in lines))
-            self.stream.flush()
-            self._height = len(lines)
+    def __enter__(self) -> Self:
+        if self.console.file.isatty():
+            self._live.start()
+        return self
 
-    def _tell(self, statuses: Mapping[str, Status]) -> None:
-        """A line where a stage's state changes, and now and then of those at work."""
-        for name, status in statuses.items():
-            said, at = self._said.get(name, ("waiting", 0.0))
-            now = time.monotonic()
-            if status.state == said and (said != "running" or now - at < self.every):
-                continue
-            self._said[name] = (status.state, now)
-            self.stream.write("  ".join(filter(None, self._row(name, statuses))) + "\n")
-            self.stream.flush()
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
 
-    def _row(self, name: str, statuses: Mapping[str, Status]) -> tuple[str, ...]:
-        link, status = self.links[name], statuses[name]
-        running, seconds = status.state == "running", self.journal.seconds(name)
-        progress = read_progress(link.folder) if status.state in ("running", "done", "failed", "stopped") else {}
-        if running and progress.get("seconds", 0.0) > time.monotonic() - status.began:
+    def show(self, runs: Mapping[str, StageRun]) -> None:
+        """Shows the present state."""
+        if self._live.is_started:
+            table = Table("stage", "", "step", "time", "left", "metric", box=None, pad_edge=False)
+            for name in self.stages:
+                table.add_row(*(Text(cell, no_wrap=True) for cell in self._row(name, runs)))
+            self._live.update(table, refresh=True)
+            return
+        now = time.monotonic()
+        for name, run in runs.items():
+            state, printed = self._lines.get(name, ("waiting", 0.0))
+            if run.state != state or (state == "running" and now - printed >= self.every):
+                self._lines[name] = (run.state, now)
+                self.console.out("  ".join(filter(None, self._row(name, runs))), highlight=False)
+
+    def _row(self, name: str, runs: Mapping[str, StageRun]) -> tuple[str, ...]:
+        stage, run, seconds = self.stages[name], runs[name], self.timings.seconds(name)
+        started = run.state not in ("waiting", "blocked")
+        progress = read_progress(stage.folder) if started else {}
+        if run.state == "running" and progress.get("seconds", 0.0) > time.monotonic() - run.started:
             progress = {}  # of an earlier attempt
         step, steps = progress.get("step"), progress.get("steps")
-        measured = self._metrics[name] = {**self._metrics.get(name, {}), **progress.get("metrics", {})}
-        value = measured.get(link.goal.metric)
+        metrics = self._metrics[name] = {**self._metrics.get(name, {}), **progress.get("metrics", {})}
+        value = metrics.get(stage.target.metric)
         return (
             name,
-            _state(link, status, statuses),
+            _state(stage, run, runs),
             "" if step is None else f"{step:,} of {steps:,}" if steps else f"{step:,}",
-            "" if seconds is None or status.state in ("waiting", "blocked") else clock(seconds),
-            _left(progress) if running else "",
-            "" if value is None else f"{link.goal.metric} {value:.4g}{verdict(link.goal, measured)}",
+            format_duration(seconds) if started and seconds is not None else "",
+            _remaining(progress) if run.state == "running" else "",
+            "" if value is None else f"{stage.target.metric} {value:.4g}{_verdict(stage.target, metrics)}",
         )
 
 
-def _state(link: StageSpec, status: Status, statuses: Mapping[str, Status]) -> str:
-    if status.state == "done":
-        return "done before" if status.kept else "done"
-    if status.state in ("failed", "stopped"):
-        return f"{status.state} ({status.code})"
-    if status.state == "running" and status.standing is not None and status.standing.resume:
-        return "goes on"
-    waiting = [need for need in link.needs if statuses[need].state != "done"]
-    if status.state in ("waiting", "blocked") and waiting:
-        return f"{'held up by' if status.state == 'blocked' else 'waits for'} {', '.join(waiting)}"
-    return _WORDS[status.state]
+def _state(stage: StageSpec, run: StageRun, runs: Mapping[str, StageRun]) -> str:
+    if run.state == "done":
+        return "done before" if run.done_before else "done"
+    if run.state in ("failed", "stopped"):
+        return f"{run.state} ({run.code})"
+    if run.state == "running":
+        return "resumed" if run.status is not None and run.status.resume else "training"
+    needs = ", ".join(need for need in stage.needs if runs[need].state != "done")
+    return f"{'blocked by' if run.state == 'blocked' else 'waiting for'} {needs}" if needs else run.state
 
 
-def _left(progress: Mapping[str, float]) -> str:
-    """The time that the steps ahead will take, if they are like those that were made."""
+def _remaining(progress: Mapping[str, float]) -> str:
+    """The time for the remaining steps, at the speed of this process so far."""
     made = progress.get("step", 0) - progress.get("first_step", 0)
     if made <= 0 or not progress.get("steps"):
         return ""
-    return f"{clock(progress['seconds'] / made * (progress['steps'] - progress['step']))} left"
+    return f"{format_duration(progress['seconds'] / made * (progress['steps'] - progress['step']))} left"
 
 
-def verdict(goal: Target, metrics: Mapping[str, float]) -> str:
-    """What is to be reached, and whether it is."""
-    reached = goal.reached(metrics)
-    return "" if reached is None else f" ({goal} {'✓' if reached else '✗'})"
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, or hours too: 3:05, 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines, with columns below each other."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _verdict(target: Target, metrics: Mapping[str, float]) -> str:
+    """The target, and whether it is reached."""
+    reached = target.reached(metrics)
+    return "" if reached is None else f" ({target} {'✓' if reached else '✗'})"

@@ -1,4 +1,4 @@
-"""What each of several devices needs in training, of what one device would need."""
+"""Training memory of each of several devices."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ STRATEGIES = ("ddp", "model_parallel")
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceShare:
-    """Memory of one device, in bytes, beside the activations and the workspace of its own batch.
+    """Memory of one device, in bytes, besides the activations and the workspace of its own batch.
 
-    The workspace is that of one device, an upper bound: where the optimizer's step makes it, as Muon's may, sharding
-    splits it too.
+    The workspace is that of one device, an upper bound: sharding also splits the part that the optimizer's step needs,
+    as Muon's may.
 
     Attributes:
-        weights: Parameters and buffers that the device holds all the time.
-        gradients: One for each trained parameter that it holds.
-        optimizer_state: What the optimizer keeps of them.
-        exchange: `ddp`: the copy of all gradients that is summed over devices. `model_parallel`: what is gathered at
-            the worst moment, which is everything outside of blocks, two blocks, and whole gradients of the former and
-            of one block.
-        validation: All of the weights that are split, which validation gathers.
+        weights: Parameters and buffers that stay on the device.
+        gradients: Gradients of its trained parameters.
+        optimizer_state: Optimizer state of its trained parameters.
+        exchange: `ddp`: the copy of all gradients that is summed over devices. `model_parallel`: the most that is
+            gathered at once, which is everything outside of blocks, two blocks, and the whole gradients of the former
+            and of one block.
+        validation: All sharded weights, which validation gathers.
     """
 
     weights: int
@@ -35,20 +35,20 @@ class DeviceShare:
 
 
 def share_of_device(stage: Any, *, strategy: str, devices: int, optimizer_state: int) -> DeviceShare:
-    """Memory of the fullest of some devices: FSDP splits first axes, rounded up.
+    """Memory of the device that needs most: FSDP splits first axes, rounded up.
 
     Args:
         stage: The stage, with frozen parameters marked as such.
         strategy: `ddp` or `model_parallel`.
-        devices: How many there are.
-        optimizer_state: Bytes of it on one device.
+        devices: Number of devices.
+        optimizer_state: Bytes of optimizer state on a single device.
 
     Raises:
-        UserError: If the stage cannot be trained so.
+        UserError: If the stage cannot be trained like this.
     """
     if strategy not in STRATEGIES or devices < 1:
         raise UserError(
-            f"{devices} devices by {strategy} cannot be planned: give 1 or more, and {' or '.join(STRATEGIES)}"
+            f"cannot plan {devices} devices with {strategy}: give 1 or more devices, and {' or '.join(STRATEGIES)}"
         )
     trained, buffers = [p for p in stage.parameters() if p.requires_grad], _bytes(stage.buffers())
     gradients = _bytes(trained)
@@ -78,7 +78,7 @@ def share_of_device(stage: Any, *, strategy: str, devices: int, optimizer_state:
 
 
 def _bytes(tensors: Iterable[Any], devices: int = 1) -> int:
-    """Bytes of tensors, each counted once; of the first rank's rows where they are split."""
+    """Bytes of tensors, each counted once; only the first rank's rows if they are split over devices."""
     total = 0
     for tensor in set(tensors):
         rows = tensor.shape[0] if tensor.dim() else 1

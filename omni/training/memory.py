@@ -1,4 +1,4 @@
-"""Memory: counted while a computation runs, read and written in human units."""
+"""Memory: counted during a computation, parsed and formatted in human units."""
 
 import re
 from collections.abc import Callable
@@ -17,10 +17,10 @@ _UNITS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Counts the bytes of all tensors made while it is active, each storage once, until it is freed.
+    """Counts the bytes of all tensors created while it is active, each storage once, until it is freed.
 
-    It counts fake tensors (`FakeTensorMode`) like real ones, and sees what operations return, not what a kernel takes
-    for itself meanwhile.
+    Fake tensors (`FakeTensorMode`) count like real ones. Only results of operations are seen, not the temporary memory
+    of kernels.
 
     Attributes:
         live: Bytes now.
@@ -33,7 +33,7 @@ class MemoryTracker(TorchDispatchMode):
         self._storages: dict[int, ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operation and counts what comes out."""
+        """Runs an operation and counts its results."""
         if func in FAKES and isinstance(args[0], FakeTensor):
             func = FAKES[func]
         result = func(*args, **(kwargs or {}))
@@ -41,7 +41,7 @@ class MemoryTracker(TorchDispatchMode):
         return result
 
     def add(self, tensors: Any) -> int:
-        """Counts tensors, however nested, and returns how many bytes were new."""
+        """Counts tensors in any nested containers, and returns the number of new bytes."""
         before = self.live
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, Tensor):
@@ -63,7 +63,7 @@ class MemoryTracker(TorchDispatchMode):
 
 
 def _fake_grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-    """The shape of `grouped_mm`, for every type: PyTorch's own fake refuses fp32."""
+    """`grouped_mm` of fake tensors of any type: PyTorch's own version refuses fp32."""
     if a.dim() == b.dim() == 2:
         assert offs is not None
         return a.new_empty(len(offs), a.shape[0], b.shape[1])
@@ -72,7 +72,7 @@ def _fake_grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, *_: Any, 
 
 
 def _fake_ctc(log_probs: Tensor, targets: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-    """The shapes of CTC: a loss for each row, and the table of its alignments, kept for the backward pass."""
+    """CTC of fake tensors: a loss per row, and the table of alignments that the backward pass needs."""
     subframes, rows = log_probs.shape[:2]
     return log_probs.new_empty(rows), log_probs.new_empty(rows, subframes, 2 * targets.shape[1] + 1)
 
@@ -81,7 +81,7 @@ def _fake_ctc_backward(_: Tensor, log_probs: Tensor, *__: Any, **___: Any) -> Te
     return torch.empty_like(log_probs)
 
 
-# Operations of which PyTorch cannot tell the shape alone, or only for some types.
+# Operations that PyTorch cannot run on fake tensors, or only for some types.
 FAKES: dict[Any, Callable[..., Any]] = {
     torch.ops.aten._grouped_mm.default: _fake_grouped_mm,
     torch.ops.aten._ctc_loss.Tensor: _fake_ctc,
@@ -93,17 +93,17 @@ def parse_size(text: str) -> int:
     """Bytes of a size such as `12GB` (powers of 1000) or `24GiB` (of 1024).
 
     Raises:
-        UserError: If it is no number with a unit.
+        UserError: If it is not a number with a unit.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(i?)b\s*", text, re.IGNORECASE)
     if match is None:
-        raise UserError(f"{text!r} is no amount of memory: write a number and a unit, such as 12GB, 24GiB or 800MB")
+        raise UserError(f"{text!r} is not an amount of memory: give a number and a unit, such as 12GB, 24GiB or 800MB")
     number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** _UNITS[unit.lower()])
 
 
 def format_size(size: float) -> str:
-    """Bytes as a person reads them, such as `3.1 GiB`."""
+    """Formats a number of bytes, such as `3.1 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -112,7 +112,7 @@ def format_size(size: float) -> str:
 
 
 def format_count(count: int) -> str:
-    """A number of parameters as a person reads it, such as `20.32 M`."""
+    """Formats a number of parameters, such as `20.32 M`."""
     for divisor, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if count >= divisor:
             return f"{count / divisor:.2f} {unit}"

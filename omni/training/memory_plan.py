@@ -1,4 +1,4 @@
-"""What a configuration will need: its parameters and its memory, measured without making a single weight."""
+"""Parameters and memory of a configuration, measured with fake tensors, without allocating weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,31 +16,31 @@ from omni.stages.stage import Stage
 from omni.training.device_share import DeviceShare, share_of_device
 from omni.training.memory import MemoryTracker
 
-# What autocast multiplies in.
+# The type of matrix products under autocast.
 PRODUCTS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a configuration needs. Memory is in bytes.
+    """The parameters and the memory, in bytes, of a configuration.
 
     Attributes:
         stage: Class of the stage.
         batch: Shape of each tensor of a batch, by its name.
-        precision: Of training, in Lightning's words.
-        optimizer: Its name.
+        precision: Precision of training, as Lightning names it.
+        optimizer: Name of the optimizer.
         parameters: Number of parameters by part.
-        total_parameters: Number of parameters of the stage, those that parts share counted once.
-        trained_parameters: Those of them that are not frozen.
+        total_parameters: Number of parameters of the stage; shared ones count once.
+        trained_parameters: Number of parameters that are not frozen.
         weights: Parameters and buffers.
-        gradients: One for each trained parameter.
-        optimizer_state: What the optimizer keeps between its steps.
-        activations: A batch, and what lives from its forward to its backward pass.
-        workspace: What the worst moment of a step needs beyond all of these.
-        inference_weights: Parameters of all parts as inference loads them, in fp32.
+        gradients: Gradients of the trained parameters.
+        optimizer_state: State that the optimizer keeps between steps.
+        activations: A batch, and the tensors kept from its forward to its backward pass.
+        workspace: Memory beyond all of these at the peak of a step.
+        inference_weights: Parameters of all parts at inference, in fp32.
         cache: Keys and values of one row as long as the context.
-        gpu_memory: What there is; None if that was not told.
-        share: What each of several devices holds; None for one device.
+        gpu_memory: Available memory; None if not given.
+        share: Memory of each of several devices; None for one device.
     """
 
     stage: str
@@ -62,12 +62,12 @@ class Plan:
 
     @property
     def training(self) -> int:
-        """Memory of training. No single moment needs more; most need less, as gradients replace activations."""
+        """Memory of training: an upper bound, as gradients replace activations during a step."""
         return self.weights + self.gradients + self.optimizer_state + self.activations + self.workspace
 
     @property
     def per_device(self) -> int:
-        """Memory of training on each device; validation, which keeps no gradients, may be what needs most."""
+        """Memory of training on each device: of a step, or of validation if that needs more."""
         share = self.share
         if share is None:
             return self.training
@@ -81,16 +81,16 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether training fits `gpu_memory`; None if that was not told."""
+        """Whether training fits `gpu_memory`; None if that is not given."""
         return None if self.gpu_memory is None else self.per_device <= self.gpu_memory
 
 
 @contextmanager
 def fake_tensors() -> Iterator[None]:
-    """Every tensor that is made has a shape only. Stages copy some: metrics their states, averages whole parts."""
+    """Makes every new tensor a fake one, which has a shape and no data, and lets stages copy it."""
 
     def copied(tensor: FakeTensor, memo: dict[int, Any]) -> Tensor:
-        """PyTorch's own copies the mode with the tensor, and then frees what the mode refers to twice: heaps break."""
+        """A copy in the same mode; PyTorch's own copies the mode too, and corrupts the heap when both are freed."""
         copy = tensor.detach().clone()
         copy = nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
         return memo.setdefault(id(tensor), copy)
@@ -109,19 +109,19 @@ def measure(
     devices: int = 1,
     strategy: str = "ddp",
 ) -> Plan:
-    """Makes one training step and counts what it needs.
+    """Runs one training step and counts its memory.
 
     Args:
-        stage: The stage, without a trainer. Make it, and call this, under `fake_tensors` unless it is small.
+        stage: The stage, without a trainer. Build it and call this function under `fake_tensors`, unless it is small.
         data: Arguments of its data module.
-        precision: As the trainer's.
-        accumulating: Whether gradients of earlier micro-batches lie beside a batch's activations.
-        gpu_memory: Bytes that there are, on each device.
-        devices: How many there are, each with a batch of its own.
-        strategy: How they share the work, `ddp` or `model_parallel`.
+        precision: Precision of the trainer.
+        accumulating: Whether gradients of earlier micro-batches are kept during a batch.
+        gpu_memory: Available bytes on each device.
+        devices: Number of devices, each with a batch of its own.
+        strategy: `ddp` or `model_parallel`.
 
     Raises:
-        UserError: If the precision cannot be planned, or `data` does not tell how large a batch is.
+        UserError: If the precision is not supported, or `data` does not define the size of a batch.
     """
     precision = check_precision(precision)
     inference_weights = _bytes(p for part in stage.parts.values() for p in part.parameters())
@@ -157,7 +157,7 @@ def measure(
 
 
 def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str, int]:
-    """What a training step of one or two micro-batches needs beyond weights and gradients, in bytes."""
+    """Bytes that a training step of one or two micro-batches needs besides weights and gradients."""
     optimizer, ledger = stage.make_optimizer(), MemoryTracker()
     ledger.add([*stage.parameters(), *stage.buffers()])
     activations = inputs = ledger.add(batch)
@@ -171,7 +171,7 @@ def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str,
             del loss
         pass_peak, before = ledger.peak, ledger.live
         optimizer.step()
-    state = ledger.live - before  # made by the first step; from the second on it lies beside a batch's activations
+    state = ledger.live - before  # created by the first step; later steps hold it besides the activations
     peak = max(pass_peak + state, ledger.peak)
     workspace = max(0, peak - (ledger.live - inputs + activations))
     return {"optimizer_state": state, "activations": activations, "workspace": workspace}
@@ -179,14 +179,16 @@ def _step(stage: Stage, batch: Any, precision: str, *, passes: int) -> dict[str,
 
 def _autocast(precision: str) -> AbstractContextManager[Any]:
     dtype = PRODUCTS[precision]
-    return nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)  # where fake tensors say they lie
+    return nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)  # the device of fake tensors
 
 
 def _example_batch(stage: Stage, data: Mapping[str, Any]) -> Any:
     try:
         return stage.example_batch(data)
     except KeyError as error:
-        raise UserError(f"data.init_args has no {error}, which {type(stage).__name__} needs to plan a batch") from error
+        raise UserError(
+            f"data.init_args has no {error}, which is needed to plan a batch of {type(stage).__name__}"
+        ) from error
 
 
 def _cache_bytes(stage: Stage, context: int | None) -> int:

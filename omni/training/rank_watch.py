@@ -1,8 +1,7 @@
 """Ends a run on several ranks when one of them fails: with one message, and the same exit code on all.
 
-A rank that waits for one that has failed would wait for the process group's timeout, 10 or 30 minutes. So each rank has
-a thread that looks every 0.2 s into the store through which the ranks found one another. The rank that fails first
-prints why, and leaves its exit code there.
+Otherwise the other ranks would wait for the timeout of the process group, 10 or 30 minutes. Each rank has a thread that
+polls the rendezvous store every 0.2 s. The first rank that fails prints why and stores its exit code there.
 """
 
 import os
@@ -18,19 +17,19 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore
 
-_INTERVAL = 0.2  # s between two looks
-_PATIENCE = 10.0  # s that rank 0 waits for other ranks to end before it ends
+_INTERVAL = 0.2  # s between two polls
+_PATIENCE = 10.0  # s that rank 0 waits for the other ranks to end
 
 
 class RankWatch:
-    """The watch of one rank over one run.
+    """Watches the other ranks of a run, from one rank.
 
     Args:
-        rank: Of this process among all.
+        rank: Rank of this process.
         world_size: Number of ranks.
         children: Returns the processes of other ranks that this one has started.
-        parent: Whether the process that started this one must live.
-        last_words: What is called before the process is ended from outside its main thread.
+        parent: Whether this rank ends when its parent process does.
+        last_words: Called before this process is ended from outside its main thread.
     """
 
     _runs = 0
@@ -44,7 +43,7 @@ class RankWatch:
         parent: bool,
         last_words: Callable[[], Any],
     ) -> None:
-        RankWatch._runs += 1  # the ranks of a process group can have several runs, one after another
+        RankWatch._runs += 1  # one process group may have several runs in turn
         self._name = f"omni/run/{RankWatch._runs}"
         self.rank, self.world_size = rank, world_size
         self._children_of, self._children, self._last_words = children, [], last_words
@@ -56,10 +55,10 @@ class RankWatch:
         self._thread = threading.Thread(target=self._look, name="rank-watch", daemon=True)
         self._thread.start()
 
-    # ------------------------------------------------------------------ the ends of a run
+    # ------------------------------------------------------------------ the end of a run
 
     def finish(self) -> None:
-        """The run has ended as it should on this rank; rank 0, which may hold the store, is the last to leave."""
+        """Reports success of this rank; rank 0, which may hold the store, waits for the others."""
         self._stop.set()
         self._thread.join()
         store = self._store()
@@ -72,21 +71,21 @@ class RankWatch:
             time.sleep(_INTERVAL / 4)
 
     def expect(self, message: str, code: int) -> None:
-        """The run is failing on this rank: if its main thread does not get to `fail` soon, the watch does it.
+        """Announces a failure of this rank: if its main thread does not reach `fail` soon, the watch reports it.
 
         Lightning cleans up in between, and may wait for a device that waits for another rank.
         """
         self._expected = (time.monotonic() + _PATIENCE, message, code)
 
     def fail(self, message: str, code: int) -> int:
-        """The run has failed on this rank, in its main thread.
+        """Reports a failure of this rank, from its main thread.
 
         Args:
-            message: What to print, if no other rank has failed before.
+            message: Printed unless another rank has failed before.
             code: The exit code.
 
         Returns:
-            The exit code of the rank that failed first, once it may be used.
+            The exit code of the rank that failed first.
         """
         self._stop.set()
         self._thread.join()
@@ -95,7 +94,7 @@ class RankWatch:
         return code
 
     def _report(self, message: str, code: int) -> int:
-        """Prints, and leaves the code, if this rank is the first to fail; else finds the code of the one that was."""
+        """Prints the message and stores the code if this rank is the first to fail; else returns the stored code."""
         store = self._store()
         try:
             if store is not None and store.add("failures", 1) > 1:
@@ -106,12 +105,12 @@ class RankWatch:
                 print(message, file=sys.stderr, flush=True)
             if store is not None:
                 store.set("code", str(code))
-        except dist.DistError:  # rank 0 has gone, and with it the store
+        except dist.DistError:  # rank 0 has ended, and the store with it
             pass
         return code
 
     def _part(self) -> None:
-        """Leaves the others; rank 0 only when they have left, because it may hold the store or be their parent."""
+        """Signs off; rank 0 waits for the others, because it may hold the store or be their parent."""
         store, end = self._store(), time.monotonic() + _PATIENCE
         try:
             if store is not None:
@@ -135,19 +134,19 @@ class RankWatch:
                 self._leave(1)
             if not self._children and (children := self._children_of()):
                 self._children = list(children)
-                children.clear()  # from Lightning's own observer, which kills this process, too
+                children.clear()  # hides them from Lightning's observer, which would kill this process too
             code = self._failure()
             if code is None and (killed := self._killed()):
                 code = self._report(*killed)
             if code is None and self._expected is not None and time.monotonic() > self._expected[0]:
                 code = self._report(*self._expected[1:])
             if code is not None and self._expected is not None and time.monotonic() < self._expected[0]:
-                continue  # the main thread is about to say the same
+                continue  # the main thread is about to report it
             if code is not None and not self._stop.is_set():
                 self._leave(code)
 
     def _leave(self, code: int) -> None:
-        """Ends this process, whatever its main thread waits for."""
+        """Ends this process, even while its main thread is blocked."""
         self._part()
         try:
             self._last_words()
@@ -157,7 +156,7 @@ class RankWatch:
             os._exit(code)
 
     def _failure(self) -> int | None:
-        """The exit code of the rank that has failed first; None if none has."""
+        """The exit code of the rank that failed first; None if no rank has failed."""
         store = self._store()
         try:
             return int(store.get("code")) if store is not None and store.check(["code"]) else None
@@ -165,21 +164,21 @@ class RankWatch:
             return 1
 
     def _killed(self, wait: float = 0.0) -> tuple[str, int] | None:
-        """A message and an exit code if a rank that this one has started has ended by itself, or does within `wait` s.
+        """A message and an exit code if a rank started by this one has failed, or does so within `wait` seconds.
 
-        The message is empty where that rank has printed its own.
+        The message is empty if that rank has printed its own.
         """
         end = time.monotonic() + wait
         while True:
             for rank, child in enumerate(self._children, 1):
                 if code := child.poll():
-                    return ("", code) if code > 0 else (f"omni: rank {rank} ended by signal {-code}", 128 - code)
+                    return ("", code) if code > 0 else (f"omni: rank {rank} was killed by signal {-code}", 128 - code)
             if not self._children or time.monotonic() >= end:
                 return None
             time.sleep(_INTERVAL / 4)
 
     def _store(self) -> Any:
-        """A connection of this watch's own to the ranks' store; None before they have found one another."""
+        """A separate connection to the rendezvous store; None before the process group is initialised."""
         with self._lock:
             if self._kept is None and dist.is_initialized():
                 self._kept = PrefixStore(self._name, distributed_c10d._get_default_store()).clone()

@@ -19,10 +19,10 @@ from omni.models.part import Part
 
 
 class Root(nn.Module):
-    """Holds the trained parts beside the stage, whose class and names of weights FSDP would change if it wrapped it.
+    """Holds the trained parts for FSDP, which would change the stage's class and weight names if it wrapped the stage.
 
     Args:
-        parts: The trained parts. Whatever of them is not in a block is gathered when `forward` starts.
+        parts: The trained parts. Their parameters outside of blocks are gathered when `forward` starts.
     """
 
     def __init__(self, parts: Iterable[Part]) -> None:
@@ -30,12 +30,12 @@ class Root(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, step: Callable[..., Any], *args: Any) -> Any:
-        """Calls `step` with the parameters outside of blocks gathered, whichever methods of the parts it calls."""
+        """Calls `step` with all parameters outside of blocks gathered."""
         return step(*args)
 
 
 def trained_parts(stage: Any) -> dict[str, Part]:
-    """Parts with a trained parameter. The others are not sharded: each device holds them whole, as with `ddp`."""
+    """Parts with a trained parameter; the others are not sharded, as with `ddp`."""
     return {
         name: part
         for name, part in stage.parts.items()
@@ -46,7 +46,8 @@ def trained_parts(stage: Any) -> dict[str, Part]:
 def blocks_to_shard(stage: Any) -> list[nn.Module]:
     """The modules that are gathered one at a time, when their `forward` is called.
 
-    Those are the blocks of parts that every batch runs on every rank (`stage.sharded_parts`), as they exchange weights.
+    These are the blocks of the parts in `stage.sharded_parts`, which every batch runs on every rank: gathering is a
+    collective.
     """
     parts = [part for name, part in trained_parts(stage).items() if name in stage.sharded_parts]
     return [module for part in parts for module in part.modules() if isinstance(module, Block)]
@@ -60,11 +61,11 @@ def shard(stage: Any, mesh: DeviceMesh) -> Root:
         mesh: The devices.
 
     Returns:
-        The root: steps of training are called through it.
+        The root, through which training steps are called.
     """
     for part in trained_parts(stage).values():
         for parameter in part.parameters():
-            parameter.data = parameter.data.contiguous()  # FSDP takes no convolution in channels-last order
+            parameter.data = parameter.data.contiguous()  # FSDP refuses weights in channels-last order
     for block in blocks_to_shard(stage):
         fully_shard(block, mesh=mesh)
     root: Any = Root(trained_parts(stage).values())
@@ -76,7 +77,7 @@ def shard(stage: Any, mesh: DeviceMesh) -> Root:
 
 
 def drop_unused(parameters: Iterable[nn.Parameter]) -> None:
-    """Sets gradients to None that are zero on all ranks: of what no row of the whole batch has used. A collective."""
+    """Sets gradients that are zero on all ranks, of parameters that no row has used, to None. A collective."""
     found = [(p, p.grad) for p in parameters if isinstance(p.grad, DTensor)]
     if not found:
         return
@@ -86,15 +87,15 @@ def drop_unused(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad = None
 
 
-# PyTorch's FSDP has learned it in 2.13: weights that only some ranks have a gradient of.
+# From PyTorch 2.13 on, FSDP supports weights that have a gradient on only some ranks.
 TAKES_UNUSED = hasattr(FSDPModule, "set_reduce_scatter_unused_params")
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Lightning's `ModelParallelStrategy` for omni's stages: FSDP2 over all devices, and omni's ordinary checkpoints.
+    """Lightning's `ModelParallelStrategy` for stages: FSDP2 over all devices, with ordinary checkpoints.
 
-    Training gathers one block at a time. Validation, test and prediction gather all weights once and keep them until
-    they end: ranks generate answers of different lengths, and some only rank 0.
+    Training gathers one block at a time. Validation, test and prediction gather all weights once and keep them, because
+    ranks generate answers of different lengths, and some only rank 0.
 
     Args:
         process_group_backend: `nccl` on GPUs and `gloo` on the CPU if not given.
@@ -109,16 +110,16 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Lightning hands over the optimizer states of a checkpoint, see `load_optimizer_state_dict`."""
+        """Makes Lightning pass the optimizer states of a checkpoint to `load_optimizer_state_dict`."""
         return True
 
     def setup_environment(self) -> None:
-        """Puts all devices on the axis that data and weights are split over."""
+        """Splits data and weights over all devices."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     def setup(self, trainer: Any) -> None:
-        """Shards the stage, which has its initial weights, then makes the optimizer."""
+        """Shards the stage with its initial weights, then makes the optimizer."""
         assert self.model is not None
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
@@ -137,7 +138,7 @@ class ShardedStrategy(ModelParallelStrategy):
             return self.root(self.lightning_module.training_step, *args, *kwargs.values())
 
     def post_backward(self, closure_loss: Tensor) -> None:
-        """Forgets gradients of what no rank has used: FSDP makes zeros of them, with which AdamW would take a step."""
+        """Drops gradients of parameters that no rank has used: FSDP fills in zeros, on which AdamW would step."""
         super().post_backward(closure_loss)
         stage: Any = self.lightning_module
         if stage.has_unused_parameters:
@@ -146,11 +147,11 @@ class ShardedStrategy(ModelParallelStrategy):
     def on_validation_start(self) -> None:
         """Gathers all weights."""
         assert self.root is not None
-        self.root(lambda: None)  # FSDP's own set-up, which must start at the root
+        self.root(lambda: None)  # initialises FSDP, which must start at the root
         self._gather(True)
 
     def on_validation_end(self) -> None:
-        """Splits them again."""
+        """Shards them again."""
         self._gather(False)
 
     on_test_start = on_predict_start = on_validation_start
@@ -175,7 +176,7 @@ class ShardedStrategy(ModelParallelStrategy):
         whole = self._whole
         self._gather(False)
         same = {name: id(p) for name, p in self.lightning_module.named_parameters(remove_duplicate=False)}
-        gathered: dict[Any, Any] = {}  # tied weights once, as they are stored
+        gathered: dict[Any, Any] = {}  # tied weights are gathered once
         state = self.lightning_module.state_dict()
         for name, value in state.items():
             key = same.get(name, name)
@@ -184,18 +185,18 @@ class ShardedStrategy(ModelParallelStrategy):
         return {name: gathered[same.get(name, name)] for name in state}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Each rank takes its share of the whole weights of a checkpoint."""
+        """Loads this rank's share of the weights of a checkpoint."""
         assert self.lightning_module is not None
         own = self.lightning_module.state_dict()
         state = {name: share(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
         self.lightning_module.load_state_dict(state, strict=strict)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As one process saves it: whole on rank 0, shapes only on the others. A collective."""
+        """The optimizer state as one process saves it: whole on rank 0, shapes only on the others. A collective."""
         return tree_map(self._assembled, Strategy.optimizer_state(self, optimizer))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Each rank takes its share of the optimizer states of a checkpoint."""
+        """Loads this rank's share of the optimizer states of a checkpoint."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict(shared_state(optimizer, state))
 
@@ -215,14 +216,14 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def share(value: Any, like: Any) -> Any:
-    """This rank's share of a whole tensor, split as `like` is; anything else is returned as it is."""
+    """This rank's share of a whole tensor, sharded like `like`; anything else is returned unchanged."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def shared_state(optimizer: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """This rank's share of an optimizer's whole state, or of the states of several optimizers that are one."""
+    """This rank's share of the state of an optimizer, or of several combined ones."""
     if "optimizers" in state:
         pairs = zip(optimizer.optimizers, state["optimizers"], strict=True)
         return {**state, "optimizers": [shared_state(one, its) for one, its in pairs]}

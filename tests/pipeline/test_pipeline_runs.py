@@ -1,4 +1,4 @@
-"""Chains of real stages: killed and begun again, failed, stopped."""
+"""Pipelines of real stages: killed and started again, failed, stopped."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from toy_chain import NAME, stage, two, written
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
-from omni.commands import train as training
 from omni.pipeline.definition import StageSpec, read_pipeline
+from omni.pipeline.launcher import Launcher, exclusive
 from omni.pipeline.status import StageStatus
 from omni.pipeline.timings import StageTimings
 
@@ -70,11 +70,11 @@ class Fork:
 def forks(monkeypatch):
     """Stages are forked, not started."""
 
-    def launch(self: Any, link: StageSpec, found: StageStatus) -> Fork:
-        resume = ["--ckpt_path", found.resume] if found.resume else []
-        return Fork(["fit", *link.arguments, *resume], self.log(link.name))
+    def launch(self: Any, stage: StageSpec, status: StageStatus) -> Fork:
+        resume = ["--ckpt_path", status.resume] if status.resume else []
+        return Fork(["fit", *stage.arguments, *resume], self.log(stage.name))
 
-    monkeypatch.setattr(training.Launcher, "__call__", launch)
+    monkeypatch.setattr(Launcher, "__call__", launch)
 
 
 def report(folder: str = "lightning_logs") -> dict[str, Any]:
@@ -87,7 +87,7 @@ def report(folder: str = "lightning_logs") -> dict[str, Any]:
     return content
 
 
-def test_killed_and_begun_again_ends_with_the_same_report(forks, workplace, capfd):
+def test_killed_and_started_again_ends_with_the_same_report(forks, workplace, capfd):
     kill = {"class_path": "test_pipeline_runs.KillOnce", "init_args": {"step": 7, "file": "kill"}}
     often = {"filename": "last", "every_n_train_steps": 2}
     every = {"class_path": "omni.training.callbacks.StageCheckpoint", "init_args": often}
@@ -113,7 +113,7 @@ def test_killed_and_begun_again_ends_with_the_same_report(forks, workplace, capf
     main(["train", path])
     output = capfd.readouterr().out
     assert "thinker  done before" in output
-    assert "again  goes on" in output
+    assert "again  resumed" in output
     assert report() == whole
     resumed = Checkpoint("lightning_logs/again/last.ckpt").weights
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
@@ -126,7 +126,7 @@ def test_killed_and_begun_again_ends_with_the_same_report(forks, workplace, capf
     assert capfd.readouterr().out.count("done before") == 2
 
 
-def test_a_failed_stage_is_told_with_its_line_its_log_and_its_exit_code(forks, workplace, fails):
+def test_a_failed_stage_is_reported_with_its_line_its_log_and_its_exit_code(forks, workplace, fails):
     stages = two(**{"model.init_args.thinker.init_args.vocab_size": 100})
     stages["other"] = stage(overrides={NAME: "other"})
     message = fails(main, ["train", str(written(stages))])
@@ -151,6 +151,6 @@ def test_processes_save_at_ctrl_c_and_when_their_chain_is_killed(workplace):
         output, _ = chain.communicate(timeout=120)
         assert chain.returncode == code
         if signum == signal.SIGINT:
-            assert "stopped, and saved; the same command goes on" in output
-        with training._alone(read_pipeline(Path(path))):  # the stage has ended, too
+            assert "stopped and saved; run the same command to resume" in output
+        with exclusive(read_pipeline(Path(path)), waiting=lambda: None):  # the stage has ended, too
             assert before + 20 < Checkpoint(last).lineage["step"] < 4000

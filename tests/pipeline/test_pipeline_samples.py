@@ -1,4 +1,4 @@
-"""What the report of a chain shows of each stage."""
+"""Sample outputs of each stage in the report."""
 
 from pathlib import Path
 
@@ -19,47 +19,48 @@ def shown(stage: str, options: dict[str, str], **changes: str) -> Sample:
     return sample(configuration, configuration.folder / "best.ckpt", Path("samples") / stage)
 
 
-def test_the_thinker_writes(fit):
+def test_a_continuation(fit):
     fit()
     found = shown("thinker", TOY, model__init_args__sample_prompts='["the red"]')
-    assert found.lines["writes"].startswith("the red")
+    assert str(found["text"]).startswith("the red")
 
 
-def test_the_recogniser_hears_a_recording_that_is_held_out(fit_audio, speech):
+def test_a_transcript_of_a_held_out_recording(fit_audio, speech):
     fit_audio()
     found = shown("audio", TOY_SPEECH)
-    assert found.lines.keys() == {"is said", "hears"}
-    assert f'"text": "{found.lines["is said"]}"' in (speech / "val.jsonl").read_text()
-    assert soundfile.info(found.files[0]).samplerate == 16_000
+    assert found.keys() == {"reference", "transcript", "recording"}
+    assert f'"text": "{found["reference"]}"' in (speech / "val.jsonl").read_text()
+    assert soundfile.info(found["recording"]).samplerate == 16_000
 
 
-def test_pictures_are_classified_or_told_by_captions(fit_vision):
+def test_labels_of_an_image(fit_vision):
     fit_vision()
     found = shown("vision", TOY_VISION)
-    assert found.lines["is there"] in ("blue", "green", "red")
-    assert found.lines["sees"].split(": ")[1] in ("blue", "green", "red")
-    with Image.open(found.files[0]) as shown_image:
+    assert found["reference"] in ("blue", "green", "red")
+    assert str(found["labels"]).split(": ")[1].split(" (")[0] in ("blue", "green", "red")
+    with Image.open(str(found["image"])) as shown_image:
         assert shown_image.size == (16, 20)
 
 
 @pytest.mark.parametrize("stage", ["codec", "vocoder"])
-def test_sound_is_made_again(stage, fit_codec, fit_vocoder):
+def test_rebuilt_audio(stage, fit_codec, fit_vocoder):
     fit, options = {"codec": (fit_codec, TOY_CODEC), "vocoder": (fit_vocoder, TOY_VOCODER)}[stage]
     fit()
     found = shown(stage, options)
     original = Path("speech/val-0.wav")
-    assert soundfile.info(found.files[0]).frames == soundfile.info(original).frames
+    rebuilt = found["reconstruction" if stage == "codec" else "resynthesis"]
+    assert soundfile.info(rebuilt).frames == soundfile.info(original).frames
 
 
-def test_the_talker_speaks_and_is_heard(fit_talker):
+def test_speech_and_its_transcript(fit_talker):
     fit_talker(trainer__max_steps=60, trainer__val_check_interval=30)  # fewer, and it may say nothing at all
     found = shown("talker", TOY_TALKER)
-    assert set(found.lines["is to say"]) <= set("abc")
-    assert found.lines.keys() == {"is to say", "is heard to say"}
-    assert soundfile.info(found.files[0]).frames > 0
+    assert set(str(found["text"])) <= set("abc")
+    assert found.keys() == {"text", "transcript of the speech", "speech"}
+    assert soundfile.info(found["speech"]).frames > 0
 
 
-def test_without_data_there_is_nothing_to_show(fit_audio, speech):
+def test_missing_data(fit_audio, speech):
     fit_audio()
     (speech / "val.jsonl").unlink()
     with pytest.raises(UserError, match="does not exist"):

@@ -1,4 +1,4 @@
-"""Where the stages of a chain stand: what is kept, what goes on, and what is begun anew."""
+"""The status of stages: which are kept, resumed, or trained from scratch."""
 
 import json
 import shutil
@@ -13,11 +13,11 @@ from toy_chain import FIRST, SECOND, two, written
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError
 from omni.pipeline.definition import read_pipeline
-from omni.pipeline.status import StageStatus, standing
+from omni.pipeline.status import StageStatus, stage_status
 from omni.training.configuration import Configuration
 
 
-class TestStanding:
+class TestStageStatus:
     @pytest.fixture
     def chain(self, fit):
         """A chain whose first stage is done."""
@@ -29,7 +29,7 @@ class TestStanding:
         stages = two(**overrides)
         if name == "thinker":
             del stages["again"]
-        return standing(read_pipeline(written(stages)).links[name])
+        return stage_status(read_pipeline(written(stages)).stages[name])
 
     def test_done_even_where_the_repository_has_moved(self, chain, monkeypatch, workplace):
         assert self.find() == StageStatus("done")
@@ -66,9 +66,9 @@ class TestStanding:
         fit("fit", f"--init_from.thinker={FIRST}", **{key.replace(".", "__"): v for key, v in SECOND.items()})
         assert self.find("again").state == "done"
         fit(trainer__max_steps=3)
-        assert self.find("again") == StageStatus("new", "thinker, which it begins with, has changed")
+        assert self.find("again") == StageStatus("new", "thinker, which it starts from, has changed")
 
-    def test_cut(self, chain):
+    def test_interrupted(self, chain):
         folder = Path("lightning_logs/thinker")
         progress = json.loads((folder / "progress.json").read_text())
         assert progress["finished"]
@@ -76,19 +76,21 @@ class TestStanding:
         measured = Checkpoint(folder / "last.ckpt").content["metrics"]
         assert measured.items() <= progress["metrics"].items()
         (folder / "progress.json").write_text(json.dumps(progress | {"finished": False, "step": 3}))
-        assert self.find() == StageStatus("new", "it was cut in its only validation")  # best is of step 6: of that one
+        assert self.find() == StageStatus(
+            "new", "it was interrupted in its only validation"
+        )  # best is of step 6: of that one
         checkpoint = Checkpoint(folder / "best.ckpt").content
         checkpoint["lineage"]["step"] = 3
         torch.save(checkpoint, "other.ckpt")  # not over what is mapped
         Path("other.ckpt").replace(folder / "best.ckpt")
-        assert self.find() == StageStatus("cut", resume="best")
+        assert self.find() == StageStatus("interrupted", resume="best")
         (folder / "last.ckpt").write_bytes((folder / "best.ckpt").read_bytes())
-        assert self.find() == StageStatus("cut", resume="last")
+        assert self.find() == StageStatus("interrupted", resume="last")
         (folder / "progress.json").unlink()
-        assert self.find() == StageStatus("cut", resume="last")
+        assert self.find() == StageStatus("interrupted", resume="last")
 
     def test_damaged_or_gone(self, chain):
         Path("lightning_logs/thinker/best.ckpt").unlink()
-        assert self.find() == StageStatus("new", "its best.ckpt is gone")
+        assert self.find() == StageStatus("new", "its best.ckpt is missing")
         Path("lightning_logs/thinker/last.ckpt").write_bytes(b"cut off")
         assert self.find() == StageStatus("new")

@@ -282,5 +282,5 @@ class TestTwoProcesses:
         run = self.start("omni fit --trainer.devices=2 --trainer.strategy=ddp", f"--trainer.callbacks+={kill}")
         told = run.communicate(timeout=300)[0]
         assert run.returncode == 128 + signal.SIGKILL, told
-        assert told.count("omni: rank 1 ended by signal 9") == 1, told
+        assert told.count("omni: rank 1 was killed by signal 9") == 1, told
         assert "Traceback" not in told

@@ -1,0 +1,89 @@
+"""Stages as processes: how they are started, their logs, and the lock that keeps out other commands."""
+
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import final
+
+from omni.pipeline.definition import Pipeline, StageSpec
+from omni.pipeline.scheduler import StageRun
+from omni.pipeline.status import StageStatus
+
+
+@contextmanager
+def exclusive(pipeline: Pipeline, *, waiting: Callable[[], None]) -> Iterator[int]:
+    """Holds the lock of a pipeline, which its stages inherit: a killed command may leave one that still saves.
+
+    Args:
+        pipeline: The pipeline.
+        waiting: Called once if the lock is held by others.
+
+    Yields:
+        The file descriptor of the lock.
+    """
+    pipeline.folder.mkdir(parents=True, exist_ok=True)
+    with (pipeline.folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+@final
+class Launcher:
+    """Starts stages as processes, each with a log file.
+
+    Args:
+        pipeline: The pipeline.
+        lock: File descriptor that each process inherits, see `exclusive`.
+        threads: Threads of each process; PyTorch's choice by default.
+    """
+
+    def __init__(self, pipeline: Pipeline, lock: int, *, threads: int | None = None) -> None:
+        self.pipeline, self.lock = pipeline, lock
+        self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        if threads is not None:
+            self.environment.setdefault("OMP_NUM_THREADS", str(threads))
+
+    def log(self, name: str) -> Path:
+        """The log file of a stage."""
+        return self.pipeline.folder / f"{name}.log"
+
+    def __call__(self, stage: StageSpec, status: StageStatus) -> subprocess.Popen[bytes]:
+        """Starts a stage."""
+        resume = ["--ckpt_path", status.resume] if status.resume else []
+        command = ["fit", *stage.arguments, *resume]
+        log = self.log(stage.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab" if status.resume else "wb") as file:
+            reason = f" ({status.reason})" if status.reason else ""
+            file.write(f"$ omni {shlex.join(command)}{reason}\n".encode())
+            file.flush()
+            # A session of its own: Ctrl-C reaches it once, from the scheduler, and not also from the terminal.
+            return subprocess.Popen(
+                [sys.executable, "-m", "omni.pipeline.child", *command],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+                pass_fds=[self.lock],
+            )
+
+    def failure(self, name: str, run: StageRun) -> str:
+        """Why a stage has failed: its error line, or the last line of its log."""
+        if run.problem:
+            return run.problem
+        log, code = self.log(name), run.code or 0
+        end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        error = next((line for line in reversed(lines) if line.startswith("omni: ")), ["no output", *lines][-1])
+        return f"{error.removeprefix('omni: ')} ({end}; {log})"
