@@ -1,4 +1,4 @@
-"""A guard against ranks that wait for one another: each records its collectives, and the records must be equal."""
+"""A guard against deadlocked ranks: each rank records its collectives, and the records must be equal."""
 
 import json
 import re
@@ -35,7 +35,7 @@ _SHOWN = 6  # stack frames of a call
 
 
 def record(rank: int) -> None:
-    """From now on this process writes each of its collectives over all ranks to `collectives-RANK.txt`."""
+    """Makes this process write each of its collectives over all ranks to `collectives-RANK.txt`."""
     _path(rank).unlink(missing_ok=True)
     file = _path(rank).open("w", buffering=1)
     for name, position in _COLLECTIVES.items():

@@ -1,4 +1,4 @@
-"""Runs on several ranks as real processes: forks of the test's own, so that none has to import anything.
+"""Runs on several ranks as real processes, forked from the test process, which has imported everything.
 
 Every run is guarded: ranks whose collectives differ fail, with the calls of each (see `collectives.py`).
 """
@@ -20,12 +20,12 @@ import torch
 
 
 class Ranks:
-    """Processes that call a function as the ranks of a run, as torchrun starts them; what is left is killed at the end.
+    """Processes that call a function as the ranks of a run, as started by torchrun; killed at the end if still running.
 
     Args:
-        function: What each rank calls, with its rank.
-        count: How many ranks there are.
-        results: Whether what the function returns is kept, for `results`.
+        function: Called on each rank, with its rank.
+        count: Number of ranks.
+        results: Whether the results of the function are kept, for `results`.
     """
 
     def __init__(self, function: Callable[[int], Any], count: int = 2, *, results: bool = False) -> None:
@@ -75,7 +75,7 @@ class Ranks:
         self.kill()
 
     def kill(self) -> None:
-        """Ends all of them by SIGKILL."""
+        """Kills all running ranks by SIGKILL."""
         for process in self.processes:
             if process not in self.codes:
                 os.kill(process, signal.SIGKILL)
@@ -86,8 +86,8 @@ class Ranks:
 
         Raises:
             AssertionError: If the ranks' collectives differ.
-            TimeoutError: If one is still running after that many seconds; the message holds the last collective of
-                each, what they wrote, and their stacks.
+            TimeoutError: If a rank is still running after this time; the message holds the last collective, the output
+                and the stack of each.
         """
         start = looked = time.monotonic()
         while len(self.codes) < len(self.processes):
@@ -106,7 +106,7 @@ class Ranks:
         return [self.codes[process] for process in self.processes]
 
     def results(self, seconds: float = 60.0) -> list[Any]:
-        """What the function has returned on each rank; waits as `wait` does, and fails if a rank fails."""
+        """The results of the function on each rank; waits as `wait` does, and fails if a rank fails."""
         codes = self.wait(seconds)
         assert not any(codes), "\n".join([f"exit codes {codes}", *map(self.output, range(len(codes)))])
         return [torch.load(f"rank-{rank}.pt", weights_only=False) for rank in range(len(codes))]
@@ -127,5 +127,5 @@ class Ranks:
         return "\n".join(line for line in lines if "/pluggy/" not in line)
 
     def output(self, rank: int) -> str:
-        """What a rank has written to stdout and stderr."""
+        """The output of a rank to stdout and stderr."""
         return Path(f"rank-{rank}.txt").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What tests of runs share: a run's curves and weights, and callbacks that disturb it."""
+"""Helpers for tests of runs: curves, weights, and callbacks that disturb a run."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ RUN = Path("lightning_logs/thinker")
 
 
 def scalars(run: Path, tag: str) -> dict[int, float]:
-    """A curve from TensorBoard's files; where a run was resumed, the later value of a step counts."""
+    """A curve from TensorBoard's files; of two values of one step, as after resuming, the later one counts."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     return {event.step: event.value for event in events.Scalars(tag)}
@@ -28,7 +28,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint that another process writes; 0 while it is not there, or just moved away."""
+    """The step of a checkpoint that another process writes; 0 while it is missing."""
     try:
         return Checkpoint(path).lineage["step"]
     except UserError:
@@ -40,7 +40,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def callback(path: str, **arguments: Any) -> str:
-    """The option that adds a callback."""
+    """The command-line option that adds a callback."""
     return f"--trainer.callbacks+={json.dumps({'class_path': path, 'init_args': arguments})}"
 
 
@@ -56,7 +56,7 @@ class SignalAt(Callback):
 
 
 class SignalTwice(SignalAt):
-    """Sends it twice in one step, or where a batch is predicted once."""
+    """Sends the signal twice in one step, or once in prediction."""
 
     def on_before_zero_grad(self, trainer: Any, *args: Any) -> None:
         super().on_before_zero_grad(trainer)
@@ -67,7 +67,7 @@ class SignalTwice(SignalAt):
 
 
 class KeepLast(Callback):
-    """Copies `last.ckpt` as it is at the beginning of a step."""
+    """Copies `last.ckpt` at the start of a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step

@@ -33,7 +33,7 @@ class Configuration(OmniCLI):
         self.config = parser.parse_args(self._argv)
 
     def link_arguments(self, parser: Any) -> None:
-        """Links nothing: model and data are made one without the other."""
+        """Links nothing: model and data are built independently."""
 
     def _set_seed(self) -> None:
         """Does nothing: nothing here is random."""

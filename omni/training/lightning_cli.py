@@ -51,10 +51,10 @@ warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is
 
 
 class ConfigParser(LightningArgumentParser):
-    """A parser of configurations, whose key `base` has been followed by `find_configs`."""
+    """A parser of configurations that ignores the key `base`, which `find_configs` has resolved."""
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
-        """As in `ArgumentParser`, without the key `base`."""
+        """Parses as `ArgumentParser` does, without the key `base`."""
         return super().parse_string(without_base(content), *args, **kwargs)
 
 
@@ -99,7 +99,7 @@ class OmniCLI(LightningCLI):
         self.link_arguments(parser)
 
     def link_arguments(self, parser: LightningArgumentParser) -> None:
-        """Gives a stage the parts that its data is encoded by: the Talker's codec and recogniser."""
+        """Passes the codec and the recognizer of the data module on to the Talker's stage."""
         for target, attribute in {"speech_codec": "codec", "recognizer": "audio_encoder"}.items():
             parser.link_arguments(
                 "data.encoder", f"model.init_args.{target}", attrgetter(attribute), apply_on="instantiate"
@@ -122,7 +122,7 @@ class OmniCLI(LightningCLI):
             config["precision"] = best_precision(config["accelerator"])
         config["precision"] = check_precision(config["precision"])
         config["strategy"] = checked_strategy(config, self.model)
-        config["callbacks"] = self._checkpoints_chosen(config["callbacks"])
+        config["callbacks"] = self._chosen_checkpoints(config["callbacks"])
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, RuntimeError, ImportError) as error:  # about an accelerator, devices or a plugin
@@ -134,10 +134,10 @@ class OmniCLI(LightningCLI):
         rank_zero_info(f"precision: {trainer.precision}")
         return trainer
 
-    def _checkpoints_chosen(self, callbacks: Any) -> Any:
-        """One StageCheckpoint for each file name, the last that was given; `monitor: stage` is what the stage declares.
+    def _chosen_checkpoints(self, callbacks: Any) -> Any:
+        """Keeps the last StageCheckpoint of each file name, and replaces `monitor: stage` by the stage's metric.
 
-        The metric is filled in in the configuration too, which the run keeps as `config.yaml`.
+        The metric is also set in the configuration, which the run saves as `config.yaml`.
         """
         if not callbacks:
             return callbacks

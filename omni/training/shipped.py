@@ -1,4 +1,4 @@
-"""Configuration files: where `--config` finds them, and the file that one changes by its key `base`.
+"""Configuration files: where `--config` finds them, and the base file that one names by its key `base`.
 
 Shipped ones lie in `configs/` of the repository, or in its copy in an installed package.
 """
@@ -25,7 +25,7 @@ def find_config(path: str | Path) -> Path:
 
 
 def find_configs(argv: Sequence[str]) -> list[str]:
-    """Arguments of a command with every `--config` (or `-c`) found, after the files that it is based on.
+    """Arguments of a command with the path of every `--config` (or `-c`), each after its base files.
 
     `--config world/omni.yaml`, whose key `base` is `../omni.yaml`, becomes `--config omni.yaml --config
     world/omni.yaml`. A base that was given before is not repeated.
@@ -61,7 +61,7 @@ def without_base(content: str) -> str:
 
 
 def _with_bases(path: Path) -> list[Path]:
-    """A file after the one that it is based on, after the one that that is based on, ..."""
+    """A file and its chain of base files, the innermost first."""
     chain = [path]
     while (base := _base(chain[0])) is not None:
         if base.resolve() in {each.resolve() for each in chain}:

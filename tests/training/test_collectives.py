@@ -1,4 +1,4 @@
-"""The guard against ranks that wait for one another, on faults of the kinds that it is for."""
+"""The guard against deadlocked ranks, tested with the faults that it detects."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def alike(rank):
 
 
 class FolderOfRank0(Callback):
-    """Asks for the run's folder on rank 0 alone: a broadcast that no other rank joins."""
+    """Reads the run's folder on rank 0 only: a broadcast that no other rank joins."""
 
     def on_train_start(self, trainer, stage):
         if trainer.is_global_zero:
@@ -99,7 +99,7 @@ class TestGuard:
 
 
 def test_a_callback_that_asks_rank_0_alone(fit):
-    """What once made every run on several ranks wait for ever."""
+    """A fault that once deadlocked every run on several ranks."""
     fit(trainer__max_steps=1)  # imports what the forks need
     shutil.rmtree(RUN)
     two = {"trainer__devices": 2, "trainer__strategy": "ddp"}

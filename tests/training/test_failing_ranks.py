@@ -1,4 +1,4 @@
-"""A rank that fails ends the others: within seconds, with one message and one exit code."""
+"""A failing rank ends the others within seconds, with one message and one exit code."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ class FailAt(Callback):
 
 @pytest.fixture
 def warm(fit):
-    """All that a run imports, so that forks have it."""
+    """Imports everything that a run needs, so that forks have it."""
     fit(trainer__max_steps=1)
     shutil.rmtree(RUN)
 
@@ -76,7 +76,7 @@ class TestTwoRanks:
             assert Checkpoint(RUN / "last.ckpt").lineage["step"] >= 4
 
     def test_one_that_gloo_does_not_wake_ends_too(self, fit):
-        """Rank 0 sleeps, as it would in a kernel that waits for rank 1."""
+        """Rank 0 sleeps, as in a kernel that waits for rank 1."""
         fails = callback("test_failing_ranks.FailAt", step=3, how="mistake", other_sleeps=True)
         with Ranks(lambda rank: fit("fit", fails, **TWO)) as ranks:
             assert ranks.wait(30) == [2, 2], ranks.output(0) + ranks.output(1)

@@ -1,4 +1,4 @@
-"""What begins runs elsewhere: scripts and files that other programs read, and going on where a run was cut off."""
+"""Launching runs elsewhere: scripts and files for other programs, and resuming interrupted runs."""
 
 import fnmatch
 import os
@@ -27,12 +27,12 @@ DOCKER = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def script(name: str) -> str:
-    """A script of the folder, or a part of SkyPilot's task, as one."""
+    """A script of the folder, or a section of SkyPilot's task as a script."""
     return TASK[name] if name in TASK else (LAUNCH / name).read_text(encoding="utf-8")
 
 
 def commands(text: str) -> list[list[str]]:
-    """Its commands, words split as the shell does, variables as they are."""
+    """Its commands, split into words as by the shell, with variables unexpanded."""
     lines = re.sub(r"\\\n", " ", text).splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.strip() and not line.startswith("#")]
 
@@ -51,7 +51,7 @@ def bash(text: str, *arguments: str, folder: Path, **environment: str) -> subpro
 
 
 def stand_in(folder: Path, name: str, code: int = 0) -> None:
-    """A program that notes how it was called and ends with that code."""
+    """A program that records its arguments and ends with that code."""
     (folder / "bin").mkdir(exist_ok=True)
     program = folder / "bin" / name
     program.write_text(f'#!/bin/sh\necho "{name} $*" >> {folder}/called\nexit {code}\n', encoding="utf-8")
@@ -88,7 +88,7 @@ class TestScripts:
             assert merged["ckpt_path"] == "auto"
             assert merged["trainer"]["strategy"] == "ddp"
 
-    def test_torchrun_begins_a_process_for_each_gpu_of_each_machine(self, tmp_path):
+    def test_torchrun_starts_a_process_for_each_gpu_of_each_machine(self, tmp_path):
         stand_in(tmp_path, "torchrun")
         options = {"GPUS": "4", "NODES": "2", "NODE": "1", "MASTER": "first"}
         done = bash(script("torchrun.sh"), "--config", "a b.yaml", folder=tmp_path, **options)
@@ -118,12 +118,12 @@ class TestScripts:
         assert "--trainer.num_nodes 2 --trainer.devices 4 --ckpt_path auto --config a.yaml" in called
         assert ("scontrol requeue 77" in called) == again
 
-    def test_slurm_asks_for_as_many_tasks_as_gpus_and_for_the_signal_that_the_run_knows(self):
+    def test_slurm_requests_one_task_per_gpu_and_the_signal_that_a_run_handles(self):
         asked = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", script("slurm.sh"), re.MULTILINE))
         assert len(asked) == script("slurm.sh").count("#SBATCH")
         assert asked["ntasks-per-node"] == asked["gpus-per-node"]
         assert asked["signal"].startswith("TERM@")
-        assert asked["open-mode"] == "append"  # what was told before it was queued again stays
+        assert asked["open-mode"] == "append"  # keeps the output from before a requeue
 
     def test_skypilots_task_is_one(self):
         known = {"name", "resources", "num_nodes", "workdir", "file_mounts", "envs", "setup", "run"}
@@ -144,7 +144,7 @@ class TestScripts:
 
 
 class TestImage:
-    def test_it_is_made_of_instructions_that_docker_knows(self):
+    def test_its_instructions_are_valid(self):
         known = {"FROM", "RUN", "WORKDIR", "ENV", "COPY", "ENTRYPOINT", "CMD"}
         found = [words[0] for words in commands(DOCKER)]
         assert found[0] == "FROM"
@@ -176,10 +176,10 @@ class TestImage:
         assert set(extras[1].split(",")) <= project["optional-dependencies"].keys()
 
 
-class TestGoingOn:
-    """`--ckpt_path auto`: begin, or go on; never begin where something is left to go on with."""
+class TestResuming:
+    """`--ckpt_path auto`: starts or resumes a run, and never starts one over checkpoints."""
 
-    def test_it_begins_and_later_goes_on(self, fit, caplog):
+    def test_it_starts_and_later_resumes(self, fit, caplog):
         fit("fit", "--ckpt_path=auto", trainer__max_steps=3)
         assert f"ckpt_path auto: {RUN} holds no checkpoint: starting a new run" in caplog.text
         cli = fit("fit", "--ckpt_path=auto", trainer__max_steps=6)
@@ -187,7 +187,7 @@ class TestGoingOn:
         assert cli.trainer.global_step == 6
         assert not (RUN / "earlier").exists()
 
-    def test_stopped_and_gone_on_equals_never_stopped(self, fit):
+    def test_stopped_and_resumed_equals_never_stopped(self, fit):
         import json
 
         options = {"trainer__max_steps": 12, "trainer__val_check_interval": 4}
@@ -227,17 +227,17 @@ class TestGoingOn:
         assert "holds best.ckpt but no last.ckpt: give one of these" in message
         assert (RUN / "best.ckpt").is_file()
 
-    def test_last_never_begins(self, fit, fails):
+    def test_last_never_starts_a_run(self, fit, fails):
         assert "last.ckpt does not exist" in fails(fit, "fit", "--ckpt_path=last")
         assert not RUN.exists() or not list(RUN.glob("*.ckpt"))
 
-    def test_only_fit_can_begin(self, fit, fails):
+    def test_only_fit_accepts_auto(self, fit, fails):
         assert "auto is only for fit" in fails(fit, "validate", "--ckpt_path=auto")
 
 
 @pytest.mark.slow
 class TestTwoProcesses:
-    """Two processes on the CPU, begun by the script for torchrun and by `omni fit` itself."""
+    """Two processes on the CPU, started by the script for torchrun and by `omni fit` itself."""
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         from conftest import CONFIGS, TOY
@@ -255,7 +255,7 @@ class TestTwoProcesses:
         words = [*first.split(), "--config", str(CONFIGS / "thinker.yaml"), *toy, *rest]
         return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def test_they_stop_together_when_told_and_go_on(self, workplace):
+    def test_they_stop_together_on_a_signal_and_resume(self, workplace):
         if shutil.which("torchrun", path=str(Path(sys.executable).parent)) is None:
             pytest.skip("torchrun is not beside this Python")
         steps = ["--trainer.max_steps=3000", "--trainer.val_check_interval=3000", "--trainer.log_every_n_steps=5"]

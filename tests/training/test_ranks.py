@@ -1,4 +1,4 @@
-"""Two ranks with half of each batch take the steps, and find the figures, of one process with the whole batch."""
+"""Two ranks with half of each batch take the same steps and compute the same metrics as one process."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ MEASURED = {"model__init_args__quality_utterances": 4}  # of the vocoder's valid
 
 
 def rows_of(batch: Any, rows: Sequence[int]) -> Any:
-    """Some rows of a batch, with their media, and no more padding than a batch of these rows has."""
+    """Some rows of a batch with their media, padded only to their own length."""
     if not isinstance(batch, ConversationBatch):
         size = len(batch.rows)
         parts = {k: v[rows] for k, v in batch._asdict().items() if isinstance(v, Tensor) and len(v) == size}
@@ -56,7 +56,7 @@ def rows_of(batch: Any, rows: Sequence[int]) -> Any:
 
 
 def trimmed(batch: Any) -> Any:
-    """A batch of speech or of codes without the padding that none of its rows needs."""
+    """A batch of speech or codes without excess padding."""
     if isinstance(batch, SpeechBatch):
         frames, units = int(batch.mel_lengths.max()), int(batch.target_lengths.max())
         audio = None if batch.audio is None else batch.audio[:, : frames * HOP_LENGTH]
@@ -69,26 +69,26 @@ def trimmed(batch: Any) -> Any:
 
 
 def shares(batch: Any) -> list[list[int]]:
-    """Two thirds of the rows for the first rank, the others for the second."""
+    """The first two thirds of the rows on rank 0, the others on rank 1."""
     rows = list(range(len(batch.rows)))
     others = rows[2::3] or rows[-1:]
     return [[row for row in rows if row not in others], others]
 
 
 def halves(batch: Any) -> list[list[int]]:
-    """Every other row: as many on both ranks."""
+    """Every other row, the same number on both ranks."""
     return [list(range(len(batch.rows)))[rank::2] for rank in (0, 1)]
 
 
 def media_apart(batch: Any) -> list[list[int]]:
-    """Rows with images or audio for the first rank, those of text alone for the second."""
+    """Rows with images or audio on rank 0, those of text only on rank 1."""
     media = {*batch.image_rows, *batch.audio_rows}
     alone = [row for row in range(len(batch.rows)) if row not in media] or [max(media)]
     return [[row for row in range(len(batch.rows)) if row not in alone], alone]
 
 
 class Found(NamedTuple):
-    """What a run ends with: weights, and metrics of the validation."""
+    """The result of a run: weights, and metrics of validation."""
 
     weights: dict[str, Tensor]
     metrics: dict[str, Tensor]
@@ -100,12 +100,12 @@ def found(cli: Any) -> Found:
 
 
 def whole(weight: Tensor) -> Tensor:
-    """All of a weight, be it sharded."""
+    """A whole weight, sharded or not."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def share_batches(parts: Callable[[Any], list[list[int]]], rank: int) -> None:
-    """In a process of its own: training sees the batches of one process, and of each this rank's rows."""
+    """Trains in a process of its own on this rank's rows of each batch of a single process."""
     share = ResumableData.rank
     ResumableData.rank = lambda self: {"rank": 0, "world_size": 1} if TRAINS[0] else share(self)
     for stage in Stage.__subclasses__():
@@ -199,7 +199,7 @@ class TestThinker:
 
 
 def one_row_less(path: str) -> None:
-    """An odd number of rows: one rank validates more than the other."""
+    """An odd number of rows: one rank validates one row more than the other."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     Path(path).write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
 

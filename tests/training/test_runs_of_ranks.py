@@ -1,4 +1,4 @@
-"""Runs on several ranks that are cut off: random numbers of each rank's own, saved and restored."""
+"""Interrupted runs on several ranks: the random numbers of each rank are saved and restored."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ EACH_STEP = callback("omni.training.callbacks.StageCheckpoint", filename="last",
 
 @pytest.fixture
 def warm(fit):
-    """All that a run imports, so that forks have it."""
+    """Imports everything that a run needs, so that forks have it."""
     fit(trainer__max_steps=1)
     shutil.rmtree(RUN)
 
@@ -54,7 +54,7 @@ class TestTwoRanks:
         assert caplog.text.count("the checkpoint is of 2 ranks of the CPU, this run is on 1 rank of the CPU") == 1
 
     def test_a_step_waits_for_no_other_rank_on_the_host(self, fit):
-        """Between two logs there is one exchange a step, and no barrier, which the host would wait in."""
+        """Between two logs there is one exchange per step, and no barrier, which blocks the host."""
         seen = []
         for steps in (5, 15):
             options = {**TWO, "trainer__val_check_interval": 60, "trainer__log_every_n_steps": 50}
@@ -80,7 +80,7 @@ class TestTwoRanks:
 
 
 def test_merged_predictions_keep_their_kind():
-    """Lists of a row each, and dicts of tensors; rows that two ranks have count once."""
+    """Lists with one entry per row, and dicts of tensors; rows of two ranks count once."""
     first = Predictions([[0, 2], [4]], [["a", "c"], ["e"]])
     assert merge([first, Predictions([[3, 1], [0]], [["d", "b"], ["a"]])]) == [["a", "b"], ["c", "d"], ["e"]]
     tensors = [torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0]])]

@@ -1,4 +1,4 @@
-"""Two ranks that split weights, gradients and optimizer states take the steps of one process that holds them whole."""
+"""Two ranks with sharded weights, gradients and optimizer states take the same steps as one process."""
 
 import shutil
 from pathlib import Path
@@ -43,7 +43,7 @@ def each_step(**overrides):
 
 @pytest.fixture
 def warm(fit):
-    """All that a run imports, so that forks have it."""
+    """Imports everything that a run needs, so that forks have it."""
     fit(trainer__max_steps=1)
     shutil.rmtree(RUN)
 
@@ -78,7 +78,7 @@ def test_a_checkpoint_is_an_ordinary_one_and_resumes_on_any_number_of_ranks(fit,
 
 
 def described(value):
-    """Keys and shapes of what a checkpoint holds of weights and optimizers."""
+    """Keys and shapes of the weights and optimizer states in a checkpoint."""
     kept = {name: value[name] for name in ("state_dict", "optimizer_states", "parts")}
     return tree_map(lambda leaf: (leaf.dtype, leaf.shape) if isinstance(leaf, torch.Tensor) else None, kept)
 
@@ -88,7 +88,7 @@ def local_bytes(tensors):
 
 
 def held(cli):
-    """Bytes of weights and of optimizer states that this process holds."""
+    """Bytes of the weights and of the optimizer states of this process."""
     states = [value for state in cli.trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
     return local_bytes([*cli.model.parameters(), *cli.model.buffers()]), local_bytes(states)
 

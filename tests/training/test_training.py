@@ -1,4 +1,4 @@
-"""Training through the command: what a run leaves behind, and that stopping and going on changes nothing."""
+"""Training by the command: the files of a run, and that stopping and resuming changes nothing."""
 
 import os
 import resource
@@ -57,7 +57,7 @@ class TestRun:
         assert not same(before, weights(RUN / "best.ckpt"))
 
     def test_no_stage_keeps_hyper_parameters(self):
-        """`OmniCLI` gives them none, to save time: the recipes of the parts are in `parts`."""
+        """`OmniCLI` passes none to save time; the recipes of the parts are in `parts`."""
         files = [path for path in Path(omni.__path__[0]).rglob("*.py") if path.name != "lightning_cli.py"]
         assert len(files) > 100
         assert not [path for path in files if "save_hyperparameters" in path.read_text(encoding="utf-8")]
@@ -165,7 +165,7 @@ class TestResume:
         frequent = callback("omni.training.callbacks.StageCheckpoint", filename="last", every_n_train_steps=1)
         fit("fit", frequent, **options)
         whole = weights(RUN / "last.ckpt")
-        fit(trainer__max_steps=1)  # so that this process has all imported, and the child begins at once
+        fit(trainer__max_steps=1)  # imports everything, so that the child starts at once
         child = os.fork()
         if child == 0:
             try:
@@ -179,8 +179,8 @@ class TestResume:
         fit("fit", frequent, "--ckpt_path=last", **options)
         assert same(whole, weights(RUN / "last.ckpt"))
 
-    def test_a_checkpoint_at_a_validation_knows_of_it(self, fit, workplace):
-        """So that whoever is killed behind it does not take something worse for the best later on."""
+    def test_a_checkpoint_at_a_validation_holds_its_result(self, fit, workplace):
+        """Otherwise a run killed after it could later replace the best checkpoint by a worse one."""
         every = callback("omni.training.callbacks.StageCheckpoint", filename="last", every_n_train_steps=3)
         fit("fit", every, callback("toy_runs.KeepLast", step=4))
         kept = Checkpoint(RUN / "kept.ckpt").content
@@ -231,10 +231,10 @@ class TestResume:
 
 
 class TestRanks:
-    """What one process shows of runs on several ranks and other devices."""
+    """Properties of runs on several ranks and other devices, checked in one process."""
 
     def test_every_rank_calls_the_same_collectives(self, fit, monkeypatch):
-        """A collective that only rank 0 calls blocks it for ever; here one process plays rank 0, then another rank."""
+        """A collective that only rank 0 calls deadlocks; here one process acts as rank 0, then as another rank."""
         calls: dict[bool, list[str]] = {True: [], False: []}
         for name in ("broadcast", "reduce", "barrier", "all_gather", "reduce_boolean_decision"):
             collective = getattr(SingleDeviceStrategy, name)
@@ -339,7 +339,7 @@ class TestCompile:
 
 
 class TestInitFrom:
-    def test_begins_with_the_parts_of_an_earlier_stage(self, fit, workplace):
+    def test_starts_from_the_parts_of_an_earlier_stage(self, fit, workplace):
         fit()
         first = RUN.rename("first")
         cli = fit(
