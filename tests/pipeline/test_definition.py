@@ -29,10 +29,10 @@ class TestDescription:
     def test_a_stage_may_name_a_shipped_configuration_and_a_local_file_wins(self, workplace):
         name = "world/thinker.yaml"
         chain = written({"a": stage(config=name)})
-        assert read_pipeline(chain).links["a"].arguments[1] == str(CONFIGS / name)
+        assert read_pipeline(chain).stages["a"].arguments[1] == str(CONFIGS / name)
         Path("world").mkdir()
         Path(name).write_text(f"base: {name}", encoding="utf-8")  # the shipped one
-        assert read_pipeline(chain).links["a"].arguments[1] == name
+        assert read_pipeline(chain).stages["a"].arguments[1] == name
 
     def test_goal(self):
         assert Target("a", below=0.2).reached({"a": 0.1}) is True
