@@ -17,10 +17,8 @@ from toy_runs import RUN, callback, same, scalars, step_of, weights
 import omni
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.layers.transformer import Transformer
-from omni.metrics import TokenLoss
 from omni.models.thinker import Thinker
 from omni.optim.precision import best_precision
-from omni.stages.thinker import ThinkerPretraining
 from omni.training.callbacks.checkpointing import AtomicCheckpointIO
 from omni.training.callbacks.progress import StepBar
 
@@ -373,20 +371,6 @@ class TestInitFrom:
         message = fails(fit, "fit", "--init_from.thinker=first.ckpt", model__init_args__thinker__init_args__dim=64)
         assert "is 288×32 there and 288×64 here" in message
         assert "does not exist" in fails(fit, "fit", "--init_from.thinker=nowhere.ckpt")
-
-
-def test_metrics_count_exactly_where_weights_are_bf16():
-    stage = ThinkerPretraining(Thinker(vocab_size=16, dim=16, num_layers=1, num_heads=2, ffn_dim=16))
-    stage.to(dtype=torch.bfloat16)
-    assert next(stage.parameters()).dtype == torch.bfloat16
-    metric = TokenLoss()
-    stage.val_metric = metric
-    stage.to(dtype=torch.bfloat16)
-    for _ in range(2):
-        for _ in range(1000):
-            metric.update(torch.ones(1), torch.ones(1, dtype=torch.bool), torch.ones(1, dtype=torch.long))
-        assert metric.tokens == metric.total.sum() == 1000
-        metric.reset()
 
 
 @pytest.mark.parametrize(("max_steps", "batches"), [(10, 18), (100, 50), (-1, 50)])
