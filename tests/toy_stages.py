@@ -11,7 +11,7 @@ from toy_talker import batch_of as spoken_batch
 from toy_talker import make as talker_of
 
 from omni.batch import Attribute, CodesBatch, ConversationBatch, ImageBatch, SpeechBatch, TextBatch
-from omni.metrics import AccuracyByTask, Classification
+from omni.metrics import Classification
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.classifier import Classifier
 from omni.models.codec import Codec
@@ -24,6 +24,7 @@ from omni.models.text_encoder import TextEncoder
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.models.vocoder import Vocos
+from omni.stages.answer_metrics import AnswerMetrics
 from omni.stages.audio import SpeechRecognition
 from omni.stages.codec import CodecTraining
 from omni.stages.omni import OmniTuning
@@ -224,8 +225,7 @@ def _conversations(media: list[list[str]], stage: OmniTuning) -> ConversationBat
 
 def _conversing(stage: OmniTuning, batch: ConversationBatch, num_mels: int) -> Toy:
     tasks = ["transcription", "colour"]
-    for name in ("accuracy", "image", "audio", "blank_image", "blank_audio"):
-        stage.accuracies[name] = AccuracyByTask(tasks)
+    stage.answer_metrics = AnswerMetrics(tasks)
     transcription_prompt = SimpleNamespace(labels=None)
     tokenizer = SimpleNamespace(vocab_size=288, decode_turn=lambda ids: str(ids), decode=lambda ids: str(ids))
     return _toy(

@@ -1,4 +1,4 @@
-"""Stage B: the audio encoder learns to write down what it hears."""
+"""Stage B: trains the audio encoder to transcribe speech, by CTC."""
 
 from collections.abc import Mapping
 from typing import Any, final
@@ -22,20 +22,20 @@ from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
 
 @final
 class SpeechRecognition(Stage):
-    """CTC of the units of what is said (Graves et al., 2006).
+    """CTC of the units of the text (Graves et al., 2006).
 
-    Logs `train/loss` and `val/loss` (nats per unit), `val/wer` and `val/cer` (shares of the words and characters of the
-    normalised text), the share of blanks and the entropy of the emissions, and padding and infeasible rows of training
-    batches. At each validation, transcripts and spectrograms go to TensorBoard.
+    Logs `train/loss` and `val/loss` (nats per unit), `val/wer` and `val/cer` (of the normalised text), the share of
+    blanks and the entropy of the emissions, and padding and infeasible rows of training batches. TensorBoard shows
+    transcripts and spectrograms at each validation.
 
-    With `intermediate_ctc_block` the encoder's intermediate output is trained by CTC, too. Metrics other than
-    `train/loss` and its terms are of its final output.
+    With `intermediate_ctc_block`, the encoder's intermediate output is trained by CTC, too. Metrics other than
+    `train/loss` and its terms are of the final output.
 
     Args:
         audio_encoder: The model.
         intermediate_ctc_weight: Weight of the intermediate CTC loss in the training loss, in [0, 1).
         shown: Utterances shown at each validation.
-        beam: Prefixes that the search for a transcript keeps; 1: the likeliest unit of each sub-frame is taken.
+        beam: Width of the beam search for transcripts; 1 takes the likeliest unit of each sub-frame.
         kwargs: See `Stage`.
     """
 
@@ -66,7 +66,7 @@ class SpeechRecognition(Stage):
 
     @property
     def units(self) -> CTCVocabulary:
-        """What the data writes in."""
+        """The vocabulary of the data."""
         units: Any = self.tokenizer
         return units
 
@@ -76,12 +76,12 @@ class SpeechRecognition(Stage):
         return self.audio_encoder.flops_per_second
 
     def setup(self, stage: str) -> None:
-        """Checks that encoder and data speak of the same units and spectrograms, and drops what CTC cannot emit."""
+        """Checks that encoder and data fit together, and leaves out utterances that are too short for their text."""
         super().setup(stage)
         encoder, data = self.audio_encoder, self.data
         if encoder.vocab_size != self.units.vocab_size:
             raise UserError(
-                f"the data writes {self.units.vocab_size} units, blank included, and the encoder "
+                f"the data has {self.units.vocab_size} units, with blank, and the encoder "
                 f"{encoder.vocab_size}: set model.init_args.audio_encoder.init_args.vocab_size to "
                 f"{self.units.vocab_size}"
             )
@@ -90,24 +90,24 @@ class SpeechRecognition(Stage):
                 f"data.init_args.num_mels is {data.num_mels} and the encoder's is {encoder.num_mels}: make them equal"
             )
         if data.crop:
-            raise UserError("data.init_args.crop leaves stretches of speech without their text: set it to 0")
+            raise UserError("data.init_args.crop cuts speech without its text: set it to 0")
         data.keep_feasible(encoder.num_subframes)
 
     def emit(self, batch: SpeechBatch) -> Emissions:
-        """What the head says to a batch."""
+        """The output of the CTC head."""
         return self.audio_encoder.emit(self.audio_encoder(batch.mels, batch.mel_lengths))
 
     def loss(self, batch: SpeechBatch) -> Loss:
-        """CTC; infeasible rows count neither in the sum nor in the number of units."""
+        """CTC, without infeasible rows."""
         features: AudioFeatures = self.audio_encoder(batch.mels, batch.mel_lengths)
         emissions = self.audio_encoder.emit(features)
         nll, feasible = ctc_nll(*emissions, batch.targets, batch.target_lengths)
         total, num_units = nll.sum(), (batch.target_lengths * feasible).sum()
         terms = {}
         if features.intermediate is not None:
-            first = ctc_nll(*features.intermediate, batch.targets, batch.target_lengths)[0].sum()
-            terms = {"ctc": total.detach() / num_units, "intermediate_ctc": first.detach() / num_units}
-            total = (1 - self.intermediate_ctc_weight) * total + self.intermediate_ctc_weight * first
+            intermediate = ctc_nll(*features.intermediate, batch.targets, batch.target_lengths)[0].sum()
+            terms = {"ctc": total.detach() / num_units, "intermediate_ctc": intermediate.detach() / num_units}
+            total = (1 - self.intermediate_ctc_weight) * total + self.intermediate_ctc_weight * intermediate
         probs = emissions.log_probs.detach()
         valid = length_mask(emissions.lengths, probs.shape[1])
         entropy = -(probs.exp() * probs).sum(-1)

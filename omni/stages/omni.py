@@ -5,20 +5,17 @@ from typing import Any, final
 
 import torch
 from lightning import Callback
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics.text import WordErrorRate
 
-from omni.batch import EXCLUDED_FROM_ACCURACY, IGNORE, TRANSCRIPTION, ConversationBatch
+from omni.batch import EXCLUDED_FROM_ACCURACY, IGNORE, ConversationBatch
 from omni.decoding.sampling import Sampling, generate
 from omni.distributed import is_distributed, mean_over_ranks, sum_over_ranks
 from omni.errors import UserError
 from omni.layers.moe import RouterUse, router_losses
 from omni.losses import Loss
-from omni.media.audio import HOP_LENGTH, SILENCE
-from omni.media.images import GREY
+from omni.media.audio import HOP_LENGTH
 from omni.media.speech_preprocessing import silence_value
-from omni.metrics import AccuracyByTask
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.interfaces import ImageEncoder, SpeechEncoder
 from omni.models.omni import MediaEmbeddings, Omni
@@ -27,14 +24,13 @@ from omni.models.projector import Projector
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.optim.optimizers import split_by_part
+from omni.stages.answer_metrics import MEDIA, AnswerMetrics, blank, rows_with
 from omni.stages.encoder_cache import FeatureCache
 from omni.stages.reporting.conversations import Answers, ConversationReporter
 from omni.stages.stage import Stage
-from omni.text.normalization import TextNormalization
 from omni.text.tokenizer import PAD
 
 _PROJECTORS = ("vision_projector", "audio_projector")
-_MEDIA = ("image", "audio")
 _ROUTER_Z = 1e-3  # weight of the z-loss of a projector's router, as in ST-MoE (arXiv:2202.08906)
 
 
@@ -42,31 +38,27 @@ _ROUTER_Z = 1e-3  # weight of the z-loss of a projector's router, as in ST-MoE (
 class OmniTuning(Stage):
     """Next-token prediction of the assistant's turns in conversations about text, images and speech.
 
-    Logs `train/loss` and `val/loss` (nats per token of the assistant), `val/perplexity`, and of answers that are
-    generated, likeliest token first, to the last question of each conversation: `val/accuracy/TASK`, the share that
-    equals the right answer once both are normalised; `val/accuracy` over all questions but those of the tasks in
-    `apart`; `val/wer` of transcriptions, both sides written as the data's `labels` are. Beside them stand the blank
-    controls, the same figures with every image grey (`val/accuracy_blank_image`) or all audio silent
-    (`val/accuracy_blank_audio`), over the questions that have any: where they are as high, the model does not look, or
-    does not listen. `val/accuracy_image` and `val/accuracy_audio` are over those same questions, as they are.
-    TensorBoard gets conversations with what is seen and heard in them.
+    Logs `train/loss` and `val/loss` (nats per token of the assistant) and `val/perplexity`. Validation generates the
+    answer to the last question of each conversation, greedily, and logs `val/accuracy/TASK`, the share that equals the
+    reference once both are normalised; `val/accuracy` over all questions but those of `excluded_tasks`; and `val/wer`
+    of transcriptions, both sides written as the data's `labels` are. The modality ablation logs the same with every
+    image grey (`val/accuracy_blank_image`) or all audio silent (`val/accuracy_blank_audio`), over the questions that
+    have any; `val/accuracy_image` and `val/accuracy_audio` are over the same questions with their media. A model whose
+    accuracies do not differ ignores the medium. TensorBoard shows conversations with their media.
 
     Args:
         thinker: The language model.
-        vision_encoder: What it sees with; None for nothing.
-        vision_projector: From the encoder to the Thinker.
-        audio_encoder: What it hears with; None for nothing. Its CTC head is not trained.
-        audio_projector: From the encoder to the Thinker.
-        rates: Learning rates of parts by name; `lr` for the others.
-        projector_steps: Optimizer steps in which the projectors alone are trained; all else begins, with its warm-up,
-            behind them.
-        frame_dropout: Share of the audio encoder's frames that are left out in training, each on its own.
-        balance: Weight of the experts' balance loss, where a projector or the trained Thinker is a mixture of experts.
-        feature_cache: Folder in which the frames of a frozen audio encoder are kept, so that it hears each recording
-            once; none if not given.
-        modality_ablation: Whether validation asks again with images and audio blanked.
-        apart: Tasks that `val/accuracy` leaves out, because they have a figure of their own; where the data has no
-            others, they count.
+        vision_encoder: Encodes images.
+        vision_projector: From the vision encoder to the Thinker.
+        audio_encoder: Encodes audio. Its CTC head is not trained.
+        audio_projector: From the audio encoder to the Thinker.
+        rates: Learning rates by part; `lr` for all others.
+        projector_steps: Optimizer steps in which only projectors are trained; the warm-up of all other parts follows.
+        frame_dropout: Probability with which a frame of the audio encoder is dropped in training.
+        balance: Weight of the experts' balance loss, for projectors and trained Thinkers with experts.
+        feature_cache: Folder of the cached frames of a frozen audio encoder, which then encodes each recording once.
+        modality_ablation: Whether validation also asks with blank images and blank audio.
+        excluded_tasks: Tasks that `val/accuracy` leaves out, unless the data has no others.
         answer_tokens: Most tokens of an answer.
         shown: Conversations shown at each validation.
         kwargs: See `Stage`.
@@ -74,6 +66,8 @@ class OmniTuning(Stage):
 
     monitor = ("val/accuracy", "max")
     no_effect = frozenset({"feature_cache", "modality_ablation", "shown"})
+    has_unused_parameters = True  # those of a medium that no row of a batch has
+    sharded_parts = ("thinker",)
 
     def __init__(
         self,
@@ -105,13 +99,8 @@ class OmniTuning(Stage):
         self.rates, self.projector_steps = dict(rates or {}), projector_steps
         self.modality_ablation, self.excluded_tasks = modality_ablation, tuple(excluded_tasks)
         self.answer_tokens, self.shown = answer_tokens, shown
-        self.wer = WordErrorRate()
-        self.accuracies = nn.ModuleDict()  # an `AccuracyByTask` each, made in `setup`, when the tasks are known
-        self.normalization = TextNormalization()
+        self.answer_metrics: AnswerMetrics | None = None  # made in `setup`, when the tasks are known
         self._check_arguments()
-
-    has_unused_parameters = True  # those of a medium that no row of a batch has
-    sharded_parts = ("thinker",)
 
     def _check_arguments(self) -> None:
         for name in (*self.rates, *self.frozen):
@@ -127,7 +116,7 @@ class OmniTuning(Stage):
 
     @property
     def flops_per_work(self) -> float:
-        """See `Thinker.flops_per_token`. What the encoders do is left out."""
+        """See `Thinker.flops_per_token`; without the encoders."""
         return self.thinker.flops_per_token
 
     @property
@@ -148,21 +137,21 @@ class OmniTuning(Stage):
     # ------------------------------------------------------------------ parts
 
     def reads_tokens(self, name: str) -> bool:
-        """The audio encoder's units are those of its CTC head, and none of the data's."""
+        """Only the Thinker does: the units of the audio encoder are those of its CTC head."""
         return name == "thinker"
 
     def configure_data(self, data: Any) -> None:
-        """How many tokens media take."""
+        """Gives the data the number of tokens per image and per mel frame."""
         data.set_layout(self.layout)
 
     def setup(self, stage: str) -> None:
-        """Checks that model and data fit together, tells the data how media are laid out, calibrates projectors."""
+        """Checks that model and data fit together, and calibrates new projectors."""
         super().setup(stage)
         data = self.data
         source = getattr(self.thinker, "source", None)
         if getattr(self.tokenizer, "source", None) != source:
             wanted = "a tokenizer of omni's" if source is None else f"pretrained:{source}"
-            raise UserError(f"the Thinker reads other tokens than the data's: set data.init_args.tokenizer to {wanted}")
+            raise UserError(f"the Thinker's tokenizer is not the data's: set data.init_args.tokenizer to {wanted}")
         if self.tokenizer.vocab_size > self.thinker.vocab_size:
             raise UserError(
                 f"the tokenizer has {self.tokenizer.vocab_size} tokens and the Thinker {self.thinker.vocab_size}: "
@@ -175,21 +164,22 @@ class OmniTuning(Stage):
             fits.append(("num_mels", data.num_mels, self.audio_encoder.num_mels))
         if isinstance(self.audio_encoder, AudioEncoder):
             for head in (self.audio_encoder.head_input, self.audio_encoder.head_conv, self.audio_encoder.head):
-                head.requires_grad_(False)  # it goes on writing characters: later blocks may read them
+                head.requires_grad_(False)  # later blocks may read its output, so it must not change
         for name, given, needed in fits:
             if given != needed:
                 raise UserError(f"data.init_args.{name} is {given} and the encoder's {needed}: make them equal")
         self._check_trained()
         self.configure_data(data)
-        if stage == "fit":  # a checkpoint that is resumed brings its own, after this
+        if stage == "fit":  # the weights of a resumed checkpoint are loaded later
             for name in _PROJECTORS:
                 if name in self.parts and name not in self.ancestors:
                     getattr(self, name).calibrate(self.thinker.embedding_rms)
-        for name in ("accuracy", *_MEDIA, *(f"blank_{medium}" for medium in _MEDIA)):
-            self.accuracies[name] = AccuracyByTask(data.tasks, excluded=self.excluded_tasks).to(self.device)
+        self.answer_metrics = AnswerMetrics(
+            data.tasks, excluded=self.excluded_tasks, normalize_transcript=data.transcription_prompt.labels
+        ).to(self.device)
 
     def _check_trained(self) -> None:
-        """Refuses weights that steps of training would be lost in, and kept features of what is trained."""
+        """Refuses to train 16-bit weights, and to cache the features of a trained encoder."""
         master = str(self.trainer.precision).endswith(("mixed", "32-true"))
         for name, part in self.parts.items():
             narrow = {p.dtype for p in part.parameters() if p.requires_grad and p.dtype != torch.float32}
@@ -200,7 +190,7 @@ class OmniTuning(Stage):
                     "float32, freeze it, or train LoRA on it"
                 )
         if self.cache is not None and "audio_encoder" not in self.frozen:
-            raise UserError("model.init_args.feature_cache is of a frozen encoder: add audio_encoder to frozen")
+            raise UserError("model.init_args.feature_cache needs a frozen encoder: add audio_encoder to frozen")
 
     # ------------------------------------------------------------------ loss
 
@@ -213,9 +203,9 @@ class OmniTuning(Stage):
         return self.omni.embed(batch.tokens, frame_dropout=dropout, **media)
 
     def loss(self, batch: ConversationBatch) -> Loss:
-        """Cross-entropy of the assistant's tokens; in training also the routers' losses, of projectors and Thinker."""
+        """Cross-entropy of the assistant's tokens; in training with the router losses of projectors and Thinker."""
         mixture = isinstance(self.thinker, Thinker) and self.thinker.mixture
-        mask = batch.tokens != PAD if mixture and self.training else None  # padding is not balanced
+        mask = batch.tokens != PAD if mixture and self.training else None  # the balance loss ignores padding
         inputs, router_uses = self.embed(batch)
         encoded = self.omni.encode(inputs, positions=batch.positions, mask=mask)
         total = self.thinker.cross_entropy(encoded.hidden, batch.targets)
@@ -253,7 +243,7 @@ class OmniTuning(Stage):
         return {"balance": balance, "router_z": z}
 
     def example_batch(self, data: Mapping[str, Any]) -> ConversationBatch:
-        """As many of the longest rows as `batch_tokens` holds, each with an image and as much audio as then fits."""
+        """As many of the longest rows as `batch_tokens` holds, each with an image and half of its tokens audio."""
         time = data["max_tokens"]
         rows = max(1, min(data["max_batch_rows"], data["batch_tokens"] // time))
         tokens = torch.zeros(rows, time, dtype=torch.long)
@@ -276,13 +266,13 @@ class OmniTuning(Stage):
         return optimizer
 
     def lr_curve(self, group: Mapping[str, Any], total_steps: float) -> Callable[[int], float]:
-        """As in `Stage`; what is no projector begins behind the projectors' phase."""
+        """As in `Stage`; all but projectors start after `projector_steps`."""
         wait = 0 if group["part"] in _PROJECTORS else self.projector_steps
         curve = super().lr_curve(group, total_steps - wait)
         return lambda step: curve(step - wait) if step >= wait else 0.0
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """As in `Stage`; in the projectors' phase nothing else gets a gradient, so that no moment is gathered."""
+        """Drops the gradients of all but projectors for `projector_steps`, so that the optimizer keeps no state."""
         super().on_before_optimizer_step(optimizer)
         if self.global_step < self.projector_steps:
             for name, part in self.parts.items():
@@ -293,11 +283,11 @@ class OmniTuning(Stage):
 
     @torch.no_grad()
     def answer(self, batch: ConversationBatch, rows: Sequence[int] | None = None) -> list[str]:
-        """What the model says, likeliest token first, to the last question of each row, or of some."""
+        """Greedy answers to the last question of all rows, or of some."""
         rows = range(len(batch.prompts)) if rows is None else rows
         chosen = torch.tensor(rows, device=batch.tokens.device)
         prompts = [batch.tokens[row, : batch.prompts[row]].tolist() for row in rows]
-        said: list[list[int]] = [[] for _ in rows]
+        outputs: list[list[int]] = [[] for _ in rows]
         steps = generate(
             self.thinker,
             prompts,
@@ -309,70 +299,40 @@ class OmniTuning(Stage):
             sampling=Sampling(temperature=0),
         )
         for step in steps:
-            for tokens, token in zip(said, step, strict=True):
+            for tokens, token in zip(outputs, step, strict=True):
                 if token not in (None, self.data.stop):
                     tokens.append(token)
-        return [self.tokenizer.decode_turn(tokens) for tokens in said]
+        return [self.tokenizer.decode_turn(tokens) for tokens in outputs]
 
     def configure_callbacks(self) -> list[Callback]:
         return [ConversationReporter(self.shown)]
 
     def evaluate(self, batch: ConversationBatch, split: str) -> Answers:
+        assert self.answer_metrics is not None
         super().evaluate(batch, split)
         with torch.compiler.set_stance("force_eager"):  # each new length would be compiled
             answers = self.answer(batch)
-            correct = self._correct(batch, answers)
-            self._update_accuracy("accuracy", batch, range(len(answers)), correct)
-            for medium in _MEDIA:
-                rows = sorted(set(batch.image_rows if medium == "image" else batch.audio_rows))
-                self._update_accuracy(medium, batch, rows, [correct[row] for row in rows])
-                if self.modality_ablation:
-                    blanked = blank(batch, medium, silence_value(self.data.num_mels))
-                    answers_blank = self.answer(blanked, rows) if rows else []
-                    self._update_accuracy(f"blank_{medium}", batch, rows, self._correct(batch, answers_blank, rows))
-        rows = [row for row, task in enumerate(batch.tasks) if task == TRANSCRIPTION]
-        normalize = self.data.transcription_prompt.labels or self.normalization
-        self.wer.update(*([normalize(texts[row]) for row in rows] for texts in (answers, batch.answers)))
+            correct = self.answer_metrics.update(batch, answers)
+            for medium in MEDIA if self.modality_ablation else ():
+                rows = rows_with(batch, medium)
+                blanked = blank(batch, medium, silence_value(self.data.num_mels))
+                self.answer_metrics.update_blank(medium, batch, self.answer(blanked, rows) if rows else [])
         return Answers(answers, correct)
 
-    def predict_step(self, batch: ConversationBatch, batch_idx: int) -> list[str]:
-        """The answer of each row."""
-        return self.answer(batch)
-
-    def _correct(
-        self, batch: ConversationBatch, answers: Sequence[str], rows: Sequence[int] | None = None
-    ) -> list[bool]:
-        """Whether the answers to all rows, or to some, equal the references once both are normalised."""
-        references = batch.answers if rows is None else [batch.answers[row] for row in rows]
-        pairs = zip(answers, references, strict=True)
-        return [self.normalization(answer) == self.normalization(reference) for answer, reference in pairs]
-
-    def _accuracy(self, name: str) -> AccuracyByTask:
-        return self.accuracies[name]  # pyright: ignore[reportReturnType]
-
-    def _update_accuracy(
-        self, name: str, batch: ConversationBatch, rows: Sequence[int], correct: Sequence[bool]
-    ) -> None:
-        self._accuracy(name).update([batch.tasks[row] for row in rows], correct)
-
     def compute_metrics(self, split: str) -> dict[str, Tensor]:
+        assert self.answer_metrics is not None
         loss = self.val_loss.compute()
-        values = {"loss": loss, "perplexity": loss.exp()}
-        for name in self.accuracies:
-            if name.startswith("blank_") and not self.modality_ablation:
-                continue
-            label = name if name == "accuracy" else f"accuracy_{name}"
-            by_task, overall = self._accuracy(name).compute()
-            if name not in _MEDIA:  # whose tasks are in `accuracy`
-                values |= {f"{label}/{task}": share for task, share in by_task.items()}
-            if overall is not None:
-                values[label] = overall
-        return values | {"wer": self.wer.compute()} if TRANSCRIPTION in self.data.tasks else values
+        answers = self.answer_metrics.compute(with_blank=self.modality_ablation)
+        return {"loss": loss, "perplexity": loss.exp(), **answers}
+
+    def predict_step(self, batch: ConversationBatch, batch_idx: int) -> list[str]:
+        """The answer to each row."""
+        return self.answer(batch)
 
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds how conversations were written, asked for and seen, and how long they were: serving does the same."""
+        """Adds what inference needs: context length, chat template, dictation and preprocessing of images."""
         super().on_save_checkpoint(checkpoint)
         data = self.data
         checkpoint["context"], checkpoint["template"] = data.max_tokens, data.template
@@ -380,12 +340,3 @@ class OmniTuning(Stage):
         if self.vision_encoder is not None:
             preprocessing = data.preprocessing
             checkpoint["images"] = {"size": preprocessing.size, "fit": preprocessing.fit}
-
-
-def blank(batch: ConversationBatch, medium: str, silence: float = SILENCE) -> ConversationBatch:
-    """The batch with every image grey (`image`), or all audio silent (`audio`) and as long as before."""
-    if medium == "image" and batch.images is not None:
-        return batch._replace(images=torch.full_like(batch.images, GREY))
-    if medium == "audio" and batch.mels is not None:
-        return batch._replace(mels=torch.full_like(batch.mels, silence), audio_keys=())
-    return batch

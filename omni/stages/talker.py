@@ -1,4 +1,4 @@
-"""Stage D2: the Talker learns to say what is written, in the codes of a codec."""
+"""Stage D2: trains the Talker to speak text, as the codes of a codec."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,32 +33,31 @@ from omni.text.tokenizer import Tokenizer
 
 @final
 class TalkerTraining(Stage):
-    """Cross-entropy of each frame's codes and of how far the text moves on behind it.
+    """Cross-entropy of each frame's codes, and of the characters by which the text advances after it.
 
-    Logs `train/loss` and `val/loss` (nats a frame, as weighted), their parts by codebook and for the advance, and
-    `val/perplexity` (of a code). At each validation some held-out sentences are spoken, decoded and transcribed:
-    `val/round_trip_wer` is the share of words that the recogniser gets wrong. Beside it stand its two floors, the same
-    recogniser's on the recordings (`val/recording_wer`) and on the codec's copies of them (`val/codec_wer`): what lies
-    between is the Talker's.
+    Logs `train/loss` and `val/loss` (weighted, nats per frame), their terms by codebook and for the advance, and
+    `val/perplexity` (of a code). Each validation speaks and transcribes held-out sentences: `val/round_trip_wer` is the
+    word error rate of the transcripts. Its lower bounds are the recogniser's word error rate on the recordings
+    (`val/recording_wer`) and on the codec's reconstructions of them (`val/codec_wer`).
 
-    With a `thinker`, its hidden states are a further condition on each character (after Qwen2.5-Omni,
-    arXiv:2503.20215): it reads each sentence alone, is never trained, and travels in the checkpoints too.
-    `init_from.talker` may then name a Talker that has learned to speak without one; it begins where that one stopped.
+    With a `thinker`, its hidden states condition the Talker, one for each character (after Qwen2.5-Omni,
+    arXiv:2503.20215). It reads each sentence alone, is never trained, and is saved in the checkpoints.
+    `init_from.talker` may then be a Talker that was trained without a Thinker.
 
-    Codec and recogniser are the data's (`data.init_args.codec` and `recognizer`). They are frozen, and travel in the
-    Talker's checkpoints, so that these speak without their ancestors. A checkpoint that speaks the codes of another
-    codec than the data's is refused.
+    Codec and recogniser are those of the data (`data.init_args.codec` and `recognizer`). They are frozen, and saved in
+    the Talker's checkpoints, which therefore need no others to speak. A checkpoint that was trained on the codes of
+    another codec is refused.
 
     Args:
         talker: The model.
         thinker: Reads the sentences, for a Talker with a `thinker_dim`; filled by `init_from.thinker`.
         speech_codec: The codec, which `omni fit` takes from the data.
         recognizer: The recogniser, which `omni fit` takes from the data.
-        codebook_weights: Of each codebook's loss; all 1 if not given.
-        advance_weight: Of the advance's loss.
+        codebook_weights: Weight of each codebook's loss; all 1 if not given.
+        advance_weight: Weight of the advance's loss.
         sentences: Sentences spoken at each validation; 0 for none.
-        shown: How many of them are shown and played, by Griffin–Lim, in TensorBoard.
-        sampling: How they are spoken.
+        shown: How many of them are shown in TensorBoard, and played by Griffin–Lim.
+        sampling: How they are sampled.
         beam: Of the recogniser; see `SpeechRecognition`.
         kwargs: See `Stage`.
     """
@@ -114,7 +113,7 @@ class TalkerTraining(Stage):
 
     @property
     def units(self) -> CharacterVocabulary:
-        """What the Talker reads, and the recogniser writes."""
+        """The characters of the Talker and of the recogniser."""
         units: Any = self.tokenizer
         return units
 
@@ -126,7 +125,7 @@ class TalkerTraining(Stage):
     # ------------------------------------------------------------------ parts
 
     def reads_tokens(self, name: str) -> bool:
-        """The Thinker has a tokenizer of its own."""
+        """All parts with a vocabulary but the Thinker, which has its own tokenizer."""
         return name != "thinker" and super().reads_tokens(name)
 
     def init_part(self, name: str, checkpoint: Checkpoint) -> None:
@@ -227,9 +226,9 @@ class TalkerTraining(Stage):
         if self.thinker is None:
             return None
         if self._thinker_tokenizer is None:
-            raise UserError("model.init_args.thinker has read nothing yet: give its checkpoint as init_from.thinker")
+            raise UserError("model.init_args.thinker has no weights: give its checkpoint as init_from.thinker")
         if self._condition is None or self._condition.tokenizer is not self._thinker_tokenizer:
-            # Once: it tables the bytes of all tokens.
+            # Made once, as it tabulates the bytes of all tokens.
             self._condition = Conditioner(self.thinker, self._thinker_tokenizer, self.units)
         return self._condition
 
@@ -239,10 +238,10 @@ class TalkerTraining(Stage):
         return condition([units.tolist() for units in batch.spelled])
 
     def nll(self, batch: CodesBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Nats, summed over all frames, of each codebook's codes (codebooks,) and of the advances; and the frames."""
+        """Nats over all frames: of the codes by codebook (codebooks,), and of the advances; and the frames."""
         speakers = batch.speakers if self.talker.num_speakers else None
-        said = (batch.text, batch.text_lengths, batch.codes, batch.advances)
-        output = self.talker(*said, speakers=speakers, hidden=self._hidden(batch))
+        inputs = (batch.text, batch.text_lengths, batch.codes, batch.advances)
+        output = self.talker(*inputs, speakers=speakers, hidden=self._hidden(batch))
         codes = F.cross_entropy(output.code_logits.float().flatten(0, 2), batch.codes.flatten(), reduction="none")
         advance = F.cross_entropy(
             output.advance_logits.float().flatten(0, 1), batch.advances.flatten(), reduction="sum"
@@ -250,7 +249,7 @@ class TalkerTraining(Stage):
         return codes.view(batch.codes.shape).sum((0, 1)), advance, (batch.advances != IGNORE).sum()
 
     def loss(self, batch: CodesBatch) -> Loss:
-        """The weighted sum over codebooks and advance, for each frame."""
+        """The sum over frames, codebooks and advances, as weighted."""
         codes, advance, frames = self.nll(batch)
         total = (codes * self.weights).sum() + self.advance_weight * advance
         means = {f"codebook_{number}": code / frames for number, code in enumerate(codes)}

@@ -1,4 +1,4 @@
-"""Stage A: the Thinker learns to predict the next token of text."""
+"""Stage A: trains the Thinker to predict the next token of text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
@@ -21,14 +21,14 @@ from omni.stages.stage import Stage
 class ThinkerPretraining(Stage):
     """Next-token prediction on packed rows of text.
 
-    Logs `train/loss`, `val/loss` (nats per token), `val/perplexity` and `val/bits_per_byte`, and writes continuations
-    of some prompts to TensorBoard at each validation.
+    Logs `train/loss`, `val/loss` (nats per token), `val/perplexity` and `val/bits_per_byte`. TensorBoard shows
+    continuations of some prompts at each validation.
 
     Args:
         thinker: The model.
-        balance: Weight of the experts' balance loss, where the Thinker is a mixture of experts.
-        sample_prompts: Texts continued at each validation; an empty one begins a document.
-        sample_tokens: Tokens added to each.
+        balance: Weight of the experts' balance loss, for a Thinker with experts.
+        sample_prompts: Texts to continue at each validation; an empty one starts a document.
+        sample_tokens: Tokens of each continuation.
         kwargs: See `Stage`.
     """
 
@@ -59,7 +59,7 @@ class ThinkerPretraining(Stage):
         return self.thinker.flops_per_token
 
     def setup(self, stage: str) -> None:
-        """Checks that the tokenizer's tokens all have an embedding."""
+        """Checks that every token of the data has an embedding."""
         super().setup(stage)
         if self.tokenizer.vocab_size > self.thinker.vocab_size:
             raise UserError(
@@ -69,7 +69,7 @@ class ThinkerPretraining(Stage):
         self.token_bytes = torch.tensor(self.tokenizer.token_bytes(), device=self.device)
 
     def loss(self, batch: TextBatch) -> Loss:
-        """Cross-entropy of the next token, and the experts' balance."""
+        """Cross-entropy of the next token, with the experts' balance loss."""
         encoded = self.thinker.encode(batch.tokens)
         total = self.thinker.cross_entropy(encoded.hidden, batch.targets)
         count = (batch.targets != IGNORE).sum()
@@ -94,7 +94,7 @@ class ThinkerPretraining(Stage):
         return self.token_loss.compute()
 
     def predict_step(self, batch: TextBatch, batch_idx: int) -> Tensor:
-        """The loss of each position in nats: (batch, time), 0 where nothing is scored."""
+        """The loss of each position in nats: (batch, time), 0 where no token is scored."""
         return self._nll(batch)
 
     def _nll(self, batch: TextBatch) -> Tensor:

@@ -77,9 +77,9 @@ class VisionPretraining(Stage):
         if self.classifier is None and self.contrast is None:
             raise UserError("there is no head to train: give model.init_args.classifier or model.init_args.contrast")
         if self.text_encoder is not None and self.thinker is not None:
-            raise UserError("captions are read by model.init_args.text_encoder or thinker: give one of them")
+            raise UserError("model.init_args.text_encoder and thinker both encode captions: give one of them")
         if (self.contrast is None) != (tower is None):
-            raise UserError("contrast needs a tower that reads captions, and a tower needs contrast: give both")
+            raise UserError("contrast needs an encoder of captions, and such an encoder needs contrast: give both")
         dims = [("classifier.init_args.dim", self.classifier.dim, self.vision_encoder.dim)] if self.classifier else []
         if self.contrast is not None and tower is not None:
             dims.append(("contrast.init_args.image_dim", self.contrast.image_dim, self.vision_encoder.dim))
@@ -90,12 +90,12 @@ class VisionPretraining(Stage):
 
     @property
     def flops_per_work(self) -> float:
-        """Of training on an image; see `VisionEncoder.flops_per_image`. What a text tower does is left out."""
+        """See `VisionEncoder.flops_per_image`; without the text encoder."""
         return self.vision_encoder.flops_per_image
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
-        """What the data classifies images by."""
+        """The attributes that the data has labels of."""
         return self.data.attributes
 
     def setup(self, stage: str) -> None:
@@ -110,7 +110,7 @@ class VisionPretraining(Stage):
         if self.classifier is not None:
             classes = sum(len(attribute.values) for attribute in self.attributes)
             if not classes:
-                raise UserError("the data has no labels: take model.init_args.classifier away, or give labels")
+                raise UserError("the data has no labels: remove model.init_args.classifier, or give labels")
             if classes != self.classifier.num_classes:
                 raise UserError(
                     f"the data has {classes} classes and the classifier {self.classifier.num_classes}: "
@@ -120,16 +120,16 @@ class VisionPretraining(Stage):
         tower = self.text_encoder or self.thinker
         if tower is not None and self.tokenizer.vocab_size > tower.vocab_size:
             raise UserError(
-                f"the tokenizer has {self.tokenizer.vocab_size} tokens and the tower that reads captions "
+                f"the tokenizer has {self.tokenizer.vocab_size} tokens and the encoder of captions "
                 f"{tower.vocab_size}: set its init_args.vocab_size to {self.tokenizer.vocab_size} or more"
             )
         if self.contrast is not None and data.augmentation.mixes:
-            raise UserError("mixup and cutmix make images that no caption describes: set both to 0, or drop contrast")
+            raise UserError("mixup and cutmix make images that no caption describes: set both to 0, or remove contrast")
 
     # ------------------------------------------------------------------ loss
 
     def read(self, tokens: Tensor) -> Tensor:
-        """The vectors of texts (batch, time), `PAD` behind their end: (batch, text_dim)."""
+        """The vectors of texts (batch, time), padded with `PAD`: (batch, text_dim)."""
         mask = tokens != PAD
         if self.text_encoder is not None:
             return self.text_encoder(tokens, mask)
@@ -146,12 +146,12 @@ class VisionPretraining(Stage):
         total, terms = pooled.new_zeros((), dtype=torch.float32), {}
         if self.classifier is not None:
             logits = self.classifier(pooled)
-            each = classification_loss(logits, batch.labels, self._columns(logits), smoothing=smoothing)
-            terms["classification"] = each.sum() / count
-            total = total + self.classification_weight * each.sum()
+            losses = classification_loss(logits, batch.labels, self._columns(logits), smoothing=smoothing)
+            terms["classification"] = losses.sum() / count
+            total = total + self.classification_weight * losses.sum()
         if self.contrast is not None:
             if batch.captions is None or batch.caption_ids is None:
-                raise UserError("the data has no captions: take model.init_args.contrast away, or give captions")
+                raise UserError("the data has no captions: remove model.init_args.contrast, or give captions")
             images = self.contrast.embed_images(pooled)
             texts = self.contrast.embed_texts(self.read(batch.captions[:, 0]))
             images, texts, ids, ranks = self._of_all_ranks(images, texts, batch.caption_ids[:, 0])
@@ -162,10 +162,13 @@ class VisionPretraining(Stage):
         return Loss(total, count, terms if len(terms) > 1 else {})
 
     def _of_all_ranks(self, images: Tensor, texts: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Embeddings and caption ids of all ranks, with gradients, so that each sees all negatives; number of ranks.
+        """Gathers embeddings and caption ids of all ranks, with gradients, so that each rank has all negatives.
 
-        Every rank computes the same loss over all pairs, and counts its share of it. A batch with fewer rows than its
-        loader's batches have is filled up with missing captions, which count nothing.
+        Every rank computes the same loss over all pairs and takes its share of it. A batch with fewer rows than the
+        others is padded with missing captions, which have no weight.
+
+        Returns:
+            Images, texts, ids, and the number of ranks.
         """
         if not is_distributed():
             return images, texts, ids, 1
@@ -177,10 +180,10 @@ class VisionPretraining(Stage):
     def _columns(self, logits: Tensor) -> tuple[Attribute, ...]:
         if self._trainer is not None:
             return self.attributes
-        return (Attribute("label", tuple(map(str, range(logits.shape[1])))),)  # `omni plan` has no data
+        return (Attribute("label", tuple(map(str, range(logits.shape[1])))),)  # in `omni plan`
 
     def example_batch(self, data: Mapping[str, Any]) -> ImageBatch:
-        """`batch_size` images of `image_size`, each with a caption where captions are read."""
+        """`batch_size` images of `image_size`, with a caption each for a contrast head."""
         count, size = data["batch_size"], data["image_size"]
         labels = torch.zeros(count, self.classifier.num_classes if self.classifier else 0)
         rows = torch.zeros(count, dtype=torch.long)
@@ -227,7 +230,7 @@ class VisionPretraining(Stage):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what serving needs to see as training did: how images are brought to one size, and the classes."""
+        """Adds what inference needs: the preprocessing of images, and the classes."""
         super().on_save_checkpoint(checkpoint)
         preprocessing = self.data.preprocessing
         checkpoint["images"] = {
@@ -237,17 +240,19 @@ class VisionPretraining(Stage):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses, too, a classifier of other classes than the data's, be they as many."""
+        """As in `Stage`; refuses a classifier with other classes than the data's."""
         super().on_load_checkpoint(checkpoint)
-        there = [Attribute(name, tuple(v), several) for name, v, several in checkpoint["images"]["attributes"]]
-        if self.classifier is not None and (differing := sorted({*_names(there)} ^ {*_names(self.attributes)})):
+        saved = [Attribute(name, tuple(v), several) for name, v, several in checkpoint["images"]["attributes"]]
+        if self.classifier is not None and (
+            differing := sorted({*_class_names(saved)} ^ {*_class_names(self.attributes)})
+        ):
             raise UserError(
                 f"the data does not have the classes that this checkpoint was trained with: {differing[0]} is only in "
-                "one of them; to learn other classes, begin with its encoder: --init_from.vision_encoder"
+                "one of them; to train on other classes, start from its encoder: --init_from.vision_encoder"
             )
 
 
-def _names(attributes: Sequence[Attribute]) -> list[str]:
-    """Each class and its column, in words."""
-    every = [f"{attribute.name} {value!r}" for attribute in attributes for value in attribute.values]
-    return [f"{name} (number {number})" for number, name in enumerate(every)]
+def _class_names(attributes: Sequence[Attribute]) -> list[str]:
+    """Each class with its column."""
+    names = [f"{attribute.name} {value!r}" for attribute in attributes for value in attribute.values]
+    return [f"{name} (number {number})" for number, name in enumerate(names)]

@@ -24,7 +24,8 @@ from omni.models.projector import Projector
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.pipeline.samples import sample
-from omni.stages.omni import OmniTuning, blank
+from omni.stages.answer_metrics import blank
+from omni.stages.omni import OmniTuning
 from omni.stages.reporting.conversations import conversation_figure
 from omni.text.tokenizer import ByteTokenizer
 from omni.training.configuration import Configuration

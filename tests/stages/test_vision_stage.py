@@ -334,8 +334,8 @@ def test_several_attributes_are_measured_and_described():
     ("given", "words"),
     [
         ({"classifier": None, "contrast": None, "text_encoder": None}, "there is no head to train"),
-        ({"text_encoder": None}, "contrast needs a tower that reads captions"),
-        ({"contrast": None}, "a tower needs contrast"),
+        ({"text_encoder": None}, "contrast needs an encoder of captions"),
+        ({"contrast": None}, "such an encoder needs contrast"),
         ({"thinker": Thinker(vocab_size=288, dim=24, num_layers=1, num_heads=2, ffn_dim=32)}, "give one of them"),
         ({"classifier": Classifier(dim=31, num_classes=3)}, "classifier.init_args.dim is 31: it must be 32"),
         ({"contrast": ContrastHead(image_dim=8, text_dim=24)}, "contrast.init_args.image_dim is 8: it must be 32"),
