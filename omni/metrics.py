@@ -104,7 +104,9 @@ class Intelligibility(MeanOfItems):
     Sounds with less than 0.4 s of speech have none and are left out. The mean of no sounds is `nan`.
     """
 
-    def update(self, audio: Tensor, originals: Tensor, lengths: Tensor) -> None:
+    def update(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, audio: Tensor, originals: Tensor, lengths: Tensor
+    ) -> None:
         """Adds a batch.
 
         Args:
