@@ -6,23 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-TRANSCRIPTION = "transcription"  # the task of writing down what is said, which is scored by its word errors
-SILENCE_TASK = "silence"  # of writing nothing, where nothing is said
-EXCLUDED_FROM_ACCURACY = (
-    TRANSCRIPTION,
-    "composition",
-)  # tasks that the accuracy over all leaves out: they have a figure of their own
+TRANSCRIPTION = "transcription"  # the task of transcribing speech, scored by word errors
+SILENCE_TASK = "silence"  # the task of answering nothing to audio without speech
+EXCLUDED_FROM_ACCURACY = (TRANSCRIPTION, "composition")  # tasks with metrics of their own
 
-IGNORE = -100  # a target that is not scored; the value that PyTorch's cross-entropy ignores by default
+IGNORE = -100  # a target that is not scored; the default `ignore_index` of PyTorch's cross-entropy
 
 
 class TextBatch(NamedTuple):
     """Packed rows of text for next-token prediction.
 
     Attributes:
-        tokens: (batch, time), int64. What the model reads.
+        tokens: (batch, time), int64. Input of the model.
         targets: (batch, time), int64. The token that follows each position, or `IGNORE`.
-        rows: (batch,), int64. Numbers of the rows in their data set, so that a bad batch can be named.
+        rows: (batch,), int64. Row indices in the data set, so that a bad batch can be named.
     """
 
     tokens: Tensor
@@ -31,22 +28,22 @@ class TextBatch(NamedTuple):
 
     @property
     def work(self) -> tuple[float, str]:
-        """What the batch holds to be learned from: an amount and its unit."""
+        """Amount of training data in the batch, and its unit."""
         return self.tokens.numel(), "tokens"
 
 
 class SpeechBatch(NamedTuple):
-    """Spoken utterances and what is said in them.
+    """Utterances and their transcripts.
 
     Attributes:
-        mels: (batch, mel frames, num_mels), float32, from `omni.media.audio.LogMel`; silence behind each row's end.
+        mels: (batch, mel frames, num_mels), float32, from `omni.media.audio.LogMel`; silence after each row's end.
         mel_lengths: (batch,), int64: mel frames of each row.
-        targets: (batch, units), int64: the units of the text, `omni.text.ctc_vocabulary.BLANK` behind each row's end.
+        targets: (batch, units), int64: the units of the text, `omni.text.ctc_vocabulary.BLANK` after each row's end.
         target_lengths: (batch,), int64: units of each row.
-        rows: (batch,), int64. Numbers of the rows in their data set.
-        seconds: Of audio in the batch, padding left out.
-        audio: (batch, mel frames × 160), float32, 16 kHz: the sound that `mels` are of, zeros behind each row's end;
-            None where it was not asked for.
+        rows: (batch,), int64. Row indices in the data set.
+        seconds: Seconds of audio in the batch, padding left out.
+        audio: (batch, mel frames × 160), float32, 16 kHz: the waveforms of `mels`, zeros after each row's end; None if
+            not requested.
     """
 
     mels: Tensor
@@ -59,17 +56,17 @@ class SpeechBatch(NamedTuple):
 
     @property
     def work(self) -> tuple[float, str]:
-        """What the batch holds to be learned from: an amount and its unit."""
+        """Amount of training data in the batch, and its unit."""
         return self.seconds, "audio_seconds"
 
 
 class Attribute(NamedTuple):
-    """Something that images are classified by.
+    """An attribute that images are classified by.
 
     Attributes:
-        name: What it is, such as `label` or `colour`.
+        name: Name of the attribute, such as `label` or `colour`.
         values: Names of the classes.
-        several: Whether an image may have several of the values, or none, instead of exactly one.
+        several: Whether an image may have any number of the values (multi-label) instead of exactly one.
     """
 
     name: str
@@ -78,15 +75,15 @@ class Attribute(NamedTuple):
 
 
 class ImageBatch(NamedTuple):
-    """Images, and what is known of them.
+    """Images with their labels and captions.
 
     Attributes:
         images: (batch, 3, height, width), fp32, pixels from 0 to 1.
-        labels: (batch, classes), fp32: the share of each value, those of all attributes side by side; -1 throughout an
-            attribute that is not known. (batch, 0) without attributes.
-        rows: (batch,), int64. Numbers of the images in their data set.
-        captions: (batch, captions, time), int64: tokens, `PAD` behind their end. None without captions.
-        caption_ids: (batch, captions), int64: equal for equal texts, -1 where an image has fewer captions.
+        labels: (batch, classes), fp32: the share of each value, with all attributes concatenated; -1 for all values of
+            an unknown attribute. (batch, 0) without attributes.
+        rows: (batch,), int64. Row indices in the data set.
+        captions: (batch, captions, time), int64: tokens, `PAD` after their end. None without captions.
+        caption_ids: (batch, captions), int64: equal for equal texts, -1 for missing captions.
     """
 
     images: Tensor
@@ -97,24 +94,24 @@ class ImageBatch(NamedTuple):
 
     @property
     def work(self) -> tuple[float, str]:
-        """What the batch holds to be learned from: an amount and its unit."""
+        """Amount of training data in the batch, and its unit."""
         return len(self.images), "images"
 
 
 class CodesBatch(NamedTuple):
-    """Texts and the codec frames in which they are spoken.
+    """Texts and the codec frames of their speech.
 
     Attributes:
-        text: (batch, characters), int64: units of what is said, `omni.text.ctc_vocabulary.BLANK` behind each row's end.
+        text: (batch, characters), int64: units of the text, `omni.text.ctc_vocabulary.BLANK` after each row's end.
         text_lengths: (batch,), int64: characters of each row.
-        codes: (batch, frames, codebooks), int64; `IGNORE` behind each row's end.
-        advances: (batch, frames), int64: by how many characters the place in the text moves on behind each frame: from
-            a start symbol before the text, over it and an end symbol, to behind that. `IGNORE` behind each row's end.
-        speakers: (batch,), int64: the number of each row's voice.
-        rows: (batch,), int64. Numbers of the rows in their data set.
-        seconds: Of speech in the batch, padding left out.
-        hidden: (batch, characters, thinker_dim), a Thinker's, where it has been read by one already.
-        spelled: The units of each row, (characters,), on the host: what a Thinker is to read.
+        codes: (batch, frames, codebooks), int64; `IGNORE` after each row's end.
+        advances: (batch, frames), int64: number of characters by which the position in the text advances after each
+            frame, from a start symbol before the text to after an end symbol. `IGNORE` after each row's end.
+        speakers: (batch,), int64: index of each row's voice.
+        rows: (batch,), int64. Row indices in the data set.
+        seconds: Seconds of speech in the batch, padding left out.
+        hidden: (batch, characters, thinker_dim): hidden states of a Thinker, if computed already.
+        spelled: Units of each row, (characters,), on the host: the text for a Thinker.
     """
 
     text: Tensor
@@ -129,19 +126,19 @@ class CodesBatch(NamedTuple):
 
     @property
     def work(self) -> tuple[float, str]:
-        """What the batch holds to be learned from: an amount and its unit."""
+        """Amount of training data in the batch, and its unit."""
         return self.seconds, "audio_seconds"
 
 
 class HeldOut(NamedTuple):
-    """A held-out sentence with its recording, to compare what is spoken with.
+    """A held-out sentence with its recording, to compare synthesised speech with.
 
     Attributes:
-        text: What is said, normalised.
-        units: (characters,), int64: the same in units.
-        speaker: The number of its voice.
+        text: Normalised text.
+        units: (characters,), int64: the text in units.
+        speaker: Index of the voice.
         mel: (mel frames, num_mels): the recording.
-        codes: (frames, codebooks), int64: the codec's copy of it.
+        codes: (frames, codebooks), int64: the recording, encoded by the codec.
     """
 
     text: str
@@ -155,20 +152,20 @@ class ConversationBatch(NamedTuple):
     """Conversations with the images and the audio in them.
 
     Attributes:
-        tokens: (batch, time), int64: with a placeholder for each feature of a medium; `PAD` behind each row's end.
-        targets: (batch, time), int64: the token that follows each position where it is the assistant's, else `IGNORE`.
+        tokens: (batch, time), int64: with a placeholder for each feature of a medium; `PAD` after each row's end.
+        targets: (batch, time), int64: the token that follows each position if it is the assistant's, else `IGNORE`.
         positions: (3, batch, time), fp32: in time, height and width (see `omni.text.media_positions`).
-        rows: (batch,), int64. Numbers of the rows in their data set.
-        num_tokens: Of all rows, padding left out.
-        images: (images, 3, height, width), fp32, pixels from 0 to 1, in the order of their placeholders; video frames
-            among them. None where no row has any.
-        image_rows: The row of the batch that each image is in.
+        rows: (batch,), int64. Row indices in the data set.
+        num_tokens: Number of tokens of all rows, padding left out.
+        images: (images, 3, height, width), fp32, pixels from 0 to 1, in the order of their placeholders, with video
+            frames. None without any.
+        image_rows: Row of the batch of each image.
         mels: (audios, mel frames, num_mels), fp32, in the order of their placeholders; or waveforms, (audios, frames,
-            160), 10 ms of samples in each frame, for encoders with a front end of their own. None where no row has any.
+            160), 10 ms of samples in each frame, for encoders with a front end of their own. None without any.
         mel_lengths: (audios,), int64: mel frames of each. None with `mels`.
-        audio_rows: The row of the batch that each audio is in.
-        audio_keys: A name for each audio that changes when it does.
-        prompts: Tokens of each row before its last answer.
+        audio_rows: Row of the batch of each audio.
+        audio_keys: A key for each audio that identifies its content.
+        prompts: Number of tokens of each row before its last answer.
         answers: The text of each row's last answer.
         tasks: The task of each row.
     """
@@ -190,5 +187,5 @@ class ConversationBatch(NamedTuple):
 
     @property
     def work(self) -> tuple[float, str]:
-        """What the batch holds to be learned from: an amount and its unit."""
+        """Amount of training data in the batch, and its unit."""
         return self.num_tokens, "tokens"

@@ -1,4 +1,4 @@
-"""What ranks exchange, and the random numbers that each of them has for itself."""
+"""Collectives, and the random number generators of each rank."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -11,16 +11,16 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-RandomState = dict[str, Tensor]  # by type of device: the CPU's, and that of the rank's own device if it is another
+RandomState = dict[str, Tensor]  # by device type: the CPU's and, on a GPU, the rank's device's
 
 
 def is_distributed() -> bool:
-    """Whether this process is one of several ranks that are connected."""
+    """Whether this process is one of several connected ranks."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def num_ranks() -> int:
-    """Number of ranks that are connected; 1 without any others."""
+    """Number of connected ranks; 1 for a single process."""
     return dist.get_world_size() if is_distributed() else 1
 
 
@@ -28,7 +28,7 @@ def gather_objects(value: T) -> list[T]:
     """The values of all ranks, in the order of their ranks. A collective: every rank must call it.
 
     Args:
-        value: This rank's; it must be possible to pickle it.
+        value: This rank's value, picklable.
     """
     if not is_distributed():
         return [value]
@@ -38,7 +38,7 @@ def gather_objects(value: T) -> list[T]:
 
 
 def all_agree(decision: bool) -> bool:
-    """Whether all ranks decide so. A collective, but one of the hosts: no device is waited for."""
+    """Whether the decision is true on all ranks. A collective of the hosts: no device synchronisation."""
     if not is_distributed():
         return decision
     vote = torch.tensor(int(decision))
@@ -49,7 +49,7 @@ def all_agree(decision: bool) -> bool:
 
 @cache
 def _hosts(world: Any) -> Any:
-    """The ranks of `world`, connected over their hosts."""
+    """A gloo group of the ranks of `world`."""
     return dist.new_group(backend="gloo")
 
 
@@ -72,7 +72,7 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def local_share(tensor: Tensor) -> Tensor:
-    """What this rank holds of a sharded tensor (`DTensor`), sharing its memory; any other tensor as it is."""
+    """This rank's shard of a `DTensor`, sharing its memory; any other tensor unchanged."""
     sharded: Any = tensor
     return sharded.to_local() if hasattr(tensor, "to_local") else tensor
 
@@ -80,21 +80,21 @@ def local_share(tensor: Tensor) -> Tensor:
 def on_whole_matrices(function: Callable[[Tensor], Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
     """Applies a function of stacked matrices to tensors that may be sharded along their first axis.
 
-    Sharded matrices are shared out: ranks exchange rows so that each gets every row of its share of the matrices, and
-    exchange the results back. A stack of matrices, as of experts, that is split between matrices needs no exchange.
+    Sharded matrices are redistributed: each rank gets all rows of some of the matrices, and the results are exchanged
+    back. A stack of matrices, as of experts, that is sharded between matrices needs no exchange.
 
     Args:
-        function: From (tensors, ..., rows, columns) to as many results, one matrix independent of the others.
+        function: Maps (tensors, ..., rows, columns) to results of the same shape, each matrix independently.
         tensors: Of one shape, (..., rows, columns), all sharded alike or none.
 
     Returns:
-        The results, of each this rank's share.
+        This rank's shard of each result.
     """
     stack = torch.stack([local_share(tensor) for tensor in tensors])
     first: Any = tensors[0]
     if not hasattr(first, "placements") or first.dim() > 2:
         return list(function(stack))
-    from torch.distributed.tensor import DTensor, Shard  # half a second, for those who shard
+    from torch.distributed.tensor import DTensor, Shard  # the import takes half a second
 
     shape = torch.Size((len(tensors), *first.shape))
     stride = torch.empty(shape, device="meta").stride()
@@ -113,7 +113,7 @@ def gather_rows(rows: Tensor) -> Tensor:
         rows: (rows, ...), of the same shape on every rank.
 
     Returns:
-        (ranks × rows, ...). The gradient of a rank's rows is the sum over what all ranks make of them.
+        (ranks × rows, ...). The gradient of a rank's rows is summed over all ranks.
     """
     return _GatherRows.apply(rows) if is_distributed() else rows  # pyright: ignore[reportReturnType]
 
@@ -131,7 +131,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def random_state(device: torch.device) -> RandomState:
-    """The state of this rank's random number generators: the CPU's and, on a GPU, that of `device`."""
+    """States of this rank's random number generators: the CPU's and, on a GPU, that of `device`."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -139,7 +139,7 @@ def random_state(device: torch.device) -> RandomState:
 
 
 def start_random_numbers(*, rank: int) -> None:
-    """Gives each rank random numbers of its own at the start of a run; those of rank 0 are one process's."""
+    """Gives each rank its own random numbers at the start of a run; rank 0 has those of a single process."""
     if rank > 0:
         _seed(torch.initial_seed(), 0, rank)
 
@@ -148,13 +148,13 @@ def resume_random_numbers(rng: Mapping[str, Any], device: torch.device, *, step:
     """Restores the random numbers of each rank from a checkpoint; draws new seeds if the number of ranks differs.
 
     Args:
-        rng: The checkpoint's `rng`: `ranks`, a list of states in the order of the ranks. Before there was that, it held
-            the states of rank 0 alone: `cpu`, and `cuda` with one entry a device.
-        device: That of this rank.
+        rng: The checkpoint's `rng`: `ranks`, a list of states in the order of the ranks. Older ones hold the states of
+            rank 0 alone: `cpu`, and `cuda` with one entry per device.
+        device: This rank's device.
         step: Optimizer steps made so far.
 
     Returns:
-        None, or why they could not be restored.
+        None, or the reason why they could not be restored.
     """
     ranks, rank = (dist.get_world_size(), dist.get_rank()) if is_distributed() else (1, 0)
     states: list[RandomState] = rng["ranks"] if "ranks" in rng else [_of_rank_0(rng, device)]
@@ -169,7 +169,7 @@ def resume_random_numbers(rng: Mapping[str, Any], device: torch.device, *, step:
 
 
 def _of_rank_0(rng: Mapping[str, Any], device: torch.device) -> RandomState:
-    """The state that a run of one rank on `device` needs, from a checkpoint that has no `ranks`."""
+    """The state for a run of one rank on `device`, from a checkpoint without `ranks`."""
     if device.type != "cuda" or not rng["cuda"]:
         return {"cpu": rng["cpu"]}
     return {"cpu": rng["cpu"], "cuda": rng["cuda"][(device.index or 0) % len(rng["cuda"])]}
@@ -181,6 +181,6 @@ def _described(ranks: int, state: RandomState) -> str:
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
-    """Seeds all generators of this process with a number that no other rank and no other step gives."""
+    """Seeds all generators of this process, differently for each rank and step."""
     (own,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(own))

@@ -15,6 +15,7 @@ from toy_omni import PROJECTORS, toy_omni
 import omni
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.checkpoints.recipe import build
+from omni.checkpoints.weights import with_current_names
 from omni.cli import main
 from omni.errors import UserError
 from omni.models.audio_encoder import AudioEncoder
@@ -118,6 +119,16 @@ def test_a_run_is_resumed_from_the_old_names_of_weights():
     weights = {name: weight + 1 for name, weight in stage.state_dict().items() if weight.dtype == torch.float32}
     stage.load_state_dict({name.replace("learned_positions", "places"): weight for name, weight in weights.items()})
     assert torch.equal(projector.learned_positions, weights["vision_projector.learned_positions"])
+
+
+def test_a_front_end_has_the_old_name_of_its_weights():
+    weight = torch.ones(1)
+    assert with_current_names(
+        {"audio_encoder.ear.model.conv1.weight": weight, "thinker.ear.weight": weight}
+    ).keys() == {
+        "audio_encoder.front_end.model.conv1.weight",
+        "thinker.ear.weight",
+    }
 
 
 @pytest.mark.parametrize(

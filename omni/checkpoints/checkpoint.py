@@ -8,7 +8,7 @@ Besides Lightning's own entries, a checkpoint of omni holds:
 - `lineage`: stage, step, and fingerprints of configuration, data and tokenizer; the same for every ancestor,
 - `units`: the state of the Talker's characters, where `tokenizer` is one of text,
 - `thinker_tokenizer`: the tokenizer of the Thinker that a Talker is conditioned on,
-- `origins`: for each pretrained part, the source of the weights that the checkpoint omits (see `Part.lent`),
+- `origins`: for each pretrained part, the source of the weights that the checkpoint omits (see `Part.omitted_weights`),
 - `audio`: the constants of the spectrograms that its parts read, if any (see `omni.media.audio.mel_constants`),
 - `context`, `answer_tokens`, `template`, `images`, `dictation` (stage E): most tokens of a conversation and of an
   answer, the chat template (see `omni.text.chat_template.encode_chat`), the preprocessing of images, the transcription
@@ -147,7 +147,7 @@ class Checkpoint:
         weights = self.weights_of(name)
         if not weights and name not in self.content.get("origins", {}):
             raise self._no_part(name)
-        if isinstance(part, Part) and part.lent - weights.keys():
+        if isinstance(part, Part) and part.omitted_weights - weights.keys():
             self._check_origin(part, name)
         if found := differences(part, weights):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

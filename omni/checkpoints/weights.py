@@ -9,12 +9,18 @@ from torch import Tensor, nn
 
 from omni.models.part import Part
 
-_OLD_NAME = re.compile(r"(_projector\.(?:former\.)?)places$")
+_OLD_NAMES = (
+    (re.compile(r"(_projector\.(?:former\.)?)places$"), r"\1learned_positions"),
+    (re.compile(r"^audio_encoder\.ear\."), "audio_encoder.front_end."),
+)
 
 
 def with_current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a stage under their present names."""
-    return {_OLD_NAME.sub(r"\1learned_positions", name): weight for name, weight in weights.items()}
+    found = dict(weights)
+    for pattern, replacement in _OLD_NAMES:
+        found = {pattern.sub(replacement, name): weight for name, weight in found.items()}
+    return found
 
 
 def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
@@ -26,25 +32,25 @@ def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def without_lent(state: Mapping[str, Tensor], parts: Mapping[str, Part]) -> dict[str, Tensor]:
-    """A stage's state dict without the pretrained weights of its parts (see `Part.lent`)."""
-    lent = {f"{name}.{key}" for name, part in parts.items() for key in part.lent}
-    return {key: weight for key, weight in state.items() if key not in lent}
+def without_omitted(state: Mapping[str, Tensor], parts: Mapping[str, Part]) -> dict[str, Tensor]:
+    """A stage's state dict without the pretrained weights of its parts (see `Part.omitted_weights`)."""
+    omitted = {f"{name}.{key}" for name, part in parts.items() for key in part.omitted_weights}
+    return {key: weight for key, weight in state.items() if key not in omitted}
 
 
 def load_weights(part: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Loads weights into a part, strictly: only those that are lent may be missing, and stay as they are."""
+    """Loads weights into a part, strictly: only `Part.omitted_weights` may be missing, and keep their values."""
     if not isinstance(part, Part):
         part.load_state_dict(weights)
         return
-    lent = {key: weight for key, weight in part.state_dict().items() if key in part.lent}
-    part.load_state_dict({**lent, **weights})
-    part.own(set(weights))
+    omitted = {key: weight for key, weight in part.state_dict().items() if key in part.omitted_weights}
+    part.load_state_dict({**omitted, **weights})
+    part.keep_weights(set(weights))
 
 
 def differences(part: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """Weights whose names or shapes differ from the part's: a phrase for each; lent ones may be missing."""
-    optional = part.lent - weights.keys() if isinstance(part, Part) else set()
+    """Weights whose names or shapes differ from the part's: a phrase for each; omitted ones may be missing."""
+    optional = part.omitted_weights - weights.keys() if isinstance(part, Part) else set()
     own = {key: weight for key, weight in part.state_dict().items() if key not in optional}
     return [
         f"{key} is {_shape(weights.get(key))} there and {_shape(own.get(key))} here"

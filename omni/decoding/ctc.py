@@ -18,12 +18,12 @@ _UNLIKELY = -10.0  # units below this log-probability do not lengthen a prefix
 
 
 class Span(NamedTuple):
-    """Where a unit is heard.
+    """Position of a unit in the audio.
 
     Attributes:
-        unit: Its number.
+        unit: Index of the unit.
         start: First sub-frame.
-        end: One behind its last sub-frame.
+        end: Exclusive end sub-frame.
         score: Mean probability of the unit over these, 0–1.
     """
 
@@ -34,12 +34,12 @@ class Span(NamedTuple):
 
 
 def least_subframes(units: list[int]) -> int:
-    """Sub-frames that CTC needs for a text: one a unit, and a blank between two equal ones."""
+    """Number of sub-frames that CTC needs for a text: one per unit, and a blank between two equal ones."""
     return len(units) + sum(one == other for one, other in pairwise(units))
 
 
 def is_feasible(targets: Tensor, target_lengths: Tensor, lengths: Tensor) -> Tensor:
-    """Which rows can be emitted in their sub-frames: (batch,) of bool.
+    """Rows whose text fits in their sub-frames: (batch,), bool.
 
     Args:
         targets: (batch, units), int64.
@@ -54,8 +54,8 @@ def is_feasible(targets: Tensor, target_lengths: Tensor, lengths: Tensor) -> Ten
 def ctc_nll(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of each row's text, summed over all its alignments.
 
-    On a GPU the host waits here, once a step: PyTorch's kernel takes the lengths to the host and sends offsets back,
-    and lengths that are on the host already would only spare it the first of these copies.
+    On a GPU this synchronises once: PyTorch's kernel copies the lengths to the host and offsets back. Lengths on the
+    host would save only the first of these copies.
 
     Args:
         log_probs: (batch, sub-frames, vocab_size), fp32.
@@ -64,7 +64,7 @@ def ctc_nll(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths:
         target_lengths: (batch,): units of each row.
 
     Returns:
-        (batch,) of nats, 0 for infeasible rows; and which rows are feasible, (batch,) of bool.
+        Nats, (batch,), 0 for infeasible rows; and the feasible rows, (batch,), bool.
     """
     feasible = is_feasible(targets, target_lengths, lengths)
     # zero_infinity also zeroes the gradient of the rows that are infeasible; `feasible` counts them.
@@ -75,14 +75,14 @@ def ctc_nll(log_probs: Tensor, lengths: Tensor, targets: Tensor, target_lengths:
 
 
 def greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
-    """The likeliest unit of each sub-frame, repeats merged and blanks dropped.
+    """The most likely unit of each sub-frame, with repeats merged and blanks dropped.
 
     Args:
         log_probs: (batch, sub-frames, vocab_size).
         lengths: (batch,): sub-frames of each row.
 
     Returns:
-        CTCVocabulary of each row.
+        Units of each row.
     """
     best = log_probs.argmax(-1).cpu()
     rows = []
@@ -93,17 +93,17 @@ def greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
 
 
 def beam_search(log_probs: Tensor, width: int) -> list[int]:
-    """The likeliest text: prefixes grow unit by unit, and each sums over its alignments (Graves and Jaitly, 2014).
+    """Prefix beam search: the most likely text, each prefix summed over its alignments (Graves and Jaitly, 2014).
 
-    The likeliest path, which `greedy` takes, may spell another text: where a unit could as well be written in either of
-    two frames, it appears in both or in none.
+    The most likely path, which `greedy` takes, may spell another text: a unit that is equally likely in two frames
+    appears in both or in neither.
 
     Args:
         log_probs: (sub-frames, vocab_size), of one row without padding.
-        width: Prefixes that are kept.
+        width: Number of prefixes kept.
 
     Returns:
-        Its units.
+        Units of the text.
     """
     values, units = (found.tolist() for found in log_probs.topk(min(width, log_probs.shape[1])))
     blanks = log_probs[:, BLANK].tolist()
@@ -113,30 +113,30 @@ def beam_search(log_probs: Tensor, width: int) -> list[int]:
         grown = [(unit, value) for unit, value in likeliest if unit != BLANK and value > _UNLIKELY]
         found: dict[tuple[int, ...], tuple[float, float]] = {}
         for prefix, (in_blank, in_unit) in beams.items():
-            both = _either(in_blank, in_unit)
+            both = _log_add(in_blank, in_unit)
             after_blank, after_unit = found.get(prefix, (_NEVER, _NEVER))
             if prefix:
-                after_unit = _either(after_unit, in_unit + frame[prefix[-1]])
-            found[prefix] = (_either(after_blank, both + blank), after_unit)
+                after_unit = _log_add(after_unit, in_unit + frame[prefix[-1]])
+            found[prefix] = (_log_add(after_blank, both + blank), after_unit)
             for unit, value in grown:
                 longer = (*prefix, unit)
                 before = in_blank if prefix and prefix[-1] == unit else both
                 after_blank, after_unit = found.get(longer, (_NEVER, _NEVER))
-                found[longer] = (after_blank, _either(after_unit, before + value))
-        beams = dict(sorted(found.items(), key=lambda item: -_either(*item[1]))[:width])
-    return list(max(beams, key=lambda prefix: _either(*beams[prefix])))
+                found[longer] = (after_blank, _log_add(after_unit, before + value))
+        beams = dict(sorted(found.items(), key=lambda item: -_log_add(*item[1]))[:width])
+    return list(max(beams, key=lambda prefix: _log_add(*beams[prefix])))
 
 
 def decode(log_probs: Tensor, lengths: Tensor, *, beam: int) -> list[list[int]]:
-    """What is said in each row.
+    """Decodes the text of each row.
 
     Args:
         log_probs: (batch, sub-frames, vocab_size).
         lengths: (batch,): sub-frames of each row.
-        beam: Prefixes that `beam_search` keeps; 1: `greedy`.
+        beam: Number of prefixes that `beam_search` keeps; 1 for `greedy`.
 
     Returns:
-        CTCVocabulary of each row.
+        Units of each row.
     """
     if beam == 1:
         return greedy(log_probs, lengths)
@@ -144,14 +144,14 @@ def decode(log_probs: Tensor, lengths: Tensor, *, beam: int) -> list[list[int]]:
     return [beam_search(row[:length], beam) for row, length in rows]
 
 
-def _either(one: float, other: float) -> float:
-    """The logarithm of the sum of two probabilities, from their logarithms."""
+def _log_add(one: float, other: float) -> float:
+    """Log of the sum of two probabilities, from their logs."""
     high, low = max(one, other), min(one, other)
     return high if low == _NEVER else high + math.log1p(math.exp(low - high))
 
 
 def align(log_probs: Tensor, units: list[int]) -> list[Span]:
-    """Where each unit of a known text is heard, by the likeliest path (Viterbi).
+    """Forced alignment: the position of each unit of a known text, by the most likely path (Viterbi).
 
     Args:
         log_probs: (sub-frames, vocab_size), of one row without padding.
@@ -161,13 +161,13 @@ def align(log_probs: Tensor, units: list[int]) -> list[Span]:
         A span for each unit, in order, without overlap.
 
     Raises:
-        UserError: If the text does not fit in so many sub-frames.
+        UserError: If the text does not fit in the sub-frames.
     """
     if not units:
         return []
     if least_subframes(units) > len(log_probs):
         raise UserError(
-            f"a text of {len(units)} units needs {least_subframes(units)} sub-frames and its audio has "
+            f"a text of {len(units)} units needs {least_subframes(units)} sub-frames, and its audio has "
             f"{len(log_probs)}: it cannot be aligned"
         )
     path, scores = torchaudio.functional.forced_align(
@@ -178,16 +178,16 @@ def align(log_probs: Tensor, units: list[int]) -> list[Span]:
 
 
 def boundaries(spans: list[Span], length: int) -> list[int]:
-    """Shares all sub-frames out among the units: borders lie midway between one unit's end and the next one's start.
+    """Assigns all sub-frames to units: a boundary is midway between one unit's end and the next one's start.
 
-    CTC marks a unit by a spike, not by its whole length.
+    CTC marks a unit by a spike and not over its whole duration.
 
     Args:
         spans: From `align`.
-        length: Sub-frames in all.
+        length: Total number of sub-frames.
 
     Returns:
-        `len(spans) + 1` borders from 0 to `length`; unit `i` lasts from border `i` to border `i + 1`.
+        `len(spans) + 1` boundaries from 0 to `length`; unit `i` spans boundary `i` to boundary `i + 1`.
     """
     if not spans:
         return [0, length]

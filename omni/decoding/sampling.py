@@ -1,4 +1,4 @@
-"""Decoding: tokens out of a Thinker, one at a time, for many prompts at once."""
+"""The sampling loop: continues a batch of prompts token by token."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from torch import Tensor
 from omni.errors import UserError
 from omni.models.interfaces import Cache, LanguageModel
 
-_BELOW_ONE = 1 - 2.0**-24  # fp32: what it multiplies gets less, however it is rounded
+_BELOW_ONE = 1 - 2.0**-24  # fp32: a product with it is smaller, however it is rounded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen.
+    """Sampling of the next token.
 
     Args:
-        temperature: Divides the logits; 0 takes the likeliest token.
-        top_k: Keep only the `top_k` likeliest tokens; 0 keeps all.
-        top_p: Keep only the likeliest tokens that together hold this probability (arXiv:1904.09751), in (0, 1].
+        temperature: Divides the logits; 0 takes the most likely token.
+        top_k: Keep only the `top_k` most likely tokens; 0 keeps all.
+        top_p: Keep only the most likely tokens with this total probability (arXiv:1904.09751), in (0, 1].
         repetition_penalty: Logits of tokens seen in the row are divided (if positive) or multiplied (if negative) by
-            this (CTRL, arXiv:1909.05858); 1 changes nothing.
-        seed: Each row draws from its own stream, made from the seed and the row's number: what a row says does not
-            depend on the rows beside it.
+            this (CTRL, arXiv:1909.05858); 1 has no effect.
+        seed: Each row has its own random stream, from the seed and the row's index: its output does not depend on
+            other rows.
     """
 
     temperature: float = 1.0
@@ -50,8 +50,8 @@ class Sampling:
 
         Args:
             logits: (batch, vocab).
-            seen: (batch, vocab) of bool: tokens that the row holds already.
-            draws: (batch,), fp32, uniform in [0, 1]: one that is rounded to 1 takes the last token.
+            seen: (batch, vocab), bool: tokens that the row already holds.
+            draws: (batch,), fp32, uniform in [0, 1]; 1, from rounding, takes the last token.
 
         Returns:
             (batch,) of int64.
@@ -66,7 +66,7 @@ class Sampling:
         kept = min(self.top_k or logits.shape[-1], logits.shape[-1])
         if kept == logits.shape[-1] and self.top_p == 1:
             return _draw(logits.softmax(-1), draws)
-        values, tokens = logits.topk(kept, dim=-1)  # sorted, likeliest first
+        values, tokens = logits.topk(kept, dim=-1)  # sorted, most likely first
         probabilities = values.softmax(-1)
         if self.top_p < 1:
             before = probabilities.cumsum(-1) - probabilities
@@ -77,7 +77,7 @@ class Sampling:
 def _draw(probabilities: Tensor, draws: Tensor) -> Tensor:
     """Inverts the cumulative distribution; `probabilities` (batch, choices) need not sum to 1."""
     cumulative = probabilities.cumsum(-1)
-    # Less than the total even when rounded: behind the last choice with any probability there may be others.
+    # Less than the total even when rounded: choices of probability 0 may follow the last possible one.
     wanted = draws[:, None] * (cumulative[:, -1:] * _BELOW_ONE)
     return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
 
@@ -99,59 +99,61 @@ def generate(
 
     Args:
         thinker: The model, in eval mode.
-        prompts: Tokens of each prompt; none may be empty.
-        embeddings: (batch, time, dim): what the Thinker reads in place of the prompts' tokens, features of media among
-            them; anything behind each prompt's end.
-        positions: (rope_axes, batch, time) of the same; what is added goes on from each prompt's last. Consecutive if
-            not given.
-        max_tokens: Most tokens to add to a row, at least 1.
+        prompts: Tokens of each prompt; not empty.
+        embeddings: (batch, time, dim): the input in place of the prompts' tokens, with features of media; undefined
+            after each prompt's end.
+        positions: (rope_axes, batch, time) of the input, continued from each prompt's last; consecutive if not given.
+        max_tokens: Largest number of new tokens per row, at least 1.
         stop: The token that ends a row.
-        vocab_size: Tokens that the tokenizer has, where the Thinker has more; the rest is never chosen.
-        sampling: How tokens are chosen; the defaults of `Sampling` if not given.
-        cache: Holds the beginning of each prompt, all but its last token at most, and has room for the rest and for
-            what is added, but the last token; embeddings and positions are then of the rest. A new one if not given.
+        vocab_size: Size of the tokenizer's vocabulary, if smaller than the Thinker's; other tokens are never chosen.
+        sampling: Sampling of tokens; the defaults of `Sampling` if not given.
+        cache: Holds the start of each prompt (at most all but its last token), with room for the rest and the new
+            tokens but the last; embeddings and positions are then of the rest. A new cache if not given.
 
     Yields:
-        For each step the new token of each row, or None where the row has ended. The stop token is yielded.
+        For each step the new token of each row, or None for a row that has ended. The stop token is yielded.
 
     Raises:
-        UserError: If there is no prompt, one is empty or holds a token that the model lacks, or `max_tokens` < 1.
+        UserError: If there is no prompt, one is empty or holds an unknown token, or `max_tokens` < 1.
     """
     sampling = sampling or Sampling()
     vocab_size = vocab_size or thinker.vocab_size
     _check(prompts, max_tokens, vocab_size)
     if cache is None:
         cache = thinker.new_cache(len(prompts), max(map(len, prompts)) + max_tokens)
-    device = cache.device
     lengths = [len(prompt) - known for prompt, known in zip(prompts, cache.lengths, strict=True)]
+    tokens, seen = (tensor.to(cache.device) for tensor in _padded(prompts, lengths, vocab_size))
+    draws = _uniform(sampling.seed, len(prompts), max_tokens).to(cache.device)
+    inputs = {"tokens": tokens} if embeddings is None else {"embeddings": embeddings[:, : max(lengths)]}
+    position = None if positions is None else positions[:, :, : max(lengths)]
+    hidden = thinker.encode(**inputs, positions=position, cache=cache).hidden
+    cache.advance(lengths)
+    rows, ends = torch.arange(len(prompts), device=cache.device), torch.tensor(lengths, device=cache.device) - 1
+    last = hidden[rows, ends]
+    position = None if positions is None else positions[:, rows, ends].amax(0)[:, None]
+    ended = [False] * len(prompts)
+    for step in range(max_tokens):
+        chosen = sampling.choose(thinker.logits(last)[:, :vocab_size], seen, draws[:, step])
+        new = chosen.tolist()
+        yield [None if over else token for over, token in zip(ended, new, strict=True)]
+        ended = [over or token == stop for over, token in zip(ended, new, strict=True)]
+        if all(ended) or step == max_tokens - 1:
+            return
+        if sampling.repetition_penalty != 1:
+            seen[rows, chosen] = True
+        position = None if position is None else position + 1
+        last = thinker.encode(chosen[:, None], positions=position, cache=cache).hidden[:, 0]
+        cache.advance(1)
+
+
+def _padded(prompts: Sequence[Sequence[int]], lengths: Sequence[int], vocab_size: int) -> tuple[Tensor, Tensor]:
+    """The last tokens of each prompt (batch, time), and all tokens that it holds (batch, vocab), bool."""
     tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
     seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
     for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
         tokens[row, :length] = torch.tensor(prompt[-length:])
         seen[row, torch.tensor(prompt)] = True
-    tokens, seen = tokens.to(device), seen.to(device)
-    draws = _uniform(sampling.seed, len(prompts), max_tokens).to(device)
-
-    read = {"tokens": tokens} if embeddings is None else {"embeddings": embeddings[:, : max(lengths)]}
-    here = None if positions is None else positions[:, :, : max(lengths)]
-    hidden = thinker.encode(**read, positions=here, cache=cache).hidden
-    cache.advance(lengths)
-    rows, ends = torch.arange(len(prompts), device=device), torch.tensor(lengths, device=device) - 1
-    last = hidden[rows, ends]
-    here = None if positions is None else positions[:, rows, ends].amax(0)[:, None]
-    ended = [False] * len(prompts)
-    for step in range(max_tokens):
-        chosen = sampling.choose(thinker.logits(last)[:, :vocab_size], seen, draws[:, step])
-        said = chosen.tolist()
-        yield [None if over else token for over, token in zip(ended, said, strict=True)]
-        ended = [over or token == stop for over, token in zip(ended, said, strict=True)]
-        if all(ended) or step == max_tokens - 1:
-            return
-        if sampling.repetition_penalty != 1:
-            seen[rows, chosen] = True
-        here = None if here is None else here + 1
-        last = thinker.encode(chosen[:, None], positions=here, cache=cache).hidden[:, 0]
-        cache.advance(1)
+    return tokens, seen
 
 
 def _check(prompts: Sequence[Sequence[int]], max_tokens: int, vocab_size: int) -> None:
@@ -161,15 +163,15 @@ def _check(prompts: Sequence[Sequence[int]], max_tokens: int, vocab_size: int) -
         raise UserError("there is no prompt to continue")
     for row, prompt in enumerate(prompts):
         if not prompt:
-            raise UserError(f"prompt {row} has no tokens: begin it with bos")
+            raise UserError(f"prompt {row} has no tokens: start it with bos")
         if not 0 <= min(prompt) <= max(prompt) < vocab_size:
             raise UserError(f"prompt {row} holds a token outside the vocabulary of {vocab_size}")
 
 
 def _uniform(seed: int, rows: int, steps: int) -> Tensor:
-    """Each row's own stream of draws, (rows, steps): the same whatever the number of rows or steps.
+    """Draws of each row, (rows, steps), independent of the number of rows and steps.
 
-    Python's generator, because PyTorch's on a CPU looks at 32 bits of a seed only.
+    By Python's generator: PyTorch's on a CPU uses only 32 bits of a seed.
     """
     streams = [Random(f"{seed}/{row}") for row in range(rows)]
     return torch.tensor([[stream.random() for _ in range(steps)] for stream in streams])

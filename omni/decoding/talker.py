@@ -1,4 +1,4 @@
-"""Speaking: codes out of a Talker, frame by frame, for many texts at once."""
+"""Talker decoding: codes frame by frame, for a batch of texts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,19 +14,18 @@ from omni.layers.cache import KVCache
 from omni.models.talker import MAX_ADVANCE, Talker, gather
 from omni.text.ctc_vocabulary import BLANK
 
-_ROOM = 256  # frames that a cache holds at first; it doubles when they are used up
+_ROOM = 256  # initial capacity of the cache in frames; doubled when it is full
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechSampling:
-    """How the codes of speech and its pace are chosen.
+    """Sampling of codes and of the pace of speech.
 
     Args:
-        first: How the first codebook's code is chosen, which says most of what is heard. The seed of all choices is
-            its seed.
-        rest: How those of the other codebooks are chosen.
-        pace: How the number of characters to move on is chosen.
-        max_dwell: Most seconds at one character: however badly a Talker is trained, an utterance ends.
+        first: Sampling of the first codebook, which carries most of the sound. Its seed is the seed of all choices.
+        rest: Sampling of the other codebooks.
+        pace: Sampling of the number of characters to advance.
+        max_dwell: Longest time at one character in seconds: it bounds the length of an utterance.
     """
 
     first: Sampling = Sampling(temperature=0.7)  # noqa: RUF009  immutable
@@ -39,15 +38,15 @@ class SpeechSampling:
             raise UserError(f"max_dwell must be over 0 seconds, not {self.max_dwell}")
         for name in ("first", "rest", "pace"):
             if getattr(self, name).repetition_penalty != 1:
-                raise UserError(f"{name}.repetition_penalty is for text: sounds are repeated, leave it at 1")
+                raise UserError(f"{name}.repetition_penalty is for text: speech repeats codes, leave it at 1")
 
 
 class Frame(NamedTuple):
     """One frame of each row.
 
     Attributes:
-        codes: (batch, codebooks), int64; without meaning in rows that have ended.
-        alive: Whether the frame belongs to the row, for each row.
+        codes: (batch, codebooks), int64; undefined in rows that have ended.
+        alive: Whether each row has not ended yet.
     """
 
     codes: Tensor
@@ -64,22 +63,22 @@ def speak(
     sampling: SpeechSampling | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Iterator[Frame]:
-    """Speaks texts of any lengths together, frame by frame.
+    """Generates speech for texts of any lengths together, frame by frame.
 
     Args:
         talker: The model, in eval mode.
-        texts: CharacterVocabulary of each, from `spell`; none may be empty.
-        speakers: The number of each text's voice, for a Talker that has several; 0 for all if not given.
+        texts: Characters of each, from `spell`; not empty.
+        speakers: Voice of each text, for a Talker with several; 0 if not given.
         hidden: (batch, characters, thinker_dim), see `Talker.encode_text`.
-        sampling: How codes and pace are chosen; the defaults of `SpeechSampling` if not given.
-        numbers: Which of the seed's streams of choices each text has; 0, 1, 2, ... if not given.
+        sampling: Sampling of codes and pace; the defaults of `SpeechSampling` if not given.
+        numbers: Index of each text's random stream; 0, 1, 2, ... if not given.
 
     Yields:
-        A frame of each row, until all rows have ended. No row is longer than `max_dwell` for each of its characters
-        and for start and end.
+        A frame of each row, until all rows have ended. No row is longer than `max_dwell` times the number of its
+        characters plus two.
 
     Raises:
-        UserError: If there is no text, one is empty or holds characters that the Talker lacks, or so does a speaker.
+        UserError: If there is no text, one is empty, or characters or speakers are unknown to the Talker.
     """
     sampling = sampling or SpeechSampling()
     _check(talker, texts, speakers)
@@ -92,19 +91,19 @@ def speak(
     encoded = talker.encode_text(padded.to(device), lengths, speakers=voices, hidden=hidden)
 
     streams = [Random(f"{sampling.first.seed}/{number}") for number in numbers or range(len(texts))]
-    patience = max(1, int(sampling.max_dwell * talker.frame_rate))
-    place, dwelt = torch.zeros_like(lengths), torch.zeros_like(lengths)
+    max_frames = max(1, int(sampling.max_dwell * talker.frame_rate))
+    position, dwelt = torch.zeros_like(lengths), torch.zeros_like(lengths)
     cache, codes, alive = talker.new_cache(len(texts), _ROOM), None, [True] * len(texts)
     while any(alive):
         _make_room(cache)
-        state = talker.frame(codes, gather(encoded, place[:, None])[:, 0], cache)
+        state = talker.frame(codes, gather(encoded, position[:, None])[:, 0], cache)
         codes, steps = choose_frame(talker, state, sampling, streams)
         yield Frame(codes, alive)
         dwelt += 1
-        steps = torch.where(dwelt >= patience, steps.clamp(min=1), steps)
+        steps = torch.where(dwelt >= max_frames, steps.clamp(min=1), steps)
         dwelt = torch.where(steps > 0, 0, dwelt)
-        place = place + steps
-        alive = (place < lengths + 2).tolist()
+        position = position + steps
+        alive = (position < lengths + 2).tolist()
 
 
 def speak_codes(talker: Talker, texts: Sequence[Sequence[int]], **options: object) -> list[Tensor]:
@@ -118,16 +117,16 @@ def speak_codes(talker: Talker, texts: Sequence[Sequence[int]], **options: objec
 def choose_frame(
     talker: Talker, state: Tensor, sampling: SpeechSampling, streams: Sequence[Random]
 ) -> tuple[Tensor, Tensor]:
-    """Chooses what is said in a frame.
+    """Samples the codes and the advance of a frame.
 
     Args:
         talker: The model.
         state: (batch, dim), from `Talker.frame`.
-        sampling: How.
-        streams: Of random numbers, one a row.
+        sampling: Sampling of codes and pace.
+        streams: Random numbers of each row.
 
     Returns:
-        Codes (batch, codebooks), and by how many characters the frame moves on, (batch,).
+        Codes (batch, codebooks), and the number of characters to advance, (batch,).
     """
     count = talker.num_codebooks + 1
     draws = torch.tensor([[stream.random() for _ in range(count)] for stream in streams])
@@ -152,13 +151,13 @@ def _check(talker: Talker, texts: Sequence[Sequence[int]], speakers: Sequence[in
         if not text:
             raise UserError(f"text {row} is empty: there is nothing to speak")
         if not BLANK < min(text) <= max(text) < talker.vocab_size:
-            raise UserError(f"text {row} holds a character outside the Talker's {talker.vocab_size - 1}")
+            raise UserError(f"text {row} holds a character that is not one of the Talker's {talker.vocab_size - 1}")
     if speakers is None:
         return
     if len(speakers) != len(texts):
         raise UserError(f"{len(speakers)} speakers are given for {len(texts)} texts")
     if not talker.num_speakers:
-        raise UserError("the Talker has one voice only: give no speaker")
+        raise UserError("the Talker has a single voice: give no speaker")
     if not 0 <= min(speakers) <= max(speakers) < talker.num_speakers:
         wrong = next(speaker for speaker in speakers if not 0 <= speaker < talker.num_speakers)
         raise UserError(f"there is no speaker {wrong}: the Talker has 0 to {talker.num_speakers - 1}")

@@ -15,10 +15,10 @@ class Attention(nn.Module):
     Args:
         dim: Width of input and output.
         num_heads: Heads of queries.
-        num_kv_heads: Heads of keys and values; each serves `num_heads / num_kv_heads` heads of queries.
+        num_kv_heads: Heads of keys and values; each is shared by `num_heads / num_kv_heads` heads of queries.
         head_dim: Size of a head.
-        causal: Whether a position sees only itself and those before it.
-        dropout: Share of attention weights dropped in training.
+        causal: Whether a position attends only to itself and earlier ones.
+        dropout: Dropout of attention weights.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Attention(nn.Module):
         Args:
             x: (batch, time, dim).
             angles: Cosines and sines of the positions, from `RotaryEmbedding`.
-            mask: (batch, 1, time or 1, keys) of bool, true where a key may be seen. It replaces causality: give one
-                that is causal, or none.
+            mask: (batch, 1, time or 1, keys) of bool, true where a key is visible. It replaces the causal mask: give
+                one that is causal, or none.
             cache: Earlier keys and values; the new ones are appended.
-            layer: The layer's number in the cache.
+            layer: Index of the layer in the cache.
 
         Returns:
             (batch, time, dim).

@@ -1,4 +1,4 @@
-"""The keys and values that a causal Transformer has already computed."""
+"""The key-value cache of a causal Transformer."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from torch import Tensor
 class KVCache:
     """Keys and values of all layers, allocated once, for rows of unequal length.
 
-    A row's new entries go behind its own last one, so rows need no padding between prompt and answer. The lengths are
-    known on the host as well as on the device: choosing the cheap path (all rows equally long) never waits for a GPU.
+    New entries follow each row's own last one, so no padding is needed between prompt and answer. Lengths are kept on
+    the host as well as on the device: choosing the cheap path (all rows equally long) needs no synchronisation.
 
     Args:
         num_layers: Number of layers.
         batch_size: Number of rows.
-        max_length: Entries a row can hold.
+        max_length: Capacity of a row in entries.
         num_kv_heads: Heads of keys and values.
         head_dim: Size of a head.
         dtype: Type of keys and values.
-        device: Where they lie.
+        device: Device of keys and values.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class KVCache:
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
+        """Device of keys and values."""
         return self.keys.device
 
     @property
@@ -53,14 +53,14 @@ class KVCache:
         return len(set(self.lengths)) == 1
 
     def slots(self, time: int) -> Tensor:
-        """Where the next `time` entries of each row go: (batch, time). Also their positions, for text."""
+        """Indices of the next `time` entries of each row: (batch, time). Also their positions, for text."""
         return self._slots[:, None] + torch.arange(time, device=self._slots.device)
 
     def mask(self, time: int) -> Tensor | None:
-        """Which entries the next `time` queries may see: (batch, 1, time, entries) of bool.
+        """Entries that the next `time` queries attend to: (batch, 1, time, entries) of bool.
 
-        None where no mask is needed: an empty cache is causal by itself, and a single query behind rows of equal
-        length sees everything.
+        None where no mask is needed: with an empty cache attention is causal, and a single query after rows of equal
+        length attends to everything.
         """
         longest = max(self.lengths)
         if longest == 0 or (time == 1 and self.uniform):
@@ -69,10 +69,10 @@ class KVCache:
         return (entries <= self.slots(time)[..., None])[:, None]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores what a layer computed for the new entries; `advance` makes them count.
+        """Stores a layer's keys and values of new entries; `advance` counts them.
 
         Args:
-            layer: Number of the layer.
+            layer: Index of the layer.
             keys: (batch, num_kv_heads, time, head_dim).
             values: Like `keys`.
 
@@ -95,7 +95,7 @@ class KVCache:
         return self.keys[layer, :, :, : longest + time], self.values[layer, :, :, : longest + time]
 
     def grow(self, max_length: int) -> None:
-        """Makes room for rows of up to `max_length` entries; what is there stays."""
+        """Raises the capacity to `max_length` entries a row; existing entries stay."""
         keys, values = self.keys, self.values
         used = keys.shape[3]
         shape = (*keys.shape[:3], max_length, keys.shape[4])
@@ -104,7 +104,7 @@ class KVCache:
         self.max_length = max_length
 
     def keep(self, entries: int) -> None:
-        """Forgets what lies behind the first entries of each row."""
+        """Drops all but the first entries of each row."""
         self.lengths = [min(length, entries) for length in self.lengths]
         self._slots.clamp_(max=entries)
 

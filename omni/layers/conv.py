@@ -13,8 +13,8 @@ class ConvModule(nn.Module):
 
     Args:
         dim: Width of input and output.
-        kernel_size: Frames that the convolution spans, odd.
-        causal: Whether it looks only back.
+        kernel_size: Span of the convolution in frames, odd.
+        causal: Whether it reads only the current frame and earlier ones.
     """
 
     def __init__(self, dim: int, *, kernel_size: int, causal: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""ConvNeXt blocks over time, and what they remember of a stream."""
+"""ConvNeXt blocks over time, and their state in a stream."""
 
 import torch
 import torch.nn.functional as F
@@ -8,28 +8,28 @@ from omni.layers.norm import RMSNorm
 
 
 class ConvCache:
-    """The last frames that each convolution has seen, so that the next ones can be computed alone."""
+    """The last input frames of each convolution, so that a stream can be computed piece by piece."""
 
     def __init__(self) -> None:
         self._past: dict[nn.Module, Tensor] = {}
 
     def extend(self, conv: nn.Module, x: Tensor, frames: int) -> Tensor:
-        """Puts the last `frames` frames before `x` (batch, dim, time), and remembers those of `x`."""
+        """Prepends the last `frames` frames to `x` (batch, dim, time), and stores those of `x`."""
         x = torch.cat((self._past.get(conv, x.new_zeros(*x.shape[:2], frames)), x), dim=2)
         self._past[conv] = x[..., x.shape[2] - frames :]
         return x
 
 
 class ConvNeXt(nn.Module):
-    """Depthwise convolution over time, norm, a wide layer, GELU, and a scale that starts small, beside a residual.
+    """Depthwise convolution over time, norm, expansion, GELU, projection, layer scale, and a residual connection.
 
     ConvNeXt (arXiv:2201.03545) over time, as in Vocos (arXiv:2306.00814), with RMSNorm.
 
     Args:
         dim: Width.
-        kernel_size: Frames that the convolution spans.
-        expansion: How many times as wide the wide layer is.
-        causal: Whether they are the present frame and those before it, or as many before as behind it.
+        kernel_size: Span of the convolution in frames.
+        expansion: Hidden width relative to `dim`.
+        causal: Whether the convolution reads only the current frame and earlier ones, or as many later ones.
     """
 
     def __init__(self, dim: int, *, kernel_size: int = 7, expansion: int = 3, causal: bool = True) -> None:
@@ -43,7 +43,7 @@ class ConvNeXt(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), 0.1))
 
     def forward(self, x: Tensor, cache: ConvCache | None = None) -> Tensor:
-        """Maps (batch, time, dim) to the same shape; with a cache, `x` goes on where the last one ended."""
+        """Maps (batch, time, dim) to the same shape; with a cache, `x` continues the previous one."""
         y = x.transpose(1, 2)
         y = F.pad(y, (self.past, self.future)) if cache is None else cache.extend(self.depthwise, y, self.past)
         y = self.norm(self.depthwise(y).transpose(1, 2))
@@ -51,11 +51,11 @@ class ConvNeXt(nn.Module):
 
 
 class ConvNeXtStack(nn.Module):
-    """Several blocks, one after the other.
+    """A sequence of blocks.
 
     Args:
         dim: Width.
-        num_layers: Blocks; 0 leaves everything as it is.
+        num_layers: Number of blocks; 0 for the identity.
         kernel_size: See `ConvNeXt`.
         expansion: See `ConvNeXt`.
         causal: See `ConvNeXt`.
@@ -70,7 +70,7 @@ class ConvNeXtStack(nn.Module):
         )
 
     def forward(self, x: Tensor, cache: ConvCache | None = None, mask: Tensor | None = None) -> Tensor:
-        """Maps (batch, time, dim) to the same shape; what `mask` (batch, time) is false of counts as zeros."""
+        """Maps (batch, time, dim) to the same shape; frames where `mask` (batch, time) is false count as zeros."""
         for block in self.blocks:
             x = block(x if mask is None else x * mask[..., None], cache)
         return x

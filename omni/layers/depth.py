@@ -1,4 +1,4 @@
-"""The depth module: the other codebooks of a frame, one after the other."""
+"""The depth module: predicts the codebooks of a frame one after the other."""
 
 from collections.abc import Callable
 
@@ -13,10 +13,9 @@ from omni.layers.readout import readout
 class DepthModule(nn.Module):
     """Predicts the codes of a frame from its hidden state, each from those before it.
 
-    The backbone's state gives the first codebook. Then, as in multi-token prediction (DeepSeek-V3, arXiv:2412.19437),
-    a small layer takes the state and the code that was chosen, and its output gives the next one. The residual
-    quantizer's codes are refinements of each other, so a layer each is enough; the backbone, which must remember, runs
-    once a frame.
+    The backbone's state predicts the first codebook. Then, as in multi-token prediction (DeepSeek-V3,
+    arXiv:2412.19437), a small layer maps the state and the chosen code to the state of the next codebook. Codes of a
+    residual quantizer refine each other, so one layer each is enough; the backbone runs once per frame.
 
     Args:
         dim: Width.
@@ -38,12 +37,12 @@ class DepthModule(nn.Module):
                 nn.init.normal_(weight, std=0.02)  # logits near 0: the first loss is ln(codebook_size)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """All codes of a frame as one vector: (..., num_codebooks) to (..., dim), of unit variance at the start."""
+        """Embeds all codes of a frame: (..., num_codebooks) to (..., dim), with unit variance at initialisation."""
         embedded = [table(code) for table, code in zip(self.embeddings, codes.unbind(-1), strict=True)]
         return torch.stack(embedded).sum(0) * self.num_codebooks**-0.5
 
     def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
-        """The logits of known codes.
+        """Logits of all codebooks, given the codes.
 
         Args:
             hidden: (..., dim), from the backbone.
@@ -55,11 +54,11 @@ class DepthModule(nn.Module):
         return torch.stack(self._unroll(hidden, lambda index, _: codes[..., index])[0], dim=-2)
 
     def generate(self, hidden: Tensor, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """Codes, one codebook after the other.
+        """Generates codes, one codebook after the other.
 
         Args:
             hidden: (..., dim).
-            choose: Takes the number of a codebook and its logits (..., codebook_size), and gives codes (...).
+            choose: Maps the index of a codebook and its logits (..., codebook_size) to codes (...).
 
         Returns:
             (..., num_codebooks), int64.
@@ -70,8 +69,8 @@ class DepthModule(nn.Module):
         logits, codes = [], []
         for index, head in enumerate(self.heads):
             if index:
-                told = self.embeddings[index - 1](codes[-1])
-                mixed = self.mixers[index - 1](torch.cat((hidden, told.to(hidden.dtype)), dim=-1))
+                code = self.embeddings[index - 1](codes[-1])
+                mixed = self.mixers[index - 1](torch.cat((hidden, code.to(hidden.dtype)), dim=-1))
                 hidden = self.norms[index - 1](F.gelu(mixed))
             logits.append(head(hidden))
             codes.append(choose(index, logits[-1]))

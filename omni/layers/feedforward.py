@@ -1,4 +1,4 @@
-"""The position-wise network of a Transformer block."""
+"""The feed-forward network of a Transformer block."""
 
 from typing import Literal
 
@@ -21,8 +21,8 @@ class FeedForward(nn.Module):
 
     Args:
         dim: Width of input and output.
-        ffn_dim: Width between.
-        activation: `swiglu` has a third matrix, the gate; it lies in `up` beside the other, one matrix product.
+        ffn_dim: Hidden width.
+        activation: `swiglu` has a third matrix, the gate, stored in `up`: one matrix product for both.
     """
 
     def __init__(self, dim: int, ffn_dim: int, *, activation: Activation = "swiglu") -> None:

@@ -1,4 +1,4 @@
-"""Mixture of experts in place of the position-wise network."""
+"""Mixture of experts, in place of the feed-forward network."""
 
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ _opaque_grouped_mm.register_autograd(_backward, setup_context=_keep)
 def _grouped_mm(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
     """Rows of `a` (rows, in) up to each of `ends` by one matrix of `b` (groups, in, out) each: (rows, out).
 
-    `torch.compile` refuses PyTorch's operation in fp32, which runs uncompiled: there it is called as an opaque one.
+    In fp32 `torch.compile` refuses PyTorch's operation, which works uncompiled: there it is an opaque custom one.
     """
     if torch.compiler.is_compiling() and a.dtype == torch.float32:
         return _opaque_grouped_mm(a, b, ends)
@@ -46,12 +46,12 @@ def _grouped_mm(a: Tensor, b: Tensor, ends: Tensor) -> Tensor:
 
 
 class RouterUse(NamedTuple):
-    """What a router has done with a rank's tokens, as sums over them; padding left out.
+    """Statistics of a router: sums over a rank's tokens, padding left out.
 
     Attributes:
-        routed: (experts,): how many tokens each expert works on; without a gradient.
+        routed: (experts,): number of tokens routed to each expert, without gradient.
         shares: (experts,): the router's probabilities.
-        squares: Scalar: squares of the logarithm of its partition function.
+        squares: Scalar: squared log partition function.
     """
 
     routed: Tensor
@@ -60,13 +60,13 @@ class RouterUse(NamedTuple):
 
 
 class RouterLosses(NamedTuple):
-    """What a router is held to. Of several ranks each has its share: their mean is the loss of all tokens together.
+    """Auxiliary losses of a router. The mean over ranks is the loss of all tokens together.
 
     Attributes:
         balance: Share of tokens routed to each expert × its mean probability (Switch Transformer, arXiv:2101.03961),
-            a scalar, 1 where all experts are used alike.
-        z: Mean square of the logarithm of the partition function (ST-MoE, arXiv:2202.08906), a scalar. It keeps logits
-            small, where rounding does not change the choice of experts.
+            a scalar, 1 where all experts are used equally.
+        z: Mean squared log partition function (ST-MoE, arXiv:2202.08906), a scalar. It keeps logits small, so that
+            rounding does not change the choice of experts.
     """
 
     balance: Tensor
@@ -77,9 +77,9 @@ def router_losses(use: RouterUse, routed: Tensor, *, experts_per_token: int) -> 
     """The losses of a router.
 
     Args:
-        use: Of this rank's tokens.
+        use: Statistics of this rank's tokens.
         routed: `use.routed`, summed over the ranks whose tokens count together (arXiv:2501.11873).
-        experts_per_token: Experts that work on a token.
+        experts_per_token: Experts chosen for each token.
     """
     pairs = routed.sum().clamp(min=1)
     tokens = pairs / (experts_per_token * num_ranks())  # of a rank, on average
@@ -87,23 +87,23 @@ def router_losses(use: RouterUse, routed: Tensor, *, experts_per_token: int) -> 
 
 
 class MixtureOfExperts(nn.Module):
-    """Each token is worked on by its `experts_per_token` best experts (Mixtral, arXiv:2401.04088). None is dropped.
+    """Top-k routing (Mixtral, arXiv:2401.04088) without dropped tokens.
 
-    Token–expert pairs are sorted by expert and all experts run as one grouped matrix product: no loop over tokens or
-    experts, no capacity, and in bf16 on a GPU nothing that the host must wait for (elsewhere PyTorch's own fallback of
-    `grouped_mm` loops over the experts). Dropping nothing also means that a token's result does not depend on its
-    neighbours: cached decoding equals uncached.
+    Token–expert pairs are sorted by expert, and all experts run as one grouped matrix product: no loop over tokens or
+    experts, no capacity, and in bf16 on a GPU no host synchronisation (elsewhere PyTorch's fallback of `grouped_mm`
+    loops over experts). Without dropped tokens a token's result does not depend on its neighbours: cached decoding
+    equals uncached.
 
     Args:
         dim: Width of input and output; a multiple of 8, as all widths of experts.
         ffn_dim: Width inside an expert.
         num_experts: Number of experts.
-        experts_per_token: How many work on a token.
+        experts_per_token: Experts chosen for each token.
         activation: As in `FeedForward`.
-        out_dim: Width of the output, where it is another than `dim`.
-        balance_over_ranks: Whether the balance loss is of the tokens of all ranks, so that training on several ranks
-            equals training on one. It takes an exchange in every forward pass in training mode, so it must be False
-            where a rank may have nothing to route. Batches whose gradients are accumulated are balanced each by itself.
+        out_dim: Width of the output; `dim` if not given.
+        balance_over_ranks: Whether the balance loss is over the tokens of all ranks, so that training on several ranks
+            equals training on one. It needs a collective in every training forward pass, so it must be False where a
+            rank may have no tokens. Accumulated batches are balanced one by one.
     """
 
     def __init__(
@@ -135,15 +135,15 @@ class MixtureOfExperts(nn.Module):
 
     @property
     def num_idle_parameters(self) -> int:
-        """Parameters of the experts that do not work on a token."""
+        """Parameters of the experts that a token does not use."""
         return (self.up[0].numel() + self.down[0].numel()) * (self.num_experts - self.experts_per_token)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Routes and computes.
+        """Routes tokens to experts.
 
         Args:
             x: (batch, time, dim).
-            mask: (batch, time) of bool, true where a token is no padding. Padding does not count in the balance.
+            mask: (batch, time) of bool, false at padding, which is not balanced.
 
         Returns:
             (batch, time, out_dim), and the balance loss, see `RouterLosses`.
@@ -166,20 +166,20 @@ class MixtureOfExperts(nn.Module):
         return mixed.to(x.dtype).unflatten(0, x.shape[:2]), self._balance(use)
 
     def use(self, x: Tensor, mask: Tensor | None = None) -> RouterUse:
-        """What the router does with tokens; arguments as in `forward`."""
+        """Statistics of the router; arguments as in `forward`."""
         logits = self.router(x.flatten(0, -2)).float()
         chosen = logits.topk(self.experts_per_token, dim=-1).indices
         experts = torch.arange(self.num_experts, device=x.device)
         return self._use((chosen[..., None] == experts).sum(1), logits.softmax(-1), logits, mask)
 
     def no_use(self) -> RouterUse:
-        """That of no tokens."""
+        """Statistics of no tokens."""
         zeros = torch.zeros(self.num_experts, device=self.router.weight.device)
         return RouterUse(zeros, zeros, zeros.sum())
 
     @staticmethod
     def _product_dtype(x: Tensor) -> torch.dtype:
-        """What autocast would choose, were grouped_mm on its list; on the meta device it exists in bf16 only."""
+        """The dtype that autocast would choose if it knew grouped_mm; on the meta device there is bf16 only."""
         if x.device.type == "meta":
             return torch.bfloat16
         return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
@@ -191,7 +191,7 @@ class MixtureOfExperts(nn.Module):
 
     @staticmethod
     def _use(chosen: Tensor, probabilities: Tensor, logits: Tensor, mask: Tensor | None) -> RouterUse:
-        """Sums over tokens; `chosen` (tokens, experts) is 1 where an expert works on a token."""
+        """Sums over tokens; `chosen` (tokens, experts) is 1 for the chosen experts."""
         valid = torch.ones_like(probabilities[:, :1]) if mask is None else mask.flatten()[:, None].float()
         squares = logits.logsumexp(-1).square() * valid[:, 0]
         return RouterUse((chosen * valid).sum(0), (probabilities * valid).sum(0), squares.sum())

@@ -14,8 +14,8 @@ class RMSNorm(nn.Module):
     weights and bf16 input leaves PyTorch's fused kernel and warns.
 
     Args:
-        shape: Last axes of the input, with a scale for each entry; the mean is taken over the last axis alone. The
-            weight is stored flat: it is no matrix, so it neither decays nor is orthogonalised.
+        shape: Last axes of the input, with a scale for each entry; the mean is over the last axis alone. The weight is
+            stored flat, so that optimizers treat it as a scale and not as a matrix: no decay, no Muon.
         eps: Added to the mean square.
     """
 
@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
         """Normalises `x` (..., *shape); shape and dtype stay."""
         weight = self.weight.to(x.dtype)
         if x.device.type == "cpu" and not torch.is_grad_enabled():
-            # PyTorch's own is made of a dozen operations here: a fifth of the time of decoding a token, measured.
+            # PyTorch's own runs a dozen operations here: a fifth of the time of decoding a token, measured.
             size = x.shape[-1]
             square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
             return (x * square.div_(size).add_(self.eps).rsqrt_().to(x.dtype)).mul_(weight.view(self.shape))

@@ -1,4 +1,4 @@
-"""Residual vector quantisation: vectors to a few small integers each, and back."""
+"""Residual vector quantisation: each vector as a few codes."""
 
 from typing import NamedTuple
 
@@ -6,19 +6,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_KMEANS_SAMPLES = 8  # vectors for each entry that the first batch gives to k-means
+_KMEANS_SAMPLES = 8  # k-means vectors per entry, from the first batch
 _KMEANS_ITERATIONS = 10
-_FRESH = 0.3  # share of an average entry's vectors that a revived one is said to have: it gets time to prove itself
+_FRESH = 0.3  # initial EMA count of a revived entry, relative to the mean count: it survives its first batches
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of vectors.
+    """Output of a quantizer.
 
     Attributes:
-        output: (batch, time, dim): what is left of them; its gradient goes straight through to the input.
+        output: (batch, time, dim): the quantised vectors, with a straight-through gradient.
         codes: (batch, time, num_codebooks), int64; 0 at padding.
-        commitment: (batch, time), fp32: mean square of what is lost, with a gradient to the input; 0 at padding.
-        energies: (num_codebooks + 1,), fp32: sum of squares of all vectors before the first and behind each level.
+        commitment: (batch, time), fp32: mean squared quantisation error, with a gradient to the input; 0 at padding.
+        energies: (num_codebooks + 1,), fp32: sum of squares of all vectors, and of the residuals after each level.
     """
 
     output: Tensor
@@ -28,23 +28,23 @@ class Quantized(NamedTuple):
 
 
 class ResidualQuantizer(nn.Module):
-    """Codebooks, each of which quantises what the ones before it have left (SoundStream, arXiv:2107.03312).
+    """Codebooks that each quantise the residual of the previous ones (SoundStream, arXiv:2107.03312).
 
-    The codebooks are no parameters: each entry is the moving average of the vectors that chose it (VQ-VAE,
-    arXiv:1711.00937), begun by k-means on the first training batch. An entry that hardly anything chooses is replaced
-    by a vector of the batch (Jukebox, arXiv:2005.00341). In training some rows make do with fewer codebooks, so that
-    any number of them can be decoded. Of several ranks each sees its own vectors, and all have the same codebooks.
-    Every state is a buffer, and what is random comes from PyTorch's global generator.
+    Codebooks are not parameters: an entry is the moving average of the vectors assigned to it (VQ-VAE,
+    arXiv:1711.00937), initialised by k-means on the first training batch. Entries that are rarely used are replaced by
+    vectors of the batch (Jukebox, arXiv:2005.00341). In training some rows use fewer codebooks, so that any number of
+    them can be decoded. Several ranks share their statistics and keep equal codebooks. All state is in buffers, and
+    random numbers come from PyTorch's global generator.
 
     Args:
         dim: Width of the vectors.
-        num_codebooks: Levels.
-        codebook_size: Entries of each.
-        codebook_dim: Width in which entries are looked up, between two projections (factorised codes,
+        num_codebooks: Number of codebooks (levels).
+        codebook_size: Entries per codebook.
+        codebook_dim: Width of the entries, between two projections (factorised codes,
             arXiv:2110.04627).
-        decay: Of the moving averages, a training batch.
-        revive_below: An entry is dead if it has less than this share of an average entry's vectors.
-        dropout: Share of the rows that use fewer codebooks in training, any number from 1 on.
+        decay: Decay of the moving averages per training batch.
+        revive_below: An entry is replaced if its count is below this share of the mean count.
+        dropout: Share of the rows that use fewer codebooks in training, from 1 on.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -69,7 +69,9 @@ class ResidualQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         if num_codebooks < 1 or codebook_size < 2:
-            raise ValueError(f"{num_codebooks} codebooks of {codebook_size} entries: at least 1 of 2 are needed")
+            raise ValueError(
+                f"{num_codebooks} codebooks of {codebook_size} entries: there must be at least 1 of at least 2"
+            )
         for name, share in {"decay": decay, "revive_below": revive_below, "dropout": dropout}.items():
             if not 0 <= share < 1:
                 raise ValueError(f"{name} is {share}: it must be 0 or more and less than 1")
@@ -78,16 +80,16 @@ class ResidualQuantizer(nn.Module):
         self.project_in, self.project_out = nn.Linear(dim, codebook_dim), nn.Linear(codebook_dim, dim)
         shape = (num_codebooks, codebook_size, codebook_dim)
         self.register_buffer("codebooks", torch.randn(shape))
-        self.register_buffer("counts", torch.ones(shape[:2]))  # moving averages of the vectors that choose an entry:
-        self.register_buffer("sums", self.codebooks.clone())  # how many in a batch, and their sum
+        self.register_buffer("counts", torch.ones(shape[:2]))  # moving averages per batch of the vectors assigned to
+        self.register_buffer("sums", self.codebooks.clone())  # an entry: their number and their sum
         self.register_buffer("revived", torch.zeros((), dtype=torch.long))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
-        self._ready = False  # `initialised`, where asking for it makes nobody wait for a GPU
+        self._ready = False  # host copy of `initialised`, without a device synchronisation
         self.register_load_state_dict_post_hook(_recall)
 
     @property
     def usage(self) -> dict[str, Tensor]:
-        """Scalars: mean perplexity of the codebooks, entries that are dead at the moment, and revived so far."""
+        """Scalars: mean perplexity of the codebooks, number of dead entries, number of entries revived so far."""
         shares = self.counts / self.counts.sum(-1, keepdim=True)
         perplexity = torch.special.entr(shares).sum(-1).exp().mean()
         return {
@@ -107,11 +109,11 @@ class ResidualQuantizer(nn.Module):
         return self.project_out(torch.stack(chosen).sum(0))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantises, and in training learns.
+        """Quantises, and in training updates the codebooks.
 
         Args:
             x: (batch, time, dim).
-            mask: (batch, time) of bool, false at padding, from which nothing is learned.
+            mask: (batch, time) of bool, false at padding, which does not update anything.
         """
         z = self.project_in(x)
         with torch.autocast(_autocast_device(z), enabled=False):
@@ -125,15 +127,15 @@ class ResidualQuantizer(nn.Module):
             energies = torch.stack([(r.square() * mask[..., None]).sum() for r in residuals])
             if self.training:
                 self._learn(codes, residuals, mask)
-            # What is quantised goes on, and its gradient goes to what was quantised, as if nothing had been lost.
+            # Straight-through estimator.
             output = z + (quantized - z).detach() if self.training else quantized
         return Quantized(self.project_out(output.to(x.dtype)), codes * mask[..., None], commitment, energies)
 
     @torch.no_grad()
     def _search(self, z: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Codes (batch, time, codebooks), their entries (codebooks, batch, time, dim), and what each level leaves.
+        """Codes (batch, time, codebooks), their entries (codebooks, batch, time, dim), and the residual of each level.
 
-        In fp32 under autocast, too: distances of bf16 name other entries than the nearest.
+        In fp32 under autocast, too: the nearest entry by bf16 distances is often another one.
         """
         codes, chosen, residuals = [], [], [z]
         with torch.autocast(_autocast_device(z), enabled=False):
@@ -144,7 +146,7 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(codes, -1), torch.stack(chosen), residuals
 
     def _some_of(self, chosen: Tensor) -> Tensor:
-        """The sum of the entries of all codebooks, or in some rows of the first few."""
+        """Sum of the entries of all codebooks, in some rows of the first few."""
         rows, device = chosen.shape[1], chosen.device
         fewer = torch.randint(1, self.num_codebooks + 1, (rows,), device=device)
         kept = torch.where(torch.rand(rows, device=device) < self.dropout, fewer, self.num_codebooks)
@@ -153,14 +155,14 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def _learn(self, codes: Tensor, residuals: list[Tensor], mask: Tensor) -> None:
-        """Moves the averages by a batch, and replaces dead entries."""
+        """Updates the moving averages by a batch, and replaces dead entries."""
         counts, sums, spares = [], [], []
         for level in range(self.num_codebooks):
             vectors = residuals[level].flatten(0, 1)
             hits = _one_hot(codes[..., level].flatten(), self.codebook_size) * mask.flatten()[:, None]
             counts.append(hits.sum(0))
             sums.append(hits.T @ vectors)
-            spares.append(_own_share(_drawn(vectors, mask, torch.rand(self.codebook_size, device=vectors.device))))
+            spares.append(_own_share(_pick(vectors, mask, torch.rand(self.codebook_size, device=vectors.device))))
         new_counts, new_sums, spare = _over_ranks(torch.stack(counts), torch.stack(sums), torch.stack(spares))
         self.counts.lerp_(new_counts, 1 - self.decay)
         self.sums.lerp_(new_sums, 1 - self.decay)
@@ -172,15 +174,15 @@ class ResidualQuantizer(nn.Module):
         self.revived.add_(dead.sum())
 
     def _dead(self) -> Tensor:
-        """(num_codebooks, codebook_size). What is few depends on how many vectors a batch has."""
+        """(num_codebooks, codebook_size), bool: counts are compared with their mean, which grows with the batch."""
         return self.counts < self.revive_below * self.counts.mean(-1, keepdim=True)
 
     @torch.no_grad()
     def _initialise(self, z: Tensor, mask: Tensor) -> None:
-        """k-means, level by level, on vectors that all ranks give."""
+        """Initialises the codebooks level by level, by k-means on vectors of all ranks."""
         number, device = _KMEANS_SAMPLES * self.codebook_size, z.device
         spread = (torch.arange(number, device=device) + torch.rand(number, device=device)) / number
-        (vectors,) = _over_ranks(_own_share(_drawn(z.flatten(0, 1), mask, spread)))
+        (vectors,) = _over_ranks(_own_share(_pick(z.flatten(0, 1), mask, spread)))
         (tokens,) = _over_ranks(mask.sum().float())
         for level in range(self.num_codebooks):
             centres = vectors[::_KMEANS_SAMPLES].clone()
@@ -204,19 +206,19 @@ def _nearest(vectors: Tensor, entries: Tensor) -> Tensor:
 
 
 def _one_hot(codes: Tensor, size: int) -> Tensor:
-    """(vectors, size), fp32. A product with it is a sum that is the same in every run; atomic additions are not."""
+    """(vectors, size), fp32. Sums by a product with it are deterministic; atomic additions are not."""
     return (codes[:, None] == torch.arange(size, device=codes.device)).float()
 
 
-def _drawn(vectors: Tensor, mask: Tensor, places: Tensor) -> Tensor:
-    """Those of (vectors, dim) that stand at these places, 0 to 1, in the row of all that are no padding."""
+def _pick(vectors: Tensor, mask: Tensor, fractions: Tensor) -> Tensor:
+    """The rows of (vectors, dim) at fractions from 0 to 1 of all rows that are not padding."""
     ends = mask.flatten().cumsum(0)
-    wanted = (places * ends[-1]).floor().long()
+    wanted = (fractions * ends[-1]).floor().long()
     return vectors[torch.searchsorted(ends, wanted, right=True).clamp(max=len(vectors) - 1)]
 
 
 def _own_share(vectors: Tensor) -> Tensor:
-    """Every n-th of (vectors, dim), of n ranks; the others are zero, for other ranks to fill."""
+    """Every n-th row of (vectors, dim) for n ranks; the others, which other ranks fill, are zero."""
     if not _distributed():
         return vectors
     turn = torch.arange(len(vectors), device=vectors.device) % dist.get_world_size()
@@ -224,7 +226,7 @@ def _own_share(vectors: Tensor) -> Tensor:
 
 
 def _over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The sums of tensors over all ranks, in one exchange."""
+    """Sums of tensors over all ranks, in one collective."""
     if not _distributed():
         return tensors
     together = torch.cat([tensor.flatten() for tensor in tensors])

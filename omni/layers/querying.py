@@ -1,4 +1,4 @@
-"""Learned queries that ask windows of a sequence, as a Q-Former does."""
+"""Learned queries that attend to windows of a sequence, as in a Q-Former."""
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +11,11 @@ from omni.layers.norm import RMSNorm
 
 
 class QueryingBlock(nn.Module):
-    """Queries look at each other, then at what they are about, and think; each behind a norm, beside a residual.
+    """Pre-norm block: self-attention over queries, cross-attention to the source, feed-forward network.
 
     Args:
         dim: Width of the queries.
-        source_dim: Width of what they look at.
+        source_dim: Width of the source.
         num_heads: Attention heads.
     """
 
@@ -28,23 +28,23 @@ class QueryingBlock(nn.Module):
         self.key_value = nn.Linear(source_dim, 2 * dim, bias=False)
         self.ffn = FeedForward(dim, 2 * dim)
 
-    def forward(self, queries: Tensor, source: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, source: Tensor, mask: Tensor) -> Tensor:
         """One block.
 
         Args:
             queries: (windows, queries, dim).
             source: (windows, frames, source_dim).
-            seen: (windows, frames) of bool: false at padding. At least one frame of each window is true.
+            mask: (windows, frames), bool: false at padding; true for one frame of each window or more.
 
         Returns:
             (windows, queries, dim).
         """
-        asking, keys, values = self._heads(self.qkv(self.self_norm(queries)), 3)
-        queries = queries + self.self_out(self._joined(F.scaled_dot_product_attention(asking, keys, values)))
-        [asked] = self._heads(self.query(self.cross_norm(queries)), 1)
+        self_queries, keys, values = self._heads(self.qkv(self.self_norm(queries)), 3)
+        queries = queries + self.self_out(self._joined(F.scaled_dot_product_attention(self_queries, keys, values)))
+        [cross_queries] = self._heads(self.query(self.cross_norm(queries)), 1)
         keys, values = self._heads(self.key_value(source), 2)
-        found = F.scaled_dot_product_attention(asked, keys, values, attn_mask=seen[:, None, None])
-        queries = queries + self.cross_out(self._joined(found))
+        attended = F.scaled_dot_product_attention(cross_queries, keys, values, attn_mask=mask[:, None, None])
+        queries = queries + self.cross_out(self._joined(attended))
         return queries + self.ffn(self.ffn_norm(queries))
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
@@ -56,10 +56,9 @@ class QueryingBlock(nn.Module):
 
 
 class WindowedQueries(nn.Module):
-    """A Q-Former (arXiv:2301.12597) on windows of a sequence (SALMONN, arXiv:2310.13289): its length goes with theirs.
+    """A Q-Former (arXiv:2301.12597) on windows of a sequence (SALMONN, arXiv:2310.13289), at a constant output rate.
 
-    Each window is asked by the same learned queries. Of a window that is not full, as many of them answer as would have
-    at its rate.
+    All windows share the learned queries. For a last window that is not full, only the outputs for its frames are kept.
 
     Args:
         in_dim: Width of a frame.
@@ -85,7 +84,7 @@ class WindowedQueries(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Asks.
+        """Attends.
 
         Args:
             x: (batch, frames, in_dim).
@@ -97,11 +96,11 @@ class WindowedQueries(nn.Module):
         batch, frames = x.shape[:2]
         window = self.num_queries * self.frame_stacking
         x = F.pad(x, (0, 0, 0, -frames % window))
-        seen = length_mask(lengths, x.shape[1])
+        mask = length_mask(lengths, x.shape[1])
         windows = rearrange(x, "b (n w) d -> (b n) w d", w=window) + self.learned_positions
-        seen = rearrange(seen, "b (n w) -> (b n) w", w=window)
-        seen = seen | ~seen.any(1, keepdim=True)  # a query that sees no frame at all would be NaN
+        mask = rearrange(mask, "b (n w) -> (b n) w", w=window)
+        mask = mask | ~mask.any(1, keepdim=True)  # a query without any key would be NaN
         queries = self.queries.to(windows.dtype).expand(len(windows), -1, -1)
         for block in self.blocks:
-            queries = block(queries, windows, seen)
+            queries = block(queries, windows, mask)
         return rearrange(queries, "(b n) q d -> b (n q) d", b=batch)[:, : -(-frames // self.frame_stacking)]

@@ -1,4 +1,4 @@
-"""How an image becomes a grid of vectors: patches through one matrix, or a stack of small convolutions."""
+"""Image stems: from pixels to a grid of vectors, by one matrix per patch or by small convolutions."""
 
 import torch
 import torch.nn.functional as F
@@ -28,17 +28,16 @@ class PatchStem(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """3 × 3 convolutions that halve the image until a patch is a pixel (arXiv:2106.14881), each halving followed by
-    residual ones of the same size.
+    """3 × 3 convolutions of stride 2 until a patch is one pixel (arXiv:2106.14881), each followed by residual ones.
 
-    A Transformer that sees pixels through these learns from few images, where one matrix a patch needs millions.
+    With this stem a Transformer learns from few images; with one matrix per patch it needs millions.
 
     Args:
         dim: Width of the result.
-        patch_size: Pixels that become one vector, a power of two.
-        width: Channels after the first halving; they double with each further one.
-        depth: Convolutions at each size: the one that halves, and `depth - 1` residual ones.
-        dropout: Share of the residual convolutions that are left out for an image in training (arXiv:1603.09382).
+        patch_size: Side of a patch in pixels, a power of two.
+        width: Channels after the first halving; each further one doubles them.
+        depth: Convolutions at each resolution: the one of stride 2 and `depth - 1` residual ones.
+        dropout: Probability that a residual convolution is skipped for an image in training (arXiv:1603.09382).
         channels: Channels of the image.
     """
 
@@ -64,9 +63,9 @@ class ConvStem(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Normalises each pixel over its channels: no image's result depends on the others of its batch.
+    """LayerNorm of each pixel over its channels: an image's result does not depend on its batch.
 
-    `F.layer_norm`, because PyTorch has a kernel for it on a CPU, and for RMSNorm none: 3 × as fast in training there.
+    Not RMSNorm, for which PyTorch has no CPU kernel: `F.layer_norm` trains 3 × as fast there.
 
     Args:
         channels: Channels of the input.
@@ -77,7 +76,7 @@ class ChannelNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises `x` (batch, channels, height, width), fastest where channels lie together in memory."""
+        """Normalises `x` (batch, channels, height, width), fastest in channels-last memory format."""
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         return F.layer_norm(x.permute(0, 2, 3, 1), weight.shape, weight, bias).permute(0, 3, 1, 2)
 

@@ -1,4 +1,4 @@
-"""The one Transformer: Thinker, Talker and both encoders differ by its arguments."""
+"""The Transformer that Thinker, Talker and encoders share."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,11 +17,11 @@ from omni.layers.rotary import RotaryEmbedding
 
 
 class TransformerOutput(NamedTuple):
-    """What a Transformer returns.
+    """Output of a Transformer.
 
     Attributes:
         hidden: (batch, time, dim), after the last norm.
-        balance_loss: Mean balance loss of the mixture-of-experts layers, a scalar; 0 where there are none.
+        balance_loss: Mean balance loss of the mixture-of-experts layers, a scalar; 0 without any.
     """
 
     hidden: Tensor
@@ -29,7 +29,7 @@ class TransformerOutput(NamedTuple):
 
 
 class Block(nn.Module):
-    """Attention, optionally a convolution, and a feed-forward network, each behind a norm and beside a residual."""
+    """Pre-norm block: attention, optionally a convolution, and a feed-forward network, with residual connections."""
 
     def __init__(
         self,
@@ -75,16 +75,16 @@ class Transformer(nn.Module):
         num_heads: Heads of queries.
         num_kv_heads: Heads of keys and values; `num_heads` if not given.
         head_dim: Size of a head; `dim / num_heads` if not given.
-        ffn_dim: Width inside the feed-forward network.
+        ffn_dim: Hidden width of the feed-forward network.
         activation: `swiglu` or `gelu`.
-        causal: Whether a position sees only itself and those before it.
+        causal: Whether a position attends only to itself and earlier ones.
         rope_axes: Number of position axes (see `RotaryEmbedding`).
         rope_theta: Base of the rotary wavelengths.
-        dropout: Share dropped of attention weights and of each block's updates, in training.
+        dropout: Dropout of attention weights and of each block's updates.
         num_experts: 0 for a dense network, or the number of experts in each block.
-        experts_per_token: Experts that work on a token.
+        experts_per_token: Experts chosen for each token.
         conv_kernel: 0, or the span in frames of a Conformer convolution in each block.
-        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+        gradient_checkpointing: Whether activations of blocks are recomputed in the backward pass.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         if head_dim is None and dim % num_heads:
-            raise ValueError(f"dim ({dim}) must be a multiple of num_heads ({num_heads}), or head_dim be given")
+            raise ValueError(f"dim ({dim}) must be a multiple of num_heads ({num_heads}); otherwise set head_dim")
         self.dim, self.num_layers, self.causal = dim, num_layers, causal
         self.head_dim = head_dim or dim // num_heads
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads or num_heads
@@ -139,9 +139,10 @@ class Transformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws matrices with variance 1 / fan-in; those that write to the residual stream smaller with depth.
+        """Initialises matrices with variance 1 / fan-in; those that write to the residual stream are scaled by depth.
 
-        Each of the `2 × num_layers` updates gets 1 / sqrt(2 × num_layers), so that the stream keeps its size (GPT-2).
+        Each of the `2 × num_layers` updates is scaled by 1 / sqrt(2 × num_layers), so that the stream keeps its scale
+        (GPT-2).
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -157,7 +158,7 @@ class Transformer(nn.Module):
         """An empty cache for rows of up to `max_length` positions.
 
         Raises:
-            ValueError: If the Transformer cannot be cached: it is bidirectional, or has convolutions.
+            ValueError: If the Transformer is bidirectional or has convolutions.
         """
         if not self.causal or any(block.conv is not None for block in self._blocks):
             raise ValueError("only a causal Transformer without convolutions can be cached")
@@ -179,12 +180,12 @@ class Transformer(nn.Module):
 
         Args:
             x: (batch, time, dim).
-            positions: As in `RotaryEmbedding`; consecutive, behind what is cached, if not given.
+            positions: As in `RotaryEmbedding`; consecutive, after the cached ones, if not given.
             mask: (batch, time) of bool, false at padding. A causal Transformer needs none for padding at the end.
-            cache: Earlier keys and values. The new ones are appended, and count once `cache.advance` is called.
-            between: Called with the number of blocks done and what the last of them gave, (batch, time, dim); what it
-                returns goes on to the next block.
-            num_blocks: How many blocks to run; all if not given. The last norm follows in any case.
+            cache: Earlier keys and values. New ones are appended, and counted by `cache.advance`.
+            between: Called with the number of blocks run and the output of the last, (batch, time, dim); its result is
+                the input of the next block.
+            num_blocks: Number of blocks to run; all if not given. The final norm is always applied.
 
         Returns:
             Hidden states and balance loss.
@@ -196,7 +197,7 @@ class Transformer(nn.Module):
         angles = self.rotary(positions)
         balances = []
         for layer, block in enumerate(self._blocks[:num_blocks]):
-            # In eval mode too, which a frozen part is in while gradients pass through it.
+            # In eval mode too: gradients pass through a frozen part.
             if self.gradient_checkpointing and torch.is_grad_enabled() and cache is None:
                 x, balance = checkpoint(block, x, angles, mask, attention_mask, cache, layer, use_reentrant=False)
             else:
@@ -216,7 +217,7 @@ class Transformer(nn.Module):
         """Keys that each query attends to: (batch, 1, time or 1, keys) of bool; None where no mask is needed."""
         if cache is not None:
             if mask is not None:
-                raise ValueError("a cache knows its rows' lengths: advance it by them instead of giving a mask")
+                raise ValueError("give a mask or a cache, not both: a cache masks by the lengths that `advance` counts")
             return cache.mask(time)
         if mask is None:
             return None

@@ -1,4 +1,4 @@
-"""The audio encoder: what speech recognition trains, and what the Thinker hears with."""
+"""The audio encoder, trained by speech recognition, and the encoder of the Thinker's audio input."""
 
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, cast
@@ -13,15 +13,15 @@ from omni.layers.readout import readout
 from omni.layers.transformer import Transformer
 from omni.models.interfaces import SpeechEncoder
 
-_HEAD_KERNEL = 11  # sub-frames: a frame sees what both of its neighbours are about to write
-INTERMEDIATE_CTC_WEIGHT = 0.3  # of what the head writes first, in a training loss
+_HEAD_KERNEL = 11  # sub-frames: it covers the sub-frames of both neighbouring frames
+INTERMEDIATE_CTC_WEIGHT = 0.3  # default weight of the intermediate loss in training
 
 
 class Emissions(NamedTuple):
-    """What the CTC head says.
+    """Output of the CTC head.
 
     Attributes:
-        log_probs: (batch, sub-frames, vocab_size), fp32, natural logarithms.
+        log_probs: (batch, sub-frames, vocab_size), fp32, natural log.
         lengths: (batch,), int64: sub-frames of each row.
     """
 
@@ -30,10 +30,10 @@ class Emissions(NamedTuple):
 
 
 class AudioFeatures(NamedTuple):
-    """What the encoder hears.
+    """Output of the audio encoder.
 
     Attributes:
-        hidden: (batch, frames, dim); padding holds numbers without meaning.
+        hidden: (batch, frames, dim); undefined at padding.
         lengths: (batch,), int64: frames of each row.
         intermediate: Output of the head in the middle of the Transformer; None without `intermediate_ctc_block`.
     """
@@ -46,29 +46,29 @@ class AudioFeatures(NamedTuple):
 class AudioEncoder(SpeechEncoder):
     """Log-mel frames to features at 12.5 Hz, after the audio Transformer of Qwen3-Omni (arXiv:2509.17765).
 
-    Convolutions halve the rate two or three times; a bidirectional Transformer follows. Its CTC head (Graves et al.,
-    2006) writes several sub-frames for each frame, for 12.5 frames a second are fewer than the characters of English
-    speech. Two frames that share a character must agree on who writes it: a convolution over sub-frames helps, and so
-    does to write twice, where later blocks read what the head wrote of the middle ones (self-conditioned CTC,
-    arXiv:2104.02724). Padding is masked everywhere: a row's features do not depend on its batch.
+    Two or three convolutions of stride 2 are followed by a bidirectional Transformer. The CTC head (Graves et al.,
+    2006) predicts several sub-frames for each frame, because English speech has more than 12.5 characters a second. A
+    convolution over sub-frames and an intermediate prediction that later blocks read (self-conditioned CTC,
+    arXiv:2104.02724) help neighbouring frames to agree on which of them emits a shared character. Padding is masked
+    everywhere: a row's features do not depend on its batch.
 
     Args:
-        vocab_size: CTCVocabulary that the head writes, blank included (see `omni.text.ctc_vocabulary`).
+        vocab_size: Units of the head, blank included (see `omni.text.ctc_vocabulary`).
         num_mels: Mel filters of the input.
         dim: Width.
         num_layers: Blocks of the Transformer.
         num_heads: Attention heads.
-        ffn_dim: Width inside the feed-forward networks.
-        downsampling: Mel frames for each frame: 8 (12.5 Hz) or 4 (25 Hz).
-        subframes: What the head writes for each frame.
+        ffn_dim: Hidden width of the feed-forward networks.
+        downsampling: Mel frames per frame: 8 (12.5 Hz) or 4 (25 Hz).
+        subframes: Sub-frames of the head per frame.
         head_dim: Width of a sub-frame.
-        intermediate_ctc_block: Number of the block whose output the head also reads, as later blocks then read the
-            head's output (self-conditioned CTC, arXiv:2104.02724); 0 for none. On the world's speech it removed a sixth
-            of the word errors, and cost a fifteenth of the speed.
-        conv_channels: Channels of the first convolution; each further one has twice as many.
+        intermediate_ctc_block: Number of the block after which the head makes an intermediate prediction, which later
+            blocks read; 0 for none. On the synthetic world's speech it removed a sixth of the word errors, at a
+            fifteenth of the speed.
+        conv_channels: Channels of the first convolution; each further one doubles them.
         conv_kernel: 0, or the span in frames of a Conformer convolution in each block.
-        dropout: Share dropped in training.
-        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+        dropout: Dropout in training.
+        gradient_checkpointing: Whether activations of blocks are recomputed in the backward pass.
     """
 
     def __init__(
@@ -130,16 +130,16 @@ class AudioEncoder(SpeechEncoder):
             nn.init.zeros_(self.feedback.bias)
 
     def num_subframes(self, mel_frames: Any) -> Any:
-        """Sub-frames that the head writes for so many mel frames: ints or tensors."""
+        """Number of sub-frames for a number of mel frames: ints or tensors."""
         return self.num_frames(mel_frames) * self.subframes
 
     @property
     def subframe_seconds(self) -> float:
-        """Time from one sub-frame to the next, for mel frames of 10 ms."""
+        """Duration of a sub-frame in seconds, for mel frames of 10 ms."""
         return self.downsampling / self.subframes / 100
 
     def forward(self, mels: Tensor, lengths: Tensor) -> AudioFeatures:
-        """Hears.
+        """Encodes spectrograms.
 
         Args:
             mels: (batch, mel frames, num_mels), from `omni.media.audio.LogMel`.
@@ -168,7 +168,7 @@ class AudioEncoder(SpeechEncoder):
         return AudioFeatures(hidden, lengths, *intermediate)
 
     def emit(self, features: AudioFeatures) -> Emissions:
-        """What the CTC head writes of features."""
+        """Applies the CTC head."""
         lengths = features.lengths * self.subframes
         x = rearrange(self.head_input(features.hidden), "b t (s d) -> b (t s) d", s=self.subframes)
         x = x * length_mask(lengths, x.shape[1])[..., None]
@@ -177,7 +177,7 @@ class AudioEncoder(SpeechEncoder):
 
     @property
     def flops_per_second(self) -> float:
-        """Floating-point operations of training (forward and backward) on a second of audio, attention left out."""
+        """FLOPs of training (forward and backward) on a second of audio, without attention products."""
         frames = 100 / self.downsampling
         blocks = sum(p.numel() for p in self.transformer.parameters())
         subframe = self.head_conv.weight.numel() + self.head.weight.numel()

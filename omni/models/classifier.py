@@ -1,4 +1,4 @@
-"""The classifier: what an image is, from its vector."""
+"""The classifier of image vectors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,12 +10,12 @@ from omni.models.part import Part
 
 
 class Classifier(Part):
-    """One matrix from the vector of an image to scores of classes, those of several attributes side by side.
+    """A linear layer from the vector of an image to class scores, those of several attributes concatenated.
 
     Args:
         dim: Width of the vector.
-        num_classes: Number of classes, of all attributes together.
-        dropout: Share of the vector dropped in training.
+        num_classes: Total number of classes of all attributes.
+        dropout: Dropout of the vector in training.
     """
 
     def __init__(self, *, dim: int, num_classes: int, dropout: float = 0.0) -> None:
@@ -38,7 +38,7 @@ def probabilities(logits: Tensor, attributes: Sequence[Attribute]) -> dict[str, 
 
 
 def in_words(found: Mapping[str, Tensor], attributes: Sequence[Attribute]) -> list[str]:
-    """The likeliest value of each attribute, or all that are likelier than not, as a text for each image."""
+    """The most likely value of each attribute (multi-label: all with a probability over 0.5), one text per image."""
     columns = []
     for attribute in attributes:
         shares = found[attribute.name]

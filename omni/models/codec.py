@@ -1,4 +1,4 @@
-"""The codec: speech as a few small integers a frame, and back."""
+"""The speech codec: log-mel spectrograms to codes and back."""
 
 import hashlib
 import math
@@ -18,13 +18,13 @@ from omni.models.part import Part
 
 
 class Reconstruction(NamedTuple):
-    """A spectrogram that went through the codec.
+    """Spectrograms that the codec encoded and decoded.
 
     Attributes:
-        mels: (batch, mel frames, num_mels), fp32; padding holds numbers without meaning.
+        mels: (batch, mel frames, num_mels), fp32; undefined at padding.
         codes: (batch, frames, num_codebooks), int64; 0 at padding.
-        commitment: (batch, frames), fp32: mean square of what quantisation loses; 0 at padding.
-        energies: (num_codebooks + 1,), fp32: what is left before the first and behind each codebook, as a sum.
+        commitment: (batch, frames), fp32: mean squared quantisation error; 0 at padding.
+        energies: (num_codebooks + 1,), fp32: see `Quantized`.
     """
 
     mels: Tensor
@@ -36,22 +36,22 @@ class Reconstruction(NamedTuple):
 class Codec(Part):
     """Log-mel spectrograms to codes and back, by causal ConvNeXt blocks around a residual vector quantizer.
 
-    It sees the past alone, save for the mel frames that share a frame of codes: a stream can be encoded and decoded as
-    it comes. A last frame that the spectrogram does not fill is filled with repetitions of the last mel frame.
+    It reads past frames only, apart from the mel frames of the same frame of codes, so that streams can be encoded and
+    decoded. An incomplete last frame is padded with the last mel frame.
 
     Args:
         num_mels: Mel filters.
         dim: Width.
-        mel_layers: Blocks at 100 Hz, in the encoder and in the decoder each.
-        num_layers: Blocks at the rate of the codes, in each.
-        kernel_size: Frames that a block's convolution spans.
-        expansion: How many times as wide a block's inner layer is.
-        downsampling: Mel frames for each frame of codes: 2 (50 Hz), 4 (25 Hz) or 8 (12.5 Hz).
-        num_codebooks: Codes of a frame.
-        codebook_size: Entries of each codebook.
-        codebook_dim: Width in which codes are looked up.
-        decay: Of the codebooks' moving averages, a batch.
-        revive_below: Entries with less than this share of an average entry's frames are replaced.
+        mel_layers: Blocks at 100 Hz, in the encoder and in the decoder.
+        num_layers: Blocks at the rate of the codes, in the encoder and in the decoder.
+        kernel_size: Span of a block's convolution in frames.
+        expansion: Hidden width of a block relative to `dim`.
+        downsampling: Mel frames per frame of codes: 2 (50 Hz), 4 (25 Hz) or 8 (12.5 Hz).
+        num_codebooks: Codes per frame.
+        codebook_size: Entries per codebook.
+        codebook_dim: Width of the entries.
+        decay: Decay of the codebooks' moving averages per batch.
+        revive_below: Entries whose count is below this share of the mean count are replaced.
         quantizer_dropout: Share of the training rows that use only some of the codebooks.
     """
 
@@ -97,42 +97,42 @@ class Codec(Part):
 
     @property
     def num_codebooks(self) -> int:
-        """Codes of a frame."""
+        """Codes per frame."""
         return self.quantizer.num_codebooks
 
     @property
     def codebook_size(self) -> int:
-        """What a code is less than."""
+        """Number of entries per codebook."""
         return self.quantizer.codebook_size
 
     @property
     def frame_rate(self) -> float:
-        """Frames of codes a second, for mel frames of 10 ms."""
+        """Frames of codes per second, for mel frames of 10 ms."""
         return 100 / self.downsampling
 
     @property
     def bit_rate(self) -> float:
-        """Bits a second."""
+        """Bits per second."""
         return self.frame_rate * self.num_codebooks * math.log2(self.codebook_size)
 
     @property
     def fingerprint(self) -> str:
-        """The sha256, in hex, of the codebooks: codes mean something to the codec that wrote them alone."""
+        """The sha256, in hex, of the codebooks: codes belong to the codec that wrote them."""
         return hashlib.sha256(self.quantizer.codebooks.cpu().contiguous().numpy().tobytes()).hexdigest()
 
     def num_frames(self, mel_frames: Any) -> Any:
-        """Frames of codes for so many mel frames: ints or tensors."""
+        """Number of frames of codes for a number of mel frames: ints or tensors."""
         return -(-mel_frames // self.downsampling)
 
     def encode(self, mels: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Writes spectrograms as codes.
+        """Encodes spectrograms.
 
         Args:
             mels: (batch, mel frames, num_mels), from `omni.media.audio.LogMel`.
             lengths: (batch,), int64: mel frames of each row, 1 or more; all if not given.
 
         Returns:
-            (batch, frames, num_codebooks), int64; 0 behind the `num_frames(lengths)` frames of a row.
+            (batch, frames, num_codebooks), int64; 0 after the `num_frames(lengths)` frames of a row.
         """
         hidden, mask = self._hidden(mels, lengths)
         return self.quantizer.encode(hidden, mask)
@@ -140,12 +140,12 @@ class Codec(Part):
     def decode(self, codes: Tensor) -> Tensor:
         """Maps codes (batch, frames, codebooks), of all codebooks or the first few, to (batch, mel frames, num_mels).
 
-        What stands behind a row's end changes nothing before it.
+        Codes after a row's end do not change frames before it.
         """
         return self._rebuilt(self.quantizer.decode(codes))
 
     def forward(self, mels: Tensor, lengths: Tensor | None = None) -> Reconstruction:
-        """Writes spectrograms as codes and reads them again; arguments are those of `encode`."""
+        """Encodes and decodes spectrograms; arguments are those of `encode`."""
         hidden, mask = self._hidden(mels, lengths)
         quantized = self.quantizer(hidden, mask)
         rebuilt = self._rebuilt(quantized.output)[:, : mels.shape[1]]
@@ -153,14 +153,14 @@ class Codec(Part):
 
     @contextmanager
     def streaming(self) -> Iterator["CodecStream"]:
-        """A stream of its own, in which pieces of any length give what the whole would; without gradient."""
+        """A new stream, in which pieces of any length give the result of the whole; without gradient."""
         stream = CodecStream(self)
         with torch.no_grad():
             yield stream
         stream.close()
 
     def _hidden(self, mels: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What is quantised, (batch, frames, dim), and which of it is no padding."""
+        """The encoder's output before quantisation, (batch, frames, dim), and the mask of padding."""
         time = self.num_frames(mels.shape[1]) * self.downsampling
         if lengths is None:
             last = torch.full((len(mels), 1), mels.shape[1] - 1, device=mels.device)
@@ -182,7 +182,7 @@ class Codec(Part):
 
     @property
     def flops_per_second(self) -> float:
-        """Floating-point operations of training (forward and backward) on a second of audio, the search left out."""
+        """FLOPs of training (forward and backward) on a second of audio, without the nearest-entry search."""
 
         def weights(*modules: nn.Module) -> int:
             return sum(p.numel() for module in modules for p in module.parameters() if p.ndim > 1)
@@ -195,9 +195,9 @@ class Codec(Part):
 
 @final
 class CodecStream:
-    """A codec that goes on where it stopped; see `Codec.streaming`.
+    """The state of a codec in a stream; see `Codec.streaming`.
 
-    Encoding and decoding are streams apart: either may be used alone, or both in turn.
+    Encoding and decoding are independent: either may be used alone, or both in turn.
 
     Args:
         codec: The codec, in eval mode.
@@ -206,29 +206,29 @@ class CodecStream:
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
         self._encoding, self._decoding = ConvCache(), ConvCache()
-        self._held: Tensor | None = None  # mel frames that fill no frame of codes yet
+        self._pending: Tensor | None = None  # mel frames of an incomplete frame of codes
 
     def encode(self, mels: Tensor) -> Tensor:
-        """Maps the next (batch, mel frames, num_mels) to those codes (batch, frames, num_codebooks) that are complete.
+        """Maps the next (batch, mel frames, num_mels) to the codes (batch, frames, num_codebooks) of complete frames.
 
-        Up to `downsampling - 1` mel frames wait for the next call, or for `flush`.
+        Up to `downsampling - 1` mel frames are kept for the next call or for `flush`.
         """
-        mels = mels if self._held is None else torch.cat((self._held, mels), dim=1)
+        mels = mels if self._pending is None else torch.cat((self._pending, mels), dim=1)
         complete = mels.shape[1] // self.codec.downsampling * self.codec.downsampling
-        self._held = mels[:, complete:]
+        self._pending = mels[:, complete:]
         if not complete:
             return torch.zeros(len(mels), 0, self.codec.num_codebooks, dtype=torch.long, device=mels.device)
         return self.codec.quantizer.encode(self.codec._encoded(mels[:, :complete], self._encoding))
 
     def flush(self) -> Tensor:
-        """The codes of the last mel frames, where they fill no frame: (batch, 0 or 1, num_codebooks)."""
-        held = self._held
-        if held is None:
+        """The codes of an incomplete last frame: (batch, 0 or 1, num_codebooks)."""
+        pending = self._pending
+        if pending is None:
             raise ValueError("nothing was encoded in this stream")
-        if held.shape[1]:
-            held = F.pad(held.mT, (0, -held.shape[1] % self.codec.downsampling), mode="replicate").mT
-        self._held = None
-        return self.encode(held)
+        if pending.shape[1]:
+            pending = F.pad(pending.mT, (0, -pending.shape[1] % self.codec.downsampling), mode="replicate").mT
+        self._pending = None
+        return self.encode(pending)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Maps the next codes (batch, frames, codebooks) to (batch, mel frames, num_mels)."""
@@ -237,5 +237,5 @@ class CodecStream:
         return self.codec._rebuilt(self.codec.quantizer.decode(codes), self._decoding)
 
     def close(self) -> None:
-        """Forgets what came before."""
-        self._encoding, self._decoding, self._held = ConvCache(), ConvCache(), None
+        """Resets the state."""
+        self._encoding, self._decoding, self._pending = ConvCache(), ConvCache(), None

@@ -1,4 +1,4 @@
-"""The contrast head: images and texts in one space, where those that belong together are close."""
+"""The contrastive head: images and texts in one embedding space."""
 
 import math
 from typing import Literal
@@ -13,15 +13,15 @@ _MAX_SCALE = 100.0  # as in CLIP
 
 
 class ContrastHead(Part):
-    """Projects both sides to unit vectors, and scores pairs by their product, scaled and shifted.
+    """Projects images and texts to unit vectors, and scores pairs by their scaled and shifted product.
 
     Args:
         image_dim: Width of an image's vector.
         text_dim: Width of a text's vector.
-        dim: Width of the common space.
-        loss: `sigmoid`, each pair by itself (SigLIP, arXiv:2303.15343), or `softmax`, each against the batch (CLIP,
+        dim: Width of the shared space.
+        loss: `sigmoid`, each pair on its own (SigLIP, arXiv:2303.15343), or `softmax`, over the batch (CLIP,
             arXiv:2103.00020).
-        dropout: Share of both vectors dropped in training.
+        dropout: Dropout of both vectors in training.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class ContrastHead(Part):
         for projection in (self.image, self.text):
             nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0 if loss == "sigmoid" else 1 / 0.07)))
-        if loss == "sigmoid":  # most pairs do not belong together; at -10 the first loss is small
+        if loss == "sigmoid":  # most pairs are negatives: with -10 the first loss is small
             self.bias = nn.Parameter(torch.tensor(-10.0))
-        else:  # a softmax does not see it
+        else:  # a softmax does not depend on it
             self.register_buffer("bias", torch.tensor(0.0), persistent=False)
 
     bias: Tensor

@@ -1,4 +1,4 @@
-"""What tells made sound from real sound while a vocoder is trained."""
+"""Discriminators for the adversarial training of a vocoder."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,37 +11,37 @@ from torch.nn.utils.parametrizations import weight_norm
 from omni.models.part import Part
 
 _SLOPE = 0.1  # of the leaky ReLUs
-_QUIET = 1e-5  # power below which a bin of a spectrogram is nothing
+_QUIET = 1e-5  # power floor of a spectrogram's bins
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What discriminators say of a batch of sounds.
+    """Output of the discriminators for a batch of waveforms.
 
     Attributes:
-        scores: Of each discriminator (batch, places): over 0 for real, under 0 for made.
-        features: Of each discriminator, what its layers hold: (batch, channels, height, width) each.
+        scores: (batch, positions) of each discriminator: over 0 for real, under 0 for generated audio.
+        features: Activations of each discriminator's layers, (batch, channels, height, width) each.
     """
 
     scores: list[Tensor]
     features: list[list[Tensor]]
 
     def rows(self, rows: slice) -> "DiscriminatorOutput":
-        """What is said of some of the sounds."""
+        """The output for some of the waveforms."""
         features = [[layer[rows] for layer in layers] for layers in self.features]
         return DiscriminatorOutput([score[rows] for score in self.scores], features)
 
 
 class Discriminators(Part):
-    """Discriminators of sound: of samples at several periods, and of spectrograms at several resolutions.
+    """Multi-period and multi-resolution discriminators.
 
-    The former are those of HiFi-GAN (arXiv:2010.05646), the latter those of UnivNet (arXiv:2106.07889), which hear
-    square roots of magnitudes here, so that what is quiet counts.
+    The former are those of HiFi-GAN (arXiv:2010.05646), the latter those of UnivNet (arXiv:2106.07889), on square roots
+    of magnitudes here, which gives more weight to quiet parts.
 
     Args:
-        periods: A sound is folded into columns of so many samples.
-        period_channels: Channels of each layer behind the folding; all but the last layer look at every third place.
-        resolutions: Samples of a frame of each spectrogram; frames are a quarter of that apart.
-        resolution_channels: Channels of the layers that look at spectrograms.
+        periods: Periods in samples at which waveforms are folded.
+        period_channels: Channels of each layer of a period discriminator; all layers but the last have stride 3.
+        resolutions: Frame lengths of the spectrograms in samples; the hop is a quarter of it.
+        resolution_channels: Channels of the layers of a resolution discriminator.
     """
 
     def __init__(
@@ -58,23 +58,23 @@ class Discriminators(Part):
             + [_ResolutionDiscriminator(n_fft, resolution_channels) for n_fft in resolutions]
         )
         if not self.members:
-            raise ValueError("periods and resolutions are empty: nothing would judge the sound")
+            raise ValueError("periods and resolutions are empty: give at least one of them")
 
     def forward(self, audio: Tensor) -> DiscriminatorOutput:
-        """Judges sounds (batch, samples)."""
-        judged = [member(audio) for member in self.members]
-        return DiscriminatorOutput([score for score, _ in judged], [features for _, features in judged])
+        """Scores waveforms (batch, samples)."""
+        outputs = [member(audio) for member in self.members]
+        return DiscriminatorOutput([score for score, _ in outputs], [features for _, features in outputs])
 
 
 class _Layers(nn.Module):
-    """Convolutions with leaky ReLUs between them; the last one scores."""
+    """Convolutions with leaky ReLUs between; the last one gives scores."""
 
     def __init__(self, convs: Sequence[nn.Conv2d]) -> None:
         super().__init__()
         self.convs = nn.ModuleList(weight_norm(conv) for conv in convs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Maps (batch, 1, height, width) to scores (batch, places) and what each layer but the last holds."""
+        """Maps (batch, 1, height, width) to scores (batch, positions) and the activations of the other layers."""
         features = []
         for conv in self.convs[:-1]:
             x = F.leaky_relu(conv(x), _SLOPE)
@@ -83,7 +83,7 @@ class _Layers(nn.Module):
 
 
 class _PeriodDiscriminator(nn.Module):
-    """Looks at every `period`-th sample, at each offset alike."""
+    """A discriminator of waveforms folded at a period, in samples."""
 
     def __init__(self, period: int, channels: Sequence[int]) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class _PeriodDiscriminator(nn.Module):
 
 
 class _ResolutionDiscriminator(nn.Module):
-    """Looks at a spectrogram; every layer but the first and the last halves the frequencies."""
+    """A discriminator of spectrograms; all layers but the first and last ones halve the frequencies."""
 
     def __init__(self, n_fft: int, channels: int) -> None:
         super().__init__()
@@ -119,5 +119,5 @@ class _ResolutionDiscriminator(nn.Module):
             spectrum = torch.stft(
                 audio, self.n_fft, self.n_fft // 4, window=self.window, center=False, return_complex=True
             )
-            loudness = (spectrum.real.square() + spectrum.imag.square() + _QUIET).pow(0.25)
-        return self.layers(loudness[:, None])
+            magnitude = (spectrum.real.square() + spectrum.imag.square() + _QUIET).pow(0.25)
+        return self.layers(magnitude[:, None])

@@ -1,4 +1,4 @@
-"""What a composed model needs of its parts, so that a pretrained one can stand in the place of ours."""
+"""Interfaces of the parts of a composed model, which ours and pretrained ones implement."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class Cache(Protocol):
-    """What a language model has computed of some rows; see `omni.layers.cache.KVCache`."""
+    """Keys and values of a language model; see `omni.layers.cache.KVCache`."""
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
+        """Device of keys and values."""
         ...
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Entries of each row."""
+        """Number of entries of each row."""
         ...
 
     def keep(self, entries: int) -> None:
-        """Forgets what lies behind the first entries of each row."""
+        """Drops all but the first entries of each row."""
         ...
 
     def advance(self, entries: int | Sequence[int]) -> None:
@@ -46,17 +46,17 @@ class LanguageModel(Protocol):
 
     @property
     def dim(self) -> int:
-        """Width of its embeddings."""
+        """Width of the embeddings."""
         ...
 
     @property
     def rope_axes(self) -> int:
-        """3 where positions are time, height and width (TM-RoPE); 1 where they are the order of the tokens."""
+        """3 if positions are time, height and width (TM-RoPE); 1 if they are token indices."""
         ...
 
     @property
     def embedding_rms(self) -> float:
-        """Root mean square of its token embeddings."""
+        """Root mean square of the token embeddings."""
         ...
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class LanguageModel(Protocol):
         mask: Tensor | None = None,
         cache: Any = None,
     ) -> TransformerOutput:
-        """Runs all but the head, on tokens or on embeddings."""
+        """Runs the model without its head, on tokens or on embeddings."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class LanguageModel(Protocol):
         ...
 
     def new_cache(self, batch_size: int, max_length: int) -> Cache:
-        """An empty cache for rows of up to `max_length` positions; its own is what `encode` takes."""
+        """An empty cache for rows of up to `max_length` positions; `encode` takes no other kind."""
         ...
 
 
@@ -106,7 +106,7 @@ class SpeechEncoder(Part, ABC):
     """Abstract: log-mel frames to frames at a lower, constant rate; see `omni.models.audio_encoder.AudioEncoder`.
 
     Attributes:
-        num_mels: Mel filters of its input; 0 for waveforms (see `omni.media.speech_preprocessing`).
+        num_mels: Number of mel filters of the input; 0 for waveforms (see `omni.media.speech_preprocessing`).
         dim: Width of a frame.
         downsampling: Mel frames for each frame.
     """
@@ -120,5 +120,5 @@ class SpeechEncoder(Part, ABC):
         """Encodes (audios, mel frames, num_mels), each with its number of mel frames."""
 
     def num_frames(self, mel_frames: Any) -> Any:
-        """Frames for a number of mel frames: ints or tensors."""
+        """Number of frames for a number of mel frames: ints or tensors."""
         return -(-mel_frames // self.downsampling)

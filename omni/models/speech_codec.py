@@ -1,4 +1,4 @@
-"""What every codec of speech offers to those who read, write or predict its codes."""
+"""Interfaces of speech codecs."""
 
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
@@ -8,13 +8,13 @@ from torch import Tensor
 
 @runtime_checkable
 class SpeechCodec(Protocol):
-    """Log-mel spectrograms as a few small integers a frame, and back; a `Part` that has these is a codec.
+    """Log-mel spectrograms to a few codes per frame, and back; a `Part` with these members is a codec.
 
     Attributes:
-        num_mels: Mel filters of what it reads and writes.
-        frame_rate: Frames of codes a second; a divisor of 100, the mel frames a second.
-        num_codebooks: Codes of a frame.
-        codebook_size: What each code is less than.
+        num_mels: Number of mel filters of its spectrograms.
+        frame_rate: Frames of codes per second; a divisor of 100, the mel frames per second.
+        num_codebooks: Codes per frame.
+        codebook_size: Number of entries per codebook.
     """
 
     num_mels: int
@@ -29,19 +29,19 @@ class SpeechCodec(Protocol):
     def codebook_size(self) -> int: ...
 
     def encode(self, mels: Tensor, lengths: Tensor) -> Tensor:
-        """Maps mels (batch, mel frames, num_mels) of rows so long to codes (batch, frames, num_codebooks), int64."""
+        """Maps mels (batch, mel frames, num_mels) and their lengths to codes (batch, frames, num_codebooks), int64."""
         ...
 
     def decode(self, codes: Tensor) -> Tensor:
         """Maps codes (batch, frames, num_codebooks) to (batch, mel frames, num_mels).
 
-        What stands behind a row's end changes nothing before it.
+        Codes after a row's end do not change frames before it.
         """
         ...
 
 
 class DecoderStream(Protocol):
-    """A codec's decoder that goes on where it stopped."""
+    """A codec's decoder with the state of a stream."""
 
     def decode(self, codes: Tensor) -> Tensor:
         """Maps the next codes (batch, frames, num_codebooks) to (batch, mel frames, num_mels)."""
@@ -50,8 +50,8 @@ class DecoderStream(Protocol):
 
 @runtime_checkable
 class CausalCodec(SpeechCodec, Protocol):
-    """A codec that decodes a frame from those before it: a stream gives what the whole does."""
+    """A codec that decodes a frame from earlier ones: streamed decoding equals decoding the whole."""
 
     def streaming(self) -> AbstractContextManager[DecoderStream]:
-        """A stream of its own, without gradient."""
+        """A new stream, without gradient."""
         ...

@@ -1,4 +1,4 @@
-"""What every vocoder offers to those who want to hear spectrograms."""
+"""Interfaces of vocoders."""
 
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
@@ -8,10 +8,10 @@ from torch import Tensor
 
 @runtime_checkable
 class SpeechVocoder(Protocol):
-    """Log-mel spectrograms to sound; a module that has these is a vocoder.
+    """Log-mel spectrograms to waveforms; a module with these members is a vocoder.
 
     Attributes:
-        num_mels: Mel filters of what it reads.
+        num_mels: Number of mel filters of its spectrograms.
     """
 
     num_mels: int
@@ -22,26 +22,26 @@ class SpeechVocoder(Protocol):
 
 
 class VocoderStream(Protocol):
-    """A vocoder that goes on where it stopped."""
+    """A vocoder with the state of a stream."""
 
     def decode(self, mels: Tensor) -> Tensor:
-        """Maps the next mels (batch, frames, num_mels) to those samples (batch, samples) that are complete."""
+        """Maps the next mels (batch, frames, num_mels) to the samples (batch, samples) that are complete."""
         ...
 
     def flush(self) -> Tensor:
-        """The samples that are left, (batch, samples): with them the stream is as long as the whole."""
+        """The remaining samples, (batch, samples); with them the stream is as long as the whole."""
         ...
 
 
 @runtime_checkable
 class CausalVocoder(SpeechVocoder, Protocol):
-    """A vocoder that sees the past alone, save for a few frames: a stream sounds as the whole does."""
+    """A vocoder that reads past frames and at most a few later ones: a stream sounds like the whole."""
 
     def streaming(self) -> AbstractContextManager[VocoderStream]:
-        """A stream of its own, without gradient."""
+        """A new stream, without gradient."""
         ...
 
 
 def streams(vocoder: SpeechVocoder) -> bool:
-    """Whether a vocoder is causal. One that may be either says which by an attribute `causal`."""
+    """Whether a vocoder can stream. One with a choice has an attribute `causal`."""
     return isinstance(vocoder, CausalVocoder) and getattr(vocoder, "causal", True)

@@ -1,4 +1,4 @@
-"""The Talker: text to the codes of speech, walking through the text one frame at a time."""
+"""The Talker: text to codec frames, with an explicit position in the text."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,15 +17,15 @@ from omni.layers.readout import readout
 from omni.layers.transformer import Transformer
 from omni.models.part import Part
 
-MAX_ADVANCE = 3  # characters that one frame may move on by: 75 characters a second at 25 Hz
+MAX_ADVANCE = 3  # most characters that a frame advances by: 75 characters a second at 25 Hz
 
 
 class TalkerOutput(NamedTuple):
-    """What the Talker says about each frame.
+    """Output of the Talker for each frame.
 
     Attributes:
         code_logits: (batch, frames, codebooks, codebook_size).
-        advance_logits: (batch, frames, MAX_ADVANCE + 1): by how many characters to move on behind the frame.
+        advance_logits: (batch, frames, MAX_ADVANCE + 1): of the number of characters to advance after the frame.
     """
 
     code_logits: Tensor
@@ -35,31 +35,31 @@ class TalkerOutput(NamedTuple):
 class Talker(Part):
     """Characters to codec frames, with an explicit monotonic position in the text.
 
-    A bidirectional Transformer reads the characters between a start symbol, over which leading silence lies, and an
-    end symbol over trailing silence. At each codec frame a causal Transformer sees the frame before it and the encoding
-    of the character at the current position; it predicts the frame's first code, a `DepthModule` the others, and a
-    third head by how many characters (0–3) the position moves on. Speech ends behind the end symbol: there is no stop
-    token to miss, and no word is skipped or said twice (as in neural HMMs for speech, arXiv:2108.13320).
+    A bidirectional Transformer encodes the characters between a start symbol (leading silence) and an end symbol
+    (trailing silence). At each codec frame a causal Transformer reads the previous frame and the encoding of the
+    character at the current position. It predicts the frame's first code, a `DepthModule` the other codes, and a third
+    head the number of characters (0–3) by which the position advances. Speech ends after the end symbol: there is no
+    stop token to miss, and no word is skipped or repeated (as in neural HMMs for speech, arXiv:2108.13320).
 
     Args:
-        vocab_size: CharacterVocabulary that it reads, with `omni.text.ctc_vocabulary.BLANK`, which is never in a text.
-        num_codebooks: Codes of a frame; the codec's.
-        codebook_size: Entries of each codebook; the codec's.
-        frame_rate: Frames a second; the codec's.
-        num_speakers: 0, or how many voices it learns.
+        vocab_size: Size of the character vocabulary, with `omni.text.ctc_vocabulary.BLANK`, which is never in a text.
+        num_codebooks: Codes per frame; the codec's.
+        codebook_size: Entries per codebook; the codec's.
+        frame_rate: Frames per second; the codec's.
+        num_speakers: 0, or the number of voices.
         thinker_dim: 0, or the width of the Thinker's hidden states, a further condition on each character.
-        thinker_dropout: Share of training rows from which these are taken away, so that it can speak without them.
+        thinker_dropout: Share of training rows without this condition, so that the Talker also works without it.
         dim: Width of both Transformers.
         num_layers: Blocks of the causal Transformer.
         num_heads: Attention heads of both.
         num_kv_heads: Heads of keys and values in the causal one; `num_heads` if not given.
-        ffn_dim: Width inside the causal one's feed-forward networks.
+        ffn_dim: Hidden width of the causal one's feed-forward networks.
         text_layers: Blocks of the bidirectional Transformer.
-        text_ffn_dim: Width inside its feed-forward networks.
-        code_noise: Share of the codes that training replaces by random ones before the Talker sees them, so that it
-            learns to go on from its own mistakes.
-        dropout: Share dropped in training.
-        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+        text_ffn_dim: Hidden width of its feed-forward networks.
+        code_noise: Share of the input codes that training replaces by random ones, so that the Talker learns to
+            recover from its own errors.
+        dropout: Dropout in training.
+        gradient_checkpointing: Whether activations of blocks are recomputed in the backward pass.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Talker(Part):
             dropout=dropout,
             gradient_checkpointing=gradient_checkpointing,
         )
-        self.start = nn.Parameter(torch.zeros(dim))  # what stands for the frame before the first
+        self.start = nn.Parameter(torch.zeros(dim))  # input at the first frame
         self.transformer = Transformer(
             dim=dim,
             num_layers=num_layers,
@@ -122,7 +122,7 @@ class Talker(Part):
 
     @property
     def flops_per_second(self) -> float:
-        """Floating-point operations of training on a second of speech; attention and the text encoder left out."""
+        """FLOPs of training on a second of speech, without attention products and the text encoder."""
         modules = (self.transformer, self.advance, self.depth.mixers, self.depth.heads)
         return 6 * self.frame_rate * sum(p.numel() for module in modules for p in module.parameters())
 
@@ -134,23 +134,24 @@ class Talker(Part):
         speakers: Tensor | None = None,
         hidden: Tensor | None = None,
     ) -> Tensor:
-        """Reads.
+        """Encodes texts.
 
         Args:
-            text: (batch, characters), int64; what is behind a row's end is not read.
+            text: (batch, characters), int64; ignored after a row's end.
             text_lengths: (batch,), int64: characters of each row, 0 or more.
-            speakers: (batch,), int64: the voice of each row. Needed if, and only if, the Talker has several.
-            hidden: (batch, characters, thinker_dim): the Thinker's, spread over characters (see
-                `expand_tokens_to_characters`).
+            speakers: (batch,), int64: voice of each row; for a Talker with several, and only then.
+            hidden: (batch, characters, thinker_dim): the Thinker's hidden states (see `expand_tokens_to_characters`).
 
         Returns:
-            (batch, characters + 2, dim): start symbol, text, end symbol; behind a row's end numbers without meaning.
+            (batch, characters + 2, dim): start symbol, text, end symbol; undefined after a row's end.
 
         Raises:
-            ValueError: If speakers or hidden states are missing, or not asked for.
+            ValueError: If speakers are missing, or speakers or hidden states are given to a Talker without them.
         """
         if (speakers is None) != (self.speakers is None):
-            raise ValueError(f"the Talker has {self.num_speakers} speakers: give them if, and only if, there are any")
+            raise ValueError(
+                f"the Talker has {self.num_speakers} speakers: give speakers if, and only if, there are any"
+            )
         inside = length_mask(text_lengths + 2, text.shape[1] + 2)
         symbols = F.pad(text.clamp(min=0), (1, 1), value=self.vocab_size)
         symbols = symbols.scatter(1, text_lengths[:, None] + 1, self.vocab_size + 1)
@@ -165,7 +166,9 @@ class Talker(Part):
 
     def _conditioned(self, hidden: Tensor) -> Tensor:
         if self.condition is None:
-            raise ValueError("the Talker knows no hidden states of a Thinker: make it with their width, thinker_dim")
+            raise ValueError(
+                "the Talker has no condition on a Thinker: set thinker_dim to the width of its hidden states"
+            )
         condition = F.pad(self.condition(hidden), (0, 0, 1, 1))
         if self.training:
             kept = torch.rand(len(hidden), 1, 1, device=hidden.device) >= self.thinker_dropout
@@ -182,14 +185,14 @@ class Talker(Part):
         speakers: Tensor | None = None,
         hidden: Tensor | None = None,
     ) -> TalkerOutput:
-        """Predicts each frame from those before it, where what was said and when is known.
+        """Predicts each frame from the previous ones, for known codes and advances (teacher forcing).
 
         Args:
             text: As in `encode_text`; so are `text_lengths`, `speakers` and `hidden`.
             text_lengths: (batch,), int64.
-            codes: (batch, frames, codebooks), int64; behind a row's end anything, such as `IGNORE`.
-            advances: (batch, frames), int64: by how many characters each frame moves on; in all they lead from the
-                start symbol to behind the end symbol. Behind a row's end `IGNORE`.
+            codes: (batch, frames, codebooks), int64; undefined after a row's end.
+            advances: (batch, frames), int64: characters by which the position advances after each frame, in all from
+                the start symbol to after the end symbol. `IGNORE` after a row's end.
             speakers: (batch,), int64.
             hidden: (batch, characters, thinker_dim).
 
@@ -210,12 +213,12 @@ class Talker(Part):
         return torch.where(replaced, torch.randint_like(codes, self.codebook_size), codes)
 
     def frame(self, before: Tensor | None, characters: Tensor, cache: KVCache) -> Tensor:
-        """The hidden state of the next frame of each row; the cache moves on.
+        """The hidden state of the next frame of each row, which the cache then holds.
 
         Args:
-            before: (batch, codebooks), int64: the frame before it; None for the first.
-            characters: (batch, dim): the text's encoding at each row's position.
-            cache: Of the frames so far, from `new_cache`.
+            before: (batch, codebooks), int64: the previous frame; None for the first.
+            characters: (batch, dim): encoding of the text at each row's position.
+            cache: Cache of the frames so far, from `new_cache`.
 
         Returns:
             (batch, dim), for `advance` and `depth`.
@@ -226,7 +229,7 @@ class Talker(Part):
         return hidden
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
-        """An empty cache for rows of up to `max_length` frames, in the precision that attention computes in."""
+        """An empty cache for rows of up to `max_length` frames, in the dtype of attention."""
         device = self.start.device
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else self.start.dtype
@@ -234,16 +237,16 @@ class Talker(Part):
 
 
 def positions(advances: Tensor) -> Tensor:
-    """Where in the text each frame is, from the advances of those before it: (batch, frames); 0 is the start symbol.
+    """Position of each frame in the text, from the advances of earlier frames: (batch, frames); 0 is the start symbol.
 
-    Behind a row's end, where advances are `IGNORE`, stays the position behind the end symbol.
+    After a row's end, where advances are `IGNORE`, it is the one after the end symbol.
     """
     steps = torch.where(advances == IGNORE, 0, advances)
     return steps.cumsum(1) - steps
 
 
 def gather(texts: Tensor, positions: Tensor) -> Tensor:
-    """The encodings (batch, time, dim) at positions (batch, frames): (batch, frames, dim); the last one behind it."""
+    """The encodings (batch, time, dim) at positions (batch, frames): (batch, frames, dim)."""
     index = positions.clamp(max=texts.shape[1] - 1)[..., None]
     return texts.gather(1, index.expand(-1, -1, texts.shape[-1]))
 
@@ -253,14 +256,14 @@ def expand_tokens_to_characters(hidden: Tensor, counts: Sequence[NDArray[np.int6
 
     Args:
         hidden: (batch, tokens, thinker_dim).
-        counts: CharacterVocabulary of each token, (tokens,) for each row; on the host, so that no GPU is waited for.
+        counts: Number of characters of each token, (tokens,) for each row; on the host, to avoid a synchronisation.
 
     Returns:
-        (batch, characters, thinker_dim), of the row with the most characters; zeros behind a row's end.
+        (batch, characters, thinker_dim), zeros after a row's end.
     """
     owners = [np.repeat(np.arange(len(row)), row) for row in counts]
-    places = np.full((len(owners), max(map(len, owners))), -1)
-    for place, owner in zip(places, owners, strict=True):
-        place[: len(owner)] = owner
-    index = torch.tensor(places).to(hidden.device, non_blocking=True)[..., None]
+    padded = np.full((len(owners), max(map(len, owners))), -1)
+    for row, owner in zip(padded, owners, strict=True):
+        row[: len(owner)] = owner
+    index = torch.tensor(padded).to(hidden.device, non_blocking=True)[..., None]
     return hidden.gather(1, index.clamp(min=0).expand(-1, -1, hidden.shape[2])) * (index >= 0)

@@ -1,4 +1,4 @@
-"""The text encoder: a small tower for captions, to compare them with images."""
+"""The text encoder: a small tower for captions, in contrastive training."""
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,13 @@ class TextEncoder(Part):
     """A bidirectional Transformer over tokens; a text's vector is the mean over them.
 
     Args:
-        vocab_size: Number of tokens; at least that of the tokenizer.
+        vocab_size: Number of tokens; the tokenizer's or more.
         dim: Width of the residual stream.
         num_layers: Number of blocks; 0 for a bag of words.
         num_heads: Heads.
-        ffn_dim: Width inside the feed-forward network.
-        dropout: Share dropped in training: of attention weights, of updates, and of whole tokens.
-        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+        ffn_dim: Hidden width of the feed-forward network.
+        dropout: Dropout of attention weights, of updates, and of whole tokens in training.
+        gradient_checkpointing: Whether activations of blocks are recomputed in the backward pass.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TextEncoder(Part):
         )
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Reads.
+        """Encodes texts.
 
         Args:
             tokens: (batch, time) of int64.
@@ -58,7 +58,7 @@ class TextEncoder(Part):
         """
         if self.training and self.dropout:
             kept = torch.rand(mask.shape, device=mask.device) >= self.dropout
-            kept[:, 0] = True  # the mark of the beginning: no text becomes empty
+            kept[:, 0] = True  # the start token: no text becomes empty
             mask = mask & kept
         return masked_mean(self.transformer(self.embedding(tokens), mask=mask).hidden, mask)
 

@@ -13,7 +13,7 @@ from omni.models.part import Part
 
 
 class ThinkerOutput(NamedTuple):
-    """What the Thinker returns.
+    """Output of the Thinker.
 
     Attributes:
         logits: (batch, time, vocab).
@@ -27,22 +27,22 @@ class ThinkerOutput(NamedTuple):
 
 
 class Thinker(Part):
-    """A causal Transformer over tokens, or over embeddings of anything placed among them.
+    """A causal Transformer over tokens, or over embeddings with features of media among them.
 
     Args:
-        vocab_size: Number of tokens; at least that of the tokenizer.
+        vocab_size: Number of tokens; the tokenizer's or more.
         dim: Width of the residual stream.
         num_layers: Number of blocks.
         num_heads: Heads of queries.
         num_kv_heads: Heads of keys and values; `num_heads` if not given.
         head_dim: Size of a head; `dim / num_heads` if not given.
-        ffn_dim: Width inside the feed-forward network.
-        rope_axes: 1, or 3 for TM-RoPE: time, height and width. On text both are the same, exactly.
-        dropout: Share dropped in training.
+        ffn_dim: Hidden width of the feed-forward network.
+        rope_axes: 1, or 3 for TM-RoPE: time, height and width. On text both are exactly equal.
+        dropout: Dropout in training.
         num_experts: 0 for a dense network, or the number of experts in each block.
-        experts_per_token: Experts that work on a token.
+        experts_per_token: Experts chosen for each token.
         tied: Whether the head shares the embedding's matrix.
-        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+        gradient_checkpointing: Whether activations of blocks are recomputed in the backward pass.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Thinker(Part):
         )
         self.head = readout(nn.Linear(dim, vocab_size, bias=False))
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
-        nn.init.normal_(self.head.weight, std=0.02)  # its own: logits near 0, and the first loss ln(vocab_size)
+        nn.init.normal_(self.head.weight, std=0.02)  # untied: logits near 0, and a first loss of ln(vocab_size)
         if tied:
             self.head.weight = self.embedding.weight
 
@@ -91,15 +91,15 @@ class Thinker(Part):
 
     @property
     def embedding_rms(self) -> float:
-        """Root mean square of the numbers that tokens are looked up as: how loud the Thinker expects its input."""
+        """Root mean square of the token embeddings: the scale that the Thinker expects of its input."""
         return self.dim**0.5 * float(self.embedding.weight.detach().float().square().mean().sqrt())
 
     @property
     def flops_per_token(self) -> float:
-        """Floating-point operations of training on one token, attention's own products left out: 6 a weight used.
+        """FLOPs of training on one token without attention products: 6 per weight used (arXiv:2001.08361).
 
-        The usual estimate (arXiv:2001.08361): 2 for the forward pass, 4 for the backward pass. An embedding is looked
-        up, not multiplied; of the experts only those that work on a token count.
+        2 for the forward pass, 4 for the backward pass. Embeddings are looked up, not multiplied; only the experts
+        chosen for a token count.
         """
         multiplied = sum(p.numel() for p in self.transformer.parameters()) + self.head.weight.numel()
         for block in self.transformer.blocks:
@@ -109,8 +109,7 @@ class Thinker(Part):
     def embed(self, tokens: Tensor) -> Tensor:
         """Looks up tokens (batch, time): (batch, time, dim), times `sqrt(dim)` (arXiv:1706.03762, section 3.4).
 
-        As loud as what blocks add: quieter, and a token is no longer heard behind the first of them, so that nothing
-        behind it can look for that token.
+        This is the scale of the blocks' updates: with a smaller one, later blocks could not attend to the token itself.
         """
         return self.embedding(tokens) * self.dim**0.5
 
@@ -151,7 +150,7 @@ class Thinker(Part):
             embeddings: (batch, time, dim), instead of tokens.
             positions: (time,), (batch, time) or (rope_axes, batch, time); consecutive if not given.
             mask: (batch, time) of bool, false at padding; padding at the end needs none.
-            cache: Earlier keys and values. The new ones are appended, and count once `cache.advance` is called.
+            cache: Earlier keys and values. New ones are appended, and counted by `cache.advance`.
 
         Returns:
             Logits, hidden states and balance loss.

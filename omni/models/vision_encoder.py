@@ -18,11 +18,11 @@ _ROPE_THETA = 100.0  # base of the rotary wavelengths, in patches
 
 
 class VisionOutput(NamedTuple):
-    """What the vision encoder returns.
+    """Output of the vision encoder.
 
     Attributes:
-        pooled: (batch, dim), the whole image in one vector.
-        patches: (batch, rows, columns, dim), one vector a patch, after the last norm.
+        pooled: (batch, dim): a vector for the image, the mean of its patches.
+        patches: (batch, rows, columns, dim): a vector for each patch, after the last norm.
     """
 
     pooled: Tensor
@@ -32,29 +32,29 @@ class VisionOutput(NamedTuple):
 class VisionEncoder(ImageEncoder):
     """A bidirectional Transformer over the patches of an image and a CLS token (ViT, arXiv:2010.11929).
 
-    Images are pixels from 0 to 1; the encoder normalises them itself, so that whoever holds it needs to know nothing
-    else. Sides of another size than `image_size` are allowed, if they are multiples of `patch_size`: learned positions
-    are interpolated, and rotary ones stretched, to the same field of view.
+    Images are pixels from 0 to 1, which the encoder normalises itself. Other sizes than `image_size` are allowed if
+    they are multiples of `patch_size`: learned positions are interpolated, and rotary ones stretched, to the same field
+    of view.
 
     Args:
-        image_size: Side in pixels of the images it is trained on.
-        patch_size: Side of a patch.
+        image_size: Side of the training images in pixels.
+        patch_size: Side of a patch in pixels.
         dim: Width of the residual stream.
         num_layers: Number of blocks.
         num_heads: Heads.
-        ffn_dim: Width inside the feed-forward network.
+        ffn_dim: Hidden width of the feed-forward network.
         stem: `patch`, one matrix for each patch, or `conv`, 3 × 3 convolutions, which learn from fewer images.
-        stem_width: Channels of a conv stem after its first halving; they double with each further one.
-        stem_depth: Convolutions of a conv stem at each size.
-        dropout: Share dropped in training: of attention weights, of updates, and of a conv stem's residuals.
-        reduction: How patches become fewer tokens for the Thinker: `none`; `shuffle`, which lays neighbours side by
-            side in one wider token (pixel shuffle); or `pool`, their mean.
-        reduction_factor: Side of the square of patches that become one token.
-        token_block: Block behind which the Thinker's tokens are taken (LLaVA, arXiv:2304.08485, takes them before the
-            last one): the earlier, the more each tells of its own place, the later, of the whole. By default the last.
-        mean: Of red, green and blue, that is taken off.
-        std: Of red, green and blue, that is divided by.
-        gradient_checkpointing: Whether blocks are computed again in the backward pass instead of kept.
+        stem_width: Channels of a conv stem after its first halving; each further one doubles them.
+        stem_depth: Convolutions of a conv stem at each resolution.
+        dropout: Dropout in training, of attention weights, of updates, and of a conv stem's residuals.
+        reduction: How patches become fewer tokens for the Thinker: `none`, or `shuffle`, which concatenates the patches
+            of a square to one token (pixel shuffle).
+        reduction_factor: Side of that square.
+        token_block: Number of the block after which the Thinker's tokens are taken (in LLaVA, arXiv:2304.08485, the
+            second to last); the last if not given. Earlier blocks describe the patch, later ones the whole image.
+        mean: Means of red, green and blue, which are subtracted.
+        std: Standard deviations of red, green and blue, by which pixels are divided.
+        gradient_checkpointing: Whether activations of blocks are recomputed in the backward pass.
     """
 
     def __init__(
@@ -78,21 +78,10 @@ class VisionEncoder(ImageEncoder):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if image_size % patch_size:
-            raise ValueError(f"image_size ({image_size}) must be a multiple of patch_size ({patch_size})")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError("mean and std must hold three numbers, those of std over 0")
         self.image_size, self.patch_size, self.dim = image_size, patch_size, dim
         self.grid = image_size // patch_size
-        self.reduction, self.reduction_factor = reduction, reduction_factor if reduction != "none" else 1
-        if self.grid % self.reduction_factor:
-            raise ValueError(
-                f"reduction_factor ({reduction_factor}) must divide the {self.grid} patches of a side "
-                f"(image_size / patch_size)"
-            )
-        if token_block is not None and not 1 <= token_block <= num_layers:
-            raise ValueError(f"token_block must be one of the {num_layers} blocks, from 1 on, not {token_block}")
-        self.token_block = token_block
+        self.reduction_factor, self.token_block = reduction_factor if reduction == "shuffle" else 1, token_block
+        self._check(num_layers, mean, std)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.stem = (
@@ -100,7 +89,7 @@ class VisionEncoder(ImageEncoder):
             if stem == "conv"
             else PatchStem(dim, patch_size=patch_size)
         )
-        self.cls = nn.Parameter(torch.randn(dim) * 0.02)  # flat, as a scale: it does not decay
+        self.cls = nn.Parameter(torch.randn(dim) * 0.02)  # flat, so that it does not decay
         self.positions = nn.Parameter(torch.randn(self.grid, self.grid, dim) * 0.02)
         self.transformer = Transformer(
             dim=dim,
@@ -118,9 +107,22 @@ class VisionEncoder(ImageEncoder):
     mean: Tensor
     std: Tensor
 
+    def _check(self, num_layers: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError("mean and std must hold three numbers, those of std over 0")
+        if self.grid % self.reduction_factor:
+            raise ValueError(
+                f"reduction_factor ({self.reduction_factor}) must divide the {self.grid} patches of a side "
+                "(image_size / patch_size)"
+            )
+        if self.token_block is not None and not 1 <= self.token_block <= num_layers:
+            raise ValueError(f"token_block must be one of the {num_layers} blocks, from 1 on, not {self.token_block}")
+
     @property
     def num_tokens(self) -> int:
-        """Tokens that the Thinker gets for an image of `image_size`."""
+        """Number of tokens of an image of `image_size` for the Thinker."""
         return (self.grid // self.reduction_factor) ** 2
 
     @property
@@ -131,15 +133,12 @@ class VisionEncoder(ImageEncoder):
 
     @property
     def token_dim(self) -> int:
-        """Width of the tokens that the Thinker gets."""
+        """Width of the tokens for the Thinker."""
         return self.dim * self.reduction_factor**2
 
     @property
     def flops_per_image(self) -> float:
-        """Floating-point operations of training on an image of `image_size`, attention's own products left out.
-
-        6 for each use of a weight: 2 in the forward pass, 4 in the backward pass (arXiv:2001.08361).
-        """
+        """FLOPs of training on an image of `image_size` without attention products (see `Thinker.flops_per_token`)."""
         used = sum(p.numel() for p in self.transformer.parameters()) * (self.grid**2 + 1)
         side = self.image_size
         for module in self.stem.modules():
@@ -151,28 +150,25 @@ class VisionEncoder(ImageEncoder):
         return 6.0 * used
 
     def forward(self, images: Tensor) -> VisionOutput:
-        """Sees.
+        """Encodes images.
 
         Args:
             images: (batch, 3, height, width), pixels from 0 to 1.
 
-        Returns:
-            A vector for each image and one for each of its patches.
-
         Raises:
-            ValueError: If the sides are no multiples of the patch size.
+            ValueError: If the sides are not multiples of the patch size.
         """
-        return self._see(images, None)
+        return self._run(images, None)
 
-    def _see(self, images: Tensor, num_blocks: int | None) -> VisionOutput:
+    def _run(self, images: Tensor, num_blocks: int | None) -> VisionOutput:
         x, positions, (rows, columns) = self._embed(images)
         hidden = self.transformer(x, positions=positions, num_blocks=num_blocks).hidden
         patches = hidden[:, 1:]
         return VisionOutput(patches.mean(1), patches.unflatten(1, (rows, columns)))
 
     def tokens(self, images: Tensor) -> Tensor:
-        """What the Thinker sees of images (batch, 3, height, width): (batch, tokens, token_dim), in reading order."""
-        return self.reduce(self._see(images, self.token_block).patches)
+        """Tokens of images (batch, 3, height, width) for the Thinker: (batch, tokens, token_dim), in reading order."""
+        return self.reduce(self._run(images, self.token_block).patches)
 
     def reduce(self, patches: Tensor) -> Tensor:
         """Makes fewer tokens of patches (batch, rows, columns, dim): (batch, tokens, token_dim)."""
@@ -185,7 +181,7 @@ class VisionEncoder(ImageEncoder):
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> Tensor:
-        """Where the CLS token looks in the last block: (batch, heads, rows, columns), the shares of each patch."""
+        """Attention weights of the CLS token over patches in the last block: (batch, heads, rows, columns)."""
         attention = self.transformer.blocks[-1].get_submodule("attention")
         assert isinstance(attention, Attention)
         seen: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
@@ -220,7 +216,7 @@ class VisionEncoder(ImageEncoder):
         return table[0].permute(1, 2, 0).to(self.positions.dtype)
 
     def _rotary_positions(self, rows: int, columns: int) -> Tensor:
-        """(2, 1, 1 + patches): the CLS token lies at 0, the patches' centres at 1 to `grid`, whatever their number."""
+        """(2, 1, 1 + patches): the CLS token is at 0, the centres of patches at 1 to `grid`, whatever their number."""
         device = self.positions.device
         row, column = (
             (torch.arange(number, device=device) + 0.5) * (self.grid / number) + 0.5 for number in (rows, columns)

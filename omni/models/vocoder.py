@@ -1,4 +1,4 @@
-"""The vocoder: from log-mel spectrograms to sound."""
+"""The vocoder: from log-mel spectrograms to waveforms."""
 
 import math
 from collections.abc import Iterator
@@ -18,23 +18,23 @@ from omni.models.part import Part
 
 
 class Vocos(Part):
-    """Log-mel spectrograms to 16 kHz sound: ConvNeXt blocks at 100 Hz and an inverse STFT (Vocos, arXiv:2306.00814).
+    """Log-mel spectrograms to 16 kHz waveforms: ConvNeXt blocks and an inverse STFT (Vocos, arXiv:2306.00814).
 
-    The head says by how much the magnitude of each bin differs from what the mel filters tell of it, and its phase.
-    Frame `t` is centred at sample `160 t + 80`, as in `omni.media.audio.LogMel`, and windows overlap so that their
-    squares add up to a constant: the sound of a stream needs nothing but the past and `delay` samples.
+    The head predicts the phase of each bin, and its magnitude relative to an estimate from the mel filters. Frame `t`
+    is centred at sample `160 t + 80`, as in `omni.media.audio.LogMel`, and squared windows add up to a constant, so
+    that a stream has a latency of `delay` samples.
 
     Args:
         num_mels: Mel filters.
         dim: Width.
-        num_layers: Blocks.
-        kernel_size: Frames that a block's convolution spans.
-        expansion: How many times as wide a block's inner layer is.
-        n_fft: Samples of a frame of sound, a multiple of 160, 480 or more.
-        causal: Whether blocks see the past alone, so that spectrograms can be streamed.
+        num_layers: Number of blocks.
+        kernel_size: Span of a block's convolution in frames.
+        expansion: Hidden width of a block relative to `dim`.
+        n_fft: Frame length in samples, a multiple of 160, 480 or more.
+        causal: Whether blocks read past frames only, so that spectrograms can be streamed.
 
     Raises:
-        ValueError: If frames of `n_fft` samples do not add up.
+        ValueError: If `n_fft` is out of range.
     """
 
     def __init__(
@@ -67,26 +67,26 @@ class Vocos(Part):
 
     @property
     def delay(self) -> int:
-        """Samples that a stream holds back: frame `t` changes sound from sample `160 t - delay` on."""
+        """Latency of a stream in samples: frame `t` changes the waveform from sample `160 t - delay` on."""
         return (self.n_fft - HOP_LENGTH) // 2
 
     @property
     def flops_per_second(self) -> float:
-        """Floating-point operations of training (forward and backward) on a second of audio, transforms left out."""
+        """FLOPs of training (forward and backward) on a second of audio, without Fourier transforms."""
         return 6 * SAMPLE_RATE / HOP_LENGTH * sum(p.numel() for p in self.parameters() if p.ndim > 1)
 
     def forward(self, mels: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Makes sound.
+        """Synthesises waveforms.
 
         Args:
             mels: (batch, frames, num_mels), from `omni.media.audio.LogMel`.
             lengths: (batch,), int64: frames of each row; all if not given.
 
         Returns:
-            (batch, frames × 160), fp32, at 16 kHz; zeros behind a row's end.
+            (batch, frames × 160), fp32, at 16 kHz; zeros after a row's end.
 
         Raises:
-            ValueError: If there are no frames, or they have another number of filters.
+            ValueError: If there are no frames, or the number of filters differs.
         """
         self._check(mels)
         mask = None if lengths is None else length_mask(lengths, mels.shape[1])
@@ -95,26 +95,26 @@ class Vocos(Part):
 
     @contextmanager
     def streaming(self) -> Iterator["VocosStream"]:
-        """A stream of its own, in which pieces of any length give what the whole would; without gradient.
+        """A new stream, in which pieces of any length give the result of the whole; without gradient.
 
         Raises:
             ValueError: If the vocoder is not causal.
         """
         if not self.causal:
-            raise ValueError("this vocoder sees the future (causal is false): it cannot make sound of a stream")
+            raise ValueError("this vocoder reads future frames (causal is false): it cannot stream")
         stream = VocosStream(self)
         with torch.no_grad():
             yield stream
         stream.close()
 
     def _frames(self, mels: Tensor, cache: ConvCache | None = None, mask: Tensor | None = None) -> Tensor:
-        """Windowed frames of sound: (batch, frames, n_fft); zeros where `mask` is false."""
+        """Windowed frames of the waveform: (batch, frames, n_fft); zeros where `mask` is false."""
         x = self.head(self.norm(self.backbone(self.input(mels), cache, mask))).float()
         with torch.autocast(mels.device.type, enabled=False):
             level, phase = x.chunk(2, dim=-1)
-            told = (mels.float() * STD + MEAN) @ self.shares + self.offsets
-            loudest = math.log(self.n_fft / 2)  # of a sound within ±1 no bin is louder
-            magnitude = (level + told).clamp(max=loudest).exp()
+            expected = (mels.float() * STD + MEAN) @ self.shares + self.offsets
+            largest = math.log(self.n_fft / 2)  # of any bin, for a waveform within ±1
+            magnitude = (level + expected).clamp(max=largest).exp()
             frames = torch.fft.irfft(torch.polar(magnitude, phase), self.n_fft) * self.window
         return frames if mask is None else frames * mask[..., None]
 
@@ -126,7 +126,7 @@ class Vocos(Part):
 
 @final
 class VocosStream:
-    """A vocoder that goes on where it stopped; see `Vocos.streaming`.
+    """The state of a vocoder in a stream; see `Vocos.streaming`.
 
     Args:
         vocoder: The vocoder, causal and in eval mode.
@@ -135,13 +135,13 @@ class VocosStream:
     def __init__(self, vocoder: Vocos) -> None:
         self.vocoder = vocoder
         self._cache = ConvCache()
-        self._tail: Tensor | None = None  # sound that frames to come will add to
-        self._before = vocoder.delay  # samples before the first one, still to be left out
+        self._tail: Tensor | None = None  # samples to which later frames are added
+        self._before = vocoder.delay  # samples before the first one that are still to be dropped
 
     def decode(self, mels: Tensor) -> Tensor:
-        """Maps the next (batch, frames, num_mels) to the sound (batch, samples) that they complete.
+        """Maps the next (batch, frames, num_mels) to the samples (batch, samples) that they complete.
 
-        It is `delay` samples behind the frames.
+        The output is `delay` samples late.
         """
         self.vocoder._check(mels)
         audio = overlap_add(self.vocoder._frames(mels, self._cache))
@@ -149,29 +149,29 @@ class VocosStream:
             audio = audio + F.pad(self._tail, (0, audio.shape[1] - self._tail.shape[1]))
         complete = mels.shape[1] * HOP_LENGTH
         self._tail = audio[:, complete:]
-        return self._begun(audio[:, :complete])
+        return self._trimmed(audio[:, :complete])
 
     def flush(self) -> Tensor:
-        """The last `delay` samples, (batch, samples); the stream then begins anew.
+        """The last `delay` samples, (batch, samples); the state is then reset.
 
         Raises:
-            ValueError: If nothing came before.
+            ValueError: If the stream is empty.
         """
         if self._tail is None:
-            raise ValueError("no spectrogram came in this stream")
-        last = self._begun(self._tail[:, : self.vocoder.delay])
+            raise ValueError("the stream is empty: decode a spectrogram first")
+        last = self._trimmed(self._tail[:, : self.vocoder.delay])
         self.close()
         return last
 
     def close(self) -> None:
-        """Forgets what came before."""
+        """Resets the state."""
         self._cache, self._tail, self._before = ConvCache(), None, self.vocoder.delay
 
-    def _begun(self, audio: Tensor) -> Tensor:
-        """Without what lies before the first sample."""
-        left_out = min(self._before, audio.shape[1])
-        self._before -= left_out
-        return audio[:, left_out:]
+    def _trimmed(self, audio: Tensor) -> Tensor:
+        """Drops what lies before the first sample of the waveform."""
+        dropped = min(self._before, audio.shape[1])
+        self._before -= dropped
+        return audio[:, dropped:]
 
 
 def overlap_add(frames: Tensor) -> Tensor:
@@ -184,9 +184,9 @@ def overlap_add(frames: Tensor) -> Tensor:
 
 
 def _envelope(num_mels: int, n_fft: int) -> tuple[Tensor, Tensor]:
-    """How logarithms of mel magnitudes become those of a smooth spectrum: `log_mels @ shares + offsets`.
+    """Coefficients of a smooth spectrum from log mel magnitudes: `log_mels @ shares + offsets` are log magnitudes.
 
-    A filter's magnitude is spread evenly over its bins; bins between the middles of two filters are interpolated.
+    A filter's magnitude is spread evenly over its bins; bins between the centres of two filters are interpolated.
 
     Returns:
         shares (num_mels, bins) and offsets (bins,), for frames of `n_fft` samples.

@@ -1,4 +1,4 @@
-"""Optimizers and the course of the learning rate."""
+"""Optimizers and learning-rate schedules."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 
 
 def adamw(module: nn.Module, *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (arXiv:1711.05101) over all trainable parameters; only matrices decay, norms and scales do not."""
+    """AdamW (arXiv:1711.05101) over all trainable parameters; norms and scales do not decay."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
@@ -27,8 +27,8 @@ def adamw(module: nn.Module, *, lr: float, betas: tuple[float, float], weight_de
     ]
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
-    # A fused optimizer offers to undo the scaling of fp16 gradients by itself, and Lightning then refuses to clip them,
-    # in bf16 too. Without the offer, the scaler does it before they are clipped.
+    # A fused optimizer declares that it unscales fp16 gradients itself, and Lightning then refuses to clip any, in bf16
+    # too. Without the declaration the scaler unscales them before they are clipped.
     optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
     return optimizer
 
@@ -36,19 +36,19 @@ def adamw(module: nn.Module, *, lr: float, betas: tuple[float, float], weight_de
 class Muon(Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/), for matrices.
 
-    Takes the steps of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Moonlight, arXiv:2502.16982), which a
-    test compares it with. That one always computes in bf16, one matrix after another; on a CPU without bf16 in hardware
-    it took 9 × the time of the forward and backward pass. This one computes in the precision that the device is fast
-    in (where a CPU has bf16, 3 to 5 × as fast as fp32), and all matrices of one shape together.
+    Its steps equal those of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Moonlight, arXiv:2502.16982).
+    PyTorch's always computes in bf16, one matrix after another; on a CPU without bf16 in hardware it took 9 × the time
+    of the forward and backward pass. This one computes in the precision that is fast on the device (on a CPU with bf16,
+    3 to 5 × as fast as fp32), and all matrices of one shape together.
 
     Args:
         params: Matrices, or stacks of them, (..., rows, columns).
-        lr: Learning rate; the update's root mean square is 0.2 of it, about that of AdamW's.
+        lr: Learning rate; the RMS of an update is 0.2 × this, about that of AdamW.
         momentum: Decay of the (Nesterov) momentum.
         weight_decay: Decoupled decay.
     """
 
-    COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a quintic whose 5-fold iteration takes singular values to about 1
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a quintic; 5 iterations take singular values to about 1
     ITERATIONS = 5
 
     def __init__(
@@ -58,7 +58,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step; matrices without a gradient stay."""
+        """One step; matrices without a gradient are skipped."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[nn.Parameter]] = {}
             for parameter in group["params"]:
@@ -103,10 +103,10 @@ class Muon(Optimizer):
 
     @classmethod
     def _polynomial(cls, gram: Tensor) -> Tensor:
-        """What all iterations together multiply `x` by, from its small Gram matrix alone: powers of one matrix commute.
+        """The product of all iterations' factors of `x`, from its small Gram matrix alone.
 
-        It is worth it where the matrix is much larger than its Gram matrix (192 × 1,024: 0.55 of the operations), and
-        squaring loses half of the digits, so fp32 is needed.
+        Used where the matrix is much larger than its Gram matrix (192 × 1,024: 0.55 of the operations), and in fp32
+        only, because squaring loses half of the digits.
         """
         a, b, c = cls.COEFFICIENTS
         unit = a * torch.eye(gram.shape[-1], device=gram.device)
@@ -121,12 +121,12 @@ class Muon(Optimizer):
 class MuonWithAdamW(Optimizer):
     """Muon for hidden matrices, AdamW for the rest, as one optimizer.
 
-    Lightning's automatic optimisation takes one optimizer only. Muon's updates are as large as AdamW's, so both share
+    Lightning's automatic optimization takes a single optimizer. Muon's updates have the RMS of AdamW's, so both share
     one learning rate.
 
     Args:
-        muon: The optimizer of the hidden matrices; None where none is trained.
-        adamw: The optimizer of embeddings, heads, norms and scales; None where nothing but hidden matrices is trained.
+        muon: The optimizer of the hidden matrices; None if none is trained.
+        adamw: The optimizer of embeddings, heads, norms and scales; None if only hidden matrices are trained.
     """
 
     def __init__(self, muon: Muon | None, adamw: torch.optim.AdamW | None) -> None:
@@ -149,28 +149,28 @@ class MuonWithAdamW(Optimizer):
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave.
+        """Loads a state from `state_dict`.
 
         Raises:
-            UserError: If the state is of other parameters: an earlier version left other matrices to Muon.
+            UserError: If the state belongs to other parameters: earlier versions gave other matrices to Muon.
         """
         states = state_dict["optimizers"]
         if _sizes(states) != _sizes([optimizer.state_dict() for optimizer in self.optimizers]):
             raise UserError(
-                "the optimizer of the checkpoint's run holds other parameters (once, Muon also trained some heads), so "
-                "the run cannot be resumed: start a new one from its parts, by --init_from"
+                "the checkpoint's optimizer holds other parameters (earlier versions trained some heads with Muon), so "
+                "the run cannot be resumed: start a new one from its parts with --init_from"
             )
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
         self._share_groups()
 
     def _share_groups(self) -> None:
-        # The same dictionaries, not copies: what a schedule writes here, both optimizers read.
+        # The same dictionaries, not copies: a schedule that sets them here sets them in both optimizers.
         self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
 
 def _sizes(states: Iterable[Mapping[str, Any]]) -> list[list[int]]:
-    """Parameters in each group of each optimizer."""
+    """Number of parameters in each group of each optimizer."""
     return [[len(group["params"]) for group in state["param_groups"]] for state in states]
 
 
@@ -182,9 +182,9 @@ def muon(
     weight_decay: float,
     momentum: float = 0.95,
 ) -> MuonWithAdamW:
-    """Muon for the matrices of linear layers and experts, AdamW for all else: embeddings, scales, convolutions.
+    """Muon for the matrices of linear layers and experts; AdamW for embeddings, scales and convolutions.
 
-    Linear layers that `omni.layers.readout` marks, heads and routers, are AdamW's too, whatever they are called.
+    AdamW also trains the linear layers that `omni.layers.readout` marks: heads and routers.
     """
     matrices: set[int] = set()
     for child in module.modules():
@@ -203,12 +203,12 @@ def muon(
 
 
 def split_by_part(optimizer: Optimizer, parts: Mapping[str, nn.Module], rates: Mapping[str, float]) -> None:
-    """Cuts the groups of a new optimizer by part, each with a learning rate of its own.
+    """Splits the parameter groups of a new optimizer by part, each with its own learning rate.
 
     Args:
-        optimizer: As `adamw` or `muon` made it, before its first step.
-        parts: Modules by name. Parameters of none of them stay together.
-        rates: Learning rates by the parts' names; those of other parts stay.
+        optimizer: From `adamw` or `muon`, before its first step.
+        parts: Modules by name. All other parameters form one group.
+        rates: Learning rates by part; others keep the optimizer's.
     """
     owners = {id(parameter): name for name, part in parts.items() for parameter in part.parameters()}
     for one in optimizer.optimizers if isinstance(optimizer, MuonWithAdamW) else (optimizer,):
@@ -225,14 +225,14 @@ def split_by_part(optimizer: Optimizer, parts: Mapping[str, nn.Module], rates: M
 
 
 def lr_factor(step: int, *, schedule: Schedule, warmup_steps: int, total_steps: float, final: float) -> float:
-    """The learning rate at an optimizer step, as a share of its peak.
+    """The learning rate at an optimizer step, relative to its peak.
 
     Args:
-        step: Steps made so far.
-        schedule: What follows the linear warm-up.
+        step: Number of steps made so far.
+        schedule: Decay after the linear warm-up.
         warmup_steps: Steps until the peak.
         total_steps: Steps of the whole run; infinite only with `constant`.
-        final: The share that is left at the end.
+        final: Learning rate at the end, relative to the peak.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -244,7 +244,7 @@ def lr_factor(step: int, *, schedule: Schedule, warmup_steps: int, total_steps: 
 
 
 def scale_gradients(parameters: Iterable[nn.Parameter], factor: Tensor | float) -> None:
-    """Multiplies all gradients in place, by a number that may lie on the device."""
+    """Multiplies all gradients in place; the factor may be on the device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if gradients:
         torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]

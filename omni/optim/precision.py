@@ -1,4 +1,4 @@
-"""What a device computes fast in, and how fast."""
+"""Chooses the training precision, and measures the peak throughput of a device."""
 
 import time
 from typing import Any
@@ -17,10 +17,10 @@ _INSTEAD = {
 
 
 def check_precision(precision: Any) -> str:
-    """Refuses precisions in which stages are not trained or evaluated rightly.
+    """Refuses precisions in which stages are not trained or evaluated correctly.
 
-    Weights, positions, codebooks and averages of 16 bits lose what is small beside them, without any message:
-    positions from 256 on, averages after a few hundred batches, optimizer steps.
+    With 16 bits, weights, positions, codebooks and averages silently lose small changes: positions from 256 on,
+    averages after a few hundred batches, optimizer steps.
 
     Args:
         precision: The trainer's, such as `bf16-mixed`, `bf16` or 32.
@@ -29,7 +29,7 @@ def check_precision(precision: Any) -> str:
         Its full name.
 
     Raises:
-        UserError: With what to use instead.
+        UserError: If it is not supported; the message names the one to use instead.
     """
     name = _ALIASES.get(str(precision), str(precision))
     if name not in PRECISIONS:
@@ -41,10 +41,10 @@ def check_precision(precision: Any) -> str:
 
 
 def best_precision(accelerator: str) -> str:
-    """`bf16-mixed` where the device multiplies bf16 in hardware, `32-true` elsewhere (5 × faster there, measured).
+    """`bf16-mixed` on devices with bf16 in hardware, `32-true` elsewhere (where it is 5 × as fast, measured).
 
     Args:
-        accelerator: The trainer's; `auto` is a GPU where there is one.
+        accelerator: The trainer's; `auto` means a GPU if there is one.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"

@@ -9,7 +9,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 
 from omni.checkpoints.checkpoint import Checkpoint, Lineage
-from omni.checkpoints.weights import with_current_names, without_lent
+from omni.checkpoints.weights import with_current_names, without_omitted
 from omni.distributed import gather_objects, random_state, resume_random_numbers, start_random_numbers
 from omni.errors import UserError
 from omni.media.audio import mel_constants
@@ -81,8 +81,8 @@ class CheckpointedModule(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what rebuilds the parts; leaves out pretrained weights (see `Part.lent`)."""
-        checkpoint["state_dict"] = without_lent(checkpoint["state_dict"], self.parts)
+        """Adds what rebuilds the parts; leaves out pretrained weights (see `Part.omitted_weights`)."""
+        checkpoint["state_dict"] = without_omitted(checkpoint["state_dict"], self.parts)
         checkpoint["parts"] = {name: part.recipe for name, part in self.parts.items()}
         checkpoint["origins"] = {name: part.origin for name, part in self.parts.items() if part.origin is not None}
         checkpoint["tokenizer"] = self.tokenizer.state()
@@ -125,12 +125,12 @@ class CheckpointedModule(LightningModule):
         self._random_states = checkpoint.get("rng")  # a folder of weights has none
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As in `torch.nn.Module`; pretrained weights (see `Part.lent`) may be missing."""
+        """As in `torch.nn.Module`; pretrained weights (see `Part.omitted_weights`) may be missing."""
         parts, own, state_dict = self.parts, self.state_dict(), with_current_names(state_dict)
-        lent = {f"{name}.{key}" for name, part in parts.items() for key in part.lent} - state_dict.keys()
+        omitted = {f"{name}.{key}" for name, part in parts.items() for key in part.omitted_weights} - state_dict.keys()
         for name, part in parts.items():
-            part.own({key.removeprefix(f"{name}.") for key in state_dict if key.startswith(f"{name}.")})
-        return super().load_state_dict({**state_dict, **{key: own[key] for key in lent}}, strict, assign)
+            part.keep_weights({key.removeprefix(f"{name}.") for key in state_dict if key.startswith(f"{name}.")})
+        return super().load_state_dict({**state_dict, **{key: own[key] for key in omitted}}, strict, assign)
 
     def on_train_start(self) -> None:
         """Restores the random states of the checkpoint, or seeds the generators of each rank."""

@@ -45,7 +45,7 @@ class FeatureCache:
         if missing:
             chosen = torch.tensor(missing, device=batch.mels.device)
             lengths = batch.mel_lengths[chosen]
-            encoded = omni.hear(batch.mels[chosen, : int(lengths.max())], lengths)
+            encoded = omni.encode_audio(batch.mels[chosen, : int(lengths.max())], lengths)
             for index, hidden, length in zip(missing, encoded.hidden, encoded.lengths.tolist(), strict=True):
                 _write(paths[index], hidden[:length])
         rows: list[Any] = [torch.load(path, map_location=batch.mels.device, weights_only=True) for path in paths]
@@ -55,7 +55,7 @@ class FeatureCache:
     def _path(self, key: str, omni: Omni, device: torch.device) -> Path:
         if self._encoder_folder is None:
             encoder: Any = omni.audio_encoder
-            own = {name: weight for name, weight in encoder.state_dict().items() if name not in encoder.lent}
+            own = {name: weight for name, weight in encoder.state_dict().items() if name not in encoder.omitted_weights}
             origin = encoder.origin["fingerprint"] if encoder.origin else ""
             recipe = json.dumps([encoder.recipe, mel_constants()], sort_keys=True, default=str)
             digest = hashlib.sha256(f"{origin} {weights_fingerprint(own)} {recipe}".encode()).hexdigest()

@@ -92,7 +92,7 @@ class Stage(CheckpointedModule, ABC):
             self.part(name).train(self.training)
         if stage == "fit":
             for part in self.parts.values():
-                part.own({name for name, parameter in part.named_parameters() if parameter.requires_grad})
+                part.keep_weights({name for name, parameter in part.named_parameters() if parameter.requires_grad})
         if stage == "fit" and not any(parameter.requires_grad for parameter in self.parameters()):
             raise UserError("model.init_args.frozen leaves nothing to train: remove a part from it")
         if self.compiled:

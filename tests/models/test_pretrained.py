@@ -239,7 +239,7 @@ def test_lora_trains_its_updates_alone_and_merges_exactly(models, kind):
     trained = {name for name, parameter in thinker.named_parameters() if parameter.requires_grad}
     assert trained
     assert all("lora_" in name for name in trained)
-    assert thinker.lent | trained == set(thinker.state_dict())
+    assert thinker.omitted_weights | trained == set(thinker.state_dict())
     close(thinker.eval().encode(tokens).hidden, plain.encode(tokens).hidden)  # it begins as nothing
     for name, parameter in thinker.named_parameters():
         if name in trained:
@@ -252,7 +252,7 @@ def test_lora_trains_its_updates_alone_and_merges_exactly(models, kind):
     assert thinker.recipe == plain.recipe
     changed = {n for n, w in thinker.state_dict().items() if not torch.equal(w, plain.state_dict()[n])}
     assert changed
-    assert not changed & thinker.lent
+    assert not changed & thinker.omitted_weights
 
 
 def test_lora_is_fp32_above_a_model_in_bf16(models):
@@ -329,7 +329,7 @@ def test_recordings_of_unequal_length_are_heard_as_if_alone(models, kind):
 @pytest.mark.parametrize("kind", toy.ENCODERS)
 def test_long_recordings_are_heard_to_their_end_in_pieces(models, kind):
     encoder = PretrainedAudioEncoder(source=models[kind], window=2.0).eval()
-    encoder.ear.normalized = False  # of the whole recording; pieces alone would be normalised by themselves
+    encoder.front_end.normalized = False  # of the whole recording; pieces alone would be normalised by themselves
     long = sound(519)
     heard = encoder(long, torch.tensor([519]))
     assert heard.hidden.shape[1] == heard.lengths.item() == 260
@@ -353,7 +353,7 @@ def test_whisper_hears_what_its_own_library_hears_of_three_seconds(models):
     audio = sound(300)
     features = extractor(audio.flatten().numpy(), sampling_rate=16_000, return_tensors="pt").input_features
     encoder = PretrainedAudioEncoder(source=models["whisper"]).eval()
-    heard = encoder.ear.features(audio, torch.tensor([300])).mT
+    heard = encoder.front_end.features(audio, torch.tensor([300])).mT
     close(heard[..., :-1], features[..., :-1], 1e-3)  # beyond the end it hears silence, and the library an echo
     close(encoder(audio, torch.tensor([300])).hidden, model.encoder(heard).last_hidden_state, 1e-3)
 
@@ -367,7 +367,7 @@ def test_waveform_models_hear_what_their_own_library_hears(models, kind):
     extractor = transformers.AutoFeatureExtractor.from_pretrained(models[kind])
     audio = sound(100)
     encoder = PretrainedAudioEncoder(source=models[kind]).eval()
-    prepared = encoder.ear.prepared(audio, torch.tensor([100])).flatten()
+    prepared = encoder.front_end.preprocess(audio, torch.tensor([100])).flatten()
     inputs = extractor(audio.flatten().numpy(), sampling_rate=16_000, return_tensors="pt").input_values
     close(prepared, inputs[0], 1e-3)
     padded = torch.nn.functional.pad(prepared, (0, 80))[None]  # the last frame reaches beyond the end

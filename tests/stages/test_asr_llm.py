@@ -87,8 +87,8 @@ def test_an_encoder_hears_a_recording_once_where_features_are_kept(fit_llm, monk
     from omni.models.omni import Omni
 
     heard = []
-    hear = Omni.hear
-    monkeypatch.setattr(Omni, "hear", lambda self, mels, lengths: heard.append(len(mels)) or hear(self, mels, lengths))
+    encode = Omni.encode_audio
+    monkeypatch.setattr(Omni, "encode_audio", lambda *args: heard.append(len(args[1])) or encode(*args))
     fit_llm(trainer__max_steps=20, model__init_args__feature_cache="kept", data__init_args__noise_share=0)
     assert sum(heard) == 24 + 8
 

@@ -21,7 +21,7 @@ def encoder(**options: Any) -> AudioEncoder:
 def features(folder: Any, part: AudioEncoder, key: str = "abc") -> torch.Tensor:
     mels = torch.randn(1, 64, 16, generator=torch.Generator().manual_seed(int(key, 16)))
     batch: Any = SimpleNamespace(mels=mels, mel_lengths=torch.tensor([64]), audio_keys=(key,))
-    omni: Any = SimpleNamespace(audio_encoder=part, hear=part)
+    omni: Any = SimpleNamespace(audio_encoder=part, encode_audio=part)
     with torch.no_grad():
         return FeatureCache(folder).features(batch, omni).hidden
 

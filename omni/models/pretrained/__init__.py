@@ -1,1 +1,1 @@
-"""Parts that were trained elsewhere, from the Hugging Face Hub or a folder, with the interfaces of our own."""
+"""Pretrained parts from the Hugging Face Hub or a folder, with the interfaces of ours."""

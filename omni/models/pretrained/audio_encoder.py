@@ -1,4 +1,4 @@
-"""A speech encoder that was trained elsewhere, in the place of our audio encoder."""
+"""A pretrained speech encoder, in place of our audio encoder."""
 
 from typing import Any
 
@@ -14,22 +14,21 @@ from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint
 
 
 class PretrainedAudioEncoder(PretrainedPart, SpeechEncoder):
-    """The encoder of Whisper, HuBERT, wav2vec 2.0, or any speech model of `transformers` that gives hidden states.
+    """The encoder of Whisper, HuBERT, wav2vec 2.0, or any speech model of `transformers` with hidden states.
 
-    With the interface of `omni.models.audio_encoder.AudioEncoder`, save that it hears waveforms, cut into frames of 10
-    ms, and makes its own features of them, in the model's precision and on its device. Recordings are as long as they
-    are: none is filled up to 30 s, what a batch adds behind a row's end is masked, and what is longer than `window` is
-    heard in pieces, to its end.
+    It has the interface of `omni.models.audio_encoder.AudioEncoder`, but its input are waveforms in frames of 10 ms,
+    from which it computes its own features, in the model's dtype and on its device. Recordings are not padded to 30 s,
+    padding of a batch is masked, and recordings longer than `window` are encoded in windows.
 
     Args:
-        source: Name on the Hub, or a folder that `save_pretrained` wrote, with its feature extractor.
+        source: Name on the Hub, or a folder from `save_pretrained`, with its feature extractor.
         revision: Commit, branch or tag on the Hub.
-        dtype: Of the weights: `float32` where they are trained.
-        window: Seconds heard at once; longer recordings in pieces of so many.
-        gradient_checkpointing: Whether layers are computed again in the backward pass instead of kept.
+        dtype: Dtype of the weights; `float32` if they are trained.
+        window: Longest input of the model in seconds; longer recordings are split.
+        gradient_checkpointing: Whether activations of layers are recomputed in the backward pass.
     """
 
-    num_mels = 0  # it hears waveforms
+    num_mels = 0  # its input are waveforms
 
     def __init__(
         self,
@@ -46,42 +45,44 @@ class PretrainedAudioEncoder(PretrainedPart, SpeechEncoder):
         extractor = load_other("AutoFeatureExtractor", source, revision)
         rate = getattr(extractor, "sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
-            raise ValueError(f"source {source}: hears {rate:,} Hz, and omni's audio is {SAMPLE_RATE:,} Hz: use another")
+            raise ValueError(
+                f"source {source}: its sampling rate is {rate:,} Hz and omni's {SAMPLE_RATE:,} Hz: use another model"
+            )
         model = load("AutoModel", source, revision, dtype, attn_implementation="sdpa")
-        self.ear: SpeechFrontEnd = _ear(model, extractor)
-        self._borrow(self.ear)
-        self._lend()
+        self.front_end: SpeechFrontEnd = _front_end(model, extractor)
+        self._record_fingerprint(self.front_end)
+        self._omit_pretrained()
         if gradient_checkpointing:
-            checkpoint_layers(self.ear.model, source)
-        self.dim, self.downsampling = self.ear.dim, self.ear.downsampling
-        frames = min(round(window * SAMPLE_RATE / HOP_LENGTH), self.ear.longest or 10**9)
+            checkpoint_layers(self.front_end.model, source)
+        self.dim, self.downsampling = self.front_end.dim, self.front_end.downsampling
+        frames = min(round(window * SAMPLE_RATE / HOP_LENGTH), self.front_end.longest or 10**9)
         self.window = max(1, frames // self.downsampling) * self.downsampling
 
     def forward(self, mels: Tensor, lengths: Tensor) -> AudioFeatures:
-        """Hears.
+        """Encodes recordings.
 
         Args:
-            mels: (batch, frames, 160): waveforms at 16 kHz, 10 ms in each frame, anything behind each row's end.
+            mels: (batch, frames, 160): waveforms at 16 kHz, 10 ms in each frame, undefined after each row's end.
             lengths: (batch,), int64: frames of each row, 1 or more.
 
         Returns:
             Features for the Thinker.
         """
         inside = length_mask(lengths, mels.shape[1])
-        sound = self.ear.prepared(mels.float() * inside[..., None], lengths)
+        audio = self.front_end.preprocess(mels.float() * inside[..., None], lengths)
         if mels.shape[1] <= self.window:
-            return AudioFeatures(self.ear(sound, lengths), self.num_frames(lengths))
-        pieces = -(-mels.shape[1] // self.window)
-        sound = torch.nn.functional.pad(sound, (0, 0, 0, pieces * self.window - sound.shape[1]))
-        starts = torch.arange(pieces, device=mels.device) * self.window
-        # A piece behind a row's end is heard as one frame, which nobody looks at.
-        shares = (lengths[:, None] - starts).clamp(1, self.window)
-        hidden = self.ear(sound.reshape(-1, self.window, sound.shape[2]), shares.flatten())
-        hidden = hidden.unflatten(0, (-1, pieces)).flatten(1, 2)
+            return AudioFeatures(self.front_end(audio, lengths), self.num_frames(lengths))
+        windows = -(-mels.shape[1] // self.window)
+        audio = torch.nn.functional.pad(audio, (0, 0, 0, windows * self.window - audio.shape[1]))
+        starts = torch.arange(windows, device=mels.device) * self.window
+        # A window after a row's end counts as one frame, which is not used.
+        window_lengths = (lengths[:, None] - starts).clamp(1, self.window)
+        hidden = self.front_end(audio.reshape(-1, self.window, audio.shape[2]), window_lengths.flatten())
+        hidden = hidden.unflatten(0, (-1, windows)).flatten(1, 2)
         return AudioFeatures(hidden[:, : self.num_frames(mels.shape[1])], self.num_frames(lengths))
 
 
-def _ear(model: Any, extractor: Any) -> SpeechFrontEnd:
+def _front_end(model: Any, extractor: Any) -> SpeechFrontEnd:
     encoder = getattr(model, "encoder", None)
     if hasattr(encoder, "conv2") and hasattr(encoder, "embed_positions") and hasattr(extractor, "mel_filters"):
         return WhisperFrontEnd(encoder, extractor)

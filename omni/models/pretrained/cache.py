@@ -1,4 +1,4 @@
-"""The keys and values that a language model of `transformers` has already computed."""
+"""The key-value cache of a language model of `transformers`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -11,34 +11,34 @@ _ARGUMENTS = ("cache", "past_key_values")  # `transformers` 5.24 renamed the sec
 
 
 def cache_argument(forward: Callable[..., Any]) -> str:
-    """The name under which a model's `forward` takes its keys and values.
+    """The name of the cache argument of a model's `forward`.
 
     Raises:
-        ValueError: If it takes none.
+        ValueError: If it has none.
     """
     names = signature(forward).parameters
     found = next((name for name in _ARGUMENTS if name in names), None)
     if found is None:
-        raise ValueError(f"the model takes no cache: none of {', '.join(_ARGUMENTS)} is an argument of its forward")
+        raise ValueError(f"the model takes no cache: its forward has no argument {' or '.join(_ARGUMENTS)}")
     return found
 
 
 def has_cache(arguments: Mapping[str, Any]) -> bool:
-    """Whether the keyword arguments of a call hold keys and values, under either name."""
+    """Whether the keyword arguments of a call hold a cache, under either name."""
     return any(arguments.get(name) is not None for name in _ARGUMENTS)
 
 
 class PretrainedCache:
     """Keys and values of rows of unequal length, with the interface of `omni.layers.cache.KVCache`.
 
-    Prompts come padded at their ends. Once they are counted, each row is moved to end where the longest ends, with the
-    padding before it: what follows is then as near to it as if the row had stood alone, windows included.
+    Prompts are padded at their ends. When their lengths are known, rows are shifted to end together, with the padding
+    before them: new tokens then have the same distances as in a row alone, sliding windows included.
 
     Args:
         batch_size: Number of rows.
-        max_length: Entries that a row can hold.
-        device: Where they lie.
-        argument: Name under which the model takes them; see `cache_argument`.
+        max_length: Capacity of a row in entries.
+        device: Device of keys and values.
+        argument: Name of the model's cache argument; see `cache_argument`.
     """
 
     def __init__(self, batch_size: int, max_length: int, *, device: torch.device, argument: str) -> None:
@@ -52,7 +52,7 @@ class PretrainedCache:
         self._entries = 0
 
     def options(self, time: int) -> dict[str, Any]:
-        """What the model has to be told to read so many more tokens of each row.
+        """Keyword arguments of the model for a number of further tokens of each row.
 
         Raises:
             ValueError: If a row would grow over `max_length`.
@@ -67,13 +67,13 @@ class PretrainedCache:
         return {self.argument: self._cache, "use_cache": True, "position_ids": positions, "attention_mask": mask}
 
     def keep(self, entries: int) -> None:
-        """Forgets what lies behind the first entries of each row.
+        """Drops all but the first entries of each row.
 
         Raises:
             ValueError: If rows are of unequal length.
         """
         if len(set(self.lengths)) > 1:
-            raise ValueError("rows of unequal length cannot be cut")
+            raise ValueError("rows of unequal length cannot be truncated")
         if entries >= self._entries:
             return
         self._cache.crop(entries - self._entries)
@@ -83,7 +83,7 @@ class PretrainedCache:
         """Counts new entries: the same number for each row, or one number a row (the rest was padding)."""
         counts = [entries] * len(self.lengths) if isinstance(entries, int) else list(entries)
         if len(set(counts)) > 1 and self._entries:
-            raise ValueError("rows grow by different lengths at their beginning only")
+            raise ValueError("only the first entries of rows may differ in number")
         new = self._cache.get_seq_length() - self._entries
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         self._entries += new
@@ -92,11 +92,11 @@ class PretrainedCache:
             shifts = torch.tensor(padding, device=self.device)
             self._first = self._first + shifts
             for layer in self._cache.layers:
-                layer.keys, layer.values = _moved(layer.keys, shifts), _moved(layer.values, shifts)
+                layer.keys, layer.values = _shifted(layer.keys, shifts), _shifted(layer.values, shifts)
 
 
-def _moved(entries: Tensor, by: Tensor) -> Tensor:
-    """(batch, heads, time, dim), each row moved towards its end, the padding behind it coming to its beginning."""
+def _shifted(entries: Tensor, by: Tensor) -> Tensor:
+    """Shifts each row of (batch, heads, time, dim) towards its end; padding at the end moves to the start."""
     time = entries.shape[2]
     source = (torch.arange(time, device=entries.device) - by[:, None]) % time
     return entries.gather(2, source[:, None, :, None].expand_as(entries))

@@ -1,4 +1,4 @@
-"""How pretrained speech encoders listen: each its own features, true lengths, rows that do not know of each other."""
+"""Front ends of pretrained speech encoders: feature extraction and masks; a row does not depend on its batch."""
 
 from abc import ABC, abstractmethod
 from math import prod
@@ -12,17 +12,17 @@ from omni.errors import UserError
 from omni.layers.mask import length_mask
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 
-_LEAST = SAMPLE_RATE // 10  # samples: a feature extractor may fail on fewer
+_LEAST = SAMPLE_RATE // 10  # shortest input of a feature extractor in samples
 
 
 class SpeechFrontEnd(nn.Module, ABC):
-    """Abstract: a model of `transformers` and what it does to sound before.
+    """Abstract: a model of `transformers` with its feature extraction.
 
     Attributes:
         model: The model.
         dim: Width of a frame.
-        downsampling: Frames of 10 ms for each frame of its.
-        longest: Frames of 10 ms that it can hear at once; None for any number.
+        downsampling: Frames of 10 ms per output frame.
+        longest: Longest input in frames of 10 ms; None for no limit.
     """
 
     model: Any
@@ -30,30 +30,30 @@ class SpeechFrontEnd(nn.Module, ABC):
     downsampling: int
     longest: int | None = None
 
-    def prepared(self, sound: Tensor, lengths: Tensor) -> Tensor:
-        """What has to be done to whole recordings (batch, frames, 160), before they are cut into pieces."""
-        return sound
+    def preprocess(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        """Preprocesses whole recordings (batch, frames, 160), before they are split into windows."""
+        return audio
 
     @abstractmethod
-    def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
-        """Hears recordings.
+    def forward(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        """Encodes recordings.
 
         Args:
-            sound: (batch, frames, 160), as `prepared` gives it; zeros behind each row's end.
+            audio: (batch, frames, 160), from `preprocess`; zeros after each row's end.
             lengths: (batch,): frames of each row, 1 or more.
 
         Returns:
-            (batch, frames / downsampling, dim), rounded up; anything behind each row's end.
+            (batch, frames / downsampling, dim), rounded up; undefined after each row's end.
         """
 
 
 @final
 class WhisperFrontEnd(SpeechFrontEnd):
-    """Whisper's encoder (arXiv:2212.04356), without the silence up to 30 s that its own code demands.
+    """Whisper's encoder (arXiv:2212.04356), without the padding to 30 s that its own code requires.
 
     Args:
-        encoder: Two convolutions, learned positions, and layers.
-        extractor: Knows the mel filters.
+        encoder: Whisper's encoder.
+        extractor: Its feature extractor, for the mel filters.
     """
 
     def __init__(self, encoder: Any, extractor: Any) -> None:
@@ -62,28 +62,30 @@ class WhisperFrontEnd(SpeechFrontEnd):
         encoder.layerdrop = 0.0
         self.dim = encoder.config.d_model
         if extractor.hop_length != HOP_LENGTH:
-            raise UserError(f"a feature extractor with a hop of {extractor.hop_length} samples is not known to omni")
+            raise UserError(
+                f"the feature extractor has a hop of {extractor.hop_length} samples: omni supports {HOP_LENGTH}"
+            )
         self.n_fft = extractor.n_fft
         self.filters: Tensor
         self.register_buffer("filters", torch.as_tensor(extractor.mel_filters).float(), persistent=False)
         self.downsampling = encoder.conv1.stride[0] * encoder.conv2.stride[0]
         self.longest = encoder.embed_positions.num_embeddings * self.downsampling
 
-    def features(self, sound: Tensor, lengths: Tensor) -> Tensor:
-        """Log-mel spectrograms, as `WhisperFeatureExtractor` makes them: (batch, frames, mels)."""
-        audio = F.pad(sound.flatten(1), (0, self.n_fft))  # each row's end sees silence, in a batch or alone
+    def features(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        """Log-mel spectrograms, equal to those of `WhisperFeatureExtractor`: (batch, frames, mels)."""
+        audio = F.pad(audio.flatten(1), (0, self.n_fft))  # silence after each row's end, in a batch or alone
         with torch.autocast(audio.device.type, enabled=False):
             window = torch.hann_window(self.n_fft, device=audio.device)
             spectrum = torch.stft(audio.float(), self.n_fft, HOP_LENGTH, window=window, return_complex=True).abs()
-            mel = (spectrum.square()[..., : sound.shape[1]].mT @ self.filters).clamp(min=1e-10).log10()
+            mel = (spectrum.square()[..., : audio.shape[1]].mT @ self.filters).clamp(min=1e-10).log10()
         inside = length_mask(lengths, mel.shape[1])[..., None]
-        loudest = mel.where(inside, -10.0).amax((1, 2), keepdim=True)
-        return (torch.maximum(mel, loudest - 8) + 4) / 4 * inside
+        largest = mel.where(inside, -10.0).amax((1, 2), keepdim=True)
+        return (torch.maximum(mel, largest - 8) + 4) / 4 * inside
 
-    def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, lengths: Tensor) -> Tensor:
         """See `SpeechFrontEnd`."""
         encoder = self.model
-        x = self.features(sound, lengths).to(encoder.conv1.weight.dtype).mT
+        x = self.features(audio, lengths).to(encoder.conv1.weight.dtype).mT
         for conv in (encoder.conv1, encoder.conv2):
             x = F.gelu(conv(x * length_mask(lengths, x.shape[2])[:, None]))
             lengths = -(-lengths // conv.stride[0])
@@ -97,13 +99,13 @@ class WhisperFrontEnd(SpeechFrontEnd):
 
 
 class _RowNorm(nn.GroupNorm):
-    """A norm over the time of each channel that leaves out what lies behind a row's end.
+    """A norm over the time of each channel that ignores padding.
 
-    The first layer of wav2vec 2.0 and HuBERT in their base sizes has such a norm; theirs takes the padding in, so that
-    what a row sounds like depends on its batch.
+    The first layer of the base sizes of wav2vec 2.0 and HuBERT has such a norm; theirs includes padding, so that a
+    row's features depend on its batch.
     """
 
-    lengths: Tensor  # of this call; set by `ConvFrontEnd`
+    lengths: Tensor  # of the current call; set by `ConvFrontEnd`
 
     def forward(self, input: Tensor) -> Tensor:
         inside = length_mask(self.lengths, input.shape[2])[:, None]
@@ -117,24 +119,24 @@ class _RowNorm(nn.GroupNorm):
 
 @final
 class ConvFrontEnd(SpeechFrontEnd):
-    """Models that hear waveforms through convolutions: wav2vec 2.0 (arXiv:2006.11477), HuBERT, WavLM and their like.
+    """Models with convolutions over waveforms: wav2vec 2.0 (arXiv:2006.11477), HuBERT, WavLM and similar ones.
 
     Args:
-        model: With a `feature_extractor`, and kernels and strides in its configuration.
-        extractor: Knows whether recordings are brought to one loudness.
+        model: A model with a `feature_extractor`, and kernels and strides in its configuration.
+        extractor: Its feature extractor, which says whether recordings are normalised.
     """
 
     def __init__(self, model: Any, extractor: Any) -> None:
         super().__init__()
         self.model = model
         config = model.config
-        config.apply_spec_augment, config.layerdrop = False, 0.0  # would draw from generators that no resuming knows
+        config.apply_spec_augment, config.layerdrop = False, 0.0  # their random numbers are not restored on resuming
         self.dim, self.normalized = config.hidden_size, bool(getattr(extractor, "do_normalize", False))
         stride = prod(config.conv_stride)
         if stride % HOP_LENGTH:
-            raise UserError(f"an encoder with a frame for each {stride} samples is not known to omni: 160 or multiples")
+            raise UserError(f"the encoder has a stride of {stride} samples: omni supports multiples of {HOP_LENGTH}")
         self.downsampling = stride // HOP_LENGTH
-        self.reach, jump = 1, 1  # samples that a frame hears
+        self.reach, jump = 1, 1  # receptive field of a frame in samples
         for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
             self.reach, jump = self.reach + (kernel - 1) * jump, jump * step
         self.first = config.conv_kernel[0], config.conv_stride[0]
@@ -144,24 +146,24 @@ class ConvFrontEnd(SpeechFrontEnd):
                 module.__class__ = _RowNorm
                 self.norms.append(module)
 
-    def prepared(self, sound: Tensor, lengths: Tensor) -> Tensor:
-        """Brings each recording to mean 0 and variance 1, where the model was trained so."""
+    def preprocess(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        """Normalises each recording to mean 0 and variance 1, if the model was trained so."""
         if not self.normalized:
-            return sound
-        inside = length_mask(lengths, sound.shape[1])[..., None]
+            return audio
+        inside = length_mask(lengths, audio.shape[1])[..., None]
         count = (lengths * HOP_LENGTH)[:, None, None]
-        mean = sound.sum((1, 2), keepdim=True) / count
-        variance = ((sound - mean).square() * inside).sum((1, 2), keepdim=True) / count
-        return (sound - mean) * (variance + 1e-7).rsqrt() * inside
+        mean = audio.sum((1, 2), keepdim=True) / count
+        variance = ((audio - mean).square() * inside).sum((1, 2), keepdim=True) / count
+        return (audio - mean) * (variance + 1e-7).rsqrt() * inside
 
-    def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, lengths: Tensor) -> Tensor:
         """See `SpeechFrontEnd`."""
         stride = self.downsampling * HOP_LENGTH
         frames = -(-lengths // self.downsampling)
-        most = -(-sound.shape[1] // self.downsampling)
-        # As many samples as so many frames hear: the last of them reaches beyond the end.
+        most = -(-audio.shape[1] // self.downsampling)
+        # The receptive field of all frames: the last one reaches beyond the end.
         ends = frames * stride + self.reach - stride
-        audio = F.pad(sound.flatten(1), (0, most * stride + self.reach - stride - sound.shape[1] * HOP_LENGTH))
+        audio = F.pad(audio.flatten(1), (0, most * stride + self.reach - stride - audio.shape[1] * HOP_LENGTH))
         for norm in self.norms:
             norm.lengths = (ends - self.first[0]) // self.first[1] + 1
         dtype = next(self.model.parameters()).dtype
@@ -171,11 +173,11 @@ class ConvFrontEnd(SpeechFrontEnd):
 
 @final
 class ExtractorFrontEnd(SpeechFrontEnd):
-    """Any other model: its feature extractor works on the host, and the model is asked how fast its frames come.
+    """Any other model: its feature extractor runs on the host, and its frame rate is measured.
 
     Args:
-        model: Takes what the extractor gives.
-        extractor: From waveforms to what the model takes.
+        model: The model.
+        extractor: Its feature extractor.
     """
 
     def __init__(self, model: Any, extractor: Any) -> None:
@@ -183,13 +185,13 @@ class ExtractorFrontEnd(SpeechFrontEnd):
         self.model, self.extractor = model, extractor
         with torch.no_grad():
             self.model.eval()
-            short, long = (self._hear([torch.zeros(seconds * SAMPLE_RATE)])[0] for seconds in (2, 4))
+            short, long = (self._encode([torch.zeros(seconds * SAMPLE_RATE)])[0] for seconds in (2, 4))
             self.model.train()
         self.dim = short.shape[2]
         self.downsampling = round(200 / (long.shape[1] - short.shape[1]))
 
-    def _hear(self, recordings: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Hidden states, and how many of each row are of its recording."""
+    def _encode(self, recordings: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Hidden states, and the number of frames of each row without padding."""
         options = {"sampling_rate": SAMPLE_RATE, "return_tensors": "pt", "padding": True}
         arrays = [recording.cpu().numpy() for recording in recordings]
         weight = next(self.model.parameters())
@@ -199,16 +201,18 @@ class ExtractorFrontEnd(SpeechFrontEnd):
         hidden = self.model(**inputs).last_hidden_state
         mask = inputs.get("attention_mask")
         if mask is None and len(recordings) > 1:
-            raise UserError("its feature extractor tells no padding: omni cannot hear several recordings with it")
+            raise UserError(
+                "its feature extractor returns no attention mask: batches of several recordings are not supported"
+            )
         shares = torch.ones(len(hidden), device=hidden.device) if mask is None else mask.float().mean(1)
         return hidden, (shares * hidden.shape[1]).round().long().clamp(min=1)
 
-    def forward(self, sound: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, audio: Tensor, lengths: Tensor) -> Tensor:
         """See `SpeechFrontEnd`."""
-        rows = [row[:length].flatten() for row, length in zip(sound, lengths.tolist(), strict=True)]
+        rows = [row[:length].flatten() for row, length in zip(audio, lengths.tolist(), strict=True)]
         rows = [F.pad(row, (0, max(0, _LEAST - len(row)))) for row in rows]
-        hidden, counts = self._hear(rows)
-        # The last samples of a recording are too few for a frame: the one before stands for it.
-        places = torch.arange(-(-sound.shape[1] // self.downsampling), device=hidden.device)
-        places = places.minimum(counts[:, None] - 1)
-        return hidden.gather(1, places[..., None].expand(-1, -1, self.dim))
+        hidden, counts = self._encode(rows)
+        # The last samples of a recording may be too few for a frame: the previous one is repeated.
+        index = torch.arange(-(-audio.shape[1] // self.downsampling), device=hidden.device)
+        index = index.minimum(counts[:, None] - 1)
+        return hidden.gather(1, index[..., None].expand(-1, -1, self.dim))

@@ -1,4 +1,4 @@
-"""Models of `transformers`: how they are had, and what of them a checkpoint need not hold."""
+"""Loading models of `transformers`, and the weights that checkpoints leave out."""
 
 import hashlib
 import os
@@ -18,47 +18,49 @@ from omni.models.part import Part
 from omni.models.pretrained.cache import has_cache
 
 Precision = Literal["float32", "bfloat16", "float16"]
-_UNUSED = re.compile(r"pool|masked_spec_embed|mask_token")  # weights that many checkpoints lack and nothing here needs
-_SAMPLE = 256  # weights of a tensor that its fingerprint looks at
+_UNUSED = re.compile(
+    r"pool|masked_spec_embed|mask_token"
+)  # weights that many checkpoints lack and that are not used here
+_SAMPLE = 256  # values of a tensor in the fingerprint
 
 
 class PretrainedPart(Part, ABC):
     """Abstract: a part around a model of `transformers`.
 
-    What is as it came with the model is borrowed: a checkpoint names it, and does not hold it.
+    Checkpoints leave out the weights that are still the pretrained ones, and name their source instead.
 
     Args:
-        source: Name on the Hub, or a folder that `save_pretrained` wrote.
+        source: Name on the Hub, or a folder from `save_pretrained`.
         revision: Commit, branch or tag on the Hub.
-        dtype: Of the weights. What is trained needs `float32`; what is frozen is half as large in `bfloat16`.
+        dtype: Dtype of the weights; `float32` if they are trained. Frozen ones need half the memory in `bfloat16`.
     """
 
     def __init__(self, source: str, revision: str | None, dtype: Precision) -> None:
         super().__init__()
         self.source, self.revision, self.dtype = source, revision, dtype
-        self._lent: set[str] = set()
+        self._omitted: set[str] = set()
         self._fingerprint = ""
 
-    def _borrow(self, model: nn.Module) -> None:
-        """Remembers what a model is like; to be called once, before anything is added to it."""
+    def _record_fingerprint(self, model: nn.Module) -> None:
+        """Stores the fingerprint of the pretrained model; called once, before anything is added to it."""
         self._fingerprint = fingerprint(model)
 
-    def _lend(self) -> None:
-        """Takes all that is in the part as borrowed, save for what names itself LoRA."""
-        self._lent = {name for name in self.state_dict() if "lora_" not in name}
+    def _omit_pretrained(self) -> None:
+        """Marks all weights as pretrained but those of LoRA."""
+        self._omitted = {name for name in self.state_dict() if "lora_" not in name}
 
     @property
-    def lent(self) -> set[str]:
-        """See `Part.lent`."""
-        return self._lent
+    def omitted_weights(self) -> set[str]:
+        """See `Part.omitted_weights`."""
+        return self._omitted
 
-    def own(self, names: set[str]) -> None:
-        """See `Part.own`."""
-        if names & self._lent:
+    def keep_weights(self, names: set[str]) -> None:
+        """See `Part.keep_weights`."""
+        if names & self._omitted:
             state = self.state_dict(keep_vars=True)
             tied = {id(state[name]) for name in names & state.keys()}  # one matrix may have two names
-            self._lent -= {name for name, weight in state.items() if id(weight) in tied}
-            self._lent -= {name for name, _ in self.named_buffers()}  # training changes them as well
+            self._omitted -= {name for name, weight in state.items() if id(weight) in tied}
+            self._omitted -= {name for name, _ in self.named_buffers()}  # training changes them as well
 
     @property
     def origin(self) -> dict[str, Any] | None:
@@ -67,12 +69,12 @@ class PretrainedPart(Part, ABC):
 
 
 def load(auto: str, source: str, revision: str | None, dtype: Precision = "float32", **options: Any) -> Any:
-    """A model in train mode, by the name of one of transformers' auto classes.
+    """A pretrained model in train mode, by the name of one of transformers' auto classes.
 
-    Where tensors have no values, as for `omni plan`, it is made of its configuration.
+    On the meta device or with fake tensors, as for `omni plan`, it is made from its configuration.
 
     Raises:
-        UserError: If it cannot be had.
+        UserError: If it cannot be loaded.
     """
     with source_errors(source):
         import transformers
@@ -86,17 +88,17 @@ def load(auto: str, source: str, revision: str | None, dtype: Precision = "float
         missing = {name for name in found["missing_keys"] if not _UNUSED.search(name)}
         if missing:
             raise UserError(
-                f"{source}: lacks weights of a {type(model).__name__}, {min(missing)} among {len(missing)}: it holds "
-                "another kind of model, or a part of one"
+                f"{source}: {len(missing)} weights of a {type(model).__name__} are missing, such as {min(missing)}: it "
+                "holds another kind of model, or a part of one"
             )
-        for name in found["missing_keys"]:  # random ones would be others each time
+        for name in found["missing_keys"]:  # random values would differ each time
             model.get_parameter(name).data.zero_()
-    # They arrive in eval mode, in which dropout and, without a word, gradient checkpointing are off.
+    # They are loaded in eval mode, which silently disables gradient checkpointing.
     return model.train()
 
 
 def load_other(auto: str, source: str, revision: str | None, **options: Any) -> Any:
-    """A tokenizer, feature extractor or image processor; raises as `load`."""
+    """A tokenizer, feature extractor or image processor; raises as `load` does."""
     with source_errors(source):
         import transformers
 
@@ -104,7 +106,7 @@ def load_other(auto: str, source: str, revision: str | None, **options: Any) -> 
 
 
 class source_errors:
-    """Turns the many ways in which a pretrained model cannot be had into one line."""
+    """Turns the errors of loading a pretrained model into a `UserError` of one line."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -113,9 +115,9 @@ class source_errors:
         path = Path(self.source).expanduser()
         if path.is_dir():
             if not (path / "config.json").is_file():
-                raise UserError(f"{self.source}: holds no model, for config.json is missing: name what was downloaded")
+                raise UserError(f"{self.source}: config.json is missing: give the folder of a downloaded model")
         elif path.is_file() or self.source.startswith(("/", ".", "~")) or self.source.count("/") > 1:
-            raise UserError(f"{self.source}: is no folder: name the folder of a model, or OWNER/NAME on the Hub")
+            raise UserError(f"{self.source}: is not a folder: give the folder of a model, or OWNER/NAME on the Hub")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ImportError):
@@ -130,24 +132,24 @@ class source_errors:
         if os.path.isdir(self.source):
             raise UserError(f"{self.source}: cannot be loaded ({_first_line(error)})") from error
         raise UserError(
-            f"{self.source}: cannot be had from the Hub ({_first_line(error)}); without network download it elsewhere "
-            f"(`hf download {self.source} --local-dir FOLDER`) and give the folder"
+            f"{self.source}: cannot be loaded from the Hub ({_first_line(error)}); without network, download it "
+            f"elsewhere (`hf download {self.source} --local-dir FOLDER`) and give the folder"
         ) from error
 
 
 def checkpoint_layers(model: nn.Module, source: str) -> None:
-    """Lets the layers of a model be computed again in the backward pass instead of kept, in whatever mode they are.
+    """Recomputes the activations of a model's layers in the backward pass, in train and eval mode.
 
-    The library's own way does nothing in eval mode, which a frozen model is in, and says nothing.
+    The library's own gradient checkpointing is silently off in eval mode, which a frozen model is in.
 
     Raises:
-        UserError: If no layer of it can be told.
+        UserError: If the model's layers are not known.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
-        raise UserError(f"{source}: gradient_checkpointing does not know this model's layers: set it to false")
+        raise UserError(f"{source}: gradient_checkpointing is not supported for this model: set it to false")
     for layer in layers:
         layer.forward = partial(_checkpointed, layer.forward)
 
@@ -159,7 +161,7 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 
 def _first_line(error: BaseException) -> str:
-    """The first sentence of its first line: what the library advises behind it is not omni's advice."""
+    """The first sentence of the first line: without the library's advice after it."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return line.split(". ")[0].rstrip(".")
 
@@ -170,9 +172,9 @@ def _without_values() -> bool:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A sha256, in hex, of the names and shapes of a model's weights and of some numbers of each.
+    """A sha256, in hex, of the names and shapes of a model's weights and of some values of each.
 
-    All numbers of a large model would take a minute. `""` where they have no values.
+    All values of a large model would take a minute. `""` on the meta device or with fake tensors.
     """
     if _without_values():
         return ""

@@ -1,4 +1,4 @@
-"""A language model that was trained elsewhere, in the place of our Thinker."""
+"""A pretrained language model, in place of our Thinker."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,27 +17,27 @@ from omni.models.pretrained.cache import PretrainedCache, cache_argument
 from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load
 from omni.text.tokenizer import NUM_SPECIALS
 
-_PROBE = 4  # tokens on which head and body are compared with the whole
+_PROBE = 4  # tokens on which body and head are compared with the whole model
 
 
 class PretrainedThinker(PretrainedPart):
     """Any causal language model of `transformers`, with the interface of `omni.models.thinker.Thinker`.
 
-    Token ids are the model's own plus `NUM_SPECIALS`, as `omni.models.pretrained.tokenizer` gives them, so placeholders
-    of media are ids that the model never sees, and no row is added to its embedding. Positions are token indices.
+    Token ids are the model's own plus `NUM_SPECIALS` (see `omni.models.pretrained.tokenizer`): placeholders of media
+    are not ids of the model, and no row is added to its embedding. Positions are token indices.
 
-    With LoRA (arXiv:2106.09685) its weights stay, and low-rank updates of its matrices are trained instead.
+    With LoRA (arXiv:2106.09685) its weights are frozen, and low-rank updates of its matrices are trained.
 
     Args:
-        source: Name on the Hub, or a folder that `save_pretrained` wrote.
+        source: Name on the Hub, or a folder from `save_pretrained`.
         revision: Commit, branch or tag on the Hub.
-        dtype: Of the weights: `float32` where they are trained; `bfloat16` halves them where they are frozen, or LoRA,
-            which always is fp32, is trained.
-        gradient_checkpointing: Whether layers are computed again in the backward pass instead of kept.
-        lora_rank: Of the updates; 0 for none.
-        lora_alpha: Their scale, divided by the rank; twice the rank if not given.
-        lora_dropout: Share of their input that is dropped in training.
-        lora_targets: Names, or ends of names, of the matrices that are updated; `all-linear` for all but the head.
+        dtype: Dtype of the weights: `float32` if they are trained; `bfloat16` halves the memory of frozen ones. LoRA is
+            always fp32.
+        gradient_checkpointing: Whether activations of layers are recomputed in the backward pass.
+        lora_rank: Rank of the updates; 0 for none.
+        lora_alpha: Scale of the updates, which is divided by the rank; 2 × rank if not given.
+        lora_dropout: Dropout of the input of the updates.
+        lora_targets: Names or name suffixes of the updated matrices; `all-linear` for all but the head.
     """
 
     rope_axes = 1
@@ -59,10 +59,10 @@ class PretrainedThinker(PretrainedPart):
         if lora_rank < 0:
             raise ValueError(f"lora_rank must be 0 or more, not {lora_rank}")
         self.model: Any = load("AutoModelForCausalLM", source, revision, dtype, attn_implementation="sdpa")
-        self._borrow(self.model)
+        self._record_fingerprint(self.model)
         embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         if embedding is None or head is None:
-            raise UserError(f"{source}: is no causal language model with an embedding and a head")
+            raise UserError(f"{source}: is not a causal language model with an embedding and a head")
         if isinstance(head, nn.Linear):
             readout(head)
         vocabulary, self.dim = embedding.weight.shape
@@ -75,7 +75,7 @@ class PretrainedThinker(PretrainedPart):
         self.lora_rank, self._tuner = lora_rank, None
         if lora_rank:
             self._add_lora(lora_alpha or 2 * lora_rank, lora_dropout, lora_targets)
-        self._lend()
+        self._omit_pretrained()
         if gradient_checkpointing:
             checkpoint_layers(self.model, source)
 
@@ -83,21 +83,21 @@ class PretrainedThinker(PretrainedPart):
 
     @property
     def embedding_rms(self) -> float:
-        """Root mean square of its token embeddings, measured on 4,096 of them."""
+        """Root mean square of the token embeddings, measured on 4,096 of them."""
         weight = self._embedding.weight
         step = max(1, len(weight) // 4096)
-        with torch.no_grad():  # through the module: some scale what they look up
+        with torch.no_grad():  # by the module: some models scale embeddings
             some = self._embedding(torch.arange(0, len(weight), step, device=weight.device))
             return float(some.float().square().mean().sqrt())
 
     @property
     def flops_per_token(self) -> float:
-        """See `Thinker.flops_per_token`; 4 instead of 6 for a weight that is not trained."""
+        """See `Thinker.flops_per_token`; 4 instead of 6 per frozen weight."""
         body = [p for name, p in self._body.named_parameters() if p is not self._embedding.weight]
         return float(sum((6 if p.requires_grad else 4) * p.numel() for p in [*body, self._head.weight]))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Looks up tokens (batch, time): (batch, time, dim); of placeholders and padding anything."""
+        """Looks up tokens (batch, time): (batch, time, dim), undefined at placeholders and padding."""
         return self._embedding((tokens - NUM_SPECIALS).clamp(min=0))
 
     def encode(
@@ -109,14 +109,14 @@ class PretrainedThinker(PretrainedPart):
         mask: Tensor | None = None,
         cache: PretrainedCache | None = None,
     ) -> TransformerOutput:
-        """Runs all but the head.
+        """Runs the model without its head.
 
         Args:
             tokens: (batch, time) of int64.
             embeddings: (batch, time, dim), instead of tokens.
-            positions: (batch, time); consecutive, behind what is cached, if not given.
+            positions: (batch, time); consecutive, after the cached ones, if not given.
             mask: (batch, time) of bool, false at padding; padding at the end needs none.
-            cache: Earlier keys and values. The new ones count once `cache.advance` is called.
+            cache: Earlier keys and values. New ones are counted by `cache.advance`.
         """
         if embeddings is None:
             assert tokens is not None
@@ -128,7 +128,7 @@ class PretrainedThinker(PretrainedPart):
         return TransformerOutput(hidden, hidden.new_zeros(()))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Applies the head to hidden states (..., dim): (..., vocab); specials of omni's are never said."""
+        """Applies the head to hidden states (..., dim): (..., vocab), with -inf for omni's special tokens."""
         return F.pad(self._own_logits(hidden), (NUM_SPECIALS, 0), value=-torch.inf)
 
     def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class PretrainedThinker(PretrainedPart):
         argument = cache_argument(self._body.forward)
         return PretrainedCache(batch_size, max_length, device=self._embedding.weight.device, argument=argument)
 
-    # ------------------------------------------------------------------ what it is made of
+    # ------------------------------------------------------------------ parts of the model
 
     @property
     def _embedding(self) -> Any:
@@ -172,7 +172,7 @@ class PretrainedThinker(PretrainedPart):
 
     @torch.no_grad()
     def _check(self) -> None:
-        """Some models do more to logits than is known here; better refuse them than train on other ones."""
+        """Refuses models with further operations on logits, which training would leave out."""
         if self._embedding.weight.is_meta or not self._fingerprint:
             return
         mode = self.model.training
@@ -182,7 +182,9 @@ class PretrainedThinker(PretrainedPart):
         parts = self._own_logits(self._body(inputs_embeds=embeddings).last_hidden_state)
         self.model.train(mode)
         if not torch.allclose(whole.float(), parts.float(), rtol=1e-2, atol=1e-3 * float(whole.float().abs().max())):
-            raise UserError(f"{self.source}: does to its logits what omni does not know of: use another model")
+            raise UserError(
+                f"{self.source}: its logits are computed in a way that omni does not support: use another model"
+            )
 
     # ------------------------------------------------------------------ LoRA
 
@@ -195,7 +197,7 @@ class PretrainedThinker(PretrainedPart):
             ) from error
         wanted = targets if isinstance(targets, str) else list(targets)
         transposed = any(type(module).__name__ == "Conv1D" for module in self.model.modules())  # GPT-2's
-        scale: Any = alpha  # the library says int, and divides by the rank
+        scale: Any = alpha  # declared as int, but divided by the rank
         config = LoraConfig(
             r=self.lora_rank, lora_alpha=scale, lora_dropout=dropout, target_modules=wanted, fan_in_fan_out=transposed
         )
@@ -217,10 +219,10 @@ class PretrainedThinker(PretrainedPart):
         vars(self)["_tuner"] = tuner  # not a child: the model is
 
     def _check_tied(self, wanted: str | Sequence[str]) -> None:
-        """Refuses updates of a matrix that is both embedding and head: merged, an update of one would change the other.
+        """Refuses LoRA on a matrix shared by embedding and head: merging one update would change the other.
 
         Raises:
-            UserError: If there are such.
+            UserError: If there is one.
         """
         embedding, head = self._embedding, self._head
         updated = any("lora_" in name for module in (embedding, head) for name, _ in module.named_parameters())
@@ -231,12 +233,12 @@ class PretrainedThinker(PretrainedPart):
             )
 
     def merge_lora(self) -> None:
-        """Adds the updates to the weights and forgets them; what it says stays the same."""
+        """Merges the updates into the weights; the output stays the same."""
         if self._tuner is None:
             return
         dense = {name.removesuffix(".lora_A.default.weight") for name in self.state_dict() if ".lora_A." in name}
         self.model = self._tuner.merge_and_unload(safe_merge=True)
         self._tuner, self.lora_rank = None, 0
         self._arguments = {k: v for k, v in self._arguments.items() if not k.startswith("lora_")}
-        self._lend()
-        self.own({f"{name}.weight" for name in dense})
+        self._omit_pretrained()
+        self.keep_weights({f"{name}.weight" for name in dense})

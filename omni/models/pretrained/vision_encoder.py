@@ -1,4 +1,4 @@
-"""A vision encoder that was trained elsewhere, in the place of ours."""
+"""A pretrained vision encoder, in place of ours."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint
 
 
 class PretrainedVisionEncoder(PretrainedPart, ImageEncoder):
-    """The vision tower of CLIP (arXiv:2103.00020), SigLIP (arXiv:2303.15343) or their like, from `transformers`.
+    """The vision tower of CLIP (arXiv:2103.00020), SigLIP (arXiv:2303.15343) or a similar model of `transformers`.
 
-    With the interface of `omni.models.vision_encoder.VisionEncoder` as far as the Thinker needs it: patch tokens of the
-    last layer, no CLS token. Images are pixels from 0 to 1; it normalises them itself.
+    It has the part of the interface of `omni.models.vision_encoder.VisionEncoder` that the Thinker needs: patch tokens
+    of the last layer, without CLS token. Images are pixels from 0 to 1, which it normalises itself.
 
     Args:
-        source: Name on the Hub, or a folder that `save_pretrained` wrote, with its image processor.
+        source: Name on the Hub, or a folder from `save_pretrained`, with its image processor.
         revision: Commit, branch or tag on the Hub.
-        dtype: Of the weights: `float32` where they are trained.
-        pool: Side of the square of patches whose mean becomes one token.
-        gradient_checkpointing: Whether layers are computed again in the backward pass instead of kept.
+        dtype: Dtype of the weights; `float32` if they are trained.
+        pool: Side of the square of patches that are averaged to one token.
+        gradient_checkpointing: Whether activations of layers are recomputed in the backward pass.
     """
 
     def __init__(
@@ -39,7 +39,9 @@ class PretrainedVisionEncoder(PretrainedPart, ImageEncoder):
         self.model: Any = getattr(whole, "vision_model", whole)
         config = self.model.config
         if not (hasattr(config, "patch_size") and hasattr(config, "image_size")):
-            raise ValueError(f"source {source}: is no vision tower: its configuration has no patches")
+            raise ValueError(
+                f"source {source}: is not a vision tower: its configuration has no patch_size and image_size"
+            )
         self.image_size, self.grid = config.image_size, config.image_size // config.patch_size
         if pool < 1 or self.grid % pool:
             raise ValueError(f"pool must divide the {self.grid} patches of a side, not be {pool}")
@@ -47,8 +49,8 @@ class PretrainedVisionEncoder(PretrainedPart, ImageEncoder):
         for name in ("mean", "std"):
             values = torch.tensor(getattr(processor, f"image_{name}")).float().view(3, 1, 1)
             self.register_buffer(name, values, persistent=False)
-        self._borrow(self.model)
-        self._lend()
+        self._record_fingerprint(self.model)
+        self._omit_pretrained()
         if gradient_checkpointing:
             checkpoint_layers(self.model, source)
 
@@ -61,10 +63,10 @@ class PretrainedVisionEncoder(PretrainedPart, ImageEncoder):
         return self.grid // self.pool, self.grid // self.pool
 
     def tokens(self, images: Tensor) -> Tensor:
-        """What the Thinker sees of images (images, 3, height, width): (images, tokens, dim), in reading order."""
+        """Tokens of images (images, 3, height, width) for the Thinker: (images, tokens, dim), in reading order."""
         dtype = next(self.model.parameters()).dtype
         hidden = self.model(pixel_values=((images - self.mean) / self.std).to(dtype)).last_hidden_state
-        patches = hidden[:, -(self.grid**2) :]  # what stands before them is a CLS token
+        patches = hidden[:, -(self.grid**2) :]  # after the CLS token, if any
         if self.pool == 1:
             return patches
         squares = F.avg_pool2d(patches.mT.unflatten(2, (self.grid, self.grid)), self.pool)
