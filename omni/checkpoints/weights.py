@@ -39,7 +39,7 @@ def without_omitted(state: Mapping[str, Tensor], parts: Mapping[str, Part]) -> d
 
 
 def load_weights(part: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Loads weights into a part, strictly: only `Part.omitted_weights` may be missing, and keep their values."""
+    """Loads weights into a part, strictly: only those in `Part.omitted_weights` may be missing, and are kept."""
     if not isinstance(part, Part):
         part.load_state_dict(weights)
         return

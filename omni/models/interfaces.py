@@ -88,7 +88,7 @@ class ImageEncoder(Part, ABC):
     """Abstract: images to a fixed number of tokens; see `omni.models.vision_encoder.VisionEncoder`.
 
     Attributes:
-        image_size: Side in pixels of the images that it takes.
+        image_size: Side of its input images in pixels.
         token_dim: Width of a token.
         token_grid: Rows and columns of an image's tokens.
     """
@@ -108,7 +108,7 @@ class SpeechEncoder(Part, ABC):
     Attributes:
         num_mels: Number of mel filters of the input; 0 for waveforms (see `omni.media.speech_preprocessing`).
         dim: Width of a frame.
-        downsampling: Mel frames for each frame.
+        downsampling: Mel frames per frame.
     """
 
     num_mels: Any

@@ -21,8 +21,8 @@ class Vocos(Part):
     """Log-mel spectrograms to 16 kHz waveforms: ConvNeXt blocks and an inverse STFT (Vocos, arXiv:2306.00814).
 
     The head predicts the phase of each bin, and its magnitude relative to an estimate from the mel filters. Frame `t`
-    is centred at sample `160 t + 80`, as in `omni.media.audio.LogMel`, and squared windows add up to a constant, so
-    that a stream has a latency of `delay` samples.
+    is centred at sample `160 t + 80`, as in `omni.media.audio.LogMel`, and squared windows add up to a constant: a
+    stream has a latency of `delay` samples.
 
     Args:
         num_mels: Mel filters.

@@ -80,7 +80,7 @@ def test_an_alignment_is_the_likeliest_path_monotonic_and_covers_the_text():
 
 
 def test_what_cannot_be_aligned_is_refused():
-    with pytest.raises(UserError, match="needs 5 sub-frames and its audio has 4"):
+    with pytest.raises(UserError, match="needs 5 sub-frames, and its audio has 4"):
         align(emissions(4, 3), [1, 1, 1])
     assert align(emissions(4, 3), []) == []
 

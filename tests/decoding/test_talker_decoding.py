@@ -115,9 +115,9 @@ def test_each_of_several_voices_speaks():
     [
         ([], {}, "no text to speak"),
         ([[1], []], {}, "text 1 is empty"),
-        ([[6]], {}, "outside the Talker's 5"),
-        ([[0]], {}, "outside the Talker's 5"),
-        ([[1]], {"speakers": [0]}, "one voice only"),
+        ([[6]], {}, "not one of the Talker's 5"),
+        ([[0]], {}, "not one of the Talker's 5"),
+        ([[1]], {"speakers": [0]}, "a single voice"),
         ([[1]], {"num_speakers": 3, "speakers": [3]}, "there is no speaker 3: the Talker has 0 to 2"),
         ([[1]], {"num_speakers": 3, "speakers": [-1]}, "there is no speaker -1"),
         ([[1]], {"num_speakers": 3, "speakers": [1, 1]}, "2 speakers are given for 1 texts"),

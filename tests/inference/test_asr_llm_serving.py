@@ -299,7 +299,7 @@ def test_models_that_are_gone_or_others_are_told(trained, fails, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     options = ["generate", "--checkpoint", trained, "--text", "what?"]
     Path("encoder").rename("elsewhere")
-    assert "encoder: cannot be had from the Hub" in fails(main, options)
+    assert "encoder: cannot be loaded from the Hub" in fails(main, options)
     Path("elsewhere").rename("encoder")
     toy.encoder(Path("encoder"), seed=1)
     assert "audio_encoder of lightning_logs/asr_llm/last.ckpt was trained on top of encoder" in fails(main, options)

@@ -15,8 +15,7 @@ from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.pretrained.tokenizer import PretrainedTokenizer
 from omni.models.pretrained.vision_encoder import PretrainedVisionEncoder
 from omni.text.chat_template import encode_chat, stop_token
-from omni.text.stream_decoder import StreamDecoder
-from omni.text.tokenizer import AUDIO, IMAGE, NUM_SPECIALS
+from omni.text.tokenizer import AUDIO, IMAGE, NUM_SPECIALS, StreamDecoder
 
 TALK = [
     {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "write <|im_end|> é"}]},
@@ -110,7 +109,7 @@ def test_a_template_that_refuses_or_hides_a_turn_is_told(tmp_path):
     with pytest.raises(UserError, match=r"refuses user → assistant \(no system\)"):
         encode_chat(refusing, TALK[:2])
     hiding = PretrainedTokenizer(toy.llm(tmp_path / "b", template="{{ messages[0]['content'] }}"))
-    with pytest.raises(UserError, match="does not show user → assistant"):
+    with pytest.raises(UserError, match="does not contain user → assistant"):
         encode_chat(hiding, TALK[:2])
 
 
@@ -224,7 +223,7 @@ def test_what_does_something_else_to_its_logits_is_refused(models, monkeypatch):
         return found
 
     monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", louder)
-    with pytest.raises(UserError, match="does to its logits what omni does not know of"):
+    with pytest.raises(UserError, match="computed in a way that omni does not support"):
         PretrainedThinker(source=models["llama"])
 
 
@@ -388,23 +387,23 @@ def test_vision_towers_give_patches_in_reading_order(models, kind, pool):
     close(tokens, squares)
 
 
-# ---------------------------------------------------------------- what cannot be had
+# ---------------------------------------------------------------- sources that cannot be loaded
 
 
 def test_what_is_not_there_is_told_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"is no folder: name the folder of a model"):
+    with pytest.raises(UserError, match=r"is not a folder: give the folder of a model"):
         PretrainedThinker(source=str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"holds no model, for config.json is missing"):
+    with pytest.raises(UserError, match=r"config.json is missing: give the folder"):
         PretrainedThinker(source=str(tmp_path / "empty"))
     (tmp_path / "empty/config.json").write_text("{}")
     with pytest.raises(UserError, match=r"cannot be loaded \("):
         PretrainedThinker(source=str(tmp_path / "empty"))
-    with pytest.raises(UserError, match=r"nobody/nothing: cannot be had from the Hub .*hf download nobody/nothing"):
+    with pytest.raises(UserError, match=r"nobody/nothing: cannot be loaded from the Hub .*hf download nobody/nothing"):
         PretrainedAudioEncoder(source="nobody/nothing")
 
 
 def test_another_sample_rate_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="hears 8,000 Hz, and omni's audio is 16,000 Hz"):
+    with pytest.raises(ValueError, match="sampling rate is 8,000 Hz and omni's 16,000 Hz"):
         PretrainedAudioEncoder(source=toy.encoder(tmp_path, "hubert", sampling_rate=8_000))

@@ -95,7 +95,7 @@ def test_what_is_no_spectrogram_is_refused(vocoder):
             stream.decode(mels)
     with vocoder.streaming() as stream, pytest.raises(ValueError, match="the stream is empty"):
         stream.flush()
-    with pytest.raises(ValueError, match="cannot make sound of a stream"), Vocos(**TOY, causal=False).streaming():
+    with pytest.raises(ValueError, match="it cannot stream"), Vocos(**TOY, causal=False).streaming():
         pass
     for n_fft in (320, 500):
         with pytest.raises(ValueError, match="n_fft must be a multiple of 160, 480 or more"):
@@ -149,5 +149,5 @@ class TestDiscriminators:
         assert all(score.numel() for score in self.judged(torch.randn(1, 160)).scores)
 
     def test_none_is_an_error(self):
-        with pytest.raises(ValueError, match="nothing would judge"):
+        with pytest.raises(ValueError, match="give at least one of them"):
             Discriminators(periods=[], resolutions=[])

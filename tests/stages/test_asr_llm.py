@@ -141,13 +141,13 @@ def test_streamed_speech_resumes_in_mid_epoch(fit_llm):
         ({f"{THINKER}dtype": "bfloat16", FROZEN: '["audio_encoder"]'}, "thinker is trained in bfloat16"),
         ({"model__init_args__feature_cache": "kept", FROZEN: '["thinker"]'}, "add audio_encoder to frozen"),
         ({"data__init_args__num_mels": 80}, "data.init_args.num_mels is 80 and the encoder's 0"),
-        ({f"{THINKER}source": "speech"}, "speech: holds no model, for config.json is missing"),
-        ({f"{THINKER}source": "./nowhere"}, "./nowhere: is no folder: name the folder of a model"),
+        ({f"{THINKER}source": "speech"}, "speech: config.json is missing: give the folder of a downloaded model"),
+        ({f"{THINKER}source": "./nowhere"}, "./nowhere: is not a folder: give the folder of a model"),
         ({f"{THINKER}source": "empty"}, "empty: cannot be loaded (Error no file named model.safetensors"),
         ({f"{THINKER}source": "cut"}, "cut: cannot be loaded (Error while deserializing header"),
-        ({f"{THINKER}source": "half"}, "half: lacks weights of a Qwen3ForCausalLM, model.layers.1."),
+        ({f"{THINKER}source": "half"}, "weights of a Qwen3ForCausalLM are missing, such as model.layers.1."),
         ({f"{ENCODER}source": "llm"}, "llm: cannot be loaded (Can't load feature extractor for 'llm')"),
-        ({f"{ENCODER}source": "telephone"}, "omni: source telephone: hears 8,000 Hz, and omni's audio is 16,000 Hz"),
+        ({f"{ENCODER}source": "telephone"}, "omni: source telephone: its sampling rate is 8,000 Hz and omni's 16,000 Hz"),
         (
             {f"{THINKER}source": "bare", "data__init_args__tokenizer": "pretrained:bare"},
             "bare has no chat template",
@@ -190,7 +190,7 @@ def test_a_model_without_pad_token_and_chat_template_is_trained_on_plain_text(fi
 def test_a_name_without_network_is_told_in_one_line(fit_llm, fails, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     complaint = fails(fit_llm, **{f"{THINKER}source": "nobody/nothing"})
-    assert "nobody/nothing: cannot be had from the Hub" in complaint
+    assert "nobody/nothing: cannot be loaded from the Hub" in complaint
     assert "give the folder" in complaint
 
 

@@ -73,10 +73,10 @@ class WhisperFrontEnd(SpeechFrontEnd):
 
     def features(self, audio: Tensor, lengths: Tensor) -> Tensor:
         """Log-mel spectrograms, equal to those of `WhisperFeatureExtractor`: (batch, frames, mels)."""
-        audio = F.pad(audio.flatten(1), (0, self.n_fft))  # silence after each row's end, in a batch or alone
-        with torch.autocast(audio.device.type, enabled=False):
-            window = torch.hann_window(self.n_fft, device=audio.device)
-            spectrum = torch.stft(audio.float(), self.n_fft, HOP_LENGTH, window=window, return_complex=True).abs()
+        samples = F.pad(audio.flatten(1), (0, self.n_fft))  # silence after each row's end, in a batch or alone
+        with torch.autocast(samples.device.type, enabled=False):
+            window = torch.hann_window(self.n_fft, device=samples.device)
+            spectrum = torch.stft(samples.float(), self.n_fft, HOP_LENGTH, window=window, return_complex=True).abs()
             mel = (spectrum.square()[..., : audio.shape[1]].mT @ self.filters).clamp(min=1e-10).log10()
         inside = length_mask(lengths, mel.shape[1])[..., None]
         largest = mel.where(inside, -10.0).amax((1, 2), keepdim=True)
@@ -163,12 +163,12 @@ class ConvFrontEnd(SpeechFrontEnd):
         most = -(-audio.shape[1] // self.downsampling)
         # The receptive field of all frames: the last one reaches beyond the end.
         ends = frames * stride + self.reach - stride
-        audio = F.pad(audio.flatten(1), (0, most * stride + self.reach - stride - audio.shape[1] * HOP_LENGTH))
+        samples = F.pad(audio.flatten(1), (0, most * stride + self.reach - stride - audio.shape[1] * HOP_LENGTH))
         for norm in self.norms:
             norm.lengths = (ends - self.first[0]) // self.first[1] + 1
         dtype = next(self.model.parameters()).dtype
-        mask = length_mask(ends, audio.shape[1]).long()
-        return self.model(audio.to(dtype), attention_mask=mask).last_hidden_state
+        mask = length_mask(ends, samples.shape[1]).long()
+        return self.model(samples.to(dtype), attention_mask=mask).last_hidden_state
 
 
 @final
