@@ -97,7 +97,7 @@ FAULTS = {
     "no samples": (lambda: row(save("a.wav", voice(0))), {"empty": "a.wav: holds no samples"}),
     "text named .wav": (lambda: row(write("a.wav", b"no audio" * 99)), {"unreadable": "is no audio that can be read"}),
     "half a FLAC": (lambda: row(half("a.flac", save("b.flac", voice(3)))), {"truncated": "is cut off or damaged"}),
-    "half a WAV": (lambda: row(half("a.wav", "good0.wav")), {"truncated": "is cut off: its header tells of 16,022"}),
+    "half a WAV": (lambda: row(half("a.wav", "good0.wav")), {"truncated": "is cut off: its header declares 16,022"}),
     "half an MP3": (lambda: row(half("a.mp3", save("b.mp3", voice(3)))), {"truncated": "of 48,000 samples are there"}),
     "half an Ogg": (lambda: row(half("a.ogg", save("b.ogg", voice(9))), LONG), {"perhaps cut": "a.ogg"}),
     "NaN": (lambda: row(save("a.wav", NAN, subtype="FLOAT")), {"not finite": "no finite numbers"}),

@@ -281,7 +281,7 @@ def trained(fit_llm) -> str:
 
 def test_generate_chat_and_what_was_pushed_say_the_same(trained, monkeypatch, capsys):
     main(["hub", "push", trained, "./published"])
-    assert "note: its audio_encoder is encoder, a folder of this machine, and not in it" in capsys.readouterr().out
+    assert "note: audio_encoder is not included. It is encoder, a local folder" in capsys.readouterr().out
     main(["hub", "pull", "./published", "--out", "pulled"])
     expected = Assistant.from_pretrained(trained).chat(text="what?", image="a.png", audio="a.wav", **SHORT).text
     capsys.readouterr()
