@@ -15,7 +15,8 @@ from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.pretrained.tokenizer import PretrainedTokenizer
 from omni.models.pretrained.vision_encoder import PretrainedVisionEncoder
 from omni.text.chat_template import encode_chat, stop_token
-from omni.text.tokenizer import AUDIO, IMAGE, NUM_SPECIALS, StreamDecoder
+from omni.text.stream_decoder import StreamDecoder
+from omni.text.tokenizer import AUDIO, IMAGE, NUM_SPECIALS
 
 TALK = [
     {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "write <|im_end|> é"}]},

@@ -147,7 +147,7 @@ def test_streamed_speech_resumes_in_mid_epoch(fit_llm):
         ({f"{THINKER}source": "cut"}, "cut: cannot be loaded (Error while deserializing header"),
         ({f"{THINKER}source": "half"}, "weights of a Qwen3ForCausalLM are missing, such as model.layers.1."),
         ({f"{ENCODER}source": "llm"}, "llm: cannot be loaded (Can't load feature extractor for 'llm')"),
-        ({f"{ENCODER}source": "telephone"}, "omni: source telephone: its sampling rate is 8,000 Hz and omni's 16,000 Hz"),
+        ({f"{ENCODER}source": "telephone"}, "source telephone: its sampling rate is 8,000 Hz and omni's 16,000 Hz"),
         (
             {f"{THINKER}source": "bare", "data__init_args__tokenizer": "pretrained:bare"},
             "bare has no chat template",
