@@ -319,10 +319,10 @@ def test_a_batch_must_be_told():
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
-        (["--gpu_memory=12"], "'12' is no amount of memory"),
-        (["--devices=0"], "0 devices by ddp cannot be planned"),
-        (["--devices=2", "--strategy=fsdp"], "2 devices by fsdp cannot be planned: give 1 or more, and ddp or"),
-        (["--gpu_memory=12 apples"], "write a number and a unit"),
+        (["--gpu_memory=12"], "'12' is not an amount of memory"),
+        (["--devices=0"], "cannot plan 0 devices with ddp"),
+        (["--devices=2", "--strategy=fsdp"], "cannot plan 2 devices with fsdp: give 1 or more devices, and ddp or"),
+        (["--gpu_memory=12 apples"], "give a number and a unit"),
         (["--model.init_args.colour=red"], "'colour' is not accepted"),
         (["--colour=red"], "unrecognized arguments: --colour=red"),
         (["--model.init_args.thinker.init_args.dim=255"], "dim (255) must be a multiple of num_heads (4)"),

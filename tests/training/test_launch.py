@@ -249,7 +249,7 @@ class TestTwoProcesses:
             "GPUS": "2",
             "PORT": str(29_600 + os.getpid() % 300),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}",
             "OMP_NUM_THREADS": "1",
         }
         words = [*first.split(), "--config", str(CONFIGS / "thinker.yaml"), *toy, *rest]
