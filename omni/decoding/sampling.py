@@ -116,8 +116,7 @@ def generate(
     Raises:
         UserError: If there is no prompt, one is empty or holds an unknown token, or `max_tokens` < 1.
     """
-    sampling = sampling or Sampling()
-    vocab_size = vocab_size or thinker.vocab_size
+    sampling, vocab_size = sampling or Sampling(), vocab_size or thinker.vocab_size
     _check(prompts, max_tokens, vocab_size)
     if cache is None:
         cache = thinker.new_cache(len(prompts), max(map(len, prompts)) + max_tokens)

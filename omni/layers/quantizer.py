@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from omni.distributed import is_distributed, sum_over_ranks
+
 _KMEANS_SAMPLES = 8  # k-means vectors per entry, from the first batch
 _KMEANS_ITERATIONS = 10
 _FRESH = 0.3  # initial EMA count of a revived entry, relative to the mean count: it survives its first batches
@@ -219,7 +221,7 @@ def _pick(vectors: Tensor, mask: Tensor, fractions: Tensor) -> Tensor:
 
 def _own_share(vectors: Tensor) -> Tensor:
     """Every n-th row of (vectors, dim) for n ranks; the others, which other ranks fill, are zero."""
-    if not _distributed():
+    if not is_distributed():
         return vectors
     turn = torch.arange(len(vectors), device=vectors.device) % dist.get_world_size()
     return vectors * (turn == dist.get_rank())[:, None]
@@ -227,16 +229,9 @@ def _own_share(vectors: Tensor) -> Tensor:
 
 def _over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Sums of tensors over all ranks, in one collective."""
-    if not _distributed():
-        return tensors
-    together = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(together)
+    together = sum_over_ranks(torch.cat([tensor.flatten() for tensor in tensors]))
     parts = together.split([tensor.numel() for tensor in tensors])
     return tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _autocast_device(like: Tensor) -> str:

@@ -152,16 +152,17 @@ class Transformer(nn.Module):
                 if name.endswith(("out.weight", "down.weight", "ffn.down")):
                     parameter.mul_((2 * self.num_layers) ** -0.5)
 
-    def new_cache(
-        self, batch_size: int, max_length: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
-    ) -> KVCache:
-        """An empty cache for rows of up to `max_length` positions.
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """An empty cache for rows of up to `max_length` positions, in the dtype that attention has here.
 
         Raises:
             ValueError: If the Transformer is bidirectional or has convolutions.
         """
         if not self.causal or any(block.conv is not None for block in self._blocks):
             raise ValueError("only a causal Transformer without convolutions can be cached")
+        device, dtype = self.norm.weight.device, self.norm.weight.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
         return KVCache(
             self.num_layers, batch_size, max_length, self.num_kv_heads, self.head_dim, dtype=dtype, device=device
         )

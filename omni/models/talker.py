@@ -229,11 +229,8 @@ class Talker(Part):
         return hidden
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
-        """An empty cache for rows of up to `max_length` frames, in the dtype of attention."""
-        device = self.start.device
-        autocast = torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type) if autocast else self.start.dtype
-        return self.transformer.new_cache(batch_size, max_length, dtype=dtype, device=device)
+        """An empty cache for rows of up to `max_length` frames."""
+        return self.transformer.new_cache(batch_size, max_length)
 
 
 def positions(advances: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """The Thinker: a decoder language model."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from omni import losses
@@ -122,7 +121,15 @@ class Thinker(Part):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> TransformerOutput:
-        """Runs all but the head; arguments as in `forward`."""
+        """Runs all but the head.
+
+        Args:
+            tokens: (batch, time) of int64.
+            embeddings: (batch, time, dim), instead of tokens.
+            positions: (time,), (batch, time) or (rope_axes, batch, time); consecutive if not given.
+            mask: (batch, time) of bool, false at padding; padding at the end needs none.
+            cache: Earlier keys and values. New ones are appended, and counted by `cache.advance`.
+        """
         if (tokens is None) == (embeddings is None):
             raise ValueError("the Thinker takes either tokens or embeddings")
         if embeddings is None:
@@ -134,28 +141,9 @@ class Thinker(Part):
         """Applies the head to hidden states (..., dim): (..., vocab)."""
         return self.head(hidden)
 
-    def forward(
-        self,
-        tokens: Tensor | None = None,
-        *,
-        embeddings: Tensor | None = None,
-        positions: Tensor | None = None,
-        mask: Tensor | None = None,
-        cache: KVCache | None = None,
-    ) -> ThinkerOutput:
-        """Predicts the token after each position.
-
-        Args:
-            tokens: (batch, time) of int64.
-            embeddings: (batch, time, dim), instead of tokens.
-            positions: (time,), (batch, time) or (rope_axes, batch, time); consecutive if not given.
-            mask: (batch, time) of bool, false at padding; padding at the end needs none.
-            cache: Earlier keys and values. New ones are appended, and counted by `cache.advance`.
-
-        Returns:
-            Logits, hidden states and balance loss.
-        """
-        hidden, balance_loss = self.encode(tokens, embeddings=embeddings, positions=positions, mask=mask, cache=cache)
+    def forward(self, tokens: Tensor | None = None, **inputs: Any) -> ThinkerOutput:
+        """Predicts the token after each position; arguments are those of `encode`."""
+        hidden, balance_loss = self.encode(tokens, **inputs)
         return ThinkerOutput(self.logits(hidden), hidden, balance_loss)
 
     def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -167,8 +155,5 @@ class Thinker(Part):
         return losses.token_nll(hidden, self.head.weight, targets)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
-        """An empty cache for rows of up to `max_length` positions, in the precision that attention computes in."""
-        weight, device = self.embedding.weight, self.embedding.weight.device
-        autocast = torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type) if autocast else weight.dtype
-        return self.transformer.new_cache(batch_size, max_length, dtype=dtype, device=device)
+        """An empty cache for rows of up to `max_length` positions."""
+        return self.transformer.new_cache(batch_size, max_length)
