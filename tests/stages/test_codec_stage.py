@@ -213,7 +213,7 @@ def test_accumulation_equals_the_big_batch_but_for_the_codebooks():
         ({"data__init_args__crop": 0.05}, "data.crop is 0.05 s"),
         ({"data__init_args__crop": 100}, "data.crop is 100.0 s"),
         ({"model__init_args__codec__init_args__downsampling": 3}, "downsampling"),
-        ({"model__init_args__codec__init_args__codebook_size": 1}, "at least 1 of 2"),
+        ({"model__init_args__codec__init_args__codebook_size": 1}, "at least 1 of at least 2"),
         ({"model__init_args__codec__init_args__decay": 1.5}, "decay is 1.5"),
         ({"model__init_args__frozen": '["codec"]'}, "leaves nothing to train"),
     ],
