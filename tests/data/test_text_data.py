@@ -219,7 +219,7 @@ def test_train_tokenizer_writes_a_model_that_data_reads(make, tmp_path, capsys):
     assert "320 ids" in capsys.readouterr().out
     data = make(path, tokenizer=str(tmp_path / "out" / "t.model"))
     assert data.tokenizer.fingerprint == open_tokenizer(tmp_path / "out" / "t.model").fingerprint
-    with pytest.raises(UserError, match=r"end in \.model"):
+    with pytest.raises(UserError, match=r"its suffix must be \.model"):
         train_tokenizer([path], tmp_path / "t")
 
 

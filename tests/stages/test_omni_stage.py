@@ -136,10 +136,10 @@ def test_a_report_shows_an_answer_about_a_picture(fit_omni):
     fit_omni()
     configuration = Configuration(["--config", str(CONFIGS / "omni.yaml"), *arguments(TOY, {})])
     found = sample(configuration, configuration.folder / "best.ckpt", Path("samples/omni"))
-    assert found.lines["is asked"] == "?"
-    assert found.lines["should answer"] in "rgb"
-    assert "answers" in found.lines
-    with Image.open(found.files[0]) as image:
+    assert found["question"] == "?"
+    assert found["reference"] in "rgb"
+    assert "answer" in found
+    with Image.open(found["image"]) as image:
         assert image.size == (16, 16)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from forks import Ranks
-from toy_runs import RUN, callback, same, weights
+from toy_runs import RUN, callback, same, step_of, weights
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.distributed import resume_random_numbers
@@ -30,17 +30,17 @@ def warm(fit):
 @pytest.mark.usefixtures("warm")
 class TestTwoRanks:
     def test_killed_and_resumed_equals_never_stopped(self, fit, caplog):
-        with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=12, **TWO)) as ranks:
+        with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=40, **TWO)) as ranks:
             assert ranks.wait() == [0, 0], ranks.output(0)
         whole = Checkpoint(RUN / "last.ckpt").content
         RUN.rename("whole")
-        with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=12, **TWO)) as ranks:
-            while not (RUN / "last.ckpt").exists() or Checkpoint(RUN / "last.ckpt").lineage["step"] < 4:
+        with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=40, **TWO)) as ranks:
+            while step_of(RUN / "last.ckpt") < 4:
                 time.sleep(0.002)
             ranks.kill()
         step = Checkpoint(RUN / "last.ckpt").lineage["step"]
-        assert 4 <= step < 12
-        with Ranks(lambda rank: fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=12, **TWO)) as ranks:
+        assert 4 <= step < 40
+        with Ranks(lambda rank: fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=40, **TWO)) as ranks:
             assert ranks.wait() == [0, 0], ranks.output(0)
         assert same(whole["state_dict"], weights(RUN / "last.ckpt"))
         first, second = (state["cpu"] for state in whole["rng"]["ranks"])
@@ -50,7 +50,7 @@ class TestTwoRanks:
         assert torch.equal(second, found[1]["cpu"])
         # Another number of ranks goes on, and says so.
         with pytest.warns(UserWarning, match="its batches or its seed have changed"):
-            fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=14, **STEPS)
+            fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=42, **STEPS)
         assert caplog.text.count("the checkpoint is of 2 ranks of the CPU, this run is on 1 rank of the CPU") == 1
 
     def test_a_step_waits_for_no_other_rank_on_the_host(self, fit):
