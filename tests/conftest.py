@@ -431,3 +431,8 @@ def fit_llm(speech: Path) -> Callable[..., Any]:
 
     logging.disable_progress_bar()  # of weights that load
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Runs the ranks of the world first: they are forked, and autograd refuses a fork of a process that used threads."""
+    items.sort(key=lambda item: "test_world_ranks" not in item.nodeid)

@@ -53,7 +53,7 @@ def prepare_strategy(trainer: Trainer, stage: Stage) -> None:
     """Lets batches leave parameters unused under DDP, and keeps gathered weights trainable under FSDP.
 
     Raises:
-        UserError: If DDP is told to expect a gradient of every parameter and the stage may leave some out.
+        UserError: If DDP is set to expect a gradient of every parameter and the stage may leave some out.
     """
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and stage.has_unused_parameters:
