@@ -434,5 +434,5 @@ def fit_llm(speech: Path) -> Callable[..., Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs the ranks of the world first: they are forked, and autograd refuses a fork of a process that used threads."""
+    """Runs the ranks of the world first: autograd refuses a fork of a process that used its threads."""
     items.sort(key=lambda item: "test_world_ranks" not in item.nodeid)
