@@ -3,10 +3,9 @@
 from typing import Any
 
 from omni.errors import parser_errors
-from omni.optim.precision import best_precision
 from omni.training.configuration import Configuration
 from omni.training.memory import format_count, format_size, parse_size
-from omni.training.memory_plan import Plan, fake_tensors, measure
+from omni.training.memory_plan import Plan, plan_of
 
 
 def run(argv: list[str]) -> Plan:
@@ -54,18 +53,13 @@ class _PlanCLI(Configuration):
         parser.add_method_arguments(self.trainer_class, "fit", skip=self.subcommands()["fit"])
 
     def instantiate_classes(self) -> None:
-        gpu_memory, trainer = self.config["gpu_memory"], self.config["trainer"]
-        self.make("data")  # refuses invalid arguments; opens no file before its setup
-        with fake_tensors():
-            self.plan = measure(
-                self.make("model"),
-                self.config["data"]["init_args"].as_dict(),
-                precision=trainer["precision"] or best_precision(trainer["accelerator"]),
-                accumulating=trainer["accumulate_grad_batches"] > 1,
-                gpu_memory=None if gpu_memory is None else parse_size(gpu_memory),
-                devices=self.config["devices"],
-                strategy=self.config["strategy"],
-            )
+        gpu_memory = self.config["gpu_memory"]
+        self.plan = plan_of(
+            self,
+            gpu_memory=None if gpu_memory is None else parse_size(gpu_memory),
+            devices=self.config["devices"],
+            strategy=self.config["strategy"],
+        )
 
 
 def _share_table(plan: Plan) -> dict[tuple[str, str], dict[str, str]]:

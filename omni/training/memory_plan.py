@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from omni.errors import UserError
-from omni.optim.precision import check_precision
+from omni.optim.precision import best_precision, check_precision
 from omni.stages.stage import Stage
+from omni.training.configuration import Configuration
 from omni.training.device_share import DeviceShare, share_of_device
 from omni.training.memory import MemoryTracker
 
@@ -97,6 +98,34 @@ def fake_tensors() -> Iterator[None]:
 
     with FakeTensorMode(), patch.object(FakeTensor, "__deepcopy__", copied, create=True):
         yield
+
+
+def plan_of(
+    configuration: Configuration, *, gpu_memory: int | None = None, devices: int = 1, strategy: str = "ddp"
+) -> Plan:
+    """Parameters and memory of a parsed configuration; no file of data is opened.
+
+    Args:
+        configuration: The configuration of a stage.
+        gpu_memory: Available bytes on each device.
+        devices: Number of devices, each with a batch of its own.
+        strategy: `ddp` or `model_parallel`.
+
+    Raises:
+        UserError: If an argument or the precision is refused, or the data does not define the size of a batch.
+    """
+    trainer = configuration.config["trainer"]
+    configuration.make("data")  # refuses invalid arguments; opens no file before its setup
+    with fake_tensors():
+        return measure(
+            configuration.make("model"),
+            configuration.config["data"]["init_args"].as_dict(),
+            precision=trainer["precision"] or best_precision(trainer["accelerator"]),
+            accumulating=trainer["accumulate_grad_batches"] > 1,
+            gpu_memory=gpu_memory,
+            devices=devices,
+            strategy=strategy,
+        )
 
 
 def measure(
