@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from jsonargparse import ArgumentParser
 
 import omni.training.lightning_cli  # noqa: F401  imports all stages and data modules
 from omni.data.loading.resumable import ResumableData
@@ -49,8 +50,7 @@ KINDS = {kind.__name__: kind for base in (Stage, ResumableData) for kind in ship
 
 
 def arguments(kind: type) -> set[str]:
-    names = {*inspect.signature(kind.__init__).parameters} - {"self"}
-    return names - {"kwargs"} | arguments(Stage) if "kwargs" in names else names
+    return {*ArgumentParser().add_class_arguments(kind, fail_untyped=False)}
 
 
 def fingerprint(kind: type, **init_args: Any) -> str:

@@ -84,11 +84,8 @@ class ConversationData(BucketedData[_Plan]):
         batch_tokens: Largest number of tokens of a batch on each device, padding counted.
         max_batch_rows: Largest number of conversations of a batch.
         bad_rows: `fail` at the first row that cannot be used, or `skip` and count them.
-        streaming: Read `train` while training, for data too large to prepare. Resuming reads again.
         shuffle_buffer: Conversations that are shuffled and sorted into batches together when streaming.
-        num_workers: Processes that load batches; 0: the training process does.
-        seed: Of the shuffling.
-        cache_dir: Folder of downloads.
+        kwargs: See `SplitData`.
 
     Attributes:
         tokenizer: After `setup`.
@@ -121,15 +118,12 @@ class ConversationData(BucketedData[_Plan]):
         batch_tokens: int = 4096,
         max_batch_rows: int = 64,
         bad_rows: Literal["fail", "skip"] = "fail",
-        streaming: bool = False,
         shuffle_buffer: int = 512,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str = "data/cache",
+        **kwargs: Any,
     ):
         self.weights = {"train": weighted(train), "val": weighted(val)}
         self.weights |= {} if test is None else {"test": weighted(test)}
-        super().__init__(self.weights, cache_dir=cache_dir, streaming=streaming, num_workers=num_workers, seed=seed)
+        super().__init__(self.weights, **kwargs)
         self.replay = {} if replay is None else weighted(replay)
         self.tokenizer_spec = tokenizer
         self.preprocessing, self.num_mels = Preprocessing(image_size, fit), num_mels
@@ -226,10 +220,8 @@ class ConversationData(BucketedData[_Plan]):
             noise_share=self.noise_share,
             max_tokens=self.max_tokens,
             skip=self.bad_rows == "skip",
-            buffer=self.shuffle_buffer,
-            seed=self.seed,
             **self.batch_limits,
-            **self.rank(),
+            **self.stream_options,
         )
 
     @property

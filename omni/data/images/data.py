@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -66,11 +66,8 @@ class ImageData(FixedSizeData[_Plan]):
         image_folder: Folder of a manifest's images; by default beside it, or in `Images` beside it.
         download: Whether torchvision may download missing files.
         memory_gb: Images are kept in memory up to this size; larger splits are read from disk in each epoch.
-        streaming: Read from the Hub while training, for data too large to download. Resuming reads the pass again.
         shuffle_buffer: Images that are shuffled together when streaming.
-        num_workers: Processes that make batches; 0: the training process does, which is fast from memory.
-        seed: Of shuffling and augmentation.
-        cache_dir: Folder of tokenizers and downloads.
+        kwargs: See `SplitData`.
 
     Attributes:
         attributes: Attributes of the images; after `setup`.
@@ -107,14 +104,10 @@ class ImageData(FixedSizeData[_Plan]):
         image_folder: str | None = None,
         download: bool = False,
         memory_gb: float = 4.0,
-        streaming: bool = False,
         shuffle_buffer: int = 1024,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str = "data/cache",
+        **kwargs: Any,
     ) -> None:
-        entries = {"train": train, "val": val, "test": test}
-        super().__init__(entries, cache_dir=cache_dir, streaming=streaming, num_workers=num_workers, seed=seed)
+        super().__init__({"train": train, "val": val, "test": test}, **kwargs)
         self.image_size, self.load_size = image_size, load_size or image_size
         self.preprocessing = Preprocessing(image_size, fit)
         self.augmentation = augmentation or ImageAugmentation()
@@ -124,7 +117,7 @@ class ImageData(FixedSizeData[_Plan]):
         self.bad_images, self.memory_gb = bad_images, memory_gb
         self.shuffle_buffer = shuffle_buffer
         folder = None if image_folder is None else Path(image_folder).expanduser()
-        self.location = Location(Path(root).expanduser(), folder, download, self.cache_dir, streaming)
+        self.location = Location(Path(root).expanduser(), folder, download, self.cache_dir, self.streaming)
         self._check_arguments()
 
     def find_fingerprint(self) -> str:
@@ -166,9 +159,7 @@ class ImageData(FixedSizeData[_Plan]):
             preprocessing=self._train_preprocessing,
             size=self.image_size,
             augmentation=self.augmentation,
-            buffer=self.shuffle_buffer,
-            seed=self.seed,
-            **self.rank(),
+            **self.stream_options,
         )
 
     def make_plan(self, *, may_write: bool) -> _Plan:

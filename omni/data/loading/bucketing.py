@@ -1,7 +1,7 @@
 """Batches of rows of similar size, bounded by their seconds or tokens."""
 
-from collections.abc import Callable, Sequence
-from typing import final
+from collections.abc import Sequence
+from typing import Any, final
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -29,34 +29,20 @@ class BucketedBatches(EpochBatches):
         sizes: (rows,) size of each row, in any unit: seconds of audio, tokens.
         capacity: Largest total size of a batch on a rank, padding counted, in the same unit.
         max_rows: Most rows of a batch.
-        seed: Of the shuffling.
-        rank: Of this process.
-        world_size: Number of ranks.
-        position: See `EpochBatches`.
+        **options: Of `EpochBatches`.
 
     Raises:
         UserError: If there are fewer batches than ranks.
     """
 
-    def __init__(
-        self,
-        sizes: np.ndarray,
-        *,
-        capacity: float,
-        max_rows: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        position: Callable[[], int | None] | None = None,
-    ):
-        super().__init__(position)
+    def __init__(self, sizes: np.ndarray, *, capacity: float, max_rows: int, **options: Any):
+        super().__init__(**options)
         self.num_rows = len(sizes)
-        self.seed, self.rank, self.world_size = seed, rank, world_size
         self.buckets = _buckets(sizes, capacity, max_rows)
-        self.num_batches = sum(parts for _, parts in self.buckets) // world_size
+        self.num_batches = sum(parts for _, parts in self.buckets) // self.world_size
         if not self.num_batches:
             raise UserError(
-                f"{self.num_rows} rows make fewer batches than there are ranks ({world_size}): "
+                f"{self.num_rows} rows make fewer batches than there are ranks ({self.world_size}): "
                 "use fewer devices, or set data.batch_seconds (or data.batch_tokens) lower"
             )
 

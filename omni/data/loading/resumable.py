@@ -23,10 +23,16 @@ class EpochBatches(Sampler[list[int]], ABC):
     An iteration yields as many batches as an epoch has, from the batch `position` on.
 
     Args:
+        seed: Of the shuffling.
+        rank: Of this process.
+        world_size: Number of ranks.
         position: Returns the number of batches of the sequence that are done; None for whole epochs, one an iteration.
     """
 
-    def __init__(self, position: Callable[[], int | None] | None = None):
+    def __init__(
+        self, *, seed: int = 0, rank: int = 0, world_size: int = 1, position: Callable[[], int | None] | None = None
+    ):
+        self.seed, self.rank, self.world_size = seed, rank, world_size
         self.position = position or (lambda: None)
         self._iterations = 0
 
@@ -62,32 +68,17 @@ class ShuffledBatches(EpochBatches):
     Args:
         num_rows: Rows of the data set.
         batch_size: Rows of a batch on each rank; if a rank's share holds fewer, its only batch is that small.
-        seed: Of the permutations.
-        rank: Of this process.
-        world_size: Number of ranks.
-        position: See `EpochBatches`.
+        **options: Of `EpochBatches`.
 
     Raises:
         UserError: If there are fewer rows than ranks.
     """
 
-    def __init__(
-        self,
-        num_rows: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        position: Callable[[], int | None] | None = None,
-    ):
-        super().__init__(position)
-        _check_share(num_rows, world_size)
+    def __init__(self, num_rows: int, batch_size: int, **options: Any):
+        super().__init__(**options)
+        _check_share(num_rows, self.world_size)
         self.num_rows = num_rows
-        self.batch_size = min(batch_size, num_rows // world_size)
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
+        self.batch_size = min(batch_size, num_rows // self.world_size)
         if self.batch_size < batch_size:
             rank_zero_info(f"The training data has {num_rows} rows: one batch of {self.batch_size} a rank and epoch")
 

@@ -24,10 +24,10 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
 
     Args:
         entries: Names of the sources of each split, as its configuration has them; None for a split that is not given.
-        cache_dir: Folder of downloads and of whatever is computed once.
-        streaming: Whether `train` is read while training. Resuming reads the stream again up to its place.
+        streaming: Read `train` while training, for data too large to prepare. Resuming reads up to its place again.
         num_workers: Processes that load batches; 0: the training process does.
-        seed: Of the shuffling.
+        seed: Of shuffling and augmentation.
+        cache_dir: Folder of downloads and of whatever is computed once.
 
     Attributes:
         entries: The same, as lists.
@@ -47,10 +47,10 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
         self,
         entries: Mapping[str, str | Sequence[str] | Mapping[str, float] | None],
         *,
-        cache_dir: str,
         streaming: bool = False,
-        num_workers: int,
-        seed: int,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str = "data/cache",
     ):
         super().__init__(num_workers=num_workers, seed=seed)
         self.entries = {
@@ -140,6 +140,11 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
             raise UserError("trainer.overfit_batches needs rows that can be read again: set data.streaming to false")
         options = self.loader_options() | {"persistent_workers": False}  # only new workers see the next pass's number
         return StreamLoader(stream, position=self.position, starts=self._starts, agree=all_agree, **options)
+
+    @property
+    def stream_options(self) -> dict[str, Any]:
+        """Arguments of every `SourceStream`."""
+        return {"buffer": self.shuffle_buffer, "seed": self.seed, **self.rank()}
 
     # ------------------------------------------------------------------ resuming a stream
 

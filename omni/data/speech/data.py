@@ -40,22 +40,14 @@ class SpeechData(UtteranceData[FeatureFile]):
         characters: Of `characters`.
         normalization: Of the transcripts, in training and scoring.
         num_mels: Mel filters of the encoder.
-        batch_seconds: Largest total duration of a batch on each device, padding counted.
-        max_batch_rows: Largest number of utterances of a batch.
-        min_duration: Shorter utterances are left out, in seconds.
-        max_duration: Longer ones are left out.
         crop: Seconds of the random part of each utterance that training reads, without its text; 0: all of it.
         audio: Which batches hold waveforms beside spectrograms: `none`, `validation` or `all`. In training, the
             augmentation must then not change spectrograms.
         augmentation: Of the training utterances.
         cache_features: Whether spectrograms are kept on disk: 184 MB for an hour of audio at 128 filters. The
             augmentation must then not change waveforms.
-        text_column: Column of the text in manifests and on the Hub.
-        streaming: Read while training, for a corpus too large to prepare; `val` must be given. Resuming reads again.
         shuffle_buffer: Utterances that are shuffled and sorted into batches together when streaming.
-        num_workers: Processes that load batches; 0: the training process does.
-        seed: Of shuffling and augmentation.
-        cache_dir: Folder of durations, spectrograms and downloads.
+        kwargs: See `UtteranceData`.
 
     Attributes:
         tokenizer: The output vocabulary; after `setup`.
@@ -78,31 +70,20 @@ class SpeechData(UtteranceData[FeatureFile]):
         characters: str = ENGLISH,
         normalization: TextNormalization = TextNormalization(),  # noqa: B008  immutable
         num_mels: int = 128,
-        batch_seconds: float = 100.0,
-        max_batch_rows: int = 64,
-        min_duration: float = 0.1,
-        max_duration: float = 20.0,
         crop: float = 0.0,
         audio: Literal["none", "validation", "all"] = "none",
         augmentation: SpeechAugmentation = SpeechAugmentation(),  # noqa: B008  immutable
         cache_features: bool = False,
-        text_column: str = "text",
-        streaming: bool = False,
         shuffle_buffer: int = 512,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str = "data/cache",
+        **kwargs: Any,
     ):
-        entries = {"train": train, "val": val, "test": test}
-        super().__init__(entries, cache_dir=cache_dir, streaming=streaming, num_workers=num_workers, seed=seed)
+        super().__init__({"train": train, "val": val, "test": test}, **kwargs)
         self.val_speakers, self.val_fraction = val_speakers, val_fraction
         self.units_spec, self.characters, self.normalization = units, characters, normalization
         self.num_mels = num_mels
-        self.batch_seconds, self.max_batch_rows = batch_seconds, max_batch_rows
-        self.min_duration, self.max_duration = min_duration, max_duration
         self.crop, self.audio = crop, audio
         self.augmentation, self.cache_features = augmentation, cache_features
-        self.text_column, self.shuffle_buffer = text_column, shuffle_buffer
+        self.shuffle_buffer = shuffle_buffer
         self._subframes: Callable[[int], int] | None = None
         self._check_arguments()
 
@@ -164,10 +145,8 @@ class SpeechData(UtteranceData[FeatureFile]):
             max_duration=self.max_duration,
             crop=self.crop,
             audio=self.audio == "all",
-            buffer=self.shuffle_buffer,
-            seed=self.seed,
             **self.batch_limits,
-            **self.rank(),
+            **self.stream_options,
         )
         stream.subframes = self._subframes
         return stream

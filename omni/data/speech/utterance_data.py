@@ -1,7 +1,7 @@
 """The base of the data modules whose rows are utterances."""
 
 from abc import ABC
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from omni.data.loading.row_file import RowFile
 from omni.data.loading.skipped import report_skipped
@@ -31,23 +31,40 @@ class UtterancePlan(NamedTuple, Generic[File]):
 class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
     """Abstract: a data module of utterances.
 
-    Attributes:
-        tokenizer: Encodes the transcripts.
+    Args:
+        entries: See `SplitData`.
         batch_seconds: Largest total duration of a batch on each device, padding counted.
+        max_batch_rows: Largest number of utterances of a batch.
         min_duration: Shorter utterances are left out, in seconds.
         max_duration: Longer ones are left out.
         text_column: Column of the text in manifests and on the Hub.
+        kwargs: See `SplitData`.
+
+    Attributes:
+        tokenizer: Encodes the transcripts.
         silence: Seconds that are added before and after each utterance.
     """
 
     row_name: ClassVar[str] = "utterances"
 
     tokenizer: CTCVocabulary
-    batch_seconds: float
-    min_duration: float
-    max_duration: float
-    text_column: str
     silence: float = 0.0
+
+    def __init__(
+        self,
+        entries: dict[str, str | list[str] | None],
+        *,
+        batch_seconds: float = 100.0,
+        max_batch_rows: int = 64,
+        min_duration: float = 0.1,
+        max_duration: float = 20.0,
+        text_column: str = "text",
+        **kwargs: Any,
+    ):
+        super().__init__(entries, **kwargs)
+        self.batch_seconds, self.max_batch_rows = batch_seconds, max_batch_rows
+        self.min_duration, self.max_duration = min_duration, max_duration
+        self.text_column = text_column
 
     @property
     def batch_capacity(self) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -43,15 +43,8 @@ class CodesData(UtteranceData[CodesFile]):
         min_score: Smallest mean probability that the recogniser gives to a recording's characters, 0–1.
         min_speed: Smallest number of characters a second.
         max_speed: Largest number of characters a second.
-        batch_seconds: Largest total duration of a batch on each device, padding counted.
-        max_batch_rows: Largest number of utterances of a batch.
-        min_duration: Shorter utterances are left out, in seconds.
-        max_duration: Longer ones are left out.
-        text_column: Column of the text in manifests and on the Hub.
         device: Where the corpus is encoded: `cpu`, `cuda`, or `auto` for a GPU if there is one.
-        num_workers: Processes that load batches; 0: the training process does.
-        seed: Of the shuffling.
-        cache_dir: Folder of codes, durations and downloads.
+        kwargs: See `UtteranceData`.
 
     Attributes:
         tokenizer: The characters; after `setup`.
@@ -80,24 +73,14 @@ class CodesData(UtteranceData[CodesFile]):
         min_score: float = 0.3,
         min_speed: float = 3.0,
         max_speed: float = 30.0,
-        batch_seconds: float = 100.0,
-        max_batch_rows: int = 64,
-        min_duration: float = 0.1,
-        max_duration: float = 20.0,
-        text_column: str = "text",
         device: str = "auto",
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str = "data/cache",
+        **kwargs: Any,
     ):
-        entries = {"train": train, "val": val, "test": test}
-        super().__init__(entries, cache_dir=cache_dir, num_workers=num_workers, seed=seed)
+        super().__init__({"train": train, "val": val, "test": test}, streaming=False, **kwargs)
         self.codec_path, self.recognizer_path = codec, recognizer
         self.val_fraction, self.only_speakers = val_fraction, speakers
         self.silence, self.alignment_filter = silence, AlignmentFilter(min_score, min_speed, max_speed)
-        self.batch_seconds, self.max_batch_rows = batch_seconds, max_batch_rows
-        self.min_duration, self.max_duration = min_duration, max_duration
-        self.text_column, self.device = text_column, device
+        self.device = device
         self._check_arguments()
 
     @cached_property

@@ -50,11 +50,8 @@ class TextData(FixedSizeData[_Plan]):
         document_separator: Regular expression of the text between two documents of a .txt file; by default a file is
             one document.
         text_column: Column of the text in .jsonl, .parquet and on the Hub.
-        streaming: Tokenise and pack while reading, for a corpus too large to prepare. Resuming reads the pass again.
         shuffle_buffer: Rows that are packed and shuffled together when streaming.
-        num_workers: Processes that load batches; 0: the training process does, which is fast unless streaming.
-        seed: Of the shuffling.
-        cache_dir: Folder of tokens, tokenizers and downloads.
+        kwargs: See `SplitData`.
 
     Attributes:
         tokenizer: Encodes the text; after `setup`.
@@ -84,14 +81,10 @@ class TextData(FixedSizeData[_Plan]):
         val_split: Literal["documents", "tail"] = "documents",
         document_separator: str | None = None,
         text_column: str = "text",
-        streaming: bool = False,
         shuffle_buffer: int = 2048,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str = "data/cache",
+        **kwargs: Any,
     ):
-        entries = {"train": train, "val": val, "test": test}
-        super().__init__(entries, cache_dir=cache_dir, streaming=streaming, num_workers=num_workers, seed=seed)
+        super().__init__({"train": train, "val": val, "test": test}, **kwargs)
         self.tokenizer_spec = tokenizer
         self.vocab_size = vocab_size
         self.context = context
@@ -138,9 +131,7 @@ class TextData(FixedSizeData[_Plan]):
             plan.tokenizer,
             context=self.context,
             batch_size=self.batch_size,
-            buffer=self.shuffle_buffer,
-            seed=self.seed,
-            **self.rank(),
+            **self.stream_options,
         )
 
     def make_plan(self, *, may_write: bool) -> _Plan:
