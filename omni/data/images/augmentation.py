@@ -1,5 +1,7 @@
 """Random changes of training images, a whole batch at a time."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -15,6 +17,7 @@ _GROUP = 8  # images with the same RandAugment: 5 × as fast as one by one, and 
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
 class ImageAugmentation:
     """Random changes of training images.
 
@@ -30,33 +33,27 @@ class ImageAugmentation:
             chosen at random for each batch.
     """
 
-    def __init__(
-        self,
-        *,
-        min_crop_area: float = 1.0,
-        shift: int = 0,
-        flip: float = 0.0,
-        randaugment: int = 0,
-        magnitude: int = 9,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-    ) -> None:
-        limits = (
-            ("min_crop_area", min_crop_area, 1),
-            ("flip", flip, 1),
-            ("magnitude", magnitude, 30),
-        )
-        for name, value, most in limits:
-            if not 0 <= value <= most:
-                raise UserError(f"data.augmentation.{name} is {value}: it must lie between 0 and {most}")
-        for name, value in (("shift", shift), ("randaugment", randaugment), ("mixup", mixup), ("cutmix", cutmix)):
+    min_crop_area: float = 1.0
+    shift: int = 0
+    flip: float = 0.0
+    randaugment: int = 0
+    magnitude: int = 9
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        most = {"min_crop_area": 1, "flip": 1, "magnitude": 30}
+        for name, value in vars(self).items():
+            if name in most and not 0 <= value <= most[name]:
+                raise UserError(f"data.augmentation.{name} is {value}: it must lie between 0 and {most[name]}")
             if value < 0:
                 raise UserError(f"data.augmentation.{name} is {value}: it must be 0 or more")
-        if min_crop_area == 0:
+        if self.min_crop_area == 0:
             raise UserError("data.augmentation.min_crop_area is 0: it must be more")
-        self.min_crop_area, self.shift, self.flip = min_crop_area, shift, flip
-        self.mixup, self.cutmix = mixup, cutmix
-        self.randaugment = v2.RandAugment(randaugment, magnitude, fill=[128]) if randaugment else None
+
+    @cached_property
+    def _randaugment(self) -> v2.RandAugment:
+        return v2.RandAugment(self.randaugment, self.magnitude, fill=[128])
 
     @property
     def mixes(self) -> bool:
@@ -77,9 +74,9 @@ class ImageAugmentation:
         images = self._place(images, size)
         mirrored = torch.rand(len(images)) < self.flip
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        if self.randaugment is not None:
+        if self.randaugment:
             colour = images.expand(-1, 3, -1, -1).split(_GROUP)
-            images = torch.cat([self.randaugment(group) for group in colour])
+            images = torch.cat([self._randaugment(group) for group in colour])
         return self._mix(to_pixels(images), labels)
 
     def _place(self, images: Tensor, size: int) -> Tensor:

@@ -239,21 +239,20 @@ def open_utterances(
     Raises:
         UserError: If a source does not exist or its format is not known.
     """
-    sources: list[Utterances] = []
-    for entry in entries:
-        if entry.startswith(HUB):
-            sources.append(HubUtterances(entry, split, text_column=text_column, cache_dir=cache_dir))
-            continue
-        path = Path(entry).expanduser()
-        if path.is_dir():
-            sources.append(_open_folder(path))
-        elif not path.is_file():
-            raise UserError(f"{entry}: does not exist: name a manifest, a folder of speech or hub:OWNER/NAME")
-        elif path.suffix not in (".jsonl", ".csv"):
-            raise UserError(f"{entry}: a manifest of speech is a .jsonl or .csv file (see `omni data prepare`)")
-        else:
-            sources.append(SpeechManifest(path, text_column=text_column))
-    return sources
+    return [_open(entry, split, text_column, cache_dir) for entry in entries]
+
+
+def _open(entry: str, split: str, text_column: str, cache_dir: Path) -> Utterances:
+    if entry.startswith(HUB):
+        return HubUtterances(entry, split, text_column=text_column, cache_dir=cache_dir)
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise UserError(f"{entry}: does not exist: name a manifest, a folder of speech or hub:OWNER/NAME")
+    if path.suffix not in (".jsonl", ".csv"):
+        raise UserError(f"{entry}: a manifest of speech is a .jsonl or .csv file (see `omni data prepare`)")
+    return SpeechManifest(path, text_column=text_column)
 
 
 def sha256_of(texts: Iterable[str]) -> str:
