@@ -36,32 +36,27 @@ class Cache(Protocol):
         ...
 
 
-class LanguageModel(Protocol):
-    """A causal language model over embeddings; see `omni.models.thinker.Thinker`."""
+class LanguageModel(Part, ABC):
+    """Abstract: a causal language model over embeddings; see `omni.models.thinker.Thinker`.
+
+    Attributes:
+        vocab_size: Number of tokens.
+        dim: Width of the embeddings.
+        rope_axes: 3 if positions are time, height and width (TM-RoPE); 1 if they are token indices.
+    """
+
+    vocab_size: int
+    dim: int
+    rope_axes: int
 
     @property
-    def vocab_size(self) -> int:
-        """Number of tokens."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Width of the embeddings."""
-        ...
-
-    @property
-    def rope_axes(self) -> int:
-        """3 if positions are time, height and width (TM-RoPE); 1 if they are token indices."""
-        ...
-
-    @property
+    @abstractmethod
     def embedding_rms(self) -> float:
         """Root mean square of the token embeddings."""
-        ...
 
+    @abstractmethod
     def embed(self, tokens: Tensor) -> Tensor:
         """Looks up tokens (batch, time): (batch, time, dim)."""
-        ...
 
     def encode(
         self,
@@ -72,16 +67,35 @@ class LanguageModel(Protocol):
         mask: Tensor | None = None,
         cache: Any = None,
     ) -> TransformerOutput:
-        """Runs the model without its head, on tokens or on embeddings."""
-        ...
+        """Runs the model without its head.
 
+        Args:
+            tokens: (batch, time) of int64.
+            embeddings: (batch, time, dim), instead of tokens.
+            positions: (time,), (batch, time) or (rope_axes, batch, time); consecutive, after the cached ones, if not
+                given.
+            mask: (batch, time) of bool, false at padding; padding at the end needs none.
+            cache: Earlier keys and values, from `new_cache`. New ones are appended, and counted by `cache.advance`.
+        """
+        if embeddings is None and tokens is not None:
+            embeddings = self.embed(tokens)
+        elif embeddings is None or tokens is not None:
+            raise ValueError("a Thinker takes either tokens or embeddings")
+        return self.encode_embeddings(embeddings, positions, mask, cache)
+
+    @abstractmethod
+    def encode_embeddings(
+        self, embeddings: Tensor, positions: Tensor | None, mask: Tensor | None, cache: Any
+    ) -> TransformerOutput:
+        """Does what `encode` describes."""
+
+    @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """Applies the head to hidden states (..., dim): (..., vocab)."""
-        ...
 
+    @abstractmethod
     def new_cache(self, batch_size: int, max_length: int) -> Cache:
-        """An empty cache for rows of up to `max_length` positions; `encode` takes no other kind."""
-        ...
+        """An empty cache for rows of up to `max_length` positions."""
 
 
 class ImageEncoder(Part, ABC):

@@ -8,7 +8,7 @@ from omni import losses
 from omni.layers.cache import KVCache
 from omni.layers.readout import readout
 from omni.layers.transformer import Transformer, TransformerOutput
-from omni.models.part import Part
+from omni.models.interfaces import LanguageModel
 
 
 class ThinkerOutput(NamedTuple):
@@ -25,41 +25,31 @@ class ThinkerOutput(NamedTuple):
     balance_loss: Tensor
 
 
-class Thinker(Part):
+class Thinker(LanguageModel):
     """A causal Transformer over tokens, or over embeddings with features of media among them.
 
     Args:
         vocab_size: Number of tokens; the tokenizer's or more.
+        tied: Whether the head shares the embedding's matrix.
         dim: Width of the residual stream.
         num_layers: Number of blocks.
         num_heads: Heads of queries.
-        num_kv_heads: Heads of keys and values; `num_heads` if not given.
-        head_dim: Size of a head; `dim / num_heads` if not given.
         ffn_dim: Hidden width of the feed-forward network.
         rope_axes: 1, or 3 for TM-RoPE: time, height and width. On text both are exactly equal.
-        dropout: Dropout in training.
-        num_experts: 0 for a dense network, or the number of experts in each block.
-        experts_per_token: Experts chosen for each token.
-        tied: Whether the head shares the embedding's matrix.
-        gradient_checkpointing: Whether activations of blocks are recomputed in the backward pass.
+        options: Further options of `Transformer`, apart from those that are set below.
     """
 
     def __init__(
         self,
         *,
         vocab_size: int,
+        tied: bool = True,
         dim: int = 256,
         num_layers: int = 4,
         num_heads: int = 4,
-        num_kv_heads: int | None = None,
-        head_dim: int | None = None,
         ffn_dim: int = 1024,
         rope_axes: int = 1,
-        dropout: float = 0.0,
-        num_experts: int = 0,
-        experts_per_token: int = 2,
-        tied: bool = True,
-        gradient_checkpointing: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.vocab_size, self.dim, self.rope_axes = vocab_size, dim, rope_axes
@@ -68,14 +58,13 @@ class Thinker(Part):
             dim=dim,
             num_layers=num_layers,
             num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            head_dim=head_dim,
             ffn_dim=ffn_dim,
+            activation="swiglu",
+            causal=True,
             rope_axes=rope_axes,
-            dropout=dropout,
-            num_experts=num_experts,
-            experts_per_token=experts_per_token,
-            gradient_checkpointing=gradient_checkpointing,
+            rope_theta=10_000.0,
+            conv_kernel=0,
+            **options,
         )
         self.head = readout(nn.Linear(dim, vocab_size, bias=False))
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
@@ -112,33 +101,12 @@ class Thinker(Part):
         """
         return self.embedding(tokens) * self.dim**0.5
 
-    def encode(
-        self,
-        tokens: Tensor | None = None,
-        *,
-        embeddings: Tensor | None = None,
-        positions: Tensor | None = None,
-        mask: Tensor | None = None,
-        cache: KVCache | None = None,
+    def encode_embeddings(
+        self, embeddings: Tensor, positions: Tensor | None, mask: Tensor | None, cache: KVCache | None
     ) -> TransformerOutput:
-        """Runs all but the head.
-
-        Args:
-            tokens: (batch, time) of int64.
-            embeddings: (batch, time, dim), instead of tokens.
-            positions: (time,), (batch, time) or (rope_axes, batch, time); consecutive if not given.
-            mask: (batch, time) of bool, false at padding; padding at the end needs none.
-            cache: Earlier keys and values. New ones are appended, and counted by `cache.advance`.
-        """
-        if (tokens is None) == (embeddings is None):
-            raise ValueError("the Thinker takes either tokens or embeddings")
-        if embeddings is None:
-            assert tokens is not None
-            embeddings = self.embed(tokens)
         return self.transformer(embeddings, positions=positions, mask=mask, cache=cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Applies the head to hidden states (..., dim): (..., vocab)."""
         return self.head(hidden)
 
     def forward(self, tokens: Tensor | None = None, **inputs: Any) -> ThinkerOutput:
@@ -155,5 +123,4 @@ class Thinker(Part):
         return losses.token_nll(hidden, self.head.weight, targets)
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
-        """An empty cache for rows of up to `max_length` positions."""
         return self.transformer.new_cache(batch_size, max_length)

@@ -10,7 +10,7 @@ from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.models.audio_encoder import AudioFeatures
 from omni.models.interfaces import SpeechEncoder
 from omni.models.pretrained.front_ends import ConvFrontEnd, ExtractorFrontEnd, SpeechFrontEnd, WhisperFrontEnd
-from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load, load_other
+from omni.models.pretrained.loading import PretrainedPart, checkpoint_layers, load_other
 
 
 class PretrainedAudioEncoder(PretrainedPart, SpeechEncoder):
@@ -21,39 +21,30 @@ class PretrainedAudioEncoder(PretrainedPart, SpeechEncoder):
     padding of a batch is masked, and recordings longer than `window` are encoded in windows.
 
     Args:
-        source: Name on the Hub, or a folder from `save_pretrained`, with its feature extractor.
-        revision: Commit, branch or tag on the Hub.
-        dtype: Dtype of the weights; `float32` if they are trained.
         window: Longest input of the model in seconds; longer recordings are split.
         gradient_checkpointing: Whether activations of layers are recomputed in the backward pass.
+        kwargs: See `PretrainedPart`; a folder also holds the feature extractor.
     """
 
     num_mels = 0  # its input are waveforms
 
-    def __init__(
-        self,
-        *,
-        source: str,
-        revision: str | None = None,
-        dtype: Precision = "float32",
-        window: float = 30.0,
-        gradient_checkpointing: bool = False,
-    ) -> None:
-        super().__init__(source, revision, dtype)
+    def __init__(self, *, window: float = 30.0, gradient_checkpointing: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if window <= 0:
             raise ValueError(f"window must be over 0 s, not {window}")
-        extractor = load_other("AutoFeatureExtractor", source, revision)
+        extractor = load_other("AutoFeatureExtractor", self.source, self.revision)
         rate = getattr(extractor, "sampling_rate", SAMPLE_RATE)
         if rate != SAMPLE_RATE:
             raise ValueError(
-                f"source {source}: its sampling rate is {rate:,} Hz and omni's {SAMPLE_RATE:,} Hz: use another model"
+                f"source {self.source}: its sampling rate is {rate:,} Hz and omni's {SAMPLE_RATE:,} Hz: "
+                "use another model"
             )
-        model = load("AutoModel", source, revision, dtype, attn_implementation="sdpa")
+        model = self.load("AutoModel")
         self.front_end: SpeechFrontEnd = _front_end(model, extractor)
         self._record_fingerprint(self.front_end)
         self._omit_pretrained()
         if gradient_checkpointing:
-            checkpoint_layers(self.front_end.model, source)
+            checkpoint_layers(self.front_end.model, self.source)
         self.dim, self.downsampling = self.front_end.dim, self.front_end.downsampling
         frames = min(round(window * SAMPLE_RATE / HOP_LENGTH), self.front_end.longest or 10**9)
         self.window = max(1, frames // self.downsampling) * self.downsampling

@@ -35,11 +35,16 @@ class PretrainedPart(Part, ABC):
         dtype: Dtype of the weights; `float32` if they are trained. Frozen ones need half the memory in `bfloat16`.
     """
 
-    def __init__(self, source: str, revision: str | None, dtype: Precision) -> None:
+    def __init__(self, *, source: str, revision: str | None = None, dtype: Precision = "float32") -> None:
         super().__init__()
-        self.source, self.revision, self.dtype = source, revision, dtype
+        self.source, self.revision = source, revision
+        self.dtype: Precision = dtype
         self._omitted: set[str] = set()
         self._fingerprint = ""
+
+    def load(self, auto: str) -> Any:
+        """The pretrained model; see the function `load`."""
+        return load(auto, self.source, self.revision, self.dtype, attn_implementation="sdpa")
 
     def _record_fingerprint(self, model: nn.Module) -> None:
         """Stores the fingerprint of the pretrained model; called once, before anything is added to it."""

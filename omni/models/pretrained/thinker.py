@@ -13,14 +13,15 @@ from omni.batch import IGNORE
 from omni.errors import UserError, install_hint
 from omni.layers.readout import readout
 from omni.layers.transformer import TransformerOutput
+from omni.models.interfaces import LanguageModel
 from omni.models.pretrained.cache import PretrainedCache, cache_argument
-from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load
+from omni.models.pretrained.loading import PretrainedPart, checkpoint_layers
 from omni.text.tokenizer import NUM_SPECIALS
 
 _PROBE = 4  # tokens on which body and head are compared with the whole model
 
 
-class PretrainedThinker(PretrainedPart):
+class PretrainedThinker(PretrainedPart, LanguageModel):
     """Any causal language model of `transformers`, with the interface of `omni.models.thinker.Thinker`.
 
     Token ids are the model's own plus `NUM_SPECIALS` (see `omni.models.pretrained.tokenizer`): placeholders of media
@@ -29,15 +30,12 @@ class PretrainedThinker(PretrainedPart):
     With LoRA (arXiv:2106.09685) its weights are frozen, and low-rank updates of its matrices are trained.
 
     Args:
-        source: Name on the Hub, or a folder from `save_pretrained`.
-        revision: Commit, branch or tag on the Hub.
-        dtype: Dtype of the weights: `float32` if they are trained; `bfloat16` halves the memory of frozen ones. LoRA is
-            always fp32.
         gradient_checkpointing: Whether activations of layers are recomputed in the backward pass.
         lora_rank: Rank of the updates; 0 for none.
         lora_alpha: Scale of the updates, which is divided by the rank; 2 × rank if not given.
         lora_dropout: Dropout of the input of the updates.
         lora_targets: Names or name suffixes of the updated matrices; `all-linear` for all but the head.
+        kwargs: See `PretrainedPart`. LoRA is fp32 for any `dtype`.
     """
 
     rope_axes = 1
@@ -46,23 +44,21 @@ class PretrainedThinker(PretrainedPart):
     def __init__(
         self,
         *,
-        source: str,
-        revision: str | None = None,
-        dtype: Precision = "float32",
         gradient_checkpointing: bool = False,
         lora_rank: int = 0,
         lora_alpha: float | None = None,
         lora_dropout: float = 0.0,
         lora_targets: str | Sequence[str] = "all-linear",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(source, revision, dtype)
+        super().__init__(**kwargs)
         if lora_rank < 0:
             raise ValueError(f"lora_rank must be 0 or more, not {lora_rank}")
-        self.model: Any = load("AutoModelForCausalLM", source, revision, dtype, attn_implementation="sdpa")
+        self.model: Any = self.load("AutoModelForCausalLM")
         self._record_fingerprint(self.model)
         embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         if embedding is None or head is None:
-            raise UserError(f"{source}: is not a causal language model with an embedding and a head")
+            raise UserError(f"{self.source}: is not a causal language model with an embedding and a head")
         if isinstance(head, nn.Linear):
             readout(head)
         vocabulary, self.dim = embedding.weight.shape
@@ -77,7 +73,7 @@ class PretrainedThinker(PretrainedPart):
             self._add_lora(lora_alpha or 2 * lora_rank, lora_dropout, lora_targets)
         self._omit_pretrained()
         if gradient_checkpointing:
-            checkpoint_layers(self.model, source)
+            checkpoint_layers(self.model, self.source)
 
     # ------------------------------------------------------------------ the interface of a Thinker
 
@@ -100,27 +96,9 @@ class PretrainedThinker(PretrainedPart):
         """Looks up tokens (batch, time): (batch, time, dim), undefined at placeholders and padding."""
         return self._embedding((tokens - NUM_SPECIALS).clamp(min=0))
 
-    def encode(
-        self,
-        tokens: Tensor | None = None,
-        *,
-        embeddings: Tensor | None = None,
-        positions: Tensor | None = None,
-        mask: Tensor | None = None,
-        cache: PretrainedCache | None = None,
+    def encode_embeddings(
+        self, embeddings: Tensor, positions: Tensor | None, mask: Tensor | None, cache: PretrainedCache | None
     ) -> TransformerOutput:
-        """Runs the model without its head.
-
-        Args:
-            tokens: (batch, time) of int64.
-            embeddings: (batch, time, dim), instead of tokens.
-            positions: (batch, time); consecutive, after the cached ones, if not given.
-            mask: (batch, time) of bool, false at padding; padding at the end needs none.
-            cache: Earlier keys and values. New ones are counted by `cache.advance`.
-        """
-        if embeddings is None:
-            assert tokens is not None
-            embeddings = self.embed(tokens)
         options: dict[str, Any] = {"attention_mask": mask, "position_ids": positions, "use_cache": False}
         if cache is not None:
             options = cache.options(embeddings.shape[1])
@@ -148,7 +126,6 @@ class PretrainedThinker(PretrainedPart):
         return F.cross_entropy(self._own_logits(hidden).float(), targets, ignore_index=IGNORE, reduction="sum")
 
     def new_cache(self, batch_size: int, max_length: int) -> PretrainedCache:
-        """An empty cache for rows of up to `max_length` positions."""
         argument = cache_argument(self._body.forward)
         return PretrainedCache(batch_size, max_length, device=self._embedding.weight.device, argument=argument)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omni.models.interfaces import ImageEncoder
-from omni.models.pretrained.loading import Precision, PretrainedPart, checkpoint_layers, load, load_other
+from omni.models.pretrained.loading import PretrainedPart, checkpoint_layers, load_other
 
 
 class PretrainedVisionEncoder(PretrainedPart, ImageEncoder):
@@ -17,30 +17,20 @@ class PretrainedVisionEncoder(PretrainedPart, ImageEncoder):
     of the last layer, without CLS token. Images are pixels from 0 to 1, which it normalises itself.
 
     Args:
-        source: Name on the Hub, or a folder from `save_pretrained`, with its image processor.
-        revision: Commit, branch or tag on the Hub.
-        dtype: Dtype of the weights; `float32` if they are trained.
         pool: Side of the square of patches that are averaged to one token.
         gradient_checkpointing: Whether activations of layers are recomputed in the backward pass.
+        kwargs: See `PretrainedPart`; a folder also holds the image processor.
     """
 
-    def __init__(
-        self,
-        *,
-        source: str,
-        revision: str | None = None,
-        dtype: Precision = "float32",
-        pool: int = 1,
-        gradient_checkpointing: bool = False,
-    ) -> None:
-        super().__init__(source, revision, dtype)
-        processor = load_other("AutoImageProcessor", source, revision)
-        whole: Any = load("AutoModel", source, revision, dtype, attn_implementation="sdpa")
+    def __init__(self, *, pool: int = 1, gradient_checkpointing: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        processor = load_other("AutoImageProcessor", self.source, self.revision)
+        whole: Any = self.load("AutoModel")
         self.model: Any = getattr(whole, "vision_model", whole)
         config = self.model.config
         if not (hasattr(config, "patch_size") and hasattr(config, "image_size")):
             raise ValueError(
-                f"source {source}: is not a vision tower: its configuration has no patch_size and image_size"
+                f"source {self.source}: is not a vision tower: its configuration has no patch_size and image_size"
             )
         self.image_size, self.grid = config.image_size, config.image_size // config.patch_size
         if pool < 1 or self.grid % pool:
@@ -52,7 +42,7 @@ class PretrainedVisionEncoder(PretrainedPart, ImageEncoder):
         self._record_fingerprint(self.model)
         self._omit_pretrained()
         if gradient_checkpointing:
-            checkpoint_layers(self.model, source)
+            checkpoint_layers(self.model, self.source)
 
     mean: Tensor
     std: Tensor
