@@ -56,9 +56,9 @@ class ConvNeXtStack(nn.Module):
     Args:
         dim: Width.
         num_layers: Number of blocks; 0 for the identity.
-        kernel_size: See `ConvNeXt`.
-        expansion: See `ConvNeXt`.
-        causal: See `ConvNeXt`.
+        kernel_size: Span of a block's convolution in frames.
+        expansion: Hidden width of a block relative to `dim`.
+        causal: Whether blocks read past frames only.
     """
 
     def __init__(

@@ -42,8 +42,7 @@ class ResidualQuantizer(nn.Module):
         dim: Width of the vectors.
         num_codebooks: Number of codebooks (levels).
         codebook_size: Entries per codebook.
-        codebook_dim: Width of the entries, between two projections (factorised codes,
-            arXiv:2110.04627).
+        codebook_dim: Width of the entries, between two projections (factorised codes, arXiv:2110.04627).
         decay: Decay of the moving averages per training batch.
         revive_below: An entry is replaced if its count is below this share of the mean count.
         dropout: Share of the rows that use fewer codebooks in training, from 1 on.

@@ -43,16 +43,12 @@ class Codec(Part):
         num_mels: Mel filters.
         dim: Width.
         mel_layers: Blocks at 100 Hz, in the encoder and in the decoder.
+        downsampling: Mel frames per frame of codes: 2 (50 Hz), 4 (25 Hz) or 8 (12.5 Hz).
         num_layers: Blocks at the rate of the codes, in the encoder and in the decoder.
         kernel_size: Span of a block's convolution in frames.
         expansion: Hidden width of a block relative to `dim`.
-        downsampling: Mel frames per frame of codes: 2 (50 Hz), 4 (25 Hz) or 8 (12.5 Hz).
-        num_codebooks: Codes per frame.
-        codebook_size: Entries per codebook.
-        codebook_dim: Width of the entries.
-        decay: Decay of the codebooks' moving averages per batch.
-        revive_below: Entries whose count is below this share of the mean count are replaced.
         quantizer_dropout: Share of the training rows that use only some of the codebooks.
+        quantizer: Further options of `ResidualQuantizer`.
     """
 
     def __init__(
@@ -61,16 +57,12 @@ class Codec(Part):
         num_mels: int = 128,
         dim: int = 192,
         mel_layers: int = 1,
+        downsampling: Literal[2, 4, 8] = 4,
         num_layers: int = 2,
         kernel_size: int = 7,
         expansion: int = 3,
-        downsampling: Literal[2, 4, 8] = 4,
-        num_codebooks: int = 4,
-        codebook_size: int = 256,
-        codebook_dim: int = 32,
-        decay: float = 0.98,
-        revive_below: float = 0.08,
         quantizer_dropout: float = 0.2,
+        **quantizer: Any,
     ) -> None:
         super().__init__()
         if downsampling not in (2, 4, 8):
@@ -81,15 +73,7 @@ class Codec(Part):
         self.mel_encoder = ConvNeXtStack(dim, mel_layers, **blocks)
         self.down = nn.Linear(downsampling * dim, dim)
         self.encoder = ConvNeXtStack(dim, num_layers, **blocks)
-        self.quantizer = ResidualQuantizer(
-            dim,
-            num_codebooks=num_codebooks,
-            codebook_size=codebook_size,
-            codebook_dim=codebook_dim,
-            decay=decay,
-            revive_below=revive_below,
-            dropout=quantizer_dropout,
-        )
+        self.quantizer = ResidualQuantizer(dim, dropout=quantizer_dropout, **quantizer)
         self.decoder = ConvNeXtStack(dim, num_layers, **blocks)
         self.up = nn.Linear(dim, downsampling * dim)
         self.mel_decoder = ConvNeXtStack(dim, mel_layers, **blocks)

@@ -143,39 +143,35 @@ class LinearProjector(Projector):
         return self.down(x)
 
 
-class MLPProjector(Projector):
-    """Two matrices with a GELU between.
+class HiddenProjector(Projector, ABC):
+    """Abstract: a projector with one hidden layer.
 
     Args:
         hidden_dim: Width between the matrices; 2 × `out_dim` by default.
         kwargs: See `Projector`.
     """
 
+    gates = 0  # matrices that gate the hidden values
+
     def __init__(self, *, hidden_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         hidden_dim = hidden_dim or 2 * self.out_dim
-        self.up = nn.Linear(self.width, hidden_dim, bias=False)
+        self.up = nn.Linear(self.width, (1 + self.gates) * hidden_dim, bias=False)
         self.down = nn.Linear(hidden_dim, self.out_dim, bias=False)
         self.add_output()
+
+
+class MLPProjector(HiddenProjector):
+    """Two matrices with a GELU between; arguments as of `HiddenProjector`."""
 
     def project(self, x: Tensor, lengths: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))
 
 
-class SwiGLUProjector(Projector):
-    """Three matrices, as in a SwiGLU feed-forward network (arXiv:2002.05202).
+class SwiGLUProjector(HiddenProjector):
+    """Three matrices, as in a SwiGLU feed-forward network (arXiv:2002.05202); arguments as of `HiddenProjector`."""
 
-    Args:
-        hidden_dim: Width between the matrices; 2 × `out_dim` by default.
-        kwargs: See `Projector`.
-    """
-
-    def __init__(self, *, hidden_dim: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        hidden_dim = hidden_dim or 2 * self.out_dim
-        self.up = nn.Linear(self.width, 2 * hidden_dim, bias=False)
-        self.down = nn.Linear(hidden_dim, self.out_dim, bias=False)
-        self.add_output()
+    gates = 1
 
     def project(self, x: Tensor, lengths: Tensor) -> Tensor:
         return self.down(activate(self.up(x), "swiglu"))

@@ -1,7 +1,7 @@
 """The Talker: text to codec frames, with an explicit position in the text."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,25 +94,15 @@ class Talker(Part):
         self.characters = nn.Embedding(vocab_size + 2, dim)  # and a start and an end symbol
         self.speakers = nn.Embedding(num_speakers, dim) if num_speakers else None
         self.condition = nn.Linear(thinker_dim, dim, bias=False) if thinker_dim else None
-        self.text_encoder = Transformer(
-            dim=dim,
-            num_layers=text_layers,
-            num_heads=num_heads,
-            ffn_dim=text_ffn_dim,
-            causal=False,
-            dropout=dropout,
-            gradient_checkpointing=gradient_checkpointing,
-        )
+        shared: dict[str, Any] = {
+            "dim": dim,
+            "num_heads": num_heads,
+            "dropout": dropout,
+            "gradient_checkpointing": gradient_checkpointing,
+        }
+        self.text_encoder = Transformer(num_layers=text_layers, ffn_dim=text_ffn_dim, causal=False, **shared)
         self.start = nn.Parameter(torch.zeros(dim))  # input at the first frame
-        self.transformer = Transformer(
-            dim=dim,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            num_kv_heads=num_kv_heads,
-            ffn_dim=ffn_dim,
-            dropout=dropout,
-            gradient_checkpointing=gradient_checkpointing,
-        )
+        self.transformer = Transformer(num_layers=num_layers, ffn_dim=ffn_dim, num_kv_heads=num_kv_heads, **shared)
         self.advance = readout(nn.Linear(dim, MAX_ADVANCE + 1))
         self.depth = DepthModule(dim, num_codebooks=num_codebooks, codebook_size=codebook_size)
         nn.init.normal_(self.advance.weight, std=0.02)
@@ -181,25 +171,22 @@ class Talker(Part):
         text_lengths: Tensor,
         codes: Tensor,
         advances: Tensor,
-        *,
-        speakers: Tensor | None = None,
-        hidden: Tensor | None = None,
+        **conditions: Tensor | None,
     ) -> TalkerOutput:
         """Predicts each frame from the previous ones, for known codes and advances (teacher forcing).
 
         Args:
-            text: As in `encode_text`; so are `text_lengths`, `speakers` and `hidden`.
+            text: As in `encode_text`; so are `text_lengths` and `conditions`.
             text_lengths: (batch,), int64.
             codes: (batch, frames, codebooks), int64; undefined after a row's end.
             advances: (batch, frames), int64: characters by which the position advances after each frame, in all from
                 the start symbol to after the end symbol. `IGNORE` after a row's end.
-            speakers: (batch,), int64.
-            hidden: (batch, characters, thinker_dim).
+            conditions: `speakers` and `hidden`.
 
         Returns:
             Logits of the codes of each frame and of its advance.
         """
-        texts = self.encode_text(text, text_lengths, speakers=speakers, hidden=hidden)
+        texts = self.encode_text(text, text_lengths, **conditions)
         codes = codes.clamp(min=0)
         before = torch.cat((self.start.expand(len(codes), 1, -1), self.depth.embed(self._noisy(codes[:, :-1]))), dim=1)
         x = before + gather(texts, positions(advances))

@@ -39,13 +39,13 @@ class VisionEncoder(ImageEncoder):
     Args:
         image_size: Side of the training images in pixels.
         patch_size: Side of a patch in pixels.
+        stem: `patch`, one matrix for each patch, or `conv`, 3 × 3 convolutions, which learn from fewer images.
+        stem_width: Channels of a conv stem after its first halving; each further one doubles them.
+        stem_depth: Convolutions of a conv stem at each resolution.
         dim: Width of the residual stream.
         num_layers: Number of blocks.
         num_heads: Heads.
         ffn_dim: Hidden width of the feed-forward network.
-        stem: `patch`, one matrix for each patch, or `conv`, 3 × 3 convolutions, which learn from fewer images.
-        stem_width: Channels of a conv stem after its first halving; each further one doubles them.
-        stem_depth: Convolutions of a conv stem at each resolution.
         dropout: Dropout in training, of attention weights, of updates, and of a conv stem's residuals.
         reduction: How patches become fewer tokens for the Thinker: `none`, or `shuffle`, which concatenates the patches
             of a square to one token (pixel shuffle).
@@ -62,13 +62,13 @@ class VisionEncoder(ImageEncoder):
         *,
         image_size: int = 224,
         patch_size: int = 16,
+        stem: Literal["patch", "conv"] = "conv",
+        stem_width: int = 16,
+        stem_depth: int = 1,
         dim: int = 128,
         num_layers: int = 4,
         num_heads: int = 2,
         ffn_dim: int = 512,
-        stem: Literal["patch", "conv"] = "conv",
-        stem_width: int = 16,
-        stem_depth: int = 1,
         dropout: float = 0.0,
         reduction: Literal["none", "shuffle"] = "none",
         reduction_factor: int = 2,

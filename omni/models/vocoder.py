@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +27,10 @@ class Vocos(Part):
     Args:
         num_mels: Mel filters.
         dim: Width.
-        num_layers: Number of blocks.
-        kernel_size: Span of a block's convolution in frames.
-        expansion: Hidden width of a block relative to `dim`.
-        n_fft: Frame length in samples, a multiple of 160, 480 or more.
         causal: Whether blocks read past frames only, so that spectrograms can be streamed.
+        num_layers: Number of blocks.
+        n_fft: Frame length in samples, a multiple of 160, 480 or more.
+        blocks: Further options of `ConvNeXtStack`.
 
     Raises:
         ValueError: If `n_fft` is out of range.
@@ -42,18 +41,17 @@ class Vocos(Part):
         *,
         num_mels: int = 128,
         dim: int = 256,
-        num_layers: int = 6,
-        kernel_size: int = 7,
-        expansion: int = 3,
-        n_fft: int = 640,
         causal: bool = True,
+        num_layers: int = 6,
+        n_fft: int = 640,
+        **blocks: Any,
     ) -> None:
         super().__init__()
         if n_fft % HOP_LENGTH or n_fft < 3 * HOP_LENGTH:
             raise ValueError(f"n_fft must be a multiple of {HOP_LENGTH}, 480 or more, not {n_fft}")
         self.num_mels, self.n_fft, self.causal = num_mels, n_fft, causal
         self.input = nn.Linear(num_mels, dim)
-        self.backbone = ConvNeXtStack(dim, num_layers, kernel_size=kernel_size, expansion=expansion, causal=causal)
+        self.backbone = ConvNeXtStack(dim, num_layers, causal=causal, **blocks)
         self.norm = RMSNorm(dim)
         self.head = readout(nn.Linear(dim, n_fft + 2))  # of magnitudes and phases
         self.window: Tensor
