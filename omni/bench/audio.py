@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from omni.batch import SpeechBatch
 from omni.bench import race
-from omni.bench.race import Comparison, Report
+from omni.bench.race import Comparison, Race, Report
 from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.data import SpeechData
 from omni.decoding.ctc import ctc_nll, greedy
@@ -85,12 +85,11 @@ class EncoderCTC(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioRace:
+class AudioRace(Race):
     """The audio encoder against torchaudio's Conformer with a CTC head.
 
     Attributes:
         size: tiny, laptop, ... or a YAML file with the arguments of an audio encoder.
-        repeats: Rounds.
         steps: Training steps in a round.
         rows: Utterances in a training batch.
         utterance: Their length in seconds.
@@ -100,8 +99,9 @@ class AudioRace:
         batch_seconds: Seconds of audio in a batch of learning.
     """
 
+    positive = ("repeats", "steps", "rows", "max_steps")
+
     size: str = "laptop"
-    repeats: int = 5
     steps: int = 2
     rows: int = 16
     utterance: float = 3.0
@@ -109,9 +109,6 @@ class AudioRace:
     max_steps: int = 300
     learning_rates: tuple[float, ...] = (2e-3, 4e-3)
     batch_seconds: float = 40.0
-
-    def __post_init__(self) -> None:
-        race.check_positive(repeats=self.repeats, steps=self.steps, rows=self.rows, max_steps=self.max_steps)
 
     def run(self) -> Report:
         """Runs the race.
@@ -127,9 +124,8 @@ class AudioRace:
             results += self._learning(options, self.world)
         step = f"{self.rows} × {self.utterance:g} s a step"
         return Report(
-            race.conditions(
+            self.conditions(
                 "torchaudio",
-                repeats=self.repeats,
                 parameters=race.parameter_counts({name: build_model(name, options) for name in NAMES}),
                 training=f"32-true, {step}; forward, CTC, backward, clip, fused AdamW, zero",
                 transcription="forward and greedy decoding of log-mels",
@@ -147,14 +143,12 @@ class AudioRace:
         target_lengths = torch.full((self.rows,), targets.shape[1])
         batch = SpeechBatch(mels, lengths, targets, target_lengths, torch.arange(self.rows), 0.0)
         train = {name: self._training(model, batch) for name, model in models.items()}
-        yield race.compare(
-            "training", "audio s/s", train, work=self.steps * self.rows * self.utterance, repeats=self.repeats
-        )
+        yield self.compare("training", "audio s/s", train, work=self.steps * self.rows * self.utterance)
         for size in (1, 8):
             inputs = (mels[:1].repeat(size, 1, 1), lengths[:1].repeat(size))
             transcribe = {name: _transcription(model.eval(), inputs) for name, model in models.items()}
             measure, work = f"transcription, batch {size}", size * self.utterance
-            yield race.compare(measure, "× real time", transcribe, work=work, repeats=self.repeats)
+            yield self.compare(measure, "× real time", transcribe, work=work)
 
     def _training(self, model: "EncoderCTC | ConformerCTC", batch: SpeechBatch) -> Callable[[], Any]:
         optimizer = adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)

@@ -2,11 +2,12 @@
 
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -62,6 +63,65 @@ class Report:
         return "\n".join([*aligned([*self.conditions.items()]), "", *aligned(rows)])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Race(ABC):
+    """Abstract: a race with its arguments.
+
+    Attributes:
+        repeats: Rounds.
+    """
+
+    positive: ClassVar[tuple[str, ...]] = ("repeats",)
+    """Arguments that must be 1 or more."""
+
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        for name in self.positive:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: give 1 or more")
+
+    @abstractmethod
+    def run(self) -> Report:
+        """Runs the race.
+
+        Raises:
+            UserError: If an argument is wrong, or a package or a file is missing.
+        """
+
+    def compare(self, measure: str, unit: str, blocks: Mapping[str, Callable[[], Any]], *, work: float) -> Comparison:
+        """Compares the speeds of models.
+
+        Args:
+            measure: What is measured.
+            unit: Unit of the work by seconds.
+            blocks: What each model does in a round, by its name; omni first.
+            work: Amount of work in a round.
+        """
+        rounds = alternate(measure, blocks.values(), repeats=self.repeats)
+        speeds = {name: [work / times[i] for times in rounds] for i, name in enumerate(blocks)}
+        (_, omni), *peers = speeds.items()
+        ratios = {name: [a / b for a, b in zip(omni, peer, strict=True)] for name, peer in peers}
+        return Comparison(measure, unit, {name: statistics.median(values) for name, values in speeds.items()}, ratios)
+
+    def conditions(self, *packages: str, device: torch.device | None = None, **others: str) -> dict[str, str]:
+        """What a race was run on.
+
+        Args:
+            packages: Names of the peers' packages.
+            device: The device; by default the CPU.
+            others: Further conditions by name.
+        """
+        cpu = f"CPU ({torch.backends.cpu.get_cpu_capability()}), threads: {torch.get_num_threads()}"
+        versions = [f"omni {__version__}", *(f"{name} {version(name)}" for name in ("torch", *packages))]
+        return {
+            "versions": ", ".join(versions),
+            "device": torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else cpu,
+            **others,
+            "rounds": f"{self.repeats}; the median, and the lowest and highest ratio of a round",
+        }
+
+
 def _cell(result: Comparison, name: str) -> str:
     if name not in result.values:
         return ""
@@ -89,25 +149,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         )
         lines.append("  ".join([first, *middle, last]).rstrip())
     return lines
-
-
-def compare(
-    measure: str, unit: str, blocks: Mapping[str, Callable[[], Any]], *, work: float, repeats: int
-) -> Comparison:
-    """Compares the speeds of models.
-
-    Args:
-        measure: What is measured.
-        unit: Unit of the work by seconds.
-        blocks: What each model does in a round, by its name; omni first.
-        work: Amount of work in a round.
-        repeats: Number of rounds.
-    """
-    rounds = alternate(measure, blocks.values(), repeats=repeats)
-    speeds = {name: [work / times[i] for times in rounds] for i, name in enumerate(blocks)}
-    (_, omni), *peers = speeds.items()
-    ratios = {name: [a / b for a, b in zip(omni, peer, strict=True)] for name, peer in peers}
-    return Comparison(measure, unit, {name: statistics.median(values) for name, values in speeds.items()}, ratios)
 
 
 def alternate(label: str, blocks: Iterable[Callable[[], Any]], *, repeats: int) -> list[list[float]]:
@@ -163,24 +204,6 @@ def training_step(
     return step
 
 
-def conditions(*packages: str, repeats: int, device: torch.device | None = None, **others: str) -> dict[str, str]:
-    """What a race was run on.
-
-    Args:
-        packages: Names of the peers' packages.
-        repeats: Number of rounds.
-        device: The device; by default the CPU.
-        others: Further conditions by name.
-    """
-    cpu = f"CPU ({torch.backends.cpu.get_cpu_capability()}), threads: {torch.get_num_threads()}"
-    return {
-        "versions": ", ".join([f"omni {__version__}", *(f"{name} {version(name)}" for name in ("torch", *packages))]),
-        "device": torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else cpu,
-        **others,
-        "rounds": f"{repeats}; the median, and the lowest and highest ratio of a round",
-    }
-
-
 def parameter_counts(models: Mapping[str, nn.Module]) -> str:
     """The number of parameters of each model, as text."""
     return ", ".join(f"{name} {count_parameters(model):,}" for name, model in models.items())
@@ -206,14 +229,3 @@ def read_size(size: str, part: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"size {size!r} is neither a folder of configs/models nor a YAML file")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def check_positive(**numbers: int) -> None:
-    """Checks that arguments are 1 or more.
-
-    Raises:
-        UserError: With the name of one that is not.
-    """
-    for name, value in numbers.items():
-        if value < 1:
-            raise UserError(f"{name} is {value}: give 1 or more")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omni.bench import race
 from omni.bench.codecs import BenchmarkCodec, EnCodec, Mimi, OmniCodec
-from omni.bench.race import Comparison, Report
+from omni.bench.race import Comparison, Race, Report
 from omni.checkpoints.recipe import build
 from omni.decoding.talker import SpeechSampling, choose_frame, speak_codes
 from omni.devices import resolve
@@ -61,30 +61,30 @@ class SpeechReport(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechRace:
+class SpeechRace(Race):
     """The speed of speech, and the codec against EnCodec and Mimi.
 
     Attributes:
         size: tiny, laptop, ... or a folder with talker.yaml and codec.yaml.
         vocoder: griffin-lim, a checkpoint that holds a vocoder, or a YAML file with the arguments of Vocos, or with
             class_path and init_args of another vocoder.
-        repeats: Rounds.
         utterance: Seconds of audio for codecs and vocoder, 0.1 to 60.
         trials: Number of measurements of the first sound.
         peers: Whether to compare with EnCodec and Mimi, which need Hugging Face's transformers.
         device: auto, cpu, cuda, ...
     """
 
+    positive = ("repeats", "trials")
+
     size: str = "laptop"
     vocoder: str = GRIFFIN_LIM
-    repeats: int = 5
     utterance: float = 3.0
     trials: int = 40
     peers: bool = True
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        race.check_positive(repeats=self.repeats, trials=self.trials)
+        super().__post_init__()
         if not 0.1 <= self.utterance <= 60:
             raise UserError(f"utterance is {self.utterance} s: give 0.1 to 60")
 
@@ -106,9 +106,8 @@ class SpeechRace:
         rate = f"omni {codec.num_codebooks} × {codec.codebook_size} codes at {codec.frame_rate:g} Hz"
         sound = "is causal: the first sound is one frame" if voice.causal else "needs a whole sentence"
         return SpeechReport(
-            race.conditions(
+            self.conditions(
                 *(("transformers",) if peers else ()),
-                repeats=self.repeats,
                 device=voice.talker.start.device,
                 parameters=race.parameter_counts(models | {name: peer.model for name, peer in peers.items()}),
                 codes=rate + ("; EnCodec 2 × 1,024 at 75 Hz; Mimi 8 × 2,048 at 12.5 Hz" if peers else ""),
@@ -138,7 +137,7 @@ class SpeechRace:
                 ("codes to sound", decode),
             ):
                 work = batch * self.utterance
-                yield race.compare(f"{measure}, batch {batch}", _UNIT, blocks, work=work, repeats=self.repeats)
+                yield self.compare(f"{measure}, batch {batch}", _UNIT, blocks, work=work)
 
     def _speaking(self, voice: Synthesizer) -> Iterator[Comparison]:
         """Talker, vocoder and all parts together. The Talker makes the same codes in every round."""
@@ -161,9 +160,7 @@ class SpeechRace:
             if batch == 1:
                 work["text to sound, streamed"] = (lambda: list(voice.stream(TEXT)), duration)
             for measure, (block, amount) in work.items():
-                yield race.compare(
-                    f"{measure}, batch {batch}", _UNIT, {"omni": block}, work=amount, repeats=self.repeats
-                )
+                yield self.compare(f"{measure}, batch {batch}", _UNIT, {"omni": block}, work=amount)
 
 
 def build_synthesizer(size: str, vocoder: str, device: str) -> Synthesizer:

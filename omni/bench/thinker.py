@@ -22,7 +22,7 @@ from omni.bench.language_models import (
     random_tokens,
     training_memory,
 )
-from omni.bench.race import Comparison, Report, check_positive, compare, conditions
+from omni.bench.race import Comparison, Race, Report
 from omni.errors import UserError
 from omni.optim.precision import best_precision
 from omni.training.shipped import CONFIGS
@@ -33,13 +33,12 @@ _PROMPT_TOKENS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThinkerRace:
+class ThinkerRace(Race):
     """The Thinker against Hugging Face's Llama of the same size.
 
     Attributes:
         settings: tiny-32k (the documented tiny size), tied-4k (the same with 4,096 tokens and a tied head), or YAML
             files with the arguments of a Thinker; several separated by commas.
-        repeats: Rounds.
         steps: Training steps in a round.
         batch_size: Rows in a training batch.
         context: Tokens in a row, 2 or more.
@@ -49,8 +48,9 @@ class ThinkerRace:
         memory: Whether to measure the peak memory of training, each model in a process of its own.
     """
 
+    positive = ("repeats", "steps", "batch_size", "decode_tokens")
+
     settings: str = "tiny-32k,tied-4k"
-    repeats: int = 5
     steps: int = 3
     batch_size: int = 8
     context: int = 256
@@ -59,8 +59,7 @@ class ThinkerRace:
     memory: bool = True
 
     def __post_init__(self) -> None:
-        check_positive(repeats=self.repeats, steps=self.steps, batch_size=self.batch_size)
-        check_positive(decode_tokens=self.decode_tokens)
+        super().__post_init__()
         if self.context < 2:
             raise UserError(f"context is {self.context}: give 2 or more")
 
@@ -89,7 +88,7 @@ class ThinkerRace:
             "as shipped": f"omni {best}, {_shipped_optimizer()}; hf 32-true, its Trainer's default optimizer",
             "decoding": f"greedy, {self.decode_tokens} tokens after {_PROMPT_TOKENS}, {weights} weights",
         }
-        run = conditions("transformers", repeats=self.repeats, device=gpu_or_cpu(), **others, **counts)
+        run = self.conditions("transformers", device=gpu_or_cpu(), **others, **counts)
         return Report(run, results)
 
     def _training(self, setting: str, size: dict[str, Any], task: dict[str, Any], best: str) -> Iterator[Comparison]:
@@ -105,7 +104,7 @@ class ThinkerRace:
             for name, (precision, optimizer) in choices.items():
                 options = {**task, "precision": precision, "optimizer": optimizer}
                 blocks[name] = self._repeated(model_training_step(build_model(name, size), **options))
-            yield compare(f"{setting}: {label}", "tokens/s", blocks, work=work, repeats=self.repeats)
+            yield self.compare(f"{setting}: {label}", "tokens/s", blocks, work=work)
 
     def _repeated(self, step: Callable[[], None]) -> Callable[[], Any]:
         return lambda: [step() for _ in range(self.steps)]
@@ -126,7 +125,7 @@ class ThinkerRace:
                 if (generated := block()) != work:
                     raise RuntimeError(f"{name} generated {generated} of {work} tokens")
             measure = f"{setting}: decoding {rows} row{'s' * (rows > 1)}"
-            yield compare(measure, "tokens/s", blocks, work=work, repeats=self.repeats)
+            yield self.compare(measure, "tokens/s", blocks, work=work)
 
 
 def _read_setting(setting: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from omni.bench import race
-from omni.bench.race import Comparison, Report
+from omni.bench.race import Comparison, Race, Report
 from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
 from omni.models.classifier import Classifier
@@ -43,23 +43,20 @@ class EncoderClassifier(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionRace:
+class VisionRace(Race):
     """The vision encoder against torchvision's VisionTransformer.
 
     Attributes:
         size: tiny, laptop, ... or a YAML file with the arguments of a vision encoder.
-        repeats: Rounds.
         steps: Training steps in a round.
         batch: Images in a training batch.
     """
 
+    positive = ("repeats", "steps", "batch")
+
     size: str = "tiny"
-    repeats: int = 5
     steps: int = 2
     batch: int = 32
-
-    def __post_init__(self) -> None:
-        race.check_positive(repeats=self.repeats, steps=self.steps, batch=self.batch)
 
     def run(self) -> Report:
         """Runs the race.
@@ -72,9 +69,8 @@ class VisionRace:
         pixels, patch = options["image_size"], options["patch_size"]
         names: tuple[Any, ...] = ("patch", "conv", "torchvision")
         return Report(
-            race.conditions(
+            self.conditions(
                 "torchvision",
-                repeats=self.repeats,
                 parameters=race.parameter_counts({name: build_model(name, options) for name in names}),
                 images=f"{pixels} × {pixels}, patches of {patch}",
                 training=f"32-true, {self.batch} images a step; forward, loss, backward, clip, fused AdamW, zero",
@@ -91,11 +87,11 @@ class VisionRace:
             models = {"omni": build_model(stem, options), "torchvision": build_model("torchvision", options)}
             train = {name: _training(model, images, labels, self.steps) for name, model in models.items()}
             work = self.steps * self.batch
-            yield race.compare(f"training, {stem} stem", "images/s", train, work=work, repeats=self.repeats)
+            yield self.compare(f"training, {stem} stem", "images/s", train, work=work)
             for count in (1, self.batch):
                 infer = {name: _inference(model.eval(), images[:count]) for name, model in models.items()}
                 measure = f"inference, {stem} stem, batch {count}"
-                yield race.compare(measure, "images/s", infer, work=count, repeats=self.repeats)
+                yield self.compare(measure, "images/s", infer, work=count)
 
     def _pipelines(self, image_size: int) -> Iterator[Comparison]:
         """Batches of augmented images from JPEG files, read again in each round."""
@@ -125,7 +121,7 @@ class VisionRace:
                 "torchvision": lambda: [None for _ in DataLoader(peer, batch, shuffle=True, drop_last=True)],
             }
             work = _PHOTOGRAPHS // batch * batch
-            yield race.compare("data pipeline, one process", "images/s", blocks, work=work, repeats=self.repeats)
+            yield self.compare("data pipeline, one process", "images/s", blocks, work=work)
 
 
 def build_model(name: Literal["patch", "conv", "torchvision"], options: dict[str, Any]) -> nn.Module:

@@ -5,26 +5,17 @@
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from omni.bench.audio import AudioRace
 from omni.bench.gpu import GpuCheck, markdown
-from omni.bench.race import Report
+from omni.bench.race import Race, Report
 from omni.bench.speech import SpeechRace
 from omni.bench.thinker import ThinkerRace
 from omni.bench.vision import VisionRace
 from omni.errors import UserError
 from omni.files import write_text
-
-
-class Race(Protocol):
-    """A race with its arguments."""
-
-    def run(self) -> Report:
-        """Runs the race."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

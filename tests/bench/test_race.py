@@ -1,16 +1,28 @@
 """The harness of the races: who is better by how much, and the table that shows it."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from omni.bench import race
-from omni.bench.race import Comparison, Report
+from omni.bench.race import Comparison, Race, Report
 from omni.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyRace(Race):
+    positive = ("repeats", "steps")
+
+    steps: int = 1
+
+    def run(self) -> Report:
+        return Report(self.conditions(), [])
 
 
 def test_ratios_are_those_of_each_round_and_values_their_medians(monkeypatch):
     times = iter([9.0, 9.0, 1.0, 2.0, 2.0, 2.0, 4.0, 2.0])  # the first round does not count
     monkeypatch.setattr(race, "seconds", lambda block: next(times))
-    result = race.compare("work", "items/s", {"omni": int, "peer": int}, work=8, repeats=3)
+    result = ToyRace(repeats=3).compare("work", "items/s", {"omni": int, "peer": int}, work=8)
     assert result == Comparison("work", "items/s", {"omni": 4.0, "peer": 4.0}, {"peer": [2.0, 1.0, 0.5]})
 
 
@@ -35,4 +47,4 @@ def test_sizes_and_numbers_that_do_not_exist_are_named():
     with pytest.raises(UserError, match="size 'huge' is neither a folder"):
         race.read_size("huge", "thinker")
     with pytest.raises(UserError, match="steps is 0: give 1 or more"):
-        race.check_positive(repeats=1, steps=0)
+        ToyRace(repeats=1, steps=0)
