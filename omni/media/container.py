@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
-from omni.errors import UserError
+from omni.media.faults import MediaError
 
 AudioSource = str | os.PathLike[str] | bytes
 AudioFault = Literal["missing", "folder", "empty", "unreadable", "truncated", "not finite"]
@@ -28,20 +28,8 @@ _MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0)
 _RATES = (44_100, 48_000, 32_000, 0)  # Hz by index, of MPEG-1; halved and quartered in MPEG-2 and 2.5
 
 
-class AudioError(UserError):
-    """Audio that cannot be read.
-
-    Args:
-        fault: Kind of the error.
-        message: The line for the user.
-    """
-
-    def __init__(self, fault: AudioFault, message: str):
-        super().__init__(message)
-        self.fault: AudioFault = fault
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.fault, str(self))
+class AudioError(MediaError[AudioFault]):
+    """Audio that cannot be read."""
 
 
 @contextmanager

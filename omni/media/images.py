@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from omni.errors import UserError
+from omni.media.faults import MediaError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -44,20 +45,8 @@ _DRAWINGS = ("EPS", "WMF")  # rendered by external programs
 _OPENING = threading.Lock()  # around a change of the process's warning filters
 
 
-class ImageError(UserError):
-    """An image that cannot be read.
-
-    Args:
-        fault: Kind of the error.
-        message: The line for the user.
-    """
-
-    def __init__(self, fault: ImageFault, message: str):
-        super().__init__(message)
-        self.fault: ImageFault = fault
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.fault, str(self))
+class ImageError(MediaError[ImageFault]):
+    """An image that cannot be read."""
 
 
 class ImageInfo(NamedTuple):

@@ -67,8 +67,7 @@ class SpeechRecognition(Stage):
     @property
     def units(self) -> CTCVocabulary:
         """The vocabulary of the data."""
-        units: Any = self.tokenizer
-        return units
+        return self.data.tokenizer
 
     @property
     def flops_per_work(self) -> float:

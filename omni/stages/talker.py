@@ -114,8 +114,7 @@ class TalkerTraining(Stage):
     @property
     def units(self) -> CharacterVocabulary:
         """The characters of the Talker and of the recogniser."""
-        units: Any = self.tokenizer
-        return units
+        return self.data.tokenizer
 
     @property
     def flops_per_work(self) -> float:

@@ -29,13 +29,7 @@ class WritePredictions(BasePredictionWriter):
         self._rows = []
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Records the batch's row numbers."""
         self._rows.append(batch.rows.tolist())
