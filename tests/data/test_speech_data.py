@@ -326,7 +326,7 @@ main(sys.argv[1:])
         assert other.wait(120) == 0
     assert Path("lightning_logs/other/last.ckpt").is_file()
     for split, data in cli.datamodule.datasets.items():
-        assert data.features is not None
+        assert data.stored is not None
         for number, row in enumerate(data.rows):
-            expected = mel_of(data.log_mel, read(row), MARGIN, MARGIN)
-            torch.testing.assert_close(data.features.read(data.numbers[number]), expected, msg=f"{split} {number}")
+            expected = mel_of(data.extract.log_mel, read(row), MARGIN, MARGIN)
+            torch.testing.assert_close(data.stored.read(data.numbers[number]), expected, msg=f"{split} {number}")

@@ -8,6 +8,7 @@ import torch
 
 from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.data import SpeechData
+from omni.data.speech.dataset import FeatureExtractor
 from omni.data.speech.manifests import SpeechManifest
 from omni.data.speech.stream import SpeechStream
 from omni.errors import UserError
@@ -15,10 +16,9 @@ from omni.media.audio import LogMel
 from omni.text.ctc_vocabulary import CharacterVocabulary
 
 
-def stream(folder: Any, **options: Any) -> SpeechStream:
+def stream(folder: Any, *, crop: float = 0.0, audio: bool = False, **options: Any) -> SpeechStream:
     given = {
-        "num_mels": 16,
-        "augmentation": SpeechAugmentation(silence=0.1),
+        "extract": FeatureExtractor(16, augmentation=SpeechAugmentation(silence=0.1), crop=crop, audio=audio),
         "capacity": 4.0,
         "max_rows": 8,
         "min_duration": 0.1,

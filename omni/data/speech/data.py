@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.loading.skipped import SkippedRow, report_skipped
 from omni.data.speech.augmentation import SpeechAugmentation
-from omni.data.speech.dataset import SpeechDataset
+from omni.data.speech.dataset import FeatureExtractor, SpeechDataset
 from omni.data.speech.features import FeatureFile
 from omni.data.speech.manifests import open_utterances, sha256_of
 from omni.data.speech.rows import SpeechRow, rows_fingerprint, split_by_speaker
@@ -139,12 +139,9 @@ class SpeechData(UtteranceData[FeatureFile]):
         stream = SpeechStream(
             open_utterances(self.entries["train"], text_column=self.text_column, cache_dir=self.cache_dir),
             self.tokenizer,
-            num_mels=self.num_mels,
-            augmentation=self.augmentation,
+            extract=self._extractor("train"),
             min_duration=self.min_duration,
             max_duration=self.max_duration,
-            crop=self.crop,
-            audio=self.audio == "all",
             **self.batch_limits,
             **self.stream_options,
         )
@@ -155,14 +152,16 @@ class SpeechData(UtteranceData[FeatureFile]):
         durations = np.array([row.duration for row in self.dataset(split).rows])
         return np.minimum(durations, self.crop) if self.crop and split == "train" else durations
 
+    def _extractor(self, split: str) -> FeatureExtractor:
+        if split == "train":
+            audio = self.audio == "all"
+            return FeatureExtractor(self.num_mels, augmentation=self.augmentation, crop=self.crop, audio=audio)
+        return FeatureExtractor(self.num_mels, audio=self.audio != "none")
+
     def _open(self, split: str, rows: list[SpeechRow], features: FeatureFile | None) -> SpeechDataset:
         if features is not None and not features.complete:
             raise UserError(f"{features.data} does not exist: data.cache_dir must be a folder that all ranks see")
-        augmentation = self.augmentation if split == "train" else None
-        crop = self.crop if split == "train" else 0.0
-        audio = self.audio == "all" or (self.audio == "validation" and split != "train")
-        options: Any = {"augmentation": augmentation, "crop": crop, "features": features, "audio": audio}
-        data = SpeechDataset(rows, self.num_mels, **options, seed=self.seed)
+        data = SpeechDataset(rows, self._extractor(split), stored=features, seed=self.seed)
         if features is not None and features.unreadable:
             data.keep([row for row in range(len(rows)) if row not in features.unreadable])
         return data

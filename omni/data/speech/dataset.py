@@ -1,6 +1,6 @@
 """Batches of utterances: read, augmented, padded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, final
 
 import numpy as np
@@ -31,6 +31,46 @@ class SpeechFeatures(NamedTuple):
     audio: Tensor | None = None
 
 
+class FeatureExtractor:
+    """Makes the features of utterances, augmented and cropped.
+
+    Args:
+        num_mels: Mel filters.
+        augmentation: Of the utterances; None for validation.
+        crop: Seconds of the random part that is kept of each; 0: all of it.
+        audio: Whether waveforms are returned too.
+    """
+
+    def __init__(
+        self, num_mels: int, *, augmentation: SpeechAugmentation | None = None, crop: float = 0.0, audio: bool = False
+    ):
+        self.log_mel = LogMel(num_mels)
+        self.augmentation, self.crop, self.audio = augmentation, crop, audio
+
+    def __call__(self, waveform: Tensor, rng: np.random.Generator) -> SpeechFeatures:
+        """The features of a waveform (samples,); `rng` decides augmentation and crop."""
+        lead, tail = self.augmentation.silences(rng) if self.augmentation else (0, 0)
+        changed = self.augmentation.of_waveform(waveform, rng) if self.augmentation else waveform
+        changed = in_silence(changed, lead, tail)
+        return self._finished(self.log_mel(changed), changed if self.audio else None, rng)
+
+    def of_stored(self, mel: Tensor, read: Callable[[], Tensor], rng: np.random.Generator) -> SpeechFeatures:
+        """The same, from a spectrogram of a `FeatureFile`; `read` reads the waveform."""
+        lead, tail = self.augmentation.silences(rng) if self.augmentation else (0, 0)
+        audio = in_silence(read(), lead, tail) if self.audio else None
+        return self._finished(between_silences(mel, lead, tail), audio, rng)
+
+    def _finished(self, mel: Tensor, audio: Tensor | None, rng: np.random.Generator) -> SpeechFeatures:
+        """Augments and crops a spectrogram, and crops its waveform."""
+        mel = self.augmentation.of_mel(mel, rng) if self.augmentation else mel
+        frames = round(self.crop * SAMPLE_RATE / HOP_LENGTH)
+        if not frames or len(mel) <= frames:
+            return SpeechFeatures(mel, audio)
+        first = int(rng.integers(0, len(mel) - frames + 1))
+        part = None if audio is None else audio[first * HOP_LENGTH : (first + frames) * HOP_LENGTH]
+        return SpeechFeatures(mel[first : first + frames], part)
+
+
 @final
 class SpeechDataset(Dataset[SpeechBatch]):
     """Utterances by number, a whole batch at a time.
@@ -39,31 +79,17 @@ class SpeechDataset(Dataset[SpeechBatch]):
 
     Args:
         rows: The utterances.
-        num_mels: Mel filters.
-        augmentation: Of the utterances; None for validation.
-        crop: Seconds of the random part that is kept of each; 0: all of it.
-        features: Their spectrograms, if these are kept on disk.
-        audio: Whether batches hold waveforms too.
+        extract: Makes their features.
+        stored: Their spectrograms, if these are kept on disk.
         seed: Of the augmentation.
     """
 
     def __init__(
-        self,
-        rows: Sequence[SpeechRow],
-        num_mels: int,
-        *,
-        augmentation: SpeechAugmentation | None = None,
-        crop: float = 0.0,
-        features: FeatureFile | None = None,
-        audio: bool = False,
-        seed: int = 0,
+        self, rows: Sequence[SpeechRow], extract: FeatureExtractor, *, stored: FeatureFile | None = None, seed: int = 0
     ):
-        self.rows = rows
-        self.numbers: Sequence[int] = range(len(rows))  # of each row in `features`
-        self.log_mel = LogMel(num_mels)
-        self.augmentation, self.crop = augmentation, crop
-        self.features, self.audio = features, audio
-        self.seed = seed
+        self.rows, self.extract = rows, extract
+        self.numbers: Sequence[int] = range(len(rows))  # of each row in `stored`
+        self.stored, self.seed = stored, seed
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -88,53 +114,10 @@ class SpeechDataset(Dataset[SpeechBatch]):
         return make_batch(features, [self.rows[row].units for row in used], used)
 
     def _features(self, epoch: int, number: int) -> SpeechFeatures:
-        rng = np.random.default_rng([self.seed, epoch, number])
-        if self.features is None:
-            audio = self.rows[number].read()
-            return speech_features(audio, self.log_mel, self.augmentation, rng, crop=self.crop, audio=self.audio)
-        lead, tail = self.augmentation.silences(rng) if self.augmentation else (0, 0)
-        audio = in_silence(self.rows[number].read(), lead, tail) if self.audio else None
-        mel = between_silences(self.features.read(self.numbers[number]), lead, tail)
-        mel = self.augmentation.of_mel(mel, rng) if self.augmentation else mel
-        return cropped(SpeechFeatures(mel, audio), self.crop, rng)
-
-
-def speech_features(
-    waveform: Tensor,
-    log_mel: LogMel,
-    augmentation: SpeechAugmentation | None,
-    rng: np.random.Generator,
-    *,
-    crop: float = 0.0,
-    audio: bool = False,
-) -> SpeechFeatures:
-    """The features of an utterance, augmented and cropped.
-
-    Args:
-        waveform: (samples,).
-        log_mel: Computes spectrograms.
-        augmentation: Of the utterance; None for validation.
-        rng: Of augmentation and crop.
-        crop: Seconds of the random part that is kept; 0: all of it.
-        audio: Whether the waveform is returned, too.
-    """
-    lead, tail = augmentation.silences(rng) if augmentation else (0, 0)
-    changed = augmentation.of_waveform(waveform, rng) if augmentation else waveform
-    changed = in_silence(changed, lead, tail)
-    mel = log_mel(changed)
-    mel = augmentation.of_mel(mel, rng) if augmentation else mel
-    return cropped(SpeechFeatures(mel, changed if audio else None), crop, rng)
-
-
-def cropped(features: SpeechFeatures, seconds: float, rng: np.random.Generator) -> SpeechFeatures:
-    """A random part of a length in seconds; all if it is shorter or `seconds` is 0."""
-    frames = round(seconds * SAMPLE_RATE / HOP_LENGTH)
-    mel, audio = features
-    if not frames or len(mel) <= frames:
-        return features
-    first = int(rng.integers(0, len(mel) - frames + 1))
-    part = None if audio is None else audio[first * HOP_LENGTH : (first + frames) * HOP_LENGTH]
-    return SpeechFeatures(mel[first : first + frames], part)
+        rng, row = np.random.default_rng([self.seed, epoch, number]), self.rows[number]
+        if self.stored is None:
+            return self.extract(row.read(), rng)
+        return self.extract.of_stored(self.stored.read(self.numbers[number]), row.read, rng)
 
 
 def make_batch(features: Sequence[SpeechFeatures], units: Sequence[Sequence[int]], rows: Sequence[int]) -> SpeechBatch:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from omni.batch import SpeechBatch
 from omni.data.loading.streaming import BucketedStream
-from omni.data.speech.augmentation import SpeechAugmentation
-from omni.data.speech.dataset import make_batch, speech_features
+from omni.data.speech.dataset import FeatureExtractor, make_batch
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.data.speech.rows import encode_text
 from omni.decoding.ctc import least_subframes
@@ -33,12 +32,9 @@ class SpeechStream(BucketedStream[tuple[Utterance, AudioSource], _LoadedUtteranc
     Args:
         sources: The utterances.
         units: Encodes their texts.
-        num_mels: Mel filters.
-        augmentation: Of the utterances.
+        extract: Makes their features.
         min_duration: Shorter utterances are left out, in seconds.
         max_duration: Longer ones are left out.
-        crop: Seconds of the random part that is kept of each; 0: all of it.
-        audio: Whether batches hold waveforms too.
         **options: Of `BucketedStream`; `capacity` in seconds.
 
     Attributes:
@@ -50,19 +46,14 @@ class SpeechStream(BucketedStream[tuple[Utterance, AudioSource], _LoadedUtteranc
         sources: Sequence[Utterances],
         units: CTCVocabulary,
         *,
-        num_mels: int,
-        augmentation: SpeechAugmentation,
+        extract: FeatureExtractor,
         min_duration: float,
         max_duration: float,
-        crop: float = 0.0,
-        audio: bool = False,
         **options: Any,
     ):
         super().__init__(sources, **options)
-        self.units, self.augmentation = units, augmentation
-        self.log_mel = LogMel(num_mels)
+        self.units, self.extract = units, extract
         self.min_duration, self.max_duration = min_duration, max_duration
-        self.crop, self.audio = crop, audio
         self.subframes: Callable[[int], int] | None = None
 
     def load(self, number: int, row: tuple[Utterance, AudioSource], skipped: Counter[str]) -> _LoadedUtterance | None:
@@ -81,14 +72,12 @@ class SpeechStream(BucketedStream[tuple[Utterance, AudioSource], _LoadedUtteranc
 
     def size(self, item: _LoadedUtterance) -> float:
         seconds = len(item.audio) / SAMPLE_RATE
-        return min(seconds, self.crop) if self.crop else seconds
+        return min(seconds, self.extract.crop) if self.extract.crop else seconds
 
     def collate(self, items: Sequence[_LoadedUtterance]) -> SpeechBatch:
-        features = []
-        for item in items:
-            rng = np.random.default_rng([self.seed, self.epoch, item.number])
-            options: Any = {"crop": self.crop, "audio": self.audio}
-            features.append(speech_features(item.audio, self.log_mel, self.augmentation, rng, **options))
+        seeds = [[self.seed, self.epoch, item.number] for item in items]
+        pairs = zip(items, seeds, strict=True)
+        features = [self.extract(item.audio, np.random.default_rng(seed)) for item, seed in pairs]
         return make_batch(features, [item.units for item in items], [item.number for item in items])
 
     def _fault(self, audio: Tensor, units: list[int]) -> str | None:

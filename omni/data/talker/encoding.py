@@ -111,7 +111,6 @@ class CodesEncoder:
         }
         parts = (self.codec, self.audio_encoder)
         hashes = [weights_fingerprint(part.state_dict()) for part in parts]
-        self.codec_fingerprint = hashes[0]
         recipes = json.dumps([part.recipe for part in parts], sort_keys=True, default=str)
         self.fingerprint = " ".join([*hashes, recipes, self.units.fingerprint, str(self.margin)])
 

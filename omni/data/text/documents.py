@@ -118,9 +118,6 @@ class TextFile(_File):
 class JsonlFile(_File):
     """A `.jsonl` file with the text in `column` of each object."""
 
-    def __init__(self, path: Path, *, column: str = "text"):
-        super().__init__(path, column=column)
-
     def _rows(self) -> Iterator[str | UserError]:
         for where, row in jsonl_rows(self.path):
             yield row if isinstance(row, UserError) else text_of(row, self.options["column"], where)
@@ -129,9 +126,6 @@ class JsonlFile(_File):
 @final
 class ParquetFile(_File):
     """A `.parquet` file with the text in `column`."""
-
-    def __init__(self, path: Path, *, column: str = "text"):
-        super().__init__(path, column=column)
 
     def _rows(self) -> Iterator[str | UserError]:
         import pyarrow.parquet  # takes 0.1 s, which no other reader needs
