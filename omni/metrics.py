@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
+from torchmetrics.utilities import dim_zero_cat
 
 from omni.batch import Attribute
+
+_PAIRS = ("images", "rows", "texts", "text_rows", "text_ids")  # states of `Retrieval`
 
 
 def _zero_sum(shape: tuple[int, ...] = ()) -> Tensor:
@@ -252,16 +255,11 @@ class Retrieval(Metric):
     """
 
     full_state_update = False
-    images: list[Tensor]
-    rows: list[Tensor]
-    texts: list[Tensor]
-    text_rows: list[Tensor]
-    text_ids: list[Tensor]
 
     def __init__(self, ranks: Sequence[int] = (1, 5)) -> None:
         super().__init__()
         self.ranks = tuple(ranks)
-        for name in ("images", "rows", "texts", "text_rows", "text_ids"):
+        for name in _PAIRS:
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, images: Tensor, rows: Tensor, texts: Tensor, text_rows: Tensor, text_ids: Tensor) -> None:
@@ -274,19 +272,12 @@ class Retrieval(Metric):
             text_rows: (texts,), the number of the image of each text.
             text_ids: (texts,), equal for equal texts.
         """
-        for name, value in zip(
-            ("images", "rows", "texts", "text_rows", "text_ids"),
-            (images, rows, texts, text_rows, text_ids),
-            strict=True,
-        ):
+        for name, value in zip(_PAIRS, (images, rows, texts, text_rows, text_ids), strict=True):
             getattr(self, name).append(value)
 
     def compute(self) -> dict[str, Tensor]:
         """`image_recall@K` (of images by caption), `text_recall@K` (of captions by image), `recall@K` (their mean)."""
-        states = (self.images, self.rows, self.texts, self.text_rows, self.text_ids)
-        images, rows, texts, text_rows, text_ids = (
-            torch.cat(list(state)) if isinstance(state, list) else state for state in states
-        )
+        images, rows, texts, text_rows, text_ids = (dim_zero_cat(getattr(self, name)) for name in _PAIRS)
         scores = texts @ images.T
         matches = text_rows[:, None] == rows  # (texts, images)
         for number in text_ids.unique():

@@ -175,20 +175,3 @@ def align(log_probs: Tensor, units: list[int]) -> list[Span]:
     )
     spans: Any = torchaudio.functional.merge_tokens(path[0], scores[0].exp(), blank=BLANK)
     return [Span(int(span.token), span.start, span.end, float(span.score)) for span in spans]
-
-
-def boundaries(spans: list[Span], length: int) -> list[int]:
-    """Assigns all sub-frames to units: a boundary is midway between one unit's end and the next one's start.
-
-    CTC marks a unit by a spike and not over its whole duration.
-
-    Args:
-        spans: From `align`.
-        length: Total number of sub-frames.
-
-    Returns:
-        `len(spans) + 1` boundaries from 0 to `length`; unit `i` spans boundary `i` to boundary `i + 1`.
-    """
-    if not spans:
-        return [0, length]
-    return [0, *((one.end + other.start + 1) // 2 for one, other in pairwise(spans)), length]

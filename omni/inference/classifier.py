@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from omni.batch import Attribute
 from omni.checkpoints.checkpoint import Checkpoint, Source
@@ -143,11 +144,8 @@ class VisionModel:
     @torch.inference_mode()
     def _embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings of texts, (texts, dim)."""
-        rows = [[BOS, *self.tokenizer.encode(text), EOS] for text in texts]
-        tokens = torch.full((len(rows), max(map(len, rows))), PAD)
-        for i, row in enumerate(rows):
-            tokens[i, : len(row)] = torch.tensor(row)
-        tokens = tokens.to(self.device)
+        rows = [torch.tensor([BOS, *self.tokenizer.encode(text), EOS]) for text in texts]
+        tokens = pad_sequence(rows, batch_first=True, padding_value=PAD).to(self.device)
         mask = tokens != PAD
         if self.text_encoder is not None:
             return self.contrast.embed_texts(self.text_encoder(tokens, mask))

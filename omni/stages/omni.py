@@ -152,11 +152,7 @@ class OmniTuning(Stage):
         if getattr(self.tokenizer, "source", None) != source:
             wanted = "a tokenizer of omni's" if source is None else f"pretrained:{source}"
             raise UserError(f"the Thinker's tokenizer is not the data's: set data.init_args.tokenizer to {wanted}")
-        if self.tokenizer.vocab_size > self.thinker.vocab_size:
-            raise UserError(
-                f"the tokenizer has {self.tokenizer.vocab_size} tokens and the Thinker {self.thinker.vocab_size}: "
-                f"set model.init_args.thinker.init_args.vocab_size to {self.tokenizer.vocab_size} or more"
-            )
+        self.check_vocabulary("thinker")
         fits = []
         if self.vision_encoder is not None:
             fits.append(("image_size", data.preprocessing.size, self.vision_encoder.image_size))

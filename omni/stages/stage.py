@@ -106,6 +106,20 @@ class Stage(CheckpointedModule, ABC):
                     "data.init_args.tokenizer (of text) or data.init_args.units (of speech)"
                 )
 
+    def check_vocabulary(self, part: str) -> None:
+        """Refuses a part with fewer embeddings than the data has tokens.
+
+        Raises:
+            UserError: Naming the part.
+        """
+        reader: Any = self.part(part)
+        needed = self.tokenizer.vocab_size
+        if reader.vocab_size < needed:
+            raise UserError(
+                f"the tokenizer has {needed} tokens and the {type(reader).__name__} {reader.vocab_size}: "
+                f"set model.init_args.{part}.init_args.vocab_size to {needed} or more"
+            )
+
     def train(self, mode: bool = True) -> "Stage":
         """Sets the mode of all parts but the frozen ones, which stay in eval mode."""
         super().train(mode)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from omni.batch import IGNORE, TextBatch
 from omni.distributed import mean_over_ranks
-from omni.errors import UserError
 from omni.losses import Loss
 from omni.metrics import TokenLoss
 from omni.models.thinker import Thinker
@@ -61,11 +60,7 @@ class ThinkerPretraining(Stage):
     def setup(self, stage: str) -> None:
         """Checks that every token of the data has an embedding."""
         super().setup(stage)
-        if self.tokenizer.vocab_size > self.thinker.vocab_size:
-            raise UserError(
-                f"the tokenizer has {self.tokenizer.vocab_size} tokens and the Thinker {self.thinker.vocab_size}: "
-                f"set model.init_args.thinker.init_args.vocab_size to {self.tokenizer.vocab_size} or more"
-            )
+        self.check_vocabulary("thinker")
         self.token_bytes = torch.tensor(self.tokenizer.token_bytes(), device=self.device)
 
     def loss(self, batch: TextBatch) -> Loss:

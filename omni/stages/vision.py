@@ -117,12 +117,8 @@ class VisionPretraining(Stage):
                     f"set model.init_args.classifier.init_args.num_classes to {classes}"
                 )
             self.classification = Classification(self.attributes).to(self.device)
-        tower = self.text_encoder or self.thinker
-        if tower is not None and self.tokenizer.vocab_size > tower.vocab_size:
-            raise UserError(
-                f"the tokenizer has {self.tokenizer.vocab_size} tokens and the encoder of captions "
-                f"{tower.vocab_size}: set its init_args.vocab_size to {self.tokenizer.vocab_size} or more"
-            )
+        for name in {"text_encoder", "thinker"} & self.parts.keys():
+            self.check_vocabulary(name)
         if self.contrast is not None and data.augmentation.mixes:
             raise UserError("mixup and cutmix make images that no caption describes: set both to 0, or remove contrast")
 

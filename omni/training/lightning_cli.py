@@ -163,20 +163,12 @@ class OmniCLI(LightningCLI):
             for name, path in (self._get(self.config, "init_from") or {}).items():
                 self.model.init_part(name, Checkpoint(path))
 
-    def before_validate(self) -> None:
+    def before_evaluation(self) -> None:
         """Resolves the checkpoint."""
         self._watch_ranks()
-        self._resolve_checkpoint("validate")
+        self._resolve_checkpoint(str(self.subcommand))
 
-    def before_test(self) -> None:
-        """Resolves the checkpoint."""
-        self._watch_ranks()
-        self._resolve_checkpoint("test")
-
-    def before_predict(self) -> None:
-        """Resolves the checkpoint."""
-        self._watch_ranks()
-        self._resolve_checkpoint("predict")
+    before_validate = before_test = before_predict = before_evaluation
 
     def _watch_ranks(self) -> None:
         """Ends all ranks if one fails, and refuses what would make them wait for each other forever."""

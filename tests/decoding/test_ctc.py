@@ -6,7 +6,7 @@ from itertools import groupby, pairwise, product
 import pytest
 import torch
 
-from omni.decoding.ctc import align, beam_search, boundaries, ctc_nll, decode, greedy, is_feasible, least_subframes
+from omni.decoding.ctc import align, beam_search, ctc_nll, decode, greedy, is_feasible, least_subframes
 from omni.errors import UserError
 from omni.text.ctc_vocabulary import BLANK
 
@@ -83,17 +83,6 @@ def test_what_cannot_be_aligned_is_refused():
     with pytest.raises(UserError, match="needs 5 sub-frames, and its audio has 4"):
         align(emissions(4, 3), [1, 1, 1])
     assert align(emissions(4, 3), []) == []
-
-
-def test_boundaries_share_all_subframes_out_midway_between_spikes():
-    log_probs = torch.full((12, 3), -9.0)
-    log_probs[:, 0] = -0.1
-    log_probs[2, 1] = log_probs[8, 2] = 0.0
-    borders = boundaries(align(log_probs, [1, 2]), 12)
-    assert borders[0] == 0
-    assert borders[-1] == 12
-    assert 5 <= borders[1] <= 6
-    assert boundaries([], 7) == [0, 7]
 
 
 def likelihoods(log_probs: torch.Tensor) -> dict[tuple[int, ...], float]:

@@ -344,7 +344,10 @@ def test_several_attributes_are_measured_and_described():
         ({"data": Data(attributes=())}, "the data has no labels"),
         ({"data": Data(image_size=24)}, "data.init_args.image_size is 24 and the encoder's 16"),
         ({"data": Data(augmentation=ImageAugmentation(cutmix=1))}, "make images that no caption describes"),
-        ({"text_encoder": TextEncoder(vocab_size=99, dim=24, num_heads=2)}, "set its init_args.vocab_size to"),
+        (
+            {"text_encoder": TextEncoder(vocab_size=99, dim=24, num_heads=2)},
+            "the TextEncoder 99: set model.init_args.text_encoder.init_args.vocab_size to",
+        ),
         ({"frozen": ["vision_encoder", "classifier", "contrast", "text_encoder"]}, "leaves nothing to train"),
         ({"frozen": ["thinker"]}, "has no part 'thinker'"),
     ],

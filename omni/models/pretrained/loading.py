@@ -43,8 +43,33 @@ class PretrainedPart(Part, ABC):
         self._fingerprint = ""
 
     def load(self, auto: str) -> Any:
-        """The pretrained model; see the function `load`."""
-        return load(auto, self.source, self.revision, self.dtype, attn_implementation="sdpa")
+        """The pretrained model in train mode, by the name of one of transformers' auto classes.
+
+        On the meta device or with fake tensors, as for `omni plan`, it is made from its configuration.
+
+        Raises:
+            UserError: If it cannot be loaded.
+        """
+        options: dict[str, Any] = {"dtype": getattr(torch, self.dtype), "attn_implementation": "sdpa"}
+        with source_errors(self.source):
+            import transformers
+
+            cls = getattr(transformers, auto)
+            if _without_values():
+                config = transformers.AutoConfig.from_pretrained(self.source, revision=self.revision)
+                return cls.from_config(config, **options).train()
+            options |= {"revision": self.revision, "output_loading_info": True}
+            model, found = cls.from_pretrained(self.source, **options)
+            missing = {name for name in found["missing_keys"] if not _UNUSED.search(name)}
+            if missing:
+                raise UserError(
+                    f"{self.source}: {len(missing)} weights of a {type(model).__name__} are missing, such as "
+                    f"{min(missing)}: it holds another kind of model, or a part of one"
+                )
+            for name in found["missing_keys"]:  # random values would differ each time
+                model.get_parameter(name).data.zero_()
+        # They are loaded in eval mode, which silently disables gradient checkpointing.
+        return model.train()
 
     def _record_fingerprint(self, model: nn.Module) -> None:
         """Stores the fingerprint of the pretrained model; called once, before anything is added to it."""
@@ -73,37 +98,8 @@ class PretrainedPart(Part, ABC):
         return {"source": self.source, "revision": self.revision, "fingerprint": self._fingerprint}
 
 
-def load(auto: str, source: str, revision: str | None, dtype: Precision = "float32", **options: Any) -> Any:
-    """A pretrained model in train mode, by the name of one of transformers' auto classes.
-
-    On the meta device or with fake tensors, as for `omni plan`, it is made from its configuration.
-
-    Raises:
-        UserError: If it cannot be loaded.
-    """
-    with source_errors(source):
-        import transformers
-
-        cls = getattr(transformers, auto)
-        if _without_values():
-            config = transformers.AutoConfig.from_pretrained(source, revision=revision)
-            return cls.from_config(config, dtype=getattr(torch, dtype), **options).train()
-        options |= {"revision": revision, "dtype": getattr(torch, dtype), "output_loading_info": True}
-        model, found = cls.from_pretrained(source, **options)
-        missing = {name for name in found["missing_keys"] if not _UNUSED.search(name)}
-        if missing:
-            raise UserError(
-                f"{source}: {len(missing)} weights of a {type(model).__name__} are missing, such as {min(missing)}: it "
-                "holds another kind of model, or a part of one"
-            )
-        for name in found["missing_keys"]:  # random values would differ each time
-            model.get_parameter(name).data.zero_()
-    # They are loaded in eval mode, which silently disables gradient checkpointing.
-    return model.train()
-
-
 def load_other(auto: str, source: str, revision: str | None, **options: Any) -> Any:
-    """A tokenizer, feature extractor or image processor; raises as `load` does."""
+    """A tokenizer, feature extractor or image processor; raises as `PretrainedPart.load` does."""
     with source_errors(source):
         import transformers
 
