@@ -100,20 +100,20 @@ VERBS = {
     "bench thinker": Verb(
         "omni.commands.bench:thinker",
         "Race the Thinker against Hugging Face's Llama of the same size.",
-        inlined=("race", "run"),
+        inlined=("race",),
     ),
     "bench audio": Verb(
-        "omni.commands.bench:audio", "Race the audio encoder against torchaudio's Conformer.", inlined=("race", "run")
+        "omni.commands.bench:audio", "Race the audio encoder against torchaudio's Conformer.", inlined=("race",)
     ),
     "bench vision": Verb(
         "omni.commands.bench:vision",
         "Race the vision encoder against torchvision's of the same size.",
-        inlined=("race", "run"),
+        inlined=("race",),
     ),
     "bench speech": Verb(
         "omni.commands.bench:speech",
         "Time speech, and race the codec against EnCodec and Mimi.",
-        inlined=("race", "run"),
+        inlined=("race",),
     ),
     "bench gpu": Verb(
         "omni.commands.bench:gpu",

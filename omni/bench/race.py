@@ -69,12 +69,16 @@ class Race(ABC):
 
     Attributes:
         repeats: Rounds.
+        threads: Number of threads on a CPU; by default PyTorch's own choice.
+        json: File to write all numbers to.
     """
 
     positive: ClassVar[tuple[str, ...]] = ("repeats",)
     """Arguments that must be 1 or more."""
 
     repeats: int = 5
+    threads: int | None = None
+    json: Path | None = None
 
     def __post_init__(self) -> None:
         for name in self.positive:

@@ -2,7 +2,7 @@
 
 # ruff: noqa: B008  the defaults are immutable
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 
@@ -18,33 +18,20 @@ from omni.errors import UserError
 from omni.files import write_text
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How to run a race.
-
-    Attributes:
-        threads: Number of threads on a CPU; by default PyTorch's own choice.
-        json: File to write all numbers to.
-    """
-
-    threads: int | None = None
-    json: Path | None = None
-
-
-def _run(race: Race, options: RunOptions) -> Report:
+def _run(race: Race) -> Report:
     """Runs a race, prints its table and writes its numbers."""
-    if options.json is not None and not options.json.parent.is_dir():
-        raise UserError(f"json: there is no folder {options.json.parent}")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    if race.json is not None and not race.json.parent.is_dir():
+        raise UserError(f"json: there is no folder {race.json.parent}")
+    if race.threads is not None:
+        torch.set_num_threads(race.threads)
     report = race.run()
     print(report.table())
-    if options.json is not None:
-        write_text(options.json, dumps(asdict(report), indent=1) + "\n")
+    if race.json is not None:
+        write_text(race.json, dumps(asdict(report), indent=1) + "\n")
     return report
 
 
-def thinker(*, race: ThinkerRace = ThinkerRace(), run: RunOptions = RunOptions()) -> Report:
+def thinker(*, race: ThinkerRace = ThinkerRace()) -> Report:
     """Race the Thinker against Hugging Face's Llama of the same size, and print a table.
 
     Both train on the same random tokens with the same optimizer and their own losses, and both decode greedily with
@@ -53,12 +40,11 @@ def thinker(*, race: ThinkerRace = ThinkerRace(), run: RunOptions = RunOptions()
 
     Args:
         race: The race.
-        run: How to run it.
     """
-    return _run(race, run)
+    return _run(race)
 
 
-def audio(*, race: AudioRace = AudioRace(), run: RunOptions = RunOptions()) -> Report:
+def audio(*, race: AudioRace = AudioRace()) -> Report:
     """Race the audio encoder against torchaudio's Conformer with a CTC head, and print a table.
 
     Both have the same number of parameters (within 2 %) and emit the same number of sub-frames per second, and both
@@ -67,12 +53,11 @@ def audio(*, race: AudioRace = AudioRace(), run: RunOptions = RunOptions()) -> R
 
     Args:
         race: The race.
-        run: How to run it.
     """
-    return _run(race, run)
+    return _run(race)
 
 
-def vision(*, race: VisionRace = VisionRace(), run: RunOptions = RunOptions()) -> Report:
+def vision(*, race: VisionRace = VisionRace()) -> Report:
     """Race the vision encoder against torchvision's VisionTransformer of the same size, and print a table.
 
     Both have the same number of layers, heads of the same width, patches of the same size, the same optimizer and the
@@ -82,12 +67,11 @@ def vision(*, race: VisionRace = VisionRace(), run: RunOptions = RunOptions()) -
 
     Args:
         race: The race.
-        run: How to run it.
     """
-    return _run(race, run)
+    return _run(race)
 
 
-def speech(*, race: SpeechRace = SpeechRace(), run: RunOptions = RunOptions()) -> Report:
+def speech(*, race: SpeechRace = SpeechRace()) -> Report:
     """Measure the speed of speech, race the codec against EnCodec and Mimi, and print a table.
 
     All models are untrained, which does not change their speed; the Talker's pace is set to 15 characters per second.
@@ -96,9 +80,8 @@ def speech(*, race: SpeechRace = SpeechRace(), run: RunOptions = RunOptions()) -
 
     Args:
         race: The race.
-        run: How to run it.
     """
-    return _run(race, run)
+    return _run(race)
 
 
 def gpu(*, check: GpuCheck = GpuCheck(), out: Path = Path("build")) -> None:

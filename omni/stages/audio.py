@@ -17,7 +17,7 @@ from omni.stages.example_batches import speech_batch
 from omni.stages.reporting.transcripts import Recognition, TranscriptReporter
 from omni.stages.speech_quality import references_of
 from omni.stages.stage import Stage
-from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
+from omni.text.ctc_vocabulary import BLANK
 
 
 @final
@@ -38,8 +38,6 @@ class SpeechRecognition(Stage):
         beam: Width of the beam search for transcripts; 1 takes the likeliest unit of each sub-frame.
         kwargs: See `Stage`.
     """
-
-    uses_mels = True
 
     monitor = ("val/wer", "min")
     no_effect = frozenset({"shown"})
@@ -63,11 +61,6 @@ class SpeechRecognition(Stage):
             )
         self.intermediate_ctc_weight, self.shown, self.beam = intermediate_ctc_weight, shown, beam
         self.wer, self.cer = WordErrorRate(), CharErrorRate()
-
-    @property
-    def units(self) -> CTCVocabulary:
-        """The vocabulary of the data."""
-        return self.data.tokenizer
 
     @property
     def flops_per_work(self) -> float:

@@ -14,6 +14,7 @@ from omni.distributed import gather_objects, random_state, resume_random_numbers
 from omni.errors import UserError
 from omni.media.audio import mel_constants
 from omni.models.part import Part
+from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.tokenizer import Tokenizer
 
 
@@ -24,8 +25,6 @@ class CheckpointedModule(LightningModule):
         ancestors: The lineage of each part that an earlier stage has trained, by part.
         config_fingerprint: See `omni.training.fingerprint.config_fingerprint`; None outside `omni fit`.
     """
-
-    uses_mels = False  # whether its parts read or write spectrograms
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,6 +62,11 @@ class CheckpointedModule(LightningModule):
         return self.data.tokenizer
 
     @property
+    def units(self) -> CTCVocabulary:
+        """The same for data of speech: the units of its transcripts."""
+        return self.data.tokenizer
+
+    @property
     def data(self) -> Any:
         """The data module that the stage is attached to."""
         return self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
@@ -89,7 +93,7 @@ class CheckpointedModule(LightningModule):
         checkpoint["lineage"] = self.lineage
         metrics = self.trainer.callback_metrics
         checkpoint["metrics"] = {name: float(value) for name, value in metrics.items() if name.startswith("val/")}
-        if self.uses_mels:
+        if any(getattr(part, "num_mels", 0) for part in self.parts.values()):  # they read or write spectrograms
             checkpoint["audio"] = mel_constants()
         checkpoint["rng"] = {"ranks": gather_objects(random_state(self.device))}
 

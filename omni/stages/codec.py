@@ -48,7 +48,6 @@ class CodecTraining(Stage):
         kwargs: See `Stage`.
     """
 
-    uses_mels = True
     mel_frames: Tensor
     mel_sums: Tensor
     mel_squares: Tensor
@@ -164,10 +163,9 @@ class CodecTraining(Stage):
         """The text of each row and its transcripts, whose word errors are counted; empty without a recogniser."""
         if self.audio_encoder is None:
             return {}
-        units: Any = self.tokenizer
-        texts = {"reference": references_of(batch, units)}
+        texts = {"reference": references_of(batch, self.units)}
         for name, metric in (("original", self.wer_original), ("rebuilt", self.wer_rebuilt)):
-            texts[name] = transcribe(self.audio_encoder, units, mels[name], batch.mel_lengths)
+            texts[name] = transcribe(self.audio_encoder, self.units, mels[name], batch.mel_lengths)
             metric.update(texts[name], texts["reference"])
         return texts
 

@@ -93,7 +93,6 @@ class OmniTuning(Stage):
         self.vision_encoder, self.vision_projector = vision_encoder, vision_projector
         self.audio_encoder, self.audio_projector = audio_encoder, audio_projector
         self.layout = self.omni.layout  # of media among the tokens
-        self.uses_mels = audio_encoder is not None and audio_encoder.num_mels > 0
         self.frame_dropout, self.balance = frame_dropout, balance
         self.cache = None if feature_cache is None else FeatureCache(feature_cache)
         self.rates, self.projector_steps = dict(rates or {}), projector_steps

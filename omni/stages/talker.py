@@ -27,7 +27,6 @@ from omni.stages.example_batches import UNITS_PER_SECOND, largest_utterances
 from omni.stages.reporting.transcripts import SpeechReporter, Transcript
 from omni.stages.round_trip import RoundTrip
 from omni.stages.stage import Stage
-from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.tokenizer import Tokenizer
 
 
@@ -61,8 +60,6 @@ class TalkerTraining(Stage):
         beam: Of the recogniser; see `SpeechRecognition`.
         kwargs: See `Stage`.
     """
-
-    uses_mels = True
 
     monitor = ("val/round_trip_wer", "min")
     no_effect = frozenset({"shown"})
@@ -110,11 +107,6 @@ class TalkerTraining(Stage):
         self.round_trip = RoundTrip(sampling, beam)
         self.transcripts: list[Transcript] = []  # of the sentences spoken in the last validation
         self._init_codec: str | None = None  # fingerprint of the codec of `init_from.talker`
-
-    @property
-    def units(self) -> CharacterVocabulary:
-        """The characters of the Talker and of the recogniser."""
-        return self.data.tokenizer
 
     @property
     def flops_per_work(self) -> float:

@@ -79,8 +79,6 @@ class VocoderTraining(Stage):
         kwargs: See `Stage`.
     """
 
-    uses_mels = True
-
     monitor = ("val/mel_distance", "min")
     no_effect = frozenset({"shown"})
 
@@ -233,7 +231,7 @@ class VocoderTraining(Stage):
         inputs = {"original": batch.mels}
         if self.codec is not None:
             inputs["rebuilt"] = self.codec(batch.mels, batch.mel_lengths).mels
-        units: Any = None if self.audio_encoder is None else self.tokenizer
+        units = None if self.audio_encoder is None else self.units
         audio, transcripts = {"recording": _audio_of(batch)}, {}
         for name, mels in inputs.items():
             audio["vocoder" + _SUFFIXES[name]] = generated = self.vocoder(mels, batch.mel_lengths)
