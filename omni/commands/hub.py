@@ -1,23 +1,8 @@
-"""`omni hub push` and `omni hub pull`: trained models to and from the Hugging Face Hub, or a local folder.
+"""`omni hub push` and `omni hub pull`: trained models to and from the Hugging Face Hub, or a local folder."""
 
-huggingface_hub handles tokens (`hf auth login`, or the variable HF_TOKEN): nothing here takes, prints or stores one.
-"""
-
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from omni.checkpoints.checkpoint import Checkpoint
-from omni.checkpoints.model_card import card_data, model_card
-from omni.checkpoints.safetensors_folder import CONFIG, WEIGHTS, is_folder, write_folder
-from omni.errors import UserError
-from omni.files import private_copy
-
-CARD = "README.md"
-_FILES = (WEIGHTS, CONFIG, CARD)
-_DEFAULT_OUT = Path("lightning_logs/hub")
+from omni.checkpoints.hub import fetch, publish
 
 
 def push(
@@ -42,27 +27,13 @@ def push(
         revision: Branch of the repository.
         message: Commit message.
     """
-    local = _local(repository)
-    source = Path(checkpoint).expanduser()
-    opened = Checkpoint(source)
-    card = card_data(opened)
-    name = f"./{local.absolute().name}" if local else repository
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        write_folder(opened.content, folder, card=card)
-        (folder / CARD).write_text(model_card(name, opened, card, license=license), encoding="utf-8")
-        size = sum((folder / file).stat().st_size for file in _FILES) / 2**20
-        if local:
-            _put(folder, local)
-        else:
-            _upload(folder, repository, public, revision, message or _summary(opened))
-    print(f"{checkpoint} is in {local or f'https://huggingface.co/{repository}'} ({size:.1f} MiB)")
-    for part, origin in opened.content.get("origins", {}).items():
-        if Path(origin["source"]).expanduser().is_dir():
-            print(
-                f"note: {part} is not included. It is {origin['source']}, a local folder: users need that model at the "
-                "same path. A part named OWNER/NAME is loaded from the Hub."
-            )
+    done = publish(checkpoint, repository, public=public, license=license, revision=revision, message=message)
+    print(f"{checkpoint} is in {done.place} ({done.size / 2**20:.1f} MiB)")
+    for part, source in done.local_parts.items():
+        print(
+            f"note: {part} is not included. It is {source}, a local folder: users need that model at the same path. A "
+            "part named OWNER/NAME is loaded from the Hub."
+        )
 
 
 def pull(repository: str, *, out: Path | None = None, revision: str | None = None) -> None:
@@ -73,93 +44,5 @@ def pull(repository: str, *, out: Path | None = None, revision: str | None = Non
         out: The folder to write; by default lightning_logs/hub/NAME.
         revision: Branch, tag or commit on the Hub.
     """
-    local = _local(repository)
-    if local and not local.is_dir():
-        raise UserError(f"{repository} does not exist, or is not a folder")
-    name = local.absolute().name if local else repository.rpartition("/")[2]
-    out = (out or _DEFAULT_OUT / name).expanduser()
-    _refuse_foreign(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as made:
-        folder = Path(made)
-        if local is None:
-            _download(repository, folder, revision)
-        else:
-            for file in _FILES:
-                if (local / file).is_file():
-                    shutil.copyfile(local / file, folder / file)
-        if not is_folder(folder):
-            raise UserError(f"{repository} is not a model pushed by omni: it needs {WEIGHTS} and {CONFIG}")
-        summary = _summary(Checkpoint(folder))  # before existing files are replaced
-        _put(folder, out)
-    print(f"{out}: {summary}")
-
-
-def _summary(checkpoint: Checkpoint) -> str:
-    return f"{checkpoint.lineage['stage']}, step {checkpoint.lineage['step']:,}"
-
-
-def _local(repository: str) -> Path | None:
-    """The local folder, or None for a repository on the Hub."""
-    if repository.startswith((".", "/", "~")):
-        return Path(repository).expanduser()
-    owner, slash, name = repository.partition("/")
-    if not (owner and slash and name) or "/" in name:
-        raise UserError(f"repository {repository}: give OWNER/NAME on the Hub, or a local folder as ./NAME or /NAME")
-    if Path(repository).exists():
-        raise UserError(f"repository {repository} is also a local folder: write ./{repository} to use the folder")
-    return None
-
-
-def _put(made: Path, folder: Path) -> None:
-    """Replaces the files, each atomically, the weights last."""
-    _refuse_foreign(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in (CARD, CONFIG, WEIGHTS):
-        if (made / file).is_file():
-            with private_copy(folder / file) as part:
-                shutil.copyfile(made / file, part)
-
-
-def _refuse_foreign(folder: Path) -> None:
-    there = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
-    if folder.exists() and (not folder.is_dir() or (there and not is_folder(folder))):
-        raise UserError(f"{folder} holds other files than a model of omni: give another folder")
-
-
-def _upload(folder: Path, repository: str, public: bool, revision: str | None, message: str) -> None:
-    import huggingface_hub
-
-    api = huggingface_hub.HfApi(library_name="omni")
-    with _hub_errors(repository):
-        api.create_repo(repository, private=not public, exist_ok=True)
-        if revision is not None:
-            api.create_branch(repository, branch=revision, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, commit_message=message)
-
-
-def _download(repository: str, folder: Path, revision: str | None) -> None:
-    import huggingface_hub
-
-    with _hub_errors(repository):
-        huggingface_hub.snapshot_download(
-            repository, revision=revision, local_dir=folder, allow_patterns=list(_FILES), library_name="omni"
-        )
-
-
-@contextmanager
-def _hub_errors(repository: str) -> Iterator[None]:
-    """Turns errors of the Hub into one line, with the token masked."""
-    from huggingface_hub import get_token
-
-    try:
-        yield
-    except Exception as error:  # its own errors, its validators' and its HTTP library's
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        if token := get_token():
-            reason = reason.replace(token, "[token]")
-        # `from None`: the error's text may contain the request
-        raise UserError(
-            f"{repository}: Hub error ({reason}): check the name, the network and `hf auth whoami`, or give a "
-            "local folder as ./NAME"
-        ) from None
+    folder, summary = fetch(repository, out=out, revision=revision)
+    print(f"{folder}: {summary}")

@@ -24,10 +24,10 @@ def plot_runs(
     smoothing: float = 0.7,
     dpi: int = 150,
 ) -> None:
-    """Plot the curves of one or several runs from TensorBoard's event files, and print their last values.
+    """Plot the curves of one or several runs, from TensorBoard's event files or a CSVLogger's metrics.csv.
 
-    Without `--metrics`: training and validation loss, gradient norm, word error rate, and the metric that selects
-    `best.ckpt`. Sudden drops of the training loss after a plateau are marked.
+    Their last values are printed. Without `--metrics`: training and validation loss, gradient norm, word error rate,
+    and the metric that selects `best.ckpt`. Sudden drops of the training loss after a plateau are marked.
 
     Args:
         runs: Folders of runs, or their names in lightning_logs: `audio world/audio`.

@@ -1,4 +1,4 @@
-"""Curves of runs, read from TensorBoard's event files."""
+"""Curves of runs, read from TensorBoard's event files and from the `metrics.csv` of a CSVLogger."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from omni.curves.csv_files import METRICS, read_csv_curves
 from omni.errors import UserError
 
 LOGS = Path("lightning_logs")
@@ -16,7 +17,7 @@ class Run(NamedTuple):
 
     Attributes:
         name: The run's name.
-        folder: The folder of its event files.
+        folder: The folder of its files.
         curves: For each metric, such as `train/loss`, its values by step, ascending.
         headline: The metric that selects `best.ckpt`, if the run's configuration names one.
     """
@@ -39,7 +40,9 @@ def read_run(name: str) -> Run:
     folder = find_folder(name)
     curves = read_curves(folder)
     if not curves:
-        raise UserError(f"{folder} holds no curves: give the folder of a run, with its events.out.tfevents.* files")
+        raise UserError(
+            f"{folder} holds no curves: give the folder of a run, with events.out.tfevents.* or metrics.csv"
+        )
     return Run(str(folder).removeprefix(f"{LOGS}/"), folder, curves, _monitored_metric(read_config(folder)))
 
 
@@ -49,18 +52,31 @@ def find_folder(name: str) -> Path:
     for folder in (given, LOGS / name):
         if folder.is_dir():
             return folder
-    runs = sorted({str(path.parent.relative_to(LOGS)) for path in LOGS.rglob("events.out.tfevents.*")})
+    files = [path for pattern in ("events.out.tfevents.*", METRICS) for path in LOGS.rglob(pattern)]
+    runs = sorted({str(path.parent.relative_to(LOGS)) for path in files})
     there = f"; {LOGS} has: {', '.join(runs[:12])}{', …' if len(runs) > 12 else ''}" if runs else ""
     raise UserError(f"run {name}: there is no such folder, nor one in {LOGS}{there}")
 
 
 def read_curves(folder: Path) -> dict[str, dict[int, float]]:
-    """All scalars of a folder's event files, by name and step; of several values of a step, the last."""
+    """All scalars of a folder, by name and step; of several values of a step, the last.
+
+    Where a run has logged to TensorBoard and to a CSV file, values of the event files are preferred.
+    """
+    curves = read_csv_curves(folder)
+    for name, points in _event_curves(folder).items():
+        curves[name] = dict(sorted({**curves.get(name, {}), **points}.items()))
+    return dict(sorted(curves.items()))
+
+
+def _event_curves(folder: Path) -> dict[str, dict[int, float]]:
+    if next(folder.glob("events.out.tfevents.*"), None) is None:
+        return {}
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator  # 0.3 s
 
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}, purge_orphaned_data=False)
     events.Reload()
-    curves = {name: events.Scalars(name) for name in sorted(events.Tags()[SCALARS])}
+    curves = {name: events.Scalars(name) for name in events.Tags()[SCALARS]}
     return {
         name: {event.step: event.value for event in sorted(curve, key=lambda event: event.step)}
         for name, curve in curves.items()

@@ -192,9 +192,7 @@ def _check_folders(path: Path, stages: Iterable[StageSpec]) -> None:
         with _errors_of(path, stage.name):
             other = owners.setdefault(stage.folder, stage.name)
             if other != stage.name:
-                raise UserError(
-                    f"writes to {stage.folder}, as {other} does: give it another trainer.logger.init_args.name"
-                )
+                raise UserError(f"writes to {stage.folder}, as {other} does: give it another name in trainer.logger")
 
 
 def _writer(checkpoint: str, stages: Mapping[str, StageSpec]) -> str | None:

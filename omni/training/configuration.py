@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 
 from omni.errors import UserError, one_line
 from omni.training.lightning_cli import OmniCLI
+from omni.training.loggers import check_loggers, folder_of
 from omni.training.shipped import find_configs
 
 
@@ -41,6 +42,9 @@ class Configuration(OmniCLI):
     def _add_instantiators(self) -> None:
         """Does nothing: they record hyper-parameters for checkpoints, and none is written."""
 
+    def before_instantiate_classes(self) -> None:
+        """Does nothing: `folder` checks the loggers."""
+
     def instantiate_classes(self) -> None:
         """Does nothing: `make` does."""
 
@@ -61,13 +65,11 @@ class Configuration(OmniCLI):
         """The folder that its run writes to.
 
         Raises:
-            UserError: If there is no logger, or one without a folder.
+            UserError: If no logger and no `default_root_dir` names one.
         """
-        try:
-            logger = self.config["trainer"]["logger"]["init_args"]
-            return Path(logger["save_dir"], logger["name"], logger["version"] or "")
-        except (KeyError, TypeError) as error:
-            raise UserError("trainer.logger: needs save_dir, name and version, as in configs/base.yaml") from error
+        trainer = self.config["trainer"]
+        check_loggers(trainer)
+        return folder_of(trainer)
 
     @property
     def init_from(self) -> dict[str, str]:

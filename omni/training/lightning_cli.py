@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from jsonargparse import Namespace
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
@@ -38,6 +38,7 @@ from omni.training.callbacks.checkpointing import AtomicCheckpointIO, StageCheck
 from omni.training.callbacks.graceful_stop import Stopped
 from omni.training.callbacks.progress import StepBar
 from omni.training.fingerprint import FINGERPRINTED, config_fingerprint
+from omni.training.loggers import SaveConfig, check_loggers, close_loggers, folder_of, open_loggers
 from omni.training.rank_watch import RankWatch
 from omni.training.shipped import CONFIGS, find_configs, without_base
 from omni.training.strategy import checked_strategy, prepare_strategy
@@ -47,7 +48,7 @@ from omni.training.trainer import run_folder
 # because its own logger writes there.
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
-warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+warnings.filterwarnings("ignore", message="(Checkpoint|Experiment logs) directory .* exists and is not empty")
 
 
 class ConfigParser(LightningArgumentParser):
@@ -76,7 +77,7 @@ class OmniCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SaveConfig,
             parser_kwargs=parsers | {"exit_on_error": False},
             parser_class=ConfigParser,
             run=run,
@@ -112,6 +113,10 @@ class OmniCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let a checkpoint's hyper-parameters override the user's configuration."""
 
+    def before_instantiate_classes(self) -> None:
+        """Checks the loggers."""
+        check_loggers(self._get(self.config, "trainer"))
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Sets the default precision, the strategy, atomic checkpoints and a progress bar that rarely reads metrics."""
         config = self._get(self.config_init, "trainer", default={})
@@ -123,6 +128,9 @@ class OmniCLI(LightningCLI):
         config["precision"] = check_precision(config["precision"])
         config["strategy"] = checked_strategy(config, self.model)
         config["callbacks"] = self._chosen_checkpoints(config["callbacks"])
+        config["default_root_dir"] = str(folder_of(self._get(self.config, "trainer")))
+        if not config["logger"]:
+            config["callbacks"] = [each for each in config["callbacks"] or () if type(each) is not LearningRateMonitor]
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, RuntimeError, ImportError) as error:  # about an accelerator, devices or a plugin
@@ -157,16 +165,17 @@ class OmniCLI(LightningCLI):
         self._resolve_checkpoint("fit")
         self.model.config_fingerprint = self.fingerprint
         if self.config_init["fit"].get("ckpt_path") is None:
-            folder = Path(run_folder(self.trainer))  # a collective
             if self.trainer.is_global_zero:
-                keep_earlier_run(folder)
+                keep_earlier_run(Path(run_folder(self.trainer)))
             for name, path in (self._get(self.config, "init_from") or {}).items():
                 self.model.init_part(name, Checkpoint(path))
+        open_loggers(self.trainer)
 
     def before_evaluation(self) -> None:
-        """Resolves the checkpoint."""
+        """Resolves the checkpoint, and opens the loggers."""
         self._watch_ranks()
         self._resolve_checkpoint(str(self.subcommand))
+        open_loggers(self.trainer)
 
     before_validate = before_test = before_predict = before_evaluation
 
@@ -260,6 +269,7 @@ def run(argv: list[str]) -> OmniCLI:
             raise SystemExit(error.exit_code) from None
         raise
     finally:
+        close_loggers()
         OmniCLI.watch = None
         sys.argv = before
 

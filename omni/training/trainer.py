@@ -3,11 +3,13 @@
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def run_folder(trainer: Trainer) -> str:
-    """The folder that a run writes to: the logger's, or the trainer's without a logger."""
-    return trainer.log_dir or trainer.default_root_dir
+    """The folder that a run writes to: that of its TensorBoardLogger or CSVLogger, or else `default_root_dir`."""
+    loggers = (logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger | CSVLogger))
+    return next((logger.log_dir for logger in loggers), trainer.default_root_dir)
 
 
 def logs_now(trainer: Trainer) -> bool:

@@ -10,9 +10,9 @@ import yaml
 
 import omni
 from omni.checkpoints.checkpoint import Checkpoint
+from omni.checkpoints.hub import CARD
 from omni.checkpoints.safetensors_folder import CONFIG, WEIGHTS, write_folder
 from omni.cli import main
-from omni.commands.hub import CARD
 
 BEST = "lightning_logs/thinker/best.ckpt"
 TOKEN = "hf_ThisTokenMustNotBeSeenAnywhere"

@@ -13,8 +13,6 @@ from forks import Ranks
 from lightning import Callback
 from toy_runs import RUN, callback
 
-from omni.training.trainer import run_folder
-
 
 def connected(rank):
     dist.init_process_group("gloo", rank=rank, world_size=2)
@@ -58,11 +56,11 @@ def alike(rank):
 
 
 class FolderOfRank0(Callback):
-    """Reads the run's folder on rank 0 only: a broadcast that no other rank joins."""
+    """Reads Lightning's folder of the run on rank 0 only: a broadcast that no other rank joins."""
 
     def on_train_start(self, trainer, stage):
         if trainer.is_global_zero:
-            run_folder(trainer)
+            _ = trainer.log_dir
 
 
 @pytest.mark.usefixtures("workplace")

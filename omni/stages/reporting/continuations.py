@@ -7,12 +7,13 @@ import torch
 
 from omni.decoding.sampling import Sampling
 from omni.inference.text import TextModel
+from omni.stages.reporting.media import MediaWriter
 from omni.stages.reporting.reporter import Reporter
 
 
 @final
 class ContinuationReporter(Reporter):
-    """Writes continuations of prompts, sampled, to TensorBoard as `val/samples`.
+    """Writes continuations of prompts, sampled, as `val/samples`.
 
     Args:
         prompts: The texts; an empty one starts a document.
@@ -26,7 +27,7 @@ class ContinuationReporter(Reporter):
     def example(self, stage: Any, outputs: Any, batch: Any) -> None:
         """None: prompts come from the configuration."""
 
-    def write(self, writer: Any, stage: Any, split: str) -> None:
+    def write(self, writer: MediaWriter, stage: Any, split: str) -> None:
         """Markdown: each prompt in bold, then its continuation."""
         if not self.prompts:
             return

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from omni.batch import ConversationBatch
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, LogMel
+from omni.stages.reporting.media import MediaWriter
 from omni.stages.reporting.reporter import Reporter
 
 _MAX_MEDIA = 4  # images and recordings that are shown of a conversation
@@ -54,7 +55,7 @@ class ConversationReporter(Reporter):
         title = f"{batch.tasks[0]}: {question}\nanswer: {outputs.texts[0]}\nreference: {batch.answers[0]}"
         return _Example(images, mels, title, outputs.correct[0])
 
-    def write(self, writer: Any, stage: Any, split: str) -> None:
+    def write(self, writer: MediaWriter, stage: Any, split: str) -> None:
         for number, example in enumerate(self.examples):
             figure = conversation_figure(example.images, example.mels, title=example.title, correct=example.correct)
             writer.add_figure(f"{split}/conversation/{number}", figure, stage.global_step)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from omni.batch import ImageBatch
 from omni.models.classifier import in_words, probabilities
+from omni.stages.reporting.media import MediaWriter
 from omni.stages.reporting.reporter import Reporter
 
 _COLUMNS = 4
@@ -49,7 +50,7 @@ class ImageReporter(Reporter):
             with stage.classification.sync_context():
                 self.classes, self.confusion = stage.classification.per_class(), stage.classification.confusion()
 
-    def write(self, writer: Any, stage: Any, split: str) -> None:
+    def write(self, writer: MediaWriter, stage: Any, split: str) -> None:
         if self.classes:
             rows = (f"| {n} | {v} | {count} | {share:.1%} |" for n, v, count, share in self.classes)
             table = "\n".join(("| attribute | class | images | correct |", "|---|---|---|---|", *rows))

@@ -9,6 +9,7 @@ from torch import Tensor
 from omni.batch import SpeechBatch
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.media.griffin_lim import GriffinLim
+from omni.stages.reporting.media import MediaWriter
 from omni.stages.reporting.reporter import Reporter
 
 
@@ -64,13 +65,13 @@ class ReconstructionReporter(Reporter):
             "\n".join(lines),
         )
 
-    def write(self, writer: Any, stage: Any, split: str) -> None:
+    def write(self, writer: MediaWriter, stage: Any, split: str) -> None:
         for number, example in enumerate(self.examples):
             figure = reconstruction_figure(example.original, example.rebuilt, title=example.title)
             writer.add_figure(f"{split}/{self.tag}/{number}", figure, stage.global_step)
             played = {name: self.griffin_lim(mel[None])[0] for name, mel in example.mels.items()}
             for name, audio in {**played, **example.audio}.items():
-                writer.add_audio(f"{split}/{name}/{number}", audio[None], stage.global_step, SAMPLE_RATE)
+                writer.add_audio(f"{split}/{name}/{number}", audio, stage.global_step)
 
 
 def reconstruction_figure(original: Tensor, rebuilt: Tensor, *, title: str) -> Figure:

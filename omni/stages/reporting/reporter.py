@@ -1,15 +1,16 @@
-"""What all reporters share: they keep some examples of a validation and write them to TensorBoard."""
+"""What all reporters share: they keep some examples of a validation and write them to the loggers."""
 
 from abc import ABC, abstractmethod
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.loggers import TensorBoardLogger
+
+from omni.stages.reporting.media import MediaWriter, media_writer
 
 
 class Reporter(Callback, ABC):
-    """Writes examples of each validation to TensorBoard.
+    """Writes examples of each validation to the loggers that take media; see `omni.stages.reporting.media`.
 
     A stage returns its reporters from `configure_callbacks`. Training and metrics do not depend on them.
 
@@ -32,11 +33,11 @@ class Reporter(Callback, ABC):
         """
 
     @abstractmethod
-    def write(self, writer: Any, stage: Any, split: str) -> None:
+    def write(self, writer: MediaWriter, stage: Any, split: str) -> None:
         """Writes `examples`.
 
         Args:
-            writer: TensorBoard's `SummaryWriter`.
+            writer: Writes to all loggers.
             stage: The stage, in eval mode.
             split: `val` or `test`, the first part of every tag.
         """
@@ -61,7 +62,7 @@ class Reporter(Callback, ABC):
         self.report(trainer, pl_module, "val")
 
     def report(self, trainer: Trainer, stage: Any, split: str) -> None:
-        """Writes on rank 0, if it has a TensorBoard logger."""
-        writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if trainer.is_global_zero and writers:
-            self.write(writers[0], stage, split)
+        """Writes on rank 0, if a logger takes media."""
+        writer = media_writer(trainer)
+        if writer is not None:
+            self.write(writer, stage, split)

@@ -12,6 +12,7 @@ from omni.batch import SpeechBatch
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.media.griffin_lim import GriffinLim
 from omni.models.audio_encoder import Emissions
+from omni.stages.reporting.media import MediaWriter
 from omni.stages.reporting.reporter import Reporter
 from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
 
@@ -56,7 +57,7 @@ class TranscriptReporter(Reporter):
         mel, log_probs = batch.mels[0, : batch.mel_lengths[0]], emissions.log_probs[0, : emissions.lengths[0]]
         return Transcript(mel, log_probs, references[0], hypotheses[0])
 
-    def write(self, writer: Any, stage: Any, split: str) -> None:
+    def write(self, writer: MediaWriter, stage: Any, split: str) -> None:
         if not self.examples:
             return
         for number, transcript in enumerate(self.examples):
@@ -84,7 +85,7 @@ class SpeechReporter(Reporter):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.report(trainer, pl_module, "test")
 
-    def write(self, writer: Any, stage: Any, split: str) -> None:
+    def write(self, writer: MediaWriter, stage: Any, split: str) -> None:
         transcripts: Sequence[Transcript] = stage.transcripts
         if not transcripts:
             return
@@ -93,8 +94,8 @@ class SpeechReporter(Reporter):
         every = max(1, len(transcripts) // max(1, self.shown))  # they are sorted by length: short and long ones
         for number, transcript in enumerate(transcripts[::every][: self.shown]):
             writer.add_figure(f"{split}/spoken/{number}", _figure(transcript, stage), stage.global_step)
-            audio = self.griffin_lim(transcript.mel[None]).clamp(-1, 1)
-            writer.add_audio(f"{split}/spoken/{number}", audio, stage.global_step, SAMPLE_RATE)
+            audio = self.griffin_lim(transcript.mel[None])[0].clamp(-1, 1)
+            writer.add_audio(f"{split}/spoken/{number}", audio, stage.global_step)
 
 
 def _table(transcripts: Sequence[Transcript]) -> str:

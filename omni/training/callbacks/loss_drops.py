@@ -1,4 +1,4 @@
-"""Sudden drops of the training loss after a plateau, as notes in the output and in TensorBoard."""
+"""Sudden drops of the training loss after a plateau, as notes in the output and in the loggers."""
 
 from typing import Any
 
@@ -7,11 +7,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from omni.curves.loss_drops import LossDropDetector
 from omni.errors import UserError
+from omni.stages.reporting.media import media_writer
 from omni.training.trainer import logs_now
 
 
 class LossDropNote(Callback):
-    """Prints a note where the training loss drops suddenly after a plateau, and writes it as text to TensorBoard.
+    """Prints a note where the training loss drops suddenly after a plateau, and writes it as text to the loggers.
 
     Hundreds of steps without progress and then sudden learning are normal where a model has to align two modalities,
     such as speech and text. See `omni.curves.loss_drops.LossDropDetector` for the criterion.
@@ -36,9 +37,8 @@ class LossDropNote(Callback):
         if drop is None:
             return
         rank_zero_info(f"\ntrain/loss {drop}")
-        writer = getattr(trainer.logger, "experiment", None)
-        if hasattr(writer, "add_text"):
-            writer.add_text("train/loss_drop", f"train/loss {drop}", step)  # pyright: ignore
+        if (writer := media_writer(trainer)) is not None:
+            writer.add_text("train/loss_drop", f"train/loss {drop}", step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"points": self._detector.points}

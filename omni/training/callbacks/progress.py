@@ -29,7 +29,6 @@ class Progress(Callback):
         self._started, self._written, self._first_step = 0.0, 0.0, 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Finds the run's folder: a collective, as the ranks agree on it."""
         self._folder = run_folder(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
