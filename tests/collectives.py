@@ -66,7 +66,7 @@ def _site() -> str:
     frame, calls = sys._getframe(2), []
     while frame is not None and len(calls) < _SHOWN:
         path = Path(frame.f_code.co_filename)
-        if path.name == "forks.py":  # the test that has started the ranks
+        if path.name == "processes.py":  # which has started the rank
             break
         if "torch" not in path.parts:
             calls.append(f"{path.name}:{frame.f_lineno} {frame.f_code.co_name}")

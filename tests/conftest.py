@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,89 +13,26 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-
-CONFIGS = Path(__file__).parents[1] / "configs"
-
-TOY = {
-    "trainer.accelerator": "cpu",
-    "trainer.enable_progress_bar": "false",
-    "trainer.max_steps": "6",
-    "trainer.val_check_interval": "3",
-    "trainer.log_every_n_steps": "1",
-    "model.init_args.thinker.init_args.vocab_size": "288",
-    "model.init_args.thinker.init_args.dim": "32",
-    "model.init_args.thinker.init_args.num_layers": "2",
-    "model.init_args.thinker.init_args.ffn_dim": "48",
-    "model.init_args.optimizer": "adamw",
-    "model.init_args.lr": "1e-3",
-    "model.init_args.warmup_steps": "2",
-    "model.init_args.sample_tokens": "4",
-    "data.init_args.train": "corpus.txt",
-    "data.init_args.val": "null",
-    "data.init_args.val_split": "tail",
-    "data.init_args.tokenizer": "bytes",
-    "data.init_args.context": "16",
-    "data.init_args.batch_size": "4",
-}
-
-
-def arguments(toy: Mapping[str, object], overrides: Mapping[str, object]) -> list[str]:
-    """The command's options: toy values of the model and the data as two of them, and then the overrides, one by one.
-
-    Each option of the model costs the time to check the whole model.
-
-    Args:
-        toy: Values by option.
-        overrides: Other values by option, with `__` for a dot; None takes an option out.
-    """
-    given = {name.replace("__", "."): value for name, value in overrides.items()}
-    plain: dict[str, object] = {}
-    nested: dict[str, Any] = {}
-    for name, value in toy.items():
-        part, *path = name.split(".")
-        if part not in ("model", "data"):
-            plain[name] = value
-        elif name not in given:
-            inner = nested.setdefault(part, {})
-            for key in path[:-1]:
-                inner = inner.setdefault(key, {})
-            inner[path[-1]] = typed(value)
-    options = {**plain, **{part: json.dumps(values) for part, values in nested.items()}, **given}
-    return [f"--{name}={value}" for name, value in options.items() if value is not None]
-
-
-def typed(value: object) -> object:
-    """What a value of the command line is as JSON; text stays as it is."""
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+from processes import use_toy_settings
+from toy_commands import (
+    TOY,
+    TOY_CODEC,
+    TOY_OMNI,
+    TOY_SPEECH,
+    TOY_TALKER,
+    TOY_VISION,
+    TOY_VOCODER,
+    run_stage,
+)
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Toy sizes are fastest, and forks safe, with one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def toy_settings(monkeypatch: pytest.MonkeyPatch):
+    """The settings of every process of the tests."""
+    threads = torch.get_num_threads()
+    use_toy_settings(monkeypatch)
     yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def fp32(monkeypatch: pytest.MonkeyPatch):
-    """What is chosen by the machine is fp32 on every one; what is about bf16 asks for it."""
-    for module in ("optim.precision", "optim.optimizers"):
-        monkeypatch.setattr(f"omni.{module}.multiplies_bf16", lambda device: False)
-
-
-@pytest.fixture(autouse=True)
-def short_peak(monkeypatch: pytest.MonkeyPatch):
-    """The device's peak, measured at the start of every run in the process, takes 0.01 s of it, not 0.3."""
-    from omni.optim.precision import measure_peak_tflops
-
-    monkeypatch.setattr(
-        "omni.training.callbacks.throughput.measure_peak_tflops", partial(measure_peak_tflops, size=256, seconds=0.01)
-    )
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -129,12 +66,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def fit(workplace: Path) -> Callable[..., Any]:
     """Runs `omni fit` on the stage-A configuration at toy size; keyword arguments override, `__` stands for a dot."""
-    from omni.cli import main
-
-    def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        return main([verb, "--config", str(CONFIGS / "thinker.yaml"), *arguments(TOY, overrides), *extra])
-
-    return run
+    return partial(run_stage, "thinker", TOY)
 
 
 @pytest.fixture(scope="session")
@@ -183,102 +115,22 @@ def tones(text: str) -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
-TOY_SPEECH = {
-    "trainer.accelerator": "cpu",
-    "trainer.enable_progress_bar": "false",
-    "trainer.max_steps": "6",
-    "trainer.val_check_interval": "3",
-    "trainer.log_every_n_steps": "1",
-    "model.init_args.audio_encoder.init_args.vocab_size": "5",
-    "model.init_args.audio_encoder.init_args.num_mels": "16",
-    "model.init_args.audio_encoder.init_args.dim": "32",
-    "model.init_args.audio_encoder.init_args.num_layers": "2",
-    "model.init_args.audio_encoder.init_args.intermediate_ctc_block": "1",
-    "model.init_args.audio_encoder.init_args.num_heads": "2",
-    "model.init_args.audio_encoder.init_args.ffn_dim": "48",
-    "model.init_args.audio_encoder.init_args.conv_channels": "4",
-    "model.init_args.audio_encoder.init_args.head_dim": "16",
-    "model.init_args.audio_encoder.init_args.dropout": "0",
-    "model.init_args.shown": "0",
-    "model.init_args.optimizer": "adamw",
-    "model.init_args.lr": "1e-3",
-    "model.init_args.warmup_steps": "2",
-    "data.init_args.train": "speech/train.jsonl",
-    "data.init_args.val": "speech/val.jsonl",
-    "data.init_args.characters": " abc",
-    "data.init_args.num_mels": "16",
-    "data.init_args.batch_seconds": "8",
-    "data.init_args.max_duration": "4",
-    "data.init_args.augmentation.silence": "0.1",
-}
-
-
 @pytest.fixture
 def fit_audio(speech: Path) -> Callable[..., Any]:
     """Runs `omni fit` on the stage-B configuration at toy size on tones; arguments as of `fit`."""
-    from omni.cli import main
-
-    def argv(verb: str = "fit", *extra: str, **overrides: object) -> list[str]:
-        return [verb, "--config", str(CONFIGS / "audio.yaml"), *arguments(TOY_SPEECH, overrides), *extra]
-
-    def run(*given: str, **overrides: object) -> Any:
-        return main(argv(*given, **overrides))
-
-    run.argv = argv  # of the same run in another process
-    return run
-
-
-TOY_CODEC = {
-    **{name: value for name, value in TOY_SPEECH.items() if "audio_encoder" not in name},
-    "model.init_args.codec.init_args.num_mels": "16",
-    "model.init_args.codec.init_args.dim": "32",
-    "model.init_args.codec.init_args.mel_layers": "1",
-    "model.init_args.codec.init_args.num_layers": "1",
-    "model.init_args.codec.init_args.num_codebooks": "2",
-    "model.init_args.codec.init_args.codebook_size": "16",
-    "model.init_args.codec.init_args.codebook_dim": "8",
-    "model.init_args.quality_utterances": "0",
-    "data.init_args.crop": "0.5",
-}
-del TOY_CODEC["model.init_args.optimizer"]
+    return partial(run_stage, "audio", TOY_SPEECH)
 
 
 @pytest.fixture
 def fit_codec(speech: Path) -> Callable[..., Any]:
     """Runs `omni fit` on the stage-D1 configuration at toy size on tones; arguments as of `fit`."""
-    from omni.cli import main
-
-    def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        return main([verb, "--config", str(CONFIGS / "codec.yaml"), *arguments(TOY_CODEC, overrides), *extra])
-
-    return run
-
-
-TOY_VOCODER = {
-    **{name: value for name, value in TOY_SPEECH.items() if "audio_encoder" not in name},
-    "model.init_args.vocoder.init_args.num_mels": "16",
-    "model.init_args.vocoder.init_args.dim": "24",
-    "model.init_args.vocoder.init_args.num_layers": "1",
-    "model.init_args.discriminators.init_args.periods": "[2, 3]",
-    "model.init_args.discriminators.init_args.period_channels": "[2, 4]",
-    "model.init_args.discriminators.init_args.resolutions": "[128]",
-    "model.init_args.discriminators.init_args.resolution_channels": "2",
-    "model.init_args.adversarial_start": "3",
-    "model.init_args.quality_utterances": "1",
-    "data.init_args.crop": "0.3",
-    "data.init_args.batch_seconds": "4",
-}
+    return partial(run_stage, "codec", TOY_CODEC)
 
 
 @pytest.fixture
 def fit_vocoder(speech: Path) -> Callable[..., Any]:
     """Runs `omni fit` on the stage-D3 configuration at toy size on tones; arguments as of `fit`."""
-    from omni.cli import main
-
-    def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        return main([verb, "--config", str(CONFIGS / "vocoder.yaml"), *arguments(TOY_VOCODER, overrides), *extra])
-
-    return run
+    return partial(run_stage, "vocoder", TOY_VOCODER)
 
 
 @pytest.fixture
@@ -321,41 +173,10 @@ def pictures(workplace: Path) -> Path:
     return folder
 
 
-TOY_VISION = {
-    "trainer.accelerator": "cpu",
-    "trainer.enable_progress_bar": "false",
-    "trainer.max_steps": "6",
-    "trainer.val_check_interval": "3",
-    "trainer.log_every_n_steps": "1",
-    "model.init_args.vision_encoder.init_args.image_size": "16",
-    "model.init_args.vision_encoder.init_args.patch_size": "4",
-    "model.init_args.vision_encoder.init_args.dim": "32",
-    "model.init_args.vision_encoder.init_args.num_layers": "1",
-    "model.init_args.vision_encoder.init_args.ffn_dim": "48",
-    "model.init_args.vision_encoder.init_args.stem_width": "8",
-    "model.init_args.shown": "0",
-    "model.init_args.classifier.init_args.dim": "32",
-    "model.init_args.classifier.init_args.num_classes": "3",
-    "model.init_args.optimizer": "adamw",
-    "model.init_args.lr": "1e-3",
-    "model.init_args.warmup_steps": "2",
-    "data.init_args.train": "pictures/train",
-    "data.init_args.val": "pictures/val",
-    "data.init_args.image_size": "16",
-    "data.init_args.load_size": "18",
-    "data.init_args.batch_size": "5",
-}
-
-
 @pytest.fixture
 def fit_vision(pictures: Path) -> Callable[..., Any]:
     """Runs `omni fit` on the stage-C configuration at toy size on pictures; as `fit`, and None takes an option out."""
-    from omni.cli import main
-
-    def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        return main([verb, "--config", str(CONFIGS / "vision.yaml"), *arguments(TOY_VISION, overrides), *extra])
-
-    return run
+    return partial(run_stage, "vision", TOY_VISION)
 
 
 @pytest.fixture
@@ -380,47 +201,43 @@ def words(workplace: Path) -> dict[str, str]:
     }
 
 
-TOY_TALKER = {
-    "trainer.accelerator": "cpu",
-    "trainer.enable_progress_bar": "false",
-    "trainer.max_steps": "6",
-    "trainer.val_check_interval": "3",
-    "trainer.log_every_n_steps": "1",
-    "model.init_args.talker.init_args.vocab_size": "5",
-    "model.init_args.talker.init_args.num_codebooks": "2",
-    "model.init_args.talker.init_args.codebook_size": "17",
-    "model.init_args.talker.init_args.dim": "32",
-    "model.init_args.talker.init_args.num_layers": "2",
-    "model.init_args.talker.init_args.num_heads": "2",
-    "model.init_args.talker.init_args.ffn_dim": "64",
-    "model.init_args.talker.init_args.text_layers": "1",
-    "model.init_args.talker.init_args.text_ffn_dim": "48",
-    "model.init_args.talker.init_args.num_speakers": "2",
-    "model.init_args.talker.init_args.dropout": "0",
-    "model.init_args.lr": "1e-3",
-    "model.init_args.warmup_steps": "2",
-    "model.init_args.sentences": "4",
-    "model.init_args.shown": "0",
-    "data.init_args.train": "words.jsonl",
-    "data.init_args.codec": "codec.ckpt",
-    "data.init_args.recognizer": "recognizer.ckpt",
-    "data.init_args.val_fraction": "0.2",
-    "data.init_args.silence": "0.12",
-    "data.init_args.batch_seconds": "8",
-    "data.init_args.max_duration": "4",
-    "data.init_args.device": "cpu",
-}
-
-
 @pytest.fixture
 def fit_talker(words: dict[str, str]) -> Callable[..., Any]:
     """Runs `omni fit` on the Talker's configuration at toy size on tones; arguments as of `fit`."""
-    from omni.cli import main
+    return partial(run_stage, "talker", TOY_TALKER)
 
-    def run(verb: str = "fit", *extra: str, **overrides: object) -> Any:
-        return main([verb, "--config", str(CONFIGS / "talker.yaml"), *arguments(TOY_TALKER, overrides), *extra])
 
-    return run
+@pytest.fixture
+def talks(workplace: Path) -> Path:
+    """Questions about plain pictures and spoken letters: what they show, what they say, which of both; and text."""
+    rng = np.random.default_rng(0)
+    draw = random.Random(0)
+    for split, count in (("train", 60), ("val", 12)):
+        rows = []
+        for number in range(count):
+            colour, letter = draw.choice(sorted(COLOURS)), draw.choice("abc")
+            pixels = np.clip(rng.normal(COLOURS[colour], 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(f"{split}{number}.png")
+            soundfile.write(f"{split}{number}.wav", tones(letter), 16_000)
+            image, audio = (
+                {"type": kind, kind: f"{split}{number}.{end}"} for kind, end in (("image", "png"), ("audio", "wav"))
+            )
+            task, parts, answer = (
+                ("colour", [image, {"type": "text", "text": "?"}], colour[0]),
+                ("transcription", [audio], letter),
+                ("both", [audio, image], letter + colour[0]),
+                ("text", "hi", "ho"),
+            )[number % 4]
+            messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
+            rows.append(json.dumps({"messages": messages, "task": task}))
+        (workplace / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return workplace
+
+
+@pytest.fixture
+def fit_omni(talks: Path) -> Callable[..., Any]:
+    """Runs `omni fit` on the stage-E configuration at toy size; arguments as of `fit`."""
+    return partial(run_stage, "omni", TOY_OMNI)
 
 
 @pytest.fixture
@@ -431,8 +248,3 @@ def fit_llm(speech: Path) -> Callable[..., Any]:
 
     logging.disable_progress_bar()  # of weights that load
     return run
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs the ranks of the world first: autograd refuses a fork of a process that used its threads."""
-    items.sort(key=lambda item: "test_world_ranks" not in item.nodeid)

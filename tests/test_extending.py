@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TOY_SPEECH, arguments
+from toy_commands import TOY_SPEECH, arguments
 
 from omni.cli import main
 from omni.inference.assistant import Assistant

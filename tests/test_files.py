@@ -1,6 +1,5 @@
 """Files that several processes write at once."""
 
-import multiprocessing
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import CONTEXT
 
 from omni import files
 from omni.data.speech.features import MARGIN, FeatureFile, mel_of
@@ -85,11 +85,9 @@ def check(folder: Path) -> None:
         assert np.array_equal(codes.read(row)[0], encoded([row])[0].codes)
 
 
-@pytest.mark.filterwarnings("ignore:.*fork")  # cheaper by far than to import everything twice
 def test_two_processes_that_fill_the_same_caches_at_once_leave_every_row_in_its_place(tmp_path):
-    context = multiprocessing.get_context("fork")
-    start = context.Barrier(2)
-    processes = [context.Process(target=fill, args=(tmp_path, start)) for _ in range(2)]
+    start = CONTEXT.Barrier(2)
+    processes = [CONTEXT.Process(target=fill, args=(tmp_path, start)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS
+from toy_commands import CONFIGS
 from toy_omni import PROJECTORS, toy_omni
 
 import omni

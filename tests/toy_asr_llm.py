@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import toy_pretrained as toy
-from conftest import CONFIGS, arguments
+from toy_commands import CONFIGS, arguments
 
 from omni.cli import main
 

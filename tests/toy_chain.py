@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from conftest import CONFIGS, TOY
+from toy_commands import CONFIGS, TOY
 
 FIRST = "lightning_logs/thinker/best.ckpt"
 NAME = "trainer.logger.init_args.name"

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 from lightning import Callback
+from toy_commands import TOY_SPEECH, command
 
 from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.data import SpeechData
@@ -313,7 +314,7 @@ def slow(self, read=SpeechRow.read, rows=[]):
 SpeechRow.read = slow
 main(sys.argv[1:])
 """
-    argv = fit_audio.argv(**options, trainer__logger__init_args__name="other")
+    argv = command("audio", TOY_SPEECH, **options, trainer__logger__init_args__name="other")
     write, read = FeatureFile.write, SpeechRow.read
     monkeypatch.setattr(SpeechRow, "read", lambda self: time.sleep(0.02) or read(self))
     monkeypatch.setattr(FeatureFile, "write", lambda self, *args, **more: both.touch() or write(self, *args, **more))

@@ -9,9 +9,10 @@ import pytest
 import soundfile
 import torch
 import toy_pretrained as toy
-from conftest import CONFIGS, tones
+from conftest import tones
 from PIL import Image
 from toy_asr_llm import metric
+from toy_commands import CONFIGS
 
 import omni
 from omni import Assistant

@@ -195,7 +195,7 @@ def learn(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_hold_the_same_codebooks(tmp_path: Path):
-    mp.start_processes(learn, (str(tmp_path),), nprocs=2, start_method="fork")  # as all here, on one thread
+    mp.start_processes(learn, (str(tmp_path),), nprocs=2, start_method="forkserver")
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert one["revived"] > 0

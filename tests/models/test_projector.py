@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CONFIGS
+from toy_commands import CONFIGS
 from toy_omni import PROJECTORS
 
 from omni.checkpoints.recipe import build

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGS
 from toy_chain import FIRST, NAME, SECOND, stage, two, written
+from toy_commands import CONFIGS
 
 from omni.cli import main
 from omni.pipeline.definition import Target, read_pipeline

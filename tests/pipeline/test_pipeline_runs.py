@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning import Callback
+from processes import start
 from toy_chain import NAME, stage, two, written
 
 from omni.checkpoints.checkpoint import Checkpoint
@@ -34,45 +36,27 @@ class KillOnce(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Fork:
-    """A stage in a copy of this process, which has everything imported."""
+class StageProcess:
+    """A stage in a process that has everything imported, with the interface of `subprocess.Popen`."""
 
     def __init__(self, command: list[str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.code: int | None = None
-        self.pid = os.fork()
-        if self.pid:
-            return
-        sys.stdout = sys.stderr = log.open("a")
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, signal.SIG_DFL)
-        code = 1
-        try:
-            main(command)
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        finally:
-            sys.stdout.close()
-            os._exit(code)
+        self.process = start(partial(main, command), output=log)
 
     def poll(self) -> int | None:
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if pid else None
-        return self.code
+        return self.process.exitcode
 
     def send_signal(self, sig: int) -> None:
-        os.kill(self.pid, sig)
+        os.kill(self.process.pid, sig)
 
 
 @pytest.fixture
-def forks(monkeypatch):
-    """Stages are forked, not started."""
+def fast_stages(monkeypatch):
+    """Stages run in processes that have everything imported."""
 
-    def launch(self: Any, stage: StageSpec, status: StageStatus) -> Fork:
+    def launch(self: Any, stage: StageSpec, status: StageStatus) -> StageProcess:
         resume = ["--ckpt_path", status.resume] if status.resume else []
-        return Fork(["fit", *stage.arguments, *resume], self.log(stage.name))
+        return StageProcess(["fit", *stage.arguments, *resume], self.log(stage.name))
 
     monkeypatch.setattr(Launcher, "__call__", launch)
 
@@ -87,7 +71,7 @@ def report(folder: str = "lightning_logs") -> dict[str, Any]:
     return content
 
 
-def test_killed_and_started_again_ends_with_the_same_report(forks, workplace, capfd):
+def test_killed_and_started_again_ends_with_the_same_report(fast_stages, workplace, capfd):
     kill = {"class_path": "test_pipeline_runs.KillOnce", "init_args": {"step": 7, "file": "kill"}}
     often = {"filename": "last", "every_n_train_steps": 2}
     every = {"class_path": "omni.training.callbacks.StageCheckpoint", "init_args": often}
@@ -126,7 +110,7 @@ def test_killed_and_started_again_ends_with_the_same_report(forks, workplace, ca
     assert capfd.readouterr().out.count("done before") == 2
 
 
-def test_a_failed_stage_is_reported_with_its_line_its_log_and_its_exit_code(forks, workplace, fails):
+def test_a_failed_stage_is_reported_with_its_line_its_log_and_its_exit_code(fast_stages, workplace, fails):
     stages = two(**{"model.init_args.thinker.init_args.vocab_size": 100})
     stages["other"] = stage(overrides={NAME: "other"})
     message = fails(main, ["train", str(written(stages))])

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from conftest import CONFIGS, TOY, TOY_CODEC, TOY_SPEECH, TOY_TALKER, TOY_VISION, TOY_VOCODER
 from PIL import Image
+from toy_commands import CONFIGS, TOY, TOY_CODEC, TOY_SPEECH, TOY_TALKER, TOY_VISION, TOY_VOCODER
 
 from omni.errors import UserError
 from omni.pipeline.samples import Sample, sample

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS
 from toy_chain import FIRST, SECOND, two, written
+from toy_commands import CONFIGS
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError

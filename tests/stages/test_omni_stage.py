@@ -1,19 +1,17 @@
 """Stage E by the command, at toy size: what is trained, what stays, what is logged, refused, saved and resumed."""
 
 import json
-import random
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from any_text import HARD, random_texts
-from conftest import COLOURS, CONFIGS, arguments, tones
 from PIL import Image
-from toy_omni import MELS, toy_omni
+from toy_commands import CONFIGS, TOY_OMNI, arguments
+from toy_omni import toy_omni
 
 from omni.batch import ConversationBatch
 from omni.checkpoints.checkpoint import Checkpoint
@@ -30,111 +28,10 @@ from omni.stages.reporting.conversations import conversation_figure
 from omni.text.tokenizer import ByteTokenizer
 from omni.training.configuration import Configuration
 
-PART = "model.init_args.{}.init_args."
-TOY = {
-    "trainer.accelerator": "cpu",
-    "trainer.enable_progress_bar": "false",
-    "trainer.max_steps": "6",
-    "trainer.val_check_interval": "3",
-    "trainer.log_every_n_steps": "1",
-    "init_from": "{}",
-    **{
-        PART.format("thinker") + key: value
-        for key, value in {
-            "vocab_size": 288,
-            "dim": 32,
-            "num_layers": 2,
-            "num_heads": 4,
-            "num_kv_heads": 4,
-            "ffn_dim": 48,
-        }.items()
-    },
-    **{
-        PART.format("vision_encoder") + key: value
-        for key, value in {
-            "image_size": 16,
-            "patch_size": 8,
-            "dim": 24,
-            "num_layers": 1,
-            "ffn_dim": 32,
-            "stem_width": 4,
-            "reduction": "none",
-        }.items()
-    },
-    **{
-        PART.format("audio_encoder") + key: value
-        for key, value in {
-            "vocab_size": 5,
-            "num_mels": MELS,
-            "dim": 16,
-            "num_layers": 1,
-            "intermediate_ctc_block": 0,
-            "num_heads": 2,
-            "ffn_dim": 24,
-            "conv_channels": 2,
-            "head_dim": 8,
-            "dropout": 0,
-        }.items()
-    },
-    PART.format("vision_projector") + "in_dim": 24,
-    PART.format("vision_projector") + "out_dim": 32,
-    PART.format("audio_projector") + "in_dim": 16,
-    PART.format("audio_projector") + "out_dim": 32,
-    "model.init_args.lr": "3e-3",
-    "model.init_args.warmup_steps": "2",
-    "model.init_args.answer_tokens": "6",
-    "model.init_args.shown": "0",
-    "model.init_args.modality_ablation": "false",
-    "data.init_args.train": "train.jsonl",
-    "data.init_args.val": "val.jsonl",
-    "data.init_args.tokenizer": "bytes",
-    "data.init_args.image_size": "16",
-    "data.init_args.num_mels": str(MELS),
-    "data.init_args.max_tokens": "64",
-    "data.init_args.batch_tokens": "512",
-}
-
-
-@pytest.fixture
-def talks(workplace: Path) -> Path:
-    """Questions about plain pictures and spoken letters: what they show, what they say, which of both; and text."""
-    rng = np.random.default_rng(0)
-    draw = random.Random(0)
-    for split, count in (("train", 60), ("val", 12)):
-        rows = []
-        for number in range(count):
-            colour, letter = draw.choice(sorted(COLOURS)), draw.choice("abc")
-            pixels = np.clip(rng.normal(COLOURS[colour], 20, (16, 16, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(f"{split}{number}.png")
-            soundfile.write(f"{split}{number}.wav", tones(letter), 16_000)
-            image, audio = (
-                {"type": kind, kind: f"{split}{number}.{end}"} for kind, end in (("image", "png"), ("audio", "wav"))
-            )
-            task, parts, answer = (
-                ("colour", [image, {"type": "text", "text": "?"}], colour[0]),
-                ("transcription", [audio], letter),
-                ("both", [audio, image], letter + colour[0]),
-                ("text", "hi", "ho"),
-            )[number % 4]
-            messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
-            rows.append(json.dumps({"messages": messages, "task": task}))
-        (workplace / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return workplace
-
-
-@pytest.fixture
-def fit_omni(talks: Path):
-    """Runs `omni fit` on the stage-E configuration at toy size; arguments as of `fit`."""
-
-    def run(verb="fit", *extra, **overrides):
-        return main([verb, "--config", str(CONFIGS / "omni.yaml"), *arguments(TOY, overrides), *extra])
-
-    return run
-
 
 def test_a_report_shows_an_answer_about_a_picture(fit_omni):
     fit_omni()
-    configuration = Configuration(["--config", str(CONFIGS / "omni.yaml"), *arguments(TOY, {})])
+    configuration = Configuration(["--config", str(CONFIGS / "omni.yaml"), *arguments(TOY_OMNI, {})])
     found = sample(configuration, configuration.folder / "best.ckpt", Path("samples/omni"))
     assert found["question"] == "?"
     assert found["reference"] in "rgb"
@@ -362,7 +259,7 @@ def test_another_tokenizer_is_refused(fit_omni, talks, fails):
 
 
 def test_plan_counts_it(talks):
-    plan = main(["plan", "--config", str(CONFIGS / "omni.yaml"), *arguments(TOY, {})])
+    plan = main(["plan", "--config", str(CONFIGS / "omni.yaml"), *arguments(TOY_OMNI, {})])
     assert plan.stage == OmniTuning.__name__
     assert set(plan.parameters) == {"thinker", "vision_encoder", "vision_projector", "audio_encoder", "audio_projector"}
     assert plan.training > 0

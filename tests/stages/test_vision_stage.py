@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy_commands import CAPTIONS, NO_CLASSES, part
 
 import omni
 from omni.batch import Attribute, ImageBatch
@@ -33,26 +34,6 @@ LAST = str(RUN / "last.ckpt")
 COLOURS = Attribute("label", ("blue", "green", "red"))
 
 
-def part(kind: type, **arguments: Any) -> str:
-    return json.dumps({"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": arguments})
-
-
-CAPTIONS = {
-    "data__init_args__train": "pictures/train.jsonl",
-    "data__init_args__val": "pictures/val.jsonl",
-    "data__init_args__augmentation__flip": 0,
-    "data__init_args__augmentation__mixup": 0,
-    "data__init_args__augmentation__cutmix": 0,
-    "model__init_args__contrast": part(ContrastHead, image_dim=32, text_dim=32, dim=16),
-    "model__init_args__text_encoder": part(
-        TextEncoder, vocab_size=288, dim=32, num_layers=1, num_heads=2, ffn_dim=32, dropout=0.1
-    ),
-}
-NO_CLASSES = {
-    "model__init_args__classifier": "null",
-    "model__init_args__classifier__init_args__dim": None,
-    "model__init_args__classifier__init_args__num_classes": None,
-}
 BY_ACCURACY = {
     "class_path": "omni.training.callbacks.StageCheckpoint",
     "init_args": {"filename": "best", "monitor": "val/accuracy", "mode": "max"},

@@ -1,15 +1,15 @@
 """A failing rank ends the others within seconds, with one message and one exit code."""
 
 import os
-import shutil
 import signal
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from forks import Ranks
 from lightning import Callback
+from processes import Ranks
 from toy_runs import RUN, callback
 
 from omni.checkpoints.checkpoint import Checkpoint
@@ -47,14 +47,6 @@ class FailAt(Callback):
             stage.loss = lambda batch: loss(batch)._replace(total=loss(batch).total * torch.inf)
 
 
-@pytest.fixture
-def warm(fit):
-    """Imports everything that a run needs, so that forks have it."""
-    fit(trainer__max_steps=1)
-    shutil.rmtree(RUN)
-
-
-@pytest.mark.usefixtures("warm")
 class TestTwoRanks:
     @pytest.mark.parametrize(
         ("how", "code", "message"),
@@ -66,7 +58,7 @@ class TestTwoRanks:
     )
     def test_end_together(self, fit, how, code, message):
         fails = callback("test_failing_ranks.FailAt", step=3, how=how)
-        with Ranks(lambda rank: fit("fit", fails, trainer__max_steps=100_000, **TWO)) as ranks:
+        with Ranks(partial(fit, "fit", fails, trainer__max_steps=100_000, **TWO)) as ranks:
             assert ranks.wait(30) == [code, code], ranks.output(0) + ranks.output(1)
         written = ranks.output(0) + ranks.output(1)
         lines = [line for line in written.splitlines() if line.startswith(message)]
@@ -78,6 +70,6 @@ class TestTwoRanks:
     def test_one_that_gloo_does_not_wake_ends_too(self, fit):
         """Rank 0 sleeps, as in a kernel that waits for rank 1."""
         fails = callback("test_failing_ranks.FailAt", step=3, how="mistake", other_sleeps=True)
-        with Ranks(lambda rank: fit("fit", fails, **TWO)) as ranks:
+        with Ranks(partial(fit, "fit", fails, **TWO)) as ranks:
             assert ranks.wait(30) == [2, 2], ranks.output(0) + ranks.output(1)
         assert (ranks.output(0) + ranks.output(1)).count("omni: row 7") == 1

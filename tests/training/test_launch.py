@@ -240,7 +240,7 @@ class TestTwoProcesses:
     """Two processes on the CPU, started by the script for torchrun and by `omni fit` itself."""
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        from conftest import CONFIGS, TOY
+        from toy_commands import CONFIGS, TOY
 
         toy = [f"--{name}={value}" for name, value in TOY.items()]
         first, *rest = command

@@ -1,14 +1,14 @@
 """Interrupted runs on several ranks: the random numbers of each rank are saved and restored."""
 
 import json
-import shutil
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from forks import Ranks
+from processes import Ranks
 from toy_runs import RUN, callback, same, step_of, weights
 
 from omni.checkpoints.checkpoint import Checkpoint
@@ -20,27 +20,19 @@ TWO = {**STEPS, "trainer__devices": 2, "trainer__strategy": "ddp"}
 EACH_STEP = callback("omni.training.callbacks.StageCheckpoint", filename="last", every_n_train_steps=1)
 
 
-@pytest.fixture
-def warm(fit):
-    """Imports everything that a run needs, so that forks have it."""
-    fit(trainer__max_steps=1)
-    shutil.rmtree(RUN)
-
-
-@pytest.mark.usefixtures("warm")
 class TestTwoRanks:
     def test_killed_and_resumed_equals_never_stopped(self, fit, caplog):
-        with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=40, **TWO)) as ranks:
+        with Ranks(partial(fit, "fit", EACH_STEP, trainer__max_steps=40, **TWO)) as ranks:
             assert ranks.wait() == [0, 0], ranks.output(0)
         whole = Checkpoint(RUN / "last.ckpt").content
         RUN.rename("whole")
-        with Ranks(lambda rank: fit("fit", EACH_STEP, trainer__max_steps=40, **TWO)) as ranks:
+        with Ranks(partial(fit, "fit", EACH_STEP, trainer__max_steps=40, **TWO)) as ranks:
             while step_of(RUN / "last.ckpt") < 4:
                 time.sleep(0.002)
             ranks.kill()
         step = Checkpoint(RUN / "last.ckpt").lineage["step"]
         assert 4 <= step < 40
-        with Ranks(lambda rank: fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=40, **TWO)) as ranks:
+        with Ranks(partial(fit, "fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=40, **TWO)) as ranks:
             assert ranks.wait() == [0, 0], ranks.output(0)
         assert same(whole["state_dict"], weights(RUN / "last.ckpt"))
         first, second = (state["cpu"] for state in whole["rng"]["ranks"])
@@ -58,7 +50,7 @@ class TestTwoRanks:
         seen = []
         for steps in (5, 15):
             options = {**TWO, "trainer__val_check_interval": 60, "trainer__log_every_n_steps": 50}
-            with Ranks(lambda rank: fit("fit", trainer__max_steps=steps, **options)) as ranks:  # noqa: B023
+            with Ranks(partial(fit, "fit", trainer__max_steps=steps, **options)) as ranks:
                 assert ranks.wait() == [0, 0], ranks.output(0)
             lines = Path("collectives-0.txt").read_text(encoding="utf-8").splitlines()
             seen.append(Counter(json.loads(line)[0] for line in lines))
@@ -71,7 +63,7 @@ class TestTwoRanks:
         alone = torch.load(RUN / "predictions.pt")
         assert sum(map(len, alone)) % 2 == 1  # one rank has a row more
         (RUN / "predictions.pt").unlink()
-        with Ranks(lambda rank: fit("predict", "--ckpt_path=best", **options, **TWO)) as ranks:
+        with Ranks(partial(fit, "predict", "--ckpt_path=best", **options, **TWO)) as ranks:
             assert ranks.wait() == [0, 0], ranks.output(0)
         together = torch.load(RUN / "predictions.pt")
         assert [batch.shape for batch in together] == [batch.shape for batch in alone]

@@ -1,20 +1,20 @@
 """Two ranks with sharded weights, gradients and optimizer states take the same steps as one process."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from forks import Ranks
-from test_omni_stage import fit_omni, talks  # noqa: F401  fixtures of the tests below
-from test_ranks import STEPS, STILL, TWO, compare, media_apart, shares
+from processes import Ranks
 from torch.utils._pytree import tree_map
 from toy_runs import RUN, same, weights
+from two_ranks import STEPS, STILL, TWO, compare, media_apart, shares
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.distributed import local_share
 from omni.training.device_share import share_of_device
-from omni.training.sharding import TAKES_UNUSED  # before the ranks are forked, too
+from omni.training.sharding import TAKES_UNUSED
 
 SHARDED = {"trainer__strategy": "model_parallel"}
 EXPERTS = {
@@ -32,7 +32,7 @@ class TestTwoRanksEqualOne:
         compare(fit, {**STEPS, **STILL, **EXPERTS, "model__init_args__optimizer": "muon"}, each=SHARDED)
 
     @pytest.mark.skipif(not TAKES_UNUSED, reason="this PyTorch shards no stage whose weights may go unused")
-    def test_stage_e_with_a_rank_without_images_and_audio(self, fit_omni):  # noqa: F811
+    def test_stage_e_with_a_rank_without_images_and_audio(self, fit_omni):
         compare(fit_omni, STEPS, media_apart, each=SHARDED)
 
 
@@ -41,17 +41,9 @@ def each_step(**overrides):
     return {**STEPS, **TWO, **SHARDED, **EXPERTS, **muon, **overrides}
 
 
-@pytest.fixture
-def warm(fit):
-    """Imports everything that a run needs, so that forks have it."""
-    fit(trainer__max_steps=1)
-    shutil.rmtree(RUN)
-
-
-@pytest.mark.usefixtures("warm")
 def test_a_checkpoint_is_an_ordinary_one_and_resumes_on_any_number_of_ranks(fit, caplog):
     def run(steps, *extra):
-        with Ranks(lambda rank: fit("fit", *extra, **each_step(trainer__max_steps=steps))) as ranks:
+        with Ranks(partial(fit, "fit", *extra, **each_step(trainer__max_steps=steps))) as ranks:
             assert ranks.wait() == [0, 0], ranks.output(0) + ranks.output(1)
 
     def one(steps, *extra):
@@ -87,8 +79,9 @@ def local_bytes(tensors):
     return sum(share.numel() * share.element_size() for share in map(local_share, tensors))
 
 
-def held(cli):
-    """Bytes of the weights and of the optimizer states of this process."""
+def held(run):
+    """Bytes of the weights and of the optimizer states of this process after a run."""
+    cli = run()
     states = [value for state in cli.trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
     return local_bytes([*cli.model.parameters(), *cli.model.buffers()]), local_bytes(states)
 
@@ -97,9 +90,9 @@ def test_the_plan_of_a_device_is_what_its_shards_take(fit):
     odd = {"model__init_args__thinker__init_args__vocab_size": 289, "trainer__val_check_interval": 1}
     options = {**STEPS, **odd, "trainer__max_steps": 1}
     cli = fit(**options)
-    with Ranks(lambda rank: held(fit(**{**options, **TWO, **SHARDED})), results=True) as ranks:
+    with Ranks(partial(held, partial(fit, **{**options, **TWO, **SHARDED})), results=True) as ranks:
         first, second = ranks.results()
-    whole, state = held(cli)
+    whole, state = held(lambda: cli)
     share = share_of_device(cli.model, strategy="model_parallel", devices=2, optimizer_state=state)
     assert share.weights == first[0]
     assert share.optimizer_state == first[1]
@@ -135,7 +128,7 @@ class TestRefused:
         assert message in fails(fit, **options)
         assert {path: path.read_bytes() for path in RUN.iterdir() if path.is_file()} == before
 
-    def test_stage_e_on_a_pytorch_that_needs_all_gradients(self, fit_omni, fails, monkeypatch):  # noqa: F811
+    def test_stage_e_on_a_pytorch_that_needs_all_gradients(self, fit_omni, fails, monkeypatch):
         monkeypatch.setattr("omni.training.sharding.TAKES_UNUSED", False)
         message = fails(fit_omni, trainer__devices=2, **SHARDED)
         assert "model_parallel cannot train OmniTuning with PyTorch" in message

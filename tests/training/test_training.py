@@ -1,16 +1,17 @@
 """Training by the command: the files of a run, and that stopping and resuming changes nothing."""
 
-import os
 import resource
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from processes import start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_runs import RUN, callback, same, scalars, step_of, weights
 
@@ -163,17 +164,13 @@ class TestResume:
         frequent = callback("omni.training.callbacks.StageCheckpoint", filename="last", every_n_train_steps=1)
         fit("fit", frequent, **options)
         whole = weights(RUN / "last.ckpt")
-        fit(trainer__max_steps=1)  # imports everything, so that the child starts at once
-        child = os.fork()
-        if child == 0:
-            try:
-                fit("fit", frequent, **options)
-            finally:
-                os._exit(0)
-        while step_of(RUN / "last.ckpt") < 4:
+        RUN.rename("whole")
+        child = start(partial(fit, "fit", frequent, **options), output=workplace / "child.txt")
+        while step_of(RUN / "last.ckpt") < 4 and child.exitcode is None:
             time.sleep(0.002)
-        os.kill(child, signal.SIGKILL)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, (workplace / "child.txt").read_text(encoding="utf-8")
         fit("fit", frequent, "--ckpt_path=last", **options)
         assert same(whole, weights(RUN / "last.ckpt"))
 
