@@ -11,7 +11,7 @@ from omni.pipeline.definition import Target, read_pipeline
 
 
 class TestDescription:
-    def test_order_follows_from_the_checkpoints_that_are_named(self, workplace):
+    def test_order_follows_the_named_checkpoints(self, workplace):
         pipeline = read_pipeline(written({"third": stage(after=["again"], overrides={NAME: "third"}), **two()}))
         assert list(pipeline.stages) == ["thinker", "again", "third"]
         assert [each.needs for each in pipeline.stages.values()] == [(), ("thinker",), ("again",)]
@@ -31,7 +31,7 @@ class TestDescription:
         chain = written({"a": stage(config=name)})
         assert read_pipeline(chain).stages["a"].arguments[1] == str(CONFIGS / name)
         Path("world").mkdir()
-        Path(name).write_text(f"base: {name}", encoding="utf-8")  # the shipped one
+        Path(name).write_text(f"base: {name}", encoding="utf-8")  # the shipped configuration
         assert read_pipeline(chain).stages["a"].arguments[1] == name
 
     def test_goal(self):
@@ -68,7 +68,7 @@ class TestDescription:
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_mistakes_are_reported_before_anything_runs(stages, complaint, workplace, fails):
+def test_errors_are_reported_before_anything_runs(stages, complaint, workplace, fails):
     assert complaint in fails(main, ["train", str(written(stages))])
     assert not Path("lightning_logs/thinker").exists()
 

@@ -25,7 +25,7 @@ from omni.pipeline.timings import StageTimings
 
 
 class KillOnce(Callback):
-    """Kills its process in the middle of training, if a file is there, which it takes away."""
+    """Kills its process at a training step if a file exists, and removes the file."""
 
     def __init__(self, step: int, file: str) -> None:
         self.step, self.file = step, Path(file)
@@ -62,7 +62,7 @@ def fast_stages(monkeypatch):
 
 
 def report(folder: str = "lightning_logs") -> dict[str, Any]:
-    """The report, but for what may differ between two trainings."""
+    """The report, without what may differ between two runs."""
     content = json.loads(Path(folder, "toy/report.json").read_text(encoding="utf-8"))
     del content["date"], content["seconds"]
     for each in content["stages"]:
@@ -136,5 +136,5 @@ def test_processes_save_at_ctrl_c_and_when_their_chain_is_killed(workplace):
         assert chain.returncode == code
         if signum == signal.SIGINT:
             assert "stopped and saved; run the same command to resume" in output
-        with exclusive(read_pipeline(Path(path)), waiting=lambda: None):  # the stage has ended, too
+        with exclusive(read_pipeline(Path(path)), waiting=lambda: None):  # the stage has ended too
             assert before + 20 < Checkpoint(last).lineage["step"] < 4000

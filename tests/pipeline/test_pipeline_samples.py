@@ -53,7 +53,7 @@ def test_rebuilt_audio(stage, fit_codec, fit_vocoder):
 
 
 def test_speech_and_its_transcript(fit_talker):
-    fit_talker(trainer__max_steps=60, trainer__val_check_interval=30)  # fewer, and it may say nothing at all
+    fit_talker(trainer__max_steps=60, trainer__val_check_interval=30)  # with fewer steps the transcript may be empty
     found = shown("talker", TOY_TALKER)
     assert set(str(found["text"])) <= set("abc")
     assert found.keys() == {"text", "transcript of the speech", "speech"}

@@ -23,7 +23,7 @@ from omni.pipeline.timings import StageTimings, format_duration
 
 
 class Fake:
-    """A process that ends with a code after some looks at it, or by a signal."""
+    """A process that exits with a code after some polls, or by a signal."""
 
     def __init__(self, code: int = 0, looks: int = 2) -> None:
         self.code, self.looks = code, looks
@@ -38,7 +38,7 @@ class Fake:
 
 
 class Stages:
-    """A scheduler of stages that are none: `needs` by name."""
+    """A scheduler of fake stages, given what each needs by name."""
 
     def __init__(self, needs: dict[str, str], *, codes: dict[str, int] | None = None, jobs: int = 1, **found: Any):
         self.events: list[str] = []
@@ -80,13 +80,13 @@ CHAIN = {"a": "", "b": "", "c": "", "d": "ab", "e": "cd"}
 
 
 class TestScheduler:
-    def test_one_after_the_other(self, workplace):
+    def test_stages_run_in_sequence(self, workplace):
         stages = Stages(CHAIN)
         assert set(stages.run().values()) == {"done"}
         assert stages.events == ["a new", "b new", "c new", "d new", "e new"]
         assert stages.most == 1
 
-    def test_side_by_side(self, workplace):
+    def test_stages_run_in_parallel(self, workplace):
         stages = Stages(CHAIN, jobs=3)
         assert set(stages.run().values()) == {"done"}
         assert stages.most == 3
@@ -140,7 +140,7 @@ class TestScheduler:
     def test_times_add_up_over_attempts_until_a_stage_starts_from_scratch(self, workplace):
         timings = StageTimings(Path("chain.json"), every=0)
         timings.start("a", from_scratch=True)
-        timings.update("a", 100)  # and then a kill
+        timings.update("a", 100)  # followed by a kill
         again = StageTimings(Path("chain.json"))
         again.start("a", from_scratch=False)
         again.update("a", 20, ended=True)
@@ -178,7 +178,7 @@ class Terminal(io.StringIO):
 class TestTable:
     @pytest.fixture
     def running(self, workplace):
-        """A stage that runs, and one that waits for it."""
+        """A running stage, and one that waits for it."""
         stages = Stages({"thinker": "", "omni": ["thinker"]})  # pyright: ignore
         for name, stage in stages.scheduler.stages.items():
             stage.folder, stage.target = Path(name), Target("val/wer", below=0.2)  # pyright: ignore
@@ -198,7 +198,7 @@ class TestTable:
             for _ in range(3):
                 table.show(running.scheduler.runs)
         assert len(terminal.screen) == 3
-        assert terminal.getvalue().count("\x1b[1A") >= 6  # back to its first line for each of the further two
+        assert terminal.getvalue().count("\x1b[1A") >= 6  # back to the first line for each of the other two
         assert terminal.screen[1].split("  ")[0] == "thinker"
         assert "30 of 120" in terminal.screen[1]
         assert "3:00 left" in terminal.screen[1]  # 20 steps took 40 s, and 90 are left

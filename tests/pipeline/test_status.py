@@ -31,7 +31,7 @@ class TestStageStatus:
             del stages["again"]
         return stage_status(read_pipeline(written(stages)).stages[name])
 
-    def test_done_even_where_the_repository_has_moved(self, chain, monkeypatch, workplace):
+    def test_done_after_the_repository_has_moved(self, chain, monkeypatch, workplace):
         assert self.find() == StageStatus("done")
         assert self.find("again") == StageStatus("new")
         (workplace / "sub").mkdir()
@@ -40,7 +40,7 @@ class TestStageStatus:
             Path(name).symlink_to(workplace / name)
         assert self.find().state == "done"
 
-    def test_a_configuration_is_the_same_wherever_its_files_lie(self, workplace):
+    def test_the_fingerprint_does_not_depend_on_the_folder_of_the_files(self, workplace):
         shutil.copytree(CONFIGS, "elsewhere")
         folders = (CONFIGS, Path("elsewhere"))
         here, there = (Configuration(["--config", str(folder / "world/thinker.yaml")]) for folder in folders)
@@ -78,10 +78,10 @@ class TestStageStatus:
         (folder / "progress.json").write_text(json.dumps(progress | {"finished": False, "step": 3}))
         assert self.find() == StageStatus(
             "new", "it was interrupted in its only validation"
-        )  # best is of step 6: of that one
+        )  # step 6, that of the best checkpoint
         checkpoint = Checkpoint(folder / "best.ckpt").content
         checkpoint["lineage"]["step"] = 3
-        torch.save(checkpoint, "other.ckpt")  # not over what is mapped
+        torch.save(checkpoint, "other.ckpt")  # a new file: the old one is memory-mapped
         Path("other.ckpt").replace(folder / "best.ckpt")
         assert self.find() == StageStatus("interrupted", resume="best")
         (folder / "last.ckpt").write_bytes((folder / "best.ckpt").read_bytes())
@@ -89,7 +89,7 @@ class TestStageStatus:
         (folder / "progress.json").unlink()
         assert self.find() == StageStatus("interrupted", resume="last")
 
-    def test_damaged_or_gone(self, chain):
+    def test_damaged_or_missing(self, chain):
         Path("lightning_logs/thinker/best.ckpt").unlink()
         assert self.find() == StageStatus("new", "its best.ckpt is missing")
         Path("lightning_logs/thinker/last.ckpt").write_bytes(b"cut off")

@@ -1,4 +1,4 @@
-"""The second recipe by the command: what its checkpoints hold, what is kept, resumed and streamed, and refused."""
+"""The second recipe by the command: contents of checkpoints, cached features, resuming, streaming and errors."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ ENCODER = "model__init_args__audio_encoder__init_args__"
 FROZEN = "model__init_args__frozen"
 
 
-def test_a_checkpoint_holds_what_was_trained_and_names_the_rest(fit_llm):
+def test_a_checkpoint_holds_trained_weights_and_names_the_frozen_models(fit_llm):
     cli = fit_llm()
     path = "lightning_logs/asr_llm/last.ckpt"
     opened = Checkpoint(path)
@@ -54,16 +54,16 @@ def test_another_base_model_is_refused(fit_llm, fails):
     other = {f"{THINKER}source": "other", "data__init_args__tokenizer": "pretrained:other"}
     complaint = fails(fit_llm, "asr_llm", "--ckpt_path", "last", **other)
     assert "thinker of lightning_logs/asr_llm/last.ckpt was trained on top of llm, which is another model" in complaint
-    toy.llm(Path("llm"), seed=1)  # the same name, with other weights in it
+    toy.llm(Path("llm"), seed=1)  # the same name with other weights
     assert "another model than llm" in fails(fit_llm, "asr_llm", "--ckpt_path", "last")
 
 
-def test_what_is_trained_whole_is_kept_whole(fit_llm):
+def test_a_fully_trained_model_is_saved_completely(fit_llm):
     cli = fit_llm(model__init_args__frozen='["audio_encoder"]', model__init_args__rates='{"thinker": 1.0e-4}')
     held = Checkpoint("lightning_logs/asr_llm/last.ckpt").weights
     own = {f"thinker.{key}": weight for key, weight in cli.model.thinker.state_dict().items()}
     assert same({key: weight for key, weight in held.items() if key.startswith("thinker.")}, own)
-    # frozen afterwards, it still is not the one that its name stands for
+    # frozen later, its weights are still not those of the named model
     init = '{"thinker": "lightning_logs/asr_llm/last.ckpt"}'
     again = fit_llm(trainer__logger__init_args__name="again", init_from=init)
     assert same(again.model.thinker.state_dict(), cli.model.thinker.state_dict())
@@ -71,10 +71,10 @@ def test_what_is_trained_whole_is_kept_whole(fit_llm):
     assert same({key: weight for key, weight in held.items() if key.startswith("thinker.")}, own)
 
 
-def test_features_that_are_kept_change_nothing(fit_llm):
+def test_cached_features_change_no_result(fit_llm):
     run = {"model__init_args__frame_dropout": 0.0, "data__init_args__noise_share": 0.2, "trainer__max_steps": 6}
     plain = weights_of(fit_llm(**run))
-    for _ in range(2):  # heard, then read
+    for _ in range(2):  # computed, then read
         kept = weights_of(fit_llm(**run, model__init_args__feature_cache="kept"))
         for key, weight in plain["audio_projector"].items():
             torch.testing.assert_close(kept["audio_projector"][key], weight, rtol=1e-3, atol=1e-4)
@@ -83,7 +83,7 @@ def test_features_that_are_kept_change_nothing(fit_llm):
     assert len([*folder.rglob("*.pt")]) > 24
 
 
-def test_an_encoder_hears_a_recording_once_where_features_are_kept(fit_llm, monkeypatch):
+def test_the_encoder_runs_once_per_recording_when_features_are_cached(fit_llm, monkeypatch):
     from omni.models.omni import Omni
 
     heard = []
@@ -93,14 +93,14 @@ def test_an_encoder_hears_a_recording_once_where_features_are_kept(fit_llm, monk
     assert sum(heard) == 24 + 8
 
 
-def test_routers_are_held_to_balance(fit_llm):
+def test_the_balance_loss_of_routers_is_added(fit_llm):
     cli = fit_llm(model__init_args__audio_projector="MoEProjector")
     metrics = cli.trainer.callback_metrics
     assert metrics["train/loss/balance"] >= 0.99
     assert metrics["train/loss/router_z"] > 0
 
 
-def test_frames_are_dropped_in_training_alone(fit_llm):
+def test_frames_are_dropped_in_training_only(fit_llm):
     model = fit_llm(trainer__max_steps=1, model__init_args__frame_dropout=0.5).model
     model.trainer.datamodule.noise_share = 0
     batch = next(iter(model.trainer.datamodule.val_dataloader()))
@@ -109,8 +109,8 @@ def test_frames_are_dropped_in_training_alone(fit_llm):
         assert torch.equal(model.eval().embed(batch).embeddings, model.embed(batch).embeddings)
 
 
-def test_a_frozen_model_computes_its_layers_again_in_training(fit_llm, monkeypatch):
-    """In eval mode, in which the library's own way is off without a word."""
+def test_gradient_checkpointing_works_for_a_frozen_model(fit_llm, monkeypatch):
+    """The model is in eval mode, in which the library silently disables its own gradient checkpointing."""
     import transformers
 
     calls = []
@@ -122,10 +122,10 @@ def test_a_frozen_model_computes_its_layers_again_in_training(fit_llm, monkeypat
 
     monkeypatch.setattr(transformers.models.qwen3.modeling_qwen3.Qwen3Attention, "forward", counted)
     fit_llm(trainer__max_steps=3, trainer__limit_val_batches=0)
-    assert calls.count(True) == 2 * 2 * 3  # layers, forward and again, steps
+    assert calls.count(True) == 2 * 2 * 3  # layers, twice (forward and recomputed), steps
 
 
-def test_streamed_speech_resumes_in_mid_epoch(fit_llm):
+def test_streamed_speech_resumes_within_an_epoch(fit_llm):
     streamed = {"streaming": "true", "shuffle_buffer": 5, "batch_tokens": 200, "max_tokens": 100, "noise_share": 0.25}
     run = {f"data__init_args__{name}": value for name, value in streamed.items()}
     run |= {"model__init_args__schedule": "constant", "trainer__val_check_interval": 3}
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_refused_in_one_line(fit_llm, fails, options, compl
 
 
 def damaged(name):
-    """Makes a folder of a model that lacks something, by its name."""
+    """Makes a folder with a model that lacks something, and returns its name."""
     if name not in ("empty", "cut", "half", "bare"):
         return
     toy.llm(Path(name), template=None if name == "bare" else toy.TEMPLATE)
@@ -187,14 +187,14 @@ def test_a_model_without_pad_token_and_chat_template_is_trained_on_plain_text(fi
     assert fit_llm(**bare, data__init_args__template="plain").trainer.global_step == 4
 
 
-def test_a_name_without_network_is_told_in_one_line(fit_llm, fails, monkeypatch):
+def test_a_hub_name_without_network_is_reported_in_one_line(fit_llm, fails, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     complaint = fails(fit_llm, **{f"{THINKER}source": "nobody/nothing"})
     assert "nobody/nothing: cannot be loaded from the Hub" in complaint
     assert "give the folder" in complaint
 
 
-def test_plan_counts_it_without_its_weights(fit_llm):
+def test_plan_counts_it_without_loading_weights(fit_llm):
     plan = fit_llm(verb="plan")
     assert plan.trained_parameters == plan.parameters["audio_projector"]
     assert plan.parameters["thinker"] > 10_000

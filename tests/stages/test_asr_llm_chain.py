@@ -1,4 +1,4 @@
-"""The second recipe's three runs, each from the one before: every encoder and language model, and every projector."""
+"""The second recipe's three runs, each from the previous one, for each encoder, language model and projector."""
 
 import json
 import os
@@ -22,7 +22,7 @@ COMBINATIONS = [
 
 @pytest.mark.parametrize(("llm", "encoder", "projector"), COMBINATIONS)
 def test_projector_then_lora_then_both(fit_llm, llm, encoder, projector):
-    """What is frozen stays to the bit, gradients reach what is trained alone, and loss falls with every run."""
+    """Frozen weights stay bit for bit, only trained parts get gradients, and the loss falls with every run."""
     toy.llm(Path("llm"), llm)
     toy.encoder(Path("encoder"), encoder)
     run = {"model__init_args__audio_projector": PROJECTORS[projector].__name__}
@@ -62,7 +62,7 @@ def test_projector_then_lora_then_both(fit_llm, llm, encoder, projector):
 
 
 def chained(fit_llm, manifests, count):
-    """The loss before, and behind each of the three runs, on some recordings of two manifests."""
+    """The loss before the three runs and after each of them, on some recordings of two manifests."""
     for split, source in zip(("train", "val"), manifests, strict=True):
         lines = source.read_text(encoding="utf-8").splitlines()[: count // (4 if split == "val" else 1)]
         rows = [json.loads(line) for line in lines]
@@ -77,8 +77,8 @@ def chained(fit_llm, manifests, count):
 
 
 @pytest.mark.skipif("OMNI_DATA" not in os.environ, reason="real data: set OMNI_DATA to a folder that holds manifests/")
-def test_real_recordings_are_chained_through_all_three(fit_llm):
-    """AN4 as its manifests have it: in capitals, lower-cased by the configuration."""
+def test_all_three_runs_on_real_recordings(fit_llm):
+    """AN4 as in its manifests: in capitals, lower-cased by the configuration."""
     manifests = Path(os.environ["OMNI_DATA"]) / "manifests"
     losses = chained(fit_llm, [manifests / "an4_train.jsonl", manifests / "an4_test.jsonl"], 48)
     assert losses == sorted(losses, reverse=True)

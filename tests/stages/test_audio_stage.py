@@ -1,4 +1,4 @@
-"""Stage B through the command: it learns, is measured, resumes, and refuses what does not fit."""
+"""Stage B by the command: learning, metrics, resuming, and errors."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return Checkpoint(path).weights
 
 
-def test_a_run_logs_what_is_to_be_watched_and_keeps_the_lowest_wer(fit_audio):
+def test_a_run_logs_its_metrics_and_keeps_the_lowest_wer(fit_audio):
     fit_audio()
     assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     assert len(scalars("val/loss")) == len(scalars("val/cer")) == len(scalars("val/wer")) == 2
@@ -50,7 +50,7 @@ def test_validation_shows_transcripts_and_spectrograms(fit_audio):
     assert images[-1].width > images[-1].height > 100
 
 
-def test_four_utterances_are_learned_by_heart(fit_audio, speech):
+def test_four_utterances_are_overfitted(fit_audio, speech):
     rows = (speech / "train.jsonl").read_text(encoding="utf-8").splitlines()[:4]
     (speech / "few.jsonl").write_text("\n".join(rows), encoding="utf-8")
     few = speech / "few.jsonl"
@@ -67,7 +67,7 @@ def test_four_utterances_are_learned_by_heart(fit_audio, speech):
     assert scalars("val/loss")[-1] < 0.1
 
 
-def test_the_table_of_test_and_validate_is_the_logged_figure(fit_audio, speech, capfd):
+def test_the_table_of_test_and_validate_shows_the_logged_values(fit_audio, speech, capfd):
     fit_audio(data__init_args__test=speech / "val.jsonl")
     capfd.readouterr()
     fit_audio("test", "--ckpt_path", str(RUN / "last.ckpt"), data__init_args__test=speech / "val.jsonl")
@@ -85,7 +85,7 @@ def test_predictions_are_transcripts_of_each_row(fit_audio, speech):
     assert all(isinstance(text, str) for batch in predictions for text in batch)
 
 
-def test_stopping_and_going_on_changes_nothing(fit_audio):
+def test_stopping_and_resuming_changes_nothing(fit_audio):
     fit_audio(trainer__max_steps=6)
     whole = weights(RUN / "last.ckpt")
     fit_audio("fit", trainer__max_steps=6, trainer__limit_train_batches=1.0)  # the same again, from the start
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused(fit_audio, fails, overrides, words):
     assert words in fails(fit_audio, **overrides)
 
 
-def test_an_earlier_encoder_is_taken_over(fit_audio, fit, fails):
+def test_an_earlier_encoder_initialises_a_run(fit_audio, fit, fails):
     fit_audio()
     first = weights(RUN / "last.ckpt")
     path = RUN.parent / "first.ckpt"
@@ -138,7 +138,7 @@ def stage_and_batch() -> tuple[SpeechRecognition, SpeechBatch]:
     return SpeechRecognition(encoder), batch
 
 
-def test_infeasible_rows_count_neither_as_loss_nor_as_units():
+def test_infeasible_rows_are_excluded_from_the_loss_and_its_count():
     stage, batch = stage_and_batch()
     loss = stage.loss(batch)  # the last row has two sub-frames for three equal units
     assert loss.stats["infeasible_rows"] == 1
@@ -149,7 +149,7 @@ def test_infeasible_rows_count_neither_as_loss_nor_as_units():
     assert all(torch.isfinite(p.grad).all() for p in stage.parameters() if p.grad is not None)
 
 
-def test_the_statistics_are_of_what_is_no_padding():
+def test_statistics_exclude_padding():
     stage, batch = stage_and_batch()
     stats = stage.loss(batch).stats
     assert stats["padding"] == pytest.approx(1 - 96 / 144)
@@ -158,7 +158,7 @@ def test_the_statistics_are_of_what_is_no_padding():
         assert stage.loss(wider).stats[name] == pytest.approx(stats[name].item(), abs=1e-5)
 
 
-def test_the_first_writing_has_its_share_of_the_loss():
+def test_the_intermediate_ctc_loss_has_its_weight():
     _, batch = stage_and_batch()
     torch.manual_seed(0)
     encoder = AudioEncoder(

@@ -1,4 +1,4 @@
-"""Stage D1 through the command: it learns, is measured, resumes, and refuses what does not fit."""
+"""Stage D1 by the command: learning, metrics, resuming, and errors."""
 
 import json
 import math
@@ -22,7 +22,7 @@ AUDIO = Path("lightning_logs/audio")
 
 @pytest.fixture
 def recogniser(fit_audio) -> dict[str, object]:
-    """Options that give stage D1 a recogniser, and its checkpoint."""
+    """Options that give stage D1 a recognizer, and the recognizer's checkpoint."""
     fit_audio(trainer__max_steps=2, trainer__val_check_interval=2)
     AUDIO.joinpath("last.ckpt").rename("recogniser.ckpt")
     recipe = Checkpoint("recogniser.ckpt").content["parts"]["audio_encoder"]["init_args"]
@@ -30,7 +30,7 @@ def recogniser(fit_audio) -> dict[str, object]:
     return {"model__init_args__audio_encoder": "encoder.yaml"}
 
 
-def test_a_run_logs_what_is_to_be_watched_and_keeps_the_least_error(fit_codec):
+def test_a_run_logs_its_metrics_and_keeps_the_lowest_error(fit_codec):
     fit_codec()
     assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     for name in ("loss", "reconstruction_error", "gain/1", "gain/2"):
@@ -51,7 +51,7 @@ def events() -> EventAccumulator:
     return accumulator
 
 
-def test_validation_shows_and_sounds(fit_codec):
+def test_validation_logs_figures_and_audio(fit_codec):
     fit_codec(model__init_args__shown=1)
     found = events()
     image = found.Images("val/reconstruction/0")[-1]
@@ -63,7 +63,7 @@ def test_validation_shows_and_sounds(fit_codec):
 
 
 def test_intelligibility_is_measured_against_the_recordings(fit_codec, speech):
-    """Of seconds of noise in words' rhythm: tones have no third-octave bands to be compared in."""
+    """On noise in the rhythm of words, seconds long: tones have too few third-octave bands to compare."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(3):
@@ -79,7 +79,7 @@ def test_intelligibility_is_measured_against_the_recordings(fit_codec, speech):
     assert not [tag for tag in events().Tags()["scalars"] if "stoi" in tag]
 
 
-def test_four_utterances_are_learned_by_heart(fit_codec, speech):
+def test_four_utterances_are_overfitted(fit_codec, speech):
     rows = (speech / "train.jsonl").read_text(encoding="utf-8").splitlines()[:4]
     (speech / "few.jsonl").write_text("\n".join(rows), encoding="utf-8")
     few = speech / "few.jsonl"
@@ -95,7 +95,7 @@ def test_four_utterances_are_learned_by_heart(fit_codec, speech):
     assert errors[179] < 0.05
 
 
-def test_the_error_is_a_share_of_the_variance_of_the_training_spectrograms():
+def test_the_error_is_relative_to_the_variance_of_the_training_spectrograms():
     torch.manual_seed(0)
     stage = CodecTraining(Codec(num_mels=4, dim=8, codebook_size=4, codebook_dim=8))
     mels = torch.randn(6, 64, 4) * 3 + 1
@@ -144,7 +144,7 @@ def test_padding_changes_no_loss():
     assert loss.total.item() == pytest.approx(alone, rel=1e-5)
 
 
-def test_stopping_and_going_on_changes_nothing(fit_codec):
+def test_stopping_and_resuming_changes_nothing(fit_codec):
     options = {"trainer__max_steps": 20, "trainer__val_check_interval": 5}
     fit_codec(**options)
     whole, curve = weights(RUN / "last.ckpt"), scalars(RUN, "train/loss")
@@ -157,7 +157,7 @@ def test_stopping_and_going_on_changes_nothing(fit_codec):
     assert scalars(RUN, "train/loss").items() <= curve.items()
 
 
-def test_a_recogniser_listens_and_is_never_trained(fit_codec, recogniser):
+def test_the_recognizer_is_used_and_never_trained(fit_codec, recogniser):
     cli = fit_codec("fit", "--init_from.audio_encoder=recogniser.ckpt", **recogniser)
     for name in ("wer_original", "wer_rebuilt"):
         assert len(scalars(RUN, f"val/{name}")) == 2
@@ -167,7 +167,7 @@ def test_a_recogniser_listens_and_is_never_trained(fit_codec, recogniser):
     assert not cli.model.audio_encoder.training
     assert not any(parameter.requires_grad for parameter in cli.model.audio_encoder.parameters())
     assert Checkpoint(RUN / "last.ckpt").lineage["ancestors"]["audio_encoder"]["stage"] == "SpeechRecognition"
-    Path("recogniser.ckpt").unlink()  # resuming needs it no more
+    Path("recogniser.ckpt").unlink()  # resuming does not need it
     cli = fit_codec("fit", "--ckpt_path=last", trainer__max_steps=8, trainer__val_check_interval=1, **recogniser)
     assert cli.trainer.global_step == 8
 
@@ -182,13 +182,13 @@ def test_predictions_are_the_codes_of_each_row(fit_codec, speech):
     fit_codec("test", "--ckpt_path", str(RUN / "last.ckpt"), **options)
 
 
-def test_a_step_waits_for_no_device(fit_codec):
-    """On the meta device tensors have no values: whatever would make the host wait for one raises instead."""
+def test_a_step_never_waits_for_the_device(fit_codec):
+    """On the meta device tensors have no values: anything that makes the host wait for a value raises."""
     stage = fit_codec().model
     batch = next(iter(stage.trainer.datamodule.train_dataloader()))
     optimizer = stage.trainer.optimizers[0]
     stage.to("meta").train()
-    stage.trainer.log_every_n_steps = 50  # this step is none at which Lightning logs
+    stage.trainer.log_every_n_steps = 50  # Lightning does not log at this step
     stage.log = stage.log_dict = lambda *args, **kwargs: None
     tensors = [value.to("meta") if isinstance(value, torch.Tensor) else value for value in batch]
     stage.training_step(SpeechBatch(*tensors), 0).backward()
@@ -196,7 +196,7 @@ def test_a_step_waits_for_no_device(fit_codec):
     assert all(parameter.grad is not None for parameter in stage.parameters())
 
 
-def test_accumulation_equals_the_big_batch_but_for_the_codebooks():
+def test_accumulation_equals_the_large_batch_except_for_codebooks():
     torch.manual_seed(0)
     stage = CodecTraining(Codec(num_mels=4, dim=8, codebook_size=4, quantizer_dropout=0.0)).eval()
     mels, lengths = torch.randn(4, 32, 4), torch.tensor([32, 20, 8, 30])
@@ -222,7 +222,7 @@ def test_what_does_not_fit_is_refused(fit_codec, fails, overrides, words):
     assert words in fails(fit_codec, **overrides)
 
 
-def test_what_cannot_be_understood_is_refused(fit_codec, fit_audio, fails, recogniser):
+def test_invalid_arguments_are_refused(fit_codec, fit_audio, fails, recogniser):
     assert "init_from.audio_encoder" in fails(fit_codec, **recogniser)
     start = ("fit", "--init_from.audio_encoder=recogniser.ckpt")
     assert "units" in fails(fit_codec, *start, data__init_args__characters=" abcd", **recogniser)

@@ -1,4 +1,4 @@
-"""A Talker that is told what a Thinker makes of the words: each character its token's state, trained, kept, refused."""
+"""A Talker that is conditioned on a Thinker's hidden states, one for each character: training, checkpoints, errors."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def weights() -> dict[str, torch.Tensor]:
     return Checkpoint(RUN / "last.ckpt").weights
 
 
-# ---------------------------------------------------------------- what is read
+# ---------------------------------------------------------------- conditions
 
 
 @pytest.mark.parametrize("tokenizer", [ByteTokenizer(), pieces()], ids=["bytes", "pieces"])
@@ -63,7 +63,7 @@ def test_each_character_gets_the_state_of_the_token_that_it_ends_in(tokenizer):
         ids = tokenizer.encode(tokenizer.lead + text)
         states = thinker.encode(torch.tensor([[tokenizer.bos, *ids]])).hidden[0, 1:]
         read = b"".join(tokenizer._pieces[token] for token in ids)
-        owners = [token for token, i in enumerate(ids) for _ in tokenizer._pieces[i]]  # of each byte
+        owners = [token for token, i in enumerate(ids) for _ in tokenizer._pieces[i]]  # for each byte
         assert read.decode() == tokenizer.lead + text
         place = len(tokenizer.lead.encode())
         for number, character in enumerate(text):
@@ -71,13 +71,13 @@ def test_each_character_gets_the_state_of_the_token_that_it_ends_in(tokenizer):
             torch.testing.assert_close(row[number], states[owners[place - 1]], rtol=1e-4, atol=1e-5)
         shared += len(text) - len(row[: len(text)].unique(dim=0))
         assert not row[len(text) :].any()
-    assert (shared > 0) == (tokenizer.lead == " ")  # pieces hold several characters, bytes none
+    assert (shared > 0) == (tokenizer.lead == " ")  # a piece holds several characters, a byte none
 
 
 # ---------------------------------------------------------------- training
 
 
-def test_it_is_trained_with_a_thinker_that_stays_and_speaks_without_its_ancestors(fit_talker, thinker, workplace):
+def test_training_with_a_frozen_thinker_and_speaking_without_ancestors(fit_talker, thinker, workplace):
     fit_talker("fit", BEGUN, **CONDITIONED)
     held, before = Checkpoint(RUN / "last.ckpt").content, thinker_of().state_dict()
     assert set(held["parts"]) == {"talker", "thinker", "codec", "audio_encoder"}
@@ -90,7 +90,7 @@ def test_it_is_trained_with_a_thinker_that_stays_and_speaks_without_its_ancestor
     assert isinstance(voice.conditioner, Conditioner)
     texts = ["abc", "cab abc", "bcb", "bbbb", "acb cab abc"]
     whole, *others = voice.speak(texts)
-    voice.conditioner = None  # it was trained to speak so too, in half of all rows
+    voice.conditioner = None  # in training, half of all rows have no condition
     without = voice.speak(texts)
     assert [one.codes.tolist() for one in (whole, *others)] != [one.codes.tolist() for one in without]
     (again,) = omni.speak(texts[:1], RUN / "last.ckpt")
@@ -99,7 +99,7 @@ def test_it_is_trained_with_a_thinker_that_stays_and_speaks_without_its_ancestor
     assert torch.equal(streamed, whole.audio)
 
 
-def test_a_run_goes_on_with_the_thinker_of_its_checkpoint(fit_talker, thinker):
+def test_a_run_resumes_with_the_thinker_of_its_checkpoint(fit_talker, thinker):
     fit_talker("fit", BEGUN, **CONDITIONED)
     first = weights()["talker.condition.weight"]
     Path(thinker).unlink()
@@ -109,7 +109,7 @@ def test_a_run_goes_on_with_the_thinker_of_its_checkpoint(fit_talker, thinker):
     fit_talker("validate", "--ckpt_path", str(RUN / "last.ckpt"), **CONDITIONED)
 
 
-def test_what_a_talker_has_learned_without_a_thinker_is_where_it_begins(tmp_path):
+def test_it_starts_from_a_talker_trained_without_a_thinker(tmp_path):
     torch.manual_seed(0)
     plain = Talker(**TOY)
     path = save(tmp_path / "talker.ckpt", "talker", plain, CharacterVocabulary(" abcd"))
@@ -133,7 +133,7 @@ def test_what_a_talker_has_learned_without_a_thinker_is_where_it_begins(tmp_path
         assert stage.loss(batch).total != first
 
 
-def test_it_is_planned():
+def test_plan_counts_it():
     data = {"max_duration": 2.0, "silence": 0.25, "max_batch_rows": 4, "batch_seconds": 10.0}
     with fake_tensors():
         plan = measure(TalkerTraining(Talker(**TOY, thinker_dim=THINKER["dim"]), Thinker(**THINKER)), data)

@@ -1,4 +1,4 @@
-"""What a frozen encoder outputs, kept on disk under a name that covers all that it depends on."""
+"""The disk cache of a frozen encoder's outputs; its name covers everything that they depend on."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,7 @@ def features(folder: Any, part: AudioEncoder, key: str = "abc") -> torch.Tensor:
         return FeatureCache(folder).features(batch, omni).hidden
 
 
-def test_another_encoder_of_the_same_weights_reads_its_own_features(tmp_path):
+def test_another_encoder_with_the_same_weights_has_its_own_features(tmp_path):
     first, other = encoder(), encoder(intermediate_ctc_block=2)
     other.load_state_dict(first.state_dict())
     kept = features(tmp_path, first)
@@ -36,7 +36,7 @@ def test_another_encoder_of_the_same_weights_reads_its_own_features(tmp_path):
     assert len([*tmp_path.iterdir()]) == 2
 
 
-def test_features_in_half_precision_are_not_those_in_single(tmp_path):
+def test_each_precision_has_its_own_features(tmp_path):
     part = encoder()
     kept = features(tmp_path, part)
     with torch.autocast("cpu", torch.bfloat16):
@@ -45,8 +45,8 @@ def test_features_in_half_precision_are_not_those_in_single(tmp_path):
     assert sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir()) == ["bfloat16", "float32"]
 
 
-def test_each_recording_has_its_own_file_from_the_first_on(tmp_path):
-    """Another process meets the recordings in another order."""
+def test_each_recording_has_its_own_file(tmp_path):
+    """Another process reads the recordings in another order."""
     part = encoder()
     first, second = (features(tmp_path, part, key) for key in ("abc", "def"))
     assert not torch.allclose(first, second)

@@ -1,4 +1,4 @@
-"""Stage E by the command, at toy size: what is trained, what stays, what is logged, refused, saved and resumed."""
+"""Stage E by the command at toy size: trained and frozen parts, metrics, checkpoints, resuming and errors."""
 
 import json
 from io import BytesIO
@@ -64,11 +64,11 @@ def test_fit_logs_accuracy_by_task_and_the_blank_controls(fit_omni):
     assert metrics["val/perplexity"] == pytest.approx(float(metrics["val/loss"].exp()), rel=1e-4)
     assert metrics["val/wer"] >= 0
     shares = [float(metrics[f"val/accuracy/{task}"]) for task in ("colour", "both", "text")]
-    assert float(metrics["val/accuracy"]) == pytest.approx(np.mean(shares), abs=1e-6)  # transcription stands apart
+    assert float(metrics["val/accuracy"]) == pytest.approx(np.mean(shares), abs=1e-6)  # transcription is excluded
     assert cli.model.omni.vision_encoder is cli.model.vision_encoder
 
 
-def test_it_learns_to_look_and_to_listen_and_blanking_costs(fit_omni):
+def test_it_learns_to_use_images_and_audio_and_blanking_lowers_accuracy(fit_omni):
     cli = fit_omni(
         trainer__max_steps=60,
         trainer__val_check_interval=60,
@@ -84,7 +84,7 @@ def test_it_learns_to_look_and_to_listen_and_blanking_costs(fit_omni):
     assert metrics["val/accuracy_blank_audio/transcription"] < metrics["val/accuracy/transcription"] - 0.3
     options = ["--checkpoint", "lightning_logs/omni/last.ckpt", "--data", "val.jsonl", "--max_tokens", "6"]
     main(["eval", "omni", *options, "--json_file", "report.json"])
-    report = json.loads(Path("report.json").read_text(encoding="utf-8"))  # as validation has it
+    report = json.loads(Path("report.json").read_text(encoding="utf-8"))  # equal to the figures of validation
     assert report["all"]["accuracy"] == pytest.approx(float(metrics["val/accuracy"]))
     assert report["wer"]["wer"] == pytest.approx(float(metrics["val/wer"]))
     for task, figures in report["tasks"].items():
@@ -94,7 +94,7 @@ def test_it_learns_to_look_and_to_listen_and_blanking_costs(fit_omni):
             assert figures.get(f"blank_{kind}") == (None if blank is None else pytest.approx(float(blank)))
 
 
-def test_frozen_parts_stay_to_the_bit_and_all_others_move(fit_omni):
+def test_frozen_parts_stay_bit_for_bit_and_all_others_change(fit_omni):
     stay = ["thinker", "audio_encoder"]
     cli = fit_omni(trainer__max_steps=0)
     before = {
@@ -106,14 +106,14 @@ def test_frozen_parts_stay_to_the_bit_and_all_others_move(fit_omni):
     assert {name for name in before if same(before[name], after[name])} == set(stay)
 
 
-def test_projectors_learn_first(fit_omni):
+def test_only_projectors_are_trained_at_first(fit_omni):
     cli = fit_omni(trainer__max_steps=0)
     before = {
         name: {k: v.clone() for k, v in part.state_dict(prefix=f"{name}.").items()}
         for name, part in cli.model.parts.items()
     }
     moved, gathered = [], []
-    for steps in (3, 8):  # in the last five every modality occurs
+    for steps in (3, 8):  # the last five steps have every modality
         cli = fit_omni(trainer__max_steps=8, model__init_args__projector_steps=3, trainer__limit_train_batches=steps,
                  trainer__max_epochs=1, trainer__val_check_interval=steps,
                  trainer__limit_val_batches=1, data__init_args__batch_tokens=96)  # fmt: skip
@@ -126,13 +126,13 @@ def test_projectors_learn_first(fit_omni):
     assert moved[1] == set(before)
 
 
-def test_parts_have_learning_rates_of_their_own(fit_omni):
+def test_parts_have_their_own_learning_rates(fit_omni):
     cli = fit_omni(trainer__max_steps=1, model__init_args__rates=json.dumps({"thinker": 1e-4}))
     peaks = {group["part"]: group["initial_lr"] for group in cli.trainer.optimizers[0].param_groups}
     assert peaks == {**dict.fromkeys(cli.model.parts, 3e-3), "thinker": 1e-4}
 
 
-def test_muon_takes_rates_too(fit_omni):
+def test_muon_uses_the_rates_of_parts(fit_omni):
     cli = fit_omni(
         trainer__max_steps=2, model__init_args__optimizer="muon", model__init_args__rates='{"thinker": 1e-4}'
     )
@@ -164,7 +164,7 @@ def test_resumed_equals_never_stopped_and_ancestors_are_not_needed(fit_omni, tal
     whole = fit_omni(**run)
     assert float(whole.model.vision_projector.scale) == pytest.approx(omni.thinker.embedding_rms)
     straight = parts_of()
-    fit_omni(**run, trainer__max_epochs=2)  # which are 4 steps
+    fit_omni(**run, trainer__max_epochs=2)  # 4 steps
     ancestor.unlink()
     fit_omni("fit", "--ckpt_path", "last", **run)
     resumed = parts_of()
@@ -176,7 +176,7 @@ def test_resumed_equals_never_stopped_and_ancestors_are_not_needed(fit_omni, tal
     assert held["audio"]
 
 
-def test_a_checkpoint_gives_its_parts_back(fit_omni):
+def test_parts_are_rebuilt_from_a_checkpoint(fit_omni):
     cli = fit_omni(trainer__max_steps=2, trainer__val_check_interval=2)
     path = "lightning_logs/omni/last.ckpt"
     thinker = Checkpoint(path).part("thinker", Thinker)
@@ -192,7 +192,7 @@ def test_a_checkpoint_gives_its_parts_back(fit_omni):
 
 
 def test_loss_does_not_depend_on_how_a_batch_is_divided(fit_omni):
-    """Accumulated over small batches or taken at once: the mean is over all of the assistant's tokens."""
+    """The mean is over all of the assistant's tokens, whether accumulated over small batches or in one batch."""
     cli = fit_omni(trainer__max_steps=1, trainer__val_check_interval=1)
     losses = []
     for tokens in (64, 2048):
@@ -202,7 +202,7 @@ def test_loss_does_not_depend_on_how_a_batch_is_divided(fit_omni):
     assert losses[0] == pytest.approx(float(cli.trainer.callback_metrics["val/loss"]), rel=1e-4)
 
 
-def test_the_experts_of_the_thinker_are_held_to_balance(fit_omni):
+def test_the_balance_loss_of_the_thinkers_experts_is_added(fit_omni):
     part = "model__init_args__thinker__init_args__"
     model = fit_omni(trainer__max_steps=1, trainer__limit_val_batches=0, **{part + "num_experts": 4}).model.train()
     batch = next(iter(model.trainer.datamodule.train_dataloader()))
@@ -241,7 +241,7 @@ def test_blanks_are_grey_and_silent_and_nothing_else_changes():
         ({"model__init_args__audio_projector": "null"}, "audio_encoder and audio_projector belong together"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(fit_omni, fails, options, complaint):
+def test_options_that_do_not_fit_are_refused_in_one_line(fit_omni, fails, options, complaint):
     assert complaint in fails(fit_omni, **options)
 
 
@@ -265,7 +265,7 @@ def test_plan_counts_it(talks):
     assert plan.training > 0
 
 
-def test_figures_show_whatever_a_model_says():
+def test_figures_show_any_output_of_a_model():
     said = "a $ b_$ \x1b \U0001f600 \u4e2d"
     figure = conversation_figure([torch.rand(3, 8, 8)], [torch.randn(20, 4)], title=f"{said}\nmore", correct=False)
     figure.savefig(BytesIO())
@@ -282,7 +282,7 @@ def test_validation_survives_any_answer(fit_omni, monkeypatch):
     assert cli.trainer.callback_metrics["val/wer"] > 0
 
 
-def test_tasks_that_stand_apart_count_where_there_are_no_others():
+def test_excluded_tasks_count_where_there_are_no_others():
     metric = AccuracyByTask(["transcription", "composition"], excluded=["transcription", "composition"])
     metric.update(["transcription", "composition", "composition"], [True, False, True])
     assert float(metric.compute()[1]) == pytest.approx(2 / 3)

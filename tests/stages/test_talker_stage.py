@@ -1,4 +1,4 @@
-"""Stage D2 through the command: it learns to speak, is heard, resumes, and refuses another codec."""
+"""Stage D2 by the command: learning, its speech transcribed, resuming, and errors."""
 
 import json
 from pathlib import Path
@@ -36,13 +36,13 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return Checkpoint(path).weights
 
 
-def test_a_run_logs_what_is_to_be_watched(fit_talker):
+def test_a_run_logs_its_metrics(fit_talker):
     fit_talker(model__init_args__shown=1)
     assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     for name in ("loss", "perplexity", "loss/advance", "loss/codebook_1", "round_trip_wer"):
         assert len(scalars(f"val/{name}")) == 2
     assert scalars("val/recording_wer") == scalars("val/codec_wer") == [0, 0]
-    assert min(scalars("val/round_trip_wer")) > 0.5  # it has hardly learned anything
+    assert min(scalars("val/round_trip_wer")) > 0.5  # hardly trained
     parts = [scalars(f"train/loss/{name}") for name in ("codebook_0", "codebook_1", "advance")]
     assert [sum(step) for step in zip(*parts, strict=True)] == pytest.approx(scalars("train/loss"), rel=1e-5)
     assert scalars("train/loss/codebook_0")[0] == pytest.approx(torch.tensor(17.0).log().item(), rel=0.1)
@@ -58,7 +58,7 @@ def test_a_run_logs_what_is_to_be_watched(fit_talker):
     assert audio.length_frames >= 640
 
 
-def test_it_learns_to_speak_words_that_it_has_never_read(fit_talker):
+def test_it_learns_to_speak_unseen_words(fit_talker):
     fit_talker(
         trainer__max_steps=180,
         trainer__val_check_interval=180,
@@ -80,7 +80,7 @@ def test_it_learns_to_speak_words_that_it_has_never_read(fit_talker):
     assert sum(one.text == other for one, other in zip(heard, said, strict=True)) >= 3
 
 
-def test_a_checkpoint_carries_all_that_it_needs_to_speak(fit_talker, workplace):
+def test_a_checkpoint_holds_all_that_speaking_needs(fit_talker, workplace):
     fit_talker()
     opened = Checkpoint(RUN / "last.ckpt")
     checkpoint = opened.content
@@ -101,7 +101,7 @@ def test_a_checkpoint_carries_all_that_it_needs_to_speak(fit_talker, workplace):
     assert lineage["ancestors"]["codec"]["stage"] == "codec training"
 
 
-def test_codec_and_recogniser_are_not_trained(fit_talker):
+def test_codec_and_recognizer_are_not_trained(fit_talker):
     cli = fit_talker()
     assert not any(p.requires_grad for p in cli.model.audio_encoder.parameters())
     assert not cli.model.audio_encoder.training
@@ -111,7 +111,7 @@ def test_codec_and_recogniser_are_not_trained(fit_talker):
 
 
 class Spy(Callback):
-    """Remembers the batches of training."""
+    """Records the batches of training."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[list[int], int]] = []
@@ -120,7 +120,7 @@ class Spy(Callback):
         self.seen.append((batch.rows.tolist(), int(batch.codes.sum())))
 
 
-def test_a_run_that_was_stopped_goes_on_exactly(fit_talker, monkeypatch):
+def test_a_stopped_run_resumes_exactly(fit_talker, monkeypatch):
     def spied(*extra: str, **overrides: Any) -> list[tuple[list[int], int]]:
         spy = Spy()
         monkeypatch.setattr("omni.training.callbacks.Throughput.on_train_batch_start", spy.on_train_batch_start)
@@ -135,7 +135,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(fit_talker, monkeypatch):
     assert first + rest == whole
     assert len(whole) == 8
     resumed = weights(RUN / "last.ckpt")
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)  # the noise too was the same
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)  # the noise was the same, too
 
 
 def test_another_codec_is_refused(fit_talker, fails, workplace):
@@ -150,7 +150,7 @@ def test_another_codec_is_refused(fit_talker, fails, workplace):
     assert set(Checkpoint(RUN / "last.ckpt").lineage["ancestors"]) == {"talker", "codec", "audio_encoder"}
 
 
-def test_another_recogniser_may_score(fit_talker, workplace):
+def test_another_recognizer_may_score(fit_talker, workplace):
     fit_talker()
     save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), CharacterVocabulary(" abc"))
     cli = fit_talker("validate", "--ckpt_path", str(RUN / "last.ckpt"))
@@ -180,12 +180,12 @@ def test_a_talker_that_does_not_fit_is_refused(fit_talker, fails, overrides, com
     assert complaint in fails(fit_talker, **named)
 
 
-def test_what_makes_no_sense_is_refused(fit_talker, fails):
+def test_invalid_arguments_are_refused(fit_talker, fails):
     assert "1 codebook_weights, for 2 codebooks" in fails(fit_talker, model__init_args__codebook_weights="[1.0]")
     assert "leaves nothing to train" in fails(fit_talker, model__init_args__frozen='["talker"]')
 
 
-def test_several_voices_as_one_are_told(fit_talker):
+def test_several_voices_for_a_talker_of_one_give_a_warning(fit_talker):
     with pytest.warns(UserWarning, match="2 speakers and the Talker a single voice"):
         fit_talker(model__init_args__talker__init_args__num_speakers=0)
     assert Checkpoint(RUN / "last.ckpt").content["speakers"] == []
@@ -218,7 +218,7 @@ def batch() -> CodesBatch:
     )
 
 
-def test_the_loss_is_a_weighted_sum_over_frames_and_padding_is_none():
+def test_the_loss_is_a_weighted_sum_over_frames_without_padding():
     torch.manual_seed(0)
     stage = TalkerTraining(Talker(**TOY), codebook_weights=[2.0, 1.0, 0.5], advance_weight=3.0)
     whole, loss = batch(), stage.loss(batch())
@@ -231,7 +231,7 @@ def test_the_loss_is_a_weighted_sum_over_frames_and_padding_is_none():
     assert loss.total.item() == pytest.approx(apart.item(), rel=1e-5)
 
 
-def test_it_is_planned():
+def test_plan_counts_it():
     data = {"max_duration": 2.0, "silence": 0.25, "max_batch_rows": 4, "batch_seconds": 10.0}
     with fake_tensors():
         plan = measure(TalkerTraining(Talker(**TOY, num_speakers=2)), data)
@@ -240,7 +240,7 @@ def test_it_is_planned():
     assert plan.activations > 0
 
 
-def test_codec_and_recogniser_come_from_the_data_and_stand_in_no_configuration(fit_talker, fails, workplace):
+def test_codec_and_recognizer_come_from_the_data_and_are_not_in_the_configuration(fit_talker, fails, workplace):
     cli = fit_talker()
     assert cli.model.codec is cli.datamodule.encoder.codec
     assert cli.model.audio_encoder is cli.datamodule.encoder.audio_encoder

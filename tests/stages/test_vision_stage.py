@@ -1,4 +1,4 @@
-"""Stage C: it learns by classes and captions, is measured, resumes, and refuses what does not fit."""
+"""Stage C: learning from classes and captions, metrics, resuming, and errors."""
 
 import json
 import shutil
@@ -54,10 +54,10 @@ def weights(path: str = LAST) -> dict[str, torch.Tensor]:
     return Checkpoint(path).weights
 
 
-# ---------------------------------------------------------------------- through the command
+# ---------------------------------------------------------------------- by the command
 
 
-def test_both_heads_learn_at_once_and_what_is_to_be_watched_is_logged(fit_vision):
+def test_both_heads_learn_at_once_and_metrics_are_logged(fit_vision):
     fit_vision(
         **CAPTIONS,
         model__init_args__contrast_weight=0.25,
@@ -86,7 +86,7 @@ def test_both_heads_learn_at_once_and_what_is_to_be_watched_is_logged(fit_vision
     assert [line.split(" | ")[1:3] for line in text[2:]] == [["blue", "4"], ["green", "4"], ["red", "4"]]
 
 
-def test_what_training_measured_test_and_predict_say_too(fit_vision, capfd):
+def test_the_verbs_test_and_predict_agree_with_validation(fit_vision, capfd):
     given = {
         **CAPTIONS,
         **NO_CLASSES,
@@ -110,11 +110,11 @@ def test_what_training_measured_test_and_predict_say_too(fit_vision, capfd):
     torch.testing.assert_close(embedded.norm(dim=1), torch.ones(12))
 
 
-def test_a_few_images_are_learned_by_heart(fit_vision, pictures):
+def test_a_few_images_are_overfitted(fit_vision, pictures):
     rows = [json.loads(line) for line in (pictures / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     few = [row | {"captions": row["captions"][:1]} for row in (rows[i] for i in (0, 1, 8, 9, 16, 17))]
     (pictures / "few.jsonl").write_text("\n".join(map(json.dumps, few)), encoding="utf-8")
-    shutil.copytree(pictures, "copy")  # the same images on both sides
+    shutil.copytree(pictures, "copy")  # the same images in training and validation
     given = {
         **CAPTIONS,
         "data__init_args__train": "pictures/few.jsonl",
@@ -134,7 +134,7 @@ def test_a_few_images_are_learned_by_heart(fit_vision, pictures):
 
 
 def write_thinker(path: str, **size: int) -> dict[str, torch.Tensor]:
-    """Writes what a run of stage A writes, and returns its weights."""
+    """Writes a checkpoint as stage A does, and returns its weights."""
     thinker, tokenizer = Thinker(**size), ByteTokenizer()
     lineage = {"stage": "ThinkerPretraining", "step": 1, "config": "", "data": "", "ancestors": {}}
     state = {f"thinker.{name}": weight for name, weight in thinker.state_dict().items()}
@@ -143,7 +143,7 @@ def write_thinker(path: str, **size: int) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_a_frozen_thinker_is_needed_at_the_start_only_and_stopping_amid_an_epoch_changes_nothing(fit_vision):
+def test_a_run_with_a_frozen_thinker_resumes_within_an_epoch_without_its_ancestor(fit_vision):
     size = {"vocab_size": 288, "dim": 32, "num_layers": 1, "num_heads": 4, "num_kv_heads": 2, "ffn_dim": 48}
     before = write_thinker("thinker.ckpt", **size)
     options = {
@@ -188,7 +188,7 @@ def test_mistakes_end_in_one_line(fit_vision, fails, overrides, words):
 
 
 class Data(SimpleNamespace):
-    """What a stage asks of a data module."""
+    """The part of a data module that a stage uses."""
 
     def __init__(self, **given: Any) -> None:
         defaults = {
@@ -202,7 +202,7 @@ class Data(SimpleNamespace):
 
 
 def make(*, data: Data | None = None, **given: Any) -> VisionPretraining:
-    """A stage with both heads, attached to data if there are any; arguments None take a part away."""
+    """A stage with both heads, attached to data if given; an argument of None removes a part."""
     torch.manual_seed(0)
     parts = {
         "vision_encoder": VisionEncoder(
@@ -231,14 +231,14 @@ def batch(**given: Any) -> ImageBatch:
     return whole._replace(**given)
 
 
-def test_every_parameter_learns():
+def test_every_parameter_gets_a_gradient():
     stage = make()
     stage.loss(batch()).total.backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in stage.parameters())
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
-def test_pairs_that_are_torn_apart_cost_more_once_they_are_learned(kind):
+def test_shuffled_pairs_have_a_higher_loss_after_training(kind):
     contrast = ContrastHead(image_dim=32, text_dim=24, dim=16, loss=kind)
     stage, given = make(classifier=None, contrast=contrast), batch(caption_ids=torch.arange(4)[:, None])
     optimizer = torch.optim.AdamW(stage.parameters(), 3e-3)
@@ -279,7 +279,7 @@ def test_labels_are_smoothed_in_training_only():
     assert stage.loss(given).mean.item() == pytest.approx(smooth.item(), rel=1e-5)
 
 
-def test_validation_sees_images_and_labels_as_they_are(pictures):
+def test_validation_images_and_labels_are_not_augmented(pictures):
     harsh = ImageAugmentation(min_crop_area=0.3, flip=1, randaugment=2, mixup=1, cutmix=1)
     data = ImageData("pictures/train", "pictures/val", image_size=16, load_size=20, augmentation=harsh, batch_size=12)
     data.setup()
@@ -300,7 +300,7 @@ def test_several_attributes_are_measured_and_described():
     labels = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 1], [-1, -1, 0, 0], [0, 1, 0, 1]]).float()
     with torch.no_grad():
         head.head.weight.zero_()
-        head.head.bias.copy_(torch.tensor([0, 9, 9, -9.0]))  # always: large, with a spot
+        head.head.bias.copy_(torch.tensor([0, 9, 9, -9.0]))  # the same for all: large, with a spot
     stage.validation_step(batch(labels=labels), 0)
     assert stage.classification is not None
     shares = stage.classification.compute()
@@ -367,7 +367,7 @@ def test_a_checkpoint_of_other_parts_or_other_classes_is_not_continued():
             other.on_load_checkpoint(saved)
 
 
-def test_only_a_part_that_reads_must_know_the_tokenizer():
+def test_only_parts_that_read_text_are_checked_for_the_tokenizer():
     foreign = {"tokenizer": "another"}
     for name in ("vision_encoder", "text_encoder"):
         stage = make()

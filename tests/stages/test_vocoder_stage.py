@@ -1,4 +1,4 @@
-"""Stage D3 through the command: it learns, is measured, resumes, and either side's gradient is its own."""
+"""Stage D3 by the command: losses of both sides, learning, metrics, resuming, and errors."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def stage_of(**options: Any) -> VocoderTraining:
 
 
 def batch_of(*lengths: int) -> SpeechBatch:
-    """Noise that swells."""
+    """Noise of growing amplitude."""
     torch.manual_seed(1)
     frames = torch.tensor(lengths)
     audio = torch.zeros(len(lengths), max(lengths) * HOP_LENGTH)
@@ -48,7 +48,7 @@ def batch_of(*lengths: int) -> SpeechBatch:
 
 
 class Perfect(torch.nn.Module):
-    """Says what was recorded."""
+    """A vocoder that returns the recording."""
 
     def __init__(self, audio: Tensor) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Perfect(torch.nn.Module):
 
 @pytest.fixture
 def ancestors(workplace) -> tuple[list[str], dict[str, object]]:
-    """Arguments that give stage D3 a codec and a recogniser: checkpoints `codec.ckpt` and `audio_encoder.ckpt`."""
+    """Options that give stage D3 a codec and a recognizer: checkpoints `codec.ckpt` and `audio_encoder.ckpt`."""
     torch.manual_seed(0)
     heads = {"num_heads": 1, "ffn_dim": 16, "conv_channels": 2}
     parts = {
@@ -94,12 +94,12 @@ def test_losses_by_hand():
         0.5
     )
     sound = torch.randn(2, 4000)
-    louder = spectral_distance(sound * math.e, sound)  # every logarithm 1 more, every magnitude e times
+    louder = spectral_distance(sound * math.e, sound)  # each logarithm is larger by 1, each magnitude by a factor of e
     assert louder == pytest.approx(1 + (math.e - 1), rel=0.01)
 
 
 @pytest.mark.parametrize("loss", ["discriminators", "adversarial", "feature_matching"])
-def test_either_side_s_loss_reaches_its_own_weights_alone(loss):
+def test_each_loss_reaches_only_the_weights_of_its_side(loss):
     stage, batch = stage_of().train(), batch_of(30, 30)
     made = stage.vocoder(batch.mels, batch.mel_lengths)
     stage._adversarial_loss(made, batch.audio)[1][loss].backward()
@@ -119,7 +119,7 @@ def test_every_weight_gets_a_gradient():
         assert weight.grad.any(), name
 
 
-def test_discriminators_alone_learn_to_tell():
+def test_discriminators_alone_learn_to_separate():
     nothing = VocoderWeights(mel=0, spectral=0, adversarial=0, feature_matching=0)
     stage, batch = stage_of(weights=nothing), batch_of(20, 20)
     optimizer = torch.optim.Adam(stage.parameters(), lr=1e-2)
@@ -136,7 +136,7 @@ def test_discriminators_alone_learn_to_tell():
     assert all(torch.equal(a, b) for a, b in zip(before, stage.vocoder.parameters(), strict=True))
 
 
-def test_gradients_are_clipped_apart():
+def test_gradients_of_each_side_are_clipped_separately():
     stage = stage_of()
     for number, weight in enumerate(stage.parameters()):
         weight.grad = torch.full_like(weight, 1e-6 if number < len(list(stage.vocoder.parameters())) else 5.0)
@@ -147,7 +147,7 @@ def test_gradients_are_clipped_apart():
     assert norm == pytest.approx(1.0, rel=1e-4)
 
 
-def test_the_codec_rebuilds_a_share_of_the_training_rows():
+def test_some_training_rows_are_reconstructed_by_the_codec():
     torch.manual_seed(0)
     codec = Codec(**CODEC)
     batch = batch_of(*[40] * 40)
@@ -159,7 +159,7 @@ def test_the_codec_rebuilds_a_share_of_the_training_rows():
         assert not (stage.eval()._training_mels(batch.mels, batch.mel_lengths) != batch.mels).any()
 
 
-def test_a_sound_is_as_intelligible_as_itself_and_a_short_one_is_left_out():
+def test_intelligibility_of_identical_audio_is_one_and_short_audio_is_skipped():
     batch = batch_of(150, 150, 20)
     metric = Intelligibility()
     metric.update(batch.audio, batch.audio, batch.mel_lengths * HOP_LENGTH)
@@ -172,7 +172,7 @@ def test_a_sound_is_as_intelligible_as_itself_and_a_short_one_is_left_out():
 # ---------------------------------------------------------------------- runs
 
 
-def test_a_run_logs_what_is_to_be_watched_and_keeps_the_nearest(fit_vocoder):
+def test_a_run_logs_its_metrics_and_keeps_the_lowest_distance(fit_vocoder):
     fit_vocoder(model__init_args__shown=1)
     assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
     for name in ("loss", "mel_distance", "mel_distance_griffin_lim"):
@@ -182,7 +182,7 @@ def test_a_run_logs_what_is_to_be_watched_and_keeps_the_nearest(fit_vocoder):
     assert len(set(floors.values())) == 1
     assert {"val/stoi", "val/stoi_griffin_lim"} <= set(events().Tags()["scalars"])
     for name, count in {"mel": 6, "spectral": 6, "discriminators": 3, "adversarial": 3, "feature_matching": 3}.items():
-        assert len(scalars(RUN, f"train/loss/{name}")) == count  # from step 3 on discriminators take part
+        assert len(scalars(RUN, f"train/loss/{name}")) == count  # discriminators are trained from step 3
     assert not [tag for tag in events().Tags()["scalars"] if "wer" in tag or "rebuilt" in tag]
     assert "val/mel_distance" in str(Checkpoint(RUN / "best.ckpt").content["callbacks"])
     image = events().Images("val/spectrogram/0")[-1]
@@ -197,7 +197,7 @@ def events() -> EventAccumulator:
     return accumulator
 
 
-def test_steps_are_counted_once_and_discriminators_wait(fit_vocoder):
+def test_steps_are_counted_once_and_discriminators_start_later(fit_vocoder):
     cli = fit_vocoder(trainer__max_steps=3)
     assert cli.trainer.global_step == 3
     assert all(not cli.trainer.optimizers[0].state[w] for w in cli.model.discriminators.parameters())
@@ -207,17 +207,17 @@ def test_steps_are_counted_once_and_discriminators_wait(fit_vocoder):
     assert steps == {2}
 
 
-def test_stopping_and_going_on_changes_nothing(fit_vocoder, ancestors):
+def test_stopping_and_resuming_changes_nothing(fit_vocoder, ancestors):
     start, parts = ancestors
     options = {"trainer__max_steps": 9, "trainer__val_check_interval": 4, "model__init_args__codec_share": 0.5, **parts}
     fit_vocoder("fit", *start, **options)
     whole, curve = Checkpoint(RUN / "last.ckpt").content, scalars(RUN, "train/loss")
-    for stop in (2, 6):  # before and after discriminators take part
+    for stop in (2, 6):  # before and after the discriminators start
         with pytest.raises(SystemExit):
             fit_vocoder("fit", *start, callback("toy_runs.SignalAt", step=stop, signum=15), **options)
         assert Checkpoint(RUN / "last.ckpt").lineage["step"] < 9
         for part in ("codec", "audio_encoder"):
-            Path(f"{part}.ckpt").rename(f"{part}.away")  # resuming needs them no more
+            Path(f"{part}.ckpt").rename(f"{part}.away")  # resuming does not need them
         fit_vocoder("fit", "--ckpt_path=last", **options)
         again = Checkpoint(RUN / "last.ckpt").content
         assert same(whole["state_dict"], again["state_dict"])
@@ -229,7 +229,7 @@ def test_stopping_and_going_on_changes_nothing(fit_vocoder, ancestors):
             Path(f"{part}.away").rename(f"{part}.ckpt")
 
 
-def test_borrowed_parts_are_measured_with_and_never_trained(fit_vocoder, ancestors):
+def test_codec_and_recognizer_are_used_and_never_trained(fit_vocoder, ancestors):
     start, parts = ancestors
     cli = fit_vocoder("fit", *start, **parts)
     for name in ("wer", "wer_griffin_lim", "wer_rebuilt", "wer_rebuilt_griffin_lim", "mel_distance_rebuilt"):
@@ -251,7 +251,7 @@ def test_a_vocoder_is_rebuilt_from_its_checkpoint_alone(fit_vocoder, monkeypatch
     assert not vocoder.training
 
 
-def test_it_learns_a_sound_by_heart(fit_vocoder, speech):
+def test_it_overfits_one_recording(fit_vocoder, speech):
     row = (speech / "train.jsonl").read_text(encoding="utf-8").splitlines()[0]
     (speech / "one.jsonl").write_text(row, encoding="utf-8")
     fit_vocoder(
@@ -268,7 +268,7 @@ def test_it_learns_a_sound_by_heart(fit_vocoder, speech):
     assert sum(curve[-10:]) < 0.8 * sum(curve[:10])
 
 
-def test_predictions_are_the_sound_of_each_row(fit_vocoder, speech):
+def test_predictions_are_the_audio_of_each_row(fit_vocoder, speech):
     fit_vocoder()
     options = {"data__init_args__test": speech / "val.jsonl"}
     cli = fit_vocoder("predict", "--ckpt_path", str(RUN / "last.ckpt"), **options)
@@ -278,7 +278,7 @@ def test_predictions_are_the_sound_of_each_row(fit_vocoder, speech):
     fit_vocoder("test", "--ckpt_path", str(RUN / "last.ckpt"), **options)
 
 
-def test_codes_are_played_by_the_vocoder(ancestors, speech, fails):
+def test_the_vocoder_decodes_codes(ancestors, speech, fails):
     torch.manual_seed(0)
     codec = Checkpoint("codec.ckpt").part("codec", Codec)
     vocoder = Vocos(num_mels=16, dim=24, num_layers=1).eval()

@@ -19,7 +19,7 @@ def connect() -> int:
     """Connects this process to the other rank, and returns its rank.
 
     The barrier is there because a rank that ends before the other one has connected makes that one fail:
-    `init_process_group` returns on a rank when its own connections stand.
+    `init_process_group` returns on a rank once its own connections are open.
     """
     dist.init_process_group("gloo")
     dist.barrier()

@@ -13,7 +13,7 @@ from omni.models.part import Part
 from omni.stages.stage import Stage
 from omni.training.fingerprint import config_fingerprint
 
-# Arguments that change the weights, or which of them are best: a new argument belongs here or into `no_effect`.
+# Arguments that change the weights, or which of them are best: a new argument is listed here or in `no_effect`.
 EFFECTIVE = {
     "Stage": "optimizer lr betas weight_decay schedule warmup_steps final_lr frozen",
     "SpeechRecognition": "audio_encoder intermediate_ctc_weight beam",
@@ -82,13 +82,13 @@ def test_each_argument_is_in_the_fingerprint_or_has_no_effect(name):
 
 @pytest.mark.parametrize("argument", ["num_workers", "shuffle_buffer"])
 @pytest.mark.parametrize("name", ["TextData", "SpeechData", "ImageData", "ConversationData"])
-def test_what_orders_a_stream_counts_where_one_is_read(name, argument):
+def test_shuffling_arguments_are_included_for_streams(name, argument):
     for streaming in (False, True):
         one, other = (fingerprint(KINDS[name], streaming=streaming, **{argument: number}) for number in (0, 4))
         assert (one != other) == streaming
 
 
-def test_parts_inside_a_stage_are_looked_into():
+def test_arguments_of_parts_inside_a_stage_are_included():
     def of(**options: Any) -> str:
         return fingerprint(
             KINDS["ThinkerPretraining"],

@@ -22,7 +22,7 @@ class FailAt(Callback):
     """Makes rank 1 fail in the middle of a training step.
 
     Args:
-        step: When.
+    step: The step at which it fails.
         how: `mistake`, `fault`, `not finite`, `term` or `kill`.
         other_sleeps: Whether rank 0 sleeps meanwhile.
     """
@@ -67,8 +67,8 @@ class TestTwoRanks:
         if how == "term":
             assert Checkpoint(RUN / "last.ckpt").lineage["step"] >= 4
 
-    def test_one_that_gloo_does_not_wake_ends_too(self, fit):
-        """Rank 0 sleeps, as in a kernel that waits for rank 1."""
+    def test_a_rank_that_gloo_does_not_wake_also_ends(self, fit):
+        """Rank 0 sleeps, as it would in a kernel that waits for rank 1."""
         fails = callback("test_failing_ranks.FailAt", step=3, how="mistake", other_sleeps=True)
         with Ranks(partial(fit, "fit", fails, **TWO)) as ranks:
             assert ranks.wait(30) == [2, 2], ranks.output(0) + ranks.output(1)

@@ -27,12 +27,12 @@ DOCKER = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def script(name: str) -> str:
-    """A script of the folder, or a section of SkyPilot's task as a script."""
+    """A script in the folder, or a section of SkyPilot's task file as a script."""
     return TASK[name] if name in TASK else (LAUNCH / name).read_text(encoding="utf-8")
 
 
 def commands(text: str) -> list[list[str]]:
-    """Its commands, split into words as by the shell, with variables unexpanded."""
+    """The commands of a script, split into words like the shell does, with variables unexpanded."""
     lines = re.sub(r"\\\n", " ", text).splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.strip() and not line.startswith("#")]
 
@@ -51,7 +51,7 @@ def bash(text: str, *arguments: str, folder: Path, **environment: str) -> subpro
 
 
 def stand_in(folder: Path, name: str, code: int = 0) -> None:
-    """A program that records its arguments and ends with that code."""
+    """A program that records its arguments and exits with the given code."""
     (folder / "bin").mkdir(exist_ok=True)
     program = folder / "bin" / name
     program.write_text(f'#!/bin/sh\necho "{name} $*" >> {folder}/called\nexit {code}\n', encoding="utf-8")
@@ -60,18 +60,18 @@ def stand_in(folder: Path, name: str, code: int = 0) -> None:
 
 class TestScripts:
     @pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sh", "setup", "run"])
-    def test_bash_understands_it(self, name):
+    def test_scripts_are_valid_bash(self, name):
         done = subprocess.run(["bash", "-n"], input=script(name), capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
 
     @pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sh"])
-    def test_it_stops_at_a_mistake_and_can_be_run(self, name):
+    def test_scripts_stop_at_an_error_and_are_executable(self, name):
         assert script(name).startswith("#!/usr/bin/env bash\n")
         assert "\nset -euo pipefail\n" in script(name)
         assert os.access(LAUNCH / name, os.X_OK)
 
     @pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sh", "run"])
-    def test_what_it_gives_to_fit_is_what_fit_takes(self, name, capfd):
+    def test_arguments_given_to_fit_are_accepted_by_fit(self, name, capfd):
         (words,) = [words for words in commands(script(name)) if "--ckpt_path" in words or "--config" in words]
         options = [word for word in words[words.index("fit") + 1 if "fit" in words else 1 :] if word != "$@"]
         options = options[: options.index("||")] if "||" in options else options
@@ -108,7 +108,7 @@ class TestScripts:
     @pytest.mark.parametrize(
         ("code", "ends", "again"), [(0, 0, False), (143, 0, True), (2, 2, False), (137, 137, False)]
     )
-    def test_slurm_queues_again_what_was_stopped_and_nothing_else(self, code, ends, again, tmp_path):
+    def test_slurm_requeues_stopped_jobs_only(self, code, ends, again, tmp_path):
         stand_in(tmp_path, "srun", code)
         stand_in(tmp_path, "scontrol")
         job = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
@@ -125,7 +125,7 @@ class TestScripts:
         assert asked["signal"].startswith("TERM@")
         assert asked["open-mode"] == "append"  # keeps the output from before a requeue
 
-    def test_skypilots_task_is_one(self):
+    def test_the_skypilot_task_is_valid(self):
         known = {"name", "resources", "num_nodes", "workdir", "file_mounts", "envs", "setup", "run"}
         assert TASK.keys() <= known
         assert TASK["resources"]["use_spot"] is True
@@ -138,13 +138,13 @@ class TestScripts:
         assert targets
         assert all(f"\n{target}:" in (ROOT / "Makefile").read_text() for target in targets)
 
-    def test_nobodys_secret_is_in_any_of_them(self):
+    def test_no_file_contains_a_secret(self):
         for path in (*LAUNCH.iterdir(), ROOT / "Dockerfile"):
             assert not re.search(r"hf_\w{8}|AKIA\w{8}|password|TOKEN=", path.read_text(encoding="utf-8"))
 
 
 class TestImage:
-    def test_its_instructions_are_valid(self):
+    def test_instructions_are_valid(self):
         known = {"FROM", "RUN", "WORKDIR", "ENV", "COPY", "ENTRYPOINT", "CMD"}
         found = [words[0] for words in commands(DOCKER)]
         assert found[0] == "FROM"
@@ -154,7 +154,7 @@ class TestImage:
                 done = subprocess.run(["bash", "-n"], input=line[4:], capture_output=True, text=True, check=False)
                 assert (done.returncode, done.stderr) == (0, "")
 
-    def test_all_that_it_copies_is_there_and_none_of_it_is_ignored(self):
+    def test_copied_files_exist_and_are_not_ignored(self):
         rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
         copied = [name for words in commands(DOCKER) if words[0] == "COPY" for name in words[1:-1]]
         assert copied
@@ -164,7 +164,7 @@ class TestImage:
             assert last == f"!{name}"
         assert {"omni", "configs"} <= set(copied)  # a run needs configs/base.yaml
 
-    def test_python_and_extras_are_those_of_the_project(self):
+    def test_python_version_and_extras_match_the_project(self):
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         version = re.search(r"^FROM python:3\.(\d+)", DOCKER, re.MULTILINE)
         least = re.search(r">=3\.(\d+)", project["requires-python"])
@@ -179,7 +179,7 @@ class TestImage:
 class TestResuming:
     """`--ckpt_path auto`: starts or resumes a run, and never starts one over checkpoints."""
 
-    def test_it_starts_and_later_resumes(self, fit, caplog):
+    def test_starts_and_later_resumes(self, fit, caplog):
         fit("fit", "--ckpt_path=auto", trainer__max_steps=3)
         assert f"ckpt_path auto: {RUN} holds no checkpoint: starting a new run" in caplog.text
         cli = fit("fit", "--ckpt_path=auto", trainer__max_steps=6)
@@ -202,7 +202,7 @@ class TestResuming:
         found = Checkpoint(RUN / "last.ckpt").weights
         assert all(torch.equal(weight, found[name]) for name, weight in whole.items())
 
-    def test_a_run_that_is_over_stays_as_it_is(self, fit):
+    def test_a_finished_run_is_left_unchanged(self, fit):
         fit("fit", "--ckpt_path=auto")
         before = Checkpoint(RUN / "last.ckpt").weights
         fit("fit", "--ckpt_path=auto")
@@ -210,7 +210,7 @@ class TestResuming:
         assert all(torch.equal(weight, found[name]) for name, weight in before.items())
         assert not (RUN / "earlier").exists()
 
-    def test_a_damaged_or_foreign_last_is_refused_and_kept(self, fit, fails):
+    def test_a_damaged_or_foreign_last_checkpoint_is_refused_and_kept(self, fit, fails):
         fit()
         whole = (RUN / "last.ckpt").read_bytes()
         (RUN / "last.ckpt").write_bytes(whole[:-2000])
@@ -220,14 +220,14 @@ class TestResuming:
         assert "does not fit this configuration" in message
         assert (RUN / "last.ckpt").read_bytes() == whole
 
-    def test_a_best_without_a_last_is_refused(self, fit, fails):
+    def test_a_best_checkpoint_without_a_last_one_is_refused(self, fit, fails):
         fit()
         (RUN / "last.ckpt").unlink()
         message = fails(fit, "fit", "--ckpt_path=auto")
         assert "holds best.ckpt but no last.ckpt: give one of these" in message
         assert (RUN / "best.ckpt").is_file()
 
-    def test_last_never_starts_a_run(self, fit, fails):
+    def test_ckpt_path_last_never_starts_a_run(self, fit, fails):
         assert "last.ckpt does not exist" in fails(fit, "fit", "--ckpt_path=last")
         assert not RUN.exists() or not list(RUN.glob("*.ckpt"))
 
@@ -255,7 +255,7 @@ class TestTwoProcesses:
         words = [*first.split(), "--config", str(CONFIGS / "thinker.yaml"), *toy, *rest]
         return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def test_they_stop_together_on_a_signal_and_resume(self, workplace):
+    def test_processes_stop_together_on_a_signal_and_resume(self, workplace):
         if shutil.which("torchrun", path=str(Path(sys.executable).parent)) is None:
             pytest.skip("torchrun is not beside this Python")
         steps = ["--trainer.max_steps=3000", "--trainer.val_check_interval=3000", "--trainer.log_every_n_steps=5"]
@@ -277,7 +277,7 @@ class TestTwoProcesses:
         assert "resuming from" in told
         assert Checkpoint(RUN / "last.ckpt").lineage["step"] == stopped + 10
 
-    def test_one_that_is_killed_ends_the_other(self, workplace):
+    def test_killing_one_process_ends_the_other(self, workplace):
         kill = '{"class_path": "test_failing_ranks.FailAt", "init_args": {"step": 3, "how": "kill"}}'
         run = self.start("omni fit --trainer.devices=2 --trainer.strategy=ddp", f"--trainer.callbacks+={kill}")
         told = run.communicate(timeout=300)[0]

@@ -18,7 +18,7 @@ from omni.models.text_encoder import TextEncoder
 from omni.stages.reporting.images import ImageReporter
 from omni.stages.vocoder import VocoderTraining
 
-MEASURED = {"model__init_args__quality_utterances": 4}  # of the vocoder's validation: some rows on each rank
+MEASURED = {"model__init_args__quality_utterances": 4}  # rows for the vocoder's metrics of quality, some on each rank
 BALANCED = {"model__init_args__balance": 1.0}  # large, so that it matters
 
 
@@ -33,7 +33,7 @@ class TestThinker:
 
 
 def one_row_less(path: str) -> None:
-    """An odd number of rows: one rank validates one row more than the other."""
+    """Removes the last row, so that one rank validates one row more than the other."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     Path(path).write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
 
@@ -65,11 +65,11 @@ class TestVision:
         assert not Path("reports-1.pt").exists()
 
     @pytest.mark.parametrize("loss", ["sigmoid", "softmax"])
-    def test_contrast_sees_the_negatives_of_all_ranks(self, fit_vision, loss):
+    def test_the_contrastive_loss_uses_the_negatives_of_all_ranks(self, fit_vision, loss):
         contrast = {**CAPTIONS, "model__init_args__contrast": part(ContrastHead, image_dim=32, text_dim=32, loss=loss)}
         tower = {"vocab_size": 288, "dim": 32, "num_layers": 1, "num_heads": 2, "ffn_dim": 32}
         contrast |= {"model__init_args__text_encoder": part(TextEncoder, **tower), **NO_CLASSES}
-        # A validation batch of each rank's together holds the pairs that one process compares.
+        # Together the two ranks' validation batches hold the pairs that one process compares.
         options = {**STEPS, **STILL, **contrast, "data__init_args__batch_size": 6}
         options["trainer__callbacks"] = "null"
         one_row_less("pictures/val.jsonl")
@@ -131,16 +131,16 @@ def test_talker(fit_talker):
 
 class TestOmni:
     def test_one_rank_without_images_and_audio(self, fit_omni):
-        compare(fit_omni, STEPS, media_apart, each={"trainer__strategy": "auto"})  # which is DDP here, too
+        compare(fit_omni, STEPS, media_apart, each={"trainer__strategy": "auto"})  # resolves to DDP here
 
-    def test_a_strategy_that_would_fail_in_the_middle_of_a_run_is_refused(self, fit_omni, fails):
+    def test_a_strategy_without_unused_parameters_is_refused(self, fit_omni, fails):
         strategy = {"class_path": "lightning.pytorch.strategies.DDPStrategy"}
         strategy |= {"init_args": {"find_unused_parameters": False}}
         said = fails(fit_omni, trainer__devices=2, trainer__strategy=json.dumps(strategy))
         assert "trainer.strategy has find_unused_parameters false" in said
 
     def test_mixtures_of_experts_are_balanced_over_ranks(self, fit_omni):
-        """Of the Thinker and both projectors; gradients of media that only an earlier micro-batch had are kept."""
+        """In the Thinker and both projectors. Gradients of media that only an earlier micro-batch had are kept."""
         init = "model__init_args__{}__init_args__{}".format
         mixed = {f"model__init_args__{name}_projector": "MoEProjector" for name in ("vision", "audio")}
         mixed |= {init("thinker", "num_experts"): 4, init("thinker", "experts_per_token"): 2, **BALANCED}

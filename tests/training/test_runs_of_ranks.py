@@ -40,13 +40,13 @@ class TestTwoRanks:
         found = Checkpoint(RUN / "last.ckpt").content["rng"]["ranks"]
         assert torch.equal(first, found[0]["cpu"])
         assert torch.equal(second, found[1]["cpu"])
-        # Another number of ranks goes on, and says so.
+        # Resuming on another number of ranks works and is reported.
         with pytest.warns(UserWarning, match="its batches or its seed have changed"):
             fit("fit", EACH_STEP, "--ckpt_path=last", trainer__max_steps=42, **STEPS)
         assert caplog.text.count("the checkpoint is of 2 ranks of the CPU, this run is on 1 rank of the CPU") == 1
 
-    def test_a_step_waits_for_no_other_rank_on_the_host(self, fit):
-        """Between two logs there is one exchange per step, and no barrier, which blocks the host."""
+    def test_steps_between_logs_exchange_once_and_use_no_barrier(self, fit):
+        """A barrier would block the host."""
         seen = []
         for steps in (5, 15):
             options = {**TWO, "trainer__val_check_interval": 60, "trainer__log_every_n_steps": 50}
@@ -61,7 +61,7 @@ class TestTwoRanks:
         options = {"data__init_args__test": "corpus.txt", "data__init_args__context": 48}
         fit("predict", "--ckpt_path=best", **options)
         alone = torch.load(RUN / "predictions.pt")
-        assert sum(map(len, alone)) % 2 == 1  # one rank has a row more
+        assert sum(map(len, alone)) % 2 == 1  # one rank has one row more
         (RUN / "predictions.pt").unlink()
         with Ranks(partial(fit, "predict", "--ckpt_path=best", **options, **TWO)) as ranks:
             assert ranks.wait() == [0, 0], ranks.output(0)
@@ -71,7 +71,7 @@ class TestTwoRanks:
         assert not list(RUN.glob(".predictions*"))
 
 
-def test_merged_predictions_keep_their_kind():
+def test_merging_predictions_keeps_their_type():
     """Lists with one entry per row, and dicts of tensors; rows of two ranks count once."""
     first = Predictions([[0, 2], [4]], [["a", "c"], ["e"]])
     assert merge([first, Predictions([[3, 1], [0]], [["d", "b"], ["a"]])]) == [["a", "b"], ["c", "d"], ["e"]]
@@ -80,7 +80,7 @@ def test_merged_predictions_keep_their_kind():
     assert found["p"].tolist() == [[0.0], [1.0]]
 
 
-def test_a_checkpoint_of_before_there_were_ranks():
+def test_random_states_of_checkpoints_from_before_ranks_are_restored():
     state = torch.get_rng_state()
     expected = torch.rand(3)
     torch.rand(5)

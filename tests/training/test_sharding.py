@@ -80,13 +80,13 @@ def local_bytes(tensors):
 
 
 def held(run):
-    """Bytes of the weights and of the optimizer states of this process after a run."""
+    """Bytes of the weights and of the optimizer states that this process holds after a run."""
     cli = run()
     states = [value for state in cli.trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
     return local_bytes([*cli.model.parameters(), *cli.model.buffers()]), local_bytes(states)
 
 
-def test_the_plan_of_a_device_is_what_its_shards_take(fit):
+def test_the_planned_memory_of_a_device_is_that_of_its_shards(fit):
     odd = {"model__init_args__thinker__init_args__vocab_size": 289, "trainer__val_check_interval": 1}
     options = {**STEPS, **odd, "trainer__max_steps": 1}
     cli = fit(**options)
@@ -96,7 +96,7 @@ def test_the_plan_of_a_device_is_what_its_shards_take(fit):
     share = share_of_device(cli.model, strategy="model_parallel", devices=2, optimizer_state=state)
     assert share.weights == first[0]
     assert share.optimizer_state == first[1]
-    assert whole / 2 < second[0] < first[0] < 0.6 * whole  # buffers are not split
+    assert whole / 2 < second[0] < first[0] < 0.6 * whole  # buffers are not sharded
     blocks = [sum(p.numel() for p in block.parameters()) * 4 for block in cli.model.thinker.transformer.blocks]
     outside = sum(p.numel() for p in cli.model.parameters()) * 4 - sum(blocks)
     assert share.exchange == 2 * outside + 3 * blocks[0]
@@ -123,12 +123,12 @@ class TestRefused:
             ({"trainer__devices": "many"}, "devices"),
         ],
     )
-    def test_before_anything_is_trained_or_moved(self, trained, fit, fails, options, message):
+    def test_refused_before_training_with_the_run_unchanged(self, trained, fit, fails, options, message):
         before = {path: path.read_bytes() for path in RUN.iterdir() if path.is_file()}
         assert message in fails(fit, **options)
         assert {path: path.read_bytes() for path in RUN.iterdir() if path.is_file()} == before
 
-    def test_stage_e_on_a_pytorch_that_needs_all_gradients(self, fit_omni, fails, monkeypatch):
+    def test_stage_e_with_a_pytorch_that_needs_all_gradients(self, fit_omni, fails, monkeypatch):
         monkeypatch.setattr("omni.training.sharding.TAKES_UNUSED", False)
         message = fails(fit_omni, trainer__devices=2, **SHARDED)
         assert "model_parallel cannot train OmniTuning with PyTorch" in message

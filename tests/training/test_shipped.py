@@ -14,7 +14,7 @@ from omni.training.shipped import CONFIGS, find_config, find_configs
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_a_checkout_reads_its_own_and_an_installed_package_those_that_the_wheel_brings(tmp_path):
+def test_configurations_of_a_checkout_and_of_an_installed_wheel_are_found(tmp_path):
     assert CONFIGS == REPOSITORY / "configs"
     wheel = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["packages"] == ["omni"]
@@ -22,7 +22,7 @@ def test_a_checkout_reads_its_own_and_an_installed_package_those_that_the_wheel_
         shutil.copytree(REPOSITORY / source, tmp_path / target)
     (tmp_path / "omni" / "training").mkdir()
     shutil.copy(REPOSITORY / "omni" / "training" / "shipped.py", tmp_path / "omni" / "training")
-    (tmp_path / "configs").mkdir()  # somebody else's, in site-packages
+    (tmp_path / "configs").mkdir()  # another package's, in site-packages
     spec = importlib.util.spec_from_file_location("shipped", tmp_path / "omni" / "training" / "shipped.py")
     assert spec is not None
     assert spec.loader is not None
@@ -43,9 +43,9 @@ def test_a_local_file_wins(tmp_path, monkeypatch):
     assert find_config("thinker.yaml") == Path("thinker.yaml")
 
 
-def test_only_the_option_config_is_looked_up(tmp_path, monkeypatch):
+def test_only_the_option_config_is_resolved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    there = str(CONFIGS / "audio.yaml")  # it has no base
+    there = str(CONFIGS / "audio.yaml")  # has no base
     argv = ["fit", "--config", "audio.yaml", "--config=audio.yaml", "-c", "audio.yaml", "--init_from", "audio.yaml"]
     assert find_configs(argv) == [
         *("fit", "--config", there, f"--config={there}", "-c", there, "--init_from", "audio.yaml")
@@ -66,7 +66,7 @@ def test_a_configuration_follows_its_bases(tmp_path, monkeypatch):
     overlay("house.yaml", "trainer: {max_steps: 5}")
     chain = ["--config", "house.yaml", "--config", "runs/long.yaml", "--config", "mine.yaml"]
     assert find_configs(["fit", "--config", "mine.yaml", "--x=1"]) == ["fit", *chain, "--x=1"]
-    assert find_configs(chain) == chain  # DDP starts its other ranks with arguments that were expanded before
+    assert find_configs(chain) == chain  # DDP starts the other ranks with arguments that are already expanded
     assert find_configs(["--config=runs/long.yaml"]) == ["--config=house.yaml", "--config=runs/long.yaml"]
 
 
@@ -93,7 +93,7 @@ def test_a_base_may_be_a_shipped_configuration_and_a_local_file_wins(tmp_path, m
     ],
 )
 @pytest.mark.parametrize("verb", ["fit", "plan"])
-def test_a_bad_base_is_one_line(tmp_path, monkeypatch, fails, verb, base, message):
+def test_a_bad_base_is_reported_in_one_line(tmp_path, monkeypatch, fails, verb, base, message):
     monkeypatch.chdir(tmp_path)
     overlay("one.yaml", f"base: {base}")
     overlay("two.yaml", "base: one.yaml")
@@ -112,7 +112,7 @@ def test_an_overlay_alone_is_the_same_as_after_its_base(tmp_path, monkeypatch, c
     alone = printed(capsys, "--config", "world/omni.yaml")
     assert alone == printed(capsys, "--config", "omni.yaml", "--config", "world/omni.yaml")
     assert "base:" not in alone
-    overlay("whole.yaml", alone)  # as a run keeps it
+    overlay("whole.yaml", alone)  # as saved by a run
     assert printed(capsys, "--config", "whole.yaml") == alone
     last = printed(capsys, "--config", "world/omni.yaml", "--config", "omni.yaml")
     assert last != alone  # the later file wins

@@ -1,4 +1,4 @@
-"""Training by the command: the files of a run, and that stopping and resuming changes nothing."""
+"""`omni fit`: the files of a run; stopping and resuming changes nothing."""
 
 import resource
 import shutil
@@ -56,7 +56,7 @@ class TestRun:
         assert not same(before, weights(RUN / "best.ckpt"))
 
     def test_no_stage_keeps_hyper_parameters(self):
-        """`OmniCLI` passes none to save time; the recipes of the parts are in `parts`."""
+        """`OmniCLI` saves none, which saves time; the recipes of the parts are in `parts`."""
         files = [path for path in Path(omni.__path__[0]).rglob("*.py") if path.name != "lightning_cli.py"]
         assert len(files) > 100
         assert not [path for path in files if "save_hyperparameters" in path.read_text(encoding="utf-8")]
@@ -98,7 +98,7 @@ class TestRun:
         ("precision", "instead"),
         [("bf16-true", "bf16-mixed"), ("16-true", "16-mixed"), ("64", "32-true"), ("transformer-engine", "bf16-mixed")],
     )
-    def test_precisions_that_no_stage_is_right_in_are_refused_before_training(self, fit, fails, precision, instead):
+    def test_unsupported_precisions_are_refused_before_training(self, fit, fails, precision, instead):
         assert f"is not supported: use {instead};" in fails(fit, trainer__precision=precision)
         assert not RUN.exists()
 
@@ -112,7 +112,7 @@ class TestRun:
             trainer__profiler="simple",
             trainer__max_steps=100,
         )
-        assert cli.trainer.global_step == 6  # two validations without a gain of 100
+        assert cli.trainer.global_step == 6  # two validations without an improvement of 100
         assert cli.model.lr != 1e-3
 
     @pytest.mark.parametrize("verb", ["validate", "test"])
@@ -156,7 +156,7 @@ class TestResume:
         fit("fit", "--ckpt_path=last", **options)
         assert same(whole, weights(RUN / "last.ckpt"))
         resumed = scalars(RUN, "train/loss")
-        assert len(resumed) >= 39  # the value of the very step that was stopped may not have been written
+        assert len(resumed) >= 39  # the value of the last step before the stop may not be written
         assert resumed.items() <= curve.items()
 
     def test_survives_sigkill_at_any_moment(self, fit, workplace):
@@ -175,7 +175,7 @@ class TestResume:
         assert same(whole, weights(RUN / "last.ckpt"))
 
     def test_a_checkpoint_at_a_validation_holds_its_result(self, fit, workplace):
-        """Otherwise a run killed after it could later replace the best checkpoint by a worse one."""
+        """Otherwise a run killed afterwards could replace the best checkpoint by a worse one."""
         every = callback("omni.training.callbacks.StageCheckpoint", filename="last", every_n_train_steps=3)
         fit("fit", every, callback("toy_runs.KeepLast", step=4))
         kept = Checkpoint(RUN / "kept.ckpt").content
@@ -229,7 +229,7 @@ class TestRanks:
     """Properties of runs on several ranks and other devices, checked in one process."""
 
     def test_every_rank_calls_the_same_collectives(self, fit, monkeypatch):
-        """A collective that only rank 0 calls deadlocks; here one process acts as rank 0, then as another rank."""
+        """A collective that only rank 0 calls deadlocks. One process acts as rank 0, then as another rank."""
         calls: dict[bool, list[str]] = {True: [], False: []}
         for name in ("broadcast", "reduce", "barrier", "all_gather", "reduce_boolean_decision"):
             collective = getattr(SingleDeviceStrategy, name)
@@ -245,11 +245,11 @@ class TestRanks:
         assert len(calls[True]) > 10
         assert calls[False] == calls[True]
 
-    def test_validation_by_the_clock_is_refused(self, fit, fails):
+    def test_validation_at_time_intervals_is_refused(self, fit, fails):
         options = {"trainer__devices": 2, "trainer__strategy": "ddp", "trainer__val_check_interval": "00:00:00:01"}
         assert "trainer.val_check_interval is a duration" in fails(fit, **options)
 
-    def test_a_checkpoint_of_a_gpu_is_read_on_the_cpu(self, workplace, monkeypatch):
+    def test_a_checkpoint_from_a_gpu_is_read_on_the_cpu(self, workplace, monkeypatch):
         monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
         AtomicCheckpointIO().save_checkpoint({"weights": torch.arange(3)}, workplace / "gpu.ckpt")
         if not torch.cuda.is_available():
@@ -281,9 +281,9 @@ class TestFailure:
 
 
 class TestOptimisation:
-    def test_accumulation_equals_the_big_batch(self, fit):
+    def test_accumulation_equals_the_large_batch(self, fit):
         options = {"model__init_args__optimizer": "adamw", "trainer__val_check_interval": 6}
-        # A context longer than most documents: rows, and so micro-batches, hold unequal numbers of scored tokens.
+        # A context longer than most documents: rows and micro-batches have unequal numbers of scored tokens.
         options |= {"data__init_args__document_separator": "\n", "data__init_args__val_split": "documents"}
         big = fit(**options, data__init_args__batch_size=8, trainer__max_steps=4).model
         small = fit(
@@ -296,22 +296,22 @@ class TestOptimisation:
             torch.testing.assert_close(small.get_parameter(name), weight, rtol=1e-3, atol=2e-5)
 
     @pytest.mark.parametrize("num_experts", [0, 4])
-    def test_step_waits_for_no_device(self, fit, num_experts):
-        """On the meta device tensors have no values: whatever would make the host wait for one raises instead.
+    def test_a_step_never_waits_for_the_device(self, fit, num_experts):
+        """On the meta device tensors have no values: anything that makes the host wait for a value raises.
 
-        `.item()`, `bool(tensor)`, `nonzero`, masks as indices: all of them. What Lightning itself reads stays out.
+        Covers `.item()`, `bool(tensor)`, `nonzero` and masks as indices, but not what Lightning itself reads.
         """
         stage = fit(model__init_args__thinker__init_args__num_experts=num_experts).model
         batch = next(iter(stage.trainer.datamodule.train_dataloader()))
         optimizer = stage.trainer.optimizers[0]
         stage.to("meta").train()
-        stage.trainer.log_every_n_steps = 50  # this step is none at which Lightning logs
+        stage.trainer.log_every_n_steps = 50  # Lightning does not log at this step
         stage.log = stage.log_dict = lambda *args, **kwargs: None
         stage.training_step(type(batch)(*(value.to("meta") for value in batch)), 0).backward()
         stage.on_before_optimizer_step(optimizer)
         gradients = [parameter.grad for parameter in stage.parameters()]
         assert all(gradient is not None and gradient.device.type == "meta" for gradient in gradients)
-        with pytest.raises(RuntimeError):  # the proof that meta tensors do raise
+        with pytest.raises(RuntimeError):  # meta tensors do raise
             float(stage.thinker.embedding.weight.sum())
 
 
@@ -324,7 +324,7 @@ class TestCompile:
 
     @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-    @pytest.mark.filterwarnings("ignore")  # the compiler's own
+    @pytest.mark.filterwarnings("ignore")  # raised by the compiler itself
     def test_changes_no_result(self, fit):
         fit()
         eager = scalars(RUN, "train/loss")
@@ -371,7 +371,7 @@ class TestInitFrom:
 
 
 @pytest.mark.parametrize(("max_steps", "batches"), [(10, 18), (100, 50), (-1, 50)])
-def test_the_bar_ends_with_the_last_batch_where_a_step_takes_several(max_steps, batches):
+def test_the_progress_bar_reaches_the_last_batch_with_accumulation(max_steps, batches):
     bar = StepBar()
     bar._trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
         max_steps=max_steps, global_step=4, num_training_batches=50, accumulate_grad_batches=3
