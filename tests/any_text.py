@@ -1,4 +1,4 @@
-"""What a model may output: a list of hard texts, and random ones."""
+"""Texts that a model may output: a list of hard ones, and random ones."""
 
 import random
 

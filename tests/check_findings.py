@@ -1,4 +1,4 @@
-"""Runs `omni data check` and compares what it prints, what it writes and how it ends with each other."""
+"""Runs `omni data check` and compares its output, its report and its exit code."""
 
 import json
 from dataclasses import fields
@@ -9,7 +9,7 @@ from omni.commands.data_check import SourceOptions, SpeechOptions, check
 
 
 def checked(*manifests: str, **options: Any) -> None:
-    """Runs the check; options are those of the command."""
+    """Runs the check, with options of the command."""
     for name, group in {"speech": SpeechOptions, "sources": SourceOptions}.items():
         given = {field.name: options.pop(field.name) for field in fields(group) if field.name in options}
         options[name] = group(**given)
@@ -17,7 +17,7 @@ def checked(*manifests: str, **options: Any) -> None:
 
 
 def findings(capsys: Any, *manifests: str, **options: Any) -> dict[str, list[tuple[str, str]]]:
-    """What is found: {kind: [(where, what)]}. The report stays in report.json."""
+    """The findings: {kind: [(where, what)]}. The report stays in report.json."""
     code = 0
     try:
         checked(*manifests, json=Path("report.json"), **options)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 # Methods of a process group, through which all functions of `torch.distributed` go; DDP's own gradient exchange and
-# NCCL's are called from C++ and not seen. Tensors of a gather and a scatter differ between ranks by intent.
+# NCCL's are called from C++ and are not recorded. Tensors of a gather and a scatter differ between ranks by design.
 _COLLECTIVES = {
     "broadcast": 0,
     "allreduce": 0,
@@ -62,11 +62,11 @@ def _described(value: Any) -> list[str]:
 
 
 def _site() -> str:
-    """Where a collective is called, the innermost call first, PyTorch's own left out."""
+    """Where a collective is called: stack frames, the innermost first, without PyTorch's own."""
     frame, calls = sys._getframe(2), []
     while frame is not None and len(calls) < _SHOWN:
         path = Path(frame.f_code.co_filename)
-        if path.name == "processes.py":  # which has started the rank
+        if path.name == "processes.py":  # where ranks start
             break
         if "torch" not in path.parts:
             calls.append(f"{path.name}:{frame.f_lineno} {frame.f_code.co_name}")
@@ -75,11 +75,11 @@ def _site() -> str:
 
 
 def difference(ranks: int, *, done: Collection[int]) -> str | None:
-    """Where the records of ranks part; None where they do not.
+    """Where the records of ranks first differ; None if they do not.
 
-    Args:
-        ranks: Number of ranks.
-        done: Those that have ended well: no other may have made more than they.
+        Args:
+            ranks: Number of ranks.
+    done: Ranks that have ended with exit code 0: no other rank may have more collectives.
     """
     records = [_read(rank) for rank in range(ranks)]
     for number, calls in enumerate(zip_longest(*records)):
@@ -91,7 +91,7 @@ def difference(ranks: int, *, done: Collection[int]) -> str | None:
 
 
 def last(ranks: int) -> str:
-    """How many collectives each rank has made, and the last one of each."""
+    """The number of collectives that each rank has made, and its last one."""
     lines = []
     for rank in range(ranks):
         calls = _read(rank)

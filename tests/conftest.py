@@ -1,4 +1,4 @@
-"""What several test files need: an empty folder to stand in, a corpus, and the command at toy size."""
+"""Fixtures of several test files: a temporary current folder, toy data, and the command at toy size."""
 
 import json
 import random
@@ -28,7 +28,7 @@ from toy_commands import (
 
 @pytest.fixture(autouse=True)
 def toy_settings(monkeypatch: pytest.MonkeyPatch):
-    """The settings of every process of the tests."""
+    """Applies `use_toy_settings` during a test."""
     threads = torch.get_num_threads()
     use_toy_settings(monkeypatch)
     yield
@@ -37,7 +37,7 @@ def toy_settings(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder as the current one, with `corpus.txt`: sentences of a few words."""
+    """A temporary folder as the current one, with `corpus.txt`: sentences of a few words."""
     monkeypatch.chdir(tmp_path)
     rng = random.Random(0)
     words = [
@@ -65,19 +65,19 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fit(workplace: Path) -> Callable[..., Any]:
-    """Runs `omni fit` on the stage-A configuration at toy size; keyword arguments override, `__` stands for a dot."""
+    """Runs `omni fit` with the stage-A configuration at toy size; keyword arguments override, `__` stands for a dot."""
     return partial(run_stage, "thinker", TOY)
 
 
 @pytest.fixture(scope="session")
 def kept_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that keeps what `trained` needs."""
+    """The folder in which `trained` keeps its run."""
     return tmp_path_factory.mktemp("kept") / "lightning_logs"
 
 
 @pytest.fixture
 def trained(fit: Callable[..., Any], kept_run: Path) -> str:
-    """The checkpoint of `fit()`, which is run once; its folder `lightning_logs` is copied for every test."""
+    """The checkpoint of `fit()`, which runs once a session; its folder `lightning_logs` is copied for every test."""
     if kept_run.exists():
         shutil.copytree(kept_run, "lightning_logs")
     else:
@@ -88,7 +88,7 @@ def trained(fit: Callable[..., Any], kept_run: Path) -> str:
 
 @pytest.fixture
 def speech(workplace: Path) -> Path:
-    """A folder with `train.jsonl` and `val.jsonl`: words of letters that each sound as a tone of their own."""
+    """A folder with `train.jsonl` and `val.jsonl`: words in which each letter is a tone."""
     folder = workplace / "speech"
     folder.mkdir()
     rng = random.Random(0)
@@ -106,7 +106,7 @@ def speech(workplace: Path) -> Path:
 
 
 def tones(text: str) -> np.ndarray:
-    """0.12 s a letter, 500, 1,000 or 2,000 Hz, and 0.04 s of silence behind it; a space is silent."""
+    """Each letter of a text as a tone of 500, 1,000 or 2,000 Hz for 0.12 s, then 0.04 s of silence; a space is silent."""
     parts = []
     for letter in text:
         time = np.arange(1920) / 16_000
@@ -117,25 +117,25 @@ def tones(text: str) -> np.ndarray:
 
 @pytest.fixture
 def fit_audio(speech: Path) -> Callable[..., Any]:
-    """Runs `omni fit` on the stage-B configuration at toy size on tones; arguments as of `fit`."""
+    """Runs `omni fit` with the stage-B configuration at toy size on tones; arguments as of `fit`."""
     return partial(run_stage, "audio", TOY_SPEECH)
 
 
 @pytest.fixture
 def fit_codec(speech: Path) -> Callable[..., Any]:
-    """Runs `omni fit` on the stage-D1 configuration at toy size on tones; arguments as of `fit`."""
+    """Runs `omni fit` with the stage-D1 configuration at toy size on tones; arguments as of `fit`."""
     return partial(run_stage, "codec", TOY_CODEC)
 
 
 @pytest.fixture
 def fit_vocoder(speech: Path) -> Callable[..., Any]:
-    """Runs `omni fit` on the stage-D3 configuration at toy size on tones; arguments as of `fit`."""
+    """Runs `omni fit` with the stage-D3 configuration at toy size on tones; arguments as of `fit`."""
     return partial(run_stage, "vocoder", TOY_VOCODER)
 
 
 @pytest.fixture
 def fails(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Calls something that must end as a user's mistake does: exit code 2 and one line, which is returned."""
+    """Calls a function that must end with a user error: exit code 2 and one line, which is returned."""
 
     def check(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
         capfd.readouterr()
@@ -154,7 +154,7 @@ COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 
 @pytest.fixture
 def pictures(workplace: Path) -> Path:
-    """A folder with `train` and `val`: class folders of three colours with a bright spot, and manifests of captions."""
+    """A folder with `train` and `val`: class folders of three colours with a white spot, and manifests of captions."""
     folder = workplace / "pictures"
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 4)):
@@ -175,7 +175,7 @@ def pictures(workplace: Path) -> Path:
 
 @pytest.fixture
 def fit_vision(pictures: Path) -> Callable[..., Any]:
-    """Runs `omni fit` on the stage-C configuration at toy size on pictures; as `fit`, and None takes an option out."""
+    """Runs `omni fit` with the stage-C configuration at toy size on pictures; as `fit`, and None removes an option."""
     return partial(run_stage, "vision", TOY_VISION)
 
 
@@ -203,13 +203,13 @@ def words(workplace: Path) -> dict[str, str]:
 
 @pytest.fixture
 def fit_talker(words: dict[str, str]) -> Callable[..., Any]:
-    """Runs `omni fit` on the Talker's configuration at toy size on tones; arguments as of `fit`."""
+    """Runs `omni fit` with the Talker's configuration at toy size on tones; arguments as of `fit`."""
     return partial(run_stage, "talker", TOY_TALKER)
 
 
 @pytest.fixture
-def talks(workplace: Path) -> Path:
-    """Questions about plain pictures and spoken letters: what they show, what they say, which of both; and text."""
+def conversations(workplace: Path) -> Path:
+    """Conversations about plain pictures and spoken letters: questions about one of them, about both, and text only."""
     rng = np.random.default_rng(0)
     draw = random.Random(0)
     for split, count in (("train", 60), ("val", 12)):
@@ -235,16 +235,16 @@ def talks(workplace: Path) -> Path:
 
 
 @pytest.fixture
-def fit_omni(talks: Path) -> Callable[..., Any]:
-    """Runs `omni fit` on the stage-E configuration at toy size; arguments as of `fit`."""
+def fit_omni(conversations: Path) -> Callable[..., Any]:
+    """Runs `omni fit` with the stage-E configuration at toy size; arguments as of `fit`."""
     return partial(run_stage, "omni", TOY_OMNI)
 
 
 @pytest.fixture
 def fit_llm(speech: Path) -> Callable[..., Any]:
-    """Runs `omni fit` on the second recipe's configurations at toy size; see `toy_asr_llm.run`."""
+    """Runs `omni fit` with the second recipe's configurations at toy size; see `toy_asr_llm.run`."""
     from toy_asr_llm import run
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # of weights that load
+    logging.disable_progress_bar()  # while weights load
     return run

@@ -1,8 +1,8 @@
-"""A device that is not there: fake tensors on it, the host's waits for it, and every stage's step on it.
+"""A fake device: fake tensors on it, waits of the host for it, and every stage's step on it.
 
-PyTorch's fake tensors may call any device their own, but the backward pass asks CUDA for a driver. So a device of our
-own is registered, and as a process has one accelerator, it has a process of its own: `python pretended_device.py
-FOLDER` prints, in JSON, what went wrong in each check of `CHECKS`, or null.
+PyTorch's fake tensors may be on any device, but the backward pass on CUDA needs a driver. So another device is
+registered. A process has one accelerator, so this one runs in a separate process: `python pretended_device.py FOLDER`
+prints, in JSON, the error of each check of `CHECKS`, or null.
 """
 
 import json
@@ -45,9 +45,9 @@ WAITS = {"audio": ["aten::_ctc_loss.Tensor"]}  # see `omni.decoding.ctc.ctc_nll`
 
 
 class _Backend:
-    """What PyTorch asks of a device's module."""
+    """The module of the device, as PyTorch uses it."""
 
-    is_available = staticmethod(lambda: False)  # or fake tensors would copy real ones there
+    is_available = staticmethod(lambda: False)  # otherwise fake tensors would copy real ones there
     is_initialized = staticmethod(lambda: True)
     current_device = staticmethod(lambda: 0)
     device_count = staticmethod(lambda: 1)
@@ -67,7 +67,7 @@ class Waits(TorchDispatchMode):
         allowed: Operations that may wait.
 
     Attributes:
-        met: Those of them that were there.
+        met: The allowed operations that ran.
     """
 
     def __init__(self, allowed: list[str]) -> None:
@@ -92,8 +92,9 @@ class Waits(TorchDispatchMode):
 
 
 def moved(module: nn.Module, mode: FakeTensorMode) -> Callable[[Any], Any]:
-    """Puts a module on the device as `Module.to` does, as fake tensors. Returns what does it to a single tensor."""
-    known: dict[int, tuple[Tensor, Tensor]] = {}  # the real ones too: another could get the number of one that is gone
+    """Moves a module to the device as `Module.to` does, as fake tensors; returns the function that moves a tensor."""
+    # Keeps the real tensors too: a new one could get the id of one that is freed.
+    known: dict[int, tuple[Tensor, Tensor]] = {}
 
     def move(tensor: Any) -> Any:
         if not isinstance(tensor, Tensor):
@@ -127,7 +128,7 @@ def step(made: Toy) -> None:
 
 
 def training(name: str, folder: Path) -> None:
-    """A step, on the device from begin to end."""
+    """A step, entirely on the device."""
     made, mode, waits = toy(name, folder), FakeTensorMode(), Waits(WAITS.get(name, []))
     made = made._replace(batch=tree_map(moved(made.stage, mode), made.batch))
     with mode, waits:
@@ -137,7 +138,7 @@ def training(name: str, folder: Path) -> None:
 
 
 def reads(function: str, call: Callable[[], Any]) -> None:
-    """Runs up to the first value that is read, which must be in that function of omni's: all before it is right."""
+    """Runs up to the first read of a value, which must be in the given function of omni."""
     try:
         call()
     except DataDependentOutputException as error:
@@ -149,9 +150,9 @@ def reads(function: str, call: Callable[[], Any]) -> None:
 
 @torch.no_grad()
 def inference(name: str, folder: Path) -> None:
-    """Generating, speaking, hearing, coding: the first read of the host is where it is meant to be.
+    """Text generation, speech, transcription, the codec: the first read by the host is where it is expected.
 
-    Without `torch.inference_mode`, which fake tensors do not know on other devices than PyTorch's own.
+    Without `torch.inference_mode`, which fake tensors support on PyTorch's own devices only.
     """
     mode = FakeTensorMode()
     if name in SAMPLINGS:
@@ -179,7 +180,7 @@ def inference(name: str, folder: Path) -> None:
 
 
 def sounding(mode: FakeTensorMode) -> None:
-    """Codec and vocoder, which read nothing, and Griffin–Lim, in which PyTorch's inverse STFT looks at its window."""
+    """Codec and vocoder, which read no value, and Griffin–Lim, in which PyTorch's inverse STFT reads its window."""
     codec, vocoder, griffin_lim = codec_of(), Vocos(num_mels=16, dim=32, num_layers=1).eval(), GriffinLim(16)
     for module in (codec, vocoder, griffin_lim):
         move = moved(module, mode)
@@ -194,7 +195,7 @@ def sounding(mode: FakeTensorMode) -> None:
 
 
 def faults(name: str, folder: Path) -> None:
-    """What is wrong is seen."""
+    """Faults are detected."""
     with FakeTensorMode(), Waits([]):
         x, here = torch.randn(3, 4, device=NAME), torch.arange(3)
         wrong: dict[str, Callable[[], Any]] = {

@@ -1,7 +1,8 @@
-"""Every shipped configuration as it resolves, against what it was before (`resolved_configs.jsonl`, one line a file).
+"""The resolved values of every shipped configuration, compared with earlier ones in `resolved_configs.jsonl`.
 
-The lines hold the names of their time; `renamed` gives them today's. A configuration whose values are to change:
-`python tests/resolved.py` writes the lines again, in today's names; empty `KEYS` and `CHANGED` then.
+That file has one line for each configuration, with the names of when it was written; `renamed` replaces them by the
+current ones. To change the values of a configuration, run `python tests/resolved.py`, which writes the lines with
+current names, and empty `KEYS` and `CHANGED`.
 """
 
 import json
@@ -18,14 +19,14 @@ from omni.training.configuration import Configuration
 CONFIGS = Path(__file__).parents[1] / "configs"
 KEPT = Path(__file__).with_name("resolved_configs.jsonl")
 
-# Keys of the lines that are not arguments of a class with a class path -> today's; None: removed, and never set.
+# Old to new names of keys that are not arguments of a class with a class path; None: removed, and never set.
 KEYS = {
     "data.init_args.augmentation.crop": "data.init_args.augmentation.min_crop_area",
     "data.init_args.augmentation.erase": None,
     "data.init_args.augmentation.rooms": None,
 }
 
-# Beginnings of keys whose values changed on purpose, by file.
+# Prefixes of keys whose values changed on purpose, by file.
 CHANGED = {
     **dict.fromkeys(  # every run keeps its best checkpoint
         ("bench/cifar10.yaml", "bench/fashion_mnist.yaml"), ("trainer.callbacks.StageCheckpoint[best]",)
@@ -36,7 +37,7 @@ CHANGED = {
     ),
 }
 
-# What omni's configurations set of the trainer; all else is Lightning's, which differs by version.
+# Arguments of the trainer that omni's configurations set; all others are Lightning's, which differ by version.
 TRAINER = {
     *("accelerator", "devices", "precision", "gradient_clip_val", "accumulate_grad_batches", "max_steps", "callbacks"),
     *("val_check_interval", "check_val_every_n_epoch", "log_every_n_steps", "num_sanity_val_steps", "logger"),
@@ -79,7 +80,7 @@ def own(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def renamed(value: Any) -> Any:
-    """A part of a line in today's names."""
+    """A part of a line with current names."""
     if isinstance(value, list):
         return [renamed(each) for each in value]
     if not isinstance(value, Mapping):
@@ -93,7 +94,7 @@ def renamed(value: Any) -> Any:
 
 
 def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by dotted keys; callbacks are keyed by class and file name, for their order means nothing."""
+    """Values by dotted keys; callbacks are keyed by class and file name, because their order does not matter."""
     if isinstance(value, Mapping) and value:
         for name, each in value.items():
             yield from flat(each, f"{key}.{name}" if key else name)

@@ -1,4 +1,4 @@
-"""Whatever a model outputs is normalised, scored, cut and spelled: nothing raises, nothing takes minutes."""
+"""Any output of a model can be normalised, scored, split and spelled, without errors and in bounded time."""
 
 from contextlib import suppress
 
@@ -18,7 +18,7 @@ AS_IT_IS = TextNormalization(case="keep", punctuation="keep", digits="keep")
 
 
 @pytest.mark.parametrize("normalize", [TextNormalization(), TextNormalization(case="upper"), AS_IT_IS], ids=str)
-def test_any_text_is_normalised_and_then_stays_as_it_is(normalize):
+def test_normalisation_of_any_text_is_idempotent(normalize):
     for text in TEXTS:
         once = normalize(text)
         assert once == " ".join(once.split())
@@ -26,7 +26,7 @@ def test_any_text_is_normalised_and_then_stays_as_it_is(normalize):
 
 
 @pytest.mark.parametrize("english", [True, False])
-def test_whispers_normalisers_take_any_text(english):
+def test_whispers_normalizers_accept_any_text(english):
     pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: the extra hf")
     normalize = WhisperNormalization(english)
     for text in TEXTS:
@@ -34,7 +34,7 @@ def test_whispers_normalisers_take_any_text(english):
         assert once == " ".join(once.split())
 
 
-def test_whispers_normalisers_write_what_they_wrote():
+def test_whispers_normalizers_give_the_recorded_results():
     basic = pytest.importorskip("whisper_normalizer.basic", reason="whisper-normalizer is not installed: the extra hf")
     english = pytest.importorskip("whisper_normalizer.english")
     rows = [
@@ -67,7 +67,7 @@ def test_any_text_is_scored_and_shown():
         assert max(map(len, aligned(row))) < 5000
 
 
-def test_any_text_is_cut_into_pieces_and_spelled():
+def test_any_text_is_split_and_spelled():
     units = CharacterVocabulary()
     for text in TEXTS:
         clauses = ClauseSplitter()
@@ -75,5 +75,5 @@ def test_any_text_is_cut_into_pieces_and_spelled():
         kept = "".join(text.split())
         assert "".join("".join(piece.text.split()) for piece in found) == kept
         assert "".join("".join(piece.text.split()) for piece in split_text(text)) == kept
-        with suppress(UserError):  # what the Talker was not trained on
+        with suppress(UserError):  # not in the Talker's training data
             assert all(breath.units for breath in speech_segments(text, units))

@@ -1,4 +1,4 @@
-"""The command: its verbs, its overrides, and that every mistake ends in one line and exit code 2."""
+"""The command: its verbs, its overrides, and user errors, which end in one line and exit code 2."""
 
 import io
 from pathlib import Path
@@ -22,13 +22,13 @@ class TestVerbs:
             assert any(line.strip().startswith(f"{verb} ") for line in lines)
 
     @pytest.mark.parametrize("verb", sorted(VERBS))
-    def test_verb_tells_its_options(self, verb, capsys):
+    def test_help_of_a_verb_lists_its_options(self, verb, capsys):
         with pytest.raises(SystemExit) as stop:
             main([*verb.split(), "--help"])
         assert stop.value.code == 0
         assert "--" in capsys.readouterr().out
 
-    def test_print_config_shows_what_is_merged(self, capsys):
+    def test_print_config_shows_merged_values(self, capsys):
         with pytest.raises(SystemExit) as stop:
             main(["fit", "--config", CONFIG, "--model.init_args.thinker.init_args.dim=64", "--print_config"])
         assert stop.value.code == 0
@@ -73,7 +73,7 @@ class TestVerbs:
     ],
     ids=lambda value: " ".join(value)[-50:] if isinstance(value, list) else "",
 )
-def test_mistakes_end_in_one_line(arguments, complaint, fails, workplace):
+def test_errors_end_in_one_line(arguments, complaint, fails, workplace):
     assert complaint in fails(main, arguments)
 
 
@@ -101,7 +101,7 @@ class TestGenerate:
         assert printed.startswith("the red")
         assert len(printed) > len("the red\n")
 
-    def test_many_prompts_and_samples_in_one_batch(self, trained, capsys):
+    def test_several_prompts_and_samples_in_one_batch(self, trained, capsys):
         from omni import load
 
         main(
@@ -138,7 +138,7 @@ class TestGenerate:
 
 
 class TestCheckpoints:
-    """Checkpoints that are not what they should be."""
+    """Checkpoints that cannot be used."""
 
     def test_truncated(self, trained, fails):
         path = Path("cut.ckpt")
@@ -146,7 +146,7 @@ class TestCheckpoints:
         assert "cut.ckpt cannot be read" in fails(main, ["generate", "--checkpoint", str(path)])
 
     @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04"], ids=["empty", "text", "zip"])
-    def test_no_checkpoint_at_all(self, content, fails, workplace):
+    def test_no_checkpoint(self, content, fails, workplace):
         Path("odd.ckpt").write_bytes(content)
         assert "odd.ckpt cannot be read" in fails(main, ["generate", "--checkpoint", "odd.ckpt"])
 
@@ -190,7 +190,7 @@ class TestCheckpoints:
         assert "holds no part 'thinker'; it holds: none" in fails(main, ["generate", "--checkpoint", "empty.ckpt"])
 
 
-def test_data_tokenizer_learns_what_fit_can_use(fit, workplace):
+def test_fit_uses_a_tokenizer_of_data_tokenizer(fit, workplace):
     main(["data", "tokenizer", "--text", "corpus.txt", "--out", "words.model", "--vocab_size", "320"])
     options = {"data__init_args__tokenizer": "words.model", "model__init_args__thinker__init_args__vocab_size": 320}
     cli = fit(**options)

@@ -1,4 +1,4 @@
-"""Every YAML that is shipped: it parses, builds what it names, and is counted."""
+"""Every shipped YAML file parses, builds its classes, and can be planned."""
 
 import inspect
 import json
@@ -26,7 +26,7 @@ from omni.training.configuration import Configuration
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
-LAUNCH = sorted((CONFIGS / "launch").iterdir())  # test_launch.py looks into these
+LAUNCH = sorted((CONFIGS / "launch").iterdir())  # tested in test_launch.py
 CHAINS = [CONFIGS / name for name in ("chain.yaml", "world/chain.yaml", "world/smoke.yaml")]
 NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH}
 STAGES = stage_files()
@@ -46,7 +46,7 @@ PARTS = {
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    """Arguments that put toys in the place of models of the Hub, as wide as the projector has it."""
+    """Arguments that replace models of the Hub by toys of the width that the projector has."""
     folder = tmp_path_factory.mktemp("elsewhere")
     sources = {"audio_encoder": toy.encoder(folder / "encoder"), "thinker": toy.llm(folder / "llm")}
     pairs = {f"model.init_args.{part}.init_args.source": source for part, source in sources.items()}
@@ -83,7 +83,7 @@ def test_a_talker_with_a_thinker_is_the_same_and_fits_it():
     assert told == {**plain, "thinker_dim": thinker["dim"], "thinker_dropout": 0.5}
 
 
-def test_the_thinker_sees_an_image_as_49_to_64_tokens_and_the_worlds_small_ones_as_16():
+def test_an_image_is_49_to_64_tokens_and_an_image_of_the_world_16():
     for path in CONFIGS.glob("models/*/vision_encoder.yaml"):
         with torch.device("meta"):
             encoder = VisionEncoder(**yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -102,14 +102,14 @@ def test_projectors_fit_the_parts_of_their_size(folder):
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_sizes_of_a_part_name_the_same_arguments(name):
-    """One size given over another is merged with it: an argument that only the other names would stay."""
+def test_sizes_of_a_part_set_the_same_arguments(name):
+    """A size that overrides another is merged with it: an argument that only the other one sets would stay."""
     files = [path for path in MODELS if path.stem == name]
     configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
     assert len({frozenset(config.get("init_args", config)) for config in configs}) == 1
 
 
-def test_every_projector_has_a_file_that_shows_its_arguments():
+def test_every_projector_has_a_file_with_its_arguments():
     found = {path.stem: part_of(path) for path in KINDS.iterdir()}
     classes = [*Projector.__subclasses__(), *HiddenProjector.__subclasses__()]
     known = {cls for cls in classes if cls.__module__.startswith("omni.") and not inspect.isabstract(cls)}
@@ -139,13 +139,13 @@ def test_stages_build(path, elsewhere):
     assert isinstance(stage, Stage)
     assert stage.parts
     assert configuration.make("data")
-    assert configuration.config["trainer"]["gradient_clip_val"] == 1.0  # of base.yaml
+    assert configuration.config["trainer"]["gradient_clip_val"] == 1.0  # set by base.yaml
 
 
 @pytest.mark.parametrize(
     "line", KEPT.read_text(encoding="utf-8").splitlines(), ids=lambda line: json.loads(line)["name"]
 )
-def test_a_configuration_resolves_to_what_it_was(line):
+def test_resolved_values_are_unchanged(line):
     before = json.loads(line)
     name = before.pop("name")
     old, new = dict(flat(renamed(before))), dict(flat(resolve(CONFIGS / name)))
@@ -163,8 +163,8 @@ def test_every_configuration_is_compared():
 
 
 @pytest.mark.parametrize("path", [path for path in STAGES if path.parent.name == "world"], ids=lambda path: path.stem)
-def test_the_world_s_files_hold_only_what_they_change(path):
+def test_files_of_the_world_hold_only_what_they_change(path):
     own = yaml.safe_load(path.read_text(encoding="utf-8"))
     base = dict(flat(resolve((path.parent / own.pop("base")).resolve())))
-    own.pop("init_from", None)  # always given as a whole
+    own.pop("init_from", None)  # always set as a whole
     assert not [key for key, value in flat(own) if key in base and base[key] == value]

@@ -1,8 +1,7 @@
-"""What one CPU does not show: tensors on a wrong device, hosts that wait for a GPU, and float64 where there is none.
+"""Faults that a CPU does not show: tensors on a wrong device, hosts that wait for a GPU, and float64 without support.
 
-Two checks stand in for devices that are not here: fake tensors on a device that is not there (`pretended_device`),
-where mixed devices and host reads raise; and real tensors on the CPU under `NoFloat64`, which raises where Apple's GPUs
-would.
+Two checks replace the devices: fake tensors on a fake device (`pretended_device`), where mixed devices and reads by the
+host raise; and real tensors on the CPU under `NoFloat64`, which raises like Apple's GPUs.
 """
 
 import json
@@ -37,8 +36,8 @@ from omni.models.audio_encoder import AudioEncoder
 HERE = Path(__file__).parent
 
 
-def test_on_a_device_nothing_is_elsewhere_and_nothing_waits(tmp_path: Path):
-    """All checks on the pretended device, in one process of its own; one test, so that one worker starts it."""
+def test_all_tensors_are_on_the_device_and_the_host_never_waits(tmp_path: Path):
+    """All checks on the fake device, in one separate process; a single test, so that only one worker starts it."""
     command = [sys.executable, "pretended_device.py", str(tmp_path)]
     path = {"PYTHONPATH": str(HERE.parent)}
     run = subprocess.run(command, cwd=HERE, env={**os.environ, **path}, capture_output=True, text=True, check=False)
@@ -53,9 +52,9 @@ def test_on_a_device_nothing_is_elsewhere_and_nothing_waits(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_gradients_in_fp16_are_finite_and_those_of_fp32(name: str, tmp_path: Path):
-    """As `16-mixed` computes them: products in fp16, the loss scaled, gradients scaled back."""
-    found, scale = [], 2.0**16  # where the scaler starts
+def test_gradients_in_fp16_are_finite_and_close_to_fp32(name: str, tmp_path: Path):
+    """Computed like in `16-mixed`: products in fp16, the loss scaled, gradients unscaled."""
+    found, scale = [], 2.0**16  # initial scale of the scaler
     for narrow in (False, True):
         made = toy(name, tmp_path)
         torch.manual_seed(1)
@@ -72,7 +71,7 @@ def test_gradients_in_fp16_are_finite_and_those_of_fp32(name: str, tmp_path: Pat
 
 
 class NoFloat64(TorchDispatchMode):
-    """Raises where a tensor of float64 is made, as on Apple's GPUs."""
+    """Raises if a float64 tensor is made, like on Apple's GPUs."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -84,7 +83,7 @@ class NoFloat64(TorchDispatchMode):
 
 @pytest.fixture
 def no_float64(monkeypatch: pytest.MonkeyPatch) -> NoFloat64:
-    """The measure of intelligibility works on the host, with NumPy, and may have float64."""
+    """Intelligibility is computed on the host with NumPy, where float64 is allowed."""
     measure = metrics.short_time_objective_intelligibility
 
     def on_the_host(*args: Any) -> Tensor:
@@ -131,7 +130,7 @@ def test_speaking_makes_no_float64(no_float64: NoFloat64):
     assert speech.audio.dtype == torch.float32
 
 
-def test_coding_transcribing_and_answering_make_no_float64(no_float64: NoFloat64):
+def test_codec_recognizer_and_assistant_make_no_float64(no_float64: NoFloat64):
     codec, recognizer = toy_voice.codec_of(), Recognizer(AudioEncoder(**HEARING).eval(), UNITS)
     assistant = toy_assistant.assistant_of(voice=True)
     media = {"image": torch.randint(0, 256, (3, 20, 20), dtype=torch.uint8), "audio": 0.1 * torch.randn(8000)}
@@ -144,8 +143,8 @@ def test_coding_transcribing_and_answering_make_no_float64(no_float64: NoFloat64
 
 
 @pytest.mark.parametrize("name", ["codec", "vocoder"])
-def test_validation_inverts_no_filters_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The pseudo-inverse that Griffin–Lim needs is found once, with the stage."""
+def test_the_inverse_of_mel_filters_is_computed_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Griffin–Lim's pseudo-inverse is computed once, with the stage."""
     made = toy(name, tmp_path)
     monkeypatch.setattr(torch.linalg, "pinv", lambda *_: pytest.fail("inverted again"))
     made.stage.eval()
@@ -154,14 +153,14 @@ def test_validation_inverts_no_filters_again(name: str, tmp_path: Path, monkeypa
         made.stage.validation_step(made.batch, 0)
 
 
-def test_the_bytes_of_a_vocabulary_are_tabled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_table_of_token_bytes_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     made = toy("talker_with_thinker", tmp_path)
     made.stage.loss(made.batch)
     monkeypatch.setattr(type(TOKENIZER), "token_bytes", lambda _: pytest.fail("tabled again"))
     made.stage.loss(made.batch)
 
 
-def test_a_float64_is_seen():
+def test_no_float64_detects_float64():
     with NoFloat64(), pytest.raises(TypeError, match="float64"):
         torch.zeros(2).double()
 
@@ -170,14 +169,14 @@ def test_a_float64_is_seen():
 
 
 @pytest.mark.parametrize(("present", "chosen"), [({"cuda", "mps"}, "cuda"), ({"mps"}, "mps"), (set(), "cpu")])
-def test_auto_is_the_fastest_device_there_is(present: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch):
+def test_auto_is_the_fastest_available_device(present: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch):
     for name, backend in {"cuda": torch.cuda, "mps": torch.backends.mps}.items():
         monkeypatch.setattr(backend, "is_available", lambda name=name: name in present)
     assert resolve("auto") == torch.device(chosen)
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:7", "mps"])
-def test_an_unknown_or_missing_device_is_one_line(name: str):
+def test_an_unknown_or_missing_device_is_reported_in_one_line(name: str):
     if name == "mps" and torch.backends.mps.is_available():
         pytest.skip("there is one")
     with pytest.raises(UserError, match=rf"^data.device '{name}' cannot be used: [^\n]+$"):

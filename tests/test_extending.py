@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md: classes of a user's own package are configured, trained and used as omni's own."""
+"""The examples of CONTRIBUTING.md: classes of a user's package are configured, trained and used like omni's own."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ CPU = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--tr
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """The package `mine`, as the page has it, installed for good: subclasses of a stage stay known to the parser."""
+    """The package `mine` of the page, importable for the whole session: the parser keeps subclasses of a stage."""
     folder = tmp_path_factory.mktemp("package")
     for name, text in EXAMPLES.items():
         path = folder / name
@@ -43,7 +43,7 @@ def configurations(package, workplace):
         shutil.copy(path, workplace)
 
 
-def test_all_were_found_and_are_short():
+def test_all_examples_are_found_and_short():
     python = {name: text for name, text in EXAMPLES.items() if name.endswith(".py")}
     assert {Path(name).stem for name in python} == {*("projector", "encoder", "data", "stage", "metric", "words")}
     for name, text in python.items():
@@ -96,6 +96,6 @@ def test_a_verb(capsys):
     assert "words" in capsys.readouterr().out
 
 
-def test_what_is_not_an_encoder_is_refused_in_one_line(fails):
+def test_a_class_that_is_no_encoder_is_refused_in_one_line(fails):
     option = '--model.init_args.audio_encoder={"class_path": "mine.projector.GatedProjector"}'
     assert "GatedProjector is not a SpeechEncoder" in fails(main, ["fit", "--config", "omni.yaml", option])

@@ -1,4 +1,4 @@
-"""Files that several processes write at once."""
+"""Files that several processes write at the same time."""
 
 import threading
 from pathlib import Path
@@ -20,7 +20,7 @@ from omni.media.audio import LogMel
 ROWS = 200
 
 
-def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path):
     path = tmp_path / "folder" / "file"
     with atomic_write(path) as file:
         file.write(b"first")
@@ -30,7 +30,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert [*path.parent.iterdir()] == [path]
 
 
-def test_who_waits_for_a_lock_is_told_once_and_then_gets_it(tmp_path, capsys):
+def test_waiting_for_a_lock_is_reported_once(tmp_path, capsys):
     path, order = tmp_path / "features.lock", []
 
     def hold() -> None:
@@ -68,7 +68,7 @@ def encoded(rows: list[int]) -> list[EncodedSpeech]:
 
 
 def fill(folder: Path, start: Any) -> None:
-    """Fills both kinds of cache, together with another process that does the same."""
+    """Fills both kinds of cache at the same time as another process."""
     torch.set_num_threads(1)
     start.wait(60)
     FeatureFile(folder / "features", 16, ROWS).write(audio, label="train")
@@ -97,7 +97,7 @@ def test_two_processes_that_fill_the_same_caches_at_once_leave_every_row_in_its_
 
 
 def test_threads_that_start_from_an_interrupted_cache_leave_every_row_in_its_place(tmp_path):
-    """The second starts in the middle of the first, whatever the timing."""
+    """The second thread starts while the first one writes, whatever the timing."""
     begun = threading.Event()
 
     def slow(row: int) -> torch.Tensor:
@@ -119,21 +119,21 @@ def test_threads_that_start_from_an_interrupted_cache_leave_every_row_in_its_pla
     check(tmp_path)
 
 
-def test_without_locks_each_fills_private_files(tmp_path, monkeypatch):
-    """Two that do not see each other's lock: a file system without locks, or Windows."""
+def test_without_locks_each_process_fills_private_files(tmp_path, monkeypatch):
+    """Two processes that do not see each other's lock: a file system without locks, or Windows."""
     monkeypatch.setattr(files, "fcntl", None)
     test_threads_that_start_from_an_interrupted_cache_leave_every_row_in_its_place(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".part"]
 
 
-def test_a_lock_that_nobody_else_sees_is_found_out_or_does_no_harm(tmp_path, monkeypatch):
-    """A network mount whose locks are local to a node: both write into the same files."""
+def test_a_lock_that_is_local_to_a_node_does_no_harm(tmp_path, monkeypatch):
+    """On such a network mount both processes write into the same files."""
     monkeypatch.setattr(files, "_acquire", lambda *args: True)
     test_threads_that_start_from_an_interrupted_cache_leave_every_row_in_its_place(tmp_path)
 
 
 @pytest.mark.parametrize("cut", ["mels", "frames", "codes", "aligned"])
-def test_a_cache_that_is_cut_off_is_not_complete_and_is_completed(tmp_path, cut):
+def test_a_truncated_cache_is_incomplete_and_is_completed(tmp_path, cut):
     features = FeatureFile(tmp_path / "file", 16, ROWS)
     codes = CodesFile(tmp_path / "file", np.arange(ROWS) % 7 + 1.0, 2)
     features.write(audio, label="train")
@@ -159,7 +159,7 @@ def test_rows_of_two_processes_of_an_older_version_are_computed_again(tmp_path):
     check(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path):
+def test_an_unwritable_folder_is_reported_in_one_line(tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(UserError, match=r"cache cannot be written \(.*\): make room"):
         fill_once([tmp_path / "cache" / "a"], complete=lambda: False, fill=lambda _: None)

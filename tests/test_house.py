@@ -1,4 +1,4 @@
-"""The laws of the house: imports go down, Lightning stays where it belongs, and no file collects odds and ends."""
+"""Rules of the code base: which rooms may import which, where Lightning and prints are allowed, names of files."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ from omni.cli import VERBS
 
 PACKAGE = Path(__file__).parents[1] / "omni"
 
-# What each room may import of the others; itself, errors and files, always. No room imports one of a row below its own.
+# The rooms that each room may import; itself, errors and files always. No room imports one of a later row.
 MAY_IMPORT = {
     "renamed": "",
     "errors": "renamed",
@@ -40,7 +40,7 @@ LIGHTNING = {"training", "stages", "data"}
 
 
 def imports(path: Path) -> set[str]:
-    """Full names of all modules that a file imports, wherever in it."""
+    """Full names of all modules that a file imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -59,26 +59,26 @@ def room(path: Path) -> str:
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def test_all_files_were_found():
+def test_all_files_are_found():
     assert len(FILES) > 40
     assert {room(path) for path in FILES} == MAY_IMPORT.keys()
 
 
-def test_the_law_has_no_circles():
+def test_the_table_has_no_circles():
     order = list(MAY_IMPORT)
     for number, (name, others) in enumerate(MAY_IMPORT.items()):
         assert all(order.index(other) < number for other in others.split()), name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down(path):
+def test_imports_follow_the_table(path):
     used = {name.split(".")[1] for name in imports(path) if name.startswith("omni.")}
     rooms = {name for name in used if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
     assert rooms <= {*MAY_IMPORT[room(path)].split(), room(path), "errors", "files"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_some_rooms_know_lightning(path):
+def test_only_some_rooms_import_lightning(path):
     if room(path) not in LIGHTNING:
         assert not any(name.split(".")[0] in ("lightning", "pytorch_lightning") for name in imports(path))
 
@@ -90,8 +90,8 @@ def test_stages_and_data_meet_in_the_batch_only():
             assert not any(name.startswith(other) for name in imports(path))
 
 
-# Modules outside commands and cli.py that print: a file lock that waits, and a rank of a run that fails or is stopped,
-# have no command that could do it for them.
+# Modules outside commands and cli.py that print: a file lock that waits, and a rank of a run that fails or is stopped.
+# No command could print for them.
 PRINTS = {"files", "training.rank_watch", "training.lightning_cli"}
 
 
@@ -104,7 +104,7 @@ def test_only_commands_print(path):
     assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
 
 
-def test_a_verb_is_found_in_the_file_of_its_name():
+def test_a_verb_is_in_the_file_of_its_name():
     assert len(VERBS) > 15
     for verb, what in VERBS.items():
         module, _, function = what.target.partition(":")
@@ -114,7 +114,7 @@ def test_a_verb_is_found_in_the_file_of_its_name():
         assert function
 
 
-def test_no_file_collects_odds_and_ends():
+def test_no_file_is_a_collection_of_helpers():
     assert not [path for path in FILES if path.stem in ("utils", "util", "common", "helpers", "misc")]
 
 

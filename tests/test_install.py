@@ -1,4 +1,4 @@
-"""What is installed: bounds of every package, and a lock that keeps them."""
+"""Dependencies: bounds of every package, and a lock file within them."""
 
 import re
 import tomllib
@@ -39,7 +39,7 @@ BREAKS_OFTEN = {
 }
 
 
-def test_all_were_found():
+def test_all_packages_are_found():
     assert len(REQUIREMENTS) > 25
     assert {requirement.name for requirement in REQUIREMENTS} >= BREAKS_OFTEN
 
@@ -54,15 +54,15 @@ def test_a_package_has_bounds_and_a_locked_version_within_them(requirement):
     assert Version(pin.version) in requirement.specifier
 
 
-def test_the_lock_is_one_that_pip_takes_on_every_system():
+def test_the_lock_file_is_valid_for_pip_on_every_system():
     for name, requirement in LOCKED.items():
-        assert not requirement.extras, name  # pip refuses them in constraints
+        assert not requirement.extras, name  # pip refuses extras in constraints
         assert requirement.url is None, name
         assert [specifier.operator for specifier in requirement.specifier] == ["=="], name
     assert "linux" in str(LOCKED["triton"].marker)
 
 
-def test_the_distribution_has_a_name_of_its_own_and_no_hint_installs_another_package():
+def test_the_distribution_has_its_own_name_and_no_hint_names_another_package():
     assert PROJECT["name"] == "omni-lightning"  # `omni` on PyPI is another package
     pages = [
         path for folder in ("omni", "configs") for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")

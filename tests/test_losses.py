@@ -1,4 +1,4 @@
-"""The chunked cross-entropy equals the plain one and never holds more than a chunk; metrics do not see the batches."""
+"""The chunked cross-entropy equals the plain one and holds one chunk at a time; metrics do not depend on batches."""
 
 import math
 
@@ -14,18 +14,18 @@ from omni.metrics import MeanOfItems, TokenLoss
 from omni.text.tokenizer import BOS, EOS, ByteTokenizer
 
 VOCAB, DIM = 37, 16
-CHUNKS = [1, 5, 24, 1000]  # positions; 24 are all there are
+CHUNKS = [1, 5, 24, 1000]  # positions, out of 24
 
 
 @pytest.fixture(params=CHUNKS)
 def chunk(request, monkeypatch):
-    """How many positions a chunk holds."""
+    """Number of positions in a chunk."""
     monkeypatch.setattr(losses, "CHUNK_BYTES", request.param * VOCAB * 4)
     return request.param
 
 
 def problem(dtype=torch.float32):
-    """Hidden states (2, 12, dim), weights, and targets of which a third is not scored."""
+    """Hidden states (2, 12, dim), weights, and targets, a third of them not scored."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, 12, DIM, generator=generator).to(dtype).requires_grad_()
     weight = torch.randn(VOCAB, DIM, generator=generator).to(dtype).requires_grad_()
@@ -46,7 +46,7 @@ def close(actual, expected, tolerance=1e-5):
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the size of the largest tensor that any operation makes."""
+    """Records the size of the largest tensor that any operation makes."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ class Largest(TorchDispatchMode):
 # ---------------------------------------------------------------- cross-entropy
 
 
-def test_value_and_gradients_are_those_of_the_plain_loss(chunk):
+def test_value_and_gradients_equal_the_plain_loss(chunk):
     hidden, weight, targets = problem()
     loss, expected = linear_cross_entropy(hidden, weight, targets), plain(*problem())
     assert loss.dtype == torch.float32
@@ -74,13 +74,13 @@ def test_value_and_gradients_are_those_of_the_plain_loss(chunk):
         close(actual, wanted)
 
 
-def test_the_gradient_is_that_of_finite_differences(monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK_BYTES", 2 * 5 * 4)  # two positions of five tokens
+def test_the_gradient_equals_finite_differences(monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_BYTES", 2 * 5 * 4)  # two positions, five tokens
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(3, 4, generator=generator, dtype=torch.double).requires_grad_()
     weight = torch.randn(5, 4, generator=generator, dtype=torch.double).requires_grad_()
     targets = torch.tensor([4, IGNORE, 0])
-    # Logits are fp32 whatever comes in, so the step must be wide and the tolerance with it.
+    # Logits are fp32 for any input, so the step and the tolerance must be large.
     assert torch.autograd.gradcheck(
         lambda h, w: linear_cross_entropy(h, w, targets).double(),
         (hidden, weight),
@@ -90,7 +90,7 @@ def test_the_gradient_is_that_of_finite_differences(monkeypatch):
     )
 
 
-def test_one_of_the_two_gradients_suffices(chunk):
+def test_one_of_the_two_gradients_alone_can_be_computed(chunk):
     for frozen in (0, 1):
         inputs = problem()
         inputs[frozen].requires_grad_(False)
@@ -101,7 +101,7 @@ def test_one_of_the_two_gradients_suffices(chunk):
         close(inputs[1 - frozen].grad, expected[1 - frozen].grad)
 
 
-def test_autocast_stays_close_and_returns_full_precision(chunk):
+def test_autocast_stays_close_and_returns_fp32(chunk):
     inputs, expected = problem(), problem()
     with torch.autocast("cpu", torch.bfloat16):
         loss = linear_cross_entropy(*inputs)
@@ -176,10 +176,10 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(positions, monkeypatch):
         assert positions * vocab <= seen.numel <= allowed
     with Largest() as seen:
         plain(hidden, weight, targets).backward()
-    assert seen.numel >= count * vocab  # what the plain loss holds
+    assert seen.numel >= count * vocab  # held by the plain loss
 
 
-def test_the_mean_is_over_what_was_scored():
+def test_the_mean_is_over_scored_positions():
     assert Loss(torch.tensor(6.0), torch.tensor(4), {}).mean == 1.5
     assert Loss(torch.tensor(0.0), torch.tensor(0), {}).mean == 0
 
@@ -188,7 +188,7 @@ def test_the_mean_is_over_what_was_scored():
 
 
 def measured(text):
-    """Losses of each byte, what is scored, and bytes, as a model with a byte tokenizer gives them."""
+    """Losses, masks of scored positions and byte counts, for a model with a byte tokenizer."""
     tokenizer = ByteTokenizer()
     targets = torch.tensor([*tokenizer.encode(text), EOS, IGNORE, BOS, *tokenizer.encode("é"), IGNORE])
     scored = targets != IGNORE
@@ -203,14 +203,14 @@ def metric_of(*batches):
     return metric.compute()
 
 
-def test_the_metric_is_the_direct_computation():
+def test_the_metric_equals_the_direct_computation():
     text = "Ein schöner Satz.\n日本"
     nll, scored, num_bytes = measured(text)
     values = metric_of((nll, scored, num_bytes))
     loss = nll.double().sum() / scored.sum()
     close(values["loss"], loss)
     close(values["perplexity"], loss.exp())
-    size = len((text + "é").encode())  # specials are scored but stand for no text
+    size = len((text + "é").encode())  # special tokens are scored but are no text
     close(values["bits_per_byte"], nll.double().sum() / math.log(2) / size)
     assert scored.sum() == size + 2
 
@@ -232,7 +232,7 @@ def test_a_uniform_guess_costs_the_bits_of_the_vocabulary():
     close(values["perplexity"], torch.tensor(256.0))
 
 
-def test_many_small_losses_do_not_drown_in_the_sum():
+def test_many_small_losses_are_summed_precisely():
     metric = TokenLoss()
     one = torch.ones(1, dtype=torch.long)
     metric.update(torch.tensor([2.0**25]), one.bool(), one)
@@ -241,9 +241,9 @@ def test_many_small_losses_do_not_drown_in_the_sum():
     assert metric.total.sum() == 2**25 + 4
 
 
-def test_small_batches_are_not_rounded_away_behind_many_large_ones():
+def test_small_batches_are_not_rounded_away_after_many_large_ones():
     mean, tokens = MeanOfItems(), TokenLoss()
-    large = torch.full((1000,), 33_554.432)  # 2 ** 25 in all: a float32 beside it holds multiples of 4 only
+    large = torch.full((1000,), 33_554.432)  # the sum is 2 ** 25, where float32 holds multiples of 4 only
     mean.update(large.sum(), torch.tensor(1000))
     tokens.update(large, torch.ones(1000, dtype=torch.bool), torch.ones(1000, dtype=torch.long))
     for _ in range(20_000):
@@ -256,7 +256,7 @@ def test_small_batches_are_not_rounded_away_behind_many_large_ones():
 
 
 class FakeScaler:
-    """What `torch.amp.GradScaler` does to a loss and to the gradients of it."""
+    """Scales a loss and unscales its gradients, like `torch.amp.GradScaler`."""
 
     def __init__(self, scale):
         self.scale = scale
@@ -265,9 +265,9 @@ class FakeScaler:
         return [gradient.float() / self.scale for gradient in torch.autograd.grad(loss * self.scale, parameters)]
 
 
-@pytest.mark.parametrize("share", [1, 1024])  # of the loss that reaches the backward pass: all, or `stage.UNIT`
-def test_gradients_under_the_floor_of_fp16_survive_scaled(share):
-    """Well-predicted tokens have slopes of 1e-7: zero, or of one digit, in fp16."""
+@pytest.mark.parametrize("share", [1, 1024])  # the loss is divided by it, as by `stage.UNIT`
+def test_scaled_gradients_below_the_smallest_fp16_number_survive(share):
+    """Gradients of well-predicted tokens are 1e-7, which is zero or has one digit in fp16."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.eye(8)[None]
     weight = 16.0 * torch.eye(8) + torch.randint(-8, 8, (8, 8), generator=generator) / 64  # exact in fp16
@@ -278,7 +278,7 @@ def test_gradients_under_the_floor_of_fp16_survive_scaled(share):
     with torch.autocast("cpu", torch.float16):
         loss = linear_cross_entropy(*inputs, targets) / share
     found = FakeScaler(2.0**24).gradients(loss, inputs)
-    others = ~torch.eye(8, dtype=torch.bool)  # 1 - p of the right token is rounded in fp32 already
+    others = ~torch.eye(8, dtype=torch.bool)  # 1 - p of the target is already rounded in fp32
     for gradient, wanted in zip(found, expected, strict=True):
         pair = [each.view(8, 8)[others].float() for each in (gradient * share, wanted)]
         torch.testing.assert_close(*pair, rtol=0.01, atol=1e-9)

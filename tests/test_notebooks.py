@@ -1,4 +1,4 @@
-"""Notebooks: cells run one after the other on what the smoke chain leaves behind."""
+"""Notebooks: their cells run in order on the results of the smoke chain."""
 
 import json
 import os
@@ -11,7 +11,7 @@ SMOKE = Path(__file__).parents[1] / "build/smoke"  # `make smoke` writes it
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
-def test_is_kept_without_outputs(path):
+def test_is_stored_without_outputs(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert len(cells) > 10
     for cell in cells:
@@ -20,7 +20,7 @@ def test_is_kept_without_outputs(path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Jupyter's own
+@pytest.mark.filterwarnings("ignore")  # of Jupyter itself
 @pytest.mark.skipif(not (SMOKE / "lightning_logs/world/report.json").exists(), reason="run `make smoke` first")
 def test_quickstart_runs_on_the_smoke_chain():
     nbformat = pytest.importorskip("nbformat")

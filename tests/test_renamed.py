@@ -1,4 +1,4 @@
-"""Renamed and removed arguments: old checkpoints load, and an old YAML key is refused with a line that helps."""
+"""Renamed and removed arguments: old checkpoints load, and an old YAML key is refused with the new name."""
 
 import inspect
 import re
@@ -29,7 +29,7 @@ TOY = {"num_mels": 16, "vocab_size": 5, "dim": 32, "num_layers": 2, "num_heads":
 
 @cache
 def class_named(name: str) -> type:
-    """The class of omni with this name; it is the only one."""
+    """The only class of omni with this name."""
     package = Path(omni.__path__[0])
     (path,) = [
         path for path in package.rglob("*.py") if re.search(rf"^class {name}\b", path.read_text(encoding="utf-8"), re.M)
@@ -39,14 +39,14 @@ def class_named(name: str) -> type:
 
 
 @pytest.mark.parametrize(("name", "old", "new"), ROWS)
-def test_the_present_name_is_an_argument_and_the_old_one_is_not(name, old, new):
+def test_the_new_name_is_an_argument_and_the_old_one_is_not(name, old, new):
     arguments = {key for cls in class_named(name).__mro__ for key in inspect.signature(cls).parameters}
     assert new in arguments
     assert old not in arguments
 
 
 @pytest.mark.parametrize(("name", "old"), [(name, old) for name, table in REMOVED.items() for old in table])
-def test_removed_arguments_are_gone(name, old):
+def test_removed_arguments_do_not_exist(name, old):
     assert old not in inspect.signature(class_named(name)).parameters
 
 
@@ -75,7 +75,7 @@ def test_other_classes_keep_an_argument_of_the_same_name():
     assert current_arguments("SpeechData", {"crop": 2.0}) == {"crop": 2.0}
 
 
-OLD_PROJECTOR = {  # all arguments that it had, of whatever kind
+OLD_PROJECTOR = {  # all its old arguments
     "in_dim": 24,
     "out_dim": 32,
     "hidden_dim": 16,
@@ -107,7 +107,7 @@ def test_a_projector_of_an_old_checkpoint_is_rebuilt(kind, tmp_path):
     assert torch.equal(old(features, lengths).tokens, new(features, lengths).tokens)
 
 
-def test_an_old_projector_without_a_kind_has_two_matrices():
+def test_an_old_projector_without_a_kind_has_two_layers():
     recipe = {"class_path": "omni.models.projector.Projector", "init_args": {"in_dim": 24, "out_dim": 32}}
     assert type(build(recipe)) is PROJECTORS["mlp"]
 
@@ -199,13 +199,13 @@ def test_a_removed_key_is_refused_with_what_to_do(fit_audio, capsys, monkeypatch
         ("omni.callbacks.CliffNote", "omni.training.callbacks.LossDropNote"),
     ],
 )
-def test_an_old_path_of_a_class_is_refused_with_the_new_one(fit, fails, path, present):
+def test_an_old_class_path_is_refused_with_the_new_one(fit, fails, path, present):
     message = fails(fit, trainer__callbacks=f'[{{"class_path": "{path}"}}]')
     assert message.startswith(f"omni: trainer.callbacks: `{path}` is now `{present}` (see ")
 
 
 @pytest.mark.parametrize("path", [path for path in MOVED if path != "omni.callbacks"])
-def test_a_moved_class_is_where_the_table_says(path):
+def test_a_moved_class_is_at_the_path_in_the_table(path):
     path = path if path.rpartition(".")[2][0].isupper() else f"{path}.CodesData"
     module, _, name = re.findall(r"`([\w.]+)`", moved_class(path))[1].rpartition(".")
     assert hasattr(import_module(module), name)

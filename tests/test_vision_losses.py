@@ -1,4 +1,4 @@
-"""Losses and metrics of images, against loops that anyone can follow."""
+"""Losses and metrics of images, compared with plain loops."""
 
 import math
 
@@ -21,7 +21,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def naive_contrast(scores: list[list[float]], ids: list[int], kind: str) -> float:
-    """Pair by pair, as the papers have it; equal captions of other images, and missing ones, are passed over."""
+    """Pair by pair, as in the papers; equal captions of other images, and missing ones, are skipped."""
     total, rows = 0.0, range(len(ids))
     for i in rows:
         for j in rows:
@@ -40,7 +40,7 @@ def naive_contrast(scores: list[list[float]], ids: list[int], kind: str) -> floa
 
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("ids", [[0, 1, 2, 3, 4], [0, 1, 0, 2, 1], [3, -1, 3, -1, 5], [7, 7, 7, 7, 7]])
-def test_contrast_is_the_double_loop(kind, ids):
+def test_the_contrastive_loss_equals_the_double_loop(kind, ids):
     scores = 3 * torch.randn(5, 5, generator=rng())
     loss = contrastive_loss(scores, torch.tensor(ids), kind=kind)
     assert loss.item() == pytest.approx(naive_contrast(scores.tolist(), ids, kind), rel=1e-5, abs=1e-6)
@@ -52,13 +52,13 @@ def test_equal_captions_are_no_negatives(kind):
     contrastive_loss(scores, torch.tensor([4, 9, 4]), kind=kind).backward()
     assert scores.grad is not None
     assert scores.grad[0, 2] == scores.grad[2, 0] == 0
-    assert (scores.grad.diagonal() < 0).all()  # each is drawn to its own
-    assert scores.grad[0, 1] > 0 < scores.grad[1, 2]  # and pushed from what is another's
+    assert (scores.grad.diagonal() < 0).all()  # each is attracted to its own
+    assert scores.grad[0, 1] > 0 < scores.grad[1, 2]  # and repelled from those of others
     assert scores.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
-def test_images_without_a_caption_teach_no_contrast(kind):
+def test_images_without_a_caption_have_no_contrastive_loss(kind):
     scores = torch.randn(4, 4, generator=rng()).requires_grad_()
     contrastive_loss(scores, torch.tensor([-1, 0, 1, -1]), kind=kind).backward()
     assert scores.grad is not None
@@ -81,17 +81,17 @@ def test_the_temperature_is_learned_and_bounded():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_a_class_is_learned_by_cross_entropy(smoothing):
+def test_the_loss_of_a_class_is_the_cross_entropy(smoothing):
     logits, truth = torch.randn(6, 3, generator=rng()), torch.tensor([0, 2, 1, 1, 0, 2])
     labels = F.one_hot(truth, 3).float()
-    labels[4] = -1  # not known
+    labels[4] = -1  # unknown
     loss = classification_loss(logits, labels, [KIND], smoothing=smoothing)
     expected = F.cross_entropy(logits, truth, reduction="none", label_smoothing=smoothing)
     expected[4] = 0
     torch.testing.assert_close(loss, expected)
 
 
-def test_mixed_images_are_shares_of_two_classes():
+def test_mixed_images_have_soft_targets():
     logits = torch.randn(1, 3, generator=rng())
     loss = classification_loss(logits, torch.tensor([[0.3, 0.0, 0.7]]), [KIND])
     alone = [F.cross_entropy(logits, torch.tensor([number])).item() for number in range(3)]
@@ -117,7 +117,7 @@ def test_several_attributes_are_summed_and_those_of_several_values_are_binary(sm
     torch.testing.assert_close(loss, torch.tensor(expected))
 
 
-def test_accuracy_is_counted_image_by_image_whatever_the_batches():
+def test_accuracy_does_not_depend_on_batches():
     attributes = (KIND, TRAITS, MANY)
     generator = rng()
     kinds, manys = (torch.randint(size, (40,), generator=generator) for size in (3, 7))
@@ -171,7 +171,7 @@ def test_accuracy_is_counted_image_by_image_whatever_the_batches():
         assert per_class["traits", value] == (shown, pytest.approx(hits / shown))
 
 
-def test_a_class_that_no_image_shows_has_no_share():
+def test_a_class_without_images_is_excluded():
     metric = Classification([KIND])
     metric.update(torch.eye(3)[:2], torch.eye(3)[:2])
     assert metric.compute() == {"accuracy": 1}
@@ -180,7 +180,7 @@ def test_a_class_that_no_image_shows_has_no_share():
 
 
 def naive_retrieval(images: torch.Tensor, texts: torch.Tensor, whose: list[int], said: list[int]) -> dict[str, float]:
-    """For every query, how many wrong ones are at least as near as the nearest right one."""
+    """For each query, the number of wrong results that are at least as near as the nearest right one."""
 
     def fits(text: int, image: int) -> bool:
         return any(said[other] == said[text] and whose[other] == image for other in range(len(whose)))
@@ -205,11 +205,11 @@ def naive_retrieval(images: torch.Tensor, texts: torch.Tensor, whose: list[int],
     return found
 
 
-def test_retrieval_is_the_double_loop_whatever_the_batches():
+def test_retrieval_equals_the_double_loop_for_any_batches():
     generator = rng()
     images = F.normalize(torch.randn(20, 3, generator=generator), dim=1)
     whose = [i for i in range(18) for _ in range(1 + i % 3)]  # the last two images have no caption
-    said = [number % 21 for number in range(len(whose))]  # some captions are said of two images
+    said = [number % 21 for number in range(len(whose))]  # some captions belong to two images
     noise = torch.randn(len(whose), 3, generator=generator)
     texts = F.normalize(images[whose] + 0.7 * noise, dim=1)
     metric = Retrieval()
@@ -223,7 +223,7 @@ def test_retrieval_is_the_double_loop_whatever_the_batches():
     assert 0 < found["recall@1"] < found["recall@5"] < 1
 
 
-def test_saying_the_same_of_everything_finds_nothing():
+def test_equal_embeddings_retrieve_nothing():
     metric, same = Retrieval(), F.normalize(torch.ones(6, 4), dim=1)
     metric.update(same, torch.arange(6), same, torch.arange(6), torch.arange(6))
     assert metric.compute()["recall@1"] == 0

@@ -14,17 +14,7 @@ from omni.cli import main
 
 FEW = {"documents": 300, "val_documents": 20, "utterances": 80, "val_utterances": 12, "narrations": 40}
 FEW |= {"val_narrations": 8, "pictures": 300, "val_pictures": 40, "conversations": 200, "val_conversations": 24}
-STAGES = (
-    "thinker",
-    "audio",
-    "vision",
-    "codec",
-    "vocoder",
-    "talker",
-    "omni",
-    "talker_tuned",
-    "asr_llm",
-)  # in order
+STAGES = ("thinker", "audio", "vision", "codec", "vocoder", "talker", "omni", "talker_tuned", "asr_llm")  # in order
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=4"]
 SHORT = ["--trainer.val_check_interval=2", "--trainer.accumulate_grad_batches=1", "--trainer.log_every_n_steps=1"]
 # All alignments pass: those of a recognizer that has learned nothing are wrong.

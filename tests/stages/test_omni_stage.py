@@ -144,10 +144,10 @@ def test_muon_uses_the_rates_of_parts(fit_omni):
     }
 
 
-def test_resumed_equals_never_stopped_and_ancestors_are_not_needed(fit_omni, talks):
+def test_resumed_equals_never_stopped_and_ancestors_are_not_needed(fit_omni, conversations):
     torch.manual_seed(3)
     omni = toy_omni(seed=5)
-    ancestor = talks / "thinker.ckpt"
+    ancestor = conversations / "thinker.ckpt"
     lineage = {"stage": "ThinkerPretraining", "step": 7, "config": "c", "data": "d", "ancestors": {}}
     from omni.text.tokenizer import ByteTokenizer
 
@@ -245,7 +245,7 @@ def test_options_that_do_not_fit_are_refused_in_one_line(fit_omni, fails, option
     assert complaint in fails(fit_omni, **options)
 
 
-def test_another_tokenizer_is_refused(fit_omni, talks, fails):
+def test_another_tokenizer_is_refused(fit_omni, conversations, fails):
     omni = toy_omni()
     content = {
         "state_dict": {f"thinker.{key}": value for key, value in omni.thinker.state_dict().items()},
@@ -258,7 +258,7 @@ def test_another_tokenizer_is_refused(fit_omni, talks, fails):
     assert "init_from.thinker was trained with another tokenizer" in complaint
 
 
-def test_plan_counts_it(talks):
+def test_plan_counts_it(conversations):
     plan = main(["plan", "--config", str(CONFIGS / "omni.yaml"), *arguments(TOY_OMNI, {})])
     assert plan.stage == OmniTuning.__name__
     assert set(plan.parameters) == {"thinker", "vision_encoder", "vision_projector", "audio_encoder", "audio_projector"}
