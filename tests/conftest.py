@@ -106,7 +106,7 @@ def speech(workplace: Path) -> Path:
 
 
 def tones(text: str) -> np.ndarray:
-    """Each letter of a text as a tone of 500, 1,000 or 2,000 Hz for 0.12 s, then 0.04 s of silence; a space is silent."""
+    """Each letter as a tone of 500, 1,000 or 2,000 Hz for 0.12 s, then 0.04 s of silence; a space is silent."""
     parts = []
     for letter in text:
         time = np.arange(1920) / 16_000

@@ -1,4 +1,4 @@
-"""The second recipe by the command: its configurations at toy size, and what their runs hold."""
+"""The second recipe by the command: its configurations at toy size, and the weights and metrics of runs."""
 
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,13 @@ TOY = {
 
 
 def run(config: str = "asr_llm", *extra: str, verb: str = "fit", **overrides: Any) -> Any:
-    """`omni fit` on one of the recipe's configurations; the folders `llm` and `encoder` are made if they are not there.
+    """`omni fit` with one of the recipe's configurations; makes the folders `llm` and `encoder` if needed.
 
-    Args:
-        config: Its name.
-        extra: Further arguments.
-        verb: Another verb.
-        overrides: Of its values, with `__` for a point.
+        Args:
+    config: Name of the configuration.
+            extra: Further arguments.
+            verb: Another verb.
+    overrides: Values of options, with `__` for a dot.
     """
     for name, make in {"llm": toy.llm, "encoder": toy.encoder}.items():
         if not Path(name).exists():

@@ -16,7 +16,7 @@ SAYABLE = "abcd ,.!"
 
 
 def assistant_of(omni=None, *, voice=False, **options):
-    """Its answers are of letters that the toy voice can say."""
+    """An Assistant whose answers have only letters of the toy Talker's vocabulary."""
     omni = sayable(omni or toy_omni())
     return Assistant(
         omni,
@@ -28,7 +28,7 @@ def assistant_of(omni=None, *, voice=False, **options):
 
 
 def sayable(omni):
-    """Makes a Thinker choose among few letters, and now and then an end, by what it has read."""
+    """Makes a Thinker output only a few letters and an occasional end, depending on its input."""
     head = torch.randn(32, 288, generator=torch.Generator().manual_seed(0))
     allowed = torch.full((288,), -200.0)
     allowed[[NUM_SPECIALS + ord(letter) for letter in SAYABLE]] = 0.0

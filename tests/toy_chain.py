@@ -12,7 +12,7 @@ SECOND = {NAME: "again", "init_from.thinker": FIRST, "data.init_args.tokenizer":
 
 
 def stage(**changes: Any) -> dict[str, Any]:
-    """A toy stage A; `overrides` are added to those that make it a toy, and None takes a key out."""
+    """A toy stage A; `overrides` are added to those of the toy, and None removes a key."""
     overrides = {**TOY, **changes.pop("overrides", {})}
     content = {"config": str(CONFIGS / "thinker.yaml"), "metric": "val/perplexity", "overrides": overrides, **changes}
     return {key: value for key, value in content.items() if value is not None}
@@ -25,5 +25,5 @@ def written(stages: dict[str, Any], **content: Any) -> Path:
 
 
 def two(**overrides: Any) -> dict[str, Any]:
-    """A stage that begins with what the other learns; the wrong way round."""
+    """Two stages in the wrong order: the first is initialised from the second."""
     return {"again": stage(overrides={**SECOND, **overrides}), "thinker": stage(below=1000, overrides=overrides)}

@@ -37,13 +37,13 @@ def command(config: str, toy: Mapping[str, object], verb: str = "fit", *extra: s
 
 
 def arguments(toy: Mapping[str, object], overrides: Mapping[str, object]) -> list[str]:
-    """The command's options: toy values of the model and the data as two of them, and then the overrides, one by one.
+    """The command's options: the toy values of the model and of the data in one option each, then the overrides.
 
-    Each option of the model costs the time to check the whole model.
+    The parser checks the whole model for each of its options, so there are few.
 
     Args:
         toy: Values by option.
-        overrides: Other values by option, with `__` for a dot; None takes an option out.
+        overrides: Other values by option, with `__` for a dot; None removes an option.
     """
     given = {name.replace("__", "."): value for name, value in overrides.items()}
     plain: dict[str, object] = {}
@@ -62,7 +62,7 @@ def arguments(toy: Mapping[str, object], overrides: Mapping[str, object]) -> lis
 
 
 def typed(value: object) -> object:
-    """What a value of the command line is as JSON; text stays as it is."""
+    """A value of the command line, parsed as JSON if it is JSON."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:

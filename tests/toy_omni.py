@@ -34,7 +34,7 @@ def toy_omni(*, seed=0, rope_axes=3, frame_stacking=1, kind="mlp"):
     """An Omni in eval mode."""
     torch.manual_seed(seed)
     thinker = Thinker(vocab_size=288, dim=32, num_layers=2, num_heads=4, ffn_dim=48, rope_axes=rope_axes)
-    torch.nn.init.normal_(thinker.embedding.weight, std=0.3 / 32**0.5)  # quiet: or it repeats what it reads
+    torch.nn.init.normal_(thinker.embedding.weight, std=0.3 / 32**0.5)  # small, or it would repeat its input
     vision = VisionEncoder(image_size=16, patch_size=8, dim=24, num_layers=1, num_heads=2, ffn_dim=32, stem_width=4)
     audio = AudioEncoder(
         vocab_size=5, num_mels=MELS, dim=16, num_layers=1, num_heads=2, ffn_dim=24, conv_channels=2, head_dim=8
@@ -61,7 +61,7 @@ def mel(seed, frames):
 
 
 def user(*parts):
-    """A turn: texts as they are, images and mels by what they are."""
+    """A user's turn of texts, images and mels."""
     content = []
     for part in parts:
         if isinstance(part, str):
@@ -72,7 +72,7 @@ def user(*parts):
 
 
 def laid(omni, messages, media, *, prompt=False):
-    """A conversation laid out for its media, and these as `Omni.embed` takes them."""
+    """A conversation with placeholders for its media."""
     spans = [omni.layout.image() if one.dim() == 3 else omni.layout.audio(len(one)) for one in media]
     chat = encode_chat(TOKENIZER, messages, add_generation_prompt=prompt)
     return expand_placeholders(chat, spans)

@@ -14,13 +14,13 @@ ENCODERS = ("whisper", "hubert", "wav2vec2", "w2v-bert")
 
 
 def llm(folder: Path, kind: str = "qwen3", *, template: str | None = TEMPLATE, seed: int = 0) -> str:
-    """Saves a language model of two layers with its tokenizer: Llama's as of SentencePiece, the others of bytes."""
+    """Saves a language model of two layers with its tokenizer: for Llama as converted from SentencePiece, else of bytes."""
     import transformers
 
     torch.manual_seed(seed)
     tokenizer = _tokenizer(kind, template)
     common = {"vocab_size": len(tokenizer) + 3, "bos_token_id": tokenizer.bos_token_id}
-    common |= {"eos_token_id": tokenizer.eos_token_id, "initializer_range": 0.15}  # what is said depends on all before
+    common |= {"eos_token_id": tokenizer.eos_token_id, "initializer_range": 0.15}  # large: outputs depend on all inputs
     if kind == "gpt2":
         config = transformers.GPT2Config(**common, n_embd=32, n_layer=2, n_head=2, n_positions=512)
         model = transformers.GPT2LMHeadModel(config)
@@ -94,7 +94,7 @@ def _tokenizer(kind: str, template: str | None):
     import transformers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    if kind == "llama":  # as SentencePiece's are converted: bytes are tokens like others
+    if kind == "llama":  # as converted from SentencePiece: bytes are ordinary tokens
         names, byte_tokens = ["<s>", "</s>"], [f"<0x{byte:02X}>" for byte in range(256)]
         letters = sorted(set("▁" + "".join(TEXT).replace(" ", "")))
         vocabulary = [*names, *byte_tokens, *letters, "ab", "▁the", "th", "▁th"]

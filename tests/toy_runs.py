@@ -17,7 +17,7 @@ RUN = Path("lightning_logs/thinker")
 
 
 def scalars(run: Path, tag: str) -> dict[int, float]:
-    """A curve from TensorBoard's files; of two values of one step, as after resuming, the later one counts."""
+    """A curve from TensorBoard's files; the later one of two values of a step, as after resuming, is kept."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     return {event.step: event.value for event in events.Scalars(tag)}
@@ -28,7 +28,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint that another process writes; 0 while it is missing."""
+    """The step of a checkpoint that another process writes; 0 until it exists."""
     try:
         return Checkpoint(path).lineage["step"]
     except UserError:

@@ -1,4 +1,4 @@
-"""A codec and a recogniser of tones (see `conftest.tones`) that need no training, and their checkpoints."""
+"""A codec and a recognizer of tones (see `conftest.tones`) that need no training, and their checkpoints."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from omni.models.part import Part
 from omni.text.ctc_vocabulary import CharacterVocabulary
 
 NUM_MELS = 16
-LOUD = 2.0  # in units of the log-mel: above what is left of tones in the pauses between them
+LOUD = 2.0  # in units of the log-mel: above the rest of tones in the pauses between them
 
 
 class ToneCodec(Part):
-    """25 frames a second: the loudest filter, or `NUM_MELS` in silence, and how loud it is."""
+    """25 frames a second: the index of the strongest mel filter, or `NUM_MELS` in silence, and its level."""
 
     num_mels, frame_rate, num_codebooks, codebook_size = NUM_MELS, 25.0, 2, NUM_MELS + 1
 
@@ -35,7 +35,7 @@ class ToneCodec(Part):
 
 
 class ToneEncoder(AudioEncoder):
-    """Writes `a`, `b` or `c` where their tones are loudest, and blanks elsewhere."""
+    """Outputs `a`, `b` or `c` where their tones are strongest, and blanks elsewhere."""
 
     def __init__(self) -> None:
         super().__init__(vocab_size=5, num_mels=NUM_MELS, dim=8, num_layers=1, num_heads=1, ffn_dim=8, conv_channels=2)

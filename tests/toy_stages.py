@@ -1,4 +1,4 @@
-"""Every stage at toy size with a batch, and stand-ins for its trainer and data: for checks of one step."""
+"""Every stage at toy size with a batch, a fake trainer and fake data, for checks of one step."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,7 +45,7 @@ CODEC = {"num_mels": MELS, "dim": 16, "num_layers": 1, "num_codebooks": 3, "code
 
 
 class Toy(NamedTuple):
-    """A stage, in train mode, and a batch on the CPU; the trainer is kept here, as the stage only refers to it."""
+    """A stage, in train mode, and a batch on the CPU; the stage only holds a weak reference to the trainer."""
 
     stage: Stage
     batch: Any
@@ -126,7 +126,7 @@ def asr_llm(folder: Path) -> Toy:
     for name, make in {"llm": toy_pretrained.llm, "encoder": toy_pretrained.encoder}.items():
         if not (folder / name).exists():
             make(folder / name)
-    torch.manual_seed(0)  # whether they were there or not
+    torch.manual_seed(0)  # whether they existed or not
     thinker, encoder = (
         PretrainedThinker(source=str(folder / "llm")),
         PretrainedAudioEncoder(source=str(folder / "encoder")),
@@ -156,7 +156,7 @@ STAGES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def toy(name: str, folder: Path) -> Toy:
-    """A stage by its name in `STAGES`; `folder` takes what is downloaded otherwise."""
+    """A stage by its name in `STAGES`; `folder` holds the models that would be downloaded."""
     torch.manual_seed(0)
     make, options = STAGES[name]
     return make(folder, **options)
@@ -198,7 +198,7 @@ def _sound(batch: SpeechBatch) -> torch.Tensor:
 
 
 def _conversations(media: list[list[str]], stage: OmniTuning) -> ConversationBatch:
-    """Rows of media (images, then audio of 40 frames) and an answer of three tokens."""
+    """Rows with media (images, then audio of 40 frames) and an answer of three tokens."""
     tokens, positions = [], []
     for row in media:
         spans = [stage.omni.layout.image() if one == "image" else stage.omni.layout.audio(40) for one in row]

@@ -1,4 +1,4 @@
-"""A toy Talker and a toy language of codes that it can learn: a character is heard as some frames of its own."""
+"""A toy Talker and a toy language of codes that it can learn: each character has its own frames."""
 
 import functools
 import random
@@ -23,7 +23,7 @@ def make(**options):
 
 
 def spoken(text):
-    """The toy language: character `c` lasts 1 + c mod 3 frames whose codes tell it, and two frames of silence."""
+    """The toy language: character `c` is 1 + c mod 3 frames of codes that depend on it, and two frames of silence."""
     frames = [(0, 0), (0, 1)]
     for unit in text:
         frames += [(unit, step) for step in range(1 + unit % 3)]
@@ -54,7 +54,7 @@ def random_text(rng):
 
 
 def loss_of(talker, batch):
-    """Nats a frame."""
+    """The loss in nats per frame."""
     output = talker(**batch)
     codes = F.cross_entropy(output.code_logits.flatten(0, 2), batch["codes"].flatten(), reduction="sum")
     pace = F.cross_entropy(output.advance_logits.flatten(0, 1), batch["advances"].flatten(), reduction="sum")
@@ -64,7 +64,7 @@ def loss_of(talker, batch):
 @functools.cache
 @torch.enable_grad()
 def learned():
-    """A Talker that has learned the toy language, and texts that it has never read."""
+    """A Talker trained on the toy language, and unseen texts."""
     torch.set_num_threads(1)
     talker, rng = make().train(), random.Random(0)
     optimizer = torch.optim.AdamW(talker.parameters(), 8e-3, betas=(0.9, 0.98), weight_decay=0.0)

@@ -17,7 +17,7 @@ NUM_MELS = 16
 
 
 class ToyVocoder(Part):
-    """Each mel frame is 320 samples, of which half lie over the next frame's."""
+    """Each mel frame gives 320 samples, half of them overlapping the next frame's."""
 
     def __init__(self, num_mels: int = NUM_MELS, *, causal: bool = True, level: float = 0.05) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def codec_of(**options):
 
 
 def talker_of(*, fast=False, **options):
-    """Of about 10 characters a second, or 75."""
+    """A Talker of about 10 characters a second, or 75."""
     talker = make(**options)
     with torch.no_grad():
         talker.advance.weight.mul_(0.1)

@@ -1,4 +1,4 @@
-"""Small worlds on disk: written by the command's function, and read back."""
+"""Small worlds on disk: written by the function of `omni data world`, and read back."""
 
 import json
 from pathlib import Path

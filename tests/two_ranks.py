@@ -27,7 +27,7 @@ def rows_of(batch: Any, rows: Sequence[int]) -> Any:
         size = len(batch.rows)
         parts = {k: v[rows] for k, v in batch._asdict().items() if isinstance(v, Tensor) and len(v) == size}
         return trimmed(batch._replace(**parts))
-    if not rows:  # a batch of one row: it counts on the other rank
+    if not rows:  # a batch of one row: the other rank has it
         return rows_of(batch, [0])._replace(targets=torch.full_like(batch.targets[:1], IGNORE))
     images, audios = (
         [number for number, row in enumerate(owners) if row in rows] for owners in (batch.image_rows, batch.audio_rows)
@@ -93,12 +93,12 @@ def found(cli: Any) -> Found:
 
 
 def whole(weight: Tensor) -> Tensor:
-    """A whole weight, sharded or not."""
+    """A full weight, sharded or not."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def share_batches(parts: Callable[[Any], list[list[int]]], rank: int) -> None:
-    """Trains in a process of its own on this rank's rows of each batch of a single process."""
+    """Makes this process train on its rank's rows of each batch of a single process."""
     share = ResumableData.rank
     ResumableData.rank = lambda self: {"rank": 0, "world_size": 1} if TRAINS[0] else share(self)
     for stage in Stage.__subclasses__():

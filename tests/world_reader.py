@@ -1,4 +1,4 @@
-"""An independent reader of the world's English: it knows the sentences' forms, and shares no code with their writer."""
+"""An independent parser of the world's English: it has the sentences' forms and shares no code with the generator."""
 
 import itertools
 import re
@@ -68,12 +68,12 @@ def cell(text):
 
 
 class Reader:
-    """Reads a document sentence by sentence and asserts each against the scene, which stories change on the way."""
+    """Parses a document sentence by sentence and checks each against the scene, which stories change."""
 
     def __init__(self, scene):
         self.grid = {(item.row, item.column): (item.size, item.colour, item.shape) for item in scene.items}
-        self.answer = None  # to the question before
-        self.sum = None  # of the list before
+        self.answer = None  # to the previous question
+        self.sum = None  # of the previous list
 
     def members(self, words):
         wanted = {singular(word) for word in words.split()} - {"the", "a", "an", "shape", "shapes"}
@@ -180,7 +180,7 @@ def between(one, other):
 
 
 def with_parts(many, parts):
-    """The one shape that has so many sides, points or arms."""
+    """The only shape with this number of sides, points or arms."""
     fitting = [shape for shape, (each, named) in NAMED_PARTS.items() if (each, named) == (many, parts)]
     assert len(fitting) == 1
     return fitting[0]

@@ -1,4 +1,4 @@
-"""The race of the audio encoder: equal sizes, equal rates, and both learn."""
+"""The benchmark of the audio encoder: equal sizes, equal frame rates, and both models learn."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from omni.optim.optimizers import adamw
 TOY = {"num_mels": 16, "dim": 64, "num_layers": 2, "num_heads": 2, "ffn_dim": 128, "conv_channels": 4, "vocab_size": 5}
 
 
-def test_both_are_as_large_and_write_as_often():
+def test_both_models_have_equal_size_and_frame_rate():
     for options in (
         TOY,
         yaml.safe_load((Path(__file__).parents[2] / "configs/models/tiny/audio_encoder.yaml").read_text()),
@@ -32,7 +32,7 @@ def test_both_are_as_large_and_write_as_often():
 
 
 @pytest.mark.parametrize("name", ["omni", "conformer"])
-def test_both_learn(name):
+def test_both_models_learn(name):
     torch.manual_seed(0)
     model = build_model(name, TOY)
     optimizer = adamw(model, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
@@ -73,7 +73,7 @@ def test_the_race_prints_and_writes_its_table(workplace, capsys):
     assert len(json.loads(Path("r.json").read_text())["results"]) == 3
 
 
-def test_learning_counts_steps_until_half_of_the_words_are_right(workplace, speech, monkeypatch):
+def test_learning_counts_steps_until_wer_is_one_half(workplace, speech, monkeypatch):
     options = {**TOY, "vocab_size": 29}
     Path("toy.yaml").write_text(yaml.safe_dump(options))
     wers = iter([0.9, 0.4, 0.9, 0.9])
@@ -94,5 +94,5 @@ def test_learning_counts_steps_until_half_of_the_words_are_right(workplace, spee
         (["--world", "nowhere"], "omni data world"),
     ],
 )
-def test_bad_arguments_end_in_a_line(fails, workplace, arguments, words):
+def test_bad_arguments_end_in_one_line(fails, workplace, arguments, words):
     assert words in fails(main, ["bench", "audio", *arguments])

@@ -1,4 +1,4 @@
-"""The check of a GPU, on a CPU at toy size: its rows, its files, failures, and its time limit."""
+"""The GPU check, on a CPU at toy size: its rows, files, failures and time limit."""
 
 import json
 from functools import partial
@@ -19,7 +19,7 @@ def _few(workplace: Path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_failing_measurement_is_reported_and_ends_no_other(monkeypatch, capsys):
+def test_a_failing_measurement_is_reported_and_the_others_run(monkeypatch, capsys):
     def broken(**_):
         raise RuntimeError("out of | luck\nand more")
 
@@ -35,7 +35,7 @@ def test_a_failing_measurement_is_reported_and_ends_no_other(monkeypatch, capsys
         trained = rows[f"thinker, {precision}"]
         assert trained["figures"]["tokens_per_second"] > 0
         assert trained["figures"]["planned_memory"] > 1e6
-        assert trained["met"] is None  # memory is not measured here
+        assert trained["met"] is None  # memory is not measured on a CPU
     assert 0 < rows["MFU of a medium Thinker, 32k"]["figures"]["mfu"] < 1
     assert rows["MFU of a medium Thinker, 32k"]["target"] == "42% or more"
     assert rows["decoding, medium, 1 row"]["figures"]["tokens_per_second"] > 0
@@ -58,7 +58,7 @@ def test_fit_resumes_and_its_checkpoint_is_read_on_the_cpu():
     assert found.keys() == {"first_loss", "resumed_loss", "cpu_loss"}
 
 
-def test_what_time_does_not_allow_is_named():
+def test_measurements_beyond_the_time_limit_are_listed():
     results = [*run_all([Measurement("one", partial(dict, mfu=0.5))], minutes=0)]
     assert [result.status for result in results] == ["skipped"]
     assert "Skipped after the time limit: one." in markdown({}, results)
@@ -78,5 +78,5 @@ def test_targets_are_met_or_missed():
         (["--device", "cpu"], "there is no CUDA device: give --device cpu --size toy"),
     ],
 )
-def test_mistakes_end_in_a_line(fails, options, complaint):
+def test_errors_end_in_one_line(fails, options, complaint):
     assert complaint in fails(main, ["bench", "gpu", *options])

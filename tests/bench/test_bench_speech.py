@@ -1,4 +1,4 @@
-"""The benchmark of speech: codecs make codes and sound, and a table reports what was measured."""
+"""The speech benchmark: codecs encode and decode, and a table shows the measurements."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def sizes(workplace) -> Path:
 
 
 @torch.inference_mode()
-def test_codecs_make_codes_and_sound_of_a_second(sizes):
+def test_codecs_encode_and_decode_a_second(sizes):
     voice = build_synthesizer(str(sizes), GRIFFIN_LIM, "cpu")
     for codec, frames, codebooks in (
         (OmniCodec(voice.codec, voice.vocoder), 25, 2),
@@ -50,7 +50,7 @@ def test_the_untrained_talker_reads_as_fast_as_people(size):
 
 
 class Peer:
-    """A codec that copies; EnCodec and Mimi take seconds to be made."""
+    """A codec that copies its input; EnCodec and Mimi take seconds to build."""
 
     sample_rate = 24_000
 
@@ -108,5 +108,5 @@ def test_the_race_prints_and_writes_its_table(sizes, monkeypatch, capsys, vocode
         (["--json", "nowhere/x.json"], "no folder nowhere"),
     ],
 )
-def test_bad_arguments_end_in_a_line(fails, workplace, arguments, words):
+def test_bad_arguments_end_in_one_line(fails, workplace, arguments, words):
     assert words in fails(main, ["bench", "speech", "--peers", "false", *arguments])

@@ -1,4 +1,4 @@
-"""A race is fair, reports its conditions, and measures everything. Speeds are not tested."""
+"""The Thinker's benchmark is fair, reports its conditions, and measures everything. Speeds are not tested."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ TOY: dict[str, Any] = {
 }  # fmt: skip
 TASK = {"batch_size": 2, "context": 16, "precision": "32-true"}
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # transformers' own
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of transformers itself
 
 
 @pytest.fixture(autouse=True)
@@ -71,17 +71,17 @@ def test_a_race(toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out, err = capsys.readouterr()
     for told in ("torch ", "transformers ", "threads: 1", "32-true, 2 × 16", *(row.measure for row in report.results)):
         assert told in out
-    assert "training" in err  # the progress
+    assert "training" in err  # progress bar
     table = [line for line in out.splitlines() if line.startswith(toy)]
     assert len({line.index(" ×") for line in table}) == 1  # aligned
 
 
 @pytest.mark.usefixtures("_transformers")
 @pytest.mark.parametrize("tied", [True, False])
-def test_models_are_alike(tied: bool):
+def test_models_are_equal_in_size(tied: bool):
     size = {**TOY, "tied": tied}
     omni, hf = (model_parameters(name, size) for name in ("omni", "hf"))
-    assert omni == hf + 2 * (4 + 2) * 8  # QK-norm: layers, heads, their size
+    assert omni == hf + 2 * (4 + 2) * 8  # QK-norm: layers, heads and key-value heads, head_dim
     real = [build_model(name, size).model for name in ("omni", "hf")]
     assert [count_parameters(model) for model in real] == [omni, hf]
     assert {p.dtype for model in real for p in model.parameters()} == {torch.float32}
@@ -119,7 +119,7 @@ def test_both_generate_all_tokens(name: str):
 
 @pytest.mark.usefixtures("_transformers")
 def test_memory_is_measured_after_the_libraries_are_loaded():
-    # In a process of its own: one that has run other tests holds memory to give away.
+    # In a new process: one that has run other tests holds free memory.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         grown = pool.submit(training_memory, "omni", {**TOY, "dim": 256}, 1, TASK).result()
     assert grown > 4 * 4096 * 256
@@ -157,11 +157,11 @@ def test_unfair_races_are_refused(changes: dict[str, Any], complaint: str, tmp_p
         ("--json no/such/folder/out.json", "there is no folder"),
     ],
 )
-def test_mistakes_are_found_before_the_race(fails, arguments: str, complaint: str):
+def test_errors_are_found_before_the_race(fails, arguments: str, complaint: str):
     assert complaint in fails(main, ["bench", "thinker", "--precision", "32-true", *arguments.split()])
 
 
-def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, toy: str):
+def test_without_transformers_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch, toy: str):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[hf\]'"):
         ThinkerRace(settings=toy).run()

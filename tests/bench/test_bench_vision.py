@@ -1,4 +1,4 @@
-"""The race of the vision encoder: equal sizes, and a table of what was measured."""
+"""The benchmark of the vision encoder: equal sizes, and a table of the measurements."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from omni.cli import main
 TOY = {"image_size": 32, "patch_size": 8, "dim": 32, "num_layers": 1, "num_heads": 2, "ffn_dim": 64, "stem_width": 4}
 
 
-def test_models_are_as_large_and_score_as_many_classes():
+def test_models_have_equal_size_and_number_of_classes():
     tiny = Path(__file__).parents[2] / "configs/models/tiny/vision_encoder.yaml"
     for options in (TOY, yaml.safe_load(tiny.read_text(encoding="utf-8"))):
         patch, theirs = build_model("patch", options).eval(), build_model("torchvision", options).eval()
@@ -43,5 +43,5 @@ def test_the_race_prints_and_writes_its_table(workplace, capsys):
     ("arguments", "words"),
     [(["--size", "huge"], "neither a folder of configs/models"), (["--repeats", "0"], "repeats is 0")],
 )
-def test_bad_arguments_end_in_a_line(fails, arguments, words):
+def test_bad_arguments_end_in_one_line(fails, arguments, words):
     assert words in fails(main, ["bench", "vision", *arguments])

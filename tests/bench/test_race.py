@@ -1,4 +1,4 @@
-"""The harness of the races: who is better by how much, and the table that shows it."""
+"""The harness of the benchmarks: ratios between models, and the table that shows them."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class ToyRace(Race):
         return Report(self.conditions(), [])
 
 
-def test_ratios_are_those_of_each_round_and_values_their_medians(monkeypatch):
+def test_ratios_are_per_round_and_values_are_medians(monkeypatch):
     times = iter([9.0, 9.0, 1.0, 2.0, 2.0, 2.0, 4.0, 2.0])  # the first round does not count
     monkeypatch.setattr(race, "seconds", lambda block: next(times))
     result = ToyRace(repeats=3).compare("work", "items/s", {"omni": int, "peer": int}, work=8)
@@ -43,7 +43,7 @@ def test_the_table_shows_values_by_unit_and_ratios_by_peer():
     ]
 
 
-def test_sizes_and_numbers_that_do_not_exist_are_named():
+def test_invalid_sizes_and_numbers_are_named():
     with pytest.raises(UserError, match="size 'huge' is neither a folder"):
         race.read_size("huge", "thinker")
     with pytest.raises(UserError, match="steps is 0: give 1 or more"):

@@ -1,4 +1,4 @@
-"""Models published and fetched: a folder that was pulled is the checkpoint that was pushed, and no token is in it."""
+"""Models are published and fetched: a pulled folder equals the pushed checkpoint and contains no token."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """As JSON would have it: tuples are lists."""
+    """The value after a round trip through JSON: tuples are lists."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
@@ -47,7 +47,7 @@ def thinker(trained) -> str:
 
 
 class TestFolder:
-    def test_a_thinker_says_the_same(self, thinker, capsys):
+    def test_a_thinker_generates_the_same_text(self, thinker, capsys):
         check(BEST, thinker)
         options = ["--text", "the red", "--max_tokens", "8"]
         main(["generate", "--checkpoint", BEST, *options])
@@ -57,7 +57,7 @@ class TestFolder:
         assert omni.load(thinker).generate("a star") == omni.load(BEST).generate("a star")
 
     @pytest.mark.parametrize("tied", [True, False])
-    def test_weights_that_are_one_are_stored_once_and_stay_one(self, fit, tied):
+    def test_tied_weights_are_stored_once_and_stay_tied(self, fit, tied):
         from safetensors import safe_open
 
         fit(model__init_args__thinker__init_args__tied=tied, trainer__max_steps=3)
@@ -69,7 +69,7 @@ class TestFolder:
         read = Checkpoint("published").weights
         assert len({read[name].data_ptr() for name in both}) == 2 - tied
 
-    def test_a_new_run_begins_with_its_parts_and_it_is_measured(self, fit, thinker):
+    def test_a_pulled_model_initialises_a_run_and_can_be_validated(self, fit, thinker):
         cli = fit("validate", "--ckpt_path=pulled")
         before = cli.trainer.callback_metrics["val/loss"]
         assert before == fit("validate", f"--ckpt_path={BEST}").trainer.callback_metrics["val/loss"]
@@ -78,19 +78,19 @@ class TestFolder:
         assert ancestor == Checkpoint(thinker).lineage
         assert fit("validate", data__init_args__tokenizer="pulled").datamodule.tokenizer.state() == {"kind": "bytes"}
 
-    def test_it_is_no_run_that_could_go_on(self, fit, thinker, fails):
+    def test_a_pulled_model_cannot_be_resumed(self, fit, thinker, fails):
         told = fails(fit, "fit", "--ckpt_path=pulled")
         assert "pulled holds weights but no training state to resume" in told
         assert "--init_from.thinker pulled" in told
 
-    def test_what_was_pulled_can_be_pushed_on_with_all_that_is_known(self, thinker):
+    def test_a_pulled_model_can_be_pushed_with_its_card(self, thinker):
         main(["hub", "push", thinker, "./again"])
         check(BEST, "again")
         first, second = (json.loads(Path(folder, CONFIG).read_text()) for folder in (thinker, "again"))
         assert first == second
         assert first["card"]["metrics"]["val/loss"]["value"] > 0
 
-    def test_a_recogniser_hears_the_same(self, fit_audio, speech, capsys):
+    def test_a_recognizer_gives_the_same_transcript(self, fit_audio, speech, capsys):
         fit_audio()
         best = "lightning_logs/audio/best.ckpt"
         main(["hub", "push", best, "./published"])
@@ -100,7 +100,7 @@ class TestFolder:
               "--other", "lightning_logs/hub/published", "--json_file", "report.json"])  # fmt: skip
         assert json.loads(Path("report.json").read_text())["others"][0]["difference"] == {"wer": 0, "low": 0, "high": 0}
 
-    def test_a_classifier_sees_the_same(self, fit_vision, pictures):
+    def test_a_classifier_gives_the_same_probabilities(self, fit_vision, pictures):
         fit_vision()
         best, image = "lightning_logs/vision/best.ckpt", next((pictures / "val").rglob("*.png"))
         main(["hub", "push", best, "./published"])
@@ -109,7 +109,7 @@ class TestFolder:
 
 
 class TestCard:
-    def test_it_tells_parts_data_metrics_and_lineage(self, fit, thinker):
+    def test_it_lists_parts_data_metrics_and_lineage(self, fit, thinker):
         fit("fit", "--init_from.thinker=pulled", trainer__max_steps=3, model__init_args__lr=1e-4)
         main(["hub", "push", BEST, "./second", "--license", "cc-by-4.0"])
         text = Path("second", CARD).read_text()
@@ -135,7 +135,7 @@ class TestCard:
         assert not [words for words in (*commands, *facts) if words not in body]
         assert f"{curves['val/loss']['value']:.4g}" in body
 
-    def test_metrics_are_those_of_its_step_and_not_of_a_later_one(self, fit):
+    def test_metrics_are_those_of_the_checkpoints_step(self, fit):
         fit(trainer__max_steps=3)
         Path("early.ckpt").write_bytes(Path(BEST).read_bytes())
         fit("fit", "--ckpt_path=last", trainer__max_steps=9)
@@ -143,14 +143,14 @@ class TestCard:
         main(["hub", "push", BEST, "./early"])
         assert {m["step"] for m in Checkpoint("early").content["card"]["metrics"].values()} == {2}
 
-    def test_folders_of_the_owner_are_not_told(self, fit, workplace):
+    def test_the_owners_folders_are_not_published(self, fit, workplace):
         fit(data__init_args__train=str(workplace / "corpus.txt"))
         main(["hub", "push", BEST, "./published"])
         for path in Path("published").iterdir():
             assert str(workplace).encode() not in path.read_bytes()
         assert f"{workplace.name}/corpus.txt" in Path("published", CARD).read_text()
 
-    def test_a_checkpoint_alone_says_that_nothing_is_known(self, trained, workplace):
+    def test_a_checkpoint_without_its_run_states_what_is_unknown(self, trained, workplace):
         Path("alone").mkdir()
         Path("alone/model.ckpt").write_bytes(Path(BEST).read_bytes())
         main(["hub", "push", "alone/model.ckpt", "./published"])
@@ -158,7 +158,7 @@ class TestCard:
 
 
 class _Hub:
-    """A Hub that is a folder: `HfApi` and `snapshot_download`, and what they were given."""
+    """A fake Hub in a folder: `HfApi` and `snapshot_download`, which record their arguments."""
 
     def __init__(self, folder: Path, error: Exception | None = None) -> None:
         self.folder, self.error, self.calls = folder, error, []
@@ -193,7 +193,7 @@ class TestHub:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         return hub
 
-    def test_a_repository_is_made_private_and_takes_all_back(self, trained, hub):
+    def test_a_private_repository_is_created_and_pulled_back(self, trained, hub):
         main(["hub", "push", BEST, "somebody/stars"])
         assert hub.calls[1] == {"repo_id": "somebody/stars", "private": True, "exist_ok": True}
         main(["hub", "pull", "somebody/stars"])
@@ -212,21 +212,21 @@ class TestHub:
         assert len(written) > 6
         assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
 
-    def test_a_hub_out_of_reach_is_told_in_a_line(self, trained, fails, monkeypatch, workplace):
+    def test_an_unreachable_hub_is_reported_in_one_line(self, trained, fails, monkeypatch, workplace):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         assert "somebody/stars: Hub error" in fails(main, ["hub", "pull", "somebody/stars"])
         assert not Path("lightning_logs/hub/stars").exists()
 
 
 class TestMistakes:
-    def test_what_is_there_is_not_overwritten(self, thinker, fails):
+    def test_existing_files_are_not_overwritten(self, thinker, fails):
         Path("mine").mkdir()
         Path("mine/thesis.txt").write_text("years of work")
         assert "mine holds other files" in fails(main, ["hub", "pull", "./published", "--out", "mine"])
         assert "mine holds other files" in fails(main, ["hub", "push", BEST, "./mine"])
         assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
 
-    def test_a_damaged_one_costs_nothing_that_was_there(self, thinker, fails):
+    def test_a_damaged_download_keeps_existing_files(self, thinker, fails):
         before = Path(thinker, WEIGHTS).read_bytes()
         Path("published", WEIGHTS).write_bytes(before[: len(before) // 2])
         told = fails(main, ["hub", "pull", "./published", "--out", thinker])
@@ -258,12 +258,12 @@ class TestMistakes:
             (["pull", "./some"], "is not a model pushed by omni: it needs model.safetensors and config.json"),
         ],
     )
-    def test_mistakes_end_in_one_line(self, arguments, complaint, workplace, fails):
+    def test_errors_end_in_one_line(self, arguments, complaint, workplace, fails):
         Path("some/folder").mkdir(parents=True)
         assert complaint in fails(main, ["hub", *arguments])
 
 
-def test_bytes_and_nothing_but_plain_data_go_into_the_configuration(workplace):
+def test_only_plain_data_and_bytes_go_into_the_configuration(workplace):
     lineage = {"stage": "x", "step": 1, "config": "", "data": "", "tokenizer": "", "ancestors": {}}
     checkpoint = {"state_dict": {}, "parts": {}, "lineage": lineage, "tokenizer": {"model": bytes(range(256))}}
     write_folder(checkpoint, Path("model"))

@@ -1,4 +1,4 @@
-"""`omni data check` on images: every fault that it names is found where it is, and nothing is where there is none."""
+"""`omni data check` on images: every kind of fault is found in the right place, and good data has none."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def copy(name, of):
 
 
 def bomb(name, side=60_000):
-    """A PNG that tells of more pixels than fit into memory."""
+    """A PNG whose header has more pixels than fit into memory."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -70,7 +70,7 @@ def manifest(name, rows):
 
 @pytest.fixture
 def found(capsys):
-    """Runs the check, of which see `findings`."""
+    """Runs the check, see `findings`."""
     return partial(findings, capsys)
 
 
@@ -151,7 +151,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_found_where_it_is(good, found, fault):
+def test_each_fault_is_found_in_its_place(good, found, fault):
     make, expected = FAULTS[fault]
     kinds = found(manifest("m.jsonl", [*good, make()]))
     assert kinds.keys() == expected.keys()
@@ -161,7 +161,7 @@ def test_each_fault_is_found_where_it_is(good, found, fault):
         assert what in told
 
 
-def test_what_a_camera_or_a_scanner_writes_is_no_fault(good, found):
+def test_files_of_cameras_and_scanners_have_no_fault(good, found):
     cmyk, grey = Image.fromarray(pixels(30)).convert("CMYK"), Image.fromarray(pixels(31)).convert("L")
     palette, deep = (
         Image.fromarray(pixels(32)).convert("P"),
@@ -175,7 +175,7 @@ def test_what_a_camera_or_a_scanner_writes_is_no_fault(good, found):
     assert figures()["data"]["formats"] == {"JPEG": 2, "PNG": 2}
 
 
-def test_a_row_that_cannot_be_understood_does_not_hide_the_next(good, found):
+def test_rows_after_an_invalid_one_are_checked(good, found):
     assert found(manifest("m.jsonl", [b"{", good[0], b"[]", row("none.png")])).keys() == {
         *("bad image row", "missing image")
     }
@@ -193,7 +193,7 @@ def test_splits_are_compared_by_content(good, found):
     }
 
 
-def test_labels_that_training_never_shows(good, found):
+def test_labels_that_are_not_in_training(good, found):
     rows = [row(save(f"v{n}.png", pixels(60 + n)), **label) for n, label in enumerate(({"label": "c"}, {"size": "x"}))]
     rows[1]["labels"] = {"size": "large"}
     kinds = found(manifest("m.jsonl", good), val=manifest("v.jsonl", rows))
@@ -205,7 +205,7 @@ def test_labels_that_training_never_shows(good, found):
     }
 
 
-def test_two_blank_images_are_no_copies(good, found):
+def test_two_blank_images_are_not_copies(good, found):
     rows = [row(save(f"blank{n}.png", np.zeros((9, 9, 3), np.uint8))) for n in range(2)]
     assert found(manifest("m.jsonl", [*good, *rows])).keys() == {"one colour"}
 

@@ -18,18 +18,18 @@ def copied() -> set[str]:
     return {path.relative_to("configs").as_posix() for path in Path("configs").rglob("*") if path.is_file()}
 
 
-def test_all_are_listed_by_the_names_that_config_takes(capsys):
+def test_all_are_listed_by_the_names_that_the_option_config_accepts(capsys):
     main(["configs"])
     listed = capsys.readouterr().out.splitlines()
     names = {line.split()[0] for line in listed[: listed.index("")]}
     assert names == {
         path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if "models" not in path.parts
     }
-    assert all(len(line.split()) > 3 for line in listed[: len(names)])  # each with its first line
+    assert all(len(line.split()) > 3 for line in listed[: len(names)])  # each with the first line of its file
     assert "laptop" in listed[len(names) + 1]
 
 
-def test_a_copy_comes_with_the_files_that_it_names_and_is_the_one_that_is_read(capsys):
+def test_a_copy_includes_the_files_that_it_names_and_is_used(capsys):
     main(["configs", "copy", "world/thinker.yaml"])
     assert copied() == {
         *("world/thinker.yaml", "thinker.yaml", "models/laptop/thinker.yaml", "models/tiny/thinker.yaml")
@@ -42,14 +42,14 @@ def test_a_copy_comes_with_the_files_that_it_names_and_is_the_one_that_is_read(c
     assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_steps"] == 7
 
 
-def test_all_and_a_chain_are_copied_whole():
+def test_all_files_and_a_chain_are_copied():
     main(["configs", "copy", "world/chain.yaml", "--out", "configs"])
     assert {"world/chain.yaml", "world/omni.yaml", "omni.yaml", "models/laptop/talker.yaml"} <= copied()
-    main(["configs", "copy", "all"])  # what is there already is the same
+    main(["configs", "copy", "all"])  # existing files are equal
     assert copied() == {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*") if path.is_file()}
 
 
-def test_another_file_is_not_overwritten_and_nothing_is_copied_then(fails):
+def test_a_different_file_is_not_overwritten_and_nothing_is_copied(fails):
     Path("configs").mkdir()
     Path("configs/thinker.yaml").write_text("mine", encoding="utf-8")
     message = fails(main, ["configs", "copy", "world/thinker.yaml"])
@@ -58,6 +58,6 @@ def test_another_file_is_not_overwritten_and_nothing_is_copied_then(fails):
 
 
 @pytest.mark.parametrize("name", ["thinkr.yaml", "world", "../pyproject.toml"])
-def test_what_is_not_shipped_is_one_line(fails, name):
+def test_an_unknown_name_is_reported_in_one_line(fails, name):
     message = fails(main, ["configs", "copy", name])
     assert message == f"omni: no configuration {name} comes with omni: `omni configs` lists them"

@@ -1,4 +1,4 @@
-"""`omni data check`: every fault that it names is found where it is, and nothing is where there is none."""
+"""`omni data check`: every kind of fault is found in the right place, and good data has none."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def good(workplace):
 
 @pytest.fixture
 def found(capsys):
-    """Runs the check, of which see `findings`."""
+    """Runs the check, see `findings`."""
     return partial(findings, capsys)
 
 
@@ -122,7 +122,7 @@ FAULTS = {
         lambda: row(save("a.wav", voice(1, 50)), LONG),
         {"infeasible": "needs 65 sub-frames, and", "odd speed": "64.0 characters a second"},
     ),
-    "equal letters": (  # 27 letters and 26 blanks between them do not fit in 13 frames of 4
+    "equal letters": (  # 27 letters with 26 blanks between them do not fit into 13 frames of 4 sub-frames
         lambda: row(save("a.wav", voice(1, 50)), "a" * 27),
         {"infeasible": "needs 53 sub-frames, and"},
     ),
@@ -152,7 +152,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_found_where_it_is(good, found, fault):
+def test_each_fault_is_found_in_its_place(good, found, fault):
     make, expected = FAULTS[fault]
     kinds = found(manifest("m.jsonl", [*good, make()]))
     assert kinds.keys() == expected.keys()
@@ -162,7 +162,7 @@ def test_each_fault_is_found_where_it_is(good, found, fault):
         assert what in told
 
 
-def test_a_row_that_cannot_be_understood_does_not_hide_the_next(good, found):
+def test_rows_after_an_invalid_one_are_checked(good, found):
     rows = [b"{", good[0], b"[]", row("none.wav")]
     assert found(manifest("m.jsonl", rows)).keys() == {"bad row", "missing"}
     assert json.loads(Path("report.json").read_text())["rows"] == 4
@@ -197,21 +197,21 @@ def test_splits_are_compared(good, found):
     assert figures["val"]["texts that data has too"] == "100%"
 
 
-def test_two_silences_are_no_copies(good, found):
+def test_two_silent_files_are_not_copies(good, found):
     rows = [row(save(f"s{n}.wav", np.zeros(RATE))) for n in range(2)]
     assert found(manifest("m.jsonl", [*good, *rows])).keys() == {"silent"}
 
 
-def test_a_strange_format_is_told_where_all_have_it_too(workplace, found):
+def test_an_unusual_format_is_reported_even_if_all_files_have_it(workplace, found):
     rows = [row(save(f"{n}.wav", np.repeat(voice(seed=n)[:, None], 3, 1))) for n in range(2)]
     assert len(found(manifest("m.jsonl", rows))["odd format"]) == 2
     rows = [row(save(f"{n}.wav", voice(seed=n, rate=22_050), 22_050)) for n in range(2)]
     assert found(manifest("m.jsonl", rows)) == {}
 
 
-def test_the_frames_of_the_encoder_count(good, found):
+def test_feasibility_depends_on_the_encoders_frame_rate(good, found):
     rows = manifest("m.jsonl", good)
-    assert len(found(rows, subframes=1)["infeasible"]) == 10  # 12.5 a second, and 16 are needed
+    assert len(found(rows, subframes=1)["infeasible"]) == 10  # 12.5 a second, 16 are needed
     assert found(rows, subframes=1, downsampling=4) == {}
 
 
@@ -243,7 +243,7 @@ def test_word_pieces_need_fewer_frames(good, found):
     assert "infeasible" in found(rows, subframes=1)
 
 
-def test_folders_and_csv_are_read_as_training_reads_them(good, found):
+def test_folders_and_csv_are_read_like_in_training(good, found):
     Path("lj/wavs").mkdir(parents=True)
     copy("lj/wavs/LJ001-0001.wav", "good0.wav")
     Path("lj/metadata.csv").write_text("LJ001-0001|Hello, 3|Hello three dogs\n")
@@ -267,7 +267,7 @@ def test_many_rows_are_read_by_a_few_threads_in_order(good, found, monkeypatch):
     assert threading.get_ident() not in threads
 
 
-def test_hours_of_silence_are_read_block_by_block(good, found, monkeypatch):
+def test_hours_of_silence_are_read_in_blocks(good, found, monkeypatch):
     with soundfile.SoundFile("hours.flac", "w", 8000, 1) as file:
         for _ in range(18):
             file.write(np.zeros(8000 * 600, np.int16))
@@ -282,7 +282,7 @@ def test_hours_of_silence_are_read_block_by_block(good, found, monkeypatch):
     kinds = found(manifest("m.jsonl", [*good, row("hours.flac")]))
     assert {"silent", "too long"} <= kinds.keys()
     assert kinds["silent"] == [("m.jsonl: row 11", "hours.flac: digital silence in 10800.00 s")]
-    assert longest[0] == 30 * 8000  # of 86,400,000
+    assert longest[0] == 30 * 8000  # samples, of 86,400,000
 
 
 class TestText:
@@ -309,7 +309,7 @@ class TestText:
             (b"{", "bad document", "not JSON"),
         ],
     )
-    def test_each_fault_is_found_where_it_is(self, texts, found, bad, kind, told):
+    def test_each_fault_is_found_in_its_place(self, texts, found, bad, kind, told):
         kinds = found(manifest("t.jsonl", [*texts, bad, {"text": "the last"}]))
         assert kinds.keys() == {kind}
         ((where, what),) = kinds[kind]
@@ -359,13 +359,13 @@ MEND = "correct or remove the row, or set data.text_column"
         ([["m.jsonl"], {"min_duration": 3, "max_duration": 2}], r"--min_duration \(3 s\) must be less than"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(good, arguments, message):
+def test_invalid_arguments_are_refused(good, arguments, message):
     manifest("m.jsonl", good)
     with pytest.raises(UserError, match=message):
         checked(*arguments[0], **(arguments[1] if len(arguments) > 1 else {}))
 
 
-def test_the_report_is_written_whole_or_not_at_all(good, monkeypatch):
+def test_the_report_is_written_completely_or_not_at_all(good, monkeypatch):
     manifest("m.jsonl", good)
     check(["m.jsonl"], json=Path("new/report.json"))
     before = Path("new/report.json").read_bytes()

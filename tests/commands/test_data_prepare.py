@@ -1,4 +1,4 @@
-"""`omni data prepare`: manifests of corpora as they lie on disk."""
+"""`omni data prepare`: manifests of corpora in their original layouts."""
 
 import json
 from pathlib import Path
@@ -89,7 +89,7 @@ def ids(rows):
     return sorted(row["id"] for row in rows)
 
 
-def test_what_is_written_can_be_read_wherever_the_manifest_lies(corpus, tmp_path):
+def test_manifests_can_be_read_from_any_folder(corpus, tmp_path):
     for out in (f"data/{corpus}", "corpus/manifests", str(tmp_path / "elsewhere" / "deep" / "down")):
         prepare(corpus, Path("corpus"), None if out.startswith("data/") else Path(out))
         for split, rows in manifests(out).items():
@@ -103,7 +103,7 @@ def test_what_is_written_can_be_read_wherever_the_manifest_lies(corpus, tmp_path
             assert len(set(ids(rows))) == len(rows)
 
 
-def test_official_splits_are_kept(workplace, capsys):
+def test_official_splits_are_used(workplace, capsys):
     for kind, sizes in {
         "librispeech": {"dev-clean": 3, "train-clean-5": 6},
         "an4": {"test": 2, "train": 4},
@@ -135,7 +135,7 @@ def test_one_split_of_librispeech_keeps_its_name(workplace):
     assert list(manifests("out")) == ["train-clean-5"]
 
 
-def test_splits_of_ours_are_by_speaker_or_chapter(workplace, capsys):
+def test_other_splits_are_by_speaker_or_chapter(workplace, capsys):
     folder(Path("a"))
     ljspeech(Path("b"))
     prepare("folder", Path("a"), Path("people"))
@@ -156,7 +156,7 @@ def test_splits_of_ours_are_by_speaker_or_chapter(workplace, capsys):
     assert len(manifests("half")["val"]) == 4
 
 
-def test_what_cannot_be_split_is_written_whole(workplace, capsys):
+def test_a_corpus_that_cannot_be_split_is_written_as_one_manifest(workplace, capsys):
     folder(Path("a"))
     prepare("folder", Path("a/anna"))
     assert list(manifests("data/folder")) == ["all"]
@@ -209,7 +209,7 @@ def test_missing_audio_and_transcripts_of_an4(workplace, capsys):
     assert "skipped, no text: 1 (" in printed
 
 
-def test_a_strange_name_among_the_digits_is_told(workplace, capsys):
+def test_an_unexpected_file_among_the_digits_is_reported(workplace, capsys):
     make("fsdd")
     record(Path("corpus/recordings/notes.wav"))
     prepare("fsdd", Path("corpus/recordings"))
@@ -248,13 +248,13 @@ def test_a_folder_without_the_corpus_is_refused(workplace, kind, looked_for):
         ("an4", {"val_speakers": ["fash"]}, "--val_speakers is for kind folder: an4 has its own splits"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(workplace, kind, options, message):
+def test_invalid_arguments_are_refused(workplace, kind, options, message):
     make(kind)
     with pytest.raises(UserError, match=message):
         prepare(kind, Path("corpus"), **options)
 
 
-def test_nothing_that_can_be_used_is_refused(workplace):
+def test_a_corpus_without_usable_rows_is_refused(workplace):
     make("fsdd")
     for path in Path("corpus/recordings").iterdir():
         path.write_bytes(b"")
@@ -310,7 +310,7 @@ def test_questions_about_images_become_conversations(tmp_path, capsys):
         ("rows", "questions.json: not a list of [question, answer, image number]"),
     ],
 )
-def test_questions_that_cannot_be_used_are_told(tmp_path, fails, fault, message):
+def test_unusable_questions_are_reported(tmp_path, fails, fault, message):
     visual_questions(tmp_path / "vqa", splits=("train",))
     if fault == "image":
         (tmp_path / "vqa/train/images/1.png").unlink()

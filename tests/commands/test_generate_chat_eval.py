@@ -1,4 +1,4 @@
-"""The verbs that converse: `generate` about media, `chat` over a pipe, `eval omni`; mistakes end in a line."""
+"""The verbs that converse: `generate` with media, `chat` over a pipe, `eval omni`; errors end in one line."""
 
 import io
 import json
@@ -29,7 +29,7 @@ OMNI = ["--checkpoint", "omni.ckpt"]
 
 @pytest.fixture
 def place(workplace: Path, monkeypatch) -> Path:
-    """A folder with a model that says what the Talker beside it can say, an image, a recording and a clip."""
+    """A folder with a model, a Talker for the model's answers, an image, a recording and a video clip."""
     save_omni(workplace / "omni.ckpt")
     save_talker(workplace / "talker.ckpt", fast=True)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -55,7 +55,7 @@ def generated(capsys, *options):
 
 
 class TestGenerate:
-    def test_answers_about_all_that_is_given(self, place, capsys):
+    def test_answers_questions_about_all_media(self, place, capsys):
         files = ["--image", "a.png", "a.png", "--audio", "a.wav", "--video", "clip"]
         out = generated(capsys, "--text", "what?", *files)
         told = assistant_of().chat(text="what?", image=["a.png", "a.png"], audio="a.wav", video="clip", max_tokens=12)
@@ -65,12 +65,12 @@ class TestGenerate:
             assistant_of(system="s").chat(audio="a.wav", max_tokens=12).text + "\n"
         )
 
-    def test_answers_several_questions_each_as_if_alone(self, place, capsys):
+    def test_several_questions_are_answered_independently(self, place, capsys):
         out = generated(capsys, "--text", "[what?, and?]", "--image", "a.png", "--num_samples", "2")
         alone = [generated(capsys, "--text", text, "--image", "a.png").rstrip("\n") for text in ("what?", "and?")]
         assert out.rstrip("\n").split("\n--------\n") == [alone[0], alone[0], alone[1], alone[1]]
 
-    def test_says_what_it_writes(self, place, capsys):
+    def test_speech_has_the_written_text(self, place, capsys):
         sampled = ["--text", "what?", "--temperature", "2", "--top_p", "1", "--max_tokens", "40"]
         out = generated(capsys, *sampled, "--speak", "said/x.wav", "--voice", "talker.ckpt")
         text, line = out.splitlines()
@@ -97,11 +97,11 @@ class TestGenerate:
             ([], "there is nothing to answer"),
         ],
     )
-    def test_mistakes_end_in_a_line(self, place, fails, options, complaint):
+    def test_errors_end_in_one_line(self, place, fails, options, complaint):
         assert complaint in fails(main, ["generate", *OMNI, *options])
         assert not list(Path().glob("*x.wav*"))
 
-    def test_a_checkpoint_of_stage_a_only_continues(self, place, fails, capfd):
+    def test_a_checkpoint_of_stage_a_only_continues_text(self, place, fails, capfd):
         held = torch.load("omni.ckpt")
         held["parts"] = {"thinker": held["parts"]["thinker"]}
         held["lineage"]["stage"] = "ThinkerPretraining"
@@ -135,8 +135,8 @@ class TestChat:
             "user: [image] what?", f"assistant: {told[0]}", "user: [audio]", f"assistant: {told[1]}",
             "user: and?", f"assistant: {told[2]}",
         ]  # fmt: skip
-        anew = assistant_of().chat(text="and?", max_tokens=10).text
-        assert lines[9:] == [anew, "user: and?", f"assistant: {anew}"]
+        again = assistant_of().chat(text="and?", max_tokens=10).text
+        assert lines[9:] == [again, "user: and?", f"assistant: {again}"]
 
     def test_answers_are_spoken_into_numbered_files(self, place, monkeypatch, capsys):
         spoken = ["--voice", "talker.ckpt", "--temperature", "2", "--top_p", "1"]
@@ -147,7 +147,7 @@ class TestChat:
         chatted(monkeypatch, "one?\n", *spoken, "--speak", "said")
         assert Path("said/0003.wav").is_file()
 
-    def test_mistakes_are_told_and_the_conversation_goes_on(self, place, monkeypatch, capsys):
+    def test_errors_are_reported_and_the_conversation_continues(self, place, monkeypatch, capsys):
         lines = ["/image nowhere.png", "/audio", "/frobnicate", "/speak said", "x" * 400, "what?", "/history"]
         with pytest.raises(SystemExit) as stop:
             chatted(monkeypatch, "\n".join(lines))
@@ -161,7 +161,7 @@ class TestChat:
         answer = assistant_of().chat(text="what?", max_tokens=10).text
         assert told.out.splitlines() == [answer, "user: what?", f"assistant: {answer}"]
 
-    def test_what_is_forgotten_is_told(self, place, monkeypatch, capsys):
+    def test_dropped_messages_are_reported(self, place, monkeypatch, capsys):
         chatted(monkeypatch, f"{'a' * 50}\n{'b' * 50}\n{'c' * 50}\n", "--context", "120")
         assert "(the first 2 messages do not fit any more and are left out)" in capsys.readouterr().err
 
@@ -218,7 +218,7 @@ def examined(*options):
 
 @pytest.fixture
 def questions(place) -> Path:
-    """Of four tasks, behind another exchange; for two of three the model's own answer is the truth."""
+    """Questions of four tasks after another exchange; for two of three the reference is the model's own answer."""
     assistant, rows = Assistant.from_pretrained("omni.ckpt"), []
     for number in range(12):
         task = ("colour", "text", "transcription", "composition")[number % 4]
@@ -241,7 +241,7 @@ class TestEval:
         report = examined("--data", "talks/test.jsonl", "--batch_size", "5")
         tasks = report["tasks"]
         assert {name: figures["right"] for name, figures in tasks.items()} == dict.fromkeys(tasks, 2)
-        assert report["all"]["asked"] == 6  # transcription and composition have figures of their own
+        assert report["all"]["asked"] == 6  # transcription and composition are reported separately
         assert report["all"]["accuracy"] == pytest.approx(2 / 3)
         assert 0 < report["all"]["low"] < 2 / 3 < report["all"]["high"] < 1
         assert tasks["colour"]["blank_image"] < 2 / 3
@@ -256,7 +256,7 @@ class TestEval:
         assert few["questions"] == 4
         assert all(not one["blank"] for one in few["answers"])
 
-    def test_spoken_answers_are_heard_by_the_voices_recogniser(self, questions, capsys):
+    def test_spoken_answers_are_transcribed_by_the_voices_recognizer(self, questions, capsys):
         from toy_speech import ToneEncoder
 
         held, encoder = torch.load("talker.ckpt"), ToneEncoder()
@@ -268,7 +268,7 @@ class TestEval:
         assert report["round_trip_wer"]["wer"] > 0
         assert "as talker.ckpt transcribes them" in capsys.readouterr().out
 
-    def test_any_answer_is_counted_said_and_written(self, questions, monkeypatch):
+    def test_any_answer_is_counted_spoken_and_written(self, questions, monkeypatch):
         from toy_speech import ToneEncoder
 
         held, encoder = torch.load("talker.ckpt"), ToneEncoder()
@@ -297,7 +297,7 @@ class TestEval:
             (["--data", "robot.jsonl"], "robot.jsonl: row 1: message 0: role 'robot' is unknown"),
         ],
     )
-    def test_mistakes_end_in_a_line(self, questions, fails, options, complaint):
+    def test_errors_end_in_one_line(self, questions, fails, options, complaint):
         Path("empty.jsonl").touch()
         user, said = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}
         lost = {"role": "user", "content": [{"type": "image", "image": "lost.png"}]}
@@ -307,7 +307,7 @@ class TestEval:
         assert complaint in fails(examined, *options)
 
 
-def test_intervals_are_wilsons():
+def test_intervals_are_wilson_intervals():
     figures = accuracy(81, 263)  # Newcombe 1998, table I: 81 of 263
     assert (round(figures["low"], 4), round(figures["high"], 4)) == (0.2553, 0.3662)
     assert accuracy(5, 5)["high"] == 1.0

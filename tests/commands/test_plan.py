@@ -1,4 +1,4 @@
-"""A plan counts what there is, and measures without weights what training really needs."""
+"""A plan counts parameters, and measures the memory that training needs without making weights."""
 
 import copy
 import dataclasses
@@ -64,7 +64,7 @@ def command(*args: str, config: Path = CONFIGS / "thinker.yaml") -> list[str]:
 
 
 def parameters_of(size: dict[str, Any]) -> int:
-    """The parameters of a Thinker with QK-norm and SwiGLU, by hand."""
+    """Number of parameters of a Thinker with QK-norm and SwiGLU, from its formula."""
     dim, heads, layers, ffn = size["dim"], size["num_heads"], size["num_layers"], size["ffn_dim"]
     head, kv_heads, experts = dim // heads, size.get("num_kv_heads", heads), size.get("num_experts", 0)
     attention = dim * dim + 2 * dim * kv_heads * head + dim * dim + (heads + kv_heads) * head
@@ -74,14 +74,14 @@ def parameters_of(size: dict[str, Any]) -> int:
 
 
 def saved_bytes(stage: ThinkerPretraining) -> int:
-    """What PyTorch keeps for the backward pass of a real batch, besides the parameters."""
+    """Bytes that PyTorch saves for the backward pass of a real batch, without the parameters."""
     own = {parameter.untyped_storage().data_ptr() for parameter in stage.parameters()}
     kept = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage  # kept alive, so that no address is used twice
+            kept[storage.data_ptr()] = storage  # kept alive, so that no address is reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -90,7 +90,7 @@ def saved_bytes(stage: ThinkerPretraining) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def test_every_size_is_counted_by_hand():
+def test_parameters_of_every_size_equal_the_formula():
     assert [path.parent.name for path in SIZES] == ["laptop", "large", "medium", "small", "tiny", "xl"]
     for path in SIZES:
         size = yaml.safe_load(path.read_text())
@@ -115,7 +115,7 @@ def test_tiny_as_documented(capsys: pytest.CaptureFixture[str]):
     assert plan.total_parameters == pytest.approx(20.3e6, rel=0.01)
     assert plan.parameters == {"thinker": plan.total_parameters}
     assert plan.batch == {"tokens": (1, 8), "targets": (1, 8), "rows": (1,)}
-    assert plan.cache == 2 * 4 * 2 * 64 * 8 * 4  # keys and values, layers, heads, their size, context, bytes
+    assert plan.cache == 2 * 4 * 2 * 64 * 8 * 4  # keys and values, layers, heads, head_dim, context, bytes
     out, err = capsys.readouterr()
     assert err == ""
     lines = out.splitlines()
@@ -142,7 +142,7 @@ def test_a_plan_equals_the_count_of_a_real_step(thinker: dict[str, Any], precisi
     assert plan_of(thinker, precision=precision) == measure(stage_of(thinker), DATA, precision=precision)
 
 
-def test_what_saves_memory_shows():
+def test_memory_savings_are_measured():
     plain = plan_of()
     assert plan_of({"gradient_checkpointing": True}).activations < plain.activations / 3
     assert plan_of(precision="bf16-mixed").activations < plain.activations
@@ -160,13 +160,13 @@ def test_optimizer_state_by_hand():
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("thinker", [{}, {"vocab_size": 8192}, {"gradient_checkpointing": True}])
-def test_no_moment_of_a_real_step_needs_more(thinker: dict[str, Any], micro_batches: int):
+def test_peak_memory_of_a_real_step_is_within_the_plan(thinker: dict[str, Any], micro_batches: int):
     stage = stage_of(thinker)
     optimizer = adamw(stage, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     with MemoryTracker() as ledger:
         ledger.add(list(stage.parameters()))
         for _ in range(2):
-            ledger.peak = 0  # the first step only makes the optimizer's state
+            ledger.peak = 0  # the first step makes the optimizer's state
             for _ in range(micro_batches):
                 stage.loss(stage.example_batch(DATA)).total.backward()
             optimizer.step()
@@ -177,7 +177,7 @@ def test_no_moment_of_a_real_step_needs_more(thinker: dict[str, Any], micro_batc
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_speech_is_planned_and_no_moment_of_a_real_step_needs_more(gradient_checkpointing: bool):
+def test_peak_memory_of_a_real_speech_step_is_within_the_plan(gradient_checkpointing: bool):
     data = {"max_duration": 2.0, "max_batch_rows": 4, "batch_seconds": 8.0, "num_mels": 16}
 
     def make() -> SpeechRecognition:
@@ -205,7 +205,7 @@ def test_the_configuration_of_speech_is_planned(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("frozen_thinker", [False, True])
-def test_images_and_captions_are_planned_and_no_moment_of_a_real_step_needs_more(frozen_thinker: bool):
+def test_peak_memory_of_a_real_vision_step_is_within_the_plan(frozen_thinker: bool):
     data = {"batch_size": 4, "image_size": 32, "caption_tokens": 12}
 
     def make() -> VisionPretraining:
@@ -241,7 +241,7 @@ def test_the_configuration_of_images_is_planned(capsys: pytest.CaptureFixture[st
     assert "vision_encoder" in capsys.readouterr().out
 
 
-def test_a_codec_is_planned_as_its_first_step_runs():
+def test_a_codec_is_planned_with_its_first_step():
     data = {"crop": 1.0, "max_duration": 20.0, "max_batch_rows": 4, "batch_seconds": 8.0, "num_mels": 16}
 
     def make() -> CodecTraining:
@@ -272,7 +272,7 @@ def test_a_vocoder_is_planned_with_its_discriminators():
     with fake_tensors():
         plan = measure(make(), data)
     real = measure(make(), data)
-    assert plan.activations == pytest.approx(real.activations, abs=64)  # a scalar lives a little longer
+    assert plan.activations == pytest.approx(real.activations, abs=64)  # one scalar is freed later
     assert plan == dataclasses.replace(real, activations=plan.activations)
     assert plan.batch["audio"] == (4, 8000)
     assert plan.trained_parameters == plan.parameters["vocoder"] + plan.parameters["discriminators"]
@@ -285,7 +285,7 @@ def test_the_configuration_of_the_vocoder_is_planned():
 
 
 class Pair(Stage):
-    """Two Thinkers that learn the same."""
+    """Two Thinkers trained on the same batch."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -311,7 +311,7 @@ def test_frozen_parts_have_no_gradients_and_no_state():
         plan_of(frozen=["thinker"])
 
 
-def test_a_batch_must_be_told():
+def test_a_plan_needs_the_size_of_a_batch():
     with fake_tensors(), pytest.raises(UserError, match=r"data\.init_args has no 'batch_size'"):
         measure(stage_of({}), {"context": 8})
 
@@ -330,7 +330,7 @@ def test_a_batch_must_be_told():
         (["--trainer.precision=bf16-true"], "precision bf16-true is not supported: use bf16-mixed"),
     ],
 )
-def test_mistakes_end_in_one_line(args: list[str], complaint: str, capsys: pytest.CaptureFixture[str]):
+def test_errors_end_in_one_line(args: list[str], complaint: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main(command(*args))
     assert end.value.code == 2
@@ -361,7 +361,7 @@ def test_a_copy_of_a_fake_tensor_is_of_the_same_mode():
     assert not weight.requires_grad
     for tensor in (weight, number):
         assert isinstance(tensor, FakeTensor)
-        # PyTorch's own copy is of another mode, and both free the same references.
+        # PyTorch's own copy has another mode, and both free the same references.
         assert tensor.fake_mode is tied[0].weight.fake_mode
 
 
@@ -369,11 +369,11 @@ def test_a_copy_of_a_fake_tensor_is_of_the_same_mode():
     ("text", "size"),
     [("12GB", 12 * 10**9), ("24 GiB", 24 * 2**30), ("800mb", 8 * 10**8), ("1.5TiB", 3 * 2**39), ("4kB", 4000)],
 )
-def test_sizes_are_read(text: str, size: int):
+def test_sizes_are_parsed(text: str, size: int):
     assert parse_size(text) == size
 
 
-def test_numbers_are_written_for_people():
+def test_numbers_are_formatted():
     assert [format_size(n) for n in (0, 512, 2**20, 3.1 * 2**30, 5 * 2**40)] == [
         "0 B", "512 B", "1.0 MiB", "3.1 GiB", "5.0 TiB"
     ]  # fmt: skip
@@ -387,7 +387,7 @@ def test_ledger_counts_storages_not_tensors():
         b = a.view(10, 10)[2:]
         assert ledger.live == 400
         del a
-        assert ledger.live == 400  # the view holds it
+        assert ledger.live == 400  # the view keeps it alive
         c = b + 1
         del b
         assert (ledger.live, ledger.peak) == (c.untyped_storage().nbytes(), 720)

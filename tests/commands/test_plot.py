@@ -1,4 +1,4 @@
-"""Curves as a picture, and the drop in them: a sudden fall after a plateau, and nothing else."""
+"""Figures of curves, and the detection of loss drops: sudden falls after a plateau."""
 
 import random
 import shutil
@@ -26,7 +26,7 @@ def noisy(loss, *, noise: float = 0.05, count: int = 240, seed: int = 0):
 
 
 def fall(height: float, foot: float, at: int, over: int):
-    """A loss that lies at `height`, and from value `at` on falls to `foot` over so many values."""
+    """A loss of `height` that falls to `foot` from value `at` over a number of values."""
     return lambda i: height + (foot - height) * min(1, max(0, (i - at) / over))
 
 
@@ -40,7 +40,7 @@ def write(folder: Path, **curves: dict[int, float]) -> None:
 class TestLossDrop:
     @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
     @pytest.mark.parametrize("over", [1, 5, 15])
-    def test_a_sudden_fall_after_a_plateau_is_found_once_and_in_its_place(self, noise, over):
+    def test_a_sudden_fall_after_a_plateau_is_found_once(self, noise, over):
         for seed in range(5):
             (drop,) = find_loss_drops(noisy(fall(3.0, 0.6, 120, over), noise=noise, seed=seed))
             assert 1190 <= drop.start <= 1200 + 10 * over
@@ -63,16 +63,16 @@ class TestLossDrop:
         ],
         ids=["flat", "exponential", "slow", "power", "straight", "a small step", "a rise", "no plateau before"],
     )
-    def test_nothing_else_is_one(self, loss, noise):
+    def test_other_curves_have_no_drop(self, loss, noise):
         for seed in range(5):
             assert not list(find_loss_drops(noisy(loss, noise=noise, seed=seed)))
 
-    def test_a_second_one_needs_a_plateau_of_its_own(self):
+    def test_a_second_drop_needs_its_own_plateau(self):
         two = [*noisy(fall(9.0, 3.0, 60, 5), count=120), *((s + 1200, v) for s, v in noisy(fall(3.0, 0.5, 60, 5)))]
         assert [round(drop.height) for drop in find_loss_drops(two)] == [9, 3]
 
     @pytest.mark.parametrize(("over", "drops"), [(5, 1), (60, 0)])
-    def test_a_watch_that_was_saved_goes_on_as_if_never_stopped(self, over, drops):
+    def test_a_saved_detector_resumes_exactly(self, over, drops):
         curve = noisy(fall(3.0, 0.6, 120, over))
         assert len(list(find_loss_drops(curve))) == drops
         for cut in (60, 121, 123, 135, 180):
@@ -90,7 +90,7 @@ class TestTraining:
         assert list(norms) == [1, 3]
         assert all(0.01 < norm < 100 for norm in norms.values())
 
-    def test_it_is_that_of_the_whole_accumulated_batch(self, fit):
+    def test_the_norm_is_that_of_the_accumulated_batch(self, fit):
         options = {"model__init_args__lr": 1e-9, "model__init_args__weight_decay": 0, "trainer__max_steps": 2}
         fit(**options, data__init_args__batch_size=4)
         big = read_run(str(RUN)).curves["train/grad_norm"]
@@ -129,7 +129,7 @@ class TestPlot:
         assert COLORS[0] in colours
         assert COLORS[1] not in colours
 
-    def test_several_runs_lie_over_one_another_each_in_its_colour(self, workplace, monkeypatch):
+    def test_several_runs_are_overlaid_in_different_colours(self, workplace, monkeypatch):
         drawn: list[Figure] = []
         save = Figure.savefig
         monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
@@ -153,25 +153,25 @@ class TestPlot:
         assert told == ["lr", "val/a", "val/b"]
         assert Path("curves.svg").read_text().count("optimizer steps") == 3
 
-    def test_of_a_step_that_was_made_twice_the_later_value_counts(self, workplace):
+    def test_the_later_value_of_a_repeated_step_is_shown(self, workplace):
         write(Path("run"), loss={1: 1.0, 2: 2.0, 3: 3.0})
         earlier = next(Path("run").iterdir())
         earlier.rename(earlier.with_name("events.out.tfevents.1.host.1.0"))
         write(Path("run"), loss={3: 30.0, 4: 40.0})
         assert read_run("run").curves["loss"] == {1: 1.0, 2: 2.0, 3: 30.0, 4: 40.0}
 
-    def test_a_file_that_is_still_being_written_is_read_as_far_as_it_goes(self, workplace):
+    def test_a_file_that_is_being_written_is_read_to_its_end(self, workplace):
         write(Path("run"), loss=dict.fromkeys(range(9), 1.0))
         (path,) = Path("run").iterdir()
         path.write_bytes(path.read_bytes()[:-20])
         assert list(read_run("run").curves["loss"]) == list(range(8))
 
-    def test_what_is_no_number_is_left_out(self, workplace, capfd):
+    def test_values_that_are_not_finite_are_left_out(self, workplace, capfd):
         write(Path("run"), train__loss={1: 1.0, 2: float("nan"), 3: 0.5})
         main(["plot", "run"])
         assert "0.5 to 1 in 2 values" in capfd.readouterr().out
 
-    def test_smoothing_keeps_a_straight_line_and_lags_behind_no_step(self):
+    def test_smoothing_keeps_straight_lines_and_has_no_lag(self):
         straight, step = {i: 100.0 + i for i in range(99)}, {i: float(i >= 50) + 1 for i in range(99)}
         figure = curves_figure([Panel("a", [Line(0, "a", curve, False)]) for curve in (straight, step)], ["x"])
         smooth = [axis.lines[1].get_ydata() for axis in figure.axes]
@@ -189,7 +189,7 @@ class TestPlot:
             (["odd"], "there is nothing to plot"),
         ],
     )
-    def test_mistakes_end_in_one_line(self, arguments, complaint, workplace, fails):
+    def test_errors_end_in_one_line(self, arguments, complaint, workplace, fails):
         Path("empty").mkdir()
         write(Path("lightning_logs/one"), train__loss={1: 1.0})
         write(Path("odd"), other={1: 1.0})
@@ -197,7 +197,7 @@ class TestPlot:
         shutil.rmtree("empty")
 
 
-def test_a_drop_says_where_from_and_where_to():
+def test_a_drop_has_its_start_and_end():
     assert (
         str(LossDrop(100, 140, 3.0, 1.25)) == "dropped suddenly after a plateau: from 3 at step 100 to 1.25 at step 140"
     )

@@ -1,4 +1,4 @@
-"""The verb `speak`: files, folders and raw samples; mistakes end in a line."""
+"""The verb `speak`: files, folders and raw samples; errors end in one line."""
 
 import io
 import re
@@ -41,7 +41,7 @@ def test_a_text_becomes_a_file(talker, capsys):
     assert other.shape != audio.shape or not torch.equal(other, audio)
 
 
-def test_temperature_0_always_says_the_same(talker):
+def test_temperature_0_is_deterministic(talker):
     for seed in "12":
         say("Abc.", "--out", f"{seed}.wav", "--temperature", "0", "--seed", seed)
     assert torch.equal(read_audio(Path("1.wav")), read_audio(Path("2.wav")))
@@ -68,7 +68,7 @@ def test_lines_become_one_file(talker):
 
 
 class Out(io.TextIOWrapper):
-    """Standard output that remembers when it was flushed."""
+    """Standard output that records when it was flushed."""
 
     def __init__(self) -> None:
         super().__init__(Buffer())
@@ -107,12 +107,12 @@ def test_standard_input_must_be_text(talker, monkeypatch, fails):
     assert "standard input is not UTF-8 (byte 1)" in fails(say, "-", "--out", "x.wav")
 
 
-def test_no_stream_runs_over_a_terminal(talker, monkeypatch, fails):
+def test_streaming_to_a_terminal_is_refused(talker, monkeypatch, fails):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert "standard output is a terminal" in fails(say, "abc", "--stream")
 
 
-def test_nothing_is_left_of_a_file_that_was_broken_off(talker, monkeypatch):
+def test_an_interrupted_file_is_removed(talker, monkeypatch):
     def broken(*args, **options):
         yield from list(parts(*args, **options))[:1]
         raise KeyboardInterrupt
@@ -150,7 +150,7 @@ def test_nothing_is_left_of_a_file_that_was_broken_off(talker, monkeypatch):
         (["--file", "latin.txt", "--out", "x.wav"], "latin.txt is not UTF-8 (byte 1)"),
     ],
 )
-def test_mistakes_end_in_a_line(talker, fails, arguments, words):
+def test_errors_end_in_one_line(talker, fails, arguments, words):
     Path("lines.txt").write_text("abc", encoding="utf-8")
     Path("empty.txt").write_text(" \n", encoding="utf-8")
     Path("latin.txt").write_bytes(b"a\xe9b")
@@ -158,19 +158,19 @@ def test_mistakes_end_in_a_line(talker, fails, arguments, words):
     assert not list(Path().glob("*x.*"))
 
 
-def test_checkpoints_without_a_talker_end_in_a_line(talker, fails):
+def test_checkpoints_without_a_talker_end_in_one_line(talker, fails):
     arguments = ["speak", "abc", "--out", "x.wav", "--checkpoint"]
     assert "holds no part 'talker'" in fails(main, [*arguments, "vocoder.ckpt"])
     assert "nowhere.ckpt does not exist" in fails(main, [*arguments, "nowhere.ckpt"])
     assert "checkpoint" in fails(main, ["speak", "abc", "--out", "x.wav"])
 
 
-def test_an_unknown_ending_is_told_before_all_work(workplace, fails):
+def test_an_unknown_extension_is_refused_before_any_work(workplace, fails):
     line = fails(main, ["speak", "abc", "--out", "x.xyz", "--checkpoint", "nowhere.ckpt"])
     assert "cannot be written as .xyz" in line
 
 
-def test_ten_thousand_characters_are_said(talker):
+def test_ten_thousand_characters_are_spoken(talker):
     text = "abc dad " * 1250
     Path("long.txt").write_text(text, encoding="utf-8")
     save_talker(talker / TALKER, fast=True)
