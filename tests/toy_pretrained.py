@@ -14,7 +14,7 @@ ENCODERS = ("whisper", "hubert", "wav2vec2", "w2v-bert")
 
 
 def llm(folder: Path, kind: str = "qwen3", *, template: str | None = TEMPLATE, seed: int = 0) -> str:
-    """Saves a language model of two layers with its tokenizer: for Llama as converted from SentencePiece, else of bytes."""
+    """Saves a language model of two layers with its tokenizer: converted from SentencePiece for Llama, else bytes."""
     import transformers
 
     torch.manual_seed(seed)

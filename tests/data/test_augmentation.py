@@ -1,4 +1,4 @@
-"""What training does to utterances: bounded, seeded, and never where it was not asked for."""
+"""Augmentation of utterances: bounded, seeded, and only as configured."""
 
 import math
 
@@ -25,7 +25,7 @@ def folder(tmp_path):
     return str(tmp_path)
 
 
-def test_nothing_is_changed_that_was_not_asked_for():
+def test_the_defaults_change_nothing():
     plain = SpeechAugmentation(silence=0)
     assert not plain.changes_waveform
     assert torch.equal(plain.of_waveform(AUDIO, rng()), AUDIO)
@@ -34,14 +34,14 @@ def test_nothing_is_changed_that_was_not_asked_for():
     assert plain.silences(rng()) == (0, 0)
 
 
-def test_silence_comes_on_both_sides_in_half_of_the_cases_and_not_longer_than_asked_for():
+def test_silence_is_added_on_both_sides_in_half_of_the_cases_up_to_its_limit():
     drawn = np.array([SpeechAugmentation(silence=0.2).silences(rng(seed)) for seed in range(400)])
     assert drawn.max() == 20
     assert ((drawn > 0).mean(0) > 0.4).all()
     assert ((drawn > 0).mean(0) < 0.6).all()
 
 
-def test_masks_are_bounded_and_leave_the_original_alone():
+def test_masks_are_bounded_and_leave_the_input_unchanged():
     mel = torch.ones(100, 40)
     augmentation = SpeechAugmentation(time_masks=1, time_mask=0.3, freq_masks=1, freq_mask=0.25)
     shares = []
@@ -67,7 +67,7 @@ def test_tempo_changes_length_and_not_pitch():
     assert 115 < max(lengths) <= 125
 
 
-def test_another_vocal_tract_moves_a_tone_and_nothing_else():
+def test_vocal_tract_perturbation_moves_tones_only():
     mel = LogMel(80)(AUDIO)
     assert torch.equal(
         SpeechAugmentation(vocal_tract=0.2).of_mel(mel, rng()), SpeechAugmentation(vocal_tract=0.2).of_mel(mel, rng())
@@ -106,7 +106,7 @@ def test_gain_stays_within_its_bounds():
 
 
 @pytest.mark.parametrize("made", [True, False])
-def test_noise_is_added_at_the_ratio_asked_for_in_half_of_the_cases(folder, made):
+def test_noise_is_added_at_the_configured_ratio_in_half_of_the_cases(folder, made):
     augmentation = SpeechAugmentation(noise="coloured" if made else folder, snr=(10, 10))
     augmentation.check()
     changed = 0
@@ -118,7 +118,7 @@ def test_noise_is_added_at_the_ratio_asked_for_in_half_of_the_cases(folder, made
     assert 18 < changed < 42
 
 
-def test_made_noise_is_of_many_colours():
+def test_generated_noise_has_many_colours():
     tilts = []
     for seed in range(60):
         noise = SpeechAugmentation(noise="coloured", snr=(0, 0)).of_waveform(AUDIO, rng(seed)) - AUDIO
@@ -129,7 +129,7 @@ def test_made_noise_is_of_many_colours():
     assert max(tilts) > 0.3
 
 
-def test_the_seed_decides(folder):
+def test_results_depend_on_the_seed(folder):
     augmentation = SpeechAugmentation(noise=folder, speed=(0.9, 1.0, 1.1), gain=3)
     assert torch.equal(augmentation.of_waveform(AUDIO, rng(3)), augmentation.of_waveform(AUDIO, rng(3)))
     lengths = {len(augmentation.of_waveform(AUDIO, rng(seed))) for seed in range(20)}
@@ -145,7 +145,7 @@ def test_the_seed_decides(folder):
         ({"noise": "nowhere"}, "nowhere does not exist"),
     ],
 )
-def test_nonsense_is_refused(options, words):
+def test_invalid_arguments_are_refused(options, words):
     with pytest.raises(UserError, match=words):
         SpeechAugmentation(**options).check()
 

@@ -1,4 +1,4 @@
-"""Batches of similar length: every row once, bounded seconds, shared out over ranks."""
+"""Batches of similar length: every row once, bounded seconds, split over ranks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def batches_of(epoch: int = 0, **options: object) -> list[np.ndarray]:
     return [batch - epoch * sampler.num_rows for batch in sampler.epoch(epoch)]
 
 
-def test_every_row_comes_once_an_epoch_and_the_number_tells_the_epoch():
+def test_every_row_is_used_once_an_epoch():
     sampler = BucketedBatches(DURATIONS, **LIMITS)
     for epoch in (0, 1, 5):
         numbers = np.sort(np.concatenate(sampler.epoch(epoch)))
@@ -29,23 +29,23 @@ def test_batches_are_bounded():
     assert max(map(len, batches_of(max_rows=3))) == 3
 
 
-def test_little_of_a_batch_is_padding_and_batches_are_full():
+def test_batches_are_full_and_have_little_padding():
     assert padding_share(DURATIONS, batches_of()) < 0.15
     assert padding_share(DURATIONS, [np.arange(300)]) > 0.5
     assert len(batches_of()) < 1.5 * DURATIONS.sum() / 20
 
 
-def test_order_and_company_depend_on_seed_and_epoch_only():
+def test_order_and_batches_depend_on_seed_and_epoch_only():
     def said(**options: object) -> list[list[int]]:
         return [batch.tolist() for batch in batches_of(**options)]  # pyright: ignore
 
     assert said() == said()
     assert said() != said(seed=1)
     assert said() != said(epoch=1)
-    assert sorted(map(sorted, said())) != sorted(map(sorted, said(epoch=1)))  # other company, not only another order
+    assert sorted(map(sorted, said())) != sorted(map(sorted, said(epoch=1)))  # other batches, not only another order
 
 
-def test_ranks_share_an_epoch_out():
+def test_an_epoch_is_split_over_ranks():
     for world_size in (2, 3):
         ranks = [batches_of(rank=rank, world_size=world_size) for rank in range(world_size)]
         assert len({len(rank) for rank in ranks}) == 1
@@ -55,7 +55,7 @@ def test_ranks_share_an_epoch_out():
         BucketedBatches(np.ones(3), **LIMITS, world_size=4)
 
 
-def test_validation_sees_every_row_once_on_ranks_with_as_many_batches():
+def test_validation_uses_every_row_once_with_equal_numbers_of_batches_on_ranks():
     for world_size in (1, 2, 3, 7):
         ranks = [[*SortedBatches(DURATIONS, **LIMITS, rank=rank, world_size=world_size)] for rank in range(world_size)]
         assert len({len(rank) for rank in ranks}) == 1
@@ -64,6 +64,6 @@ def test_validation_sees_every_row_once_on_ranks_with_as_many_batches():
         SortedBatches(np.ones(2), **LIMITS, world_size=3)
 
 
-def test_equal_and_tiny_data_make_batches_too():
+def test_equal_lengths_and_tiny_data_give_batches():
     assert sorted(np.concatenate(BucketedBatches(np.ones(5), **LIMITS).epoch(0))) == list(range(5))
     assert [batch.tolist() for batch in BucketedBatches(np.array([30.0]), **LIMITS).epoch(0)] == [[0]]

@@ -1,4 +1,4 @@
-"""Conversations: what is scored, how rows are cut, mixed and batched, what is refused, and that a run resumes."""
+"""Conversations: scored tokens, truncation, mixing, batches, errors and resuming."""
 
 import json
 from contextlib import nullcontext, suppress
@@ -21,7 +21,7 @@ LAYOUT = MediaLayout(image_grid=(2, 2), mel_frames=8)
 
 
 def turn(asked, answer=None):
-    """A question, and its answer unless it has none."""
+    """A question, and its answer if given."""
     messages = [{"role": "user", "content": asked}]
     return messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
 
@@ -76,10 +76,10 @@ def whole(data):
     return data.dataset("val").__getitems__(list(range(len(data.dataset("val")))))
 
 
-# ---------------------------------------------------------------- what is scored, and where media are
+# ---------------------------------------------------------------- scored tokens, places of media
 
 
-def test_loss_is_on_the_assistants_tokens_alone(folder):
+def test_only_the_assistants_tokens_are_scored(folder):
     batch = whole(make())
     row = batch.tokens[1].tolist()
     said = TOKENIZER.encode
@@ -107,7 +107,7 @@ def test_a_batch_holds_the_media_of_its_rows_in_order(folder):
     assert batch.num_tokens == int((batch.tokens != PAD).sum())
 
 
-def test_the_last_answer_is_asked_for(folder):
+def test_prompts_end_before_the_last_answer(folder):
     batch = whole(make())
     assert batch.answers == ("red", "yes", "hi", "no")
     for row, length in enumerate(batch.prompts):
@@ -124,7 +124,7 @@ def test_batches_without_media_hold_none(folder):
     assert batch.image_rows == batch.audio_rows == ()
 
 
-def test_durations_that_are_told_wrong_do_not_matter(folder):
+def test_wrong_durations_in_rows_do_not_matter(folder):
     rows = [{"messages": turn([sound("hum.wav", duration=0.01)], "a hum")}]
     data = make(train=write(folder / "told.jsonl", rows))
     (batch,) = data.train_dataloader()
@@ -164,7 +164,7 @@ def test_rows_whose_first_exchange_is_too_long_are_left_out(folder):
     assert len(data.dataset("train").rows) == 4
 
 
-def test_fifty_images_are_a_matter_of_tokens(folder):
+def test_fifty_images_fit_if_their_tokens_do(folder):
     rows = [{"messages": turn([picture("red.png")] * 50, "red")}]
     with pytest.raises(UserError, match=r"no row that can be used.*data.max_tokens, 96"):
         make(train=write(folder / "many.jsonl", rows))
@@ -172,7 +172,7 @@ def test_fifty_images_are_a_matter_of_tokens(folder):
     assert len(batch.images) == 50
 
 
-def test_audio_that_is_longer_than_the_context_is_left_out(folder):
+def test_audio_longer_than_the_context_is_left_out(folder):
     write_audio(folder / "long.wav", torch.zeros(160_000).index_fill(0, torch.arange(0, 160_000, 50), 0.1))
     rows = [*ROWS, {"messages": turn([sound("long.wav")], "nothing")}]
     with pytest.warns(UserWarning, match="1 of 5 rows left out: its first exchange takes more"):
@@ -197,7 +197,7 @@ def test_an_epoch_holds_every_row_once_in_bounded_batches(folder):
     assert again == [batch.rows.tolist() for batch in batches]
 
 
-def test_weights_are_shares_of_an_epoch(folder):
+def test_weights_are_fractions_of_an_epoch(folder):
     lengths = [3, 9, 4, 8, 1, 2, 7, 6]
     assert [len(group) for group in groups(lengths, 0.25)] == [4, 4]
     assert sorted(np.concatenate(groups(lengths, 0.25)).tolist()) == list(range(8))
@@ -223,7 +223,7 @@ def test_weighted_sources_and_replayed_text_are_mixed(folder):
     assert drawn[0] != drawn[1]
 
 
-def test_replayed_text_is_all_scored(folder):
+def test_all_of_replayed_text_is_scored(folder):
     (folder / "short.txt").write_text("some words", encoding="utf-8")
     data = make(train=write(folder / "one.jsonl", ROWS[2:3]), replay="short.txt")
     batch = next(batch for batch in data.train_dataloader() if "replay" in batch.tasks)
@@ -231,7 +231,7 @@ def test_replayed_text_is_all_scored(folder):
     assert batch.targets[row, :11].tolist() == [*TOKENIZER.encode("some words"), EOS]
 
 
-def test_the_fingerprint_knows_rows_media_and_layout(folder):
+def test_the_fingerprint_covers_rows_media_and_layout(folder):
     before = make().fingerprint
     assert make().fingerprint == before
     assert make(layout=MediaLayout(image_grid=(2, 2), mel_frames=4)).fingerprint != before
@@ -242,7 +242,7 @@ def test_the_fingerprint_knows_rows_media_and_layout(folder):
     assert make().fingerprint != changed
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- errors
 
 
 BAD = {
@@ -271,13 +271,13 @@ def test_bad_rows_are_named_or_left_out_and_counted(folder, case):
     assert len(data.dataset("train").rows) == 1
 
 
-def test_lines_that_are_no_json_are_named(folder):
+def test_lines_that_are_not_json_are_named(folder):
     (folder / "bad.jsonl").write_text("{}]\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"bad.jsonl: row 1: not JSON"):
         make(train="bad.jsonl")
 
 
-def test_media_that_cannot_be_read_are_named_or_left_out(folder):
+def test_unreadable_media_are_named_or_left_out(folder):
     (folder / "blue.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"train.jsonl: row 4: .*blue.png"):
         list(make().train_dataloader())
@@ -286,7 +286,7 @@ def test_media_that_cannot_be_read_are_named_or_left_out(folder):
     assert sum(len(batch.rows) for batch in batches) == 3
 
 
-def test_a_model_that_does_not_see_refuses_images(folder):
+def test_a_model_without_vision_encoder_refuses_images(folder):
     with pytest.raises(UserError, match=r"train.jsonl: row 1: there is an image, and the model has no vision encoder"):
         make(layout=MediaLayout(mel_frames=8))
 
@@ -305,12 +305,12 @@ def test_a_model_that_does_not_see_refuses_images(folder):
         ({"train": "hub:a:b:c:d"}, "does not name a data set"),
     ],
 )
-def test_wrong_arguments_are_refused(folder, options, complaint):
+def test_invalid_arguments_are_refused(folder, options, complaint):
     with pytest.raises(UserError, match=complaint):
         make(**options)
 
 
-def test_hub_sets_bring_their_own_media(folder):
+def test_hub_data_sets_contain_their_media(folder):
     import datasets
 
     parts = [{"type": "image", "text": None}, {"type": "text", "text": "what?"}]
@@ -336,7 +336,7 @@ def check(path, val, report):
     return json.loads(report.read_text(encoding="utf-8"))
 
 
-def test_checking_finds_what_would_hurt_and_nothing_else(folder):
+def test_the_check_finds_all_faults_and_no_others(folder):
     Image.new("RGB", (16, 16), (0, 200, 0)).save(folder / "green.png")
     clean = write(folder / "clean.jsonl", [{"messages": turn([picture("green.png")], "green"), "task": "colour"}])
     found = check("train.jsonl", clean, folder / "report.json")

@@ -1,4 +1,4 @@
-"""Names of data sets of the Hub, and the split that is read where a name has none."""
+"""Names of data sets of the Hub, and the default split."""
 
 import json
 
@@ -20,7 +20,7 @@ def test_a_name_has_up_to_three_parts():
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("name", ["validation", "val", "valid"])
-def test_the_validation_split_is_found_under_each_of_its_names(tmp_path, name, streaming):
+def test_the_validation_split_is_found_under_all_its_names(tmp_path, name, streaming):
     splits = {"train": "for training", name: "for validation"}
     configs = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in splits)
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{configs}---\n")

@@ -1,4 +1,4 @@
-"""Images as the stage gets them: from every layout, split by image, augmented by seed alone, and resumed exactly."""
+"""Images for the stage: layouts, splits by image, seeded augmentation, and exact resuming."""
 
 import gzip
 import json
@@ -44,7 +44,7 @@ def lines(name, rows):
 
 
 def everything(loader):
-    """Rows -> (pixels, labels) of all batches."""
+    """Pixels and labels of all batches by row."""
     found = {}
     for batch in loader:
         for image, label, row in zip(batch.images, batch.labels, batch.rows.tolist(), strict=True):
@@ -208,7 +208,7 @@ class TestLayouts:
         assert data.attributes[0].values == ("Forest", "River")
         rows = [row for images in data.datasets.values() for row in images.rows]
         assert len(rows) == 8
-        assert all(isinstance(row.image, Path) for row in rows)  # and no pixels before they are needed
+        assert all(isinstance(row.image, Path) for row in rows)  # pixels are read when they are needed
 
     @pytest.mark.parametrize(
         ("entry", "message"),
@@ -220,7 +220,7 @@ class TestLayouts:
             ("torchvision:MNIST", "cannot be read"),
         ],
     )
-    def test_torchvision_sets_that_are_not_there(self, workplace, entry, message):
+    def test_missing_torchvision_sets(self, workplace, entry, message):
         with pytest.raises(UserError, match=message):
             make(entry, root="nowhere")
         assert not Path("nowhere").exists()  # nothing was downloaded
@@ -259,14 +259,14 @@ class TestHub:
         data = make(hub, hub, memory_gb=memory_gb, num_workers=workers)
         assert data.attributes[0] == ("label", ("x", "y"), False)
         assert len(data.datasets["train"]) == 24
-        assert not any(isinstance(row.image, bytes) for row in data.datasets["train"].rows)  # they stay on disk
+        assert not any(isinstance(row.image, bytes) for row in data.datasets["train"].rows)  # images stay on disk
         seen = everything(data.val_dataloader())
         for row, (image, label) in seen.items():
             np.testing.assert_array_equal((image * 255).round().byte().permute(1, 2, 0).numpy(), pixels(50 + row))
             assert label.tolist() == [1 - row % 2, row % 2]
 
     @pytest.mark.parametrize("workers", [0, 2])
-    def test_streaming_gives_every_image_once_a_pass(self, hub, workers):
+    def test_streaming_gives_every_image_once_per_pass(self, hub, workers):
         data = make(hub, streaming=True, shuffle_buffer=8, num_workers=workers)
         first, second = (list(data.train_dataloader()) for _ in range(2))
         rows = [row for batch in first for row in batch.rows.tolist()]
@@ -276,7 +276,7 @@ class TestHub:
         assert [row for batch in second for row in batch.rows.tolist()] != rows
         assert len(list(data.val_dataloader())) == 2
 
-    def test_what_is_not_there(self, hub):
+    def test_missing_splits_and_columns(self, hub):
         with pytest.raises(UserError, match="::third: cannot be loaded"):
             make(f"{hub}::third")
         with pytest.raises(UserError, match="cannot be loaded"):
@@ -287,7 +287,7 @@ class TestHub:
 
 
 class TestSplits:
-    def test_images_are_held_out_and_never_caption_rows(self, workplace):
+    def test_images_are_held_out_with_all_their_captions(self, workplace):
         rows = [{"image": save(f"{n}.png", n), "caption": f"text {n}"} for n in range(12)]
         rows += [{**row, "caption": f"again {n}"} for n, row in enumerate(rows)]
         data = make(lines("m.jsonl", rows), val_fraction=0.3)
@@ -305,7 +305,7 @@ class TestSplits:
         assert len(data.datasets["val"]) == 3 * len(held_out)
         assert not held_out & {image.numpy().tobytes() for image in data.datasets["train"].pixels}
 
-    def test_the_share_is_about_what_was_asked_and_the_same_again(self, workplace):
+    def test_the_held_out_share_is_as_configured_and_deterministic(self, workplace):
         for n in range(200):
             save(f"train/a/{n}.png", n, width=2, height=2)
         first, again = (make("train", val_fraction=0.2, image_size=2) for _ in range(2))
@@ -324,7 +324,7 @@ EVERY = {"shift": 2, "flip": 0.5, "randaugment": 2, "mixup": 0.8, "cutmix": 1.0}
 
 
 class TestAugmentation:
-    def test_it_depends_on_the_seed_alone_and_leaves_other_random_numbers(self, folders):
+    def test_it_depends_on_the_seed_only_and_leaves_global_random_numbers(self, folders):
         def batches(seed):
             torch.manual_seed(torch.seed() % 2**31)
             before = torch.get_rng_state()
@@ -338,7 +338,7 @@ class TestAugmentation:
         assert not any(torch.equal(a.images, b.images) for a, b in zip(first, other, strict=True))
 
     @pytest.mark.parametrize("option", EVERY)
-    def test_each_changes_training_images_and_never_those_of_validation(self, folders, option):
+    def test_each_augmentation_changes_training_images_only(self, folders, option):
         plain, changed = (
             make("train", "val", augmentation=ImageAugmentation(**options), val_batch_size=6)
             for options in ({}, {option: EVERY[option]})
@@ -357,7 +357,7 @@ class TestAugmentation:
                 assert torch.equal(a.labels, b.labels)
 
     @pytest.mark.parametrize("option", ["mixup", "cutmix"])
-    def test_labels_are_mixed_as_pixels_are(self, option):
+    def test_labels_are_mixed_like_pixels(self, option):
         images = torch.zeros(4, 1, 16, 16, dtype=torch.uint8)
         images[::2] = 255
         labels = torch.eye(4)
@@ -376,13 +376,13 @@ class TestAugmentation:
         assert min(shares) < 0.35
         assert max(shares) > 0.8
 
-    def test_what_is_not_known_stays_unknown_when_mixed(self):
+    def test_unknown_labels_stay_unknown_when_mixed(self):
         labels = torch.tensor([[1.0, 0, 1], [0, 1, -1], [1, 0, 0]])
         targets = ImageAugmentation(mixup=1.0)(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), labels, 4)[1]
         assert (targets[:, 2] == torch.tensor([targets[0, 2], -1, -1])).all()
         assert (targets[:, :2] >= 0).all()
 
-    def test_crops_are_of_the_larger_image_and_measuring_takes_the_middle(self, workplace):
+    def test_crops_are_random_in_training_and_central_in_validation(self, workplace):
         for n in range(4):
             save(f"train/{'ab'[n % 2]}/{n}.png", n, width=24, height=24)
             save(f"val/{'ab'[n % 2]}/{n}.png", n + 50, width=24, height=24)
@@ -396,7 +396,7 @@ class TestAugmentation:
             assert len(places) == 1
         assert data.datasets["val"].pixels.shape[-1] == 16
 
-    def test_shifts_uncover_black_and_reach_every_place(self):
+    def test_shifts_fill_with_black_and_reach_every_offset(self):
         images = torch.randint(1, 256, (200, 1, 8, 8), dtype=torch.uint8)
         torch.manual_seed(0)
         moved = (ImageAugmentation(shift=2)(images, torch.zeros(200, 0), 8)[0][:, 0] * 255).round().byte()
@@ -407,7 +407,7 @@ class TestAugmentation:
             found.update(places)
         assert len(found) == 25
 
-    def test_one_caption_an_image_in_training_a_new_one_each_epoch(self, captions):
+    def test_training_uses_one_caption_per_image_and_another_each_epoch(self, captions):
         data = make(
             captions, lines("v.jsonl", [{"image": save("v.png", 99), "captions": ["a", "b", "c"]}]), batch_size=8
         )
@@ -430,7 +430,7 @@ class TestAugmentation:
             ({"mixup": -1}, "0 or more"),
         ],
     )
-    def test_what_makes_no_sense_is_refused(self, options, words):
+    def test_invalid_augmentation_is_refused(self, options, words):
         with pytest.raises(UserError, match=words):
             ImageAugmentation(**options)
 
@@ -449,10 +449,10 @@ class TestCaptions:
         (batch,) = data.val_dataloader()
         assert batch.captions.shape == (1, 2, 64)
         short, long = ((row != PAD).sum() for row in batch.captions[0])
-        assert (short, long) == (4, 64)  # begin and end count
+        assert (short, long) == (4, 64)  # with BOS and EOS
         assert [data.tokenizer.decode(row.tolist()) for row in batch.captions[0]] == ["ab", "a" * 63]
 
-    def test_a_tokenizer_is_learned_from_training_captions_alone(self, workplace):
+    def test_a_tokenizer_is_learned_from_training_captions_only(self, workplace):
         rows = [
             {
                 "image": save(f"{n}.png", n),
@@ -471,7 +471,7 @@ class TestCaptions:
 
 
 class Spy(L.LightningModule):
-    """Learns nothing, and remembers what it was given."""
+    """A stage that learns nothing and records its batches."""
 
     def __init__(self):
         super().__init__()
@@ -509,7 +509,7 @@ def run(data, steps, ckpt=None, **options):
 class TestResumption:
     @pytest.mark.parametrize("workers", [0, 1])
     @pytest.mark.parametrize("memory_gb", [0, 4])
-    def test_a_run_that_was_stopped_goes_on_at_the_exact_next_batch(self, folders, workers, memory_gb):
+    def test_a_stopped_run_resumes_at_the_next_batch(self, folders, workers, memory_gb):
         def data():
             augmentation = ImageAugmentation(**EVERY)
             return ImageData(
@@ -520,20 +520,20 @@ class TestResumption:
         assert run(data(), 4) + run(data(), 8, "last.ckpt") == whole
         assert len({tuple(rows) for rows, _, _ in whole}) > 3
 
-    def test_so_does_a_stream(self, hub):
+    def test_a_stream_resumes_at_the_next_batch(self, hub):
         def data():
             return ImageData(hub, streaming=True, shuffle_buffer=8, **OPTIONS)
 
         whole = run(data(), 9)
         assert run(data(), 4) + run(data(), 9, "last.ckpt") == whole
 
-    def test_other_images_are_told(self, folders):
+    def test_changed_images_give_a_warning(self, folders):
         run(ImageData("train", "val", **OPTIONS), 2)
         save("train/cat/new.png", 77)
         with pytest.warns(UserWarning, match="have changed since the checkpoint"):
             run(ImageData("train", "val", **OPTIONS), 4, "last.ckpt")
 
-    def test_the_fingerprint_is_of_content_and_read_once(self, folders, monkeypatch):
+    def test_the_fingerprint_covers_content_and_is_computed_once(self, folders, monkeypatch):
         first = make("train", "val")
         before = first.fingerprint
         assert make("train", "val").fingerprint == before
@@ -544,7 +544,7 @@ class TestResumption:
         save("train/cat/00.png", 78)
         assert make("train", "val").fingerprint != before
 
-    def test_two_ranks_share_out_the_batches(self, folders, monkeypatch):
+    def test_batches_are_split_over_two_ranks(self, folders, monkeypatch):
         def batches(rank, world_size):
             monkeypatch.setattr(ImageData, "rank", lambda self: {"rank": rank, "world_size": world_size})
             data = make("train", "val", batch_size=4 // world_size, val_batch_size=3)
@@ -561,7 +561,7 @@ class TestResumption:
 class TestFaults:
     @pytest.mark.parametrize("memory_gb", [0, 4])
     @pytest.mark.parametrize("fault", ["truncated", "empty", "text", "svg"])
-    def test_a_bad_file_ends_in_a_line_or_is_left_out_and_counted(self, folders, fault, memory_gb):
+    def test_a_bad_file_is_reported_in_one_line_or_left_out_and_counted(self, folders, fault, memory_gb):
         bad = Path("train/cat/bad.jpg" if fault != "svg" else "train/cat/bad.svg")
         save("ok.jpg")
         content = {"truncated": Path("ok.jpg").read_bytes()[:-60], "empty": b"", "text": b"hello", "svg": b"<svg/>"}
@@ -590,7 +590,7 @@ class TestFaults:
         with pytest.raises(UserError, match="val: lacks the class 'fish' of the training images"):
             make("train", "val")
 
-    def test_labels_that_training_never_shows(self, folders):
+    def test_labels_that_are_not_in_training(self, folders):
         for row, words in (
             ({"label": "bird"}, "no training image has label 'bird'"),
             ({"labels": {"s": 1}}, "label 's'"),
@@ -637,7 +637,7 @@ class TestFaults:
             ({"train": "m.jsonl@list.txt"}, r"1 listed images have no row, such as 9\.png"),
         ],
     )
-    def test_arguments_that_make_no_sense_are_refused(self, folders, captions, options, words):
+    def test_invalid_arguments_are_refused(self, folders, captions, options, words):
         Path("corpus.md").write_text("no images")
         save("loose/a.png")
         lines("bare.jsonl", [{"image": f"{n}.png"} for n in range(4)])

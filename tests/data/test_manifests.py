@@ -1,4 +1,4 @@
-"""Where utterances lie: manifests, layouts of well-known corpora, the Hub; and the rows that training makes of them."""
+"""Sources of utterances: manifests, layouts of well-known corpora, the Hub; and the rows that training uses."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def rows_of(*entries, **options):
 
 
 class TestManifests:
-    def test_jsonl_and_csv_say_the_same(self, tmp_path):
+    def test_jsonl_and_csv_are_equivalent(self, tmp_path):
         (tmp_path / "m.csv").write_text(
             '\ufeffaudio,text,speaker,duration\na/b.wav,"Yes, ""no""",anna,1.5\nc.wav,line,,\n', encoding="utf-8"
         )
@@ -53,7 +53,7 @@ class TestManifests:
             assert other[:4] == (str(tmp_path / "c.wav"), "line", None, None)
         assert [row.where for row in rows_of(tmp_path / "m.jsonl")] == [f"{tmp_path}/m.jsonl: row {n}" for n in (1, 3)]
 
-    def test_files_are_meant_from_the_manifest_or_by_their_full_path(self, tmp_path):
+    def test_paths_are_relative_to_the_manifest_or_absolute(self, tmp_path):
         path = write_manifest(
             tmp_path / "m.jsonl", *({"audio": audio, "text": "a"} for audio in ("../x.wav", "/y/x.wav", "~/x.wav"))
         )
@@ -82,7 +82,7 @@ class TestManifests:
             (b'{"audio": "a.wav", "text": "\xe9"}', r"row 2: byte 28 is not UTF-8"),
         ],
     )
-    def test_rows_that_cannot_be_understood_are_named_and_do_not_hide_the_others(self, tmp_path, row, message):
+    def test_invalid_rows_are_named_and_the_others_are_read(self, tmp_path, row, message):
         good = {"audio": "a.wav", "text": "a"}
         manifest = SpeechManifest(tmp_path / "m.jsonl")
         write_manifest(manifest.path, good, row, good)
@@ -107,7 +107,7 @@ class TestManifests:
             ("hub:a:b:c:d", "does not name a data set"),
         ],
     )
-    def test_what_is_no_source_is_named(self, workplace, entry, message):
+    def test_invalid_sources_are_named(self, workplace, entry, message):
         (workplace / "m.txt").touch()
         with pytest.raises(UserError, match=message):
             rows_of(entry)
@@ -138,7 +138,7 @@ class TestLayouts:
         one, other = rows_of(tmp_path)
         assert one[:3] == (str(tmp_path / "wavs" / f"LJ001-0001{ending}"), 'Doctor "A", five', "LJ")
         assert other.text == "only once"
-        assert not os.path.exists(other.audio)  # kept in order to be missed
+        assert not os.path.exists(other.audio)  # kept, so that a missing file is noticed
         (tmp_path / "metadata.csv").write_text("LJ001-0001\n")
         with pytest.raises(UserError, match=r"metadata\.csv: row 1: not `id\|text\|normalised text`"):
             rows_of(tmp_path)
@@ -150,7 +150,7 @@ class TestLayouts:
 class TestHub:
     @pytest.fixture
     def folder(self, tmp_path):
-        """A local data set as the Hub has them: a .parquet file with the audio's bytes in it."""
+        """A local data set like on the Hub: a .parquet file that contains the audio's bytes."""
         content = [
             record(tmp_path / f"{number}.flac", 0.5 + number / 4, seed=number).read_bytes() for number in range(2)
         ]
@@ -183,7 +183,7 @@ class TestHub:
         assert [len(row.read()) for row in usable] == [8000, 12_000]
         assert not skipped
 
-    def test_what_is_missing_is_named(self, folder, tmp_path):
+    def test_missing_splits_and_columns_are_named(self, folder, tmp_path):
         (source,) = open_utterances([f"hub:{folder}"], cache_dir=tmp_path / "cache", text_column="sentence")
         with pytest.raises(UserError, match=r"set::train: row 1: no text in 'sentence', only \['speaker_id', 'text'\]"):
             list(source.rows())
@@ -215,7 +215,7 @@ SKIPPED = {
 
 
 class TestRows:
-    """What becomes of rows that cannot be used: each is left out, counted and told, and no other is."""
+    """Unusable rows are left out, counted and reported, and no others."""
 
     @pytest.fixture
     def folder(self, tmp_path, hours):
@@ -241,7 +241,7 @@ class TestRows:
     def test_bad_audio(self, folder):
         names = [*GOOD, *SKIPPED]
         write_manifest(folder / "m.jsonl", *({"audio": name, "text": "a b"} for name in names))
-        for _ in range(2):  # measured, and remembered
+        for _ in range(2):  # measured and stored
             rows, skipped = self.read("m.jsonl", folder)
             assert [os.path.basename(row.utterance.audio) for row in rows] == list(GOOD)
             assert [skip.reason for skip in skipped] == list(SKIPPED.values())
@@ -254,7 +254,7 @@ class TestRows:
             str, (warning.message for warning in told)
         )
 
-    def test_a_file_that_was_mended_is_measured_again(self, folder):
+    def test_a_repaired_file_is_measured_again(self, folder):
         write_manifest(folder / "m.jsonl", {"audio": "zero.wav", "text": "a"}, {"audio": "0.wav", "text": "a"})
         assert len(self.read("m.jsonl", folder)[0]) == 1
         shutil.copy(folder / "0.wav", folder / "zero.wav")
@@ -274,14 +274,14 @@ class TestRows:
         assert [CharacterVocabulary().decode(row.units) for row in rows] == ["fine three dogs", "call" + " seven" * 40]
         assert [skip.reason for skip in skipped] == [why for why in texts.values() if why]
 
-    def test_names_that_no_file_can_have(self, folder):
+    def test_invalid_file_names(self, folder):
         names = ["a\0b.wav", "\ud800.wav", "~nobody-is-called-so/a.wav", "x" * 5000]
         write_manifest(folder / "m.jsonl", *({"audio": name, "text": "a"} for name in names))
         rows, skipped = self.read("m.jsonl", folder)
         assert not rows
         assert {skip.reason for skip in skipped} == {"the audio does not exist"}
 
-    def test_no_row_left_is_refused(self, folder):
+    def test_a_set_without_usable_rows_is_refused(self, folder):
         write_manifest(folder / "m.jsonl", {"audio": "none.wav", "text": "a"})
         rows, skipped = self.read("m.jsonl", folder)
         with pytest.raises(UserError, match=r"no row that can be used \(1 rows left out\); the first, .*row 1: the"):
@@ -289,14 +289,14 @@ class TestRows:
         with pytest.raises(UserError, match=r"data\.val has no rows"):
             report_skipped("val", [], 0)
 
-    def test_audio_longer_than_told_is_not_read_whole(self, folder):
+    def test_audio_longer_than_its_row_is_not_read_completely(self, folder):
         write_manifest(folder / "m.jsonl", {"audio": "hours.flac", "text": "a", "duration": 2.0})
         (row,), _ = self.read("m.jsonl", folder)
         with pytest.raises(UserError, match=r"m\.jsonl: row 1: .*hours\.flac is longer than the stated 2\.00 s"):
             row.read()
 
     @pytest.mark.parametrize("cached", [False, True])
-    def test_training_leaves_out_what_shows_only_when_it_is_read(self, folder, cached):
+    def test_training_leaves_out_rows_that_fail_when_read(self, folder, cached):
         names = [*(f"{number}.wav" for number in range(6)), "half.flac", "nan.wav"]
         write_manifest(folder / "m.jsonl", *({"audio": name, "text": "a b"} for name in names))
         write_manifest(folder / "v.jsonl", {"audio": "0.wav", "text": "a"})
@@ -318,7 +318,7 @@ class TestRows:
 
 
 class TestSpokenAnswers:
-    def test_what_the_assistant_says_aloud_is_an_utterance(self, tmp_path):
+    def test_spoken_answers_of_the_assistant_are_utterances(self, tmp_path):
         def said(*parts):
             return {"role": "assistant", "content": list(parts)}
 

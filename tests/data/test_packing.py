@@ -1,4 +1,4 @@
-"""Packing: nothing is lost, nothing is predicted across a border, and rows are as full as best fit makes them."""
+"""Packing: all tokens are kept, none is predicted across documents, and rows are filled by best fit."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from omni.text.tokenizer import PAD
 
 
 def slow_best_fit(lengths, capacity):
-    """Best-fit decreasing as the textbooks have it: the space left in each row."""
+    """Best-fit decreasing in its plain form: the space left in each row."""
     spaces = []
     for length in sorted(lengths, reverse=True):
         fitting = [space for space in spaces if space >= length]
@@ -20,7 +20,7 @@ def slow_best_fit(lengths, capacity):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_best_fit_fills_rows_as_the_plain_algorithm_does(seed):
+def test_best_fit_equals_the_plain_algorithm(seed):
     random = np.random.default_rng(seed)
     capacity = int(random.integers(2, 30))
     lengths = random.integers(1, capacity + 1, int(random.integers(1, 80)))
@@ -33,9 +33,7 @@ def test_best_fit_fills_rows_as_the_plain_algorithm_does(seed):
 def test_every_token_is_predicted_once_from_its_own_document(capacity):
     random = np.random.default_rng(capacity)
     lengths = random.integers(2, 40, 50)
-    stream = np.arange(
-        1000, 1000 + lengths.sum()
-    )  # every token is unlike any other, so a target tells where it is from
+    stream = np.arange(1000, 1000 + lengths.sum())  # all tokens are unique, so a target identifies its position
     packing = pack(lengths, capacity)
     inputs, targets = packing.gather(stream, random.permutation(len(packing)))
     assert inputs.shape == targets.shape == (len(packing), capacity - 1)
@@ -58,7 +56,7 @@ def test_the_report_counts_what_the_rows_hold():
     assert ((inputs == PAD) <= (targets == IGNORE)).all()
 
 
-def test_a_row_is_the_same_in_whatever_batch_it_is_read():
+def test_a_row_does_not_depend_on_its_batch():
     lengths = np.random.default_rng(0).integers(2, 30, 40)
     stream = np.arange(lengths.sum())
     packing = pack(lengths, 10)

@@ -1,4 +1,4 @@
-"""The same code on real files, where a data pack is at hand: the environment variable `OMNI_DATA` tells where."""
+"""The same code on real files, if the environment variable `OMNI_DATA` is set to a folder of data."""
 
 import os
 from pathlib import Path
@@ -27,13 +27,13 @@ def real(name: str) -> str:
         ("text/gsm8k/train.jsonl", {"text_column": "question"}, 7_473),
     ],
 )
-def test_corpora_are_read_whole(name, options, documents, workplace):
+def test_corpora_are_read_completely(name, options, documents, workplace):
     data = TextData(real(name), tokenizer="bytes", context=128, **options)
     data.setup()
     train, val = data.report["train"], data.report["val"]
     assert train.documents + val.documents >= documents
     assert train.cropped == val.cropped == 0
-    if name.endswith(".txt") and "tinystories" not in name:  # a separator between documents is no text
+    if name.endswith(".txt") and "tinystories" not in name:  # the separator between documents is not text
         size = Path(real(name)).stat().st_size
         assert train.tokens + val.tokens - 2 * (train.documents + val.documents) <= size
         assert train.tokens + val.tokens >= 0.99 * size
@@ -55,4 +55,4 @@ def test_the_thinker_learns_shakespeare(workplace):
     }
     pairs = [f"--{name}={value}" for name, value in options.items()]
     cli = main(["fit", "--config", str(CONFIGS / "bench" / "shakespeare_char.yaml"), *pairs])
-    assert cli.trainer.callback_metrics["val/loss"] < 2.8  # 3.3 is what the frequencies of the characters alone give
+    assert cli.trainer.callback_metrics["val/loss"] < 2.8  # 3.3 is the loss of character frequencies alone

@@ -1,4 +1,4 @@
-"""Image collections as they are, where a data pack is at hand: the environment variable `OMNI_DATA` tells where."""
+"""Real image collections, if the environment variable `OMNI_DATA` is set to a folder of data."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_images_with_five_captions_each(workplace):
     assert next(iter(data.train_dataloader())).captions.shape[:2] == (16, 1)
 
 
-def test_official_lists_are_not_needed_to_split_by_image(workplace):
+def test_splits_by_image_without_official_lists(workplace):
     data = make(str(FLICKR / "captions.txt"), None, image_size=32, val_fraction=0.1)
     train, val = ({row.image for row in data.datasets[split].rows} for split in ("train", "val"))
     assert not train & val
@@ -86,7 +86,7 @@ def test_folders_of_folders_and_a_list_of_classes(workplace):
     [(CIFAR[0], CIFAR[1], 5_000), (*CAPTIONS, 866), ("torchvision:MNIST", "torchvision:MNIST:test", 15_000)],
     ids=["cifar10", "flickr8k", "mnist"],
 )
-def test_nothing_in_them_would_hurt_training(train, val, images, workplace, capsys):
+def test_the_check_finds_no_harmful_faults(train, val, images, workplace, capsys):
     check([train], val=val, sources=SourceOptions(root=str(VISION)), json=Path("report.json"))
     report = json.loads(Path("report.json").read_text(encoding="utf-8"))
     assert report["findings"] == []

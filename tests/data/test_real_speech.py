@@ -1,4 +1,4 @@
-"""Speech corpora as they are, where a data pack is at hand: the environment variable `OMNI_DATA` tells where."""
+"""Real speech corpora, if the environment variable `OMNI_DATA` is set to a folder of data."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def rows(path):
 
 
 @pytest.mark.parametrize("kind", CORPORA)
-def test_manifests_hold_what_is_there(kind, workplace):
+def test_manifests_hold_all_files(kind, workplace):
     folder, splits = CORPORA[kind]
     prepare(kind, SPEECH / folder)
     assert {file.stem for file in Path(f"data/{kind}").iterdir()} == {*splits, *(["all"] if kind == "fsdd" else [])}
@@ -53,7 +53,7 @@ def test_manifests_hold_what_is_there(kind, workplace):
         ("ljspeech", None, set()),
     ],
 )
-def test_nothing_in_them_would_hurt_training(train, val, findings, workplace, capsys):
+def test_the_check_finds_no_harmful_faults(train, val, findings, workplace, capsys):
     val = None if val is None else str(MANIFESTS / f"{val}.jsonl")
     check([str(MANIFESTS / f"{train}.jsonl")], val=val, json=Path("report.json"))
     report = json.loads(Path("report.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""How rows are shared out over ranks, with no data behind them."""
+"""How rows are split over ranks, without any data."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from omni.data.text.data import TextData
 from omni.errors import UserError
 
 
-def test_ranks_share_each_epoch_out():
+def test_each_epoch_is_split_over_ranks():
     for world_size, rows in [(1, 23), (2, 23), (3, 40), (4, 4)]:
         ranks = [ShuffledBatches(rows, 3, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
         for _ in range(2):
@@ -25,7 +25,7 @@ def test_a_global_batch_is_the_same_rows_on_any_number_of_ranks():
         assert sorted(whole) == sorted([*shares[0], *shares[1]])
 
 
-def test_validation_sees_every_row_once_on_ranks_with_as_many_batches():
+def test_validation_uses_every_row_once_with_equal_numbers_of_batches_on_ranks():
     for rows in range(1, 30):
         for world_size in range(1, min(rows, 4) + 1):
             for batch_size in (1, 2, 4):
@@ -41,6 +41,6 @@ def test_validation_sees_every_row_once_on_ranks_with_as_many_batches():
         OrderedBatches(2, 1, world_size=3)
 
 
-def test_the_name_of_a_data_module_reads_nothing(tmp_path):
+def test_the_name_of_a_data_module_needs_no_data(tmp_path):
     data = TextData(str(tmp_path / "missing.txt"), streaming=True)
     assert str(data) == "TextData"

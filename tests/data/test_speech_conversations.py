@@ -1,4 +1,4 @@
-"""Speech as conversations: manifests as they are, instructions, labels, noise, plain text, waveforms, streams."""
+"""Speech as conversations: manifests, instructions, labels, noise, plain text, waveforms, streams."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def rows_of(name):
     return [json.loads(line) for line in Path(name).read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_manifest_is_conversations_that_ask_for_what_is_said(speech):
+def test_a_manifest_becomes_conversations_that_ask_for_a_transcript(speech):
     batch = whole(make())
     rows = rows_of("speech/val.jsonl")
     assert batch.answers == tuple(row["text"] for row in rows)
@@ -43,7 +43,7 @@ def test_a_manifest_is_conversations_that_ask_for_what_is_said(speech):
         assert torch.equal(mel[:length], LogMel(MELS)(read_audio(f"speech/{row['audio']}")))
 
 
-def test_csv_folders_and_conversations_are_told_apart(speech):
+def test_csv_folders_and_conversations_are_distinguished(speech):
     rows = rows_of("speech/val.jsonl")
     (speech / "val.csv").write_text("wav,text\n" + "".join(f"{row['audio']},{row['text']}\n" for row in rows))
     assert whole(make(val="speech/val.csv")).answers == tuple(row["text"] for row in rows)
@@ -70,7 +70,7 @@ def test_instructions_take_turns_and_labels_are_normalised(speech):
         assert some[number % 3] in TOKENIZER.decode(tokens.tolist())
 
 
-def test_plain_text_is_audio_its_text_and_an_end(speech):
+def test_plain_text_is_audio_then_text_then_eos(speech):
     data = make(template="plain")
     tokens = whole(data).tokens[0].tolist()
     text = TOKENIZER.encode(rows_of("speech/val.jsonl")[0]["text"])
@@ -89,7 +89,7 @@ def test_waveforms_are_frames_of_ten_milliseconds(speech):
     assert not batch.mels[0, batch.mel_lengths[0] :].any()
 
 
-def test_noise_is_answered_by_nothing_in_training_alone(speech):
+def test_noise_has_an_empty_answer_in_training_only(speech):
     data = make(noise_share=0.5, instructions=["Write!"])
     batch = whole(data, "train")
     assert batch.tasks.count("silence") == 12
@@ -99,7 +99,7 @@ def test_noise_is_answered_by_nothing_in_training_alone(speech):
     assert {int(n) for n, task in zip(scored, batch.tasks, strict=True) if task == "silence"} == {1}
 
 
-def test_noise_is_the_same_again_of_many_kinds_and_never_too_loud():
+def test_noise_is_seeded_varied_and_bounded():
     sounds = [generate_noise(0, index, 1.0) for index in range(40)]
     assert torch.equal(sounds[7], generate_noise(0, 7, 1.0))
     levels = torch.stack([sound.square().mean().sqrt() for sound in sounds])
@@ -110,7 +110,7 @@ def test_noise_is_the_same_again_of_many_kinds_and_never_too_loud():
     assert len(seconds) == 20
 
 
-def test_a_name_of_audio_changes_with_it(speech):
+def test_the_key_of_audio_changes_with_its_file(speech):
     first = whole(make()).audio_keys
     assert len(set(first)) == len(first) == 8
     path = speech / "val-0.wav"
@@ -119,7 +119,7 @@ def test_a_name_of_audio_changes_with_it(speech):
     assert [a == b for a, b in zip(first, again, strict=True)] == [False] + [True] * 7
 
 
-def test_rows_without_text_are_told(speech):
+def test_rows_without_text_are_reported(speech):
     rows = [*rows_of("speech/val.jsonl"), {"audio": "val-0.wav", "text": "?!"}]
     (speech / "some.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(UserError, match=r"some.jsonl: row 9: has no text"):
@@ -131,7 +131,7 @@ def test_rows_without_text_are_told(speech):
 
 @pytest.fixture
 def hub(speech):
-    """A folder that `datasets` loads: utterances with their audio."""
+    """A folder that `datasets` loads: utterances with audio."""
     rows = rows_of("speech/train.jsonl")
     table = datasets.Dataset.from_list(
         [
@@ -154,7 +154,7 @@ def test_speech_of_the_hub_is_the_same_in_memory_and_streamed(speech, hub):
     assert all(batch.tokens.numel() <= 400 for batch in streamed)
 
 
-def test_a_stream_is_another_order_each_pass_and_mixes_noise_in(speech):
+def test_a_stream_is_shuffled_each_pass_and_mixed_with_noise(speech):
     data = make(streaming=True, shuffle_buffer=7, noise_share=0.25)
     loader = data.train_dataloader()
     passes = [[answer for batch in loader for answer in batch.answers] for _ in range(2)]
@@ -177,6 +177,6 @@ def test_a_stream_is_another_order_each_pass_and_mixes_noise_in(speech):
         ({"train": "speech/none.jsonl"}, "does not exist: name a .jsonl file of conversations, a manifest of speech"),
     ],
 )
-def test_what_makes_no_sense_is_refused(speech, options, complaint):
+def test_invalid_arguments_are_refused(speech, options, complaint):
     with pytest.raises(UserError, match=complaint):
         make(**options)

@@ -1,4 +1,4 @@
-"""Speech as the stage gets it: features from disk and on the fly, resumed exactly, and what is left out is told."""
+"""Speech for the stage: features from disk and on the fly, exact resuming, and rows that are left out."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_a_batch_is_the_log_mels_and_units_of_its_rows(speech):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_crops_are_stretches_of_training_alone_and_other_ones_each_epoch(speech, cached):
+def test_crops_are_in_training_only_and_differ_each_epoch(speech, cached):
     plain = SpeechAugmentation(silence=0)
     data = make(speech, crop=0.2, cache_features=cached, batch_seconds=4.0, augmentation=plain)
     loader, seen = data.train_dataloader(), []
@@ -81,7 +81,7 @@ def test_crops_are_stretches_of_training_alone_and_other_ones_each_epoch(speech,
     assert data.fingerprint != make(speech, batch_seconds=4.0, augmentation=plain).fingerprint
 
 
-def test_a_checkpoint_costs_no_look_at_the_files_and_a_run_keeps_the_data_that_it_began_with(speech, monkeypatch):
+def test_a_checkpoint_reads_no_files_and_a_run_keeps_its_initial_data(speech, monkeypatch):
     data = make(speech)
     progress: Any = SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=3)))
     data.trainer = SimpleNamespace(
@@ -111,7 +111,7 @@ def test_features_from_disk_equal_those_computed_on_the_fly(speech, silence):
     assert silence == 0 or one.mel_lengths.sum() > sum(fly.datasets["train"].rows[i].duration * 100 for i in one.rows)
 
 
-def test_features_that_were_cut_off_are_completed_to_the_same_bytes(tmp_path):
+def test_truncated_features_are_completed_to_the_same_bytes(tmp_path):
     def read(row: int) -> torch.Tensor:
         return torch.randn(1000 + 300 * row, generator=torch.Generator().manual_seed(row))
 
@@ -134,7 +134,7 @@ def test_features_that_were_cut_off_are_completed_to_the_same_bytes(tmp_path):
     assert torch.equal(cut.read(5), whole.read(5))
 
 
-def test_what_happens_to_a_row_depends_on_the_epoch_and_never_in_validation(speech):
+def test_augmentation_depends_on_the_epoch_and_is_off_in_validation(speech):
     rows = make(speech).datasets["train"]
     again = make(speech).datasets["train"]
     number = len(rows)
@@ -146,7 +146,7 @@ def test_what_happens_to_a_row_depends_on_the_epoch_and_never_in_validation(spee
 
 
 class Spy(Callback):
-    """Remembers the batches of training."""
+    """Records the batches of training."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[list[int], float]] = []
@@ -156,7 +156,7 @@ class Spy(Callback):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_that_was_stopped_goes_on_at_the_exact_next_batch(fit_audio, workers, monkeypatch):
+def test_a_stopped_run_resumes_at_the_next_batch(fit_audio, workers, monkeypatch):
     spies: list[Spy] = []
 
     def spied(*extra: str, **overrides: Any) -> list[tuple[list[int], float]]:
@@ -176,7 +176,7 @@ def test_a_run_that_was_stopped_goes_on_at_the_exact_next_batch(fit_audio, worke
     assert len({tuple(rows) for rows, _ in whole}) > 3
 
 
-def test_rows_that_cannot_be_used_are_left_out_and_counted_by_reason(speech):
+def test_unusable_rows_are_left_out_and_counted_by_reason(speech):
     rows = rows_of(speech / "train.jsonl")
     del rows[0]["duration"]
     rows[0]["audio"] = "nowhere.wav"
@@ -193,7 +193,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted_by_reason(speech):
     assert len(data.datasets["train"]) == 19
 
 
-def test_text_that_ctc_cannot_emit_in_time_is_left_out(speech):
+def test_text_too_long_for_ctc_is_left_out(speech):
     data = make(speech)
     with pytest.warns(UserWarning, match=r"rows left out: the text is too long for its audio \(CTC-infeasible\)"):
         data.keep_feasible(lambda frames: frames // 16)
@@ -209,7 +209,7 @@ def test_an_infeasible_set_is_refused_in_one_line(fit_audio, fails, speech):
     assert "CTC-infeasible" in fails(fit_audio)
 
 
-def test_a_file_cut_in_half_is_left_out_of_its_batch(speech):
+def test_a_truncated_file_is_left_out_of_its_batch(speech):
     rows = rows_of(speech / "train.jsonl")
     audio, rate = soundfile.read(speech / rows[2]["audio"])
     soundfile.write(speech / "half.flac", np.tile(audio, 20), rate)
@@ -225,7 +225,7 @@ def test_a_file_cut_in_half_is_left_out_of_its_batch(speech):
         train.__getitems__([2])
 
 
-def test_speakers_are_held_out_where_no_validation_data_is_given(speech):
+def test_speakers_are_held_out_without_validation_data(speech):
     data = make(speech, val=None)
     speakers = [{row.utterance.speaker for row in data.datasets[split].rows} for split in ("train", "val")]
     assert not speakers[0] & speakers[1]
@@ -262,14 +262,14 @@ def test_durations_are_measured_once(speech, monkeypatch):
         ({"test": "nowhere.jsonl"}, "nowhere.jsonl: does not exist"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(speech, options, words):
+def test_invalid_arguments_are_refused(speech, options, words):
     with pytest.raises(UserError, match=words):
         make(speech, **options)
 
 
 @pytest.mark.parametrize("options", [{}, {"crop": 0.3}, {"crop": 0.3, "cache_features": True}], ids=str)
-def test_waveforms_are_those_of_the_spectrograms(speech, options):
-    """Within each row, away from where it was cut, the log-mel of the waveform is the one beside it."""
+def test_waveforms_match_their_spectrograms(speech, options):
+    """The log-mel of each row's waveform equals its spectrogram, except near cuts."""
     data = make(speech, audio="all", augmentation=SpeechAugmentation(silence=0.1), **options)
     mel = LogMel(16)
     for batch in [*data.train_dataloader(), *data.val_dataloader()]:
@@ -281,7 +281,7 @@ def test_waveforms_are_those_of_the_spectrograms(speech, options):
             assert not batch.audio[row, 160 * length :].any()
 
 
-def test_waveforms_come_where_they_are_asked_for(speech):
+def test_waveforms_are_given_if_configured(speech):
     for asked, train, val in (("none", False, False), ("validation", False, True), ("all", True, True)):
         data = make(speech, audio=asked)
         for loader, there in ((data.train_dataloader(), train), (data.val_dataloader(), val)):
@@ -290,8 +290,8 @@ def test_waveforms_come_where_they_are_asked_for(speech):
         make(speech, audio="all", augmentation=SpeechAugmentation(tempo=0.1))
 
 
-def test_two_runs_that_begin_at_once_with_an_empty_cache_train_on_the_right_rows(fit_audio, speech, monkeypatch):
-    """The second begins to fill when the first, a process of its own, has written some rows."""
+def test_two_runs_that_fill_one_cache_train_on_the_right_rows(fit_audio, speech, monkeypatch):
+    """The second run starts to fill the cache when the first, in another process, has written some rows."""
     cache, both = speech / "cache", speech / "both"
     options = {
         "data__init_args__cache_features": True,

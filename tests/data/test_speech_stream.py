@@ -1,4 +1,4 @@
-"""Speech that is streamed: every row once a pass, shared out, resumed at the exact next batch."""
+"""Streamed speech: every row once per pass, split over ranks, resumed at the next batch."""
 
 import json
 from typing import Any
@@ -28,14 +28,14 @@ def stream(folder: Any, *, crop: float = 0.0, audio: bool = False, **options: An
     return SpeechStream([SpeechManifest(folder / "train.jsonl")], CharacterVocabulary(" abc"), **given | options)
 
 
-def test_a_pass_holds_every_row_once_and_shares_are_disjoint(speech):
+def test_a_pass_has_every_row_once_and_ranks_are_disjoint(speech):
     assert sorted(row for batch in stream(speech) for row in batch.rows.tolist()) == list(range(24))
     shares = [[row for b in stream(speech, rank=r, world_size=2) for row in b.rows.tolist()] for r in range(2)]
     assert sorted(shares[0] + shares[1]) == list(range(24))
     assert abs(len(shares[0]) - len(shares[1])) <= 1
 
 
-def test_crops_are_no_longer_than_they_are_asked_to_be(speech):
+def test_crops_have_at_most_the_configured_length(speech):
     batches = list(stream(speech, crop=0.2))
     assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(24))
     assert max(batch.mels.shape[1] for batch in batches) == 20
@@ -50,7 +50,7 @@ def test_waveforms_come_with_their_spectrograms(speech):
     assert next(iter(stream(speech))).audio is None
 
 
-def test_passes_differ_and_each_comes_again_the_same(speech):
+def test_passes_differ_and_are_deterministic(speech):
     def batches(epoch: int) -> list[tuple[list[int], float]]:
         one = stream(speech)
         one.epoch = epoch
@@ -60,7 +60,7 @@ def test_passes_differ_and_each_comes_again_the_same(speech):
     assert batches(0) != batches(1)
 
 
-def test_rows_that_cannot_be_used_are_counted(speech):
+def test_unusable_rows_are_counted(speech):
     rows = [json.loads(line) for line in (speech / "train.jsonl").read_text().splitlines()]
     rows[1]["text"], rows[2]["audio"], rows[3]["text"] = "xyz", "nowhere.wav", "abc" * 99
     (speech / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -73,7 +73,7 @@ def test_rows_that_cannot_be_used_are_counted(speech):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_streamed_run_goes_on_at_the_exact_next_batch(fit_audio, workers, monkeypatch):
+def test_a_streamed_run_resumes_at_the_next_batch(fit_audio, workers, monkeypatch):
     seen: list[tuple[list[int], float]] = []
     monkeypatch.setattr(
         "omni.training.callbacks.Throughput.on_train_batch_start",
@@ -102,7 +102,7 @@ def test_a_streamed_run_goes_on_at_the_exact_next_batch(fit_audio, workers, monk
     assert len(whole) == 8
 
 
-def test_a_stream_needs_its_own_validation_data_and_keeps_no_features(speech):
+def test_a_stream_needs_validation_data_and_has_no_feature_cache(speech):
     train = str(speech / "train.jsonl")
     with pytest.raises(UserError, match=r"give data\.val"):
         SpeechData(train, streaming=True)

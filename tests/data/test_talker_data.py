@@ -1,4 +1,4 @@
-"""Codes as the stage gets them: encoded and aligned once, resumed where it was cut; what is not believed is told."""
+"""Codes for the stage: encoded and aligned once, completed after interruption; rejected alignments are reported."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 # ---------------------------------------------------------------- alignment
 
 
-def test_borders_lie_midway_between_spikes():
+def test_boundaries_are_midway_between_spikes():
     spans = [Span(1, 10, 11, 1.0), Span(2, 16, 17, 1.0), Span(3, 17, 20, 1.0)]
     assert borders(spans, 0.02) == pytest.approx([0.17, 0.27, 0.34, 0.43])
     assert borders([Span(1, 0, 1, 1.0)], 0.02) == pytest.approx([0.0, 0.05])
@@ -60,14 +60,14 @@ def test_a_frame_belongs_to_the_character_at_its_centre():
 @pytest.mark.parametrize("seed", range(8))
 def test_any_alignment_becomes_advances_that_can_be_learned(seed):
     rng = np.random.default_rng(seed)
-    edges = np.sort(rng.normal(0.8, 0.05, rng.integers(2, 60)).clip(0.1))  # in a rush
+    edges = np.sort(rng.normal(0.8, 0.05, rng.integers(2, 60)).clip(0.1))  # several characters per frame
     steps = advances(edges, 50, 25.0)
     assert steps is not None
     assert steps.sum() == len(edges) + 1
     assert 0 <= steps.min() <= steps.max() <= 3
 
 
-def test_more_characters_than_frames_can_pass_are_refused():
+def test_more_characters_than_frames_allow_are_refused():
     assert advances(np.linspace(0, 0.1, 11), 4, 25.0).tolist() == [3, 3, 3, 3]
     assert advances(np.linspace(0, 0.1, 12), 4, 25.0) is None
 
@@ -75,7 +75,7 @@ def test_more_characters_than_frames_can_pass_are_refused():
 # ---------------------------------------------------------------- batches
 
 
-def test_a_batch_holds_the_codes_and_places_of_its_rows(words):
+def test_a_batch_holds_the_codes_and_positions_of_its_rows(words):
     data = make(words)
     seen = 0
     for batch in (*data.train_dataloader(), *data.val_dataloader()):
@@ -97,7 +97,7 @@ def test_a_batch_holds_the_codes_and_places_of_its_rows(words):
     assert seen == 40
 
 
-def test_sentences_are_held_out_whoever_says_them(words):
+def test_sentences_are_held_out_for_all_speakers(words):
     data = make(words)
     said = {split: {tuple(rows.rows[number].units) for number in rows.numbers} for split, rows in data.datasets.items()}
     assert said["train"]
@@ -118,7 +118,7 @@ def test_held_out_sentences_come_with_their_recordings(words):
         assert torch.equal(ToneCodec().encode(one.mel[None], None)[0], one.codes)
 
 
-def test_only_some_voices(words):
+def test_selected_speakers_only(words):
     data = make(words, speakers=["y"])
     assert data.speakers == ["y"]
     assert len(data.datasets["train"]) + len(data.datasets["val"]) == 20
@@ -126,7 +126,7 @@ def test_only_some_voices(words):
         make(words, speakers=["z"])
 
 
-def test_voices_that_training_does_not_have_are_left_out(words, workplace):
+def test_unknown_speakers_in_validation_are_left_out(words, workplace):
     rows = rows_of(workplace / "words.jsonl")
     write_rows(workplace / "train.jsonl", [row for row in rows[:30] if row["speaker"] == "x"])
     write_rows(workplace / "val.jsonl", rows[30:])
@@ -147,7 +147,7 @@ def test_everything_is_encoded_once(words, monkeypatch):
 
 
 @pytest.mark.parametrize("changed", ["codec", "recognizer", "silence", "data", "duration"])
-def test_another_codec_recogniser_or_row_is_encoded_anew(words, workplace, monkeypatch, changed):
+def test_another_codec_recognizer_or_row_is_encoded_again(words, workplace, monkeypatch, changed):
     make(words)
     encoded, encode = [], CodesEncoder.encode
     monkeypatch.setattr(CodesEncoder, "encode", lambda self, *args: encoded.append(1) or encode(self, *args))
@@ -158,7 +158,7 @@ def test_another_codec_recogniser_or_row_is_encoded_anew(words, workplace, monke
         save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), CharacterVocabulary(" abc"))
     elif changed == "silence":
         options["silence"] = 0.2
-    elif changed == "duration":  # rows lie in the file in the order of their durations
+    elif changed == "duration":  # rows in the file are sorted by duration
         rows = rows_of(workplace / "words.jsonl")
         write_rows(workplace / "words.jsonl", [rows[0] | {"duration": rows[0]["duration"] + 0.5}, *rows[1:]])
     else:
@@ -174,7 +174,7 @@ def encoded(row: int) -> EncodedSpeech:
     return EncodedSpeech(codes, rng.integers(0, 3, frames).astype(np.int16), row / 10, row / 2, AlignmentFault.NONE)
 
 
-def test_codes_that_were_cut_off_are_completed_to_the_same_bytes(tmp_path, monkeypatch):
+def test_truncated_codes_are_completed_to_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr("omni.data.talker.code_file._BATCH_ROWS", 2)
     durations = np.array([5.0, 1.0, 4.0, 2.0, 3.0])
     whole = CodesFile(tmp_path / "whole", durations, 2)
@@ -207,10 +207,10 @@ def test_codes_that_were_cut_off_are_completed_to_the_same_bytes(tmp_path, monke
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-# ---------------------------------------------------------------- what cannot be used
+# ---------------------------------------------------------------- rejected rows and errors
 
 
-def test_rows_that_cannot_be_believed_are_left_out_and_counted_by_reason(words, workplace):
+def test_rows_with_bad_alignments_are_left_out_and_counted_by_reason(words, workplace):
     rows = rows_of(workplace / "words.jsonl")
     rows[0] |= {"text": "abcabcab" * 30}
     rows[1] |= {"text": "c" if "c" not in rows[1]["text"] else "a"}
@@ -233,7 +233,7 @@ def test_rows_that_cannot_be_believed_are_left_out_and_counted_by_reason(words, 
 
 
 class Deaf(Part):
-    """No codec."""
+    """A module that is not a codec."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ def test_checkpoints_that_do_not_fit_are_refused(words, workplace, monkeypatch, 
         make(given)
 
 
-def test_a_recogniser_of_word_pieces_is_refused(words, monkeypatch):
+def test_a_recognizer_of_word_pieces_is_refused(words, monkeypatch):
     pieces = object.__new__(SubwordVocabulary)
     monkeypatch.setattr("omni.text.ctc_vocabulary.CTCVocabulary.from_state", lambda state: pieces)
     with pytest.raises(UserError, match="has word pieces for units: a Talker needs one with characters"):
@@ -288,7 +288,7 @@ def test_a_recogniser_of_word_pieces_is_refused(words, monkeypatch):
         ({"device": "abacus"}, "data.device 'abacus' cannot be used"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(words, options, complaint):
+def test_invalid_arguments_are_refused(words, options, complaint):
     with pytest.raises(UserError, match=complaint):
         make({**words, **options})
 

@@ -1,4 +1,4 @@
-"""Text data: reading, holding out, caching, and what it says when it cannot."""
+"""Text data: reading, holding out, caching and errors."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from omni.text.tokenizer import BOS, EOS, PAD, ByteTokenizer, open_tokenizer
 
 
 def texts(count, seed=0, longest=60):
-    """Unlike documents of letters, spaces, line ends and a two-byte character."""
+    """Different documents of letters, spaces, line ends and a two-byte character."""
     rng = random.Random(seed)
     return [f"{i} " + "".join(rng.choices("abc é\n", k=rng.randint(1, longest))) + "." for i in range(count)]
 
@@ -46,7 +46,7 @@ def make(tmp_path):
 
 
 def documents_of(loader):
-    """The documents that an epoch predicts, where none is longer than a row."""
+    """The documents of an epoch's targets, if none is longer than a row."""
     done, document = [], []
     for batch in loader:
         for token, target in zip(batch.tokens.ravel().tolist(), batch.targets.ravel().tolist(), strict=True):
@@ -63,7 +63,7 @@ def train_documents(data):
     return sorted(documents_of(data.train_dataloader()))
 
 
-def test_every_document_is_on_one_side_and_whole(make, tmp_path):
+def test_every_document_is_complete_and_in_one_split(make, tmp_path):
     documents = texts(80, longest=20)
     data = make(write_jsonl(tmp_path / "t.jsonl", documents), val_fraction=0.2, batch_size=1, context=64)
     train, val = train_documents(data), sorted(documents_of(data.val_dataloader()))
@@ -73,7 +73,7 @@ def test_every_document_is_on_one_side_and_whole(make, tmp_path):
     assert data.report["val"].cropped == 0
 
 
-def test_the_formats_hold_the_same_documents(make, tmp_path):
+def test_all_formats_give_the_same_documents(make, tmp_path):
     documents = [text.strip() for text in texts(30, longest=20)]
     (tmp_path / "t.txt").write_text("\n====\n".join(documents))
     write_jsonl(tmp_path / "t.jsonl", documents)
@@ -93,7 +93,7 @@ def test_the_formats_hold_the_same_documents(make, tmp_path):
 
 
 @pytest.mark.parametrize("separator", [r"<\|end\|>", r"^ = [^=]+ = $", r"(?=^ = [^=]+ = $)", r"\.(?! keep)"])
-def test_a_separator_splits_alike_whatever_the_blocks(tmp_path, monkeypatch, separator):
+def test_a_separator_splits_alike_for_any_block_size(tmp_path, monkeypatch, separator):
     import omni.data.text.documents as module
 
     chapters = "".join(f"\n = Title {i} = \n" + "é word. keep.\n" * (7 * i % 11) + "<|end|>" for i in range(50))
@@ -105,7 +105,7 @@ def test_a_separator_splits_alike_whatever_the_blocks(tmp_path, monkeypatch, sep
     assert len(whole) >= 49
 
 
-def test_copies_of_a_document_stay_together_and_seeds_hold_out_the_same(make, tmp_path):
+def test_copies_of_a_document_stay_together_and_splits_are_seeded(make, tmp_path):
     path = write_jsonl(tmp_path / "t.jsonl", [text for text in texts(40, longest=20) for _ in range(3)])
     data = make(path, val_fraction=0.3, batch_size=1, context=64)
     train, val = train_documents(data), documents_of(data.val_dataloader())
@@ -114,14 +114,14 @@ def test_copies_of_a_document_stay_together_and_seeds_hold_out_the_same(make, tm
     assert train_documents(make(path, val_fraction=0.3, batch_size=1, context=64, seed=5)) == train
 
 
-def test_two_documents_are_enough_to_hold_one_out(make, tmp_path):
+def test_one_of_two_documents_can_be_held_out(make, tmp_path):
     for count in (2, 3):
         data = make(write_jsonl(tmp_path / f"{count}.jsonl", texts(count)), val_fraction=0.01)
         assert data.report["val"].documents >= 1
         assert data.report["train"].documents >= 1
 
 
-def test_the_tail_is_the_last_characters(make, tmp_path):
+def test_the_tail_split_is_the_last_characters(make, tmp_path):
     text = "".join(random.Random(0).choices("abcdé\n", k=1003))
     (tmp_path / "t.txt").write_text(text)
     data = make(str(tmp_path / "t.txt"), val_split="tail", val_fraction=0.1, context=2000, setup=False)
@@ -129,7 +129,7 @@ def test_the_tail_is_the_last_characters(make, tmp_path):
     assert (train, val) == ([text[:902]], [text[902:]])
 
 
-def test_a_long_document_goes_on_in_other_rows(make, tmp_path):
+def test_a_long_document_continues_in_other_rows(make, tmp_path):
     (tmp_path / "t.txt").write_text(text := "".join(map(chr, range(33, 127))) * 3)
     data = make(str(tmp_path / "t.txt"), val=write_jsonl(tmp_path / "v.jsonl", texts(3)), batch_size=1)
     scored = torch.cat([batch.targets[batch.targets != IGNORE] for batch in data.train_dataloader()])
@@ -155,7 +155,7 @@ def files_of(path):
     return {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
 
 
-def test_tokens_are_made_once_for_a_content_and_a_tokenizer(make, tmp_path):
+def test_tokens_are_cached_by_content_and_tokenizer(make, tmp_path):
     data = make()
     before = files_of(tmp_path / "cache")
     os.utime(tmp_path / "train.jsonl", (0, 0))
@@ -172,14 +172,14 @@ def test_tokens_are_made_once_for_a_content_and_a_tokenizer(make, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".bin", ".npy", ".json"])
-def test_half_written_tokens_are_made_again(make, tmp_path, ending):
+def test_incomplete_tokens_are_made_again(make, tmp_path, ending):
     expected = make().report
     for file in (tmp_path / "cache").glob("*" + ending):
         file.write_bytes(file.read_bytes()[:20]) if ending == ".bin" else file.unlink()
     assert make().report == expected
 
 
-def test_the_cache_holds_no_leftovers_of_a_failed_run(make, tmp_path):
+def test_a_failed_run_leaves_nothing_in_the_cache(make, tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"text": "a b c"}) + "\n" + json.dumps({"text": 3}) + "\n")
     with pytest.raises(UserError):
@@ -187,7 +187,7 @@ def test_the_cache_holds_no_leftovers_of_a_failed_run(make, tmp_path):
     assert not [*(tmp_path / "cache").iterdir()]
 
 
-def test_bpe_is_learned_once_from_the_training_text_only(make, tmp_path):
+def test_bpe_is_learned_once_from_training_text_only(make, tmp_path):
     write_jsonl(tmp_path / "val.jsonl", ["zzzzzz " * 20])
     data = make(val=str(tmp_path / "val.jsonl"), tokenizer="bpe", vocab_size=320)
     assert data.tokenizer.vocab_size == 320
@@ -199,7 +199,7 @@ def test_bpe_is_learned_once_from_the_training_text_only(make, tmp_path):
     assert data.tokenizer.decode(batch.tokens[0][batch.tokens[0] != PAD].tolist()).startswith("zzzzzz zz")
 
 
-def test_a_long_text_is_tokenised_in_segments_as_in_one_piece(make, tmp_path, monkeypatch):
+def test_a_long_text_in_segments_has_the_same_tokens(make, tmp_path, monkeypatch):
     import omni.data.text.token_file as module
 
     monkeypatch.setattr(module, "_SEGMENT", 10)
@@ -223,7 +223,7 @@ def test_train_tokenizer_writes_a_model_that_data_reads(make, tmp_path, capsys):
         train_tokenizer([path], tmp_path / "t")
 
 
-def test_two_processes_that_prepare_at_once_do_not_disturb_each_other(make):
+def test_two_processes_can_prepare_at_the_same_time(make):
     expected = make(cache_dir="/nonexistent", setup=False)
     with ThreadPoolExecutor(4) as pool:
         prepared = list(pool.map(lambda _: make(setup=False), range(4)))

@@ -1,4 +1,4 @@
-"""What text data says when it cannot be used: one line that names the file, the row or the argument."""
+"""Errors of text data: one line that names the file, the row or the argument."""
 
 import json
 
@@ -77,7 +77,7 @@ def bad_parquet(name, **columns):
         (lambda folder: f"hub:{folder}/none", r"hub:.*/none::train: "),
     ],
 )
-def test_data_that_cannot_be_used_is_named(make, tmp_path, write, message):
+def test_unusable_data_is_named(make, tmp_path, write, message):
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match=message) as error:
         make(write(tmp_path / "in"))
@@ -106,7 +106,7 @@ def test_arguments_out_of_range_are_named(make, options, message):
         make(setup=False, **options)
 
 
-def test_a_file_is_not_on_both_sides(make, tmp_path):
+def test_a_file_in_both_splits_is_refused(make, tmp_path):
     path = write_jsonl(tmp_path / "t.jsonl", ["a", "b"])
     with pytest.raises(UserError, match=r"t\.jsonl is in data\.train and in data\.val"):
         make(str(tmp_path / "*.jsonl"), val=path)
@@ -118,7 +118,7 @@ def test_an_unwritable_cache_is_named(make, tmp_path):
         make(cache_dir=str(tmp_path / "file" / "cache"))
 
 
-def test_a_hub_out_of_reach_is_one_line(make, monkeypatch):
+def test_an_unreachable_hub_is_reported_in_one_line(make, monkeypatch):
     import datasets
 
     def unreachable(*args, **options):
@@ -132,9 +132,9 @@ def test_a_hub_out_of_reach_is_one_line(make, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_a_rank_without_the_files_says_so(make, tmp_path):
+def test_a_rank_without_the_files_is_reported(make, tmp_path):
     data = make(setup=False)
-    data.trainer = object()  # with a trainer it is prepare_data, on one rank, that writes
+    data.trainer = object()  # with a trainer, prepare_data writes on one rank
     with pytest.raises(UserError, match=r"does not exist: data\.cache_dir must be a folder that all ranks"):
         data.setup()
 

@@ -1,4 +1,4 @@
-"""Which batches training sees: shared out over ranks and workers, and after a resume the very next ones."""
+"""Batches of training: split over ranks and workers, and resumed at the next one."""
 
 import json
 import random
@@ -16,13 +16,13 @@ from omni.errors import UserError
 pytestmark = [
     pytest.mark.filterwarnings(
         "ignore:.*does not have many workers"
-    ),  # the rows are mapped: there is nothing to wait for
+    ),  # rows are memory-mapped, so workers would not help
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),  # Lightning 2.6 under PyTorch 2.14
 ]
 
 
 class Recorder(L.LightningModule):
-    """Trains nothing and remembers the batches."""
+    """A stage that trains nothing and records its batches."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ class Recorder(L.LightningModule):
 
 
 class SaveEverywhere(L.Callback):
-    """Saves a checkpoint in every hook in which Lightning's own callbacks do."""
+    """Saves a checkpoint in every hook in which Lightning's callbacks do."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -92,13 +92,13 @@ TRAINERS = [
     {"max_epochs": 4, "limit_train_batches": 3, "accumulate_grad_batches": 2},
     {"max_epochs": -1, "max_steps": 17},
 ]
-# not with a stream: where a loader without a length ends, Lightning itself groups accumulated batches anew on resuming
+# not with a stream: at the end of a loader without length, Lightning groups accumulated batches differently on resuming
 STEPPED = {"max_epochs": -1, "max_steps": 7, "accumulate_grad_batches": 2, "check_val_every_n_epoch": None}
 CASES = [(options, streaming) for options in TRAINERS for streaming in (False, True)]
 
 
 @pytest.mark.parametrize(("options", "streaming"), [*CASES, (STEPPED | {"val_check_interval": 4}, False)], ids=str)
-def test_resuming_gives_the_batches_that_would_have_come(make, fit, tmp_path, options, streaming):
+def test_resuming_gives_the_remaining_batches(make, fit, tmp_path, options, streaming):
     kind = {"streaming": streaming, "shuffle_buffer": 9}
     saver = SaveEverywhere(tmp_path)
     whole = fit(make(**kind), callbacks=[saver], **options)
@@ -118,17 +118,17 @@ def test_resuming_with_workers(make, fit, tmp_path, streaming):
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
-def test_a_finished_run_that_is_prolonged_goes_on_in_the_same_epoch(make, fit, tmp_path, streaming):
+def test_a_finished_run_with_more_steps_resumes_in_the_same_epoch(make, fit, tmp_path, streaming):
     kind = {"streaming": streaming, "shuffle_buffer": 9}
     whole = fit(make(**kind), max_steps=16, max_epochs=-1)
     saver = SaveEverywhere(tmp_path)
     fit(make(**kind), max_steps=5, max_epochs=-1, callbacks=[saver])
-    for path, seen in saver.saved[-3:]:  # the batch's, the epoch's and the training's end
+    for path, seen in saver.saved[-3:]:  # end of the batch, of the epoch, of training
         assert seen == 5
         assert fit(make(**kind), ckpt_path=path, max_steps=16, max_epochs=-1) == whole[5:]
 
 
-def test_an_interrupted_batch_comes_again(make, fit, tmp_path):
+def test_an_interrupted_batch_is_repeated(make, fit, tmp_path):
     whole = fit(make(), max_steps=8, max_epochs=-1)
     module, path = Recorder(), tmp_path / "exception.ckpt"
     module.fails_at = 4
@@ -149,25 +149,25 @@ def test_a_learning_rate_finder_leaves_no_trace(make, fit, streaming):
     assert seen[-8:] == whole
 
 
-def test_overfitting_sees_the_same_batches_again(make, fit):
+def test_overfit_batches_repeats_the_same_batches(make, fit):
     seen = fit(make(), overfit_batches=2, max_epochs=3)
     assert seen == seen[:2] * 3
     with pytest.raises(UserError, match=r"overfit_batches needs .* data\.streaming"):
         fit(make(streaming=True), overfit_batches=2, max_epochs=3)
 
 
-def test_epochs_cut_short_walk_through_all_the_data(make, fit):
+def test_limited_epochs_go_through_all_data(make, fit):
     whole = fit(make(), max_epochs=1)
     assert fit(make(), max_epochs=4, limit_train_batches=3)[: len(whole)] == whole[:12]
 
 
-def test_epochs_cut_short_walk_through_a_stream_without_reading_again(make, fit, caplog):
+def test_limited_epochs_go_through_a_stream_without_rereading(make, fit, caplog):
     stream = {"streaming": True, "shuffle_buffer": 9}
     assert fit(make(**stream), max_epochs=3, limit_train_batches=3) == fit(make(**stream), max_epochs=1)[:9]
     assert "again" not in caplog.text
 
 
-def test_other_batches_continue_at_the_same_share_of_the_data(make, fit, tmp_path):
+def test_another_batch_size_resumes_at_the_same_fraction_of_the_data(make, fit, tmp_path):
     saver = SaveEverywhere(tmp_path)
     whole = fit(make(), callbacks=[saver], max_steps=6, max_epochs=-1)
     (path, _), per_epoch = saver.saved[-1], len(make_ready(make()).train_batches())
@@ -179,7 +179,7 @@ def test_other_batches_continue_at_the_same_share_of_the_data(make, fit, tmp_pat
     assert len(set(rows) & {row for batch, _ in smaller for row in batch}) <= 3
 
 
-def test_another_seed_is_said(make, fit, tmp_path):
+def test_another_seed_gives_a_warning(make, fit, tmp_path):
     saver = SaveEverywhere(tmp_path)
     fit(make(), callbacks=[saver], max_steps=3, max_epochs=-1)
     with pytest.warns(UserWarning, match="its seed have changed"):
@@ -188,7 +188,7 @@ def test_another_seed_is_said(make, fit, tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
-def test_evaluating_a_checkpoint_on_other_data_warns_of_nothing(make, fit, tmp_path, streaming):
+def test_evaluating_a_checkpoint_on_other_data_gives_no_warning(make, fit, tmp_path, streaming):
     saver = SaveEverywhere(tmp_path)
     fit(make(streaming=streaming), callbacks=[saver], max_steps=3, max_epochs=-1)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
@@ -196,7 +196,7 @@ def test_evaluating_a_checkpoint_on_other_data_warns_of_nothing(make, fit, tmp_p
     trainer.validate(Recorder(), data, ckpt_path=saver.saved[-1][0], weights_only=True, verbose=False)
 
 
-def test_a_changed_stream_begins_a_new_pass(make, fit, tmp_path):
+def test_a_changed_stream_starts_a_new_pass(make, fit, tmp_path):
     saver = SaveEverywhere(tmp_path)
     fit(make(streaming=True), callbacks=[saver], max_steps=3, max_epochs=-1)
     with pytest.warns(UserWarning, match="starting a new pass"):
@@ -219,7 +219,7 @@ def test_fewer_rows_than_a_batch_make_one_smaller_batch(make):
 
 
 class Ranked:
-    """What data asks of a trainer, for one of two ranks."""
+    """The part of a trainer that data modules use, for one of two ranks."""
 
     def __init__(self, rank, *, injects=False):
         self.global_rank, self.world_size = rank, 2
@@ -232,7 +232,7 @@ class Ranked:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["rows", "stream", "hub stream"])
-def test_ranks_and_workers_see_disjoint_data(make, tmp_path, kind, workers):
+def test_ranks_and_workers_have_disjoint_data(make, tmp_path, kind, workers):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_bytes((tmp_path / "t.jsonl").read_bytes())
     entry = {"train": f"hub:{tmp_path / 'set'}"} if kind == "hub stream" else {}
@@ -246,7 +246,7 @@ def test_ranks_and_workers_see_disjoint_data(make, tmp_path, kind, workers):
     assert ranks[0] == scored(Ranked(0), workers)
     together = ranks[0] + ranks[1]
     assert len(set(together)) == len(together)
-    dropped = 32 if kind == "rows" else 0  # an odd row, so that both ranks have as many
+    dropped = 32 if kind == "rows" else 0  # one row is left, so that both ranks have equal numbers
     assert 0 <= count(alone) - count(together) <= dropped
 
 
@@ -254,7 +254,7 @@ def count(rows):
     return sum(target >= 0 for row in rows for target in row)
 
 
-def test_files_of_one_document_are_shared_out_too(make, tmp_path):
+def test_files_of_one_document_are_split_over_ranks(make, tmp_path):
     for i in range(8):
         (tmp_path / f"{i}.txt").write_text(f"document {i}")
     seen = []
@@ -267,14 +267,14 @@ def test_files_of_one_document_are_shared_out_too(make, tmp_path):
     assert min(seen) >= sum(seen) // 2 - len("document 0") - 1
 
 
-def test_lightning_must_not_share_out_a_second_time(make):
+def test_lightning_does_not_split_a_second_time(make):
     data = make_ready(make())
     data.trainer = Ranked(0, injects=True)
     with pytest.raises(UserError, match=r"trainer\.use_distributed_sampler is true: set it to false"):
         data.train_dataloader()
 
 
-def test_no_rank_goes_on_alone_in_a_stream(make, monkeypatch):
+def test_all_ranks_end_a_stream_together(make, monkeypatch):
     data = make_ready(make(streaming=True, batch_size=2))
     data.trainer = Ranked(0)
     answers = iter([True, True, False])
@@ -283,7 +283,7 @@ def test_no_rank_goes_on_alone_in_a_stream(make, monkeypatch):
     assert data._starts == [0, 2]
 
 
-def test_a_stream_holds_out_what_it_does_not_train_on(make):
+def test_held_out_rows_of_a_stream_are_not_trained_on(make):
     stream, rows = make_ready(make(streaming=True, batch_size=1)), make_ready(make(batch_size=1))
     assert stream.report["val"] == rows.report["val"]
     assert stream.plan().tokenizer.fingerprint == rows.tokenizer.fingerprint

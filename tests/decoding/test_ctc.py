@@ -30,7 +30,7 @@ def test_the_loss_sums_over_all_alignments(text):
     assert nll.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_infeasible_rows_are_told_and_give_neither_loss_nor_gradient():
+def test_infeasible_rows_are_marked_and_have_no_loss_and_no_gradient():
     log_probs = emissions(3, 3, 3).requires_grad_()
     targets, lengths = torch.tensor([[1, 1, 2], [1, 2, 1], [1, 1, 0]]), torch.tensor([3, 3, 2])
     nll, feasible = ctc_nll(log_probs, torch.tensor([3, 3, 3]), targets, lengths)
@@ -43,7 +43,7 @@ def test_infeasible_rows_are_told_and_give_neither_loss_nor_gradient():
     assert torch.isfinite(log_probs.grad).all()
 
 
-def test_feasible_is_what_some_path_can_spell():
+def test_feasible_means_that_a_path_exists():
     for text in product((1, 2), repeat=3):
         for frames in range(1, 7):
             possible = any(collapse(path) == [*text] for path in product(range(3), repeat=frames))
@@ -86,7 +86,7 @@ def test_what_cannot_be_aligned_is_refused():
 
 
 def likelihoods(log_probs: torch.Tensor) -> dict[tuple[int, ...], float]:
-    """Every text that sub-frames can spell, with its probability, path by path."""
+    """The probability of every text that sub-frames can give, summed path by path."""
     time, vocab = log_probs.shape
     found: dict[tuple[int, ...], float] = {}
     for path in product(range(vocab), repeat=time):
@@ -97,20 +97,20 @@ def likelihoods(log_probs: torch.Tensor) -> dict[tuple[int, ...], float]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_wide_beam_finds_the_likeliest_text_of_all(seed):
+def test_a_wide_beam_finds_the_likeliest_text(seed):
     log_probs = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed)).log_softmax(-1)
     found = likelihoods(log_probs)
     assert beam_search(log_probs, 400) == list(max(found, key=found.__getitem__))
 
 
-def test_a_unit_that_fits_two_frames_is_written_once():
+def test_a_unit_over_two_frames_is_output_once():
     blank_or_one = torch.tensor([[0.55, 0.45, 0.0], [0.55, 0.45, 0.0], [0.01, 0.0, 0.99]]).clamp(min=1e-9).log()
     lengths = torch.tensor([3])
     assert decode(blank_or_one[None], lengths, beam=1) == [[2]]
     assert decode(blank_or_one[None], lengths, beam=4) == [[1, 2]]
 
 
-def test_each_row_is_searched_within_its_length():
+def test_beam_search_stays_within_each_rows_length():
     log_probs = torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
     lengths = torch.tensor([9, 4, 1])
     rows = decode(log_probs, lengths, beam=6)

@@ -1,4 +1,4 @@
-"""Generation equals the slow and obvious way to do it, row by row, and samples what it says it samples."""
+"""Generation equals a plain uncached loop, row by row, and sampling has the right distribution."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from omni.models.thinker import Thinker
 from omni.text.tokenizer import BOS, EOS, ByteTokenizer
 
 VOCAB = 30
-NEVER = VOCAB + 99  # a stop token that no model says
+NEVER = VOCAB + 99  # a stop token that no model outputs
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6, 5, 3, 5], [8], [9, 7, 9, 3, 2]]
 GREEDY = Sampling(temperature=0)
 KINDS = {
@@ -31,7 +31,7 @@ samplings = pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLING
 
 
 def make(vocab_size=VOCAB, **options):
-    """A Thinker that says varied things: it attends sharply, and its head is unlike its embedding."""
+    """A Thinker with varied outputs: its attention is sharp, and its head is not its embedding."""
     torch.manual_seed(1)
     toy = {"vocab_size": vocab_size, "dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 48, "tied": False}
     thinker = Thinker(**{**toy, **options})
@@ -44,7 +44,7 @@ def make(vocab_size=VOCAB, **options):
 
 
 def constant(logits):
-    """A Thinker that gives these logits whatever it reads."""
+    """A Thinker with constant logits."""
     thinker = make(len(logits), dim=16)
     with torch.no_grad():
         thinker.transformer.norm.weight.zero_()
@@ -54,14 +54,14 @@ def constant(logits):
 
 
 def continued(thinker, prompts, sampling=GREEDY, *, max_tokens=8, stop=NEVER, **kwargs):
-    """What is added to each row, up to where it ends."""
+    """The generated tokens of each row, without padding."""
     steps = list(generate(thinker, prompts, max_tokens=max_tokens, stop=stop, sampling=sampling, **kwargs))
     return [[token for token in row if token is not None] for row in zip(*steps, strict=True)]
 
 
 @torch.no_grad()
 def slowly(thinker, prompt, *, max_tokens=8, stop=NEVER):
-    """The likeliest token, again and again, each from the whole text before it."""
+    """Greedy decoding without cache: each token from the whole text before it."""
     tokens = list(prompt)
     while len(tokens) < len(prompt) + max_tokens:
         tokens.append(thinker(torch.tensor([tokens])).logits[0, -1].argmax().item())
@@ -71,41 +71,46 @@ def slowly(thinker, prompt, *, max_tokens=8, stop=NEVER):
 
 
 def chi_square(counts, probabilities):
-    """Pearson's statistic; its mean is the number of cells less one, were the counts drawn from `probabilities`."""
+    """Pearson's statistic; for counts drawn from `probabilities` its mean is the number of cells minus 1."""
     expected = probabilities * counts.sum()
     assert not counts[expected == 0].any()
     return ((counts - expected).square() / expected)[expected > 0].sum().item()
 
 
-# ---------------------------------------------------------------- equal to the obvious
+# ---------------------------------------------------------------- equal to the plain loop
 
 
 @kinds
-def test_greedy_equals_the_slow_way(options):
+def test_greedy_equals_the_plain_loop(options):
     thinker = make(**options)
     expected = [slowly(thinker, prompt) for prompt in PROMPTS]
     assert continued(thinker, PROMPTS) == expected
     assert len({tuple(row) for row in expected}) == len(PROMPTS)
-    assert len({token for row in expected for token in row}) > 8  # texts that tell something
+    assert len({token for row in expected for token in row}) > 8  # the texts vary
 
 
 @kinds
 @samplings
-def test_a_row_does_not_depend_on_those_beside_it(options, sampling):
+def test_a_row_does_not_depend_on_the_others(options, sampling):
     thinker = make(**options)
     together = continued(thinker, PROMPTS, sampling)
     assert continued(thinker, PROMPTS[:1], sampling) == together[:1]
-    others = [[2, 2], PROMPTS[1], [7] * 12, PROMPTS[3]]  # the row's number is its stream: each stays in its place
+    others = [
+        [2, 2],
+        PROMPTS[1],
+        [7] * 12,
+        PROMPTS[3],
+    ]  # a row's index selects its stream
     assert continued(thinker, others, sampling)[1::2] == together[1::2]
 
 
 @pytest.mark.parametrize("name", ["plain", "top", "penalty"])
-def test_rows_draw_from_streams_of_their_own(name):
+def test_rows_have_independent_random_streams(name):
     rows = continued(make(), PROMPTS[:1] * 4, SAMPLINGS[name])
     assert len({tuple(row) for row in rows}) == 4
 
 
-def test_each_prompt_says_the_same_alone_when_greedy():
+def test_greedy_outputs_do_not_depend_on_the_batch():
     thinker = make()
     alone = [continued(thinker, [prompt])[0] for prompt in PROMPTS]
     assert continued(thinker, PROMPTS) == alone
@@ -113,7 +118,7 @@ def test_each_prompt_says_the_same_alone_when_greedy():
 
 
 @samplings
-def test_a_shorter_text_is_the_beginning_of_a_longer_one(sampling):
+def test_fewer_tokens_are_a_prefix_of_more(sampling):
     thinker = make()
     longer = continued(thinker, PROMPTS, sampling, max_tokens=20)
     assert continued(thinker, PROMPTS, sampling, max_tokens=7) == [row[:7] for row in longer]
@@ -130,7 +135,7 @@ def test_the_stop_token_ends_only_its_row():
     ended = 0
     for row, free in zip(zip(*steps, strict=True), whole, strict=True):
         length = free.index(stop) + 1 if stop in free else len(free)
-        assert list(row[:length]) == free[:length]  # the stop token is said
+        assert list(row[:length]) == free[:length]  # the stop token is output
         assert row[length:] == (None,) * (len(steps) - length)
         ended += stop in free
     assert 0 < ended < len(PROMPTS)
@@ -138,18 +143,18 @@ def test_the_stop_token_ends_only_its_row():
     assert continued(thinker, PROMPTS, stop=stop) == [slowly(thinker, prompt, stop=stop) for prompt in PROMPTS]
 
 
-def test_nothing_comes_once_all_rows_have_ended():
+def test_generation_ends_once_all_rows_have_ended():
     thinker = make()
     stop = continued(thinker, PROMPTS[:1])[0][0]
     assert list(generate(thinker, PROMPTS[:1] * 2, max_tokens=10, stop=stop, sampling=GREEDY)) == [[stop, stop]]
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 9])
-def test_no_more_tokens_come_than_wanted(max_tokens):
+def test_the_number_of_tokens_is_limited(max_tokens):
     assert [len(row) for row in continued(make(), PROMPTS, max_tokens=max_tokens)] == [max_tokens] * len(PROMPTS)
 
 
-# ---------------------------------------------------------------- choosing
+# ---------------------------------------------------------------- sampling
 
 
 @pytest.mark.parametrize(
@@ -163,13 +168,13 @@ def test_no_more_tokens_come_than_wanted(max_tokens):
     ],
     ids=lambda sampling: f"{sampling.temperature}-{sampling.top_k}-{sampling.top_p}",
 )
-def test_the_narrowest_choice_is_the_likeliest_token(sampling):
+def test_the_narrowest_settings_choose_the_likeliest_token(sampling):
     thinker = make()
     assert continued(thinker, PROMPTS, sampling) == continued(thinker, PROMPTS)
 
 
 @samplings
-def test_the_same_seed_says_the_same_and_without_chance_no_seed_matters(sampling):
+def test_sampling_depends_on_the_seed_and_greedy_does_not(sampling):
     thinker, text = make(), continued(make(), PROMPTS, sampling)
     assert continued(thinker, PROMPTS, sampling) == text
     for seed in (sampling.seed + 1, sampling.seed + 2**32):
@@ -182,7 +187,7 @@ def test_the_same_seed_says_the_same_and_without_chance_no_seed_matters(sampling
     "options",
     [{}, {"temperature": 0.5}, {"temperature": 3.0}, {"top_k": 4}, {"top_p": 0.8}, {"top_k": 5, "top_p": 0.6}],
 )
-def test_tokens_come_as_often_as_they_should(options):
+def test_sampled_tokens_have_the_right_frequencies(options):
     logits = [1.5, -1.0, 0.3, 2.0, 0.0, -3.0, 1.0, 0.5, -0.2, 1.2]
     rows = continued(constant(logits), [[0]] * 2000, Sampling(**options, seed=7), max_tokens=1)
     counts = torch.tensor(rows)[:, 0].bincount(minlength=len(logits)).double()
@@ -201,14 +206,14 @@ def test_tokens_come_as_often_as_they_should(options):
 
 
 @pytest.mark.parametrize("pair", ["steps of a row", "rows beside each other"])
-def test_draws_do_not_depend_on_each_other(pair):
+def test_draws_are_independent(pair):
     tokens = torch.tensor(continued(constant([0.0] * 4), [[0]] * 2001, Sampling(seed=1), max_tokens=2))
     first, second = (tokens[:, 0], tokens[:, 1]) if pair == "steps of a row" else (tokens[:-1, 0], tokens[1:, 0])
     counts = (first * 4 + second).bincount(minlength=16).double()
     assert chi_square(counts, torch.full((16,), 1 / 16)) < 40
 
 
-def test_a_penalty_makes_what_was_said_less_likely_in_its_row_only():
+def test_a_penalty_lowers_repeated_tokens_in_their_row_only():
     logits = torch.tensor([[3.0, 2.0, -1.0], [-1.0, -1.5, -9.0]])
     seen, draws = torch.tensor([[True, False, False], [True, False, False]]), torch.zeros(2)
     for penalty, chosen in ((1.0, [0, 0]), (1.2, [0, 0]), (2.0, [1, 1])):
@@ -231,7 +236,7 @@ def test_a_penalty_lowers_repetition_of_prompt_and_text():
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(top_k=20), Sampling(repetition_penalty=1.3)])
-def test_tokens_that_the_tokenizer_lacks_are_never_said(sampling):
+def test_tokens_that_the_tokenizer_lacks_are_never_output(sampling):
     thinker = constant([0.0] * 10 + [9.0] * 6)
     assert {token for row in continued(thinker, [[1]] * 20, sampling) for token in row} & set(range(10, 16))
     within = continued(thinker, [[1]] * 20, sampling, vocab_size=10)
@@ -280,19 +285,19 @@ def test_prompts_that_cannot_be_continued_are_refused(prompts, options, words):
         continued(make(), prompts, **options)
 
 
-def test_no_graph_is_built_and_the_callers_mode_is_left_alone():
+def test_no_graph_is_built_and_the_callers_mode_is_kept():
     thinker, modes = make(), []
     thinker.transformer.register_forward_hook(lambda *args: modes.append(torch.is_inference_mode_enabled()))
     for _ in generate(thinker, PROMPTS, max_tokens=3, stop=NEVER):
         assert torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()
     assert modes == [True] * 3
-    thinker(torch.tensor([[1, 2]])).logits.sum().backward()  # the model still trains
+    thinker(torch.tensor([[1, 2]])).logits.sum().backward()  # the model is still in train mode
 
 
 @kinds
 @samplings
-def test_a_model_in_bfloat16_writes(options, sampling):
+def test_a_model_in_bfloat16_generates(options, sampling):
     rows = continued(make(**options).bfloat16(), PROMPTS, sampling, max_tokens=4)
     assert [len(row) for row in rows] == [4] * len(PROMPTS)
     assert all(0 <= token < VOCAB for row in rows for token in row)
@@ -303,7 +308,7 @@ def test_text_is_the_decoded_tokens_and_its_pieces_join_to_it(sampling):
     tokenizer, prompts = ByteTokenizer(), ["ab", "", "é日 x"]
     thinker = make(tokenizer.vocab_size + 12)
     with torch.no_grad():
-        thinker.head.weight[EOS] = 0.9 * thinker.head.weight.mean(0)  # ends some rows, not all at once
+        thinker.head.weight[EOS] = 0.9 * thinker.head.weight.mean(0)  # ends the rows at different steps
     model = TextModel(thinker, tokenizer)
     tokens = [[BOS, *tokenizer.encode(prompt)] for prompt in prompts]
     rows = continued(thinker, tokens, sampling, max_tokens=12, stop=EOS, vocab_size=tokenizer.vocab_size)

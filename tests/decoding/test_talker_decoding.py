@@ -1,4 +1,4 @@
-"""Speaking equals the slow and obvious way, row by row; it always ends; what cannot be spoken is told in a line."""
+"""Decoding of the Talker equals a plain uncached loop, row by row; it always ends; errors are one line."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ TEXTS = [[1, 2, 3, 4], [5], [3, 3, 1, 2, 5, 4, 1]]
 
 
 def hesitant(advance):
-    """A Talker that always wants to move on by so many characters."""
+    """A Talker that always advances by a given number of characters."""
     talker = make(frame_rate=4.0)
     with torch.no_grad():
         talker.advance.weight.zero_()
@@ -34,7 +34,7 @@ def test_the_toy_language_is_spoken_exactly():
 
 
 def by_hand(talker, text, max_dwell):
-    """Greedy, without cache or batch: everything computed again for every frame."""
+    """Greedy decoding without cache or batch: everything is recomputed for every frame."""
     codes, advances = torch.zeros(1, 0, talker.num_codebooks, dtype=torch.long), []
     text, lengths, dwelt = torch.tensor([text]), torch.tensor([len(text)]), 0
     while sum(advances) < int(lengths) + 2:
@@ -53,7 +53,7 @@ def by_hand(talker, text, max_dwell):
 
 @torch.no_grad()
 @pytest.mark.parametrize("seed", [0, 1])
-def test_speech_equals_the_slow_way_row_by_row(seed):
+def test_speech_equals_the_plain_loop_row_by_row(seed):
     talker = make(frame_rate=5.0)
     torch.manual_seed(seed)
     torch.nn.init.normal_(talker.advance.weight, std=1.0)
@@ -65,7 +65,7 @@ def test_speech_equals_the_slow_way_row_by_row(seed):
     assert len({len(codes) for codes in together}) > 1
 
 
-def test_the_same_seed_says_the_same_whoever_speaks_beside():
+def test_speech_depends_on_the_seed_and_not_on_other_rows():
     talker = make()
     first = speak_codes(talker, TEXTS, sampling=SpeechSampling(first=Sampling(seed=1)))
     assert torch.equal(speak_codes(talker, TEXTS[:1], sampling=SpeechSampling(first=Sampling(seed=1)))[0], first[0])
@@ -73,7 +73,7 @@ def test_the_same_seed_says_the_same_whoever_speaks_beside():
     assert other.shape != first[0].shape or not torch.equal(other, first[0])
 
 
-def test_frames_come_as_they_are_made():
+def test_frames_are_yielded_as_they_are_made():
     talker = hesitant(1)
     steps = list(speak(talker, TEXTS))
     assert [step.alive for step in steps] == [[number < len(text) + 2 for text in TEXTS] for number in range(9)]
@@ -93,7 +93,7 @@ def test_speech_may_be_longer_than_its_first_cache(monkeypatch):
     assert all(map(torch.equal, speak_codes(talker, TEXTS, sampling=GREEDY), whole))
 
 
-def test_a_cache_that_has_grown_holds_what_it_held():
+def test_a_grown_cache_keeps_its_content():
     cache = KVCache(2, 3, 4, 1, 5)
     torch.nn.init.normal_(cache.keys)
     before = cache.keys.clone()
@@ -123,13 +123,13 @@ def test_each_of_several_voices_speaks():
         ([[1]], {"num_speakers": 3, "speakers": [1, 1]}, "2 speakers are given for 1 texts"),
     ],
 )
-def test_what_cannot_be_spoken_is_told(texts, options, words):
+def test_text_that_cannot_be_spoken_is_reported(texts, options, words):
     talker = make(num_speakers=options.get("num_speakers", 0))
     with pytest.raises(UserError, match=words):
         next(speak(talker, texts, speakers=options.get("speakers")))
 
 
-def test_sampling_that_makes_no_sense_is_refused():
+def test_invalid_sampling_is_refused():
     with pytest.raises(UserError, match="max_dwell"):
         SpeechSampling(max_dwell=0)
     with pytest.raises(UserError, match=r"rest\.repetition_penalty"):
@@ -161,13 +161,13 @@ def test_text_is_read_as_it_is_spoken(text, read):
         ("ж" * 99, "^'жжж.*…' cannot be spoken"),
     ],
 )
-def test_text_that_cannot_be_read_is_told_in_a_line(text, words):
+def test_text_that_cannot_be_read_is_reported_in_one_line(text, words):
     with pytest.raises(UserError, match=words) as error:
         spell(text, CharacterVocabulary())
     assert "\n" not in str(error.value)
 
 
-def test_weights_laid_out_for_decoding_say_the_same():
+def test_weights_laid_out_for_decoding_give_the_same_codes():
     talker = make(frame_rate=5.0)
     before = speak_codes(talker, TEXTS, sampling=GREEDY)
     talker.transpose_weights_for_decoding()

@@ -1,4 +1,4 @@
-"""Word errors: counted, compared with what chance allows, of any system, and without the loops that it says."""
+"""Word errors: counts, confidence intervals, comparisons of any systems, and the guard against repetition loops."""
 
 import io
 import json
@@ -40,7 +40,7 @@ class TestLoops:
             "",
         ],
     )
-    def test_what_people_say_stays_as_it_is(self, text):
+    def test_natural_repetitions_are_kept(self, text):
         assert remove_loops(text) == text
 
     @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ class TestLoops:
             ("no " * 5 + "yes " * 5, "no yes"),
         ],
     )  # fmt: skip
-    def test_a_loop_is_said_once(self, text, once):
+    def test_a_loop_is_reduced_to_one_repetition(self, text, once):
         assert remove_loops(text) == once
 
 
 class TestIntervals:
-    def test_a_wer_lies_in_its_interval_which_narrows_with_the_utterances(self):
+    def test_an_interval_contains_the_wer_and_narrows_with_more_utterances(self):
         rng = np.random.default_rng(0)
         some = [(SAID, " ".join(w for w in SAID.split() if rng.random() > 0.2)) for _ in range(160)]
         widths = []
@@ -72,7 +72,7 @@ class TestIntervals:
             widths.append(high - low)
         assert widths[1] == pytest.approx(widths[0] / 2, rel=0.25)
 
-    def test_the_interval_holds_the_truth_as_often_as_it_says(self, monkeypatch):
+    def test_intervals_have_their_nominal_coverage(self, monkeypatch):
         monkeypatch.setattr("omni.evaluation.word_errors.DRAWS", 300)
         rng, held = np.random.default_rng(1), 0
         for _ in range(60):
@@ -81,11 +81,11 @@ class TestIntervals:
             held += low <= 0.4 / 8 <= high
         assert held >= 52  # 57 of 60
 
-    def test_equal_systems_do_not_differ_and_a_clear_difference_is_no_chance(self):
+    def test_equal_systems_do_not_differ_and_a_clear_difference_is_significant(self):
         good, bad = rows(*[(SAID, SAID)] * 30), rows(*[(SAID, SAID.replace("red", "led"))] * 30)
         mixed = bad[:15] + good[15:]
         same = bootstrap((mixed, mixed))
-        assert (same[:, 0] == same[:, 1]).all()  # both are scored on the same draws
+        assert (same[:, 0] == same[:, 1]).all()  # both are scored on the same resamples
         different = bootstrap((bad, mixed))
         low, high = interval(different[:, 0] - different[:, 1])
         assert 0 < low < 1 / 16 < high
@@ -97,12 +97,12 @@ class TestIntervals:
             "1–5": 2, "6–10": 2, "11–20": 2, "over 20": 2}  # fmt: skip
         assert sum(map(len, groups["speaker"].values())) == len(found)
 
-    def test_the_worst_come_first_and_none_without_errors(self):
+    def test_the_worst_utterances_are_first_and_those_without_errors_left_out(self):
         found = rows((SAID, SAID), (SAID, ""), (SAID, SAID.replace("red", "led")))
         assert [row.name for row in worst_rows(found, 5)] == ["row 1", "row 2"]
 
 
-def test_whispers_normaliser_is_whispers():
+def test_the_whisper_normalizer_equals_whispers():
     pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: the extra hf")
     english = WhisperNormalization()
     assert english("Mr. Park won't [laughs] pay twenty-five dollars for the colour, um, grey") == english(
@@ -112,7 +112,7 @@ def test_whispers_normaliser_is_whispers():
 
 
 def save_ctc(folder: Path) -> str:
-    """A wav2vec2 of one layer that has learned nothing, as its users save one."""
+    """Saves an untrained wav2vec2 of one layer."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed: the extra hf")
     folder.mkdir()
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"abc"])}
@@ -131,7 +131,7 @@ def save_ctc(folder: Path) -> str:
 
 
 def save_whisper(folder: Path) -> str:
-    """A Whisper of one layer that has learned nothing, as its users save one."""
+    """Saves an untrained Whisper of one layer."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed: the extra hf")
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -165,7 +165,7 @@ def save_whisper(folder: Path) -> str:
 
 
 class TestPeers:
-    def test_a_ctc_model_hears_as_it_does_by_hand(self, speech):
+    def test_a_ctc_model_equals_its_own_library(self, speech):
         transformers = pytest.importorskip("transformers", reason="transformers is not installed: the extra hf")
         import soundfile
 
@@ -186,11 +186,11 @@ class TestPeers:
         assert report["utterances"] == len(report["rows"]) == 8
 
     @pytest.mark.parametrize("seconds", [1, 31])
-    def test_whisper_hears_short_and_long_audio(self, seconds, workplace):
+    def test_whisper_transcribes_short_and_long_audio(self, seconds, workplace):
         hear = load_transformers_recognizer(save_whisper(Path("whisper")), "cpu")
         assert isinstance(hear(np.zeros(seconds * 16_000, np.float32)), str)
 
-    def test_what_is_no_recogniser_is_refused_in_a_line(self, speech, fails, monkeypatch):
+    def test_a_model_that_is_no_recognizer_is_refused_in_one_line(self, speech, fails, monkeypatch):
         pytest.importorskip("transformers", reason="transformers is not installed: the extra hf")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         Path("nothing").mkdir()
@@ -257,7 +257,7 @@ class TestCommand:
               "--json_file", "report.json"])  # fmt: skip
         assert json.loads(Path("report.json").read_text())["insertions"] == len(truth)
 
-    def test_the_guard_cuts_loops_of_all_systems_only_where_it_is_asked_for(self, speech, truth):
+    def test_the_guard_cuts_loops_of_all_systems_only_if_enabled(self, speech, truth):
         loops = self.write("loops.txt", [f"{text} {'uh ' * 9}" for text in truth])
         found = {}
         for flag in ([], ["--repetition_guard"]):
@@ -269,7 +269,7 @@ class TestCommand:
         assert report["loops"] == 8
         assert found == {False: 72, True: 8}
 
-    def test_both_sides_are_normalised_as_whisper_is_scored(self, speech, truth, capfd):
+    def test_both_sides_are_normalised_like_whispers(self, speech, truth, capfd):
         pytest.importorskip("whisper_normalizer", reason="whisper-normalizer is not installed: the extra hf")
         manifest = Path("speech/val.jsonl")
         rows = [json.loads(line) | {"text": "Mr. Gray won't pay $25."} for line in manifest.read_text().splitlines()]
@@ -279,8 +279,8 @@ class TestCommand:
               "--json_file", "report.json"])  # fmt: skip
         assert json.loads(Path("report.json").read_text())["wer"] == 0
 
-    def test_a_checkpoint_tells_when_the_words_of_any_text_are_said(self, words, capfd):
-        """Word `i` of the manifest is one tone a letter, 0.16 s each."""
+    def test_a_checkpoint_aligns_the_words_of_any_text(self, words, capfd):
+        """Each letter of a word is one tone, 0.16 s long."""
         rows = [json.loads(line) for line in Path("words.jsonl").read_text().splitlines()]
         texts = self.write("texts.txt", [row["text"] if i else "abc" * 99 for i, row in enumerate(rows)])
         main(["eval", "wer", "--reference", "words.jsonl", "--hypothesis", texts, "--align", words["recognizer"],
