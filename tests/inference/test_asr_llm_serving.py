@@ -1,4 +1,4 @@
-"""The second recipe's checkpoints at work: what is read and heard is what training read and heard."""
+"""Inference with the second recipe's checkpoints: inputs are the same as in training."""
 
 import io
 import json
@@ -51,14 +51,14 @@ def sources(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """No progress bars of weights that load."""
+    """Disables progress bars of loading weights."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def assistant_of(sources, llm="qwen3", encoder="whisper", *, window=2.0, **options):
-    """An Assistant of pretrained parts that sees and hears."""
+    """An Assistant of pretrained parts with a vision and an audio encoder."""
     torch.manual_seed(0)
     model = Omni(
         PretrainedThinker(source=sources[llm]),
@@ -90,11 +90,11 @@ def said(text):
     return {"role": "assistant", "content": text}
 
 
-# ---------------------------------------------------------------- as in training
+# ---------------------------------------------------------------- equal to training
 
 
 def own_parts(_fit):
-    """`configs/world/asr_llm.yaml` at toy size: our own parts, and plain text."""
+    """`configs/world/asr_llm.yaml` at toy size: omni's own parts, and plain text."""
     thinker, encoder = ("model.init_args.thinker.init_args.", "model.init_args.audio_encoder.init_args.")
     sizes = {"vocab_size": 288, "dim": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "ffn_dim": 48}
     heard = {
@@ -137,7 +137,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_a_question_is_the_tensor_that_training_reads_and_the_wer_is_validations(fit_llm, kind):
+def test_inputs_equal_those_of_training_and_the_wer_that_of_validation(fit_llm, kind):
     cli = RUNS[kind](fit_llm)
     assistant, held = Assistant.from_pretrained(CHECKPOINT), Checkpoint(CHECKPOINT).content
     dictation, model = TranscriptionPrompt.from_state(held["dictation"]), cli.model.eval()
@@ -167,7 +167,7 @@ def test_a_question_is_the_tensor_that_training_reads_and_the_wer_is_validations
     assert report["wer"] == pytest.approx(metric(cli, "val/wer"), rel=1e-5)
 
 
-def test_speech_is_asked_for_as_in_training_by_eval_omni(fit_llm):
+def test_eval_omni_uses_the_instructions_of_training(fit_llm):
     cli = fit_llm(**TWO)
     options = ["--data", "speech/val.jsonl", "--json_file", "report.json", "--max_tokens", "6"]
     main(["eval", "omni", "--checkpoint", CHECKPOINT, *options])
@@ -197,7 +197,7 @@ def test_history_of_three_turns_is_one_concatenated_prompt(sources, llm, templat
     assert assistant.answer([[asked("a longer one, and other")], messages], **SHORT)[1] == third
 
 
-def test_what_was_read_is_not_read_again(sources, monkeypatch):
+def test_cached_tokens_are_not_computed_again(sources, monkeypatch):
     assistant = assistant_of(sources)
     read = []
     embed = Omni.embed
@@ -215,22 +215,22 @@ def test_what_was_read_is_not_read_again(sources, monkeypatch):
 
 
 @pytest.mark.parametrize("encoder", toy.ENCODERS)
-def test_a_recording_at_the_very_end_is_heard_whole_again(sources, encoder):
-    """In plain text nothing stands behind it: what is remembered of the same question ends in its midst."""
+def test_a_recording_at_the_end_of_the_prompt_is_encoded_again(sources, encoder):
+    """In plain text nothing follows it, so the cache of the same question ends within the recording."""
     assistant = assistant_of(sources, "gpt2", encoder, template="plain")
     answers = [assistant.chat([asked(sound("abcab"))], **SHORT).text for _ in range(2)]
     assert answers[0] == answers[1] == assistant.answer([[asked(sound("a"))], [asked(sound("abcab"))]], **SHORT)[1]
 
 
 @pytest.mark.parametrize("encoder", toy.ENCODERS)
-def test_recordings_of_unequal_length_are_answered_as_if_alone(sources, encoder):
+def test_recordings_of_unequal_length_are_answered_independently(sources, encoder):
     assistant = assistant_of(sources, encoder=encoder)
     some = [[asked(sound(letters), "?")] for letters in ("a", "abcabcabcabcabcabc", "bc")]
     assert assistant.answer(some, **SHORT) == [assistant.chat(one, **SHORT).text for one in some]
 
 
 @pytest.mark.parametrize("encoder", ["whisper", "hubert"])
-def test_forty_seconds_are_heard_to_their_end(sources, encoder):
+def test_forty_seconds_are_encoded_to_their_end(sources, encoder):
     assistant = assistant_of(sources, encoder=encoder, window=30.0, context=1200)
     long = 0.1 * torch.randn(40 * 16_000, generator=torch.Generator().manual_seed(0))
     other = long.clone()
@@ -243,7 +243,7 @@ def test_forty_seconds_are_heard_to_their_end(sources, encoder):
     changed = (first - second).abs().amax(-1)[heard] > 1e-3
     assert changed[-10:].all()
     if encoder == "whisper":
-        assert not changed[:900].any()  # nothing before the last window, and that it hears whole
+        assert not changed[:900].any()  # nothing before the last window, and all of the last one
 
 
 def test_a_failing_generation_ends_its_stream_with_the_error(sources, monkeypatch):
@@ -273,7 +273,7 @@ def test_a_failing_generation_ends_its_stream_with_the_error(sources, monkeypatc
 
 @pytest.fixture
 def trained(fit_llm) -> str:
-    """A checkpoint of a model that sees and hears, an image and a recording."""
+    """A checkpoint of a model with vision and audio, an image and a recording."""
     toy.eyes(Path("eyes"))
     fit_llm(**TWO, **EYES)
     Image.fromarray(picture().permute(1, 2, 0).numpy()).save("a.png")
@@ -281,7 +281,7 @@ def trained(fit_llm) -> str:
     return CHECKPOINT
 
 
-def test_generate_chat_and_what_was_pushed_say_the_same(trained, monkeypatch, capsys):
+def test_generate_chat_and_a_pulled_model_give_the_same_answer(trained, monkeypatch, capsys):
     main(["hub", "push", trained, "./published"])
     assert "note: audio_encoder is not included. It is encoder, a local folder" in capsys.readouterr().out
     main(["hub", "pull", "./published", "--out", "pulled"])
@@ -297,7 +297,7 @@ def test_generate_chat_and_what_was_pushed_say_the_same(trained, monkeypatch, ca
     assert omni.load(trained).generate("the red", max_tokens=4)
 
 
-def test_models_that_are_gone_or_others_are_told(trained, fails, monkeypatch):
+def test_missing_or_different_models_are_reported(trained, fails, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     options = ["generate", "--checkpoint", trained, "--text", "what?"]
     Path("encoder").rename("elsewhere")

@@ -1,4 +1,4 @@
-"""The Assistant: history is one long prompt, streams are the whole, forgetting has a rule, mistakes are told."""
+"""The Assistant: history as one prompt, streaming, dropped messages, speech, errors."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_history_of_three_turns_is_one_concatenated_prompt(rope_axes, sampling):
     assert assistant.history[3] == said(second)
 
 
-def test_what_was_read_is_not_read_again(monkeypatch):
+def test_cached_tokens_are_not_computed_again(monkeypatch):
     assistant = assistant_of()
     read = []
     embed = type(assistant.responder.omni).embed
@@ -77,7 +77,7 @@ def test_what_was_read_is_not_read_again(monkeypatch):
     assistant.chat(text="and?", max_tokens=8).text  # noqa: B018
     assert read[0] == (len("what?") + 4 + 6, 1)
     again = read[1][0]
-    assert again <= len("and?") + 6  # END and the last token may not be in the cache yet
+    assert again <= len("and?") + 6  # END and the last token may not be in the cache
     assert read[1][1] == 0
     messages = [asked(picture(), "what?"), said(first), asked("and?")]
     assert assistant.chat(messages, max_tokens=8).text == assistant.history[-1]["content"]
@@ -87,7 +87,7 @@ def test_what_was_read_is_not_read_again(monkeypatch):
     assert other == assistant_of().chat([asked(picture(9), "what?"), *messages[1:]], max_tokens=8).text
 
 
-def test_streamed_text_is_the_whole_and_the_answer_of_a_batch():
+def test_streamed_text_equals_the_answer_and_that_of_a_batch():
     assistant = assistant_of()
     messages = [asked(picture(), "what?")]
     reply = assistant.chat(messages, max_tokens=20)
@@ -100,7 +100,7 @@ def test_streamed_text_is_the_whole_and_the_answer_of_a_batch():
     assert not assistant.history
 
 
-def test_messages_stand_for_themselves_and_parts_may_name_no_file():
+def test_messages_do_not_use_the_history_and_media_may_be_arguments():
     assistant = assistant_of()
     assistant.chat(text="before", **SHORT).text  # noqa: B018
     content = [{"type": "image"}, {"type": "audio"}, {"type": "text", "text": "so?"}]
@@ -109,7 +109,7 @@ def test_messages_stand_for_themselves_and_parts_may_name_no_file():
     assert len(assistant.history) == 2
 
 
-def test_the_system_message_begins_every_conversation():
+def test_every_conversation_starts_with_the_system_message():
     plain, guided = assistant_of(), assistant_of(system="be brief")
     messages = [{"role": "system", "content": "be brief"}, asked("what?")]
     told = guided.chat(text="what?", **SHORT).text
@@ -120,7 +120,7 @@ def test_the_system_message_begins_every_conversation():
     assert guided.chat(text="what?", **SHORT).text == told
 
 
-def test_an_answer_that_is_broken_off_stays_as_far_as_it_was_said():
+def test_an_interrupted_answer_is_kept_up_to_the_interruption():
     assistant = assistant_of()
     reply = assistant.chat(text="what?", max_tokens=30)
     pieces = iter(reply)
@@ -136,7 +136,7 @@ def test_an_answer_that_is_broken_off_stays_as_far_as_it_was_said():
 # ---------------------------------------------------------------- context
 
 
-def test_the_oldest_exchanges_are_forgotten_where_all_do_not_fit():
+def test_the_oldest_exchanges_are_dropped_if_not_all_fit():
     assistant = assistant_of(context=60, system="s")
     answers = [assistant.chat(text=f"number {number}", max_tokens=10) for number in range(1)]
     answers[0].text  # noqa: B018
@@ -154,7 +154,7 @@ def test_the_oldest_exchanges_are_forgotten_where_all_do_not_fit():
     assert len(one_more.tokens) > 50
 
 
-def test_media_are_forgotten_with_their_messages():
+def test_media_are_dropped_with_their_messages():
     messages = [asked(picture(1), "a" * 60), said("b"), asked(picture(2), "what?")]
     reply = assistant_of(context=60).chat(messages, max_tokens=10)
     assert reply.forgotten == 2
@@ -168,7 +168,7 @@ def spoken(assistant, **options):
     return assistant.chat(text="say it", speak=True, sampling=SAMPLED, max_tokens=60, **options)
 
 
-def test_streamed_speech_is_the_whole_speech():
+def test_streamed_speech_equals_the_whole_speech():
     assistant = assistant_of(voice=True)
     reply = spoken(assistant)
     pieces = list(reply)
@@ -180,7 +180,7 @@ def test_streamed_speech_is_the_whole_speech():
     assert len(whole.audio) > 16_000
 
 
-def test_speech_begins_with_the_first_clause_while_the_thinker_writes():
+def test_speech_starts_with_the_first_clause_while_text_is_generated():
     pieces = list(spoken(assistant_of(voice=True)))
     first = next(number for number, piece in enumerate(pieces) if isinstance(piece, AudioChunk))
     before = "".join(piece.text for piece in pieces[:first])
@@ -188,10 +188,10 @@ def test_speech_begins_with_the_first_clause_while_the_thinker_writes():
     assert len(after) > 20
     assert any(mark in before for mark in ",.!")
     kinds = [type(piece) for piece in pieces[first:]]
-    assert sum(one != other for one, other in pairwise(kinds)) > 10  # text and sound by turns
+    assert sum(one != other for one, other in pairwise(kinds)) > 10  # text and audio alternate
 
 
-def test_clauses_that_cannot_be_said_are_left_out_and_told(monkeypatch):
+def test_clauses_that_cannot_be_spoken_are_skipped_and_reported(monkeypatch):
     assistant = assistant_of(voice=True)
     text = "Abc da bad. Hello there. \U0001f600! Dad cab."
     monkeypatch.setattr(assistant.responder, "stream", lambda prompt, **options: iter(text))
@@ -206,7 +206,7 @@ def test_clauses_that_cannot_be_said_are_left_out_and_told(monkeypatch):
     assert len(silent.audio) == len(assistant.speak("...").audio) == 0
 
 
-def test_without_a_voice_nothing_is_said():
+def test_without_a_voice_there_is_no_speech():
     with pytest.raises(UserError, match="no voice"):
         assistant_of().chat(text="say it", speak=True)
     with pytest.raises(UserError, match="one voice only"):
@@ -216,7 +216,7 @@ def test_without_a_voice_nothing_is_said():
 # ---------------------------------------------------------------- checkpoints
 
 
-def test_one_checkpoint_suffices(workplace):
+def test_one_checkpoint_is_enough(workplace):
     path = save_omni(workplace / "omni.ckpt")
     assistant = Assistant.from_pretrained(path)
     assert assistant.prompt_reader.context == 160
@@ -231,7 +231,7 @@ def test_one_checkpoint_suffices(workplace):
     assert files.text == assistant.chat(messages, **SHORT).text
 
 
-def test_a_voice_comes_with_the_checkpoint_or_from_a_talkers(workplace):
+def test_a_voice_is_loaded_from_the_checkpoint_or_a_talkers(workplace):
     alone = save_omni(workplace / "omni.ckpt")
     talker = save_talker(workplace / "talker.ckpt")
     from_talker = Assistant.from_pretrained(alone, voice=talker)
@@ -245,7 +245,7 @@ def test_a_voice_comes_with_the_checkpoint_or_from_a_talkers(workplace):
     assert whole.voice.talker.num_codebooks == talker_of().num_codebooks == codec_of().num_codebooks
 
 
-# ---------------------------------------------------------------- mistakes
+# ---------------------------------------------------------------- errors
 
 
 LONG = torch.zeros(20 * 16_000)
@@ -288,7 +288,7 @@ LONG = torch.zeros(20 * 16_000)
         (lambda: {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "of type audio names no file"),
     ],
 )
-def test_mistakes_are_told_in_one_line_and_cost_no_history(workplace, question, complaint):
+def test_errors_are_one_line_and_keep_the_history(workplace, question, complaint):
     (workplace / "text.txt").write_text("no picture, no sound", encoding="utf-8")
     soundfile.write("long.wav", LONG.numpy(), 16_000)
     assistant = assistant_of()
@@ -315,7 +315,7 @@ def test_each_checkpoint_is_opened_once(workplace, monkeypatch):
         assert opened == list(dict.fromkeys(Path(file).name for file in (path, voice) if file))
 
 
-def test_models_without_a_sense_say_so():
+def test_models_without_an_encoder_report_it():
     from omni.models.omni import Omni
 
     deaf = assistant_of(Omni(toy_omni().thinker))
@@ -343,7 +343,7 @@ def test_other_checkpoints_are_refused(workplace):
 # ---------------------------------------------------------------- video
 
 
-def test_a_video_is_some_frames_and_their_times(workplace):
+def test_a_video_is_frames_with_their_times(workplace):
     frames = [Image.fromarray(picture(seed).permute(1, 2, 0).numpy()) for seed in range(12)]
     for number, frame in enumerate(frames[:3]):
         (workplace / "clip").mkdir(exist_ok=True)
@@ -363,6 +363,6 @@ def test_a_video_is_some_frames_and_their_times(workplace):
         assistant.chat(video="empty")
 
 
-def test_letters_of_toys_can_be_said():
+def test_letters_of_toys_can_be_spoken():
     assert set(assistant_of().chat(text="what?", sampling=SAMPLED, **SHORT).text) <= set(SAYABLE)
     assert TOKENIZER.vocab_size == 288

@@ -1,4 +1,4 @@
-"""A trained vision encoder at work: from Python and from the command, among its classes or among any words."""
+"""Image classification from Python and by the command, with trained classes or any labels."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ NAMES = ("blue", "green", "red")
 
 
 def save(path: str, attributes: list[Any], **parts: Part) -> None:
-    """Writes what a run of stage C writes."""
+    """Writes a checkpoint as stage C does."""
     state = {f"{name}.{key}": w for name, part in parts.items() for key, w in part.state_dict().items()}
     torch.save(
         {
@@ -47,7 +47,7 @@ def trained(pictures: Path) -> SimpleNamespace:
     contrast = ContrastHead(image_dim=32, text_dim=24, dim=16)
     text_encoder = TextEncoder(vocab_size=288, dim=24, num_layers=1, num_heads=2, ffn_dim=32, dropout=0.5)
     with torch.no_grad():
-        classifier.head.weight.mul_(100)  # sure of itself
+        classifier.head.weight.mul_(100)  # confident
     attributes = [("colour", list(NAMES), False), ("has", ["spot", "line"], True)]
     words = {"contrast": contrast, "text_encoder": text_encoder}
     save("classes.ckpt", attributes, vision_encoder=encoder, classifier=classifier)
@@ -75,7 +75,7 @@ class TestPython:
             assert list(answer["colour"].values()) == sorted(answer["colour"].values(), reverse=True)
         assert len({str(answer) for answer in answers}) == len(answers)
 
-    def test_any_words_may_be_chosen_among(self, trained):
+    def test_any_labels_can_be_used(self, trained):
         labels = ["a red one", "blue", "something green, with a spot"]
         answers = omni.classify(trained.files, "words.ckpt", labels=labels, device="cpu")
         vectors = []
@@ -89,7 +89,7 @@ class TestPython:
         (alone,) = omni.classify(trained.files[0], "both.ckpt", labels=labels, device="cpu")
         assert alone["label"] == pytest.approx(answers[0]["label"], abs=1e-5)
 
-    def test_files_bytes_and_pixels_are_seen_alike_and_in_any_batch(self, trained, monkeypatch):
+    def test_files_bytes_and_pixels_give_the_same_result_in_any_batch(self, trained, monkeypatch):
         file = Path(trained.files[0])
         sources = [str(file), file, file.read_bytes(), read_image(file)]
         answers = omni.classify(sources, "classes.ckpt", device="cpu")
@@ -115,11 +115,11 @@ class TestPython:
             ([], "nowhere.ckpt", None, "nowhere.ckpt does not exist"),
         ],
     )
-    def test_what_cannot_be_answered_is_refused(self, trained, images, checkpoint, labels, words):
+    def test_invalid_arguments_are_refused(self, trained, images, checkpoint, labels, words):
         with pytest.raises(UserError, match=words):
             omni.classify(images, checkpoint, labels=labels, device="cpu")
 
-    def test_a_checkpoint_without_eyes_is_refused(self, trained):
+    def test_a_checkpoint_without_vision_encoder_is_refused(self, trained):
         save("blind.ckpt", [], classifier=trained.classifier)
         with pytest.raises(UserError, match="holds no part 'vision_encoder'; it holds: classifier"):
             omni.classify(trained.files, "blind.ckpt", device="cpu")
@@ -137,15 +137,15 @@ class TestCommand:
             assert line.partition(": ")[2] == f"colour: {colours}; has: {has}"
         assert [line.partition(": ")[0] for line in lines] == trained.files[:2]
 
-    def test_chooses_among_labels_in_words(self, trained, capsys):
+    def test_classifies_with_labels(self, trained, capsys):
         labels = ["a red one", "blue"]
         main(["classify", trained.files[0], "--checkpoint", "both.ckpt", "--labels", *labels, "--top", "1"])
         (answer,) = omni.classify(trained.files[0], "both.ckpt", labels=labels, device="cpu")
         name, share = next(iter(answer["label"].items()))
         assert capsys.readouterr().out == f"{trained.files[0]}: {name} {share:.1%}\n"
 
-    def test_goes_on_past_images_that_cannot_be_read(self, trained, capfd, monkeypatch):
-        monkeypatch.setattr("omni.inference.classifier._BATCH", 2)  # the first batch holds none
+    def test_continues_after_unreadable_images(self, trained, capfd, monkeypatch):
+        monkeypatch.setattr("omni.inference.classifier._BATCH", 2)  # the first batch has no readable image
         Path("text.jpg").write_text("no image")
         Path("cut.png").write_bytes(Path(trained.files[0]).read_bytes()[:200])
         images = ["nowhere.png", "text.jpg", trained.files[0], "cut.png", trained.files[1]]
@@ -180,5 +180,5 @@ class TestCommand:
             (["a.png", "--checkpoint", "classes.ckpt"], "a.png: there is no such file"),
         ],
     )
-    def test_mistakes_end_in_one_line(self, trained, fails, arguments, words):
+    def test_errors_end_in_one_line(self, trained, fails, arguments, words):
         assert words in fails(main, ["classify", *arguments])

@@ -1,4 +1,4 @@
-"""Files of codes: written, read, played, and refused where they do not fit."""
+"""Files of codes: encoding, decoding, and errors."""
 
 import re
 from pathlib import Path
@@ -18,12 +18,12 @@ CHECKPOINT = "lightning_logs/codec/last.ckpt"
 
 @pytest.fixture
 def trained(fit_codec, speech) -> Path:
-    """A folder of speech, beside a codec that has learned a little."""
+    """A folder of speech, and the checkpoint of a codec trained for a few steps."""
     fit_codec(trainer__max_steps=2, trainer__val_check_interval=2)
     return speech
 
 
-def test_files_become_codes_and_sound_of_the_same_length(trained, capsys):
+def test_files_are_encoded_and_decoded_to_the_same_length(trained, capsys):
     audio = [str(trained / f"val-{number}.wav") for number in (0, 1)]
     main(["codec", "encode", *audio, "--checkpoint", CHECKPOINT, "--out", "codes"])
     main(["codec", "decode", "codes/val-0.npz", "--checkpoint", CHECKPOINT, "--iterations", "2"])
@@ -58,7 +58,7 @@ def test_fewer_codebooks_are_kept_or_used(trained):
     assert torch.equal(read_audio(Path("one.wav")), read_audio(Path("two.wav")))
 
 
-def test_bad_files_end_in_a_line(trained, fails):
+def test_bad_files_end_in_one_line(trained, fails):
     audio = str(trained / "val-0.wav")
     main(["codec", "encode", audio, "--checkpoint", CHECKPOINT, "--out", "good.npz"])
     good = Coded.load(Path("good.npz"))
@@ -82,7 +82,7 @@ def test_bad_files_end_in_a_line(trained, fails):
         assert words in message
 
 
-def test_bad_arguments_end_in_a_line(trained, fails):
+def test_bad_arguments_end_in_one_line(trained, fails):
     audio = str(trained / "val-0.wav")
     call = ["codec", "encode", audio, "--checkpoint", CHECKPOINT]
     assert "codebooks is 3" in fails(main, [*call, "--codebooks", "3"])
@@ -96,12 +96,12 @@ def test_bad_arguments_end_in_a_line(trained, fails):
     )
 
 
-def test_pieces_are_the_whole():
+def test_pieces_equal_the_whole():
     torch.manual_seed(0)
     codec = Codec(num_mels=4, dim=8, codebook_size=8, codebook_dim=4)
     codec(torch.randn(8, 64, 4))
     codec.eval()
-    mels = torch.randn(3100, 4)  # more than a piece
+    mels = torch.randn(3100, 4)  # longer than a piece
     with torch.no_grad():
         codes = codec.encode(mels[None])[0]
         assert torch.equal(encode(codec, mels), codes)

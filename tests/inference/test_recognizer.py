@@ -1,4 +1,4 @@
-"""A recogniser at work: batches, windows and times change nothing of what is said."""
+"""Transcription: batches, windows and timestamps do not change the text."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from omni.text.ctc_vocabulary import CharacterVocabulary
 
 
 def nearby(mask: torch.Tensor, _: None, time: int) -> torch.Tensor:
-    """The keys of two frames to either side, so that a recording in windows is read as the whole."""
+    """Attends to two frames on either side, so that windows give the same result as the whole recording."""
     order = torch.arange(time)
     distance = (order - order[:, None]).abs()
     return (mask[:, None, None, :] & (distance <= 2)) | (distance == 0)
@@ -27,7 +27,7 @@ def nearby(mask: torch.Tensor, _: None, time: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trained() -> Recognizer:
-    """A tiny recogniser of tones, which sees no further than some frames: trained for a few seconds."""
+    """A tiny recognizer of tones with a context of a few frames, trained for a few seconds."""
     from conftest import tones
 
     from omni.decoding.ctc import ctc_nll
@@ -80,11 +80,11 @@ def say(text: str) -> torch.Tensor:
 LONG = "abc ab c bca cab a bb cc abc ba ca bac cba ab bc ca abc cab bca a b c"
 
 
-def test_it_has_learned(trained):
+def test_it_is_trained(trained):
     assert [t.text for t in trained.transcribe([say("abc ba"), say("c")])] == ["abc ba", "c"]
 
 
-def test_a_batch_says_what_each_says_alone_in_the_order_given(trained):
+def test_a_batch_equals_single_recordings_in_order(trained):
     audio = [say("abc ba c"), say("a"), say("cab cab"), say("bb")]
     together = trained.transcribe(audio)
     assert together == [trained.transcribe(one)[0] for one in audio]
@@ -92,7 +92,7 @@ def test_a_batch_says_what_each_says_alone_in_the_order_given(trained):
 
 
 @pytest.mark.parametrize("window", [2.0, 3.3, 5.0])
-def test_windows_that_cut_no_word_say_what_the_whole_says(trained, window):
+def test_windows_that_cut_no_word_equal_the_whole(trained, window):
     audio = say(LONG)
     whole = trained.transcribe(audio, timestamps="word", window=60)[0]
     assert whole.text == LONG
@@ -104,7 +104,7 @@ def test_windows_that_cut_no_word_say_what_the_whole_says(trained, window):
         assert one.end == pytest.approx(other.end, abs=0.09)
 
 
-def test_a_file_is_read_in_pieces_and_says_the_same(trained, tmp_path, monkeypatch):
+def test_a_file_read_in_pieces_gives_the_same_text(trained, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "long.flac", say(LONG).numpy(), SAMPLE_RATE)
     heard: list[float] = []
     emit = Recognizer.emit
@@ -128,12 +128,12 @@ def test_times_follow_the_text(trained, kind):
         assert word.start == pytest.approx(start, abs=0.16)
 
 
-def test_silence_and_a_single_sample_say_nothing(trained):
+def test_silence_and_a_single_sample_give_no_text(trained):
     assert trained.transcribe(torch.zeros(1))[0].text == ""
     assert trained.transcribe(torch.zeros(30 * SAMPLE_RATE), window=4, overlap=1)[0].text.strip("abc ") == ""
 
 
-def test_what_cannot_be_heard_is_refused(trained, tmp_path):
+def test_unreadable_audio_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         trained.transcribe(tmp_path / "nothing.wav")
     with pytest.raises(UserError, match="finite numbers"):
@@ -142,7 +142,7 @@ def test_what_cannot_be_heard_is_refused(trained, tmp_path):
         trained.transcribe(say("a"), window=2, overlap=1.5)
 
 
-def test_subtitles_are_parted_at_pauses_and_by_length():
+def test_subtitles_are_split_at_pauses_and_by_length():
     words = [Word(f"word{i}", i * 0.5, i * 0.5 + 0.4, 1.0) for i in range(20)]
     groups = captions([*words, Word("later", 30.0, 30.5, 1.0)])
     assert [word for group in groups for word in group][-1].text == "later"
@@ -156,7 +156,7 @@ class TestCommand:
         fit_audio()
         return "lightning_logs/audio/last.ckpt"
 
-    def test_prints_a_line_a_file_and_survives_a_bad_one(self, checkpoint, speech, capfd):
+    def test_prints_a_line_per_file_and_continues_after_a_bad_one(self, checkpoint, speech, capfd):
         files = [str(speech / "val-0.wav"), "nowhere.wav", str(speech / "val-1.wav")]
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
@@ -199,7 +199,7 @@ class TestCommand:
         assert sum(part["words"] for part in report["by_speaker"].values()) == report["words"]
         assert sum(part["utterances"] for part in report["by_words"].values()) == 8
 
-    def test_files_of_one_name_are_told_apart_by_their_folders(self, checkpoint, speech, capfd, fails):
+    def test_files_of_equal_name_are_distinguished_by_their_folders(self, checkpoint, speech, capfd, fails):
         rows = [json.loads(line) for line in (speech / "val.jsonl").read_text().splitlines()]
         for row in rows:
             folder = Path("takes", row["id"])
@@ -229,12 +229,12 @@ class TestCommand:
             ("[]", "row 1 is not a JSON object"),
         ],
     )
-    def test_hypotheses_that_make_no_sense_are_refused(self, speech, fails, line, words):
+    def test_invalid_hypotheses_are_refused(self, speech, fails, line, words):
         Path("bad.jsonl").write_text(line)
         arguments = ["eval", "wer", "--reference", str(speech / "val.jsonl"), "--hypothesis", "bad.jsonl"]
         assert words in fails(main, arguments)
 
-    def test_subtitles_are_of_words(self, checkpoint, speech, fails):
+    def test_subtitles_consist_of_whole_words(self, checkpoint, speech, fails):
         file = str(speech / "val-0.wav")
         arguments = ["transcribe", file, "--checkpoint", checkpoint, "--format", "srt", "--timestamps", "char"]
         assert "subtitles have times of words" in fails(main, arguments)
@@ -249,20 +249,20 @@ class TestCommand:
             (["eval", "wer", "--reference", "none.jsonl", "--hypothesis", "short.txt"], "does not exist"),
         ],
     )
-    def test_bad_arguments_end_in_a_line(self, speech, fails, arguments, words):
+    def test_bad_arguments_end_in_one_line(self, speech, fails, arguments, words):
         Path("short.txt").write_text("a\n")
         Path("short.jsonl").write_text('{"id": "x", "text": "a"}\n')
         assert words in fails(main, arguments)
 
 
-def test_subtitle_clocks():
+def test_subtitle_timestamps():
     transcript = Transcript("a", (Word("a", 3661.5, 3662.0, 1.0),), 4000.0)
     assert "01:01:01,500 --> 01:01:02,000" in formatted(transcript, "srt")
     assert "01:01:01.500 --> 01:01:02.000" in formatted(transcript, "vtt")
 
 
 @pytest.mark.parametrize("beam", [1, 4])
-def test_a_unit_that_reaches_over_the_cut_is_written_once(beam):
+def test_a_unit_across_a_window_boundary_is_output_once(beam):
     def heard(units: list[int]) -> torch.Tensor:
         return torch.full((len(units), 5), -9.0).scatter(1, torch.tensor(units)[:, None], -1e-3)
 

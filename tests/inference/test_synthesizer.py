@@ -1,4 +1,4 @@
-"""Texts of any length become sound; the stream is the whole; what cannot be said is told in a line."""
+"""Speech from texts of any length; streaming equals the whole; errors are one line."""
 
 import pytest
 import torch
@@ -16,11 +16,11 @@ from omni.media.trimming import trimmed
 from omni.models.part import Part
 
 TEXT = "Abc da. Cab bad? A dab, a cad!"
-LONG = " ".join(["abc dab"] * 1250)  # 10,000 characters, and no sentence ends
+LONG = " ".join(["abc dab"] * 1250)  # 10,000 characters without an end of a sentence
 
 
 @pytest.mark.parametrize("chunk", [0.01, 0.1, 0.32, 5.0])
-def test_the_stream_is_the_whole(chunk):
+def test_streaming_equals_the_whole(chunk):
     voice = synthesizer()
     assert voice.causal
     (whole,) = voice.speak(TEXT)
@@ -31,7 +31,7 @@ def test_the_stream_is_the_whole(chunk):
     assert len(parts) > 3 + 2
 
 
-def test_sound_comes_while_the_talker_speaks(monkeypatch):
+def test_audio_is_yielded_while_the_talker_generates(monkeypatch):
     made = []
     frames = synthesis.speak_frames
     monkeypatch.setattr(
@@ -78,21 +78,21 @@ def test_codes_are_those_of_all_sentences():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_a_text_sounds_the_same_whatever_is_said_beside_it(batch_size):
+def test_audio_of_a_text_does_not_depend_on_the_batch(batch_size):
     voice = synthesizer()
     together = voice.speak([TEXT, "Cab.", "Dad. Dab. Add."], batch_size=batch_size)
     for text, speech in zip([TEXT, "Cab.", "Dad. Dab. Add."], together, strict=True):
         assert torch.equal(voice.speak(text)[0].codes, speech.codes)
 
 
-def test_the_seed_decides():
+def test_audio_depends_on_the_seed():
     voice = synthesizer()
     one, same, other = (voice.speak(TEXT, sampling=SpeechSampling(first=Sampling(seed=seed)))[0] for seed in (1, 1, 2))
     assert torch.equal(one.audio, same.audio)
     assert one.codes.shape != other.codes.shape or not torch.equal(one.codes, other.codes)
 
 
-def test_a_long_text_is_said_a_few_sentences_at_a_time(monkeypatch):
+def test_a_long_text_is_spoken_in_small_batches_of_sentences(monkeypatch):
     calls = []
     speaking = synthesis.speak_codes
     monkeypatch.setattr(
@@ -109,13 +109,13 @@ def test_a_long_text_is_said_a_few_sentences_at_a_time(monkeypatch):
     assert len(speech) == sum(map(len, calls)) > 60
 
 
-def test_what_is_not_said_aloud_is_left_out():
+def test_unspoken_characters_are_left_out():
     voice = synthesizer()
     assert voice.read("Abc! 👍 ... Dad.") == [*voice.read("Abc! Dad.")]
     assert [UNITS.decode(breath.units) for breath in voice.read("“Ábc” — dâd…")] == ["abc dad"]
 
 
-def test_voices_go_by_number_or_name():
+def test_voices_are_given_by_number_or_name():
     voice = synthesizer(num_speakers=3)
     first, same, other = (voice.speak("Abc da.", speaker=speaker)[0].codes for speaker in (None, 0, "z"))
     assert torch.equal(first, same)
@@ -141,13 +141,13 @@ def test_voices_go_by_number_or_name():
         ("abc", {"batch_size": 0}, "batch_size is 0"),
     ],
 )
-def test_what_cannot_be_said_is_told_before_anything_is(texts, options, words):
+def test_errors_are_raised_before_any_audio(texts, options, words):
     with pytest.raises(UserError, match=words) as error:
         synthesizer(num_speakers=3).speak(texts, **options)
     assert "\n" not in str(error.value)
 
 
-def test_bad_streams_are_told():
+def test_invalid_streams_are_reported():
     with pytest.raises(UserError, match="one voice only"):
         next(synthesizer().stream("abc", speaker=0))
     with pytest.raises(UserError, match="chunk is 0"):
@@ -163,16 +163,16 @@ def test_parts_that_do_not_fit_are_refused():
         Synthesizer(talker_of(), codec_of(), ToyVocoder(80), UNITS)
 
 
-def test_streaming_leaves_the_caller_in_its_own_mode():
+def test_streaming_keeps_the_callers_grad_mode():
     parameter = torch.ones(1, requires_grad=True)
     for chunk in synthesizer().stream("abc"):
         assert torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()
-        (parameter * chunk).sum().backward()  # what was made can be learned from
+        (parameter * chunk).sum().backward()  # outputs can be used in training
     assert torch.is_grad_enabled()
 
 
-def test_one_checkpoint_suffices(workplace):
+def test_one_checkpoint_is_enough(workplace):
     path = save_talker(workplace / "talker.ckpt", num_speakers=3)
     voice = load_synthesizer(path)
     assert isinstance(voice.vocoder, GriffinLim)
@@ -186,7 +186,7 @@ def test_one_checkpoint_suffices(workplace):
     assert (workplace / "folder/x.wav").stat().st_size == 44 + 2 * len(speech.audio)
 
 
-def test_a_vocoder_comes_from_its_checkpoint(workplace):
+def test_a_vocoder_is_loaded_from_its_checkpoint(workplace):
     from toy_speech import save
 
     path = save_talker(workplace / "talker.ckpt")

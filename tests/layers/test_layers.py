@@ -1,4 +1,4 @@
-"""The Transformer's layers: what each may see, and that each equals the plain formula it stands for."""
+"""Layers of the Transformer: which positions they depend on, and that they equal their formulas."""
 
 import math
 
@@ -34,7 +34,7 @@ def noise(*shape, seed=1):
 
 
 def unlike(module, seed=0):
-    """The module in eval mode with its norms' scales away from 1, so that none can be left out unseen."""
+    """The module in eval mode with random scales of norms, so that a missing scale is noticed."""
     torch.manual_seed(seed)
     for child in module.modules():
         if isinstance(child, RMSNorm):
@@ -56,13 +56,13 @@ def changed(first, second):
     return ((first - second).abs() > 1e-5).flatten(2).any(-1).any(0).tolist()
 
 
-# ---------------------------------------------------------------- what a position sees
+# ---------------------------------------------------------------- dependencies of positions
 
 
 @kinds
 @pytest.mark.parametrize("position", [0, 3, 6])
 @torch.no_grad()
-def test_a_causal_position_changes_itself_and_what_follows_only(options, position):
+def test_a_causal_position_changes_itself_and_later_ones_only(options, position):
     model, x = transformer(**options), noise(2, 7, 32)
     other = x.clone()
     other[:, position] = noise(2, 32, seed=2)
@@ -122,7 +122,7 @@ def test_the_convolution_reaches_as_far_as_its_kernel(causal, reach):
 
 
 @torch.no_grad()
-def test_no_mask_is_made_where_causality_or_nothing_suffices(monkeypatch):
+def test_no_mask_is_made_if_causality_or_no_mask_is_enough(monkeypatch):
     calls, attend = [], F.scaled_dot_product_attention
 
     def spy(*args, attn_mask=None, is_causal=False, **kwargs):
@@ -143,7 +143,7 @@ def test_no_mask_is_made_where_causality_or_nothing_suffices(monkeypatch):
     cache = model.new_cache(2, 12)
     assert seen(model, x, cache=cache) == (False, True)  # a prompt
     cache.advance(5)
-    assert seen(model, x[:, :1], cache=cache) == (False, False)  # one token behind equally long rows
+    assert seen(model, x[:, :1], cache=cache) == (False, False)  # one token after rows of equal length
     assert seen(model, x, cache=cache) == (True, False)
     cache.advance([1, 3])
     assert seen(model, x[:, :1], cache=cache) == (True, False)
@@ -227,7 +227,7 @@ def test_rotation_keeps_lengths_and_scores_depend_on_the_distance_only():
     for distance in (0, 1, 7):
         close(score(300 + distance, 300), score(distance, 0), 1e-4)
     assert (score(1, 0) - score(0, 0)).abs() > 1e-3
-    assert (score(0, 1) - score(1, 0)).abs() > 1e-3  # ahead is not behind
+    assert (score(0, 1) - score(1, 0)).abs() > 1e-3  # the sign of the distance matters
 
 
 @kinds
@@ -322,7 +322,7 @@ def test_experts_equal_a_loop_in_value_and_gradient(activation, experts_per_toke
 
 
 @torch.no_grad()
-def test_a_token_is_worked_on_alike_whatever_is_beside_it():
+def test_the_output_of_a_token_does_not_depend_on_others():
     moe, x = experts(), noise(4, 6, 16)
     order = torch.randperm(4, generator=torch.Generator().manual_seed(0))
     whole = moe(x)[0]
@@ -332,9 +332,9 @@ def test_a_token_is_worked_on_alike_whatever_is_beside_it():
 
 @pytest.mark.parametrize("experts_per_token", [1, 2])
 @torch.no_grad()
-def test_balance_is_one_when_experts_are_used_alike_and_more_when_they_collapse(experts_per_token):
+def test_balance_is_one_for_even_use_and_larger_for_collapse(experts_per_token):
     moe = experts(experts_per_token=experts_per_token)
-    moe.router.weight.copy_(torch.eye(4, 16) + 0.5 * torch.eye(4, 16).roll(1, 0))  # token i prefers i, then i + 1
+    moe.router.weight.copy_(torch.eye(4, 16) + 0.5 * torch.eye(4, 16).roll(1, 0))  # token i: expert i, then i + 1
     alike = 10 * torch.eye(4, 16).repeat(3, 1, 1)
     close(moe(alike)[1], torch.ones(()))
     collapsed = moe(alike[:, :1].expand(3, 4, 16))[1]
@@ -374,7 +374,7 @@ def test_autocast_stays_close_to_full_precision(options):
     model, x = transformer(**options), noise(2, 6, 32)
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model(x).hidden
-    if "num_experts" in options:  # a token near the border between two experts may change sides
+    if "num_experts" in options:  # a token between two experts may be routed differently
         assert hidden.float().sub(model(x).hidden).square().mean() < 0.05
     else:
         close(hidden.float(), model(x).hidden, 0.1)
@@ -420,14 +420,14 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(options, drop
         loss.backward()
         results.append((loss, x.grad, *(p.grad for p in model.parameters())))
         runs.append(len(count))
-    assert runs == [1, 2]  # computed again in the backward pass
+    assert runs == [1, 2]  # recomputed in the backward pass
     for kept, recomputed in zip(*results, strict=True):
         assert torch.equal(kept, recomputed)
 
 
 @pytest.mark.parametrize("num_layers", [1, 8])
 @pytest.mark.parametrize("num_experts", [0, 3])
-def test_matrices_that_write_to_the_stream_start_smaller_with_depth(num_layers, num_experts):
+def test_residual_projections_are_initialised_smaller_with_depth(num_layers, num_experts):
     torch.manual_seed(0)
     model = Transformer(dim=64, num_layers=num_layers, num_heads=4, ffn_dim=96, num_experts=num_experts)
     for block in model.blocks:
@@ -441,7 +441,7 @@ def test_matrices_that_write_to_the_stream_start_smaller_with_depth(num_layers, 
 @pytest.mark.parametrize(("dtype", "gradient_checkpointing"), [(torch.float32, True), (torch.bfloat16, False)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by the compiler itself
 def test_experts_compile_in_every_precision(dtype, gradient_checkpointing):
-    """As far as the shapes of all operations, forward and backward, which is where fp32 was refused."""
+    """Shapes of all operations, forward and backward; fp32 failed there once."""
     torch.compiler.reset()
     model, x = transformer(num_experts=4, gradient_checkpointing=gradient_checkpointing), noise(2, 5, 32)
 
@@ -481,7 +481,7 @@ def test_arguments_that_do_not_fit_are_refused(options, words):
 
 
 @pytest.mark.parametrize("options", [{"causal": False}, {"conv_kernel": 3}, {"causal": False, "conv_kernel": 3}])
-def test_what_cannot_be_cached_is_refused(options):
+def test_layers_that_cannot_be_cached_refuse_a_cache(options):
     with pytest.raises(ValueError, match="cached"):
         transformer(**options).new_cache(1, 4)
 
@@ -493,6 +493,6 @@ def test_a_cache_and_a_mask_together_are_refused():
 
 
 @pytest.mark.parametrize("num_axes", [1, 2])
-def test_positions_of_other_axes_are_refused(num_axes):
+def test_positions_with_other_axes_are_refused(num_axes):
     with pytest.raises(ValueError, match="axes"):
         transformer(rope_axes=num_axes)(noise(2, 3, 32), positions=torch.zeros(3, 2, 3))

@@ -1,4 +1,4 @@
-"""The residual quantizer: each codebook takes something away, the dead come back, and ranks agree."""
+"""The residual quantizer: codebooks reduce the error, dead codes are revived, and ranks agree."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def clusters(*shape: int, dim: int = 8, seed: int = 0) -> Tensor:
 
 
 def unprojected(**options: float) -> ResidualQuantizer:
-    """A quantizer of vectors of 8 numbers, whose codebooks hold them as they are."""
+    """A quantizer of 8-dimensional vectors without projections."""
     quantizer = ResidualQuantizer(8, codebook_dim=8, **options)
     quantizer.project_in = quantizer.project_out = nn.Identity()
     return quantizer
@@ -38,7 +38,7 @@ def make(request: pytest.FixtureRequest) -> Callable[..., ResidualQuantizer]:
     return quantizer
 
 
-def test_every_level_takes_something_away(make):
+def test_every_codebook_reduces_the_error(make):
     quantizer = make()
     for seed in range(20):
         quantizer(clusters(8, 32, seed=seed))
@@ -46,7 +46,7 @@ def test_every_level_takes_something_away(make):
     assert (energies[1:] < 0.9 * energies[:-1]).all()
 
 
-def test_codes_decode_to_what_was_quantised(make):
+def test_codes_decode_to_the_quantized_vectors(make):
     quantizer = make()
     quantizer(clusters(4, 32))
     quantizer.eval()
@@ -72,19 +72,19 @@ def test_fewer_codebooks_decode_and_more_are_better(make):
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_dropout_leaves_codebooks_out_of_some_rows_and_of_none_when_it_serves():
+def test_dropout_skips_codebooks_of_some_rows_in_training_only():
     torch.manual_seed(0)
     quantizer = unprojected(num_codebooks=3, codebook_size=16, dropout=0.9)
     x = clusters(64, 4)
     output = quantizer(x).output
-    chosen = quantizer._search(x)[1]  # of the codebooks as they are one batch later
+    chosen = quantizer._search(x)[1]  # with the codebooks after this batch
     kept = torch.stack([(output - chosen[:levels].sum(0)).square().sum((1, 2)) for levels in (1, 2, 3)]).argmin(0)
     assert set(kept.tolist()) == {0, 1, 2}
     quantizer.eval()
     assert torch.equal(quantizer(x).output, quantizer._search(x)[1].sum(0))
 
 
-def test_padding_teaches_nothing(make):
+def test_padding_does_not_update_codebooks(make):
     states = []
     for filling in (0.0, 1e3):
         quantizer = make(dropout=0.3)
@@ -106,7 +106,7 @@ def test_dead_codes_revive():
     for seed in range(10):
         quantizer(clusters(8, 32, seed=seed))
     revived = int(quantizer.revived)
-    with torch.no_grad():  # half of the entries go where no vector will ever be
+    with torch.no_grad():  # moves half of the entries away from all vectors
         quantizer.codebooks[0, :8] += 1e3
         quantizer.sums[0, :8] = quantizer.codebooks[0, :8] * quantizer.counts[0, :8, None]
     for seed in range(10, 300):
@@ -118,8 +118,8 @@ def test_dead_codes_revive():
     assert quantizer.usage["dead_codes"] == 0
 
 
-def test_what_counts_as_dead_follows_the_size_of_the_batch():
-    """Four times the vectors, four times the uses that an entry needs: the same entries live."""
+def test_the_threshold_of_dead_codes_scales_with_the_batch():
+    """With four times the vectors an entry needs four times the uses, so the same entries survive."""
     torch.manual_seed(0)
     quantizer = unprojected(num_codebooks=1, codebook_size=16)
     quantizer(clusters(8, 32))
@@ -128,14 +128,14 @@ def test_what_counts_as_dead_follows_the_size_of_the_batch():
     assert torch.equal(quantizer._dead(), before)
 
 
-def test_gradients_are_those_of_the_surrogate_with_its_codes_held(make):
-    """The output is the input plus a constant, the commitment a distance to a constant: finite differences agree."""
+def test_gradients_equal_those_of_the_surrogate_with_fixed_codes(make):
+    """With fixed codes, the output is the input plus a constant, and the commitment a distance to a constant."""
     quantizer = make(decay=0.0)
     quantizer(clusters(4, 32))
     x = clusters(1, 5, seed=5).requires_grad_()
     weight = torch.randn(8)
     z = quantizer.project_in(x)
-    chosen = quantizer._search(z)[1].sum(0)  # before the codebooks move
+    chosen = quantizer._search(z)[1].sum(0)  # before the codebooks change
     quantized = quantizer(x)
     (quantized.output @ weight).sum().add(quantized.commitment.sum()).backward()
 
@@ -144,7 +144,7 @@ def test_gradients_are_those_of_the_surrogate_with_its_codes_held(make):
         output = quantizer.project_out(now + (chosen - z).detach())
         return (output @ weight).sum() + (now - chosen.detach()).square().mean(-1).sum()
 
-    step = 0.1  # the surrogate is quadratic: its differences are exact at any step
+    step = 0.1  # the surrogate is quadratic, so finite differences are exact
     for index in ((0, 0, 0), (0, 2, 3), (0, 4, 7)):
         shift = torch.zeros_like(x)
         shift[index] = step
@@ -154,20 +154,20 @@ def test_gradients_are_those_of_the_surrogate_with_its_codes_held(make):
         assert x.grad[index].item() == pytest.approx(difference.item(), rel=1e-3, abs=1e-4)
 
 
-def test_evaluation_learns_nothing_and_state_is_all_that_counts(make):
+def test_evaluation_changes_nothing_and_the_state_is_complete(make):
     one, other = make(), make()
     one(clusters(4, 32))
     before = {name: value.clone() for name, value in one.state_dict().items()}
     one.eval()(clusters(4, 32, seed=1))
     assert all(torch.equal(value, before[name]) for name, value in one.state_dict().items())
     other.load_state_dict(one.state_dict())
-    for quantizer in (one.train(), other.train()):  # the other must not begin with k-means
+    for quantizer in (one.train(), other.train()):  # the other one must not be initialised by k-means
         torch.manual_seed(3)
         quantizer(clusters(4, 32, seed=2))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
-def test_fewer_vectors_than_entries_are_enough_to_begin():
+def test_it_starts_with_fewer_vectors_than_entries():
     quantizer = unprojected(num_codebooks=2, codebook_size=64)
     for seed in range(3):
         quantized = quantizer(clusters(1, 3, seed=seed))
@@ -181,7 +181,7 @@ def test_impossible_arguments_are_refused(options):
 
 
 def learn(rank: int, folder: str) -> None:
-    """One of two ranks: other vectors, other random numbers, another amount of padding."""
+    """One of two ranks, which differ in vectors, random numbers and padding."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(0)
@@ -201,8 +201,8 @@ def test_two_ranks_hold_the_same_codebooks(tmp_path: Path):
     assert one["revived"] > 0
 
 
-def test_two_ranks_learn_what_one_learns_of_both_batches(monkeypatch):
-    """The averages that two ranks move are those of all vectors together."""
+def test_two_ranks_equal_one_with_both_batches(monkeypatch):
+    """The moving averages of two ranks are those of all vectors together."""
     import omni.layers.quantizer as module
 
     torch.manual_seed(0)

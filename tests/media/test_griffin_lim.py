@@ -1,4 +1,4 @@
-"""Spectrograms become sound whose spectrogram they are."""
+"""Audio of Griffin–Lim has the spectrogram that was given."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from omni.media.griffin_lim import GriffinLim
 
 
 def speech_like(seconds: float = 1.0) -> torch.Tensor:
-    """A voice: harmonics of a gliding pitch under moving formants, in syllables."""
+    """A synthetic voice: harmonics of a gliding pitch with moving formants, in syllables."""
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     pitch = 120 + 30 * np.sin(2 * np.pi * 1.5 * time)
     phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
@@ -42,7 +42,7 @@ def test_magnitudes_have_the_mel_spectrogram_that_was_given(num_mels):
 
 
 @pytest.mark.parametrize("num_mels", [80, 128])
-def test_a_voice_comes_back(num_mels):
+def test_a_voice_is_reconstructed(num_mels):
     log_mel = LogMel(num_mels)
     audio = speech_like()
     mels = log_mel(audio)
@@ -51,15 +51,15 @@ def test_a_voice_comes_back(num_mels):
     assert (rebuilt - mels).abs().mean() < 0.2 * (mels - mels.mean(0)).abs().mean()
 
 
-def test_it_is_in_time():
-    """A click comes back where it was."""
+def test_it_is_aligned_in_time():
+    """A click is reconstructed at its position."""
     audio = torch.zeros(8000)
     audio[4000] = 1.0
     rebuilt = GriffinLim(128)(LogMel(128)(audio)[None])[0]
     assert abs(int(rebuilt.abs().argmax()) - 4000) <= 80
 
 
-def test_it_is_deterministic_and_leaves_random_numbers_alone():
+def test_it_is_deterministic_and_keeps_the_random_state():
     mels = LogMel(80)(speech_like(0.3))[None]
     state = torch.get_rng_state()
     vocoder = GriffinLim(80, iterations=4)
@@ -71,7 +71,7 @@ def test_silence_stays_silent():
     assert GriffinLim(80)(torch.full((1, 30, 80), SILENCE)).abs().max() < 1e-3
 
 
-def test_made_and_used_in_bf16_training_it_computes_in_fp32():
+def test_it_computes_in_fp32_in_bf16_training():
     mels = LogMel(80)(torch.randn(2, 3200, generator=torch.Generator().manual_seed(0)))
     expected = GriffinLim(80)(mels)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Image files of every kind become the pixels that a person sees, or one clear line; training and serving alike."""
+"""Image files of every kind are read as a viewer shows them, or give a one-line error; preprocessing."""
 
 import io
 import pickle
@@ -32,7 +32,7 @@ def packed(image, kind="PNG", **options):
 
 
 def shown(content):
-    """(height, width, 3) of what is read."""
+    """The pixels that are read, (height, width, 3)."""
     pixels = read_image(content)
     assert pixels.dtype == torch.uint8
     assert pixels.is_contiguous()
@@ -47,8 +47,8 @@ def exif(orientation):
 
 class TestKinds:
     @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "TGA"])
-    def test_what_keeps_pixels_gives_them_back(self, kind):
-        image = Image.fromarray(NOISE).quantize(64).convert("RGB")  # as few colours as a GIF holds
+    def test_lossless_formats_are_read_exactly(self, kind):
+        image = Image.fromarray(NOISE).quantize(64).convert("RGB")  # few enough colours for a GIF
         options = {"lossless": True} if kind == "WEBP" else {}
         np.testing.assert_array_equal(shown(packed(image, kind, **options)), np.asarray(image))
 
@@ -60,9 +60,9 @@ class TestKinds:
 
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
     @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_exif_turns_it(self, kind, orientation):
+    def test_exif_orientation_is_applied(self, kind, orientation):
         upright = QUARTERS
-        stored = {  # how a camera stores it that tells this orientation
+        stored = {  # as stored by a camera with this orientation
             1: upright,
             2: upright[:, ::-1],
             3: upright[::-1, ::-1],
@@ -89,7 +89,7 @@ class TestKinds:
             exif(6).tobytes()[:-3],
         ],
     )
-    def test_broken_exif_is_no_reason_to_lose_the_picture_nor_to_complain(self, tags):
+    def test_broken_exif_is_ignored_without_a_warning(self, tags):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert sorted(shown(packed(QUARTERS, "JPEG", exif=tags)).shape) == [3, 32, 48]
@@ -114,7 +114,7 @@ class TestKinds:
         assert image.mode == "P"
         np.testing.assert_array_equal(shown(packed(image)), np.asarray(image.convert("RGB")))
 
-    def test_transparency_lies_on_white(self):
+    def test_transparency_is_blended_with_white(self):
         alpha = np.zeros((20, 24), np.uint8)
         alpha[:10], alpha[10:15] = 255, 128
         read = shown(packed(np.dstack((NOISE, alpha)))).astype(int)
@@ -160,7 +160,7 @@ class TestKinds:
 
 
 def claims(width, height):
-    """A PNG whose header tells of more than is there."""
+    """A PNG whose header claims a given size."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -203,7 +203,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_each_fault_is_one_clear_line(what, tmp_path):
+def test_each_fault_is_reported_in_one_line(what, tmp_path):
     content, fault, message = BAD[what]
     (tmp_path / "a.jpg").write_bytes(content)
     with warnings.catch_warnings():
@@ -213,11 +213,11 @@ def test_each_fault_is_one_clear_line(what, tmp_path):
                 read_image(source, **options)
             assert failure.value.fault == fault
             assert "\n" not in str(failure.value)
-            again = pickle.loads(pickle.dumps(failure.value))  # as when a worker fails
+            again = pickle.loads(pickle.dumps(failure.value))  # like when a worker fails
             assert (again.fault, str(again)) == (fault, str(failure.value))
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_files(tmp_path):
     with pytest.raises(ImageError, match=r"none\.png: there is no such file") as failure:
         read_image(tmp_path / "none.png")
     assert failure.value.fault == "missing"
@@ -225,7 +225,7 @@ def test_files_that_are_not_there(tmp_path):
         read_image(tmp_path)
 
 
-def test_damage_of_any_kind_ends_in_a_line():
+def test_any_damage_ends_in_one_line():
     whole = [
         packed(NOISE),
         packed(NOISE[..., 0].astype(np.uint16)),
@@ -288,19 +288,19 @@ class TestPreprocessing:
         assert (Preprocessing(40, "stretch")(torch.full((3, 60, 120), 200, dtype=torch.uint8)) == 200).all()
 
     @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-    def test_what_has_the_size_stays_as_it_is(self, fit):
+    def test_images_of_the_right_size_are_unchanged(self, fit):
         image = torch.from_numpy(NOISE[:, :20]).permute(2, 0, 1)
         assert torch.equal(Preprocessing(20, fit)(image), image)
 
     def test_shrinking_averages(self):
-        """A fine pattern becomes grey, as a person sees it from afar, and no moiré."""
+        """A fine pattern becomes grey, without moiré."""
         board = torch.from_numpy(np.indices((128, 128)).sum(0) % 2 * 255).byte().expand(3, -1, -1)
         small = Preprocessing(16)(board)[:, 2:-2, 2:-2].float()
         assert (small - 127.5).abs().max() < 8
 
     @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
     @pytest.mark.parametrize("memory_gb", [0, 4])
-    def test_training_and_serving_see_the_same(self, tmp_path, fit, memory_gb):
+    def test_training_and_inference_preprocess_alike(self, tmp_path, fit, memory_gb):
         contents = {
             "a/0.jpg": packed(QUARTERS, "JPEG", exif=exif(6)),
             "a/1.png": packed(np.dstack((NOISE, NOISE[..., 0]))),
@@ -320,7 +320,7 @@ class TestPreprocessing:
         assert torch.equal(measured.images, torch.cat(served))
         assert torch.equal(trained.images, torch.cat(served)[trained.rows])
 
-    def test_pixels_are_between_nought_and_one(self):
+    def test_pixels_are_between_0_and_1(self):
         pixels = to_pixels(torch.tensor([[[[0, 255, 51]]]], dtype=torch.uint8))
         assert pixels.shape == (1, 3, 1, 3)
         torch.testing.assert_close(pixels[0, :, 0], torch.tensor([[0.0, 1.0, 0.2]]).expand(3, -1))

@@ -1,4 +1,4 @@
-"""Audio: whatever file it comes from, it is heard the same; what cannot be heard is named; the log-mel spectrogram."""
+"""Audio: reading and writing of all formats, errors, and the log-mel spectrogram."""
 
 import math
 import shutil
@@ -58,7 +58,7 @@ class TestReading:
         assert audio.dtype == torch.float32
         assert len(audio) == pytest.approx(0.5 * SAMPLE_RATE, abs=2)
         length = min(len(audio), len(expected))
-        tolerance = 2e-3 if rate != 44_101 else 2e-2  # taken for 44,100
+        tolerance = 2e-3 if rate != 44_101 else 2e-2  # relative to 44,100
         torch.testing.assert_close(audio[:length], expected[:length], atol=tolerance, rtol=0)
 
     def test_channels_are_averaged(self, save):
@@ -70,7 +70,7 @@ class TestReading:
         ("name", "tolerance"),
         [("a.wav", 1e-4), ("a.flac", 1e-4), ("a.aiff", 1e-4), ("a.au", 1e-4), ("a.ogg", 0.05), ("a.mp3", 0.05)],
     )
-    def test_formats_and_bytes_are_heard_alike(self, save, name, tolerance):
+    def test_formats_and_bytes_are_read_alike(self, save, name, tolerance):
         path = save(name, sine(1.0))
         heard = read_audio(path)
         torch.testing.assert_close(heard, torch.from_numpy(sine(1.0)[:, 0]), atol=tolerance, rtol=0)
@@ -78,7 +78,7 @@ class TestReading:
         assert torch.equal(read_audio(str(path)), heard)
         assert audio_info(path) == audio_info(path.read_bytes()) == (1.0, SAMPLE_RATE, 1)
 
-    def test_the_content_tells_the_format_and_not_the_name(self, save, tmp_path):
+    def test_the_format_is_detected_from_the_content(self, save, tmp_path):
         shutil.copy(save("a.flac", sine(0.2)), tmp_path / "b.wav")
         assert torch.equal(read_audio(tmp_path / "b.wav"), read_audio(tmp_path / "a.flac"))
 
@@ -92,14 +92,14 @@ class TestReading:
             part = read_audio(path, start=start, duration=duration)
             torch.testing.assert_close(part, whole[first:last], atol=2e-6, rtol=0)
 
-    def test_nothing_beyond_the_end(self, save):
+    def test_reading_past_the_end_gives_nothing(self, save):
         with pytest.raises(UserError, match=r"a\.wav: has 1\.00 s, nothing from 2\.00 s on"):
             read_audio(save("a.wav", noise(16_000)), start=2)
 
     def test_one_sample_is_audio(self, save):
         assert len(read_audio(save("a.wav", noise(1)))) == 1
 
-    def test_a_stream_whose_header_does_not_know_its_length(self, save):
+    def test_a_stream_without_a_length_in_its_header(self, save):
         content = bytearray(save("a.wav", noise(1600)).read_bytes())
         for size in (0xFFFFFFFF, 0x7FFFFFFF):
             at = content.index(b"data") + 4
@@ -109,7 +109,7 @@ class TestReading:
 
 class TestBlocks:
     @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
-    def test_blocks_joined_are_the_whole(self, save, rate, monkeypatch):
+    def test_joined_blocks_equal_the_whole(self, save, rate, monkeypatch):
         monkeypatch.setattr("omni.media.audio._BLOCK_SECONDS", 0.25)
         path = save("a.wav", noise(3 * rate + 7), rate)
         whole = read_audio(path)
@@ -127,7 +127,7 @@ class TestBlocks:
             joined = torch.cat([blocks[0], *(block[shared:] for block in blocks[1:])])
             assert torch.equal(joined, read_audio(path))
 
-    def test_native_blocks_are_the_file_as_it_is(self, save):
+    def test_native_blocks_keep_rate_and_channels(self, save):
         samples = noise(30_000)
         blocks = list(native_blocks(save("a.wav", samples, 22_050, subtype="FLOAT"), 0.5))
         assert len(blocks) == 3
@@ -141,7 +141,7 @@ class TestBlocks:
                 file.write(minute)
         tracemalloc.start()
         longest = 0
-        for block in read(tmp_path / "a.flac"):  # tensors are not traced, so their size is looked at
+        for block in read(tmp_path / "a.flac"):  # tracemalloc does not see tensors, so their size is checked
             longest = max(longest, len(block))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -151,8 +151,8 @@ class TestBlocks:
 
 class TestWriting:
     @pytest.mark.parametrize("name", ["a.wav", "new/folder/a.flac"])
-    def test_what_is_written_is_read_again(self, tmp_path, name):
-        audio = torch.from_numpy(noise(5000)) * 20  # beyond ±1
+    def test_written_audio_is_read_back(self, tmp_path, name):
+        audio = torch.from_numpy(noise(5000)) * 20  # outside of ±1
         write_audio(tmp_path / name, audio)
         torch.testing.assert_close(read_audio(tmp_path / name), audio.clamp(-1, 1), atol=4e-5, rtol=0)
 
@@ -160,7 +160,7 @@ class TestWriting:
         write_audio(tmp_path / "a.wav", torch.zeros(2, 800), sample_rate=8_000)
         assert audio_info(tmp_path / "a.wav") == (0.1, 8_000, 2)
 
-    def test_a_failed_write_leaves_what_was_there_and_nothing_else(self, tmp_path, monkeypatch):
+    def test_a_failed_write_keeps_the_old_file_only(self, tmp_path, monkeypatch):
         write_audio(tmp_path / "a.wav", torch.ones(100))
         before = (tmp_path / "a.wav").read_bytes()
 
@@ -177,8 +177,8 @@ class TestWriting:
         assert (tmp_path / "a.wav").read_bytes() == before
 
     @pytest.mark.parametrize("channels", [1, 2])
-    def test_pieces_are_written_as_the_whole_is(self, tmp_path, channels):
-        audio = torch.randn(channels, 1000).squeeze(0)  # some of it too loud
+    def test_pieces_are_written_like_the_whole(self, tmp_path, channels):
+        audio = torch.randn(channels, 1000).squeeze(0)  # some of it clips
         write_audio(tmp_path / "whole.wav", audio)
         with audio_writer(tmp_path / "folder/pieces.wav", channels=channels) as write:
             for piece in audio.split(300, dim=-1):
@@ -186,7 +186,7 @@ class TestWriting:
             assert not (tmp_path / "folder/pieces.wav").exists()
         assert (tmp_path / "folder/pieces.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
 
-    def test_unknown_endings_are_refused(self, tmp_path):
+    def test_unknown_extensions_are_refused(self, tmp_path):
         with pytest.raises(UserError, match=r"cannot be written as \.txt: use \.wav, \.flac"):
             write_audio(tmp_path / "a.txt", torch.zeros(100))
 
@@ -218,7 +218,7 @@ def sound(name, samples, **options):
 
 
 def variable_mp3(folder):
-    """A stream without the header that tells its length: libsndfile would hear 0.3 of its 4 seconds."""
+    """An MP3 stream without a length in its header: libsndfile would read 0.3 of its 4 seconds."""
     samples = np.concatenate([sine(2.0)[:, 0], noise(32_000)])
     soundfile.write(folder / "a.mp3", samples, SAMPLE_RATE, bitrate_mode="VARIABLE")
     content = (folder / "a.mp3").read_bytes()
@@ -246,7 +246,7 @@ NAN = np.where(np.arange(800) == 40, np.nan, 0.1).astype(np.float32)
         (sound("a.wav", NAN, subtype="FLOAT"), "not finite", "holds samples that are no finite numbers"),
     ],
 )
-def test_what_cannot_be_heard_is_named_in_one_line(tmp_path, write, fault, message, capfd):
+def test_unreadable_audio_is_reported_in_one_line(tmp_path, write, fault, message, capfd):
     path = write(tmp_path)
     readers = [read_audio, lambda source: list(audio_blocks(source, 1.0)), lambda source: list(native_blocks(source))]
     for read in readers:
@@ -276,13 +276,13 @@ class TestLogMel:
             assert LogMel.num_frames(samples) == frames
             assert LogMel.num_frames(torch.tensor([samples])).tolist() == [frames]
 
-    def test_a_batch_filled_up_with_zeros_hears_what_each_hears_alone(self, log_mel):
+    def test_a_zero_padded_batch_equals_single_recordings(self, log_mel):
         rows = [torch.from_numpy(noise(length, seed=length)) for length in (4800, 1, 3333)]
         batch = log_mel(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
         for row, heard in zip(rows, batch, strict=True):
             frames = LogMel.num_frames(len(row))
             torch.testing.assert_close(heard[:frames], log_mel(row), atol=1e-4, rtol=1e-4)
-            # windows reach over 3.2 frames: behind the second, what was filled up is silence
+            # windows cover 3.2 frames: after the second frame of padding there is silence
             torch.testing.assert_close(heard[frames + 2 :], torch.full_like(heard[frames + 2 :], SILENCE))
 
     def test_silence_is_constant(self, log_mel):
@@ -291,12 +291,12 @@ class TestLogMel:
         assert pytest.approx((math.log(FLOOR) + 3) / STD) == SILENCE
 
     @pytest.mark.parametrize("hertz", [200, 440, 1_000, 3_000, 7_000])
-    def test_a_tone_is_heard_where_its_filter_is(self, log_mel, hertz):
+    def test_a_tone_is_strongest_in_its_filter(self, log_mel, hertz):
         mel = log_mel(torch.from_numpy(sine(1.0, hertz=hertz)[:, 0]))
         center = (log_mel.filters * torch.linspace(0, 8000, 257)[:, None]).sum(0) / log_mel.filters.sum(0)
         assert (center[mel[50].argmax()] - hertz).abs() < max(40, 0.06 * hertz)
 
-    def test_twice_as_loud_is_a_constant_more(self, log_mel):
+    def test_doubling_the_amplitude_adds_a_constant(self, log_mel):
         audio = torch.from_numpy(noise(8000, level=0.3))
         quiet, loud = log_mel(audio), log_mel(2 * audio)
         torch.testing.assert_close(loud - quiet, torch.full_like(quiet, math.log(2) / STD), atol=1e-4, rtol=0)
@@ -317,4 +317,4 @@ class TestLogMel:
 def test_filters_are_those_of_torchaudio(num_mels):
     options: dict[str, Any] = {"n_mels": num_mels, "norm": None, "mel_scale": "slaney"}
     filters = torchaudio.functional.melscale_fbanks(257, 0.0, 8000.0, sample_rate=16_000, **options)
-    torch.testing.assert_close(LogMel(num_mels).filters, filters, atol=2e-5, rtol=0)  # its own rounding
+    torch.testing.assert_close(LogMel(num_mels).filters, filters, atol=2e-5, rtol=0)  # torchaudio's rounding

@@ -1,4 +1,4 @@
-"""Silence is cut off both ends, without a click, however the sound comes."""
+"""Silence is trimmed at both ends without a click, for blocks of any size."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from omni.media.trimming import QUIET, Trimmer, trimmed
 
 
 def sound(before=0.25, after=0.4, level=0.5):
-    """A tone that begins and ends at full swing, silent in its middle, between silences in seconds."""
+    """A tone that starts and ends at full amplitude, with silence in its middle and around it."""
     tone = level * torch.cos(torch.arange(3200) / 5)
     quiet = QUIET / 2 * torch.ones(16_000)
     pad = [quiet[: round(before * 16_000)], quiet[: round(after * 16_000)]]
@@ -15,14 +15,14 @@ def sound(before=0.25, after=0.4, level=0.5):
 
 
 @pytest.mark.parametrize("size", [37, 100, 160, 641, 100_000])
-def test_parts_of_any_length_give_the_whole(size):
+def test_blocks_of_any_length_equal_the_whole(size):
     trimmer = Trimmer()
     parts = [trimmer.push(part) for part in sound().split(size)] + [trimmer.finish()]
     assert torch.equal(torch.cat(parts), trimmed(sound()))
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.25, 0.4), (0.2537, 0.41), (0.01, 0.02), (0.0, 0.0)])
-def test_silence_is_cut_off_the_ends_alone(before, after):
+def test_silence_is_trimmed_at_the_ends_only(before, after):
     whole, cut = sound(before, after), trimmed(sound(before, after))
     left = len(cut) - (2 * 3200 + 4800)
     assert 0 <= left <= min(before, 0.04) * 16_000 + min(after, 0.04) * 16_000 + 160
@@ -39,25 +39,25 @@ def test_ends_do_not_click(silence):
         assert end.diff().abs().max() < 0.12  # the tone's own slope is 0.1
 
 
-def test_sound_is_given_as_soon_as_it_is_loud():
+def test_audio_is_yielded_as_soon_as_it_is_above_the_threshold():
     trimmer = Trimmer()
     heard = [len(trimmer.push(part)) for part in sound().split(160)]
-    assert heard[:27] == [0] * 25 + [3 * 160, 160]  # a little silence, and each block when the next one has come
+    assert heard[:27] == [0] * 25 + [3 * 160, 160]  # a little silence, and each block one block later
     assert trimmer.started
 
 
-def test_what_is_too_loud_is_clipped():
+def test_samples_outside_of_1_are_clipped():
     cut = trimmed(sound(level=3.0))
     assert cut.max() == 1
     assert cut.min() == -1
 
 
 @pytest.mark.parametrize("samples", [0, 50, 160, 5000])
-def test_silence_alone_is_nothing(samples):
+def test_silence_alone_gives_no_audio(samples):
     assert len(trimmed(torch.full((samples,), QUIET / 2))) == 0
 
 
-def test_the_input_stays_as_it_was():
+def test_the_input_is_unchanged():
     whole = sound(0, 0)
     before = whole.clone()
     trimmed(whole)

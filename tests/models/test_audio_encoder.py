@@ -1,4 +1,4 @@
-"""The audio encoder: what it hears depends on order and on nothing but its own row."""
+"""The audio encoder: outputs depend on the order of frames and only on their own row."""
 
 import pytest
 import torch
@@ -42,14 +42,14 @@ def hear(encoder: AudioEncoder, *rows: torch.Tensor, filling: float = SILENCE) -
     return [row[:length] for row, length in pairs]
 
 
-def test_a_batch_hears_what_each_row_hears_alone(encoder):
+def test_a_batch_equals_single_rows(encoder):
     rows = [torch.randn(length, 16) for length in (50, 1, 23, 48)]
     together = hear(encoder, *rows)
     for row, heard in zip(rows, together, strict=True):
         torch.testing.assert_close(heard, hear(encoder, row)[0], atol=1e-5, rtol=1e-4)
 
 
-def test_padding_is_never_heard(encoder):
+def test_padding_has_no_effect(encoder):
     rows = [torch.randn(length, 16) for length in (40, 17)]
     for one, other in zip(hear(encoder, *rows), hear(encoder, *rows, filling=100.0), strict=True):
         torch.testing.assert_close(one, other)
@@ -63,7 +63,7 @@ def test_order_matters(encoder):
     assert (there.exp().mean(0) - shuffled.exp().mean(0)).abs().max() > 1e-4
 
 
-def test_every_length_gives_as_many_subframes_as_announced(encoder):
+def test_the_number_of_subframes_is_as_announced(encoder):
     for length in range(1, 40):
         assert len(hear(encoder, torch.randn(length, 16))[0]) == encoder.num_subframes(length)
 
@@ -95,12 +95,12 @@ def test_every_parameter_gets_a_gradient_through_checkpointing_too(encoder):
         torch.testing.assert_close(gradient, gradients[1][name])
 
 
-def test_later_blocks_read_what_the_head_writes_first():
+def test_later_blocks_are_conditioned_on_intermediate_predictions():
     torch.manual_seed(0)
     plain, reading = AudioEncoder(**TOY).eval(), AudioEncoder(**TOY, intermediate_ctc_block=1).eval()
     plain.load_state_dict({name: w for name, w in reading.state_dict().items() if "feedback" not in name})
     mel = torch.randn(40, 16)
-    torch.testing.assert_close(hear(plain, mel), hear(reading, mel))  # what is read has no say yet
+    torch.testing.assert_close(hear(plain, mel), hear(reading, mel))  # the conditioning is zero at first
     assert reading.feedback is not None
     torch.nn.init.normal_(reading.feedback.weight)
     assert (hear(plain, mel)[0] - hear(reading, mel)[0]).abs().max() > 0.01

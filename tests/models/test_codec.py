@@ -1,4 +1,4 @@
-"""The codec: rows are apart, the future is unknown, and pieces give what the whole gives."""
+"""The codec: rows are independent, it is causal, and streaming equals the whole."""
 
 import math
 
@@ -22,7 +22,7 @@ VARIANTS = [{}, {"downsampling": 8, "num_codebooks": 2}, {"downsampling": 2, "ke
 
 @pytest.fixture(params=VARIANTS, ids=str)
 def codec(request: pytest.FixtureRequest) -> Codec:
-    """Its codebooks have learned a little, of noise."""
+    """A codec whose codebooks are trained on some noise."""
     torch.manual_seed(0)
     codec = Codec(**TOY | request.param)
     for _ in range(3):
@@ -31,14 +31,14 @@ def codec(request: pytest.FixtureRequest) -> Codec:
 
 
 def ragged(*lengths: int) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Rows, and the same in a batch with garbage behind their ends."""
+    """Rows, and a batch of them with random values as padding."""
     rows = [torch.randn(length, 16) for length in lengths]
     mels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=50.0)
     return rows, mels, torch.tensor(lengths)
 
 
 @torch.no_grad()
-def test_a_batch_gives_what_each_row_gives_alone(codec):
+def test_a_batch_equals_single_rows(codec):
     rows, mels, lengths = ragged(50, 1, 23, 48)
     together, codes = codec(mels, lengths), codec.encode(mels, lengths)
     assert torch.equal(codes, together.codes)
@@ -55,7 +55,7 @@ def test_a_batch_gives_what_each_row_gives_alone(codec):
 @torch.no_grad()
 def test_encoding_under_autocast_gives_the_codes_of_the_reconstruction(dtype):
     torch.manual_seed(0)
-    codec = Codec(**TOY | {"codebook_size": 256})  # entries near each other: narrow distances would take another one
+    codec = Codec(**TOY | {"codebook_size": 256})  # close entries: distances in low precision would select another one
     codec(torch.randn(16, 128, 16))
     _, mels, lengths = ragged(400, 64, 400)
     with torch.autocast("cpu", dtype), codec.eval().streaming() as stream:
@@ -77,7 +77,7 @@ def test_decoding_codes_gives_the_reconstruction(codec):
 
 
 @torch.no_grad()
-def test_the_future_changes_nothing_before_its_frame(codec):
+def test_it_is_causal(codec):
     mels = torch.randn(1, 64, 16)
     changed = mels.clone()
     changed[:, 33:] = torch.randn(1, 31, 16)
@@ -90,7 +90,7 @@ def test_the_future_changes_nothing_before_its_frame(codec):
 
 
 @pytest.mark.parametrize("pieces", [[1] * 45, [45], [7, 1, 30, 7], [44, 1], [3, 42]], ids=str)
-def test_a_stream_gives_what_the_whole_gives(codec, pieces):
+def test_streaming_equals_the_whole(codec, pieces):
     mels = torch.randn(2, 45, 16)
     with torch.no_grad():
         whole = codec.encode(mels)
@@ -102,7 +102,7 @@ def test_a_stream_gives_what_the_whole_gives(codec, pieces):
     assert (mels - decoded).abs().max() < 1e-5
 
 
-def test_two_streams_at_a_time_do_not_meet(codec):
+def test_two_simultaneous_streams_are_independent(codec):
     one, other = torch.randn(2, 1, 32, 16)
     with codec.streaming() as a, codec.streaming() as b:
         codes = [(a.encode(x), b.encode(y)) for x, y in zip(one.split(8, 1), other.split(8, 1), strict=True)]

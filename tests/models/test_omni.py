@@ -1,4 +1,4 @@
-"""Omni: features land in their places and nowhere else, text stays text, rows do not know of each other."""
+"""Omni: features replace their placeholders only, text is unchanged, rows are independent."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def batch_of(omni, names):
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "swiglu"])
 @pytest.mark.parametrize("loudness", [0.01, 1.0, 50.0])
-def test_projectors_are_as_loud_as_the_thinkers_tokens(kind, loudness):
+def test_projectors_have_the_rms_of_token_embeddings(kind, loudness):
     torch.manual_seed(0)
     projector = PROJECTORS[kind](in_dim=24, out_dim=32)
     projector.calibrate(0.37)
@@ -52,7 +52,7 @@ def test_projectors_are_as_loud_as_the_thinkers_tokens(kind, loudness):
     assert abs(float(out.detach().square().mean().sqrt()) - 0.37) < 0.01
 
 
-def test_each_place_has_a_vector_of_its_own_and_loudness_stays():
+def test_each_position_has_its_own_vector_and_the_rms_is_kept():
     torch.manual_seed(0)
     projector = MLPProjector(in_dim=24, out_dim=32, learned_positions=6)
     projector.calibrate(0.3)
@@ -68,7 +68,7 @@ def test_each_place_has_a_vector_of_its_own_and_loudness_stays():
         MLPProjector(in_dim=24, out_dim=32, learned_positions=-1)
 
 
-def test_places_of_a_square_begin_alike_along_rows_and_columns():
+def test_positions_of_a_square_start_symmetric_in_rows_and_columns():
     torch.manual_seed(0)
     positions = MLPProjector(in_dim=24, out_dim=512, learned_positions=16).learned_positions
     assert positions is not None
@@ -80,7 +80,7 @@ def test_places_of_a_square_begin_alike_along_rows_and_columns():
     assert alike.max() < 0.3 < torch.nn.functional.cosine_similarity(grid[0, 0], grid[0, 1], dim=0)
 
 
-def test_calibration_takes_the_embeddings_loudness():
+def test_calibration_uses_the_rms_of_embeddings():
     omni = toy_omni()
     for projector in (omni.vision_projector, omni.audio_projector):
         assert float(projector.scale) == pytest.approx(omni.thinker.embedding_rms)
@@ -88,7 +88,7 @@ def test_calibration_takes_the_embeddings_loudness():
 
 
 @torch.no_grad()
-def test_stacked_frames_are_fewer_and_padding_does_not_show():
+def test_frame_stacking_reduces_frames_and_ignores_padding():
     projector = MLPProjector(in_dim=8, out_dim=16, frame_stacking=3)
     features = torch.randn(2, 10, 8)
     out = projector(features, torch.tensor([10, 4])).tokens
@@ -114,16 +114,16 @@ def test_media_have_positions_in_time_height_and_width():
     row = expand_placeholders(chat, [layout.image(), layout.audio(24)])
     first = row.tokens.tolist().index(IMAGE)
     time, height, width = row.positions[:, first : first + 6].tolist()
-    assert time == [5.0] * 6  # behind bos, user, a, b, image_start
+    assert time == [5.0] * 6  # after bos, user, a, b, image_start
     assert height == [5, 5, 5, 6, 6, 6]
     assert width == [5, 6, 7] * 2
-    assert row.positions[:, first + 6].tolist() == [8.0] * 3  # image_end, behind the widest
+    assert row.positions[:, first + 6].tolist() == [8.0] * 3  # image_end, after the largest position
     heard = row.tokens.tolist().index(AUDIO)
     assert row.positions[:, heard : heard + 3].tolist() == [[10, 11, 12]] * 3  # 80 ms each
     assert row.positions[:, heard + 3].tolist() == [13.0] * 3
 
 
-def test_audio_goes_by_its_time_whatever_the_frames():
+def test_audio_positions_are_times_for_any_frame_rate():
     assert MediaLayout(mel_frames=16).audio(64).offsets[0].tolist() == [0, 2, 4, 6]
     assert MediaLayout(mel_frames=4).audio(10).offsets[0].tolist() == [0, 0.5, 1]
     assert MediaLayout(mel_frames=4).audio(10).extent == 2
@@ -136,7 +136,7 @@ def test_frames_of_a_video_have_their_times():
     assert span.extent == 26
 
 
-def test_rotary_positions_of_text_are_those_of_one_axis_exactly():
+def test_rotary_positions_of_text_equal_those_of_one_axis_exactly():
     positions = torch.arange(9).float()
     for one, three in zip(
         RotaryEmbedding(16)(torch.arange(9)), RotaryEmbedding(16, num_axes=3)(positions.repeat(3, 1, 1)), strict=True
@@ -153,7 +153,7 @@ def test_more_or_fewer_media_than_placeholders_are_refused(spans):
 
 
 @pytest.mark.parametrize(("medium", "sense"), [("image", "vision"), ("audio", "audio")])
-def test_media_that_the_model_does_not_take_in_are_refused(medium, sense):
+def test_media_without_an_encoder_are_refused_in_layout(medium, sense):
     with pytest.raises(UserError, match=f"the model has no {sense} encoder"):
         MediaLayout().image() if medium == "image" else MediaLayout().audio(10)
 
@@ -163,7 +163,7 @@ def test_media_that_the_model_does_not_take_in_are_refused(medium, sense):
 
 @torch.no_grad()
 @pytest.mark.parametrize("frame_stacking", [1, 2])
-def test_features_land_exactly_in_their_places_and_nowhere_else(frame_stacking):
+def test_features_replace_exactly_their_placeholders(frame_stacking):
     omni = toy_omni(frame_stacking=frame_stacking)
     rows, tokens, _, media = batch_of(omni, list(CONVERSATIONS))
     x = omni.embed(tokens, **media).embeddings
@@ -196,7 +196,7 @@ def test_slots_must_fit_the_features():
 
 
 @torch.no_grad()
-def test_text_alone_is_the_thinkers_exactly():
+def test_text_only_equals_the_thinker_exactly():
     omni = toy_omni()
     _, tokens, positions, _ = batch_of(omni, ["text"])
     alone = omni.thinker(tokens).logits
@@ -221,7 +221,7 @@ def test_a_row_does_not_depend_on_the_others(name):
 
 
 @torch.no_grad()
-def test_where_patches_lie_matters():
+def test_the_position_of_patches_matters():
     omni = toy_omni()
     _, tokens, positions, media = batch_of(omni, ["an image"])
     x = omni.embed(tokens, **media).embeddings
@@ -238,7 +238,7 @@ def test_a_thinker_of_one_axis_counts_its_tokens():
     assert torch.equal(omni.encode(x, positions=positions).hidden, omni.thinker.encode(embeddings=x).hidden)
 
 
-def test_every_weight_that_media_pass_gets_a_gradient():
+def test_every_weight_of_the_media_path_gets_a_gradient():
     omni = toy_omni().train()
     _, tokens, positions, media = batch_of(omni, ["both, and several"])
     omni.encode(omni.embed(tokens, **media).embeddings, positions=positions).hidden.square().sum().backward()
@@ -272,7 +272,7 @@ def test_parts_that_do_not_fit_are_refused():
 
 @torch.no_grad()
 @pytest.mark.parametrize("rope_axes", [1, 3])
-def test_cached_ragged_decoding_equals_the_whole_computed_again(rope_axes):
+def test_cached_ragged_decoding_equals_recomputation(rope_axes):
     omni = toy_omni(rope_axes=rope_axes)
     names = [*CONVERSATIONS]
     rows, tokens, positions, media = batch_of(omni, names)
@@ -302,21 +302,21 @@ def test_cached_ragged_decoding_equals_the_whole_computed_again(rope_axes):
 
 @torch.no_grad()
 @pytest.mark.parametrize("known", [[0, 0], [3, 3], [8, 6]])
-def test_decoding_goes_on_from_a_cache_that_holds_the_beginning(known):
+def test_decoding_continues_from_a_cached_prefix(known):
     thinker = toy_omni().thinker
     prompts = [[BOS, *range(40, 48)], [BOS, *range(60, 66)]]
     options = {"max_tokens": 5, "stop": END, "sampling": Sampling(temperature=0, repetition_penalty=1.3)}
     cache = thinker.new_cache(2, 14)
     thinker.encode(torch.tensor([prompts[0], [*prompts[1], 0, 0]]), cache=cache)
     cache.advance(known)
-    if known[0] == known[1] == 3:  # read further, and forgotten again
+    if known[0] == known[1] == 3:  # extended, and truncated again
         thinker.encode(torch.full((2, 4), 99), cache=cache)
         cache.advance(4)
         cache.keep(3)
     assert [*generate(thinker, prompts, cache=cache, **options)] == [*generate(thinker, prompts, **options)]
 
 
-def test_a_chat_without_media_is_left_alone():
+def test_a_chat_without_media_is_unchanged():
     row = expand_placeholders(ChatTokens([BOS, 40, END], [False, False, True]), [])
     assert row.tokens.tolist() == [BOS, 40, END]
     assert row.scored.tolist() == [False, False, True]

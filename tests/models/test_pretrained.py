@@ -1,4 +1,4 @@
-"""Parts from elsewhere: as their own library has them, rows that do not know of each other, and what is refused."""
+"""Pretrained parts: equal to their own library, independent rows, and errors."""
 
 from itertools import product
 
@@ -29,7 +29,7 @@ TEXTS = ["the red star", "  é ü 漢字 <|im_end|> a\n\nb\t", "", " ab", "1 2 3
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A folder of a model for each kind, made once."""
+    """A folder with a model of each kind, made once."""
     folder = tmp_path_factory.mktemp("pretrained")
     made = {kind: toy.llm(folder / kind, kind) for kind in toy.LLMS}
     made |= {kind: toy.encoder(folder / kind, kind) for kind in toy.ENCODERS}
@@ -38,7 +38,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """No progress bars of weights that load."""
+    """Disables progress bars of loading weights."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -57,7 +57,7 @@ def sound(frames, seed=0):
 
 
 @pytest.mark.parametrize("kind", toy.LLMS)
-def test_text_is_encoded_and_decoded_without_loss_and_names_of_specials_are_text(models, kind):
+def test_text_is_encoded_without_loss_and_names_of_special_tokens_are_text(models, kind):
     tokenizer = PretrainedTokenizer(models[kind])
     for text in TEXTS:
         tokens = tokenizer.encode(text)
@@ -69,7 +69,7 @@ def test_text_is_encoded_and_decoded_without_loss_and_names_of_specials_are_text
 
 
 @pytest.mark.parametrize("kind", toy.LLMS)
-def test_a_conversation_is_written_as_its_own_chat_template_has_it(models, kind):
+def test_a_conversation_follows_the_models_chat_template(models, kind):
     import transformers
 
     tokenizer = PretrainedTokenizer(models[kind])
@@ -89,7 +89,7 @@ def test_a_conversation_is_written_as_its_own_chat_template_has_it(models, kind)
     assert chat.tokens[: len(asked)] == asked
 
 
-def test_plain_text_ends_with_the_end_of_a_text(models):
+def test_plain_text_ends_with_eos(models):
     tokenizer = PretrainedTokenizer(models["llama"])
     chat = encode_chat(tokenizer, TALK[:2], template="plain")
     asked, answer = tokenizer.encode("write <|im_end|> é"), tokenizer.encode("the star")
@@ -105,7 +105,7 @@ def test_a_model_without_chat_template_or_pad_token_reads_plain_text(tmp_path):
         encode_chat(tokenizer, TALK[:2])
 
 
-def test_a_template_that_refuses_or_hides_a_turn_is_told(tmp_path):
+def test_a_template_that_refuses_or_hides_a_turn_is_reported(tmp_path):
     refusing = PretrainedTokenizer(toy.llm(tmp_path / "a", template="{{ raise_exception('no system') }}"))
     with pytest.raises(UserError, match=r"refuses user → assistant \(no system\)"):
         encode_chat(refusing, TALK[:2])
@@ -114,7 +114,7 @@ def test_a_template_that_refuses_or_hides_a_turn_is_told(tmp_path):
         encode_chat(hiding, TALK[:2])
 
 
-def test_a_tokenizer_comes_back_from_its_state_and_another_is_refused(models, tmp_path):
+def test_a_tokenizer_is_restored_from_its_state_and_another_is_refused(models, tmp_path):
     tokenizer = PretrainedTokenizer(models["qwen3"])
     again = PretrainedTokenizer.from_state(tokenizer.state())
     assert again.fingerprint == tokenizer.fingerprint
@@ -127,7 +127,7 @@ def test_a_tokenizer_comes_back_from_its_state_and_another_is_refused(models, tm
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", toy.LLMS)
-def test_logits_and_losses_are_those_of_the_model(models, kind):
+def test_logits_and_losses_equal_those_of_the_model(models, kind):
     import transformers
 
     thinker = PretrainedThinker(source=models[kind]).eval()
@@ -150,10 +150,10 @@ def test_logits_and_losses_are_those_of_the_model(models, kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", toy.LLMS)
-def test_cached_ragged_decoding_equals_the_whole_computed_again(models, kind):
+def test_cached_ragged_decoding_equals_recomputation(models, kind):
     thinker, tokenizer = PretrainedThinker(source=models[kind]).eval(), PretrainedTokenizer(models[kind])
     prompts = [tokenizer.encode(text) for text in ("the red star is", "ab", "1 2 3, the red star")]
-    # A prompt that another is longer than, as media make it, comes as embeddings with anything behind its end.
+    # The shorter prompt of a batch with media comes as embeddings with arbitrary padding.
     most = max(map(len, prompts))
     padded = torch.full((3, most), NUM_SPECIALS)
     for row, prompt in enumerate(prompts):
@@ -170,7 +170,7 @@ def test_cached_ragged_decoding_equals_the_whole_computed_again(models, kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", toy.LLMS)
-def test_a_cache_that_is_cut_goes_on_as_if_the_rest_had_never_been(models, kind):
+def test_a_truncated_cache_continues_exactly(models, kind):
     thinker = PretrainedThinker(source=models[kind]).eval()
     tokens = torch.randint(NUM_SPECIALS, 280, (1, 12), generator=torch.Generator().manual_seed(0))
     cache = thinker.new_cache(1, 20)
@@ -191,8 +191,8 @@ def test_placeholders_need_no_row_of_the_embedding(models):
 
 
 @pytest.mark.parametrize("kind", toy.LLMS)
-def test_layers_are_computed_again_in_train_and_in_eval_mode(models, kind):
-    """A frozen model is in eval mode while gradients pass through it: the library's own way would then do nothing."""
+def test_gradient_checkpointing_works_in_train_and_eval_mode(models, kind):
+    """A frozen model is in eval mode while gradients pass through it, where the library's own checkpointing is off."""
     thinkers = [PretrainedThinker(source=models[kind], gradient_checkpointing=again) for again in (False, True)]
     embeddings = torch.randn(1, 5, 32)
     for mode in (False, True):
@@ -209,11 +209,11 @@ def test_layers_are_computed_again_in_train_and_in_eval_mode(models, kind):
             for hook in hooks:
                 hook.remove()
         assert calls == [2, 4]
-        if not mode:  # GPT-2 drops out
+        if not mode:  # GPT-2 has dropout
             close(*gradients)
 
 
-def test_what_does_something_else_to_its_logits_is_refused(models, monkeypatch):
+def test_models_with_other_functions_of_logits_are_refused(models, monkeypatch):
     import transformers
 
     forward = transformers.LlamaForCausalLM.forward
@@ -232,7 +232,7 @@ def test_what_does_something_else_to_its_logits_is_refused(models, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", toy.LLMS)
-def test_lora_trains_its_updates_alone_and_merges_exactly(models, kind):
+def test_lora_trains_its_updates_only_and_merges_exactly(models, kind):
     thinker = PretrainedThinker(source=models[kind], lora_rank=4, lora_dropout=0.1)
     plain = PretrainedThinker(source=models[kind]).eval()
     tokens = torch.randint(NUM_SPECIALS, 280, (2, 7))
@@ -240,7 +240,7 @@ def test_lora_trains_its_updates_alone_and_merges_exactly(models, kind):
     assert trained
     assert all("lora_" in name for name in trained)
     assert thinker.omitted_weights | trained == set(thinker.state_dict())
-    close(thinker.eval().encode(tokens).hidden, plain.encode(tokens).hidden)  # it begins as nothing
+    close(thinker.eval().encode(tokens).hidden, plain.encode(tokens).hidden)  # the update is zero at first
     for name, parameter in thinker.named_parameters():
         if name in trained:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -261,7 +261,7 @@ def test_lora_is_fp32_above_a_model_in_bf16(models):
     assert types == {"lora_A": torch.float32, "lora_B": torch.float32, "base": torch.bfloat16}
 
 
-def test_lora_on_the_head_is_trained_by_the_loss_of_what_it_says(models):
+def test_lora_on_the_head_is_trained(models):
     thinker = PretrainedThinker(source=models["llama"], lora_rank=2, lora_targets=["lm_head"]).eval()
     updates = {name: p for name, p in thinker.named_parameters() if "lora_" in name}
     assert updates
@@ -278,7 +278,7 @@ def test_lora_on_the_head_is_trained_by_the_loss_of_what_it_says(models):
 
 
 @pytest.mark.parametrize("positions", [3, 1000])
-def test_the_loss_of_a_head_with_a_soft_cap_is_that_of_its_logits(models, monkeypatch, positions):
+def test_the_loss_of_a_head_with_a_soft_cap_equals_that_of_its_logits(models, monkeypatch, positions):
     thinker = PretrainedThinker(source=models["llama"]).eval()
     thinker.logit_softcap = 0.2
     monkeypatch.setattr(losses, "CHUNK_BYTES", 4 * positions * thinker.vocab_size)
@@ -295,14 +295,14 @@ def test_the_loss_of_a_head_with_a_soft_cap_is_that_of_its_logits(models, monkey
     close(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters))
 
 
-@pytest.mark.filterwarnings("ignore:Model (with|has) .tie_word:UserWarning")  # the library's own doubts
+@pytest.mark.filterwarnings("ignore:Model (with|has) .tie_word:UserWarning")  # a warning of the library
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
-def test_lora_on_a_matrix_that_is_embedding_and_head_is_refused(models, target):
+def test_lora_on_a_tied_matrix_is_refused(models, target):
     with pytest.raises(UserError, match=rf"lora_targets \['q_proj', '{target}'\]: .* one matrix as embedding and head"):
         PretrainedThinker(source=models["qwen3"], lora_rank=2, lora_targets=["q_proj", target])
 
 
-def test_targets_that_match_nothing_are_told_with_those_there_are(models):
+def test_targets_that_match_nothing_are_reported_with_valid_ones(models):
     with pytest.raises(UserError, match=r"lora_targets \['query'\] match nothing in .*it has: .*q_proj"):
         PretrainedThinker(source=models["qwen3"], lora_rank=2, lora_targets=["query"])
 
@@ -312,10 +312,10 @@ def test_targets_that_match_nothing_are_told_with_those_there_are(models):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", toy.ENCODERS)
-def test_recordings_of_unequal_length_are_heard_as_if_alone(models, kind):
+def test_recordings_of_unequal_length_are_encoded_independently(models, kind):
     encoder = PretrainedAudioEncoder(source=models[kind]).eval()
     rows = [sound(100, 1), sound(37, 2), sound(64, 3)]
-    batch = torch.full((3, 100, 160), 3.0)  # anything behind a row's end
+    batch = torch.full((3, 100, 160), 3.0)  # arbitrary padding
     for row, one in enumerate(rows):
         batch[row, : one.shape[1]] = one
     together = encoder(batch, torch.tensor([100, 37, 64]))
@@ -327,9 +327,9 @@ def test_recordings_of_unequal_length_are_heard_as_if_alone(models, kind):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", toy.ENCODERS)
-def test_long_recordings_are_heard_to_their_end_in_pieces(models, kind):
+def test_long_recordings_are_encoded_in_pieces_to_their_end(models, kind):
     encoder = PretrainedAudioEncoder(source=models[kind], window=2.0).eval()
-    encoder.front_end.normalized = False  # of the whole recording; pieces alone would be normalised by themselves
+    encoder.front_end.normalized = False  # of the whole recording; single pieces would be normalised separately
     long = sound(519)
     heard = encoder(long, torch.tensor([519]))
     assert heard.hidden.shape[1] == heard.lengths.item() == 260
@@ -344,8 +344,8 @@ def test_long_recordings_are_heard_to_their_end_in_pieces(models, kind):
 
 
 @torch.no_grad()
-def test_whisper_hears_what_its_own_library_hears_of_three_seconds(models):
-    """The library fills recordings up to so many; here nothing has to be filled up."""
+def test_whisper_equals_its_own_library_on_three_seconds(models):
+    """The library pads recordings to this length, so that no padding is needed here."""
     import transformers
 
     model = transformers.WhisperModel.from_pretrained(models["whisper"]).eval()
@@ -354,13 +354,13 @@ def test_whisper_hears_what_its_own_library_hears_of_three_seconds(models):
     features = extractor(audio.flatten().numpy(), sampling_rate=16_000, return_tensors="pt").input_features
     encoder = PretrainedAudioEncoder(source=models["whisper"]).eval()
     heard = encoder.front_end.features(audio, torch.tensor([300])).mT
-    close(heard[..., :-1], features[..., :-1], 1e-3)  # beyond the end it hears silence, and the library an echo
+    close(heard[..., :-1], features[..., :-1], 1e-3)  # the end: silence, and a reflection in the library
     close(encoder(audio, torch.tensor([300])).hidden, model.encoder(heard).last_hidden_state, 1e-3)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["hubert", "wav2vec2"])
-def test_waveform_models_hear_what_their_own_library_hears(models, kind):
+def test_waveform_models_equal_their_own_library(models, kind):
     import transformers
 
     model = transformers.AutoModel.from_pretrained(models[kind]).eval()
@@ -370,7 +370,7 @@ def test_waveform_models_hear_what_their_own_library_hears(models, kind):
     prepared = encoder.front_end.preprocess(audio, torch.tensor([100])).flatten()
     inputs = extractor(audio.flatten().numpy(), sampling_rate=16_000, return_tensors="pt").input_values
     close(prepared, inputs[0], 1e-3)
-    padded = torch.nn.functional.pad(prepared, (0, 80))[None]  # the last frame reaches beyond the end
+    padded = torch.nn.functional.pad(prepared, (0, 80))[None]  # the last frame extends past the end
     close(encoder(audio, torch.tensor([100])).hidden, model(padded).last_hidden_state, 1e-3)
 
 
@@ -388,10 +388,10 @@ def test_vision_towers_give_patches_in_reading_order(models, kind, pool):
     close(tokens, squares)
 
 
-# ---------------------------------------------------------------- sources that cannot be loaded
+# ---------------------------------------------------------------- errors of sources
 
 
-def test_what_is_not_there_is_told_in_one_line(tmp_path, monkeypatch):
+def test_missing_models_are_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"is not a folder: give the folder of a model"):
         PretrainedThinker(source=str(tmp_path / "none"))

@@ -1,4 +1,4 @@
-"""The cache of a model from elsewhere is given under the name that its library's release knows it by."""
+"""The cache of a pretrained model is passed under the name that the installed library uses."""
 
 import pytest
 
@@ -15,16 +15,16 @@ def both(inputs_embeds=None, past_key_values=None, cache=None): ...
 
 
 @pytest.mark.parametrize(("forward", "name"), [(old, "past_key_values"), (new, "cache"), (both, "cache")])
-def test_either_name_is_found(forward, name):
+def test_both_names_are_found(forward, name):
     assert cache_argument(forward) == name
 
 
-def test_a_model_without_one_is_refused():
+def test_a_model_without_a_cache_is_refused():
     with pytest.raises(ValueError, match="takes no cache"):
         cache_argument(lambda inputs_embeds: None)
 
 
-def test_either_name_counts_as_cached():
+def test_both_names_count_as_cached():
     assert has_cache({"cache": object()})
     assert has_cache({"past_key_values": object()})
     assert not has_cache({"past_key_values": None, "use_cache": False})

@@ -1,4 +1,4 @@
-"""Projectors of every kind: as loud as the Thinker's tokens, as long as they say, a row alone as in a batch."""
+"""Projectors of every kind: RMS of outputs, lengths, independent rows, mixtures of experts."""
 
 import json
 
@@ -25,7 +25,7 @@ def projector(kind, **options):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("loudness", [0.01, 1.0, 50.0])
-def test_every_kind_begins_as_loud_as_the_thinkers_tokens(kind, loudness):
+def test_every_kind_starts_with_the_rms_of_token_embeddings(kind, loudness):
     part = projector(kind, frame_stacking=2)
     part.calibrate(0.37)
     out = part(loudness * torch.randn(3, 50, 24)).tokens
@@ -35,7 +35,7 @@ def test_every_kind_begins_as_loud_as_the_thinkers_tokens(kind, loudness):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("frame_stacking", [1, 3])
-def test_its_length_is_the_one_it_tells_for_all_lengths(kind, frame_stacking):
+def test_output_lengths_are_as_announced(kind, frame_stacking):
     part = projector(kind, frame_stacking=frame_stacking)
     for frames in range(1, 30):
         assert part(torch.randn(1, frames, 24)).tokens.shape == (1, part.num_tokens(frames), 32)
@@ -44,7 +44,7 @@ def test_its_length_is_the_one_it_tells_for_all_lengths(kind, frame_stacking):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_is_the_same_in_a_batch_and_alone(kind):
+def test_a_batch_equals_single_rows(kind):
     part = projector(kind, frame_stacking=2).eval()
     features, lengths = torch.randn(3, 21, 24), torch.tensor([21, 8, 3])
     features[1, 8:] = 100.0
@@ -82,8 +82,8 @@ def mixture(logits):
 
 
 @torch.no_grad()
-def test_the_balance_loss_sees_a_router_that_always_picks_the_same_two():
-    """Its mean probabilities are as even as can be: a loss on these alone would be blind to it."""
+def test_the_balance_loss_penalises_a_router_that_always_picks_the_same_two():
+    """Its mean probabilities are even, so that a loss on these alone would be minimal."""
     tokens = torch.eye(4, 8)[None]
     even = torch.full((4, 4), 0.0) + 1e-3 * torch.tensor([2.0, 1.0, 0.0, -1.0])
     fair = torch.stack([1e-3 * torch.tensor([2.0, 1.0, 0.0, -1.0]).roll(shift) for shift in (0, 2, 0, 2)])
@@ -94,7 +94,7 @@ def test_the_balance_loss_sees_a_router_that_always_picks_the_same_two():
     assert float(shared) == pytest.approx(1.0, abs=0.01)
 
 
-def test_the_z_loss_is_of_the_routers_logits_and_leaves_padding_out():
+def test_the_z_loss_uses_the_routers_logits_without_padding():
     logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0], [5.0, 5.0, 5.0, 5.0], [9.0, 0.0, 0.0, 0.0]])
     experts, tokens = mixture(logits), torch.eye(4, 8)[None]
     inside = torch.tensor([[True, True, False, False]])
@@ -106,7 +106,7 @@ def test_the_z_loss_is_of_the_routers_logits_and_leaves_padding_out():
 
 
 @torch.no_grad()
-def test_moe_is_the_common_expert_and_the_best_two_of_others():
+def test_moe_is_the_shared_expert_plus_the_best_two():
     part = projector("moe", num_experts=3)
     features = torch.randn(1, 5, 24)
     x = part.input_norm(features)
@@ -120,7 +120,7 @@ def test_moe_is_the_common_expert_and_the_best_two_of_others():
 
 
 @torch.no_grad()
-def test_mosa_is_the_sum_of_its_adapters_by_their_shares():
+def test_mosa_is_the_weighted_sum_of_its_adapters():
     part = projector("mosa", num_experts=3)
     x = part.input_norm(torch.randn(1, 5, 24))
     shares = part.router(x).softmax(-1)
@@ -131,7 +131,7 @@ def test_mosa_is_the_sum_of_its_adapters_by_their_shares():
 
 
 class GatedProjector(Projector):
-    """A projector as a user writes it: it is named by its class path."""
+    """A projector of a user, given by its class path."""
 
     def __init__(self, *, gate: float = 1.0, **kwargs) -> None:
         super().__init__(**kwargs)

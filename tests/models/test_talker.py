@@ -1,4 +1,4 @@
-"""The Talker: padded equals alone, text matters, a toy language of codes is learned and spoken exactly."""
+"""The Talker: independence of rows, conditioning, and learning of a toy language of codes."""
 
 import copy
 
@@ -39,7 +39,7 @@ def test_a_row_does_not_depend_on_its_batch():
 
 
 @torch.no_grad()
-def test_a_frame_sees_no_frame_behind_it_and_a_code_none_after_it():
+def test_frames_and_codebooks_are_causal():
     talker, batch = make(), batch_of([[1, 2, 3, 4]])
     whole = talker(**batch)
     changed = batch["codes"].clone()
@@ -93,7 +93,7 @@ def test_gradient_checkpointing_changes_nothing():
     batch, gradients = batch_of([[1, 2, 3, 4], [5]]), []
     for checkpointed in (False, True):
         talker = make(gradient_checkpointing=checkpointed).train()
-        torch.manual_seed(3)  # of the noise
+        torch.manual_seed(3)  # seed of the noise
         loss_of(talker, batch).backward()
         gradients.append({name: p.grad for name, p in talker.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -101,7 +101,7 @@ def test_gradient_checkpointing_changes_nothing():
 
 
 @torch.no_grad()
-def test_speakers_and_the_thinker_are_heard():
+def test_outputs_depend_on_speaker_and_thinker():
     talker = make(num_speakers=3, thinker_dim=10)
     batch = batch_of([[1, 2, 3]])
     first, second = (talker(**batch, speakers=torch.tensor([n])).code_logits for n in (0, 1))
@@ -124,7 +124,7 @@ def test_the_thinker_is_dropped_in_some_rows_of_training_only():
         assert 5 < int(without.sum()) < 35 if training else not without.any()
 
 
-def test_conditions_that_are_not_there_are_refused():
+def test_missing_conditions_are_refused():
     batch = batch_of([[1, 2]])
     with pytest.raises(ValueError, match="3 speakers"):
         make(num_speakers=3)(**batch)
@@ -136,12 +136,12 @@ def test_conditions_that_are_not_there_are_refused():
         make(code_noise=1.5)
 
 
-def test_noise_changes_what_training_sees_and_nothing_else():
+def test_noise_changes_inputs_of_training_only():
     talker, batch = make(code_noise=0.4), batch_of([[1, 2, 3]])
     quiet, again = talker(**batch), talker(**batch)
     assert torch.equal(quiet.code_logits, again.code_logits)
     noisy = talker.train()(**batch)
-    assert torch.equal(noisy.code_logits[:, 0], quiet.code_logits[:, 0])  # the first frame has none before it
+    assert torch.equal(noisy.code_logits[:, 0], quiet.code_logits[:, 0])  # the first frame has no previous one
     assert not torch.allclose(noisy.code_logits, quiet.code_logits, atol=1e-2)
 
 
@@ -151,7 +151,7 @@ def test_hidden_states_are_spread_over_the_characters_of_their_tokens():
     assert out[..., 0].tolist() == [[1, 1, 2, 0, 0], [4, 5, 5, 5, 6]]
 
 
-def test_no_more_than_so_many_characters_are_passed_at_once():
+def test_the_advance_per_frame_is_limited():
     assert make()(**batch_of([[1]])).advance_logits.shape[-1] == MAX_ADVANCE + 1
 
 
@@ -170,7 +170,7 @@ def test_shuffled_text_raises_the_loss():
     assert loss_of(talker, {**batch, "text": shuffled["text"]}) > loss_of(talker, batch) + 1
 
 
-def test_half_precision_is_close_and_speaks():
+def test_half_precision_is_close_and_generates():
     talker, texts = learned()
     certain = SpeechSampling(first=CERTAIN, rest=CERTAIN, pace=CERTAIN)
     with torch.autocast("cpu", torch.bfloat16):

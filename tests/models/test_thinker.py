@@ -1,4 +1,4 @@
-"""The Thinker: decoding with a cache, what it counts, what it learns, and how it is rebuilt."""
+"""The Thinker: decoding with a cache, counts, learning, and rebuilding from a recipe."""
 
 import copy
 import io
@@ -53,7 +53,7 @@ def loss_of(thinker, tokens):
 
 
 class Pair(Part):
-    """A part of two parts, to see that recipes nest."""
+    """A part of two parts, for nested recipes."""
 
     def __init__(self, first: Thinker, second: Part | None = None, *, scale: float = 2.0, names: tuple = ("a", "b")):
         super().__init__()
@@ -84,7 +84,7 @@ def test_cached_equals_uncached(options, pieces):
 def test_rows_of_unequal_length_are_continued_from_one_cache(options, pieces):
     thinker, rows = make(**options), [words(length + 4, seed=length) for length in LENGTHS]
     expected = torch.stack([thinker(row[None]).logits[0, -5:] for row in rows])
-    prompts = words(len(rows), max(LENGTHS), seed=99)  # anything behind a prompt is padding
+    prompts = words(len(rows), max(LENGTHS), seed=99)  # padding is arbitrary
     for row, tokens in enumerate(rows):
         prompts[row, : LENGTHS[row]] = tokens[: LENGTHS[row]]
     cache = thinker.new_cache(len(rows), max(LENGTHS) + 4)
@@ -102,7 +102,7 @@ def test_rows_of_unequal_length_are_continued_from_one_cache(options, pieces):
 @torch.no_grad()
 def test_rows_may_grow_by_unequal_numbers_again(options):
     thinker = make(**options)
-    grow = [(3, 1), (1, 4), (2, 2), (1, 3)]  # for each step the new tokens of each row
+    grow = [(3, 1), (1, 4), (2, 2), (1, 3)]  # for each step, the number of new tokens of each row
     rows = [words(sum(step[row] for step in grow), seed=row) for row in (0, 1)]
     cache, done = thinker.new_cache(2, 30), [0, 0]
     for counts in grow:
@@ -150,7 +150,7 @@ def test_a_cache_under_autocast_stays_close(inside):
 
 @pytest.mark.parametrize("used", [[4, 4], [5, 1]])
 @torch.no_grad()
-def test_a_full_cache_takes_no_more(used):
+def test_a_full_cache_refuses_more_tokens(used):
     thinker = make()
     cache = thinker.new_cache(2, 6)
     thinker(words(2, max(used)), cache=cache)
@@ -160,18 +160,18 @@ def test_a_full_cache_takes_no_more(used):
         thinker(words(2, 7 - max(used)), cache=cache)
 
 
-# ---------------------------------------------------------------- what it takes and gives
+# ---------------------------------------------------------------- inputs and outputs
 
 
 @kinds
 @torch.no_grad()
-def test_embeddings_of_tokens_are_as_good_as_tokens(options):
+def test_embeddings_of_tokens_equal_tokens(options):
     thinker, tokens = make(**options), words(2, 6)
     for actual, expected in zip(thinker(embeddings=thinker.embed(tokens)), thinker(tokens), strict=True):
         assert torch.equal(actual, expected)
 
 
-def test_tokens_are_as_loud_as_what_blocks_add():
+def test_token_embeddings_have_the_rms_of_block_outputs():
     torch.manual_seed(0)
     thinker = Thinker(vocab_size=512, dim=64, num_layers=2, num_heads=4, ffn_dim=128)
     tokens = torch.randint(512, (4, 64))
@@ -193,7 +193,7 @@ def test_tokens_and_embeddings_exclude_each_other():
 
 @kinds
 @torch.no_grad()
-def test_losses_are_those_of_the_logits(options):
+def test_losses_equal_those_of_the_logits(options):
     thinker, tokens, targets = make(**options), words(2, 6), words(2, 6, seed=2)
     output = thinker(tokens)
     expected = -output.logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
@@ -245,12 +245,12 @@ def test_every_parameter_gets_a_gradient(options):
     assert idle == []
     for block in thinker.transformer.blocks:
         for weight in (block.ffn.up, block.ffn.down) if thinker.mixture else ():
-            assert weight.grad.flatten(1).any(1).all()  # of each expert
+            assert weight.grad.flatten(1).any(1).all()  # for each expert
 
 
 @kinds
 @pytest.mark.parametrize("frozen", ["embedding", "transformer.blocks.0"])
-def test_what_is_frozen_gets_none(options, frozen):
+def test_frozen_parts_get_no_gradient(options, frozen):
     thinker = make(**options).train()
     thinker.get_submodule(frozen).requires_grad_(False)
     loss_of(thinker, words(2, 8)).backward()
@@ -260,7 +260,7 @@ def test_what_is_frozen_gets_none(options, frozen):
 
 
 @pytest.mark.parametrize("name", ["dense", "all"])
-def test_a_few_steps_learn_a_text_by_heart(name):
+def test_a_few_steps_overfit_a_text(name):
     thinker, tokens = make(**KINDS[name]).train(), words(2, 8)
     optimizer = torch.optim.Adam(thinker.parameters(), lr=1e-2)
     losses = []
@@ -277,7 +277,7 @@ def test_a_few_steps_learn_a_text_by_heart(name):
 
 
 def stored(recipe):
-    """The recipe as it comes out of a file that may hold plain data only."""
+    """The recipe after loading from a file with `weights_only`."""
     file = io.BytesIO()
     torch.save(recipe, file)
     file.seek(0)
@@ -305,7 +305,7 @@ def test_a_part_is_rebuilt_from_its_recipe(name):
         assert torch.equal(actual, expected)
 
 
-def test_a_recipe_holds_what_was_given_and_nothing_else():
+def test_a_recipe_holds_the_given_arguments_only():
     inner = make()
     assert inner.recipe == {"class_path": "omni.models.thinker.Thinker", "init_args": TOY}
     recipe = Pair(inner, scale=3.0).recipe
@@ -315,7 +315,7 @@ def test_a_recipe_holds_what_was_given_and_nothing_else():
 
 @pytest.mark.parametrize("class_path", ["subprocess.Popen", "torch.nn.Linear", "omni.models.thinker.ThinkerOutput"])
 @pytest.mark.parametrize("nested", [False, True])
-def test_what_is_no_part_is_not_called(class_path, nested, monkeypatch):
+def test_a_recipe_of_another_class_is_not_called(class_path, nested, monkeypatch):
     called = []
     monkeypatch.setattr(subprocess.Popen, "__init__", lambda *args, **kwargs: called.append(args))
     recipe = {"class_path": class_path, "init_args": {"args": ["true"]}}
@@ -327,7 +327,7 @@ def test_what_is_no_part_is_not_called(class_path, nested, monkeypatch):
 
 
 @pytest.mark.parametrize("class_path", ["no_such_module.Thinker", "omni.models.thinker.NoSuchClass", "Thinker", ""])
-def test_what_cannot_be_imported_is_a_user_error(class_path):
+def test_a_class_that_cannot_be_imported_is_a_user_error(class_path):
     with pytest.raises(UserError, match="checkpoint"):
         build({"class_path": class_path, "init_args": {}})
 
@@ -345,7 +345,7 @@ def test_a_part_survives_copying_and_pickling(name, duplicate):
     part, tokens = parts()[name], words(2, 5)
     twin = duplicate(part)
     assert twin.recipe == part.recipe
-    assert twin.num_parameters == part.num_parameters  # what is tied stays tied
+    assert twin.num_parameters == part.num_parameters  # tied weights stay tied
     before = part(tokens)
     for actual, expected in zip(twin(tokens), before, strict=True):
         assert torch.equal(actual, expected)

@@ -1,4 +1,4 @@
-"""The vision encoder: an image alone or among others, of its size or another, gives what it should."""
+"""The vision encoder: independence of images, other sizes, positions, and pooling for the Thinker."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def make(seed: int = 0, **kwargs: object) -> VisionEncoder:
     options = {"image_size": SIZE, "patch_size": PATCH, "dim": DIM, "num_layers": 2, "num_heads": 2, "ffn_dim": 48}
     encoder = VisionEncoder(**{**options, "stem_width": 8, **kwargs})  # pyright: ignore
     with torch.no_grad():
-        encoder.positions.normal_(std=0.5)  # a trained one's are no longer near 0
+        encoder.positions.normal_(std=0.5)  # like in a trained encoder, not near 0
     return encoder.eval()
 
 
@@ -23,7 +23,7 @@ def images(count: int = 3, height: int = SIZE, width: int = SIZE) -> torch.Tenso
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_an_image_in_a_batch_is_seen_as_alone(stem):
+def test_a_batch_equals_single_images(stem):
     encoder = make(stem=stem, stem_depth=2)
     together = encoder(images())
     for number, image in enumerate(images()):
@@ -34,7 +34,7 @@ def test_an_image_in_a_batch_is_seen_as_alone(stem):
 
 
 def shuffled(batch: torch.Tensor) -> torch.Tensor:
-    """Images whose patches have changed places, the same way in each."""
+    """Images with permuted patches, the same permutation in each."""
     side = SIZE // PATCH
     order = torch.randperm(side**2, generator=torch.Generator().manual_seed(2))
     patches = batch.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).flatten(2, 3)[:, :, order]
@@ -42,7 +42,7 @@ def shuffled(batch: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("which", ["learned", "rotary", "neither"])
-def test_patches_that_change_places_change_what_is_seen_unless_no_position_is_known(which, monkeypatch):
+def test_permuted_patches_change_outputs_if_there_are_positions(which, monkeypatch):
     encoder = make(stem="patch")
     with torch.no_grad():
         if which != "learned":
@@ -82,7 +82,7 @@ def test_rotary_positions_keep_the_field_of_view():
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (64, 32), (40, 56)])
-def test_other_sizes_are_seen(height, width):
+def test_other_sizes_are_encoded(height, width):
     seen = make()(images(2, height, width))
     assert seen.pooled.shape == (2, DIM)
     assert seen.patches.shape == (2, height // PATCH, width // PATCH, DIM)
@@ -107,21 +107,21 @@ def test_gradient_checkpointing_changes_no_gradient(dropout):
     encoder, runs = make(gradient_checkpointing=True, dropout=dropout), []
     encoder.transformer.blocks[0].get_submodule("attention").register_forward_hook(lambda *_: runs.append(1))
     plain, saving = gradients(make(dropout=dropout)), gradients(encoder)
-    assert len(runs) == 2  # once more in the backward pass
+    assert len(runs) == 2  # recomputed in the backward pass
     assert plain.keys() == saving.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(saving[name], gradient, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_every_parameter_learns(stem):
+def test_every_parameter_gets_a_gradient(stem):
     encoder = make(stem=stem, stem_depth=2)
     found = gradients(encoder)
     assert found.keys() == dict(encoder.named_parameters()).keys()
     assert all(gradient.abs().sum() > 0 for gradient in found.values())
 
 
-def test_the_thinker_gets_what_an_earlier_block_sees():
+def test_the_thinker_gets_outputs_of_an_earlier_block():
     torch.manual_seed(0)
     encoder = VisionEncoder(image_size=16, patch_size=4, dim=16, num_layers=3, num_heads=2, ffn_dim=16, token_block=2)
     images, ran = torch.rand(2, 3, 16, 16), []
@@ -139,7 +139,7 @@ def test_the_thinker_gets_what_an_earlier_block_sees():
             VisionEncoder(image_size=16, patch_size=4, dim=16, num_layers=3, num_heads=2, token_block=wrong)
 
 
-def test_the_thinker_gets_neighbours_side_by_side():
+def test_the_thinker_gets_neighbouring_patches_concatenated():
     patches = torch.arange(16.0).view(1, 4, 4, 1).expand(-1, -1, -1, DIM)
     squares = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
     shuffle, none = make(reduction="shuffle"), make()
@@ -155,7 +155,7 @@ def test_the_thinker_gets_neighbours_side_by_side():
 
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (16, 48)])
-def test_attention_maps_are_what_the_last_block_computes(size, monkeypatch):
+def test_attention_maps_equal_those_of_the_last_block(size, monkeypatch):
     encoder, batch = make(), images(2, *size)
     seen = []
     real = torch.nn.functional.scaled_dot_product_attention
@@ -171,7 +171,7 @@ def test_attention_maps_are_what_the_last_block_computes(size, monkeypatch):
     maps = encoder.attention_maps(batch)
     assert maps.shape == (2, 2, size[0] // PATCH, size[1] // PATCH)
     torch.testing.assert_close(maps.flatten(2), shares[:, :, 1:], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(maps.sum((2, 3)) + shares[:, :, 0], torch.ones(2, 2))  # with what CLS gives itself
+    torch.testing.assert_close(maps.sum((2, 3)) + shares[:, :, 0], torch.ones(2, 2))  # with CLS itself
     assert not encoder.transformer.blocks[-1].get_submodule("attention")._forward_pre_hooks
 
 
@@ -191,13 +191,13 @@ def test_pixels_are_normalised_by_the_encoder_itself():
         ({"patch_size": 6, "image_size": 36}, "must be 2, 4, 8, 16 or 32, not 6"),
     ],
 )
-def test_sizes_that_make_no_sense_are_refused(arguments, words):
+def test_invalid_sizes_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         make(**arguments)
 
 
 @pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_operations_are_those_that_pytorch_counts(stem):
+def test_flops_equal_those_that_pytorch_counts(stem):
     encoder = make(stem=stem, stem_depth=2, dim=64, ffn_dim=128)
     with FlopCounterMode(display=False) as counter:
         encoder(images(1))

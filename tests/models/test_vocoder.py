@@ -1,4 +1,4 @@
-"""The vocoder: rows are apart, the future is unknown, pieces give what the whole gives, and frames lie as LogMel's."""
+"""The vocoder: rows are independent, it is causal, streaming equals the whole, and frames are aligned with LogMel's."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def vocoder(request: pytest.FixtureRequest) -> Vocos:
 
 
 @pytest.mark.parametrize("pieces", [[1] * 45, [45], [7, 1, 30, 7], [44, 1], [3, 42]], ids=len)
-def test_a_stream_gives_what_the_whole_gives(vocoder, pieces):
+def test_streaming_equals_the_whole(vocoder, pieces):
     mels = torch.randn(2, 45, 16) + 1
     with torch.no_grad():
         whole = vocoder(mels)
@@ -37,7 +37,7 @@ def test_a_stream_gives_what_the_whole_gives(vocoder, pieces):
 
 
 @torch.no_grad()
-def test_the_future_changes_nothing_before_the_delay(vocoder):
+def test_it_is_causal_up_to_its_delay(vocoder):
     mels = torch.randn(1, 40, 16)
     changed = mels.clone()
     changed[:, 25:] += 1
@@ -48,7 +48,7 @@ def test_the_future_changes_nothing_before_the_delay(vocoder):
 
 @torch.no_grad()
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_batch_gives_what_each_row_gives_alone(causal):
+def test_a_batch_equals_single_rows(causal):
     torch.manual_seed(0)
     vocoder = Vocos(**TOY, causal=causal).eval()
     rows = [torch.randn(length, 16) for length in (30, 1, 12)]
@@ -60,8 +60,8 @@ def test_a_batch_gives_what_each_row_gives_alone(causal):
         assert not sound[len(alone) :].any()
 
 
-def test_frames_lie_where_those_of_the_spectrogram_do(vocoder):
-    """Spectra of windows around the middles of frames, put together again, are the sound itself."""
+def test_frames_are_aligned_with_those_of_the_spectrogram(vocoder):
+    """Overlap-adding the spectra of windows around the centres of frames gives the audio itself."""
     audio = torch.randn(1, 30 * HOP_LENGTH) / 10
     padded = torch.nn.functional.pad(audio, (vocoder.delay, vocoder.delay))
     windows = padded.unfold(1, vocoder.n_fft, HOP_LENGTH) * torch.hann_window(vocoder.n_fft)
@@ -72,7 +72,7 @@ def test_frames_lie_where_those_of_the_spectrogram_do(vocoder):
 
 
 @pytest.mark.parametrize("num_mels", [80, 128])
-def test_an_untrained_head_is_about_as_loud_as_the_spectrogram_tells(num_mels):
+def test_an_untrained_head_has_about_the_rms_of_the_spectrogram(num_mels):
     torch.manual_seed(0)
     audio = torch.randn(1, 100 * HOP_LENGTH) / 10
     audio[:, 50 * HOP_LENGTH :] /= 100
@@ -86,7 +86,7 @@ def test_an_untrained_head_is_about_as_loud_as_the_spectrogram_tells(num_mels):
         assert 0.3 < made[:, part].norm() / audio[:, part].norm() < 3
 
 
-def test_what_is_no_spectrogram_is_refused(vocoder):
+def test_inputs_that_are_no_spectrogram_are_refused(vocoder):
     for mels in (torch.zeros(1, 5, 17), torch.zeros(1, 0, 16), torch.zeros(5, 16)):
         with pytest.raises(ValueError, match=r"takes mels \(batch, 1 or more frames, 16 filters\), not") as error:
             vocoder(mels)
@@ -103,15 +103,15 @@ def test_what_is_no_spectrogram_is_refused(vocoder):
 
 
 @torch.no_grad()
-def test_long_spectrograms_are_made_sound_of_piece_by_piece():
+def test_long_spectrograms_are_decoded_in_pieces():
     torch.manual_seed(0)
-    mels = torch.randn(3100, 16)  # more than a piece
+    mels = torch.randn(3100, 16)  # longer than a piece
     for causal in (True, False):
         vocoder = Vocos(**TOY, causal=causal).eval()
         torch.testing.assert_close(vocode(vocoder, mels), vocoder(mels[None])[0], atol=1e-6, rtol=1e-5)
 
 
-def test_autocast_leaves_sound_in_fp32(vocoder):
+def test_autocast_leaves_audio_in_fp32(vocoder):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert vocoder(torch.randn(1, 8, 16)).dtype == torch.float32
 
@@ -130,14 +130,14 @@ class TestDiscriminators:
         torch.manual_seed(0)
         return Discriminators(**self.TOY)(audio)
 
-    def test_each_row_is_judged_alone(self):
+    def test_rows_are_independent(self):
         audio = torch.randn(3, 1000)
         together, alone = self.judged(audio), self.judged(audio[1:2])
         assert len(together.scores) == len(together.features) == 4
         for a, b in zip(together.rows(slice(1, 2)).scores, alone.scores, strict=True):
             torch.testing.assert_close(a, b)
 
-    def test_a_period_is_looked_at_offset_by_offset(self):
+    def test_a_period_discriminator_keeps_offsets_apart(self):
         audio = torch.randn(1, 1200)
         changed = audio.clone()
         changed[0, 1::3] += 1  # every third sample: one column of period 3
@@ -145,9 +145,9 @@ class TestDiscriminators:
         assert torch.equal(one[..., [0, 2]], other[..., [0, 2]])
         assert not torch.equal(one[..., 1], other[..., 1])
 
-    def test_short_sounds_can_be_judged(self):
+    def test_short_audio_is_accepted(self):
         assert all(score.numel() for score in self.judged(torch.randn(1, 160)).scores)
 
-    def test_none_is_an_error(self):
+    def test_no_discriminator_is_an_error(self):
         with pytest.raises(ValueError, match="give at least one of them"):
             Discriminators(periods=[], resolutions=[])

@@ -1,4 +1,4 @@
-"""Muon takes PyTorch's steps, every parameter has one optimizer, and the schedule reaches both."""
+"""Muon's steps equal PyTorch's, every parameter has one optimizer, and schedules apply to both."""
 
 import copy
 import io
@@ -49,7 +49,7 @@ def learn(model, optimizer, steps, *, seed=1):
 
 
 def stored(state):
-    """The state as it comes out of a file that may hold plain data only."""
+    """The state after loading from a file with `weights_only`."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -57,7 +57,7 @@ def stored(state):
 
 
 def is_matrix(model, name):
-    """Whether a parameter is a matrix (or a stack of them), not a norm's scale of whatever shape."""
+    """Whether a parameter is a matrix or a stack of matrices, and not the scale of a norm."""
     return not isinstance(model.get_submodule(name.rpartition(".")[0]), RMSNorm)
 
 
@@ -71,9 +71,9 @@ def equal(first, second):
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 @pytest.mark.parametrize("momentum", [0.0, 0.95])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.03), ("bf16", 0.03), ("both in fp32", 1e-4)])
-def test_muon_takes_the_steps_of_pytorch(momentum, weight_decay, precision, tolerance, monkeypatch):
+def test_muon_equals_pytorchs(momentum, weight_decay, precision, tolerance, monkeypatch):
     monkeypatch.setattr("omni.optim.optimizers.multiplies_bf16", lambda device: precision == "bf16")
-    if precision == "both in fp32":  # theirs rounds to bf16, which alone makes a difference of 1 to 3 %
+    if precision == "both in fp32":  # PyTorch's rounds to bf16, a difference of 1 to 3 %
         monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
     ours, theirs = matrices(), matrices()
     settings = {"lr": 0.02, "momentum": momentum, "weight_decay": weight_decay}
@@ -96,7 +96,7 @@ def test_muon_takes_the_steps_of_pytorch(momentum, weight_decay, precision, tole
 @pytest.mark.parametrize("shape", [(32, 32), (16, 64), (64, 16), (1, 8)])
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-3), (True, 0.03)])
-def test_orthogonalising_takes_singular_values_to_about_one_and_keeps_directions(
+def test_orthogonalising_makes_singular_values_about_one_and_keeps_singular_vectors(
     shape, size, bf16, tolerance, monkeypatch
 ):
     monkeypatch.setattr("omni.optim.optimizers.multiplies_bf16", lambda device: bf16)
@@ -104,14 +104,14 @@ def test_orthogonalising_takes_singular_values_to_about_one_and_keeps_directions
     left, _, right = torch.linalg.svd(random, full_matrices=False)
     values = torch.linspace(0.1, 1, min(shape), dtype=torch.double)
     result = Muon.orthogonalise((size * left * values @ right).float()).double()
-    turned = left.mT @ result @ right.mT  # diagonal where the singular vectors are the same
+    turned = left.mT @ result @ right.mT  # diagonal if the singular vectors are the same
     singular = turned.diagonal(dim1=1, dim2=2)
     assert singular.min() > 0.6
     assert singular.max() < 1.3
     assert (turned - torch.diag_embed(singular)).abs().max() < tolerance
 
 
-def test_a_stack_is_stepped_like_its_matrices_one_by_one():
+def test_a_stack_is_updated_like_single_matrices():
     generator = torch.Generator().manual_seed(0)
     stack = nn.Parameter(torch.randn(15, 8, 12, generator=generator))
     single = [nn.Parameter(matrix.detach().clone()) for matrix in stack]
@@ -125,11 +125,11 @@ def test_a_stack_is_stepped_like_its_matrices_one_by_one():
         torch.testing.assert_close(stack.detach(), torch.stack([matrix.detach() for matrix in single]))
 
 
-def test_orthogonalising_nothing_gives_nothing():
+def test_orthogonalising_zeros_gives_zeros():
     assert not Muon.orthogonalise(torch.zeros(2, 4, 6)).any()
 
 
-def test_muons_update_has_a_fifth_of_the_learning_rate_as_root_mean_square():
+def test_the_rms_of_muons_update_is_a_fifth_of_the_learning_rate():
     for parameter in matrices():
         optimizer, before = Muon([parameter], lr=0.5, weight_decay=0.0), parameter.detach().clone()
         parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
@@ -137,7 +137,7 @@ def test_muons_update_has_a_fifth_of_the_learning_rate_as_root_mean_square():
         assert (parameter - before).square().mean().sqrt().item() == pytest.approx(0.1, rel=0.2)
 
 
-def test_a_matrix_without_a_gradient_stays():
+def test_a_matrix_without_a_gradient_is_unchanged():
     parameters = matrices()
     parameters[0].grad = torch.ones_like(parameters[0])
     Muon(parameters, lr=0.1).step()
@@ -145,7 +145,7 @@ def test_a_matrix_without_a_gradient_stays():
     assert moved == [True] + [False] * (len(SHAPES) - 1)
 
 
-# ---------------------------------------------------------------- who gets what
+# ---------------------------------------------------------------- parameters of each optimizer
 
 
 @both
@@ -214,27 +214,27 @@ SCORES = {
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_whatever_gives_scores_is_left_to_adamw_whatever_its_name(name):
+def test_layers_that_output_scores_are_trained_by_adamw(name):
     part, scores = toy_parts()[name], SCORES[name]
     linear = {f"{name}.weight" for name, module in part.named_modules() if isinstance(module, nn.Linear)}
     assert scores <= linear
     assert muons(part) == linear - scores
 
 
-def test_the_head_of_a_pretrained_model_is_left_to_adamw(tmp_path):
+def test_the_head_of_a_pretrained_model_is_trained_by_adamw(tmp_path):
     import toy_pretrained
 
     from omni.models.pretrained.thinker import PretrainedThinker
 
-    thinker = PretrainedThinker(source=toy_pretrained.llm(tmp_path, "llama"))  # its head is not its embedding
+    thinker = PretrainedThinker(source=toy_pretrained.llm(tmp_path, "llama"))  # the head is not tied
     names = muons(thinker)
     assert "model.lm_head.weight" not in names
     assert "model.model.layers.0.self_attn.q_proj.weight" in names
 
 
 @pytest.mark.parametrize(("trained", "kinds"), [("router", ["AdamW"]), ("transformer.blocks.0.ffn.up", ["Muon"])])
-def test_one_kind_of_parameters_alone_is_trained(trained, kinds):
-    """Such as LoRA's matrices, where all else is frozen."""
+def test_parameters_of_one_kind_alone_are_trained(trained, kinds):
+    """For example LoRA's matrices, if everything else is frozen."""
     model = thinker(num_experts=2)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained in name)
@@ -246,7 +246,7 @@ def test_one_kind_of_parameters_alone_is_trained(trained, kinds):
     muon(before, **SETTINGS).load_state_dict(stored(optimizer.state_dict()))
 
 
-def test_the_state_of_other_parameters_is_refused_in_a_line():
+def test_the_state_of_other_parameters_is_refused_in_one_line():
     model = thinker()
     optimizer = muon(model, **SETTINGS)
     model.transformer.blocks[0].attention.qkv.requires_grad_(False)
@@ -255,7 +255,7 @@ def test_the_state_of_other_parameters_is_refused_in_a_line():
 
 
 @both
-def test_both_learn(make):
+def test_both_optimizers_learn(make):
     model = thinker()
     tokens = torch.arange(8)[None]
 
@@ -289,7 +289,7 @@ def test_a_closure_is_called_once_and_its_loss_returned():
 
 @both
 @kinds
-def test_a_stored_optimizer_goes_on_as_if_never_stopped(make, options):
+def test_a_stored_optimizer_resumes_exactly(make, options):
     model, twin = thinker(**options), thinker(**options)
     optimizer = make(model, **SETTINGS)
     learn(model, optimizer, 3)
@@ -309,7 +309,7 @@ def test_a_stored_optimizer_goes_on_as_if_never_stopped(make, options):
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-def test_a_learning_rate_written_outside_reaches_both_optimizers(loaded):
+def test_a_learning_rate_set_from_outside_applies_to_both_optimizers(loaded):
     model = thinker()
     optimizer = muon(model, **SETTINGS)
     learn(model, optimizer, 1)
@@ -323,7 +323,7 @@ def test_a_learning_rate_written_outside_reaches_both_optimizers(loaded):
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
 
 
-def test_a_schedule_goes_on_behind_a_loaded_state():
+def test_a_schedule_resumes_after_a_state_is_loaded():
     rates, state = [], None
     for start, stop in ((0, 3), (3, 6)):
         model = thinker()
@@ -352,17 +352,17 @@ def factors(schedule, *, warmup_steps=10, total_steps=110, final=0.1):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_the_warm_up_is_a_line_to_the_peak_that_wastes_no_step(schedule):
+def test_the_warm_up_is_linear_and_starts_above_zero(schedule):
     assert factors(schedule)[:11] == pytest.approx([(step + 1) / 10 for step in range(10)] + [1.0])
     assert factors(schedule, warmup_steps=0)[0] == 1
 
 
 @pytest.mark.parametrize("final", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_the_decay_falls_from_the_peak_to_what_is_left_and_stays(schedule, final):
+def test_the_decay_falls_from_the_peak_to_its_floor_and_stays(schedule, final):
     decay = factors(schedule, final=final)[10:]
     assert decay[0] == pytest.approx(1)
-    assert decay[50] == pytest.approx((1 + final) / 2)  # both are halfway there in the middle
+    assert decay[50] == pytest.approx((1 + final) / 2)  # both are at half in the middle
     assert decay[100:] == pytest.approx([final] * 5)
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(decay))
     quarter = 0.75 if schedule == "linear" else (1 + math.cos(math.pi / 4)) / 2
@@ -380,7 +380,7 @@ def test_a_run_shorter_than_its_warm_up_stays_in_bounds(schedule):
 
 
 @pytest.mark.parametrize("factor", [0.5, torch.tensor(0.5)])
-def test_gradients_are_scaled_where_there_are_any(factor):
+def test_only_existing_gradients_are_scaled(factor):
     parameters = matrices()
     scale_gradients(parameters, factor)
     parameters[1].grad = torch.full(SHAPES[1], 4.0)
@@ -391,7 +391,7 @@ def test_gradients_are_scaled_where_there_are_any(factor):
 
 @both
 def test_fp16_gradients_are_unscaled_once_and_clipped(make):
-    """As Lightning does it: unscale, clip, step. A fused AdamW that unscaled again would step almost nowhere."""
+    """Like in Lightning: unscale, clip, step. A fused AdamW that unscaled again would make almost no step."""
     model, scaler = thinker(), torch.amp.GradScaler("cpu", init_scale=2.0**10)
     plain = copy.deepcopy(model)
     tokens = torch.arange(8)[None]

@@ -1,4 +1,4 @@
-"""The world is true: every sentence is checked by a reader that shares no code with the writer."""
+"""Every sentence of the world is true: a parser that shares no code with the generator checks it."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ from omni.synthetic.scene import HELD_OUT, Item, Scene, scene_at
 from omni.synthetic.stories import change
 from omni.synthetic.world import text_row
 
-MEDIA = ("utterances", "narrations", "pictures")  # see the other test files
+MEDIA = ("utterances", "narrations", "pictures")  # tested in the other test files
 TEXT_ONLY = dict.fromkeys((*MEDIA, *(f"val_{name}" for name in MEDIA)), 0)
 write = partial(write_all, **TEXT_ONLY)
 ADJECTIVES = rf"((small|large) )?(({'|'.join(COLOURS)}) )?"
@@ -48,7 +48,7 @@ def test_every_sentence_is_true(kind):
         Reader(scene).read(kind(scene, Random(index)))
 
 
-def test_every_answer_is_true_and_no_kind_is_missing():
+def test_every_answer_is_true_and_every_kind_occurs():
     asked = Counter()
     for index in range(200):
         scene = scene_at(2, "train", index)
@@ -63,7 +63,7 @@ def test_every_answer_is_true_and_no_kind_is_missing():
     assert 0.4 < asked["yes/no", "yes"] / (asked["yes/no", "yes"] + asked["yes/no", "no"]) < 0.6
 
 
-def test_questions_of_general_knowledge_are_true_and_worded_in_many_ways():
+def test_questions_of_general_knowledge_are_true_and_varied():
     asked = [sample_question(Random(seed)) for seed in range(3000)]
     for text, answer in asked:
         reader = Reader(Scene(()))
@@ -72,7 +72,7 @@ def test_questions_of_general_knowledge_are_true_and_worded_in_many_ways():
     assert len({text for text, _ in asked}) > 500
 
 
-def test_a_lie_is_noticed():
+def test_a_false_sentence_is_detected():
     scene = Scene((Item("small", "red", "circle", 0, 0), Item("large", "red", "circle", 0, 1)))
     for lie in (
         "There is one red circle.",
@@ -85,7 +85,7 @@ def test_a_lie_is_noticed():
         Reader(scene).read("The circle is in row one, column one.")
 
 
-def test_captions_hold_every_thing():
+def test_captions_name_every_object():
     for index in range(200):
         scene = scene_at(3, "train", index)
         told = [re.sub(r" there is an? ", " ", text) for text in dense_caption(scene)]
@@ -135,11 +135,11 @@ def test_documents_are_varied_and_of_bounded_length(rows):
         rf"(?<!of the )\b(no|{MANY}) {ADJECTIVES}{PLURAL} is ",
         r"  | [.,?!:]|[.,?!][.,?!]",
         r'[.?!]"? [a-z]|\n[a-z]|, (?!I )[A-Z]|Now (?!I )[A-Z]',
-        r'(?m)^(?!\w+: [a-z ]+$).*[^.?!"\n]$',  # an exam's answers are no sentences
+        r'(?m)^(?!\w+: [a-z ]+$).*[^.?!"\n]$',  # short answers are not sentences
         r"color|crosss|\bNone\b(?! of)|\d|[{}]|[^\x00-\x7f]",
     ],
 )
-def test_no_fault_of_grammar(rows, fault):
+def test_no_grammatical_errors(rows, fault):
     found = re.search(fault, "\n".join(rows) + "\n")
     assert not found, found[0]
 
@@ -165,7 +165,7 @@ def test_rows_do_not_depend_on_how_many_are_written(tmp_path):
     assert [json.loads(line) for line in lines] == [text_row(7, "train", index) for index in range(5)]
 
 
-def test_a_whole_world_is_reused_and_a_broken_one_is_not(tmp_path, capsys):
+def test_a_complete_world_is_reused_and_a_broken_one_is_not(tmp_path, capsys):
     def again(**other):
         write(tmp_path, **{"documents": 20, "val_documents": 3, **other})
         return "up to date" in capsys.readouterr().out
@@ -190,7 +190,7 @@ def test_a_whole_world_is_reused_and_a_broken_one_is_not(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["text", "train.jsonl", "val.jsonl", "world.json"]
 
 
-def test_a_run_cut_short_is_never_taken_for_done(tmp_path, monkeypatch):
+def test_an_interrupted_run_is_not_taken_for_complete(tmp_path, monkeypatch):
     write(tmp_path, documents=20, val_documents=3)
     calls = itertools.count()
 
@@ -206,7 +206,7 @@ def test_a_run_cut_short_is_never_taken_for_done(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_mistakes_are_named(tmp_path):
+def test_errors_are_reported(tmp_path):
     with pytest.raises(UserError, match="--documents is 0"):
         write(tmp_path, documents=0)
     with pytest.raises(UserError, match="--val_documents is -1"):

@@ -51,7 +51,7 @@ def texts(messages):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_claims_are_true_of_a_picture_exactly_where_they_are_said_to_be(seed):
+def test_answers_about_claims_are_right(seed):
     rng = Random(seed)
     scene, other = scene_at(0, "train", seed), scene_at(0, "train", seed + 100)
     words, true = sample_claim(scene, rng, other)
@@ -70,14 +70,14 @@ def test_claims_are_true_of_a_picture_exactly_where_they_are_said_to_be(seed):
         assert other.count(Group(**found)) == number
 
 
-def test_captions_tell_every_thing_in_one_way():
+def test_captions_name_every_object_in_one_form():
     scene = scene_at(0, "train", 5)
     answers = {dense_description(scene, Random(seed)).answer for seed in range(5)}
     assert len(answers) == 1
     assert answers.pop().count("there is") == len(scene.items)
 
 
-def test_training_looks_closely_and_validation_asks_for_every_task(dialogues):
+def test_training_has_detailed_questions_and_validation_every_task(dialogues):
     looks = [one for one in dialogues["train"] if one.task == "look"]
     dense = [one.messages[1]["content"] for one in looks if one.messages[1]["content"].startswith("In row")]
     assert 0.25 < len(dense) / len(looks) < 0.45
@@ -100,7 +100,7 @@ def voices(message):
     return [Path(file).stem for file in parts([message], "audio")] if message["role"] == "user" else []
 
 
-def test_training_often_asks_for_what_a_voice_said(dialogues):
+def test_training_often_asks_for_transcripts(dialogues):
     own = [one for one in dialogues["train"] if one.prompts]
     requests = 0
     for one in own:
@@ -113,7 +113,7 @@ def test_training_often_asks_for_what_a_voice_said(dialogues):
     assert 0.1 < requests / sum(len(one.prompts) for one in own) < 0.3
 
 
-def test_in_training_a_voice_asks_several_things(dialogues):
+def test_in_training_a_recording_is_used_for_several_questions(dialogues):
     for task in ("spoken", "both", "command"):
         counts = Counter(len(one.prompts) for one in dialogues["train"] if one.task == task)
         assert max(counts) == 3 == counts.most_common(1)[0][0]
@@ -127,7 +127,7 @@ def test_in_training_a_voice_asks_several_things(dialogues):
             assert len(recordings) == 3
 
 
-def test_some_answers_are_also_said_by_the_narrator(dialogues):
+def test_some_answers_are_also_spoken_by_the_narrator(dialogues):
     spoken = [one for one in dialogues["train"] if one.answer is not None]
     assert 5 < len(spoken) < 40
     assert all(one.answer is None for one in dialogues["val"])
@@ -151,7 +151,7 @@ def test_voices_and_sentences_of_validation_are_new(dialogues):
         assert all(one.speaker in SPEAKERS[split] and sentence_split(one.text) == split for one in said)
 
 
-def test_held_out_pairs_are_named_in_no_conversation_but_those_of_composition(dialogues):
+def test_held_out_pairs_are_only_in_conversations_of_composition(dialogues):
     pair = re.compile("|".join(f"{colour} {shape}" for colour, shape in HELD_OUT))
     for one in [*dialogues["train"], *dialogues["val"]]:
         if one.task != "composition":
@@ -167,7 +167,7 @@ def test_composition_shows_a_held_out_pair(dialogues):
             assert answer not in question
 
 
-def test_files_that_are_named_are_there_and_training_reads_them(world, monkeypatch):
+def test_named_files_exist_and_training_reads_them(world, monkeypatch):
     for split in ("train", "val"):
         found = rows(world / "conversations", split)
         assert len(found) == SIZES["pictures" if split == "train" else "val_pictures"]
@@ -186,7 +186,7 @@ def test_files_that_are_named_are_there_and_training_reads_them(world, monkeypat
     assert Counter(asked) == dict.fromkeys(data.tasks, 2)
 
 
-def test_the_same_seed_makes_the_same_and_a_whole_one_is_kept(world, tmp_path, capsys):
+def test_the_same_seed_gives_the_same_files_and_a_complete_world_is_kept(world, tmp_path, capsys):
     write(tmp_path, **SIZES)
     for name in ("train.jsonl", "val.jsonl", "train.sha256", "val.sha256"):
         assert (tmp_path / "conversations" / name).read_bytes() == (world / "conversations" / name).read_bytes()
@@ -200,7 +200,7 @@ def test_the_same_seed_makes_the_same_and_a_whole_one_is_kept(world, tmp_path, c
     assert not (tmp_path / "conversations").exists()
 
 
-def test_mistakes_are_named(tmp_path):
+def test_errors_are_reported(tmp_path):
     with pytest.raises(UserError, match="--conversations is 3: they are about pictures and speech"):
         write(tmp_path, documents=1, utterances=0, conversations=3)
     (tmp_path / "conversations" / "train").mkdir(parents=True)

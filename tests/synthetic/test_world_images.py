@@ -24,7 +24,7 @@ from omni.synthetic.scene import COLOURS, HELD_OUT, SHAPES, Item, Scene, scene_a
 
 SIZES = {"train": 30, "val": 12}
 HUES = {"red": 0, "orange": 30, "yellow": 52, "green": 130, "blue": 230, "purple": 280}  # degrees
-# How far a shape's area is spread, where a circle has 1; and how much of it lies below its middle, in hundredths.
+# The spread of a shape's area relative to a circle, and the share of it below the centre, in hundredths.
 SPREADS = {
     "circle": (1.01, 0),
     "square": (1.06, 0),
@@ -58,7 +58,7 @@ def read_colours(picture):
 
 
 def read_shape(picture):
-    """Shape and size of the only thing in a picture, from the moments of what differs from the background."""
+    """Shape and size of the only object in a picture, from the moments of its pixels."""
     pixels = picture.astype(float)
     away = np.linalg.norm(pixels - np.median(pixels.reshape(-1, 3), axis=0), axis=2)
     cover = np.where(away > away.max() / 50, away / away.max(), 0)
@@ -101,7 +101,7 @@ class TestPictures:
             items = scene_at(3, split, index).items
             assert set(labels["size"]) == {f"{item.size} {item.shape}" for item in items}
 
-    def test_things_stand_where_the_scene_has_them(self):
+    def test_objects_are_in_the_cells_of_the_scene(self):
         for index in range(200):
             scene = scene_at(4, "train", index)
             picture = draw(scene, Random(index))
@@ -109,14 +109,14 @@ class TestPictures:
 
     @pytest.mark.parametrize("colour", COLOURS)
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_shapes_and_sizes_are_what_they_are_called(self, colour, shape):
+    def test_shapes_and_sizes_match_their_names(self, colour, shape):
         for number in range(16):
             for size in ("small", "large"):
                 scene = Scene((Item(size, colour, shape, number // 4, number % 4),))
                 assert read_shape(draw(scene, Random(number))) == (shape, size)
                 assert read_shape(draw(scene)) == (shape, size)
 
-    def test_no_colour_comes_near_another(self):
+    def test_colours_are_distinct(self):
         seen = {colour: [] for colour in COLOURS}
         for index in range(500):
             picture = np.asarray(images.image(5, "train", index))
@@ -127,7 +127,7 @@ class TestPictures:
         )
         assert all(after[0] - before[1] > 8 for before, after in pairwise(angles))
 
-    def test_borders_are_smooth_and_nothing_is_cut_off(self):
+    def test_borders_are_smooth_and_shapes_are_complete(self):
         for shape in SHAPES:
             for cell in ((0, 0), (3, 3), (1, 2)):
                 picture = draw(Scene((Item("large", "blue", shape, *cell),)), Random(0)).astype(int)
@@ -141,7 +141,7 @@ class TestPictures:
             scene = scene_at(6, "train", index)
             assert read_colours(draw(scene, size=224)) == {item.cell: item.colour for item in scene.items}
 
-    def test_captions_are_true_and_hold_every_thing(self):
+    def test_captions_are_true_and_name_every_object(self):
         kinds = Counter()
         for index in range(300):
             row, scene = images.image_row(7, "val", index), scene_at(7, "val", index)
@@ -164,7 +164,7 @@ class TestSplits:
         assert not scenes["train"] & scenes["val"]
         assert not pixels["train"] & pixels["val"]
 
-    def test_held_out_pairs_are_never_drawn_and_all_others_are(self):
+    def test_held_out_pairs_are_never_drawn_and_all_others_occur(self):
         found = {kind for index in range(800) for kind in images.image_row(0, "train", index)["labels"]["kind"]}
         assert len(found) == 30
         assert not found & {" ".join(pair) for pair in HELD_OUT}
@@ -176,7 +176,7 @@ class TestSplits:
 
 
 class TestFiles:
-    def test_manifests_say_what_the_pictures_are(self, world):
+    def test_manifests_match_the_pictures(self, world):
         for split, size in SIZES.items():
             found = rows(world / "images", split)
             assert found == [images.image_row(0, split, index) for index in range(size)]
@@ -188,7 +188,7 @@ class TestFiles:
         record = json.loads((world / "world.json").read_text())
         assert (record["pictures"], record["val_pictures"]) == (30, 12)
 
-    def test_training_reads_them_as_they_are(self, world):
+    def test_training_reads_the_files(self, world):
         data = ImageData(
             str(world / "images/train.jsonl"), str(world / "images/val.jsonl"), image_size=64, batch_size=4
         )
@@ -201,7 +201,7 @@ class TestFiles:
             shown = (image * 255).round().byte().permute(1, 2, 0).numpy()
             np.testing.assert_array_equal(shown, np.asarray(images.image(0, "val", index)))
 
-    def test_runs_and_processes_make_the_same_bytes_and_other_seeds_others(self, world, tmp_path):
+    def test_runs_and_processes_give_the_same_bytes_and_other_seeds_others(self, world, tmp_path):
         write_images(tmp_path / "again")
         assert tree(tmp_path / "again") == tree(world)
         images.write_images(MediaFolder(tmp_path / "two", tuple(SIZES)), seed=0, sizes=SIZES, processes=2)
@@ -220,7 +220,7 @@ class TestFiles:
         assert len(pictures) == 5
         assert all(small[name] == all_of_it[name] for name in pictures)
 
-    def test_the_command_tells_of_them(self, tmp_path, capsys):
+    def test_the_command_reports_them(self, tmp_path, capsys):
         sizes = ["--documents=1", "--val_documents=1"]
         sizes += ["--utterances=0", "--val_utterances=0", "--narrations=0", "--val_narrations=0"]
         main(["data", "world", "--out", str(tmp_path), *sizes, "--pictures=3", "--val_pictures=2"])
@@ -228,7 +228,7 @@ class TestFiles:
 
 
 class TestResumption:
-    def test_a_whole_world_is_kept_and_only_what_is_broken_is_made_anew(self, tmp_path, capsys):
+    def test_a_complete_world_is_kept_and_broken_files_are_made_again(self, tmp_path, capsys):
         write_images(tmp_path)
         before = tree(tmp_path)
         times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
@@ -248,7 +248,7 @@ class TestResumption:
             write_images(tmp_path)
             assert tree(tmp_path) == before
 
-    def test_a_run_that_was_cut_is_not_taken_for_done(self, world, tmp_path, monkeypatch):
+    def test_an_interrupted_run_is_not_taken_for_complete(self, world, tmp_path, monkeypatch):
         calls, picture = count(), images.image
 
         def dying(*arguments):
@@ -281,7 +281,7 @@ class TestMistakes:
 
     @pytest.mark.parametrize("name", ["train.jsonl", "val.jsonl", "train/mine.png", "val/notes.txt"])
     @pytest.mark.parametrize("pictures", [0, 2])
-    def test_what_others_drew_is_kept(self, tmp_path, name, pictures):
+    def test_files_of_others_are_kept(self, tmp_path, name, pictures):
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True)
         path.write_text("mine\n")

@@ -1,4 +1,4 @@
-"""The world's speech: runs give the same bytes, splits share no voice and no sentence, interrupted runs resume."""
+"""The world's speech: runs give the same bytes, splits have different voices and sentences, runs resume."""
 
 import json
 import os
@@ -63,11 +63,11 @@ def said(monkeypatch):
 
 
 class TestEngine:
-    def test_says_the_same_whatever_was_said_before(self):
-        # A plain voice, one with breath, one of Klatt's with breath, one with much flutter: each keeps other state.
+    def test_audio_does_not_depend_on_earlier_utterances(self):
+        # A plain voice, one with breath, one of Klatt's with breath, one with much flutter: each has different state.
         voices = ("en-us", "en+f2", "en-us+Reed", "en-gb-scotland+f1")
         first = {voice: synthesize(SENTENCE, voice, 170, 40)[0] for voice in voices}
-        time.sleep(1.1)  # a seed of whole seconds would be another now
+        time.sleep(1.1)  # a seed of whole seconds would be different now
         for other in ("en-us+whisper", *voices):
             synthesize("How many shapes are there?", other, 200, 70)
             for voice in voices:
@@ -93,7 +93,7 @@ class TestEngine:
     @pytest.mark.parametrize(
         "wrong", [{"rate": 79}, {"rate": 451}, {"pitch": -1}, {"pitch": 100}, {"text": " ?"}, {"text": "a\0b"}], ids=str
     )
-    def test_what_cannot_be_said_is_refused(self, wrong):
+    def test_text_that_cannot_be_spoken_is_refused(self, wrong):
         with pytest.raises(ValueError, match=r"rate must be|nothing to say"):
             synthesize(**{"text": SENTENCE, "voice": "en-us", **wrong})
 
@@ -105,7 +105,7 @@ class TestEngine:
         with pytest.raises(KeyboardInterrupt):
             synthesize(SENTENCE, "en-us")
 
-    def test_a_failure_of_the_engine_is_told(self, monkeypatch, tmp_path):
+    def test_a_failure_of_the_engine_is_reported(self, monkeypatch, tmp_path):
         monkeypatch.setattr("espeakng_loader.get_data_path", lambda: str(tmp_path / ("d" * 150)))
         with pytest.raises(UserError, match="cannot read its data"):
             synthesize(SENTENCE, "en-us")
@@ -116,7 +116,7 @@ class TestEngine:
 
 
 def fundamental(wave, sample_rate):
-    """The median over voiced frames, in Hz, of the autocorrelation's peak."""
+    """Fundamental frequency in Hz: the median over voiced frames of the autocorrelation's peak."""
     found = []
     for start in range(0, len(wave) - 1100, 550):
         frame = wave[start : start + 1100].astype(float)
@@ -128,7 +128,7 @@ def fundamental(wave, sample_rate):
 
 
 class TestSentencesAndSpeakers:
-    def test_variants_of_validation_are_new(self):
+    def test_voices_of_validation_are_not_in_training(self):
         train, val = ({name.partition("+")[2] for name in speech.SPEAKERS[split]} for split in ("train", "val"))
         assert not train & val
         assert [len(set(speech.SPEAKERS[split])) for split in ("train", "val")] == [160, 6]
@@ -147,7 +147,7 @@ class TestSentencesAndSpeakers:
         assert {speech.sentence_split(one.text) for one in said[:30]} == {"train"}
         assert {speech.sentence_split(one.text) for one in said[30:]} == {"val"}
 
-    def test_every_speaker_is_heard_and_sounds_like_no_other(self):
+    def test_all_speakers_occur_and_differ(self):
         heard = {}
         accents = [name for name in speech.SPEAKERS["train"] if "+" not in name or name.endswith("+m3")]
         variants = [name for name in speech.SPEAKERS["train"] if name.startswith("en-us+")]
@@ -162,14 +162,14 @@ class TestSentencesAndSpeakers:
             heard[wave.tobytes()] = speaker
         assert len(heard) == len(speakers) > 30
 
-    def test_no_sentence_of_validation_is_trained_on(self, texts):
+    def test_no_sentence_of_validation_is_in_training(self, texts):
         train, val = ({speech.normalised(text) for text in texts[split]} for split in ("train", "val"))
         assert not train & val
         assert len(train) > 2000
         assert len(val) > 200
         assert {speech.sentence_split(f" {text[:-1].upper()}  !") for text in texts["val"]} == {"val"}
 
-    def test_training_holds_every_word_of_validation_and_those_of_scenes(self, texts):
+    def test_training_has_every_word_of_validation_and_of_scenes(self, texts):
         words = {split: speech.normalised(" ".join(texts[split])).split() for split in ("train", "val")}
         train, val = set(words["train"]), set(words["val"])
         assert val <= train
@@ -185,7 +185,7 @@ class TestSentencesAndSpeakers:
         } <= train
         assert train <= {word for index in range(3000) for word in _words(index)}
 
-    def test_sentences_are_short_and_written_as_people_write(self, texts):
+    def test_sentences_are_short_and_have_case_and_punctuation(self, texts):
         for text in texts["train"] + texts["val"]:
             assert 3 <= len(text.split()) <= 14
             assert text[0].isupper()
@@ -202,7 +202,7 @@ def _words(index):
 
 
 class TestFiles:
-    def test_manifests_say_what_the_audio_is(self, world):
+    def test_manifests_match_the_audio(self, world):
         record = json.loads((world / "world.json").read_text())
         for split, size in SIZES.items():
             found = rows(world / "speech", split)
@@ -220,7 +220,7 @@ class TestFiles:
             assert record["seconds"][split] == pytest.approx(sum(row["duration"] for row in found), abs=0.06)
         assert (record["utterances"], record["val_utterances"], record["espeak"]) == (8, 3, espeak.version())
 
-    def test_resampling_keeps_the_sound(self):
+    def test_resampling_keeps_the_spectrum(self):
         said = speech.utterance_at(0, "train", 0)
         before, rate = synthesize(said.text, said.speaker, said.rate, said.pitch)
         after = speech.waveform(said)
@@ -233,7 +233,7 @@ class TestFiles:
         assert spectra[1].sum() == pytest.approx(spectra[0].sum(), rel=0.01)
 
     def test_another_process_makes_the_same_bytes(self, world, tmp_path):
-        # Two would be used; there is work for one, and one is enough to wait for.
+        # Two processes would be used, but there is only work for one.
         recordings.write_recordings(
             MediaFolder(tmp_path, tuple(SIZES)), generator=GENERATOR, seed=0, sizes=SIZES, processes=2
         )
@@ -266,7 +266,7 @@ class TestFiles:
 
 
 class TestResumption:
-    def test_a_whole_world_is_kept(self, tmp_path, capsys, said):
+    def test_a_complete_world_is_kept(self, tmp_path, capsys, said):
         spoken(tmp_path)
         assert len(said) == sum(SIZES.values())
         capsys.readouterr()
@@ -276,13 +276,13 @@ class TestResumption:
         assert len(said) == sum(SIZES.values())
         assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
-    def test_only_what_is_missing_or_broken_is_made_anew(self, tmp_path, said):
+    def test_only_missing_or_broken_files_are_made_again(self, tmp_path, said):
         spoken(tmp_path)
         before = tree(tmp_path)
         audio = [tmp_path / "speech" / row["audio"] for row in rows(tmp_path / "speech", "train")]
         audio[1].unlink()
         audio[2].write_bytes(audio[2].read_bytes()[:-100])
-        audio[3].write_bytes(audio[3].read_bytes()[:-100] + b"\x01" * 100)  # as long as it was
+        audio[3].write_bytes(audio[3].read_bytes()[:-100] + b"\x01" * 100)  # of unchanged length
         audio[4].write_bytes(b"")
         said.clear()
         spoken(tmp_path)
@@ -293,7 +293,7 @@ class TestResumption:
             spoken(tmp_path)
             assert tree(tmp_path) == before
 
-    def test_a_run_that_was_cut_goes_on(self, world, tmp_path, monkeypatch):
+    def test_an_interrupted_run_resumes(self, world, tmp_path, monkeypatch):
         calls, waveform = count(), speech.waveform
 
         def dying(one):
@@ -311,21 +311,23 @@ class TestResumption:
         cut = audio / "world-train-000004.wav"
         cut.write_bytes(cut.read_bytes()[:-2])
         spoken(tmp_path)
-        assert next(calls) == 1 + 5 + 1 + sum(SIZES.values()) - 5  # the interrupted, the kept, the cut one and the rest
+        assert (
+            next(calls) == 1 + 5 + 1 + sum(SIZES.values()) - 5
+        )  # interrupted, kept, truncated, and the rest
         assert tree(tmp_path) == tree(world)
 
     def test_other_arguments_leave_nothing_of_the_old_world(self, world, tmp_path, said):
         spoken(tmp_path, utterances=10, val_utterances=3, narrations=3)
         said.clear()
         spoken(tmp_path)
-        assert not said  # the first are the same
+        assert not said  # the first utterances are the same
         assert tree(tmp_path) == tree(world)
         spoken(tmp_path, seed=1)
         assert len(said) == sum(SIZES.values())
         spoken(tmp_path, utterances=0, val_utterances=0, **NO_NARRATOR)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["text", "world.json"]
 
-    def test_another_generator_or_engine_is_written_anew(self, tmp_path, said, monkeypatch, capsys):
+    def test_files_of_another_generator_or_engine_are_made_again(self, tmp_path, said, monkeypatch, capsys):
         spoken(tmp_path, utterances=2, val_utterances=1, **NO_NARRATOR)
         monkeypatch.setattr(world_files, "GENERATOR", GENERATOR + 1)
         spoken(tmp_path, utterances=2, val_utterances=1, **NO_NARRATOR)
@@ -338,7 +340,7 @@ class TestResumption:
 
 
 class TestMistakes:
-    def test_missing_engine_is_one_line_and_nothing_is_written(self, tmp_path, monkeypatch, fails):
+    def test_a_missing_engine_is_one_line_and_nothing_is_written(self, tmp_path, monkeypatch, fails):
         monkeypatch.setitem(sys.modules, "espeakng_loader", None)
         arguments = ["data", "world", "--out", str(tmp_path / "world"), "--documents=1", "--val_documents=1"]
         arguments += ["--pictures=0", "--val_pictures=0"]
@@ -354,7 +356,7 @@ class TestMistakes:
 
     @pytest.mark.parametrize("name", ["train.jsonl", "val.jsonl", "train/mine.wav", "val/notes.txt"])
     @pytest.mark.parametrize("utterances", [0, 2])
-    def test_what_others_wrote_is_kept(self, tmp_path, name, utterances):
+    def test_files_of_others_are_kept(self, tmp_path, name, utterances):
         path = tmp_path / "speech" / name
         path.parent.mkdir(parents=True)
         path.write_text("mine\n")
@@ -369,26 +371,26 @@ class TestMistakes:
 
 
 class TestProcesses:
-    def test_order_is_that_of_the_jobs_and_errors_come_through(self):
+    def test_results_are_in_order_and_errors_are_passed_on(self):
         assert list(in_order(abs, range(-5, 5), 1, 2)) == [5, 4, 3, 2, 1, 0, 1, 2, 3, 4]
         assert list(in_order(abs, range(-5, 5), 2, 3)) == [5, 4, 3, 2, 1, 0, 1, 2, 3, 4]
         with pytest.raises(ValueError, match="invalid literal"):
             list(in_order(int, ["1", "x"], 2, 1))
 
     @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals are blocked on POSIX alone")
-    def test_processes_do_not_hear_ctrl_c(self):
+    def test_processes_ignore_ctrl_c(self):
         blocked = partial(signal.pthread_sigmask, signal.SIG_BLOCK)
         assert list(in_order(blocked, [()], 2, 1)) == [{signal.SIGINT}]
         assert signal.SIGINT not in blocked(())
 
-    def test_a_process_that_ends_is_noticed(self):
+    def test_a_process_that_ends_is_an_error(self):
         with pytest.raises(UserError, match="run the command again"):
             list(in_order(os._exit, [3, 3], 2, 1))
 
     @pytest.mark.slow
     @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the processes of Linux")
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
-    def test_no_process_is_left_behind(self, tmp_path, how):
+    def test_no_process_is_left_running(self, tmp_path, how):
         code = (
             "import sys, omni.synthetic.pool as pool; pool.cpus = lambda: 2\n"
             "from omni.cli import main\n"
@@ -403,11 +405,11 @@ class TestProcesses:
             time.sleep(0.05)
         assert process.poll() is None
         if how == signal.SIGINT:
-            os.killpg(process.pid, how)  # a terminal sends it to all of them
+            os.killpg(process.pid, how)  # a terminal sends the signal to all of them
         else:
             os.kill(process.pid, how)
         assert process.wait() == (130 if how == signal.SIGINT else -9)
-        deadline = time.monotonic() + 60  # of a busy machine
+        deadline = time.monotonic() + 60  # on a busy machine
         while _alive(process.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
         left = _alive(process.pid)
@@ -419,7 +421,7 @@ class TestProcesses:
 
 
 def _alive(session):
-    """Processes of a session that still run."""
+    """Running processes of a session."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

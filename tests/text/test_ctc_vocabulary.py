@@ -1,4 +1,4 @@
-"""CTCVocabulary: text to numbers and back, and what they say to text that they cannot write."""
+"""CTC vocabularies: encoding, decoding, and text outside of the vocabulary."""
 
 import io
 
@@ -35,7 +35,7 @@ def units(request, model) -> CTCVocabulary:
     return CharacterVocabulary() if request.param == "characters" else SubwordVocabulary(model)
 
 
-def test_what_is_encoded_is_decoded(units):
+def test_decoding_inverts_encoding(units):
     for text in (*WORDS, "", "star"):
         numbers = units.encode(text)
         assert units.decode(numbers) == text
@@ -47,7 +47,7 @@ def test_text_is_normalised_first(units):
     assert units.decode(units.encode("It’s  The Star.")) == "it's the star"
 
 
-def test_blanks_are_left_out_and_repeats_kept(units):
+def test_blanks_are_removed_and_repeats_kept(units):
     numbers = units.encode("the star")
     with_blanks = [BLANK, *(number for one in numbers for number in (one, BLANK))]
     assert units.decode(with_blanks) == "the star"
@@ -55,21 +55,21 @@ def test_blanks_are_left_out_and_repeats_kept(units):
     assert len(units.decode(letter + letter).replace(" ", "")) == 2
 
 
-def test_what_cannot_be_written_is_named(units):
+def test_characters_outside_the_vocabulary_are_named(units):
     assert units.outside("the red star") == set()
     assert units.outside("the étoile 漢") == {"é", "漢"}
     with pytest.raises(UserError, match="é"):
         units.encode("the étoile")
 
 
-def test_every_number_means_something_else(units):
+def test_all_units_are_distinct(units):
     shown = [units.decode([number]) for number in range(1, units.vocab_size)]
-    assert len(set(shown)) >= len(shown) - 5  # of pieces, `▁a` and `a` look alike when alone
+    assert len(set(shown)) >= len(shown) - 5  # the pieces `▁a` and `a` decode alike on their own
     with pytest.raises(IndexError):
         units.decode([units.vocab_size])
 
 
-def test_the_state_rebuilds_them_and_travels_in_checkpoints(units, tmp_path):
+def test_they_are_rebuilt_from_the_state_in_checkpoints(units, tmp_path):
     torch.save(units.state(), tmp_path / "state.pt")
     again = CTCVocabulary.from_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert type(again) is type(units)
@@ -78,7 +78,7 @@ def test_the_state_rebuilds_them_and_travels_in_checkpoints(units, tmp_path):
     assert again.encode("the red star") == units.encode("the red star")
 
 
-def test_fingerprints_tell_units_apart(model):
+def test_fingerprints_differ_between_units(model):
     upper = TextNormalization(case="upper")
     all_units = [
         CharacterVocabulary(),

@@ -1,4 +1,4 @@
-"""How text is written before it is learned and scored."""
+"""Normalisation of text for training and scoring."""
 
 import string
 
@@ -41,7 +41,7 @@ TEXTS = [
         ("?!…", ""),
     ],
 )
-def test_the_defaults_write_text_as_it_is_spoken(text, written):
+def test_the_defaults_spell_text_as_spoken(text, written):
     assert PLAIN(text) == written
 
 
@@ -49,14 +49,14 @@ def test_the_defaults_write_text_as_it_is_spoken(text, written):
 @pytest.mark.parametrize(
     "normalization", [PLAIN, AS_IT_IS, TextNormalization(case="upper"), TextNormalization(digits="keep")], ids=str
 )
-def test_text_that_is_normal_stays_as_it_is(normalization, text):
+def test_normalised_text_is_unchanged(normalization, text):
     once = normalization(text)
     assert normalization(once) == once
     assert once == " ".join(once.split())
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_each_option_does_what_it_says(text):
+def test_options(text):
     assert PLAIN(text) == PLAIN(text).lower()
     assert TextNormalization(case="upper")(text) == PLAIN(text).upper()
     assert not set(PLAIN(text)) & set(string.punctuation.replace("'", "") + string.digits + "“”—…")
@@ -65,13 +65,13 @@ def test_each_option_does_what_it_says(text):
     assert {c for c in text if c in ",;!&%"} <= set(kept)
 
 
-def test_the_state_rebuilds_it():
+def test_it_is_rebuilt_from_its_state():
     for normalization in (PLAIN, AS_IT_IS, TextNormalization(case="upper", digits="keep")):
         assert TextNormalization(**normalization.state()) == normalization
     assert PLAIN.state() == {"case": "lower", "punctuation": "remove", "digits": "spell"}
 
 
-def test_numbers_that_nobody_can_name_are_spelled_digit_by_digit():
+def test_numbers_without_a_name_are_spelled_digit_by_digit():
     assert PLAIN("1" + "0" * 33) == "one decillion"
     assert PLAIN("call " + "7" * 40 + "!") == "call" + " seven" * 40
     assert PLAIN("1" * 40 + "st") == "one" + " one" * 39

@@ -1,4 +1,4 @@
-"""Texts are parted where a reader breathes, nothing of them is lost, and no part is too long."""
+"""Texts are split at sentences and pauses, completely, into parts of bounded length."""
 
 import random
 
@@ -32,11 +32,11 @@ def texts(text, **options):
         (" \n\n\t ", []),
     ],
 )
-def test_sentences_end_where_a_reader_pauses(text, parts):
+def test_texts_are_split_at_ends_of_sentences(text, parts):
     assert texts(text) == parts
 
 
-def test_pauses_are_longer_behind_more():
+def test_pauses_are_longer_after_larger_units():
     text = "One, two. Three\n\nFour, which is a good deal longer than it should be and goes on."
     found = split_text(text, max_length=50)
     assert [piece.pause for piece in found[:2]] == [SENTENCE, PARAGRAPH]
@@ -44,7 +44,7 @@ def test_pauses_are_longer_behind_more():
     assert PARAGRAPH > SENTENCE > CLAUSE > WORD
 
 
-def test_long_sentences_are_parted_at_commas_near_their_middle():
+def test_long_sentences_are_split_at_commas_near_their_middle():
     text = "a, " + "b" * 30 + " " + "c" * 30 + ", " + "d" * 30 + " " + "e" * 30 + ", f."
     assert texts(text, max_length=80) == ["a, " + "b" * 30 + " " + "c" * 30 + ",", "d" * 30 + " " + "e" * 30 + ", f."]
     assert split_text(text, max_length=80)[0].pause == CLAUSE
@@ -52,7 +52,7 @@ def test_long_sentences_are_parted_at_commas_near_their_middle():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_nothing_is_lost_and_nothing_too_long(seed):
+def test_parts_are_complete_and_of_bounded_length(seed):
     rng = random.Random(seed)
     text = "".join(rng.choices("abcdefgh  ,.!\n—;' 1", k=rng.choice([10, 300, 10_000])))
     found = split_text(text, max_length=40)
@@ -60,16 +60,16 @@ def test_nothing_is_lost_and_nothing_too_long(seed):
     assert all(0 < len(piece.text) <= 40 for piece in found)
 
 
-def test_a_word_without_end_is_cut():
+def test_a_very_long_word_is_split():
     assert {len(part) for part in texts("a" * 10_000, max_length=160)} == {156, 157}
 
 
-def test_length_is_what_the_caller_says():
+def test_length_is_measured_by_the_callers_function():
     assert len(texts("2 2 2 2", max_length=8, length=lambda text: 4 * text.count("2"))) == 2
 
 
 def written(parts, **options):
-    """What comes of a text that is written in parts, and of how many parts the first of it."""
+    """The parts of a text given in pieces, and the number of pieces before the first part."""
     clauses, found, first = ClauseSplitter(**options), [], None
     for number, part in enumerate(parts, start=1):
         found += clauses.push(part)
@@ -78,7 +78,7 @@ def written(parts, **options):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_what_is_being_written_is_parted_as_the_whole_is(seed):
+def test_streamed_text_is_split_like_the_whole(seed):
     rng = random.Random(seed)
     text = "".join(rng.choices("abcdefgh   ,.!\n—;: Dr。」“", k=rng.choice([5, 40, 300])))
     parts, rest = [], text
@@ -90,7 +90,7 @@ def test_what_is_being_written_is_parted_as_the_whole_is(seed):
     assert "".join("".join(piece.text for piece in whole).split()) == "".join(text.split())
 
 
-def test_behind_the_first_clause_sentences_are_those_of_the_whole():
+def test_after_the_first_clause_sentences_are_those_of_the_whole():
     text = "Well, there it is: a star. Dr. No saw it, too!\n\nThe end, and so on"
     found, first = written(list(text))
     assert found[0] == TextSegment("Well, there it is:", CLAUSE)

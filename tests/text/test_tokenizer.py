@@ -53,7 +53,7 @@ def make_corpus(num_texts: int = 120, seed: int = 0) -> list[str]:
 
 
 def random_texts(num_texts: int, seed: int = 0) -> list[str]:
-    """Any code points but surrogates, with the troublesome ones often."""
+    """Any code points except surrogates, with difficult ones often."""
     generator = random.Random(seed)
     ranges = [(0, 0x7F), (0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x10FFFF)]
     often = [" ", "  ", "\n", "\r\n", "\t", "\0", "▁", "the", "\u0301", "\ufeff", "\ufffd", "<|user|>"]
@@ -67,7 +67,7 @@ def random_texts(num_texts: int, seed: int = 0) -> list[str]:
 
 
 def train_raw(**changes) -> bytes:
-    """A model of SentencePiece's own, with our layout but for `changes`."""
+    """A SentencePiece model with omni's layout, except for `changes`."""
     model = io.BytesIO()
     options = {
         "model_type": "bpe",
@@ -103,7 +103,7 @@ def tokenizer(request, learned) -> Tokenizer:
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_nasty_text_survives(tokenizer, text):
+def test_difficult_text_survives(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -123,7 +123,7 @@ def test_batch_equals_single(tokenizer):
     assert tokenizer.encode_batch([]) == []
 
 
-def test_text_never_yields_a_special(tokenizer):
+def test_text_never_gives_special_tokens(tokenizer):
     for text in [*t.SPECIALS, "".join(t.SPECIALS), "a<|end|>b", *random_texts(200, seed=2)]:
         assert all(token >= t.NUM_SPECIALS for token in tokenizer.encode(text)), text
 
@@ -152,7 +152,7 @@ def test_digits_stay_apart_and_indentation_is_one_token():
 def test_streamed_equals_whole(tokenizer):
     generator = random.Random(4)
     streams = [tokenizer.encode(text) for text in [*NASTY[:-1], *random_texts(100, seed=5)]]
-    for tokens in streams[:]:  # cut anywhere, also in the middle of a character, and spoiled by arbitrary ids
+    for tokens in streams[:]:  # cut anywhere, also within a character, with arbitrary ids inserted
         cut = generator.randint(0, len(tokens))
         streams += [tokens[:cut], tokens[cut:] + tokens[:cut], [*tokens[:cut], t.END, *tokens[cut:]]]
     streams += [[generator.randrange(min(tokenizer.vocab_size, 288)) for _ in range(30)] for _ in range(300)]
@@ -167,10 +167,10 @@ def test_stream_holds_back_half_a_character(tokenizer):
     assert [stream.push(token) for token in ByteTokenizer().encode("é😀")] == ["", "é", "", "", "", "😀"]
     assert [stream.push(token) for token in ByteTokenizer().encode("😀")[:3]] == ["", "", ""]
     assert stream.finish() == "\ufffd"
-    assert stream.push(ByteTokenizer().encode("a")[0]) == "a"  # ready for another text
+    assert stream.push(ByteTokenizer().encode("a")[0]) == "a"  # ready for the next text
 
 
-def test_decode_skips_or_names_specials(tokenizer):
+def test_decode_skips_or_names_special_tokens(tokenizer):
     tokens = [t.BOS, t.USER, *tokenizer.encode(" hi"), t.END, t.PAD]
     assert tokenizer.decode(tokens) == " hi"
     assert tokenizer.decode(tokens, skip_specials=False) == "<|bos|><|user|> hi<|end|><|pad|>"
@@ -209,7 +209,7 @@ def test_unknown_state_is_refused(state):
         Tokenizer.from_state(state)
 
 
-def test_training_is_deterministic_and_fingerprints_tell_apart(learned):
+def test_training_is_deterministic_and_fingerprints_differ(learned):
     again = train_sentencepiece(iter(make_corpus()), vocab_size=500)
     assert again.state() == learned.state()
     other = train_sentencepiece(make_corpus(seed=1), vocab_size=500)
@@ -247,7 +247,7 @@ def test_too_small_corpus_names_the_largest_vocabulary():
     assert train_sentencepiece(make_corpus(10), vocab_size=largest).vocab_size == largest
 
 
-def test_too_small_vocabulary_names_the_least():
+def test_too_small_vocabulary_names_the_smallest():
     corpus = ["".join(map(chr, range(0x4E00, 0x4E40))) * 2]
     with pytest.raises(UserError, match=r"use at least \d+") as error:
         train_sentencepiece(corpus, vocab_size=300)
@@ -268,7 +268,7 @@ def test_surrogate_in_the_corpus_is_refused():
         train_sentencepiece(["fine", "\ud800"], vocab_size=400)
 
 
-def test_file_survives_and_is_replaced_whole(learned, tmp_path, monkeypatch):
+def test_a_file_is_read_back_and_replaced_completely(learned, tmp_path, monkeypatch):
     path = tmp_path / "new" / "text.model"
     learned.save(path)
     assert t.open_tokenizer(path).fingerprint == learned.fingerprint
@@ -338,10 +338,10 @@ def test_spares_can_be_named_later(monkeypatch):
     assert SentencePieceTokenizer(model).decode([18], skip_specials=False) == "<|new|>"
 
 
-def test_names_of_the_specials():
+def test_names_of_special_tokens():
     names = "PAD BOS EOS UNK SYSTEM USER ASSISTANT END IMAGE IMAGE_START IMAGE_END VIDEO_START VIDEO_END"
     names += " AUDIO AUDIO_START AUDIO_END SPEECH_START SPEECH_END"
-    for position, name in enumerate(names.split()):  # these numbers are in checkpoints: they never change
+    for position, name in enumerate(names.split()):  # checkpoints contain these ids: they never change
         assert getattr(t, name) == position
         assert t.SPECIALS[position] == f"<|{name.lower()}|>"
     assert len(set(t.SPECIALS)) == len(t.SPECIALS) == 32
@@ -372,7 +372,7 @@ def test_chat_layout_and_mask(tokenizer):
     assert chat.scored == [scored for tokens, scored in expected for _ in tokens]
 
 
-def test_generation_prompt_leads_into_the_answer(tokenizer):
+def test_the_generation_prompt_is_a_prefix_of_the_conversation(tokenizer):
     question = [{"role": "user", "content": "hi"}]
     prompt = encode_chat(tokenizer, question, add_generation_prompt=True)
     whole = encode_chat(tokenizer, [*question, {"role": "assistant", "content": "ho"}])
@@ -387,13 +387,13 @@ def test_a_word_is_the_same_token_as_a_whole_answer_and_inside_a_text(learned):
     chat = encode_chat(learned, [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the"}])
     assert chat.tokens[-1 - len(inside) :] == [*inside, t.END]
     assert learned.encode("the") != inside
-    stream = StreamDecoder(learned, turn=True)  # one for all: it is ready for another text each time
+    stream = StreamDecoder(learned, turn=True)  # one for all: it is ready for the next text each time
     for text in ["the", " the", "", "é"]:
         tokens = learned.encode(learned.lead + text)
         assert "".join([*map(stream.push, tokens), stream.finish()]) == learned.decode_turn(tokens) == text
 
 
-def test_a_medium_is_one_placeholder_between_its_marks():
+def test_media_are_one_placeholder_between_start_and_end_tokens():
     parts = [{"type": "image"}, {"type": "audio", "audio": "a.wav"}, {"type": "video"}]
     chat = encode_chat(ByteTokenizer(), [{"role": "user", "content": parts}])
     expected = [t.IMAGE_START, t.IMAGE, t.IMAGE_END, t.AUDIO_START, t.AUDIO, t.AUDIO_END]
