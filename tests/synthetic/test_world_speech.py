@@ -311,9 +311,7 @@ class TestResumption:
         cut = audio / "world-train-000004.wav"
         cut.write_bytes(cut.read_bytes()[:-2])
         spoken(tmp_path)
-        assert (
-            next(calls) == 1 + 5 + 1 + sum(SIZES.values()) - 5
-        )  # interrupted, kept, truncated, and the rest
+        assert next(calls) == 1 + 5 + 1 + sum(SIZES.values()) - 5  # interrupted, kept, truncated, and the rest
         assert tree(tmp_path) == tree(world)
 
     def test_other_arguments_leave_nothing_of_the_old_world(self, world, tmp_path, said):
