@@ -23,7 +23,7 @@ quickstart: data/world/world.json  ## the world, all stages; a written and spoke
 	$(BIN)/omni transcribe $(RUNS)/spoken.wav --checkpoint $(RUNS)/audio/best.ckpt --out $(RUNS)/spoken.txt
 	@echo "transcript: $$(cat $(RUNS)/spoken.txt)"
 
-smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in build/smoke; and the notebook on it
+smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in build/smoke; and the notebooks on it
 	rm -rf build/smoke/lightning_logs && mkdir -p build/smoke
 	cd build/smoke && ../../$(BIN)/omni data world --documents 300 --val_documents 20 --utterances 80 \
 	    --val_utterances 12 --narrations 40 --val_narrations 8 --pictures 300 --val_pictures 40 \
@@ -36,7 +36,7 @@ smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in buil
 test: .venv/installed  ## the tests
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed  ## the tests that take minutes, except the notebook's (see `make smoke`)
+test-slow: .venv/installed  ## the tests that take minutes, except the notebooks' (see `make smoke`)
 	$(BIN)/python -m pytest -m slow --ignore tests/test_notebooks.py
 
 test-latest: pyproject.toml  ## the tests with the newest versions in the ranges; deprecations are reported, not fatal

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "models": "batch layers losses media text",
     "checkpoints": "curves media models renamed text",
     "decoding": "layers models text",
-    "inference": "batch checkpoints decoding devices media models text",
+    "inference": "batch checkpoints decoding devices layers media models text",
     "data": "batch checkpoints decoding devices distributed media models text",
     "stages": "batch checkpoints decoding distributed inference layers losses media metrics models optim text",
     "evaluation": "batch checkpoints data devices inference media text",

@@ -7,6 +7,15 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+FIGURES = {  # of each notebook
+    "quickstart": 4,
+    "1-text": 4,
+    "2-hearing": 4,
+    "3-seeing": 5,
+    "4-speaking": 5,
+    "5-conversing": 5,
+    "7-your-part": 1,
+}
 SMOKE = Path(__file__).parents[1] / "build/smoke"  # `make smoke` writes it
 
 
@@ -22,11 +31,16 @@ def test_is_stored_without_outputs(path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Jupyter itself
 @pytest.mark.skipif(not (SMOKE / "lightning_logs/world/report.json").exists(), reason="run `make smoke` first")
-def test_quickstart_runs_on_the_smoke_chain():
+@pytest.mark.parametrize(("name", "figures"), FIGURES.items())
+def test_runs_on_the_smoke_chain(name, figures):
     nbformat = pytest.importorskip("nbformat")
     client = pytest.importorskip("nbclient").NotebookClient
-    notebook = nbformat.read(NOTEBOOKS / "quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     os.environ.setdefault("PYTHONPATH", str(NOTEBOOKS.parent))
     client(notebook, timeout=300, resources={"metadata": {"path": str(SMOKE)}}).execute()
     kinds = [kind for cell in notebook.cells for output in cell.get("outputs", ()) for kind in output.get("data", {})]
-    assert kinds.count("image/png") >= 4  # curves, the picture, attention, spectrograms
+    assert kinds.count("image/png") == figures
+
+
+def test_all_are_run():
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == FIGURES.keys()

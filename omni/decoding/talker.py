@@ -47,10 +47,12 @@ class Frame(NamedTuple):
     Attributes:
         codes: (batch, codebooks), int64; undefined in rows that have ended.
         alive: Whether each row has not ended yet.
+        positions: (batch,), int64: the character that each row reads; 0 is the start symbol, 1 the first character.
     """
 
     codes: Tensor
     alive: list[bool]
+    positions: Tensor
 
 
 @torch.inference_mode()
@@ -98,7 +100,7 @@ def speak(
         _make_room(cache)
         state = talker.frame(codes, gather(encoded, position[:, None])[:, 0], cache)
         codes, steps = choose_frame(talker, state, sampling, streams)
-        yield Frame(codes, alive)
+        yield Frame(codes, alive, position)
         dwelt += 1
         steps = torch.where(dwelt >= max_frames, steps.clamp(min=1), steps)
         dwelt = torch.where(steps > 0, 0, dwelt)

@@ -1,6 +1,6 @@
 """Word and character errors: counts, groups, and bootstrap intervals."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -129,6 +129,35 @@ def grouped(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
 def worst_rows(rows: Iterable[Row], most: int) -> list[Row]:
     """The utterances with the most word errors, the worst first; those without errors are left out."""
     return [row for row in sorted(rows, key=word_errors, reverse=True)[:most] if word_errors(row)]
+
+
+class WordErrors(NamedTuple):
+    """Errors at one word of the references.
+
+    Attributes:
+        occurrences: Number of times that it is in the references.
+        wrong: Those that are substituted or deleted.
+        heard: By word of the hypotheses, the number of occurrences that it replaces; `""` for deletions.
+    """
+
+    occurrences: int
+    wrong: int
+    heard: dict[str, int]
+
+
+def errors_by_word(rows: Iterable[Row]) -> dict[str, WordErrors]:
+    """Errors at each word of the references, the word with most errors first; inserted words are not counted."""
+    counts, heard = Counter[str](), defaultdict[str, Counter[str]](Counter)
+    for row in rows:
+        words = row.reference.split()
+        counts.update(words)
+        for edit in jiwer.process_words(row.reference, row.hypothesis).alignments[0]:
+            found = row.hypothesis.split()[edit.hyp_start_idx : edit.hyp_end_idx]
+            for number, word in enumerate(words[edit.ref_start_idx : edit.ref_end_idx]):
+                if edit.type in ("substitute", "delete"):
+                    heard[word][found[number] if edit.type == "substitute" else ""] += 1
+    errors = {word: WordErrors(count, heard[word].total(), dict(heard[word])) for word, count in counts.items()}
+    return dict(sorted(errors.items(), key=lambda item: (-item[1].wrong, item[0])))
 
 
 def word_errors(row: Row) -> int:

@@ -102,6 +102,22 @@ class VisionModel:
             for number, pixels in found.items():
                 yield number, pixels if isinstance(pixels, UserError) else next(answers)
 
+    @torch.inference_mode()
+    def embed(self, images: Sequence[ImageSource]) -> Tensor:
+        """Pooled features of images: (images, dim), on the CPU. Their cosines compare images.
+
+        Args:
+            images: As in `classify`.
+
+        Raises:
+            UserError: If an image cannot be read.
+        """
+        pixels = [self._preprocess(image) for image in images]
+        if error := next((each for each in pixels if isinstance(each, UserError)), None):
+            raise error
+        batches = torch.stack([each for each in pixels if isinstance(each, Tensor)]).split(_BATCH)
+        return torch.cat([self.vision_encoder(to_pixels(batch.to(self.device))).pooled.cpu() for batch in batches])
+
     def _check_labels(self, labels: Sequence[str] | None) -> Tensor | None:
         """Embeddings of labels, (labels, dim); None for the trained classes."""
         if labels is None:

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from omni.decoding.sampling import Sampling, generate
 from omni.inference.prompt import Prompt
+from omni.layers.attention_weights import record_attention
 from omni.media.speech_preprocessing import silence_value
 from omni.models.interfaces import Cache
 from omni.models.omni import Omni
@@ -94,6 +95,26 @@ class Responder:
                 yield decoder.push(token)
         yield decoder.finish()
         self._cache, self._cached = cache, [*keys, *generated][: cache.lengths[0]]
+
+    @torch.inference_mode()
+    def attention(self, prompt: Prompt) -> Tensor:
+        """Attention weights of the last token of a prompt, which predicts the first token of the answer.
+
+        Args:
+            prompt: The prompt; see `omni.inference.assistant.Assistant.prompt`.
+
+        Returns:
+            (layers, heads, tokens) over the prompt's tokens, on the CPU. Those of an image are where `prompt.tokens` is
+            `omni.text.tokenizer.IMAGE`, in reading order of the grid `omni.layout.image_grid`; those of a recording
+            where it is `AUDIO`.
+
+        Raises:
+            UserError: If the Thinker is a pretrained model, whose layers are not those of omni.
+        """
+        positions = self.omni.rotary_positions(prompt.encoded.positions[:, None].to(self.device))
+        with record_attention(self.omni.thinker) as weights:
+            self.omni.thinker.encode(embeddings=self._embed([prompt]), positions=positions)
+        return torch.stack([layer[0, :, -1] for layer in weights.values()]).cpu()
 
     @torch.inference_mode()
     def _recall(self, keys: Sequence[Hashable]) -> tuple[Cache, int]:

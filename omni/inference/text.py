@@ -3,6 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.sampling import Sampling
 from omni.decoding.sampling import generate as generate_tokens
@@ -37,6 +41,26 @@ class TextModel:
     def __init__(self, thinker: LanguageModel, tokenizer: Tokenizer) -> None:
         self.thinker, self.tokenizer = thinker, tokenizer
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, after the start of a document."""
+        eos, bos = self.tokenizer.eos, self.tokenizer.bos
+        start = eos if bos is None else bos  # without a bos, documents follow the eos of another in training
+        return [start, *self.tokenizer.encode(text)]
+
+    @torch.inference_mode()
+    def token_losses(self, text: str) -> Tensor:
+        """Negative log-likelihoods of the tokens of a text, each given those before it.
+
+        Args:
+            text: Not empty, and not longer than the model's context.
+
+        Returns:
+            (tokens,), in nats, on the CPU; the start of the document is not scored.
+        """
+        tokens = torch.tensor([self.encode(text)], device=next(self.thinker.parameters()).device)
+        logits = self.thinker(tokens[:, :-1]).logits[0].float()
+        return F.cross_entropy(logits, tokens[0, 1:], reduction="none").cpu()
+
     def stream(
         self, prompts: Sequence[str], *, max_tokens: int = 128, sampling: Sampling | None = None
     ) -> Iterator[Delta]:
@@ -53,9 +77,7 @@ class TextModel:
         Raises:
             UserError: As in `omni.decoding.sampling.generate`.
         """
-        eos, bos = self.tokenizer.eos, self.tokenizer.bos
-        start = eos if bos is None else bos  # without a bos, documents follow the eos of another in training
-        tokens = [[start, *self.tokenizer.encode(prompt)] for prompt in prompts]
+        eos, tokens = self.tokenizer.eos, [self.encode(prompt) for prompt in prompts]
         decoders = [StreamDecoder(self.tokenizer) for _ in tokens]
         steps = generate_tokens(
             self.thinker,

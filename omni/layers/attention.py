@@ -1,5 +1,6 @@
 """Multi-head attention."""
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -62,11 +63,7 @@ class Attention(nn.Module):
         Returns:
             (batch, time, dim).
         """
-        qkv = rearrange(self.qkv(x), "b t (h d) -> b t h d", d=self.head_dim)
-        queries_keys, values = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
-        queries_keys = rotate(self.qk_norm(queries_keys), *angles).transpose(1, 2)
-        queries, keys = queries_keys.split((self.num_heads, self.num_kv_heads), dim=1)
-        values = values.transpose(1, 2)
+        queries, keys, values = self._project(x, angles)
         causal = self.causal and mask is None
         if cache is not None:
             causal = causal and not any(cache.lengths)
@@ -81,3 +78,27 @@ class Attention(nn.Module):
             enable_gqa=self.num_heads != self.num_kv_heads,
         )
         return self.out(rearrange(attended, "b h t d -> b t (h d)"))
+
+    @torch.no_grad()
+    def weights(self, x: Tensor, angles: tuple[Tensor, Tensor], *, mask: Tensor | None = None) -> Tensor:
+        """The attention weights of `forward` without a cache, which never computes them: (batch, heads, time, time).
+
+        Args:
+            x: As in `forward`.
+            angles: As in `forward`.
+            mask: As in `forward`.
+        """
+        queries, keys, _ = self._project(x, angles)
+        keys = keys.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
+        scores = (queries @ keys.mT).float() / self.head_dim**0.5
+        if mask is None and self.causal:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).tril()
+        return (scores if mask is None else scores.masked_fill(~mask, float("-inf"))).softmax(-1)
+
+    def _project(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (batch, heads, time, head_dim) each."""
+        qkv = rearrange(self.qkv(x), "b t (h d) -> b t h d", d=self.head_dim)
+        queries_keys, values = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
+        queries_keys = rotate(self.qk_norm(queries_keys), *angles).transpose(1, 2)
+        queries, keys = queries_keys.split((self.num_heads, self.num_kv_heads), dim=1)
+        return queries, keys, values.transpose(1, 2)

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni.layers.attention import Attention
-from omni.layers.rotary import rotate
+from omni.layers.attention_weights import record_attention
 from omni.layers.stem import ConvStem, PatchStem
 from omni.layers.transformer import Transformer
 from omni.media.images import IMAGENET_MEAN, IMAGENET_STD
@@ -182,19 +181,10 @@ class VisionEncoder(ImageEncoder):
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> Tensor:
         """Attention weights of the CLS token over patches in the last block: (batch, heads, rows, columns)."""
-        attention = self.transformer.blocks[-1].get_submodule("attention")
-        assert isinstance(attention, Attention)
-        seen: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
-        hook = attention.register_forward_pre_hook(lambda _, args: seen.append(args[:2]))
-        try:
+        with record_attention(self.transformer.blocks[-1]) as weights:
             rows, columns = self(images).patches.shape[1:3]
-        finally:
-            hook.remove()
-        x, angles = seen[0]
-        queries_keys = attention.qkv(x).unflatten(-1, (-1, attention.head_dim))[:, :, : 2 * attention.num_heads]
-        queries, keys = rotate(attention.qk_norm(queries_keys), *angles).transpose(1, 2).chunk(2, dim=1)
-        scores = queries[:, :, :1] @ keys.mT / attention.head_dim**0.5
-        return scores.softmax(-1)[:, :, 0, 1:].unflatten(-1, (rows, columns))
+        (found,) = weights.values()
+        return found[:, :, 0, 1:].unflatten(-1, (rows, columns))
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """The CLS token and patches (batch, 1 + patches, dim), their rotary positions, and the grid's sides."""

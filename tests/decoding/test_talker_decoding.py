@@ -62,6 +62,8 @@ def test_speech_equals_the_plain_loop_row_by_row(seed):
         expected, advances = by_hand(talker, text, 5)
         assert torch.equal(codes, expected)
         assert int(positions(torch.tensor([advances]))[0, -1]) < len(text) + 2
+        read = [int(frame.positions[0]) for frame in speak(talker, [text], sampling=GREEDY)]
+        assert read == positions(torch.tensor([advances]))[0].tolist()
     assert len({len(codes) for codes in together}) > 1
 
 

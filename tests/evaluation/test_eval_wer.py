@@ -13,7 +13,7 @@ from omni.cli import main
 from omni.errors import UserError
 from omni.evaluation.hypotheses import load_transformers_recognizer
 from omni.evaluation.repetition import remove_loops
-from omni.evaluation.word_errors import Row, bootstrap, count_errors, grouped, interval, worst_rows
+from omni.evaluation.word_errors import Row, bootstrap, count_errors, errors_by_word, grouped, interval, worst_rows
 from omni.text.normalization import WhisperNormalization
 
 SAID = "the red star is above the blue circle"
@@ -309,3 +309,12 @@ def test_alignment_follows_the_words_it_is_given(words):
     assert recognizer.align(audio, "") == ()
     with pytest.raises(UserError, match="is not in the CTC vocabulary"):
         recognizer.align(audio, "xyz")
+
+
+def test_errors_by_word():
+    found = errors_by_word(
+        rows(("the red star", "the bed star"), ("a red star", "a bed star now"), ("red", ""), ("the star", "the star"))
+    )
+    assert list(found) == ["red", "a", "star", "the"]
+    assert found["red"] == (3, 3, {"bed": 2, "": 1})
+    assert found["star"] == (3, 0, {})

@@ -16,6 +16,7 @@ from omni import Assistant
 from omni.decoding.sampling import Sampling
 from omni.errors import UserError
 from omni.inference.response import AudioChunk, TextDelta
+from omni.text.tokenizer import IMAGE
 
 SAMPLED = Sampling(temperature=2.0, seed=0)
 SHORT = {"max_tokens": 12}
@@ -366,3 +367,18 @@ def test_a_video_is_frames_with_their_times(workplace):
 def test_letters_of_toys_can_be_spoken():
     assert set(assistant_of().chat(text="what?", sampling=SAMPLED, **SHORT).text) <= set(SAYABLE)
     assert TOKENIZER.vocab_size == 288
+
+
+@pytest.mark.parametrize("rope_axes", [1, 3])
+def test_attention_of_the_last_token_of_a_prompt(rope_axes):
+    assistant = assistant_of(toy_omni(rope_axes=rope_axes), context=300)
+    prompt = assistant.prompt([asked(picture(1), sound("ab"), "what?")], max_tokens=8)
+    weights = assistant.responder.attention(prompt)
+    transformer = assistant.responder.omni.thinker.transformer
+    assert weights.shape == (transformer.num_layers, transformer.num_heads, len(prompt.tokens))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
+    slots = prompt.encoded.tokens == IMAGE
+    rows, columns = assistant.responder.omni.layout.image_grid
+    assert int(slots.sum()) == rows * columns
+    other = assistant.prompt([asked(picture(2), sound("ab"), "what?")], max_tokens=8)
+    assert not torch.allclose(weights[-1], assistant.responder.attention(other)[-1], atol=1e-6)

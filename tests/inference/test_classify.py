@@ -12,6 +12,7 @@ from PIL import Image
 import omni
 from omni.cli import main
 from omni.errors import UserError
+from omni.inference.classifier import VisionModel
 from omni.media.images import Preprocessing, read_image, to_pixels
 from omni.models.classifier import Classifier
 from omni.models.contrast import ContrastHead
@@ -88,6 +89,13 @@ class TestPython:
             assert answer == {"label": pytest.approx(dict(zip(labels, shares, strict=True)), abs=1e-5)}
         (alone,) = omni.classify(trained.files[0], "both.ckpt", labels=labels, device="cpu")
         assert alone["label"] == pytest.approx(answers[0]["label"], abs=1e-5)
+
+    def test_features_are_those_of_the_encoder(self, trained, monkeypatch):
+        model = VisionModel("classes.ckpt", device="cpu")
+        monkeypatch.setattr("omni.inference.classifier._BATCH", 4)
+        torch.testing.assert_close(model.embed(trained.files), pooled(trained), atol=1e-5, rtol=1e-4)
+        with pytest.raises(UserError, match=r"nowhere\.png: there is no such file"):
+            model.embed([*trained.files, "nowhere.png"])
 
     def test_files_bytes_and_pixels_give_the_same_result_in_any_batch(self, trained, monkeypatch):
         file = Path(trained.files[0])
