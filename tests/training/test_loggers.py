@@ -23,7 +23,6 @@ from omni.cli import main
 from omni.curves.event_files import read_run
 from omni.stages.reporting import media
 from omni.stages.reporting.media import media_writer
-from omni.training.callbacks.checkpointing import StageCheckpoint
 from omni.training.configuration import Configuration
 
 LOGGERS = "lightning.pytorch.loggers"
@@ -129,20 +128,13 @@ class TestCSV:
         assert (RUN / "earlier/1/metrics.csv").is_file()
         assert list(read_run("thinker").curves["train/loss"]) == [0, 1, 2]
 
-    def test_rows_are_on_disk_when_a_checkpoint_is(self, fit, monkeypatch):
-        found = []
-        save = StageCheckpoint._save_checkpoint
-
-        def spied(self, trainer, path):
-            save(self, trainer, path)
-            if trainer.global_step == 3:
-                text = (RUN / "metrics.csv").read_text()
-                found.append("2" in [row["step"] for row in csv.DictReader(text.splitlines())])
-
-        monkeypatch.setattr(StageCheckpoint, "_save_checkpoint", spied)
-        fit("fit", "--trainer.logger=CSVLogger")
-        assert found
-        assert all(found)
+    def test_files_of_several_resumed_runs_are_read_in_order(self, workplace):
+        Path("run").mkdir()
+        for name, loss in (("metrics.1.csv", 1), ("metrics.2.csv", 2), ("metrics.10.csv", 10), ("metrics.csv", 11)):
+            Path("run", name).write_text(f"loss,step\n{loss},0\n{loss},{loss}\n")
+        assert read_run("run").curves["loss"] == {0: 11, 1: 1, 2: 2, 10: 10, 11: 11}
+        Path("run/metrics.csv").unlink()
+        assert read_run("run").curves["loss"][0] == 10
 
     @pytest.mark.parametrize(
         ("text", "complaint"),

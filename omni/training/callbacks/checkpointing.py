@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -79,13 +78,6 @@ class StageCheckpoint(ModelCheckpoint):
         self._save_after_validation = self.monitor is None and validates_next(trainer)
         if not self._save_after_validation:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        """Flushes the loggers that keep rows in memory first, so that a killed run loses none before its checkpoint."""
-        for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger) and trainer.is_global_zero:
-                logger.save()
-        super()._save_checkpoint(trainer, filepath)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the deferred checkpoint."""
