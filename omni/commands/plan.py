@@ -1,65 +1,202 @@
-"""`omni plan`: prints the parameters and the memory of a configuration."""
+"""`omni plan`: the parameters and the memory of a configuration, and one that fits its data."""
 
+from pathlib import Path
 from typing import Any
 
-from omni.errors import parser_errors
+from jsonargparse import ArgumentParser
+
+from omni.errors import UserError, parser_errors
+from omni.pipeline.definition import StageSpec, read_pipeline
+from omni.pipeline.rewriting import with_configs
 from omni.training.configuration import Configuration
 from omni.training.memory import format_count, format_size, parse_size
 from omni.training.memory_plan import Plan, plan_of
+from omni.training.overlay import HEADER, overlay, write_overlay
+from omni.training.suggestion import Suggestion, suggest
+
+_FLAGS = ("suggest", "dry_run")
+_OWN = ("gpu_memory", "devices", "strategy", "write", *_FLAGS)
 
 
-def run(argv: list[str]) -> Plan:
-    """Counts the parameters and the memory of a configuration, and prints both.
+def run(argv: list[str]) -> Plan | list[Suggestion]:
+    """Counts the parameters and the memory of a configuration, or suggests one that fits its data, and prints it.
 
-    Only the configuration is read: no data, no GPU, no memory for weights. The stage is built with fake tensors, which
-    have shapes but no storage, and makes a training step while allocations are counted; gradient checkpointing,
-    precision, experts and frozen parts are therefore included. Not counted: a device's libraries (CUDA's context,
-    cuBLAS's workspace), fragmentation, memory inside kernels, and communication buffers.
+    To count, only the configuration is read: no data, no GPU, no memory for weights. The stage is built with fake
+    tensors, which have shapes but no storage, and makes a training step while allocations are counted; gradient
+    checkpointing, precision, experts and frozen parts are therefore included. Not counted: a device's libraries (CUDA's
+    context, cuBLAS's workspace), fragmentation, memory inside kernels, and communication buffers.
+
+    With `--suggest` the data is read, see `omni.training.suggestion.suggest`.
 
     Args:
-        argv: The arguments of `omni fit`, `--gpu_memory`, `--devices` and `--strategy`.
+        argv: The arguments of `omni fit`, and those of `omni plan`; or `--chain` with a pipeline, and those.
 
     Raises:
         UserError: If the configuration is invalid.
     """
+    if any(argument.partition("=")[0] == "--chain" for argument in argv):
+        return _suggest_chain(argv)
     with parser_errors("plan"):
         cli = _PlanCLI(argv)
-    print(_report(cli.plan, chosen=cli.config["trainer"]["precision"] is None, gpu_memory=cli.config["gpu_memory"]))
-    return cli.plan
+    options = cli.options
+    if options["suggest"]:
+        suggestion = suggest(cli, gpu_memory=_bytes(options), devices=options["devices"], strategy=options["strategy"])
+        print(_suggested(suggestion))
+        _write(cli, _without_own(argv), suggestion, options["write"], options["dry_run"])
+        return [suggestion]
+    _check_no_write(options)
+    plan = plan_of(cli, gpu_memory=_bytes(options), devices=options["devices"] or 1, strategy=options["strategy"])
+    print(_report(plan, chosen=cli.config["trainer"]["precision"] is None, gpu_memory=options["gpu_memory"]))
+    return plan
 
 
 class _PlanCLI(Configuration):
-    """Builds the stage only: no trainer, no data."""
+    """A configuration with the options of `omni plan`."""
 
     def init_parser(self, **kwargs: Any) -> Any:
         description = (
-            "Count a configuration's parameters and memory. Takes the options of `omni fit`, and three of its own."
+            "Count a configuration's parameters and memory, or with --suggest fit it to its data and a GPU. Takes the "
+            "options of `omni fit`, and these of its own; or --chain with a pipeline instead of --config."
         )
         return super().init_parser(**kwargs, prog="omni plan", description=description)
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument(
-            "--gpu_memory",
-            type=str | None,
-            default=None,
-            help="Memory of the GPU, such as 12GB or 24GiB: does training fit?",
-        )
-        parser.add_argument("--devices", type=int, default=1, help="Number of devices.")
-        parser.add_argument(
-            "--strategy", type=str, default="ddp", help="Strategy on several devices: ddp or model_parallel."
-        )
+        add_options(parser)
         # `ckpt_path` and other options of `fit`, which stand in a run's config.yaml and have no effect here.
         parser.add_method_arguments(self.trainer_class, "fit", skip=self.subcommands()["fit"])
 
-    def instantiate_classes(self) -> None:
-        gpu_memory = self.config["gpu_memory"]
-        self.plan = plan_of(
-            self,
-            gpu_memory=None if gpu_memory is None else parse_size(gpu_memory),
-            devices=self.config["devices"],
-            strategy=self.config["strategy"],
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `omni plan`."""
+        return {name: self.config[name] for name in _OWN}
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Adds the options of `omni plan`."""
+    memory = "Memory of the GPU, such as 12GB or 24GiB: does training fit? With --suggest: the batch that fits."
+    parser.add_argument("--gpu_memory", type=str | None, default=None, help=memory)
+    devices = "Number of devices; by default 1, with --suggest as configured."
+    parser.add_argument("--devices", type=int | None, default=None, help=devices)
+    strategy = "Strategy on several devices: ddp or model_parallel."
+    parser.add_argument("--strategy", type=str, default="ddp", help=strategy)
+    suggested = (
+        "Read the data, and print changes of steps, warm-up, intervals, batch and learning rate, with reasons. The "
+        "learning rate is that of the shipped configuration × sqrt(its width / width): arXiv:2310.17813, 2203.03466."
+    )
+    parser.add_argument("--suggest", action="store_true", help=suggested)
+    written = "With --suggest: write the changes to this file (of a chain: folder), for `omni fit --config FILE`."
+    parser.add_argument("--write", type=Path | None, default=None, help=written)
+    dry = "With --suggest: write nothing, print what --write would write. The default without --write."
+    parser.add_argument("--dry_run", action="store_true", help=dry)
+
+
+def _suggest_chain(argv: list[str]) -> list[Suggestion]:
+    """Suggestions for all stages of a pipeline."""
+    parser = ArgumentParser(exit_on_error=False, prog="omni plan")
+    parser.add_argument("--chain", type=Path, help="The pipeline's YAML file, such as configs/world/chain.yaml.")
+    add_options(parser)
+    with parser_errors("plan"):
+        options = parser.parse_args(argv).as_dict()
+    if not options["suggest"]:
+        raise UserError("--chain: give --suggest too; to count one stage give its --config")
+    folder, files, keys = options["write"], {}, {}
+    _check_folder(folder)
+    suggestions = []
+    for stage in read_pipeline(options["chain"]).stages.values():
+        suggestion = suggest(
+            stage.configuration,
+            gpu_memory=_bytes(options),
+            devices=options["devices"],
+            strategy=options["strategy"],
+            missing=_missing(stage),
         )
+        print(f"{stage.name}: {_suggested(suggestion)}\n", flush=True)
+        suggestions.append(suggestion)
+        if folder is not None and suggestion.changes:
+            file, keys[stage.name] = folder / f"{stage.name}.yaml", suggestion.values.keys()
+            _write(stage.configuration, list(stage.arguments[:2]), suggestion, file, options["dry_run"])
+            files[stage.name] = file
+    if folder is not None:
+        chain = folder / "chain.yaml"
+        text = f"{HEADER} omni train {chain}\n{with_configs(options['chain'], files, keys, chain)}"
+        _put(text, chain, options["dry_run"], f"omni train {chain}")
+    return suggestions
+
+
+def _check_folder(folder: Path | None) -> None:
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"--write {folder} is a file: a chain takes a folder")
+
+
+def _missing(stage: StageSpec) -> str | None:
+    """Why the data of a stage of a pipeline cannot be read before another stage is trained; None if it can."""
+    paths = {key: value for key, value in stage.configuration.strings.items() if key.startswith("data.")}
+    for key, value in paths.items():
+        if value.endswith(".ckpt") and not Path(value).expanduser().is_file():
+            return f"{key} is {value}, which is not trained yet; run this again once it is"
+    return None
+
+
+def _bytes(options: dict[str, Any]) -> int | None:
+    return None if options["gpu_memory"] is None else parse_size(options["gpu_memory"])
+
+
+def _without_own(argv: list[str]) -> list[str]:
+    """The arguments of `omni fit` among those of `omni plan`."""
+    kept, skip = [], False
+    for argument in argv:
+        name, equals, _ = argument.removeprefix("--").partition("=")
+        if skip:
+            skip = False
+        elif argument.startswith("--") and name in _OWN:
+            skip = not equals and name not in _FLAGS
+        else:
+            kept.append(argument)
+    return kept
+
+
+def _check_no_write(options: dict[str, Any]) -> None:
+    if options["write"] is not None or options["dry_run"]:
+        raise UserError("--write and --dry_run belong to --suggest: give it too")
+
+
+def _write(
+    configuration: Configuration, argv: list[str], suggestion: Suggestion, file: Path | None, dry_run: bool
+) -> None:
+    if file is not None:
+        changes = {change.key: (change.value, change.reason) for change in suggestion.changes}
+        _put(overlay(configuration, argv, changes, file), file, dry_run, f"omni fit --config {file}")
+
+
+def _put(text: str, file: Path, dry_run: bool, command: str) -> None:
+    """Writes a suggested file, or prints it."""
+    if dry_run:
+        print(f"{file}:\n{text}")
+    else:
+        write_overlay(text, file)
+        print(f"written to {file}: {command}\n")
+
+
+def _suggested(suggestion: Suggestion) -> str:
+    """A suggestion as lines."""
+    lines = [suggestion.stage]
+    if suggestion.statistics is not None:
+        for split, counts in suggestion.statistics.counts.items():
+            numbers = ", ".join(f"{value:,.2f} {name}" if isinstance(value, float) else f"{value:,} {name}"
+                                for name, value in counts.items() if value)  # fmt: skip
+            lines.append(f"  {split}: {numbers}")
+    lines += [
+        f"  {change.key}: {_shown(change.old)} -> {_shown(change.new)}  ({change.reason})"
+        for change in suggestion.changes
+    ]
+    if not suggestion.changes:
+        lines.append("  no change")
+    return "\n".join([*lines, *(f"  {note}" for note in suggestion.notes)])
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"
 
 
 def _share_table(plan: Plan) -> dict[tuple[str, str], dict[str, str]]:

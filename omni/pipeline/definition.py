@@ -1,6 +1,5 @@
 """The definition of a pipeline: its stages, their dependencies and their target metrics."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from omni.errors import UserError, one_line, parser_errors
-from omni.training.configuration import Configuration
+from omni.training.configuration import Configuration, options_of
 from omni.training.shipped import find_config
 
 
@@ -173,8 +172,7 @@ def _arguments(path: Path, entry: StageEntry) -> list[str]:
     if not config.is_file() and not (config := find_config(entry.config)).is_file():
         raise UserError(f"its config {config} does not exist")
     overrides = {"trainer.enable_progress_bar": False, **(entry.overrides or {})}
-    pairs = [f"--{key}={each if isinstance(each, str) else json.dumps(each)}" for key, each in overrides.items()]
-    return ["--config", str(config) if config.is_absolute() else os.path.relpath(config), *pairs]
+    return ["--config", str(config) if config.is_absolute() else os.path.relpath(config), *options_of(overrides)]
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Configurations, parsed and checked as by `omni fit`, without running them."""
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jsonargparse import Namespace
@@ -13,7 +14,7 @@ from jsonargparse import Namespace
 from omni.errors import UserError, one_line
 from omni.training.lightning_cli import OmniCLI
 from omni.training.loggers import check_loggers, folder_of
-from omni.training.shipped import find_configs
+from omni.training.shipped import find_configs, split_configs
 
 
 class Configuration(OmniCLI):
@@ -27,11 +28,11 @@ class Configuration(OmniCLI):
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
-        self._argv = find_configs(argv)
+        self.argv = tuple(find_configs(argv))  # with the base files of each configuration
         super().__init__(run=False)
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        self.config = parser.parse_args(self._argv)
+        self.config = parser.parse_args(list(self.argv))
 
     def link_arguments(self, parser: Any) -> None:
         """Links nothing: model and data are built independently."""
@@ -47,6 +48,20 @@ class Configuration(OmniCLI):
 
     def instantiate_classes(self) -> None:
         """Does nothing: `make` does."""
+
+    def changed(self, values: Mapping[str, Any]) -> Self:
+        """The same configuration with other values, by dotted key, checked again."""
+        return type(self)([*self.argv, *options_of(values)]) if values else self
+
+    @property
+    def files(self) -> list[str]:
+        """The configuration files, each after its base files."""
+        _, files = split_configs(self.argv)
+        return files
+
+    def get(self, key: str) -> Any:
+        """The value at a dotted key; None if the configuration lacks it."""
+        return self.config.get(key)
 
     def make(self, key: str) -> Any:
         """Builds the `model` or the `data`.
@@ -87,12 +102,27 @@ class Configuration(OmniCLI):
         Raises:
             UserError: If the data cannot be read.
         """
+        data = self.configured_data()
+        with muted_logs():
+            return data.fingerprint
+
+    def configured_data(self) -> Any:
+        """The data module, with what the stage tells it about the sizes of media.
+
+        Raises:
+            UserError: If the data cannot be read.
+        """
         data = self.make("data")
         with torch.device("meta"), muted_logs():
             stage = self.make("model")
         with muted_logs():
             stage.configure_data(data)
-            return data.fingerprint
+        return data
+
+
+def options_of(values: Mapping[str, Any]) -> list[str]:
+    """Command-line options that set values by dotted key; a key that ends in `+` appends to a list."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
 
 
 @contextmanager

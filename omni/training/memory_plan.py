@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from omni.errors import UserError
+from omni.layers.transformer import Transformer
 from omni.optim.precision import best_precision, check_precision
 from omni.stages.stage import Stage
 from omni.training.configuration import Configuration
@@ -101,7 +102,14 @@ def fake_tensors() -> Iterator[None]:
 
 
 def plan_of(
-    configuration: Configuration, *, gpu_memory: int | None = None, devices: int = 1, strategy: str = "ddp"
+    configuration: Configuration,
+    *,
+    gpu_memory: int | None = None,
+    devices: int = 1,
+    strategy: str = "ddp",
+    data: Mapping[str, Any] | None = None,
+    accumulating: bool | None = None,
+    gradient_checkpointing: bool | None = None,
 ) -> Plan:
     """Parameters and memory of a parsed configuration; no file of data is opened.
 
@@ -110,6 +118,9 @@ def plan_of(
         gpu_memory: Available bytes on each device.
         devices: Number of devices, each with a batch of its own.
         strategy: `ddp` or `model_parallel`.
+        data: Arguments of the data module that replace those of the configuration.
+        accumulating: Whether gradients are accumulated; None: as configured.
+        gradient_checkpointing: Whether trained Transformers recompute activations; None: as configured.
 
     Raises:
         UserError: If an argument or the precision is refused, or the data does not define the size of a batch.
@@ -117,11 +128,15 @@ def plan_of(
     trainer = configuration.config["trainer"]
     configuration.make("data")  # refuses invalid arguments; opens no file before its setup
     with fake_tensors():
+        stage = configuration.make("model")
+        for module in stage.modules():
+            if isinstance(module, Transformer) and gradient_checkpointing is not None:
+                module.gradient_checkpointing = gradient_checkpointing
         return measure(
-            configuration.make("model"),
-            configuration.config["data"]["init_args"].as_dict(),
+            stage,
+            {**configuration.config["data"]["init_args"].as_dict(), **(data or {})},
             precision=trainer["precision"] or best_precision(trainer["accelerator"]),
-            accumulating=trainer["accumulate_grad_batches"] > 1,
+            accumulating=trainer["accumulate_grad_batches"] > 1 if accumulating is None else accumulating,
             gpu_memory=gpu_memory,
             devices=devices,
             strategy=strategy,

@@ -49,6 +49,20 @@ def find_configs(argv: Sequence[str]) -> list[str]:
     return found
 
 
+def split_configs(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments of a command without every `--config`, and the paths that these give."""
+    others: list[str] = []
+    files: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name not in _OPTIONS:
+            others.append(argument)
+        else:
+            files.append(value if equals else next(arguments, ""))
+    return others, files
+
+
 def without_base(content: str) -> str:
     """A configuration's YAML without its key `base`."""
     try:

@@ -22,6 +22,7 @@ from omni.data.conversations.speech import TranscriptionPrompt, noise_conversati
 from omni.data.conversations.stream import ConversationStream
 from omni.data.loading.skipped import SkippedRow, report_skipped
 from omni.data.loading.split_data import BucketedData
+from omni.data.loading.statistics import DataStatistics
 from omni.data.speech.manifests import sha256_of
 from omni.data.text.corpus import open_corpus
 from omni.data.text.tokenizer_training import find_tokenizer
@@ -206,6 +207,14 @@ class ConversationData(BucketedData[_Plan]):
         if self._plan is not None and not self.datasets:
             self.open_splits(self._plan)
         return super().dataset(split)
+
+    def statistics(self) -> DataStatistics:
+        self.plan()
+        splits = [split for split in ("train", "val") if split != "train" or not self.streaming]
+        sizes = {split: self.sizes(split) for split in splits}
+        counts = {split: {"conversations": len(each), "tokens": int(each.sum())} for split, each in sizes.items()}
+        limits = {"batch_argument": "batch_tokens", "smallest_batch": self.max_tokens}
+        return self.statistics_of("conversations", counts, sizes, **limits)
 
     def sizes(self, split: str) -> np.ndarray:
         return self.dataset(split).lengths

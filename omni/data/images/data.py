@@ -20,6 +20,7 @@ from omni.data.images.sources import ImageSource, Location
 from omni.data.images.splits import annotated, check_classes, check_leak, hold_out
 from omni.data.images.stream import ImageStream
 from omni.data.loading.split_data import FixedSizeData
+from omni.data.loading.statistics import DataStatistics
 from omni.errors import UserError
 from omni.media.images import Fit, Preprocessing
 from omni.text.tokenizer import Tokenizer
@@ -146,6 +147,16 @@ class ImageData(FixedSizeData[_Plan]):
         for split in splits:
             if split in plan.rows and split not in self.datasets:
                 self.datasets[split] = self._open(split, plan)
+
+    def statistics(self) -> DataStatistics:
+        plan = self.plan(may_write=True)
+        splits = {split: plan.rows[split] for split in ("train", "val") if split in plan.rows}
+        counts = {
+            split: {"images": len(rows), "captions": sum(len(row.captions) for row in rows)}
+            for split, rows in splits.items()
+        }
+        classes = sum(len(attribute.values) for attribute in plan.attributes) or None
+        return self.statistics_of("images", counts, {split: len(rows) for split, rows in splits.items()}, classes)
 
     def stream(self) -> ImageStream:
         plan = self.plan()

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from omni.data.loading.bucketing import BucketedBatches, SortedBatches, padding_share
 from omni.data.loading.resumable import OrderedBatches, ResumableData, ShuffledBatches
+from omni.data.loading.statistics import DataStatistics, Unit
 from omni.data.loading.streaming import SourceStream, StreamLoader
 from omni.distributed import all_agree
 from omni.errors import UserError
@@ -90,6 +91,13 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
         if self.trainer is None:
             self.prepare_data()
         self.open_splits(self.plan())
+
+    @abstractmethod
+    def statistics(self) -> DataStatistics:
+        """Counts the training and validation data, prepared as for training, without reading media.
+
+        Needs no trainer. Of a stage that sets up its data, `configure_data` must be called before.
+        """
 
     def dataset(self, split: str) -> Any:
         """The data set of a split.
@@ -213,6 +221,29 @@ class FixedSizeData(SplitData[Plan], ABC):
     def eval_batches(self, split: str) -> OrderedBatches:
         return OrderedBatches(len(self.dataset(split)), self.val_batch_size or self.batch_size, **self.rank())
 
+    def statistics_of(
+        self, unit: Unit, counts: Mapping[str, Mapping[str, float]], rows: Mapping[str, int], classes: int | None = None
+    ) -> DataStatistics:
+        """Statistics from the number of rows of each split.
+
+        Args:
+            unit: See `DataStatistics`.
+            counts: See `DataStatistics`.
+            rows: Number of rows of a split; without `train` for a stream.
+            classes: See `DataStatistics`.
+        """
+        return DataStatistics(
+            unit=unit,
+            counts=counts,
+            batch_argument="batch_size",
+            batch_size=self.batch_size,
+            smallest_batch=1,
+            train_sizes=np.ones(rows["train"]) if "train" in rows else None,
+            max_rows=None,
+            val_batches=-(-rows["val"] // (self.val_batch_size or self.batch_size)),
+            classes=classes,
+        )
+
 
 class BucketedData(SplitData[Plan], ABC):
     """Abstract: a data module with batches of rows of similar size.
@@ -244,6 +275,35 @@ class BucketedData(SplitData[Plan], ABC):
     def batch_limits(self) -> dict[str, Any]:
         """`capacity` and `max_rows` of a batch."""
         return {"capacity": self.batch_capacity, "max_rows": self.max_batch_rows}
+
+    def statistics_of(
+        self,
+        unit: Unit,
+        counts: Mapping[str, Mapping[str, float]],
+        sizes: Mapping[str, np.ndarray],
+        *,
+        batch_argument: str,
+        smallest_batch: float,
+    ) -> DataStatistics:
+        """Statistics from the size of each row.
+
+        Args:
+            unit: See `DataStatistics`.
+            counts: See `DataStatistics`.
+            sizes: (rows,) sizes of the rows of a split; without `train` for a stream.
+            batch_argument: See `DataStatistics`.
+            smallest_batch: See `DataStatistics`.
+        """
+        return DataStatistics(
+            unit=unit,
+            counts=counts,
+            batch_argument=batch_argument,
+            batch_size=self.batch_capacity,
+            smallest_batch=smallest_batch,
+            train_sizes=sizes.get("train"),
+            max_rows=self.max_batch_rows,
+            val_batches=len(SortedBatches(sizes["val"], **self.batch_limits)),
+        )
 
     def report_batches(self) -> None:
         """Prints the number of training batches and their share of padding."""

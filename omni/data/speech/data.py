@@ -149,7 +149,9 @@ class SpeechData(UtteranceData[FeatureFile]):
         return stream
 
     def sizes(self, split: str) -> np.ndarray:
-        durations = np.array([row.duration for row in self.dataset(split).rows])
+        return self.batch_sizes(np.array([row.duration for row in self.dataset(split).rows]), split)
+
+    def batch_sizes(self, durations: np.ndarray, split: str) -> np.ndarray:
         return np.minimum(durations, self.crop) if self.crop and split == "train" else durations
 
     def _extractor(self, split: str) -> FeatureExtractor:

@@ -3,9 +3,12 @@
 from abc import ABC
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+import numpy as np
+
 from omni.data.loading.row_file import RowFile
 from omni.data.loading.skipped import report_skipped
 from omni.data.loading.split_data import BucketedData
+from omni.data.loading.statistics import DataStatistics
 from omni.data.speech.manifests import open_utterances
 from omni.data.speech.rows import SpeechRow, read_rows
 from omni.errors import UserError
@@ -69,6 +72,36 @@ class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
     @property
     def batch_capacity(self) -> float:
         return self.batch_seconds
+
+    def statistics(self) -> DataStatistics:
+        """Of the rows that are read; those that turn out to be unusable for a model are counted too."""
+        rows = {split: part for split, part in self.plan(may_write=True).rows.items() if split != "test"}
+        durations = {split: np.array([row.duration for row in part]) for split, part in rows.items()}
+        counts = {
+            split: {
+                "utterances": len(part),
+                "hours": float(durations[split].sum() / 3600),
+                "s the longest": float(durations[split].max()),
+                "speakers": len({row.utterance.speaker for row in part} - {None}),
+            }
+            for split, part in rows.items()
+        }
+        return self.statistics_of(
+            "hours",
+            counts,
+            {split: self.batch_sizes(seconds, split) for split, seconds in durations.items()},
+            batch_argument="batch_seconds",
+            smallest_batch=self.max_duration + 2 * self.silence,
+        )
+
+    def batch_sizes(self, durations: np.ndarray, split: str) -> np.ndarray:
+        """Seconds of a batch that each utterance of a split takes.
+
+        Args:
+            durations: (utterances,) seconds of their recordings.
+            split: Name of the split.
+        """
+        return durations + 2 * self.silence
 
     def read_split(self, split: str, *, may_write: bool) -> list[SpeechRow]:
         """The rows of a split that can be used; the others are reported."""

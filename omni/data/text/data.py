@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, final
 from lightning.pytorch.utilities import rank_zero_info
 
 from omni.data.loading.split_data import FixedSizeData
+from omni.data.loading.statistics import DataStatistics
 from omni.data.text.corpus import DocumentSplit, corpus_fingerprint, first_documents, open_corpus, tail_split
 from omni.data.text.documents import Documents
 from omni.data.text.packing import PackingReport
@@ -123,6 +124,15 @@ class TextData(FixedSizeData[_Plan]):
                 f"{split}: {report.documents:,} documents, {report.tokens:,} tokens in {report.rows:,} rows of "
                 f"{self.context + 1}, {report.padding:.2%} padding, {report.cropped:.2%} cropped"
             )
+
+    def statistics(self) -> DataStatistics:
+        self.setup()  # the tokens are kept: training does not count them again
+        splits = {split: self.report[split] for split in ("train", "val") if split in self.report}
+        counts = {
+            split: {"documents": report.documents, "tokens": report.tokens, "rows": report.rows}
+            for split, report in splits.items()
+        }
+        return self.statistics_of("tokens", counts, {split: report.rows for split, report in splits.items()})
 
     def stream(self) -> TextStream:
         plan = self.plan()
