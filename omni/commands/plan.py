@@ -1,24 +1,26 @@
 """`omni plan`: the parameters and the memory of a configuration, and one that fits its data."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from omni.errors import UserError, parser_errors
-from omni.pipeline.definition import StageSpec, read_pipeline
+from omni.pipeline.definition import Pipeline, StageSpec, read_pipeline
 from omni.pipeline.rewriting import with_configs
 from omni.training.configuration import Configuration
 from omni.training.memory import format_count, format_size, parse_size
 from omni.training.memory_plan import Plan, plan_of
 from omni.training.overlay import HEADER, overlay, write_overlay
+from omni.training.preflight import Check, preflight
 from omni.training.suggestion import Suggestion, suggest
 
-_FLAGS = ("suggest", "dry_run")
+_FLAGS = ("suggest", "check", "dry_run")
 _OWN = ("gpu_memory", "devices", "strategy", "write", *_FLAGS)
 
 
-def run(argv: list[str]) -> Plan | list[Suggestion]:
+def run(argv: list[str]) -> Plan | list[Suggestion] | list[Check]:
     """Counts the parameters and the memory of a configuration, or suggests one that fits its data, and prints it.
 
     To count, only the configuration is read: no data, no GPU, no memory for weights. The stage is built with fake
@@ -35,17 +37,24 @@ def run(argv: list[str]) -> Plan | list[Suggestion]:
         UserError: If the configuration is invalid.
     """
     if any(argument.partition("=")[0] == "--chain" for argument in argv):
-        return _suggest_chain(argv)
+        return _plan_chain(argv)
     with parser_errors("plan"):
         cli = _PlanCLI(argv)
     options = cli.options
+    _check_options(options)
+    if options["check"]:
+        return _check(cli, options)
     if options["suggest"]:
         suggestion = suggest(cli, gpu_memory=_bytes(options), devices=options["devices"], strategy=options["strategy"])
         print(_suggested(suggestion))
         _write(cli, _without_own(argv), suggestion, options["write"], options["dry_run"])
         return [suggestion]
-    _check_no_write(options)
-    plan = plan_of(cli, gpu_memory=_bytes(options), devices=options["devices"] or 1, strategy=options["strategy"])
+    plan = plan_of(
+        cli,
+        gpu_memory=_bytes(options),
+        devices=1 if options["devices"] is None else options["devices"],
+        strategy=options["strategy"],
+    )
     print(_report(plan, chosen=cli.config["trainer"]["precision"] is None, gpu_memory=options["gpu_memory"]))
     return plan
 
@@ -67,6 +76,10 @@ class _PlanCLI(Configuration):
         parser.add_method_arguments(self.trainer_class, "fit", skip=self.subcommands()["fit"])
 
     @property
+    def fit_arguments(self) -> list[str]:
+        return _without_own(self.argv)
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options of `omni plan`."""
         return {name: self.config[name] for name in _OWN}
@@ -85,31 +98,60 @@ def add_options(parser: ArgumentParser) -> None:
         "learning rate is that of the shipped configuration × sqrt(its width / width): arXiv:2310.17813, 2203.03466."
     )
     parser.add_argument("--suggest", action="store_true", help=suggested)
+    checked = (
+        "Pre-flight: check that data, disk, memory and loggers are as a run needs them, train and evaluate for a few "
+        "batches in a temporary folder and resume there; exit code 0 or 2."
+    )
+    parser.add_argument("--check", action="store_true", help=checked)
     written = "With --suggest: write the changes to this file (of a chain: folder), for `omni fit --config FILE`."
     parser.add_argument("--write", type=Path | None, default=None, help=written)
     dry = "With --suggest: write nothing, print what --write would write. The default without --write."
     parser.add_argument("--dry_run", action="store_true", help=dry)
 
 
-def _suggest_chain(argv: list[str]) -> list[Suggestion]:
-    """Suggestions for all stages of a pipeline."""
+def _plan_chain(argv: list[str]) -> list[Any]:
+    """Suggestions for all stages of a pipeline, or checks of those that can be trained now."""
     parser = ArgumentParser(exit_on_error=False, prog="omni plan")
     parser.add_argument("--chain", type=Path, help="The pipeline's YAML file, such as configs/world/chain.yaml.")
     add_options(parser)
     with parser_errors("plan"):
         options = parser.parse_args(argv).as_dict()
-    if not options["suggest"]:
-        raise UserError("--chain: give --suggest too; to count one stage give its --config")
-    folder, files, keys = options["write"], {}, {}
-    _check_folder(folder)
-    suggestions = []
-    for stage in read_pipeline(options["chain"]).stages.values():
+    _check_options(options)
+    if options["suggest"]:
+        _check_folder(options["write"])
+        return _suggest_chain(read_pipeline(options["chain"]), options)
+    if options["check"]:
+        return _check_chain(read_pipeline(options["chain"]), options)
+    raise UserError("--chain: give --suggest or --check too; to count one stage give its --config")
+
+
+def _check_chain(pipeline: Pipeline, options: dict[str, Any]) -> list[Check]:
+    checks: list[Check] = []
+    failed = False
+    for stage in pipeline.stages.values():
+        if missing := _missing(stage, "init_from.", "data.", "model."):
+            print(f"{stage.name}: not checked: {missing}\n")
+            continue
+        print(f"{stage.name}:")
+        try:
+            checks += _check(stage.configuration, options)
+        except SystemExit:
+            failed = True
+        print()
+    if failed:
+        raise SystemExit(2)
+    return checks
+
+
+def _suggest_chain(pipeline: Pipeline, options: dict[str, Any]) -> list[Suggestion]:
+    folder, files, keys, suggestions = options["write"], {}, {}, []
+    for stage in pipeline.stages.values():
         suggestion = suggest(
             stage.configuration,
             gpu_memory=_bytes(options),
             devices=options["devices"],
             strategy=options["strategy"],
-            missing=_missing(stage),
+            missing=_missing(stage, "data."),
         )
         print(f"{stage.name}: {_suggested(suggestion)}\n", flush=True)
         suggestions.append(suggestion)
@@ -129,11 +171,10 @@ def _check_folder(folder: Path | None) -> None:
         raise UserError(f"--write {folder} is a file: a chain takes a folder")
 
 
-def _missing(stage: StageSpec) -> str | None:
-    """Why the data of a stage of a pipeline cannot be read before another stage is trained; None if it can."""
-    paths = {key: value for key, value in stage.configuration.strings.items() if key.startswith("data.")}
-    for key, value in paths.items():
-        if value.endswith(".ckpt") and not Path(value).expanduser().is_file():
+def _missing(stage: StageSpec, *prefixes: str) -> str | None:
+    """Why a stage cannot be read before another one of its pipeline is trained; None if it can."""
+    for key, value in stage.configuration.strings.items():
+        if key.startswith(prefixes) and value.endswith(".ckpt") and not Path(value).expanduser().is_file():
             return f"{key} is {value}, which is not trained yet; run this again once it is"
     return None
 
@@ -142,7 +183,7 @@ def _bytes(options: dict[str, Any]) -> int | None:
     return None if options["gpu_memory"] is None else parse_size(options["gpu_memory"])
 
 
-def _without_own(argv: list[str]) -> list[str]:
+def _without_own(argv: Sequence[str]) -> list[str]:
     """The arguments of `omni fit` among those of `omni plan`."""
     kept, skip = [], False
     for argument in argv:
@@ -156,9 +197,28 @@ def _without_own(argv: list[str]) -> list[str]:
     return kept
 
 
-def _check_no_write(options: dict[str, Any]) -> None:
-    if options["write"] is not None or options["dry_run"]:
+def _check_options(options: dict[str, Any]) -> None:
+    if options["suggest"] and options["check"]:
+        raise UserError("--suggest and --check: give one of them")
+    if options["suggest"] and options["devices"] is not None and options["devices"] < 1:
+        raise UserError(f"--devices is {options['devices']}: give 1 or more")
+    if not options["suggest"] and (options["write"] is not None or options["dry_run"]):
         raise UserError("--write and --dry_run belong to --suggest: give it too")
+
+
+def _check(configuration: Configuration, options: dict[str, Any]) -> list[Check]:
+    """Prints the checks of a stage as they are done.
+
+    Raises:
+        SystemExit: With 2 if one fails.
+    """
+    checks = []
+    for check in preflight(configuration, gpu_memory=_bytes(options)):
+        print(f"{'✓' if check.passed else '✗'} {check.name}: {check.reason}", flush=True)
+        checks.append(check)
+    if not all(check.passed for check in checks):
+        raise SystemExit(2)
+    return checks
 
 
 def _write(
@@ -182,10 +242,7 @@ def _suggested(suggestion: Suggestion) -> str:
     """A suggestion as lines."""
     lines = [suggestion.stage]
     if suggestion.statistics is not None:
-        for split, counts in suggestion.statistics.counts.items():
-            numbers = ", ".join(f"{value:,.2f} {name}" if isinstance(value, float) else f"{value:,} {name}"
-                                for name, value in counts.items() if value)  # fmt: skip
-            lines.append(f"  {split}: {numbers}")
+        lines += [f"  {split}: {text}" for split, text in suggestion.statistics.described().items()]
     lines += [
         f"  {change.key}: {_shown(change.old)} -> {_shown(change.new)}  ({change.reason})"
         for change in suggestion.changes

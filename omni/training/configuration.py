@@ -54,6 +54,11 @@ class Configuration(OmniCLI):
         return type(self)([*self.argv, *options_of(values)]) if values else self
 
     @property
+    def fit_arguments(self) -> list[str]:
+        """Arguments of `omni fit` that train this configuration."""
+        return list(self.argv)
+
+    @property
     def files(self) -> list[str]:
         """The configuration files, each after its base files."""
         _, files = split_configs(self.argv)

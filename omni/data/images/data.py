@@ -156,7 +156,11 @@ class ImageData(FixedSizeData[_Plan]):
             for split, rows in splits.items()
         }
         classes = sum(len(attribute.values) for attribute in plan.attributes) or None
-        return self.statistics_of("images", counts, {split: len(rows) for split, rows in splits.items()}, classes)
+        sizes = {"train": self.load_size, "val": self.image_size}
+        pixels = [3 * len(rows) * sizes[split] ** 2 for split, rows in splits.items()]
+        memory = sum(each for each in pixels if each <= self.memory_gb * 1e9)
+        rows = {split: len(rows) for split, rows in splits.items()}
+        return self.statistics_of("images", counts, rows, classes=classes, memory=memory)
 
     def stream(self) -> ImageStream:
         plan = self.plan()

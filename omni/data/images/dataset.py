@@ -176,16 +176,19 @@ def load_images(
         The rows with readable images, and their pixels (images, channels, size, size) of uint8, with one channel if all
         images are grey. The other rows are added to `errors`.
     """
-    kept, blocks = [], []
+    kept: list[ImageRow] = []
+    pixels = torch.empty(len(rows), 3, preprocessing.size, preprocessing.size, dtype=torch.uint8)  # never held twice
+    grey = True
     for start in range(0, len(rows), _BLOCK):
         loaded = _read_all(rows[start : start + _BLOCK], lambda row: preprocessing(row.read()), errors)
+        if not loaded:
+            continue
+        block = _stack([image for _, image in loaded])
+        pixels[len(kept) : len(kept) + len(block)] = block
+        grey = grey and bool((block == block[:, :1]).all())
         kept += [row for row, _ in loaded]
-        blocks += [_stack([image for _, image in loaded])] if loaded else []
-    if all(bool((block == block[:, :1]).all()) for block in blocks):
-        blocks = [block[:, :1] for block in blocks]
-    else:
-        blocks = [block.expand(-1, 3, -1, -1) for block in blocks]
-    return kept, torch.cat(blocks) if blocks else torch.empty(0, 1, preprocessing.size, preprocessing.size).byte()
+    pixels = pixels[: len(kept)]
+    return kept, pixels[:, :1].clone() if grey else pixels
 
 
 def readable(rows: Sequence[ImageRow], errors: RowErrors) -> list[ImageRow]:

@@ -222,7 +222,13 @@ class FixedSizeData(SplitData[Plan], ABC):
         return OrderedBatches(len(self.dataset(split)), self.val_batch_size or self.batch_size, **self.rank())
 
     def statistics_of(
-        self, unit: Unit, counts: Mapping[str, Mapping[str, float]], rows: Mapping[str, int], classes: int | None = None
+        self,
+        unit: Unit,
+        counts: Mapping[str, Mapping[str, float]],
+        rows: Mapping[str, int],
+        *,
+        classes: int | None = None,
+        memory: int = 0,
     ) -> DataStatistics:
         """Statistics from the number of rows of each split.
 
@@ -231,6 +237,7 @@ class FixedSizeData(SplitData[Plan], ABC):
             counts: See `DataStatistics`.
             rows: Number of rows of a split; without `train` for a stream.
             classes: See `DataStatistics`.
+            memory: See `DataStatistics`.
         """
         return DataStatistics(
             unit=unit,
@@ -242,6 +249,7 @@ class FixedSizeData(SplitData[Plan], ABC):
             max_rows=None,
             val_batches=-(-rows["val"] // (self.val_batch_size or self.batch_size)),
             classes=classes,
+            memory=memory,
         )
 
 

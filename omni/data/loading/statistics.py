@@ -27,6 +27,7 @@ class DataStatistics:
         max_rows: Most rows of a batch; None if `batch_argument` counts rows.
         val_batches: Batches of a validation.
         classes: Number of classes of the labels; None without labels.
+        memory: Bytes of the rows that are kept in memory while training.
     """
 
     unit: Unit
@@ -38,11 +39,23 @@ class DataStatistics:
     max_rows: int | None
     val_batches: int
     classes: int | None = None
+    memory: int = 0
 
     @property
     def amount(self) -> float | None:
         """Training data in `unit`; None for a stream."""
         return self.counts["train"][self.unit] if "train" in self.counts else None
+
+    def described(self) -> dict[str, str]:
+        """The counts of each split in a line."""
+        return {
+            split: ", ".join(
+                f"{value:,.2f} {name}" if isinstance(value, float) else f"{value:,} {name}"
+                for name, value in numbers.items()
+                if value
+            )
+            for split, numbers in self.counts.items()
+        }
 
     def train_batches(self, batch_size: float) -> int | None:
         """Batches of an epoch on one device with another size of batch; None for a stream."""
