@@ -1,15 +1,12 @@
-"""Whether loggers can write: their package, folder and server."""
+"""Whether loggers can write: their folder and server. (`omni.training.loggers` checks their packages.)"""
 
 import os
 import socket
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# Package, and environment variable and default of the server, of Lightning's loggers that have them.
-_PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "comet_ml", "NeptuneLogger": "neptune"}
 _SECONDS = 5  # that a server may take to answer
 
 
@@ -21,9 +18,6 @@ def unreachable(class_path: str, arguments: Mapping[str, Any]) -> str | None:
         arguments: Of its constructor.
     """
     name = class_path.rpartition(".")[2]
-    package = _PACKAGES.get(name)
-    if package is not None and find_spec(package) is None:
-        return f"{name} needs the package {package}: install it, or take another logger"
     url = _server(name, arguments)
     if url is not None:
         return _closed(name, url)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS, TOY, arguments
 from lightning import Callback
 from toy_chain import two, written
+from toy_commands import CONFIGS, TOY, arguments
 from toy_runs import callback
 
 from omni.cli import main
@@ -139,15 +139,8 @@ def test_loggers(name, given, environment, problem, workplace, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setattr("omni.training.loggers_reachable.find_spec", lambda _: True)
     found = unreachable(f"lightning.pytorch.loggers.{name}", given)
     assert found is None if problem is None else problem in str(found)
-
-
-def test_a_logger_whose_package_is_missing(monkeypatch):
-    monkeypatch.setattr("omni.training.loggers_reachable.find_spec", lambda _: None)
-    assert "needs the package mlflow" in str(unreachable("lightning.pytorch.loggers.MLFlowLogger", {}))
-    assert unreachable("lightning.pytorch.loggers.CSVLogger", {}) is None
 
 
 def test_a_chain_is_checked_as_far_as_it_is_trained(workplace, capsys):

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import CONFIGS, TOY, TOY_SPEECH, arguments
 from lightning import LightningDataModule
 from PIL import Image
 from toy_chain import stage, two, written
+from toy_commands import CONFIGS, TOY, TOY_SPEECH, arguments
 
 from omni.cli import main
 from omni.data.loading.statistics import DataStatistics

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGS
+from toy_commands import CONFIGS
 
 from omni.cli import main
 
