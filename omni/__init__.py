@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from omni import sweeps as sweeps
     from omni.inference.assistant import Assistant as Assistant
     from omni.inference.classifier import classify as classify
     from omni.inference.recognizer import transcribe as transcribe
@@ -21,11 +22,13 @@ _HOMES = {
     "speak": "inference.synthesizer",
     "transcribe": "inference.recognizer",
 }
-__all__ = ["Assistant", "classify", "load", "load_synthesizer", "speak", "transcribe"]
+__all__ = ["Assistant", "classify", "load", "load_synthesizer", "speak", "sweeps", "transcribe"]
 
 
 def __getattr__(name: str) -> Any:
     # Late, because `omni --help` must not wait for PyTorch.
+    if name == "sweeps":
+        return import_module("omni.sweeps")
     if name in __all__:
         return getattr(import_module(f"omni.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'omni' has no attribute {name!r}")

@@ -45,6 +45,12 @@ VERBS = {
     "train": Verb(
         "omni.commands.train:train", "Train all stages of a pipeline: omni train configs/chain.yaml", ("pipeline",)
     ),
+    "sweep": Verb(
+        "omni.commands.sweep:sweep",
+        "Find the best values of a configuration: omni sweep configs/sweeps/learning_rate.yaml",
+        ("file",),
+        flags=("dry_run",),
+    ),
     "generate": Verb(
         "omni.commands.generate:generate",
         "Continue a text with a Thinker, or answer questions about text, images and audio.",

@@ -47,7 +47,11 @@ TRAINER = {
 
 def stage_files() -> list[Path]:
     """The configurations of stages."""
-    files = [path for path in sorted(CONFIGS.rglob("*.yaml")) if not {"models", "launch"} & set(path.parts)]
+    files = [
+        path
+        for path in sorted(CONFIGS.rglob("*.yaml"))
+        if not {"models", "launch", "sweeps"} & set(path.relative_to(CONFIGS).parts)
+    ]
     return [path for path in files if path.stem not in ("base", "chain", "smoke")]
 
 

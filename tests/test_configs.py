@@ -21,6 +21,8 @@ from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 from omni.models.vocoder import Vocos
 from omni.stages.stage import Stage
+from omni.sweeps.checks import check_values
+from omni.sweeps.definition import read_sweep
 from omni.synthetic.images import image_row
 from omni.training.configuration import Configuration
 
@@ -28,7 +30,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 LAUNCH = sorted((CONFIGS / "launch").iterdir())  # tested in test_launch.py
 CHAINS = [CONFIGS / name for name in ("chain.yaml", "world/chain.yaml", "world/smoke.yaml")]
-NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH}
+SWEEPS = sorted(CONFIGS.glob("sweeps/*.yaml"))
+NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH, *SWEEPS}
 STAGES = stage_files()
 KINDS = CONFIGS / "models/projector"
 PARTS = {
@@ -59,6 +62,19 @@ def test_all_files_were_found():
     assert len(MODELS) == 61
     assert len(STAGES) == 27
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, *NO_STAGES}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_sweeps_are_short_and_every_value_is_accepted(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for stage in ("thinker", "audio"):  # that the speech LLM starts from: trained before the sweep
+        folder = tmp_path / "lightning_logs/world" / stage
+        folder.mkdir(parents=True)
+        (folder / "best.ckpt").touch()
+    sweep = read_sweep(path)
+    check_values(sweep)
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 25
+    assert len(SWEEPS) == 5
 
 
 def part_of(path):

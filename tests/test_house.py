@@ -32,9 +32,10 @@ MAY_IMPORT = {
     "__main__": "cli",
     "bench": "batch checkpoints data decoding devices inference layers media models optim text training",
     "pipeline": "checkpoints cli data decoding evaluation inference media models training",
+    "sweeps": "checkpoints pipeline training",
     "commands": "batch bench checkpoints curves data decoding devices evaluation inference media models optim pipeline "
-    "stages synthetic text training",
-    "__init__": "inference",
+    "stages sweeps synthetic text training",
+    "__init__": "inference sweeps",
 }
 LIGHTNING = {"training", "stages", "data"}
 

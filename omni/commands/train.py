@@ -33,7 +33,7 @@ def train(pipeline: Path, *, jobs: int = 1, report: bool = True) -> None:
     waiting = f"waiting: another `omni train`, or a stage that it has started, is running in {read.folder}"
     with exclusive(read, waiting=lambda: print(waiting, flush=True)) as lock:
         timings = StageTimings(read.folder / "chain.json")
-        launcher = Launcher(read, lock, threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
+        launcher = Launcher(read.folder, lock, threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
         with PipelineTable(read.stages, timings) as table:
             scheduler = Scheduler(
                 read.stages,

@@ -49,7 +49,7 @@ class StageEntry:
     """A stage as the YAML file describes it.
 
     Attributes:
-        config: Its configuration, relative to the YAML file.
+        config: Its configuration, or several that are merged in order, relative to the YAML file.
         metric: Its headline metric.
         overrides: Values that replace those of the configuration, by key.
         after: Stages that it waits for, besides those whose checkpoints its configuration names.
@@ -57,7 +57,7 @@ class StageEntry:
         above: Likewise.
     """
 
-    config: str
+    config: str | list[str]
     metric: str
     overrides: dict[str, Any] | None = None
     after: list[str] | None = None
@@ -125,7 +125,7 @@ def read_pipeline(path: Path) -> Pipeline:
     for name, fields in content["stages"].items():
         with _errors_of(path, name):
             entry = entries[name] = _entry(fields)
-            arguments = _arguments(path, entry)
+            arguments = fit_arguments(path, entry.config, entry.overrides)
             with parser_errors("fit"):
                 configuration = Configuration(arguments)
             target = Target(entry.metric, entry.below, entry.above)
@@ -166,13 +166,24 @@ def _entry(fields: Any) -> StageEntry:
     return StageEntry(**parser.parse_object(fields).as_dict())
 
 
-def _arguments(path: Path, entry: StageEntry) -> list[str]:
-    """Arguments of `omni fit` for a stage."""
-    config = path.parent / entry.config
-    if not config.is_file() and not (config := find_config(entry.config)).is_file():
-        raise UserError(f"its config {config} does not exist")
-    overrides = {"trainer.enable_progress_bar": False, **(entry.overrides or {})}
-    return ["--config", str(config) if config.is_absolute() else os.path.relpath(config), *options_of(overrides)]
+def fit_arguments(path: Path, config: str | Sequence[str], overrides: Mapping[str, Any] | None = None) -> list[str]:
+    """Arguments of `omni fit` for a stage that a YAML file describes.
+
+    Args:
+        path: The YAML file.
+        config: The stage's configuration files, relative to it, or names of shipped ones.
+        overrides: Values that replace those of the configuration, by key.
+
+    Raises:
+        UserError: If a configuration does not exist.
+    """
+    arguments: list[str] = []
+    for name in [config] if isinstance(config, str) else config:
+        found = path.parent / name
+        if not found.is_file() and not (found := find_config(name)).is_file():
+            raise UserError(f"its config {found} does not exist")
+        arguments += ["--config", str(found) if found.is_absolute() else os.path.relpath(found)]
+    return arguments + options_of({"trainer.enable_progress_bar": False, **(overrides or {})})
 
 
 @contextmanager

@@ -42,20 +42,23 @@ class Launcher:
     """Starts stages as processes, each with a log file.
 
     Args:
-        pipeline: The pipeline.
+        folder: Folder of the log files.
         lock: File descriptor that each process inherits, see `exclusive`.
         threads: Threads of each process; PyTorch's choice by default.
+        gpu: The one GPU that each process sees, as CUDA_VISIBLE_DEVICES names it; all by default.
     """
 
-    def __init__(self, pipeline: Pipeline, lock: int, *, threads: int | None = None) -> None:
-        self.pipeline, self.lock = pipeline, lock
+    def __init__(self, folder: Path, lock: int, *, threads: int | None = None, gpu: str | None = None) -> None:
+        self.folder, self.lock = folder, lock
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if threads is not None:
             self.environment.setdefault("OMP_NUM_THREADS", str(threads))
+        if gpu is not None:
+            self.environment["CUDA_VISIBLE_DEVICES"] = gpu
 
     def log(self, name: str) -> Path:
         """The log file of a stage."""
-        return self.pipeline.folder / f"{name}.log"
+        return self.folder / f"{name}.log"
 
     def __call__(self, stage: StageSpec, status: StageStatus) -> subprocess.Popen[bytes]:
         """Starts a stage."""
@@ -84,6 +87,11 @@ class Launcher:
             return run.problem
         log, code = self.log(name), run.code or 0
         end = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        error = next((line for line in reversed(lines) if line.startswith("omni: ")), ["no output", *lines][-1])
-        return f"{error.removeprefix('omni: ')} ({end}; {log})"
+        return f"{last_error(log)} ({end}; {log})"
+
+
+def last_error(log: Path) -> str:
+    """The error line of a log file, or its last line if there is none."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    error = next((line for line in reversed(lines) if line.startswith("omni: ")), ["no output", *lines][-1])
+    return error.removeprefix("omni: ")

@@ -6,21 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning import Callback
-from processes import start
+from stage_process import launch
 from toy_chain import NAME, stage, two, written
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
-from omni.pipeline.definition import StageSpec, read_pipeline
+from omni.pipeline.definition import read_pipeline
 from omni.pipeline.launcher import Launcher, exclusive
-from omni.pipeline.status import StageStatus
 from omni.pipeline.timings import StageTimings
 
 
@@ -36,28 +34,9 @@ class KillOnce(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class StageProcess:
-    """A stage in a process that has everything imported, with the interface of `subprocess.Popen`."""
-
-    def __init__(self, command: list[str], log: Path) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.process = start(partial(main, command), output=log)
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-    def send_signal(self, sig: int) -> None:
-        os.kill(self.process.pid, sig)
-
-
 @pytest.fixture
 def fast_stages(monkeypatch):
     """Stages run in processes that have everything imported."""
-
-    def launch(self: Any, stage: StageSpec, status: StageStatus) -> StageProcess:
-        resume = ["--ckpt_path", status.resume] if status.resume else []
-        return StageProcess(["fit", *stage.arguments, *resume], self.log(stage.name))
-
     monkeypatch.setattr(Launcher, "__call__", launch)
 
 

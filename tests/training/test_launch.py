@@ -59,12 +59,12 @@ def stand_in(folder: Path, name: str, code: int = 0) -> None:
 
 
 class TestScripts:
-    @pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sh", "setup", "run"])
+    @pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sh", "sweep_array.sh", "setup", "run"])
     def test_scripts_are_valid_bash(self, name):
         done = subprocess.run(["bash", "-n"], input=script(name), capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
 
-    @pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sh"])
+    @pytest.mark.parametrize("name", ["torchrun.sh", "slurm.sh", "sweep_array.sh"])
     def test_scripts_stop_at_an_error_and_are_executable(self, name):
         assert script(name).startswith("#!/usr/bin/env bash\n")
         assert "\nset -euo pipefail\n" in script(name)
@@ -104,6 +104,17 @@ class TestScripts:
         (tmp_path / "bin/nvidia-smi").chmod(0o755)
         assert bash(script("torchrun.sh"), folder=tmp_path).returncode == 0
         assert "--nproc-per-node 2" in (tmp_path / "called").read_text()
+
+    @pytest.mark.parametrize(("code", "ends", "again"), [(0, 0, False), (143, 0, True), (2, 2, False)])
+    def test_workers_of_a_sweep_are_requeued_if_they_were_stopped(self, code, ends, again, tmp_path):
+        stand_in(tmp_path, "srun", code)
+        stand_in(tmp_path, "scontrol")
+        job = {"SLURM_JOB_ID": "77"}
+        done = bash(script("sweep_array.sh"), "sweep.yaml", "--storage", "grpc://a:1", folder=tmp_path, **job)
+        assert done.returncode == ends, done.stderr
+        called = (tmp_path / "called").read_text()
+        assert "srun omni sweep sweep.yaml --storage grpc://a:1 --jobs 1" in called
+        assert ("scontrol requeue 77" in called) == again
 
     @pytest.mark.parametrize(
         ("code", "ends", "again"), [(0, 0, False), (143, 0, True), (2, 2, False), (137, 137, False)]

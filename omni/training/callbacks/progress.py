@@ -1,22 +1,26 @@
-"""Progress of a run: `progress.json` for `omni train`, and the progress bar."""
+"""Progress of a run: `progress.json` and `validations.jsonl` for other commands, and the progress bar."""
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from omni.files import atomic_write
+from omni.files import atomic_write, write_text
+from omni.training.history import VALIDATIONS, read_validations
 from omni.training.trainer import logs_now, run_folder
 
 
 class Progress(Callback):
-    """Writes the progress of training and the latest metrics to `progress.json` in the run's folder.
+    """Writes the progress of training and its metrics into the run's folder.
 
-    It holds `step`, `steps` (where training ends; null if unknown), `first_step` (at which this process started),
-    `seconds` (since then), `finished` and `metrics`. `omni train` reads it.
+    `progress.json` holds `step`, `steps` (where training ends; null if unknown), `first_step` (at which this process
+    started), `seconds` (since then), `finished` and the latest `metrics`. `validations.jsonl` holds `step` and
+    `metrics` of every validation; a resumed run removes those after the step from which it resumes, and makes them
+    again. `omni train` and `omni sweep` read both.
 
     Args:
         seconds: Least time between two writes during training.
@@ -34,6 +38,9 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._first_step = time.monotonic(), trainer.global_step
         self._steps = trainer.estimated_stepping_batches
+        if trainer.is_global_zero:
+            kept = [each for each in read_validations(Path(self._folder)) if each["step"] <= trainer.global_step]
+            write_text(Path(self._folder) / VALIDATIONS, "".join(map(_line, kept if trainer.global_step else ())))
         self._write(trainer)
 
     def on_train_batch_end(
@@ -44,8 +51,13 @@ class Progress(Callback):
             self._write(trainer, at_least=self.seconds)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            self._write(trainer)
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self._write(trainer)
+        record = {"step": trainer.global_step, "metrics": _numbers(trainer.callback_metrics)}
+        if trainer.is_global_zero:
+            with (Path(self._folder) / VALIDATIONS).open("a", encoding="utf-8") as file:
+                file.write(_line(record))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, finished=True)
@@ -61,10 +73,18 @@ class Progress(Callback):
             "first_step": self._first_step,
             "seconds": round(self._written - self._started, 1),
             "finished": finished,
-            "metrics": {name: float(value) for name, value in metrics.items()},
+            "metrics": _numbers(metrics),
         }
         with atomic_write(Path(self._folder) / "progress.json", sync=False) as file:
             file.write(json.dumps(content, indent=1).encode())
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record) + "\n"
 
 
 class StepBar(TQDMProgressBar):

@@ -1,0 +1,156 @@
+"""The figures of a sweep, as PNG files."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import optuna
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+from omni.files import private_copy
+from omni.sweeps.display import short_names
+from omni.sweeps.ranking import best_first
+from omni.sweeps.scaling import ScalingLaw
+from omni.sweeps.study import SweepStudy
+
+
+def save_figures(study: SweepStudy, law: ScalingLaw | None = None) -> list[Path]:
+    """Saves the figures for which there are enough trials into the folder of the sweep.
+
+    They are `history`, `curves` (the metric by optimizer step), `slices`, `parallel` and `importance` (PED-ANOVA,
+    arXiv:2304.10255), and `scaling` if a law is given.
+
+    Args:
+        study: The study.
+        law: The scaling law of the sweep.
+
+    Returns:
+        The files.
+    """
+    complete = len(best_first(study.sweep, study.trials()))
+    drawn: dict[str, Callable[[], Figure]] = {}
+    if complete:
+        drawn |= {"history": lambda: _history(study), "curves": lambda: _curves(study)}
+    if complete >= 2:
+        drawn |= {"slices": lambda: _slices(study), "parallel": lambda: _parallel(study)}
+    if complete >= 4 and len(list(study.sweep.parameters)) > 1:
+        drawn["importance"] = lambda: _importance(study)
+    if law is not None:
+        drawn["scaling"] = law.figure
+    found = []
+    for name, draw in drawn.items():
+        path = study.sweep.folder / f"{name}.png"
+        figure = draw()
+        with private_copy(path) as part, part.open("wb") as file:
+            figure.savefig(file, dpi=120, format="png")
+        pyplot.close(figure)  # of Optuna's; the others are not pyplot's
+        found.append(path)
+    return found
+
+
+def _figure(width: float = 7.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _history(study: SweepStudy) -> Figure:
+    """The metric of every trial, and the best so far."""
+    sweep = study.sweep
+    trials = [trial for trial in study.trials() if trial.value is not None]
+    pruned = [(each.index, each.frozen.value) for each in study.trials() if each.state == "pruned"]
+    figure, (axes,) = _figure()
+    indices, values = [each.index for each in trials], [float(each.value or 0.0) for each in trials]
+    axes.plot(indices, values, "o", label="complete")
+    if pruned:
+        axes.plot(*zip(*pruned, strict=True), "x", color="0.6", label="pruned, at its last validation")
+    best = (np.minimum if sweep.direction == "minimize" else np.maximum).accumulate(values)
+    axes.step(indices, best, where="post", color="C3", label="best so far")
+    axes.set(xlabel="trial", ylabel=sweep.file.metric)
+    axes.legend()
+    return figure
+
+
+def _curves(study: SweepStudy) -> Figure:
+    """The metric of every trial's validations by optimizer step; pruned trials are grey."""
+    figure, (axes,) = _figure()
+    trials = [trial for trial in study.trials() if trial.curve]
+    best = {trial.index for trial in best_first(study.sweep, trials)[:5]}
+    for trial in sorted(trials, key=lambda each: each.index in best):
+        steps, values = zip(*sorted(trial.curve.items()), strict=True)
+        chosen = trial.index in best
+        style: dict[str, Any] = {"label": f"trial {trial.index}"} if chosen else {"color": "0.75", "linewidth": 1}
+        axes.plot(steps, values, marker="." if len(steps) < 20 else None, **style)
+    axes.set(xlabel="optimizer steps", ylabel=study.sweep.file.metric)
+    axes.legend(title="the best")
+    return figure
+
+
+def _slices(study: SweepStudy) -> Figure:
+    """The metric of every complete trial by the value of each parameter."""
+    trials = [trial for trial in study.trials() if trial.value is not None]
+    parameters = list(study.sweep.parameters)
+    names = short_names([each.name for each in parameters])
+    figure, columns = _figure(3.2 * len(parameters) + 0.5, 3.4, len(parameters))
+    for axes, parameter in zip(columns, parameters, strict=True):
+        used = [trial for trial in trials if parameter.name in trial.values]
+        values = [trial.values[parameter.name] for trial in used]
+        numeric = all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
+        axes.scatter(
+            values if numeric else [Path(str(each)).name for each in values],
+            [trial.value for trial in used],
+            c=[trial.index for trial in used],
+            cmap="viridis",
+        )
+        if getattr(parameter, "log", False):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(names[parameter.name])
+        if not numeric:
+            axes.tick_params(axis="x", rotation=30)
+    columns[0].set_ylabel(study.sweep.file.metric)
+    figure.colorbar(columns[-1].collections[0], ax=columns[-1], label="trial")
+    return figure
+
+
+def _parallel(study: SweepStudy) -> Figure:
+    """Parallel coordinates: a line for each complete trial, through its value of each parameter."""
+    with _quiet_optuna():
+        axes = optuna.visualization.matplotlib.plot_parallel_coordinate(
+            study.study, target_name=study.sweep.file.metric
+        )
+    return _taken(axes, 3.0 + 2.2 * len(list(study.sweep.parameters)))
+
+
+def _importance(study: SweepStudy) -> Figure:
+    """How much of the differences between trials each parameter explains."""
+    with _quiet_optuna():
+        found = optuna.importance.get_param_importances(study.study)
+    names = short_names(list(found))
+    figure, (axes,) = _figure(6.0, 1.2 + 0.45 * len(found))
+    axes.barh([names[key] for key in reversed(found)], list(reversed(found.values())))
+    axes.set(xlabel=f"share of the differences in {study.sweep.file.metric} (PED-ANOVA)", xlim=(0, 1))
+    return figure
+
+
+def _taken(axes: Any, width: float) -> Figure:
+    """A figure that Optuna has drawn."""
+    figure = axes.get_figure()
+    figure.set_size_inches(width, 4.0)
+    figure.tight_layout()
+    return figure
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Draws without a window, and without Optuna's notes on experimental functions."""
+    with warnings.catch_warnings(), mpl.rc_context({"backend": "agg"}):
+        warnings.simplefilter("ignore")
+        yield
