@@ -14,6 +14,7 @@ FIGURES = {  # of each notebook
     "3-seeing": 5,
     "4-speaking": 5,
     "5-conversing": 5,
+    "6-sweeps": 4,
     "7-your-part": 1,
 }
 SMOKE = Path(__file__).parents[1] / "build/smoke"  # `make smoke` writes it
