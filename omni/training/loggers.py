@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from omni.curves.csv_files import METRICS
-from omni.errors import UserError, one_line
+from omni.errors import UserError, install_hint, one_line
 from omni.training.trainer import run_folder
 
 _IN_FOLDER = ("TensorBoardLogger", "CSVLogger")  # they write to save_dir/name/version
@@ -33,7 +33,7 @@ def check_loggers(trainer: Any) -> None:
         raise UserError("trainer.logger: name a logger, as in configs/base.yaml, a list of loggers, or false")
     for name, arguments in _entries(trainer):
         if (package := _EXTRA.get(name)) and find_spec(package) is None:
-            raise UserError(f"trainer.logger: {name} needs {package}: pip install 'omni-lightning[loggers]'")
+            raise UserError(f"trainer.logger: {name} needs the package {package}: {install_hint('loggers')}")
         if _writes_in_folder(name) and arguments["version"] is None:
             arguments["version"] = ""
     folder = folder_of(trainer)

@@ -257,7 +257,8 @@ class TestFolder:
 
     def test_a_missing_package_ends_in_one_line(self, fit, fails, monkeypatch):
         monkeypatch.setattr("omni.training.loggers.find_spec", lambda name: None)
-        assert "WandbLogger needs wandb: pip install" in fails(fit, "fit", "--trainer.logger=WandbLogger")
+        message = fails(fit, "fit", "--trainer.logger=WandbLogger")
+        assert "WandbLogger needs the package wandb: run `pip install" in message
 
     def test_a_service_out_of_reach_ends_in_one_line(self, fit, fails, monkeypatch):
         def refused(self):
