@@ -1,7 +1,7 @@
 """The figures of a sweep, as PNG files."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from omni.files import private_copy
-from omni.sweeps.display import short_names
+from omni.sweeps.display import format_one, short_names
 from omni.sweeps.ranking import best_first
 from omni.sweeps.scaling import ScalingLaw
 from omni.sweeps.study import SweepStudy
@@ -102,7 +102,7 @@ def _slices(study: SweepStudy) -> Figure:
         values = [trial.values[parameter.name] for trial in used]
         numeric = all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
         axes.scatter(
-            values if numeric else [Path(str(each)).name for each in values],
+            values if numeric else brief(values),
             [trial.value for trial in used],
             c=[trial.index for trial in used],
             cmap="viridis",
@@ -118,6 +118,16 @@ def _slices(study: SweepStudy) -> Figure:
     columns[0].set_ylabel(study.sweep.file.metric)
     figure.colorbar(columns[-1].collections[0], ax=columns[-1], label="trial")
     return figure
+
+
+def brief(values: Sequence[Any]) -> list[str]:
+    """Short labels of values: names of files without folders, and of mappings the first entry that tells them apart."""
+    if all(isinstance(each, dict) for each in values):
+        kinds = [tuple(map(repr, each.items())) for each in values]
+        for key in values[0]:
+            if len({repr(each.get(key)) for each in values}) == len(set(kinds)):
+                return [f"{key}={each[key]}" if key != "class_path" else str(each[key]) for each in values]
+    return [Path(format_one(each)).name for each in values]
 
 
 def _parallel(study: SweepStudy) -> Figure:

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -27,18 +28,16 @@ def free_port():
 
 
 @pytest.fixture
-def postgres(tmp_path_factory):
+def postgres():
     """The URL of a server of our own."""
     found = next((folder for folder in PROGRAMS if (folder / "initdb").exists()), None)
     if found is None:
         pytest.skip("PostgreSQL is not installed")
     pytest.importorskip("psycopg", reason="psycopg is not installed")
-    folder = tmp_path_factory.mktemp("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="omni-postgres-"))  # the user postgres may not enter the folders of pytest
     as_user: list[str] = []
     if os.getuid() == 0:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres")
-        for parent in (folder.parent, folder.parent.parent):
-            parent.chmod(parent.stat().st_mode | 0o111)
         as_user = ["runuser", "-u", "postgres", "--"]
     data, port = folder / "data", free_port()
 
@@ -52,6 +51,7 @@ def postgres(tmp_path_factory):
         yield f"postgresql://omni@127.0.0.1:{port}/postgres"
     finally:
         run(found / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder)
 
 
 def check_two_commands(storage):

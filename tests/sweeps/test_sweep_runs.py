@@ -17,6 +17,7 @@ from omni.cli import main
 from omni.commands.sweep import sweep as run_sweep
 from omni.pipeline.launcher import Launcher
 from omni.sweeps.definition import read_sweep
+from omni.sweeps.figures import brief
 from omni.sweeps.study import SweepStudy
 from omni.sweeps.supervisor import Supervisor, make_slots
 from omni.training.history import read_validations
@@ -164,6 +165,12 @@ def test_a_stopped_sweep_is_resumed_inside_its_trial(workplace):
     values = [trial.value for trial in trials(path)]
     main(["sweep", str(whole := grid(file="whole", parameters={LR: {"values": [1e-3, 1e-4]}}, overrides=overrides))])
     assert [trial.value for trial in trials(whole)] == values
+
+
+def test_labels_of_values_are_short():
+    assert brief(["models/a.yaml", "models/b.yaml"]) == ["a.yaml", "b.yaml"]
+    assert brief([{"dim": 64, "num_layers": 2}, {"dim": 64, "num_layers": 3}]) == ["num_layers=2", "num_layers=3"]
+    assert brief([{"class_path": "A", "init_args": {}}, {"class_path": "B", "init_args": {}}]) == ["A", "B"]
 
 
 def test_several_seeds_are_averaged(workplace):

@@ -207,7 +207,8 @@ class TestFolder:
         fit("fit", "--trainer.logger=false", "--trainer.default_root_dir=lightning_logs/thinker", MEDIA)
         fit("fit", "--trainer.logger=[]", "--trainer.default_root_dir=lightning_logs/thinker", "--ckpt_path=auto",
             trainer__max_steps=8)  # fmt: skip
-        assert {path.name for path in RUN.iterdir()} == {"best.ckpt", "last.ckpt", "config.yaml", "progress.json"}
+        kept = {"best.ckpt", "last.ckpt", "config.yaml", "progress.json", "validations.jsonl"}
+        assert {path.name for path in RUN.iterdir()} == kept
         assert step_of(RUN / "last.ckpt") == 8
 
     def test_of_wandb_alone(self, fit, wandb):
