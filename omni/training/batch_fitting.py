@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 from omni.data.loading.statistics import DataStatistics
@@ -69,16 +70,11 @@ def fit_batch(
         chosen = next((each for each in candidates if each[0] <= batch), candidates[-1])
         return _result(argument, chosen, None, f"{devices} devices", effective, devices)
     room = int(USABLE * gpu_memory)
+    planned = partial(plan_of, configuration, devices=devices, strategy=strategy)
 
     def fits(candidate: tuple[float, int], checkpointing: bool) -> bool:
-        plan = plan_of(
-            configuration,
-            devices=devices,
-            strategy=strategy,
-            data={argument: candidate[0]},
-            accumulating=candidate[1] > 1,
-            gradient_checkpointing=checkpointing,
-        )
+        size, count = candidate
+        plan = planned(data={argument: size}, accumulating=count > 1, gradient_checkpointing=checkpointing)
         needed.append(plan.per_device)
         return plan.per_device <= room
 
