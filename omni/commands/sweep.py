@@ -1,17 +1,12 @@
 """`omni sweep`: trains a configuration with many values, and finds the best."""
 
-import os
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
+from omni.commands.train import run_pipeline
 from omni.errors import UserError
-from omni.pipeline.launcher import Launcher, exclusive, last_error
-from omni.pipeline.scheduler import Scheduler
-from omni.pipeline.status import stage_status
-from omni.pipeline.table import PipelineTable
-from omni.pipeline.timings import StageTimings, format_duration
+from omni.pipeline.timings import format_duration
 from omni.sweeps.checks import check_values
 from omni.sweeps.confirmation import Confirmation, Confirmed
 from omni.sweeps.definition import Sweep, read_sweep
@@ -64,7 +59,9 @@ def sweep(
         if confirm is None:
             _run(study, jobs or read.file.jobs)
         else:
-            confirmed = _confirm(Confirmation(study, confirm, seeds), jobs or read.file.jobs)
+            confirmation = Confirmation(study, confirm, seeds)
+            run_pipeline(confirmation.pipeline, jobs=jobs or read.file.jobs)
+            confirmed = confirmation.results()
         _print_results(read, study, confirmed)
 
 
@@ -81,35 +78,6 @@ def _run(study: SweepStudy, jobs: int) -> None:
         write_results(study)
         print("stopped and saved; run the same command to resume")
         raise SystemExit(128 + supervisor.signum)
-
-
-def _confirm(confirmation: Confirmation, jobs: int) -> list[Confirmed]:
-    """Trains the best trials again."""
-    pipeline = confirmation.pipeline
-    waiting = f"waiting: another `omni sweep --confirm` is running in {pipeline.folder}"
-    with exclusive(pipeline, waiting=lambda: print(waiting, flush=True)) as lock:
-        timings = StageTimings(pipeline.folder / "times.json")
-        threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-        launcher = Launcher(pipeline.folder / "logs", lock, threads=threads)
-        with PipelineTable(pipeline.stages, timings) as table:
-            scheduler = Scheduler(
-                pipeline.stages,
-                find_status=stage_status,
-                launch=launcher,
-                timings=timings,
-                show=lambda: table.show(scheduler.runs),
-                jobs=jobs,
-            )
-            scheduler.run()
-    if scheduler.signum is not None:
-        print("stopped and saved; run the same command to resume")
-        raise SystemExit(128 + scheduler.signum)
-    failed = [(name, run) for name, run in scheduler.runs.items() if run.state == "failed"]
-    for name, run in failed:
-        print(f"omni: {name} failed: {run.problem or last_error(launcher.log(name))}", file=sys.stderr)
-    if failed:
-        raise SystemExit(1)
-    return confirmation.results()
 
 
 def _print_results(read: Sweep, study: SweepStudy, confirmed: list[Confirmed]) -> None:

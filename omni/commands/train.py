@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from omni.errors import UserError
-from omni.pipeline.definition import read_pipeline
+from omni.pipeline.definition import Pipeline, read_pipeline
 from omni.pipeline.launcher import Launcher, exclusive
 from omni.pipeline.scheduler import Scheduler
 from omni.pipeline.status import stage_status
@@ -30,13 +30,32 @@ def train(pipeline: Path, *, jobs: int = 1, report: bool = True) -> None:
         raise UserError(f"--jobs is {jobs}: give 1 or more")
     started = time.monotonic()
     read = read_pipeline(pipeline)
-    waiting = f"waiting: another `omni train`, or a stage that it has started, is running in {read.folder}"
-    with exclusive(read, waiting=lambda: print(waiting, flush=True)) as lock:
-        timings = StageTimings(read.folder / "chain.json")
-        launcher = Launcher(read.folder, lock, threads=max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None)
-        with PipelineTable(read.stages, timings) as table:
+    timings = run_pipeline(read, jobs=jobs)
+    if report:
+        from omni.pipeline.report import write_report
+
+        print(f"report: {write_report(read, timings)}")
+    print(f"all {len(read.stages)} stages are done, after {format_duration(time.monotonic() - started)}")
+
+
+def run_pipeline(pipeline: Pipeline, *, jobs: int) -> StageTimings:
+    """Trains the stages of a pipeline, and shows a table; exits unless all are done.
+
+    Args:
+        pipeline: The pipeline.
+        jobs: Most stages that run at the same time.
+
+    Returns:
+        The times of the stages.
+    """
+    waiting = f"waiting: another command, or a stage that it has started, is running in {pipeline.folder}"
+    with exclusive(pipeline, waiting=lambda: print(waiting, flush=True)) as lock:
+        timings = StageTimings(pipeline.folder / "chain.json")
+        threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+        launcher = Launcher(pipeline.folder, lock, threads=threads)
+        with PipelineTable(pipeline.stages, timings) as table:
             scheduler = Scheduler(
-                read.stages,
+                pipeline.stages,
                 find_status=stage_status,
                 launch=launcher,
                 timings=timings,
@@ -45,11 +64,7 @@ def train(pipeline: Path, *, jobs: int = 1, report: bool = True) -> None:
             )
             scheduler.run()
     _exit_unless_done(scheduler, launcher)
-    if report:
-        from omni.pipeline.report import write_report
-
-        print(f"report: {write_report(read, timings)}")
-    print(f"all {len(read.stages)} stages are done, after {format_duration(time.monotonic() - started)}")
+    return timings
 
 
 def _exit_unless_done(scheduler: Scheduler, launcher: Launcher) -> None:

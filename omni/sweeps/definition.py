@@ -14,6 +14,7 @@ from omni.errors import UserError, one_line, parser_errors
 from omni.pipeline.definition import StageSpec, Target, fit_arguments, read_pipeline
 from omni.sweeps.parameters import Parameters
 from omni.training.configuration import Configuration, options_of
+from omni.training.memory import parse_count, parse_size
 from omni.training.shipped import find_config
 
 FOLDER = Path("lightning_logs", "sweeps")
@@ -308,6 +309,10 @@ def _check_limits(sweep: Sweep) -> None:
         raise UserError("no budget: give `budget: {trials: 20}`, `{hours: 8}` or `{steps: 100000}`")
     if file.sampler == "grid":
         _ = sweep.grid
+    if file.constraints.parameters is not None:
+        parse_count(file.constraints.parameters)
+    if file.constraints.memory is not None:
+        parse_size(file.constraints.memory)
     if not sweep.name or Path(sweep.name).is_absolute() or ".." in Path(sweep.name).parts:
         raise UserError(f"name is {sweep.name!r}: give the name of a folder in {FOLDER}")
     _ = sweep.direction

@@ -295,7 +295,7 @@ def _broken_constraints(sweep: Sweep, values: Values) -> dict[str, tuple[str, fl
     if limits.parameters is None and limits.memory is None:
         return {}
     from omni.sweeps.stages import stage_with
-    from omni.training.memory import format_count, format_size, parse_size
+    from omni.training.memory import format_count, format_size, parse_count, parse_size
     from omni.training.memory_plan import plan_of
 
     plan = plan_of(stage_with(sweep, sweep.stage, values).configuration)
@@ -307,20 +307,6 @@ def _broken_constraints(sweep: Sweep, values: Values) -> dict[str, tuple[str, fl
         reason = f"needs {format_size(plan.per_device)}, more than {limits.memory}"
         broken["memory"] = (reason, plan.per_device / available - 1)
     return broken
-
-
-def parse_count(count: str | int) -> int:
-    """A number such as `5M`, `800k` or 5000000.
-
-    Raises:
-        UserError: If it is none.
-    """
-    text = str(count).strip().lower()
-    factor = {"k": 10**3, "m": 10**6, "b": 10**9}.get(text[-1:], 1)
-    try:
-        return round(float(text[:-1] if factor > 1 else text) * factor)
-    except ValueError as error:
-        raise UserError(f"constraints.parameters is {count!r}: give a number such as 5M or 800k") from error
 
 
 def host() -> str:

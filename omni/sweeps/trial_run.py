@@ -165,6 +165,9 @@ class TrialRun:
                 for seed in range(self.sweep.file.seeds)
                 for stage in self._stages.of(self.trial.index, self.trial.values, self._earlier, seed=seed)
             ]
+        if self._stopping:  # the process had just ended by itself; the next command goes on
+            self._end("stopped")
+            return
         if not self._waiting:
             self._complete()
             return

@@ -102,6 +102,18 @@ def parse_size(text: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** _UNITS[unit.lower()])
 
 
+def parse_count(count: str | int) -> int:
+    """A number of parameters such as `5M`, `800k` or 5000000.
+
+    Raises:
+        UserError: If it is not a number, or has another unit.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmb]?)\s*", str(count), re.IGNORECASE)
+    if match is None:
+        raise UserError(f"{count!r} is not a number of parameters: give one such as 5M or 800k")
+    return round(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[match[2].lower()])
+
+
 def format_size(size: float) -> str:
     """Formats a number of bytes, such as `3.1 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):

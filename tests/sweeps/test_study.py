@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from toy_sweep import LR, WIDTH, write_sweep
 import omni
 from omni.errors import UserError
 from omni.sweeps.definition import read_sweep
-from omni.sweeps.study import SweepStudy, parse_count, storage_errors
+from omni.sweeps.study import SweepStudy, storage_errors
 
 
 def opened(**content):
@@ -110,12 +112,6 @@ def test_a_trial_that_breaks_a_constraint_is_not_run(workplace):
     assert tight.propose().facts["infeasible"].endswith(", more than 100kB")
 
 
-def test_counts():
-    assert [parse_count(count) for count in ("5M", "1.5k", "2B", 700)] == [5_000_000, 1500, 2_000_000_000, 700]
-    with pytest.raises(UserError, match=r"constraints.parameters is 'many'"):
-        parse_count("many")
-
-
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
@@ -144,3 +140,11 @@ def test_a_table_for_notebooks(workplace):
     with pytest.raises(UserError, match="holds no sweep: the sweeps here are: toy"):
         omni.sweeps.load("other")
     assert Path("lightning_logs/sweeps/toy/journal.log").is_file()
+
+
+def test_without_optuna_one_line_says_what_to_install(workplace):
+    program = "import sys; sys.modules['optuna'] = None; from omni.cli import main; main(['sweep', 'toy.yaml'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("omni: sweeps need Optuna, which is not installed: run `pip install -e '.[sweep]'`")
+    assert done.stderr.count("\n") == 1

@@ -55,6 +55,8 @@ def test_a_chain_is_reduced_to_what_the_metric_needs(workplace):
         ({"config": "nowhere.yaml"}, "nowhere.yaml does not exist"),
         ({"name": "../out"}, "give the name of a folder"),
         ({"colour": "red"}, "colour"),
+        ({"constraints": {"parameters": "many"}}, "'many' is not a number of parameters"),
+        ({"constraints": {"memory": "12"}}, "'12' is not an amount of memory"),
         ({"parameters": None}, "it has no parameters"),
     ],
 )

@@ -126,7 +126,16 @@ def test_three_equal_failures_in_a_row_do(workplace, capsys):
     assert len(trials(path)) == 3
 
 
-def test_a_metric_that_is_never_logged_ends_the_sweep_at_the_first_validation(workplace, capsys):
+def launch_to_the_end(*arguments):
+    """A stage that has ended before anybody looks at it."""
+    process = launch(*arguments)
+    process.process.join()
+    return process
+
+
+@pytest.mark.parametrize("launcher", [launch, launch_to_the_end])
+def test_a_metric_that_is_never_logged_ends_the_sweep_at_the_first_validation(workplace, capsys, monkeypatch, launcher):
+    monkeypatch.setattr(Launcher, "__call__", launcher)
     path = write_sweep(metric="val/lost", direction="minimize")
     with pytest.raises(SystemExit) as stop:
         main(["sweep", str(path)])
@@ -165,6 +174,37 @@ def test_a_stopped_sweep_is_resumed_inside_its_trial(workplace):
     values = [trial.value for trial in trials(path)]
     main(["sweep", str(whole := grid(file="whole", parameters={LR: {"values": [1e-3, 1e-4]}}, overrides=overrides))])
     assert [trial.value for trial in trials(whole)] == values
+
+
+class EndsByItself:
+    """A process that ends with code 0 at the moment at which it is told to stop."""
+
+    started = 0
+
+    def __init__(self, *_: Any) -> None:
+        EndsByItself.started += 1
+        self.code = None if EndsByItself.started == 1 else 0
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def send_signal(self, sig: int) -> None:
+        self.code = 0
+
+
+def test_no_run_is_started_after_a_stop(workplace, monkeypatch):
+    monkeypatch.setattr(Launcher, "__call__", EndsByItself)
+    sweep = read_sweep(grid(seeds=2))
+    study = SweepStudy(sweep)
+    supervisor: Any = None
+
+    def interrupt():
+        supervisor.signum = signal.SIGINT if EndsByItself.started else None
+
+    supervisor = Supervisor(study, make_slots(sweep, 1), show=interrupt)
+    supervisor.run()
+    assert EndsByItself.started == 1
+    assert [trial.state for trial in study.trials()] == ["running"]
 
 
 def test_labels_of_values_are_short():
