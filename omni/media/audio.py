@@ -11,13 +11,13 @@ import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
-import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omni.errors import UserError
 from omni.files import private_copy
 from omni.media.container import AudioSource, name_of, opened, read_mono
+from omni.media.resampling import Resampler, common_ticks, resample
 
 SAMPLE_RATE = 16_000  # of all audio inside omni
 HOP_LENGTH = 160  # samples: 100 frames per second
@@ -79,13 +79,13 @@ def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | Non
         rate = _resampled_from(file)
         first, last = round(start * SAMPLE_RATE), None if duration is None else round((start + duration) * SAMPLE_RATE)
         # Resampling starts at a time where both rates have a sample, before `start` by more than the filter's reach.
-        step, grid, reach = _common_ticks(rate)
+        step, grid, reach = common_ticks(rate, SAMPLE_RATE)
         unit = max(0, first // grid - reach)
         stop = file.frames if last is None else min(file.frames, (math.ceil(last / grid) + reach) * step)
         if unit * step >= file.frames > 0:
             raise UserError(f"{name_of(source)}: has {file.frames / rate:.2f} s, nothing from {start:.2f} s on")
         file.seek(unit * step)
-        audio = _to_16k(read_mono(file, stop - unit * step, source), rate)
+        audio = resample(read_mono(file, stop - unit * step, source), rate, SAMPLE_RATE)
     offset = first - unit * grid
     return audio[offset:] if last is None else audio[offset : last - unit * grid]
 
@@ -257,20 +257,12 @@ def _resampled_blocks(source: AudioSource) -> Iterator[Tensor]:
     """Resamples a file to 16 kHz block by block; joined, the blocks equal the whole."""
     with opened(source) as file:
         rate = _resampled_from(file)
-        step, grid, reach = _common_ticks(rate)
-        units = max(1, round(_BLOCK_SECONDS * rate / step))
-        held, context = torch.zeros(0), 0  # samples at the file's rate, and units of them that are context only
-        left = file.frames
+        resampler, left = Resampler(rate, SAMPLE_RATE), file.frames
         while left:
-            taken = min(left, units * step)
-            held = torch.cat((held, read_mono(file, taken, source)))
+            taken = min(left, max(1, round(_BLOCK_SECONDS * rate)))
             left -= taken
-            ahead = 0 if not left else reach
-            audio = _to_16k(held, rate)
-            ready = len(held) // step - ahead  # units whose context is complete
-            yield audio[context * grid :] if not left else audio[context * grid : ready * grid]
-            kept = min(ready, reach)
-            held, context = held[(ready - kept) * step :], kept
+            yield resampler.push(read_mono(file, taken, source))
+        yield resampler.finish()
 
 
 def _resampled_from(file: soundfile.SoundFile) -> int:
@@ -280,14 +272,3 @@ def _resampled_from(file: soundfile.SoundFile) -> int:
     """
     rate, grid = file.samplerate, 25 if file.samplerate >= 8000 else 5
     return rate if math.gcd(rate, SAMPLE_RATE) >= 8 else max(1, round(rate / grid)) * grid
-
-
-def _common_ticks(rate: int) -> tuple[int, int, int]:
-    """Samples at this rate and at 16 kHz of their common period, and the reach of the filter in periods."""
-    common = math.gcd(rate, SAMPLE_RATE)
-    step = rate // common
-    return step, SAMPLE_RATE // common, math.ceil(max(0.02 * rate, 7) / step) if rate != SAMPLE_RATE else 0
-
-
-def _to_16k(audio: Tensor, rate: int) -> Tensor:
-    return audio if rate == SAMPLE_RATE else torchaudio.functional.resample(audio, rate, SAMPLE_RATE)

@@ -21,6 +21,8 @@ AudioFault = Literal["missing", "folder", "empty", "unreadable", "truncated", "n
 # libsndfile's log of a chunk with more bytes than the file has; `Data Size` in AU, `SSND` in AIFF.
 _CLAIM = re.compile(r"^ *(?:data|Data Size|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN = (1 << 31) - (1 << 20)  # larger sizes are placeholders of programs that stream
+_ENDLESS = 1 << 62  # more frames: libsndfile's number for a FLAC stream that does not state its length
+_LONGEST = 3 * 3600  # seconds of such a stream, which must be decoded to know its length
 
 # kbit/s by index, of layer III: MPEG-1, and MPEG-2 and 2.5
 _MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
@@ -45,7 +47,7 @@ def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
     name = name_of(source)
     _check_place(source)
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else Path(source)) as file:
+        with _open(source) as file:
             if file.frames == 0:
                 raise AudioError("empty", f"{name}: holds no samples")
             if missing := _missing_bytes(file.extra_info):
@@ -60,6 +62,25 @@ def opened(source: AudioSource) -> Iterator[soundfile.SoundFile]:
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
         raise AudioError("unreadable", f"{name}: is no audio that can be read ({reason})") from error
+
+
+def _open(source: AudioSource) -> soundfile.SoundFile:
+    """Opens a file; the length of a FLAC stream that does not state it is counted, and completed in a copy."""
+    file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
+    if file.frames < _ENDLESS:
+        return file
+    count, block = 0, np.empty((1 << 16, file.channels), dtype=np.float32)
+    samples = soundfile._ffi.from_buffer("float[]", block)  # pyright: ignore[reportAttributeAccessIssue]
+    with file:  # `SoundFile.read` seeks to the end, which fails without a length
+        while read := soundfile._snd.sf_readf_float(file._file, samples, len(block)):  # pyright: ignore
+            count += read
+            if count > _LONGEST * file.samplerate:
+                limit = f"over {_LONGEST // 3600} h"
+                raise AudioError("unreadable", f"{name_of(source)}: does not state its length, {limit}: convert it")
+    content = bytearray(source if isinstance(source, bytes) else Path(source).read_bytes())
+    at = content.index(b"fLaC") + 21  # 36 bits, the last of a word of 64
+    content[at : at + 5] = bytes([content[at] & 0xF0 | count >> 32]) + (count & 0xFFFFFFFF).to_bytes(4, "big")
+    return soundfile.SoundFile(io.BytesIO(content))
 
 
 def _check_place(source: AudioSource) -> None:
@@ -142,7 +163,7 @@ def _guessed_length(file: BinaryIO) -> bool:
             return False
         file.seek(start + tag)
         first = None
-        while (frame := _layer3_frame(file.read(4))) is not None:
+        while (frame := layer3_frame(file.read(4))) is not None:
             first = first or frame[0]
             if frame[0] != first:
                 return True
@@ -152,7 +173,7 @@ def _guessed_length(file: BinaryIO) -> bool:
         file.seek(start)
 
 
-def _layer3_frame(header: bytes) -> tuple[int, int] | None:
+def layer3_frame(header: bytes) -> tuple[int, int] | None:
     """Bit rate in kbit/s and length in bytes of an MPEG layer III frame; None if the header is invalid."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None
