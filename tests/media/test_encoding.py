@@ -78,7 +78,7 @@ def test_headers_state_the_length_if_it_is_known():
     assert whole[44:] == stream[44:]
     assert soundfile.info(io.BytesIO(encode_audio(audio, "flac"))).frames == len(audio)
     assert soundfile.info(io.BytesIO(streamed(audio, "flac"))).frames > 1 << 62
-    assert len(streamed(audio, "flac")) == len(encode_audio(audio, "flac"))  # the header is not written again at the end
+    assert len(streamed(audio, "flac")) == len(encode_audio(audio, "flac"))  # no second header
 
 
 @pytest.mark.parametrize("format", FORMATS)
