@@ -112,6 +112,7 @@ class TrialRun:
         self.trained: list[str] = list(trial.facts.get("trained", ()))
         self.reused: list[str] = list(trial.facts.get("reused", ()))
         self._stages, self._earlier, self._lock = stages, earlier, lock
+        self._by_seed: dict[int, list[StageSpec]] = {}
         self._waiting: list[Run] | None = None
         self._process: Process | None = None
         self._stage_lock: Lock | None = None
@@ -160,11 +161,11 @@ class TrialRun:
 
     def _start_next(self) -> None:
         if self._waiting is None:
-            self._waiting = [
-                Run(seed, stage)
+            self._by_seed = {
+                seed: self._stages.of(self.trial.index, self.trial.values, self._earlier, seed=seed)
                 for seed in range(self.sweep.file.seeds)
-                for stage in self._stages.of(self.trial.index, self.trial.values, self._earlier, seed=seed)
-            ]
+            }
+            self._waiting = [Run(seed, stage) for seed, stages in self._by_seed.items() for stage in stages]
         if self._stopping:  # the process had just ended by itself; the next command goes on
             self._end("stopped")
             return
@@ -272,9 +273,8 @@ class TrialRun:
 
     def _complete(self) -> None:
         by_seed, steps = [], []
-        for seed in range(self.sweep.file.seeds):
-            stage = self._stages.of(self.trial.index, self.trial.values, self._earlier, seed=seed)
-            folder = next(each for each in stage if each.name == self.sweep.stage).folder
+        for stages in self._by_seed.values():
+            folder = next(each for each in stages if each.name == self.sweep.stage).folder
             step, value = best_value(self.sweep, folder)
             by_seed.append(value)
             steps.append(step)
