@@ -15,6 +15,7 @@ from toy_sweep import LR, write_sweep
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 from omni.commands.sweep import sweep as run_sweep
+from omni.pipeline.definition import StageSpec
 from omni.pipeline.launcher import Launcher
 from omni.sweeps.definition import read_sweep
 from omni.sweeps.figures import brief
@@ -205,6 +206,35 @@ def test_no_run_is_started_after_a_stop(workplace, monkeypatch):
     supervisor.run()
     assert EndsByItself.started == 1
     assert [trial.state for trial in study.trials()] == ["running"]
+
+
+class FullDisk:
+    """A process that cannot write its checkpoint."""
+
+    def __init__(self, launcher: Launcher, stage: StageSpec) -> None:
+        log = launcher.log(stage.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"omni: {stage.folder}/last.ckpt: No space left on device\n")
+
+    def poll(self) -> int:
+        return 2
+
+    def send_signal(self, sig: int) -> None:
+        pass
+
+
+def test_a_full_disk_ends_the_sweep_and_loses_no_trial(workplace, capsys, monkeypatch):
+    path = grid()
+    with monkeypatch.context() as patch:
+        patch.setattr(Launcher, "__call__", lambda launcher, stage, _: FullDisk(launcher, stage))
+        with pytest.raises(SystemExit) as stop:
+            main(["sweep", str(path)])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "trials/0000/last.ckpt: No space left on device: make room, and run the same command again" in line
+    assert [trial.state for trial in trials(path)] == ["running"]
+    main(["sweep", str(path)])
+    assert [trial.state for trial in trials(path)] == ["complete"] * 3
 
 
 def test_labels_of_values_are_short():

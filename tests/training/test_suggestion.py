@@ -18,7 +18,7 @@ from omni.training.batch_fitting import USABLE, fit_batch
 from omni.training.configuration import Configuration
 from omni.training.learning_rate import lr_by_width
 from omni.training.memory_plan import plan_of
-from omni.training.suggestion import Suggestion, epochs_for, suggest
+from omni.training.suggestion import LARGE, Suggestion, epochs_for, suggest
 
 THINKER = ["--config", str(CONFIGS / "thinker.yaml")]
 DIM = "model.init_args.thinker.init_args.dim"
@@ -81,6 +81,15 @@ class TestLength:
             epochs = [epochs_for(unit, 10.0**power)[0] for power in range(13)]
             assert epochs == sorted(epochs, reverse=True)
             assert (epochs[0], epochs[-1]) == (10, 1)
+            limit = LARGE[unit]
+            assert [epochs_for(unit, share * limit)[0] for share in (0.09, 0.1, 0.99, 1, 9.9, 10)] == [
+                10,
+                5,
+                5,
+                3,
+                3,
+                1,
+            ]
 
     def test_a_batch_of_other_size_makes_other_batches(self):
         common = {"unit": "hours", "counts": {}, "batch_argument": "", "batch_size": 1, "smallest_batch": 1}

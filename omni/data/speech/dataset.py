@@ -137,6 +137,6 @@ def make_batch(features: Sequence[SpeechFeatures], units: Sequence[Sequence[int]
         targets=pad_sequence(targets, batch_first=True, padding_value=BLANK),
         target_lengths=torch.tensor([len(ids) for ids in units]),
         rows=torch.tensor(rows),
-        seconds=lengths.sum().item() / 100,
+        seconds=lengths.sum().item() * HOP_LENGTH / SAMPLE_RATE,
         audio=pad_sequence(waveforms, batch_first=True) if waveforms else None,
     )
