@@ -19,6 +19,10 @@ TRAINER_VERBS = {
     "predict": "Write a checkpoint's outputs for data.",
 }
 
+# oneDNN and PyTorch on top of it each keep 1,024 compiled primitives, one for each shape, on a CPU. Batches of utterances
+# or of questions have ever new shapes: without a limit the memory of training and of a server grows for hours.
+PRIMITIVE_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+
 
 class Verb(NamedTuple):
     """A verb.
@@ -138,6 +142,8 @@ def main(args: list[str] | None = None) -> Any:
     argv = sys.argv[1:] if args is None else list(args)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # models output any character; terminals may not support it
+    for name, capacity in PRIMITIVE_CACHES.items():
+        os.environ.setdefault(name, capacity)  # before the first operator; processes that are started inherit it
     try:
         result = _dispatch(argv)
         return None if args is None else result  # the console script passes the result to sys.exit, as a status
