@@ -14,6 +14,7 @@ from omni.training.memory import format_count, format_size, parse_size
 from omni.training.memory_plan import Plan, plan_of
 from omni.training.overlay import HEADER, overlay, write_overlay
 from omni.training.preflight import Check, preflight
+from omni.training.process_memory import process_bytes, resident_bytes
 from omni.training.suggestion import Suggestion, suggest
 
 _FLAGS = ("suggest", "check", "dry_run")
@@ -49,13 +50,15 @@ def run(argv: list[str]) -> Plan | list[Suggestion] | list[Check]:
         print(_suggested(suggestion))
         _write(cli, _without_own(argv), suggestion, options["write"], options["dry_run"])
         return [suggestion]
+    resident = resident_bytes()
     plan = plan_of(
         cli,
         gpu_memory=_bytes(options),
         devices=1 if options["devices"] is None else options["devices"],
         strategy=options["strategy"],
     )
-    print(_report(plan, chosen=cli.config["trainer"]["precision"] is None, gpu_memory=options["gpu_memory"]))
+    process = process_bytes(plan, resident=resident) if resident else None
+    print(_report(plan, process, chosen=cli.config["trainer"]["precision"] is None, gpu_memory=options["gpu_memory"]))
     return plan
 
 
@@ -272,7 +275,7 @@ def _share_table(plan: Plan) -> dict[tuple[str, str], dict[str, str]]:
     return {("training, each device", "memory"): {name: format_size(size) for name, size in rows.items()}}
 
 
-def _report(plan: Plan, *, chosen: bool, gpu_memory: str | None) -> str:
+def _report(plan: Plan, process: int | None, *, chosen: bool, gpu_memory: str | None) -> str:
     """The plan as aligned tables."""
     frozen = plan.total_parameters - plan.trained_parameters
     remark = f", {format_count(frozen)} of them frozen" if frozen else ""
@@ -289,6 +292,7 @@ def _report(plan: Plan, *, chosen: bool, gpu_memory: str | None) -> str:
             "activations": format_size(plan.activations),
             "workspace": format_size(plan.workspace),
             "total": format_size(plan.training),
+            **({"process on a CPU, without data": format_size(process)} if process else {}),
         },
         **_share_table(plan),
         ("inference, one row", "memory"): {

@@ -20,7 +20,7 @@ from omni.data.images.sources import ImageSource, Location
 from omni.data.images.splits import annotated, check_classes, check_leak, hold_out
 from omni.data.images.stream import ImageStream
 from omni.data.loading.split_data import FixedSizeData
-from omni.data.loading.statistics import DataStatistics
+from omni.data.loading.statistics import ROW_BYTES, DataStatistics
 from omni.errors import UserError
 from omni.media.images import Fit, Preprocessing
 from omni.text.tokenizer import Tokenizer
@@ -158,7 +158,9 @@ class ImageData(FixedSizeData[_Plan]):
         classes = sum(len(attribute.values) for attribute in plan.attributes) or None
         sizes = {"train": self.load_size, "val": self.image_size}
         pixels = [3 * len(rows) * sizes[split] ** 2 for split, rows in splits.items()]
-        memory = sum(each for each in pixels if each <= self.memory_gb * 1e9)
+        memory = sum(each for each in pixels if each <= self.memory_gb * 1e9) + ROW_BYTES * sum(
+            map(len, splits.values())
+        )
         rows = {split: len(rows) for split, rows in splits.items()}
         return self.statistics_of("images", counts, rows, classes=classes, memory=memory)
 

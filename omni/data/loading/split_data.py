@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from omni.data.loading.bucketing import BucketedBatches, SortedBatches, padding_share
 from omni.data.loading.resumable import OrderedBatches, ResumableData, ShuffledBatches
-from omni.data.loading.statistics import DataStatistics, Unit
+from omni.data.loading.statistics import ROW_BYTES, DataStatistics, Unit
 from omni.data.loading.streaming import SourceStream, StreamLoader
 from omni.distributed import all_agree
 from omni.errors import UserError
@@ -311,6 +311,7 @@ class BucketedData(SplitData[Plan], ABC):
             train_sizes=sizes.get("train"),
             max_rows=self.max_batch_rows,
             val_batches=len(SortedBatches(sizes["val"], **self.batch_limits)),
+            memory=ROW_BYTES * sum(map(len, sizes.values())),
         )
 
     def report_batches(self) -> None:
