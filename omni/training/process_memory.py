@@ -6,18 +6,19 @@ from pathlib import Path
 from omni.training.memory_plan import Plan
 
 # Resident bytes of a training process for each byte that the plan counts: blocks that the C library's allocator keeps
-# between others, packed weights and scratch memory of oneDNN, copies that kernels make.
-ALLOCATOR = 1.5
+# between others, scratch memory and copies of kernels. Measured on the world's stages: 0.5 (codec) to 1.65 (Thinker).
+ALLOCATOR = 1.3
 LOADED_LATER = 40 << 20  # kernels, TensorBoard and what else is first used in training
 
 
 def process_bytes(plan: Plan, data: int = 0, *, resident: int | None = None) -> int:
     """Forecast of the peak resident memory of `omni fit` on a CPU.
 
-    Measured on the world's stages (torch 2.14, 2 threads): within 10 % for Thinker, vision encoder, codec and stage E.
-    It is too low where the lengths of batches change: oneDNN and PyTorch's ideep each keep up to 1,024 primitives, by
-    shape, and the recogniser grew from 1.0 to 1.7 GiB in 40 steps. With `ONEDNN_PRIMITIVE_CACHE_CAPACITY=8
-    LRU_CACHE_CAPACITY=8` it stayed at 1.0 GiB; what that costs in time was not measured.
+    Peaks of the world's stages (torch 2.14, 2 threads, MiB, forecast in brackets): Thinker 1,097 (1,048), audio encoder
+    1,014 (1,035), vision encoder 1,513 (1,588), codec 1,045 (1,163), Talker 1,272 (1,187), vocoder 1,383 (1,497). Those of
+    audio encoder, Talker and vocoder were measured with `ONEDNN_PRIMITIVE_CACHE_CAPACITY=8 LRU_CACHE_CAPACITY=8`. Without,
+    oneDNN and PyTorch's ideep each keep up to 1,024 primitives, by shape, and memory grows with every new length of a
+    batch: the audio encoder took 1,688 MiB after 40 steps. What small caches cost in time was not measured.
 
     Args:
         plan: Of its configuration.
