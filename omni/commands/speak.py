@@ -13,7 +13,8 @@ from omni.commands.inputs import read_text
 from omni.decoding.sampling import Sampling
 from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
-from omni.inference.synthesizer import GRIFFIN_LIM, Speech, Synthesizer, load_synthesizer
+from omni.inference.speech import Speech
+from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_synthesizer
 from omni.media.audio import SAMPLE_RATE, audio_format, audio_writer
 
 

@@ -55,6 +55,18 @@ class Frame(NamedTuple):
     positions: Tensor
 
 
+class Utterance(NamedTuple):
+    """The frames of a text, complete.
+
+    Attributes:
+        codes: (frames, codebooks), int64.
+        positions: (frames,), int64; see `Frame`.
+    """
+
+    codes: Tensor
+    positions: Tensor
+
+
 @torch.inference_mode()
 def speak(
     talker: Talker,
@@ -108,12 +120,18 @@ def speak(
         alive = (position < lengths + 2).tolist()
 
 
-def speak_codes(talker: Talker, texts: Sequence[Sequence[int]], **options: object) -> list[Tensor]:
-    """The codes of each text, complete: (frames, codebooks) each; arguments as of `speak`."""
+def utterances(talker: Talker, texts: Sequence[Sequence[int]], **options: object) -> list[Utterance]:
+    """The frames of each text; arguments as of `speak`."""
     frames = list(speak(talker, texts, **options))  # pyright: ignore[reportArgumentType]
     codes = torch.stack([frame.codes for frame in frames], dim=1)
+    positions = torch.stack([frame.positions for frame in frames], dim=1)
     lengths = torch.tensor([frame.alive for frame in frames]).sum(0).tolist()
-    return [row[:length] for row, length in zip(codes, lengths, strict=True)]
+    return [Utterance(*(part[:length] for part in row)) for *row, length in zip(codes, positions, lengths, strict=True)]
+
+
+def speak_codes(talker: Talker, texts: Sequence[Sequence[int]], **options: object) -> list[Tensor]:
+    """The codes of each text, (frames, codebooks); arguments as of `speak`."""
+    return [utterance.codes for utterance in utterances(talker, texts, **options)]
 
 
 def choose_frame(

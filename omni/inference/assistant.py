@@ -13,8 +13,9 @@ from omni.errors import UserError
 from omni.inference.prompt import Message, Prompt, PromptReader, Turn, question
 from omni.inference.responder import Responder
 from omni.inference.response import AudioChunk, StreamedResponse, TextDelta
+from omni.inference.speech import Speech
 from omni.inference.speech_streamer import SpeechStreamer
-from omni.inference.synthesizer import GRIFFIN_LIM, Speech, Synthesizer, load_synthesizer
+from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_synthesizer
 from omni.media.images import Preprocessing
 from omni.models.interfaces import ImageEncoder, SpeechEncoder
 from omni.models.omni import Omni
@@ -263,12 +264,12 @@ class Assistant:
                     yield TextDelta(text)
                 if streamer is not None:
                     streamer.push(text)
-                    if (chunk := streamer.next_audio()) is not None:
-                        yield AudioChunk(chunk)
+                    if (chunk := streamer.next_chunk()) is not None:
+                        yield AudioChunk(*chunk)
             if streamer is not None:
                 streamer.finish()
-                while (chunk := streamer.next_audio()) is not None:
-                    yield AudioChunk(chunk)
+                while (chunk := streamer.next_chunk()) is not None:
+                    yield AudioChunk(*chunk)
         finally:
             if asked is not None:
                 self._turns += [*asked, Turn({"role": "assistant", "content": "".join(texts)})]

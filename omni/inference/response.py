@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from omni.inference.long_form import Word
+
 
 class TextDelta(NamedTuple):
     """A piece of the text of an answer.
@@ -22,9 +24,11 @@ class AudioChunk(NamedTuple):
 
     Attributes:
         samples: (samples,), float32 within ±1, 16 kHz, on the CPU. Joined, the chunks are the speech.
+        words: The words that end in it, with their times since the start of the speech; see `omni.inference.speech`.
     """
 
     samples: Tensor
+    words: tuple[Word, ...] = ()
 
 
 class StreamedResponse:

@@ -2,13 +2,15 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
-from omni.inference.synthesizer import Speech, Synthesizer
+from omni.inference.speech import Speech, SpeechChunk, shifted
+from omni.inference.synthesizer import Synthesizer, check_speed
 from omni.media.audio import SAMPLE_RATE
 from omni.text.sentences import ClauseSplitter, TextSegment
 from omni.text.spelling import SpeechSegment, spell
@@ -23,24 +25,32 @@ class SpeechStreamer:
         voice: Synthesises the segments.
         speaker: As in `Synthesizer.sentences`.
         sampling: As in `Synthesizer.sentences`.
+        speed: As in `Synthesizer.sentences`.
 
     Attributes:
         unspoken: Why clauses were skipped, one line each.
 
     Raises:
-        UserError: If there is no such speaker.
+        UserError: If there is no such speaker or speed.
     """
 
     def __init__(
-        self, voice: Synthesizer, *, speaker: int | str | None = None, sampling: SpeechSampling | None = None
+        self,
+        voice: Synthesizer,
+        *,
+        speaker: int | str | None = None,
+        sampling: SpeechSampling | None = None,
+        speed: float = 1.0,
     ) -> None:
         voice.speaker_id(speaker)  # raises for an unknown speaker
-        self.voice, self.speaker, self.sampling = voice, speaker, sampling
+        check_speed(speed)
+        self.voice = voice
+        self._options: dict[str, Any] = {"speaker": speaker, "sampling": sampling, "speed": speed}
         self.unspoken: list[str] = []
         self._clauses = self._new_clauses()
         self._queue: deque[SpeechSegment] = deque()
-        self._chunks: Iterator[Tensor] = iter(())
-        self._count, self._pause = 0, 0.0
+        self._chunks: Iterator[SpeechChunk] = iter(())
+        self._count, self._pause, self._samples = 0, 0.0, 0
 
     def push(self, text: str) -> None:
         """Adds text."""
@@ -51,13 +61,19 @@ class SpeechStreamer:
         self._queue += self._encode(self._clauses.finish())
 
     def next_audio(self) -> Tensor | None:
-        """The next audio (samples,); None until more text is complete."""
+        """The samples of `next_chunk`."""
+        chunk = self.next_chunk()
+        return None if chunk is None else chunk.samples
+
+    def next_chunk(self) -> SpeechChunk | None:
+        """The next audio, with the words that end in it; None until more text is complete."""
         while (chunk := next(self._chunks, None)) is None:
             if not self._queue:
                 return None
             segment = self._queue.popleft()
             self._chunks = self._speak(segment, self._count, self._pause)
             self._count, self._pause = self._count + 1, segment.pause
+        self._samples += len(chunk.samples)
         return chunk
 
     def read(self, text: str) -> list[SpeechSegment]:
@@ -71,14 +87,15 @@ class SpeechStreamer:
         found = self.read(text)
         if not found:
             return Speech(audio=torch.zeros(0), codes=torch.zeros(0, self.voice.talker.num_codebooks, dtype=torch.long))
-        (speech,) = self.voice.speak([found], speaker=self.speaker, sampling=self.sampling)
+        (speech,) = self.voice.speak([found], **self._options)
         return speech
 
-    def _speak(self, segment: SpeechSegment, number: int, pause: float) -> Iterator[Tensor]:
+    def _speak(self, segment: SpeechSegment, number: int, pause: float) -> Iterator[SpeechChunk]:
         if pause:
-            yield torch.zeros(round(pause * SAMPLE_RATE))
-        alone = segment._replace(pause=0.0)
-        yield from self.voice.stream([alone], speaker=self.speaker, sampling=self.sampling, first=number)
+            yield SpeechChunk(torch.zeros(round(pause / self._options["speed"] * SAMPLE_RATE)))
+        before = self._samples
+        for chunk in self.voice.stream_chunks([segment._replace(pause=0.0)], first=number, **self._options):
+            yield chunk._replace(words=shifted(chunk.words, before))
 
     def _new_clauses(self) -> ClauseSplitter:
         return ClauseSplitter(length=self._length)

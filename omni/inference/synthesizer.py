@@ -1,7 +1,6 @@
 """Text-to-speech with a trained Talker, codec and vocoder; whole or streamed."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,43 +8,26 @@ import torch
 from torch import Tensor
 
 from omni.checkpoints.checkpoint import Checkpoint, Source
-from omni.decoding.talker import SpeechSampling, speak_codes
+from omni.decoding.talker import Frame, SpeechSampling, utterances
 from omni.decoding.talker import speak as speak_frames
 from omni.devices import resolve
 from omni.errors import UserError
+from omni.inference.speech import Speech, SpeechChunk, WordTimer, shifted
+from omni.inference.speech_renderer import SpeechRenderer
 from omni.inference.talker_conditioning import Conditioner
-from omni.media.audio import SAMPLE_RATE, write_audio
+from omni.media.audio import SAMPLE_RATE
 from omni.media.griffin_lim import GriffinLim
-from omni.media.trimming import Trimmer, trimmed
 from omni.models.part import Part
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.speech_codec import CausalCodec, SpeechCodec
-from omni.models.speech_vocoder import CausalVocoder, SpeechVocoder, streams
+from omni.models.speech_vocoder import SpeechVocoder, streams
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.spelling import SpeechSegment, speech_segments
 
 GRIFFIN_LIM = "griffin-lim"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Speech:
-    """Synthesised speech.
-
-    Attributes:
-        audio: (samples,), float32 within ±1, on the CPU.
-        codes: (frames, codebooks), int64: codes of the codec, of all sentences in order, silence included.
-        sample_rate: In Hz.
-    """
-
-    audio: Tensor
-    codes: Tensor
-    sample_rate: int = SAMPLE_RATE
-
-    def save(self, path: str | Path) -> None:
-        """Writes an audio file; see `omni.media.audio.write_audio`."""
-        write_audio(path, self.audio, sample_rate=self.sample_rate)
+SLOWEST, FASTEST = 0.25, 4.0  # speeds
 
 
 class Synthesizer:
@@ -128,6 +110,7 @@ class Synthesizer:
         *,
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
+        speed: float = 1.0,
         batch_size: int = 16,
     ) -> list[Speech]:
         """Synthesises texts of any length; arguments as in `sentences`.
@@ -137,12 +120,10 @@ class Synthesizer:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         said: list[list[Speech]] = [[] for _ in texts]
-        for number, part in self.sentences(texts, speaker=speaker, sampling=sampling, batch_size=batch_size):
+        options: dict[str, Any] = {"speaker": speaker, "sampling": sampling, "speed": speed, "batch_size": batch_size}
+        for number, part in self.sentences(texts, **options):
             said[number].append(part)
-        return [
-            Speech(audio=torch.cat([part.audio for part in each]), codes=torch.cat([part.codes for part in each]))
-            for each in said
-        ]
+        return [Speech.join(parts) for parts in said]
 
     @torch.no_grad()
     def sentences(
@@ -151,6 +132,7 @@ class Synthesizer:
         *,
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
+        speed: float = 1.0,
         batch_size: int = 16,
     ) -> Iterator[tuple[int, Speech]]:
         """Synthesises texts sentence by sentence, in order and in batches.
@@ -161,22 +143,23 @@ class Synthesizer:
             texts: Texts, or their segments from `read`.
             speaker: Number or name of a speaker, for a Talker with several; the first by default.
             sampling: Sampling options.
+            speed: Tempo, 0.25 to 4; 2 takes half the time. The codes are those of tempo 1.
             batch_size: Most sentences per batch.
 
         Yields:
             The number of a text, and its next sentence with the pause after it.
 
         Raises:
-            UserError: If a text cannot be spoken, before any is synthesised; or there is no such speaker.
+            UserError: If a text cannot be spoken, before any is synthesised; or there is no such speaker or speed.
         """
-        chosen = self.speaker_id(speaker)
+        chosen, renderer = self.speaker_id(speaker), self._renderer(speed)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be 1 or more")
         queue = [(number, turn, one) for number, text in enumerate(texts) for turn, one in enumerate(self.read(text))]
         for first in range(0, len(queue), batch_size):
             numbers, turns, group = zip(*queue[first : first + batch_size], strict=True)
             units = [segment.units for segment in group]
-            codes = speak_codes(
+            found = utterances(
                 self.talker,
                 units,
                 hidden=None if self.conditioner is None else self.conditioner(units),
@@ -184,22 +167,32 @@ class Synthesizer:
                 sampling=sampling,
                 numbers=turns,
             )
-            for number, segment, row in zip(numbers, group, codes, strict=True):
-                audio = trimmed(self._vocode(row))
-                audio = torch.cat((audio, audio.new_zeros(round(segment.pause * SAMPLE_RATE)))).cpu()
-                yield number, Speech(audio=audio, codes=row.cpu())
+            for number, segment, utterance in zip(numbers, group, found, strict=True):
+                timer = self._timer(segment, speed)
+                for position in utterance.positions.tolist():
+                    timer.add(position)
+                samples, words = renderer.render(utterance.codes, timer)
+                audio = torch.cat((samples, _silence(segment.pause / speed)))
+                yield number, Speech(audio=audio, codes=utterance.codes.cpu(), words=words)
+
+    def stream(self, text: str | Sequence[SpeechSegment], **options: Any) -> Iterator[Tensor]:
+        """The samples of `stream_chunks`, with its arguments; empty ones are left out."""
+        for samples, _ in self.stream_chunks(text, **options):
+            if len(samples):
+                yield samples
 
     @torch.no_grad()
-    def stream(
+    def stream_chunks(
         self,
         text: str | Sequence[SpeechSegment],
         *,
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
+        speed: float = 1.0,
         chunk: float = 0.64,
         first: int = 0,
-    ) -> Iterator[Tensor]:
-        """Synthesises a text and yields audio as it is made; joined, it is the audio of `speak`.
+    ) -> Iterator[SpeechChunk]:
+        """Synthesises a text and yields audio as it is made; joined, it is the audio of `speak`, and so are the words.
 
         With a causal codec and vocoder the first audio comes after a few frames; otherwise, as with Griffin–Lim,
         sentence by sentence.
@@ -208,19 +201,20 @@ class Synthesizer:
             text: A text, or its segments from `read`.
             speaker: As in `sentences`.
             sampling: As in `sentences`.
+            speed: As in `sentences`.
             chunk: Most seconds per chunk; the first chunks are shorter.
             first: Number of sentences of the same text before this one.
 
         Yields:
-            (samples,), float32 within ±1, on the CPU.
+            Samples with the words that end in them.
 
         Raises:
             UserError: As in `sentences`.
         """
         if not 0 < chunk < float("inf"):
             raise UserError(f"chunk is {chunk} seconds: it must be over 0")
-        chosen = self.speaker_id(speaker)
-        chunk_frames = max(1, round(chunk * self.talker.frame_rate))
+        chosen, spoken, renderer = self.speaker_id(speaker), 0, self._renderer(speed)
+        chunk_frames = max(1, round(chunk * self.talker.frame_rate * speed))
         for turn, segment in enumerate(self.read(text), start=first):
             frames = speak_frames(
                 self.talker,
@@ -230,39 +224,48 @@ class Synthesizer:
                 sampling=sampling,
                 numbers=[turn],
             )
-            codes = (frame.codes[:, None] for frame in frames)
-            audios = (
-                self._stream_frames(codes, chunk_frames)
-                if self.causal
-                else [trimmed(self._vocode(torch.cat([*codes], dim=1)[0]))]
-            )
-            for audio in audios:
-                if len(audio):
-                    yield audio.cpu()
+            timer, before = self._timer(segment, speed), spoken
+            codes = _codes(frames, timer)
+            if self.causal:
+                parts = renderer.stream(codes, timer, chunk_frames=chunk_frames)
+            else:
+                parts = iter([renderer.render(torch.cat([*codes], dim=1)[0], timer)])
+            for samples, words in parts:
+                if len(samples) or words:
+                    yield SpeechChunk(samples, shifted(words, before))
+                    spoken += len(samples)
             if segment.pause:
-                yield torch.zeros(round(segment.pause * SAMPLE_RATE))
+                pause = _silence(segment.pause / speed)
+                yield SpeechChunk(pause)
+                spoken += len(pause)
 
-    def _stream_frames(self, frames: Iterator[Tensor], chunk_frames: int) -> Iterator[Tensor]:
-        """Audio of frames of codes (1, 1, codebooks): one by one until the first sound, then in growing chunks."""
-        codec: Any = self.codec
-        vocoder: Any = self.vocoder
-        assert isinstance(codec, CausalCodec)
-        assert isinstance(vocoder, CausalVocoder)
-        trimmer, waiting, size = Trimmer(), [], 1
-        with codec.streaming() as decoder, vocoder.streaming() as player:
-            for frame in frames:
-                waiting.append(frame)
-                if len(waiting) == size:
-                    yield trimmer.push(player.decode(decoder.decode(torch.cat(waiting, dim=1)))[0])
-                    waiting, size = [], min(2 * size, chunk_frames) if trimmer.started else 1
-            if waiting:
-                yield trimmer.push(player.decode(decoder.decode(torch.cat(waiting, dim=1)))[0])
-            yield trimmer.push(player.flush()[0])
-            yield trimmer.finish()
+    def _renderer(self, speed: float) -> SpeechRenderer:
+        check_speed(speed)
+        return SpeechRenderer(self.codec, self.vocoder, speed=speed)
 
-    def _vocode(self, codes: Tensor) -> Tensor:
-        """Audio (samples,) of the codes (frames, codebooks) of a sentence."""
-        return self.vocoder(self.codec.decode(codes[None]))[0]
+    def _timer(self, segment: SpeechSegment, speed: float) -> WordTimer:
+        return WordTimer(segment.units, self.units, SAMPLE_RATE / self.talker.frame_rate / speed)
+
+
+def _codes(frames: Iterator[Frame], timer: WordTimer) -> Iterator[Tensor]:
+    """The codes of frames of a single text, (1, 1, codebooks) each; their positions go to the timer."""
+    for frame in frames:
+        timer.add(int(frame.positions))
+        yield frame.codes[:, None]
+
+
+def _silence(seconds: float) -> Tensor:
+    return torch.zeros(round(seconds * SAMPLE_RATE))
+
+
+def check_speed(speed: float) -> None:
+    """Checks a tempo of speech.
+
+    Raises:
+        UserError: If it is out of range.
+    """
+    if not SLOWEST <= speed <= FASTEST:
+        raise UserError(f"speed is {speed:g}: it must be between {SLOWEST:g} and {FASTEST:g}")
 
 
 def load_synthesizer(path: Source, *, vocoder: Source = GRIFFIN_LIM, device: str = "auto") -> Synthesizer:
@@ -318,6 +321,7 @@ def speak(
     speaker: int | str | None = None,
     vocoder: str | Path = GRIFFIN_LIM,
     sampling: SpeechSampling | None = None,
+    speed: float = 1.0,
     device: str = "auto",
 ) -> list[Speech]:
     """Synthesises one or several texts of any length; see `Synthesizer.speak`.
@@ -328,6 +332,8 @@ def speak(
         speaker: Number or name of a speaker, for a Talker with several; the first by default.
         vocoder: `griffin-lim`, or a checkpoint with a vocoder.
         sampling: Sampling options; the defaults of `SpeechSampling` if None.
+        speed: Tempo, 0.25 to 4.
         device: As in `load_synthesizer`.
     """
-    return load_synthesizer(checkpoint, vocoder=vocoder, device=device).speak(texts, speaker=speaker, sampling=sampling)
+    synthesizer = load_synthesizer(checkpoint, vocoder=vocoder, device=device)
+    return synthesizer.speak(texts, speaker=speaker, sampling=sampling, speed=speed)

@@ -18,10 +18,14 @@ class Trimmer:
 
     The output does not depend on how the audio is split. Silence inside is delayed until a loud block follows, and so
     are the last 10 ms of a loud part, which may be the end.
+
+    Attributes:
+        started: Whether there was a loud block.
+        skipped: Number of samples removed before the output.
     """
 
     def __init__(self) -> None:
-        self.started = False  # whether there was a loud block
+        self.started, self.skipped = False, 0
         self._buffer = torch.zeros(0)
 
     def push(self, samples: Tensor) -> Tensor:
@@ -31,13 +35,15 @@ class Trimmer:
         places = loud.nonzero()[:, 0].tolist()
         if not places:
             if not self.started:
-                buffer = buffer[max(0, len(loud) - _MARGIN) * HOP_LENGTH :]
+                silent = max(0, len(loud) - _MARGIN) * HOP_LENGTH
+                buffer, self.skipped = buffer[silent:], self.skipped + silent
             self._buffer = buffer
             return buffer[:0]
         first, last = 0, places[-1]
         if not self.started:
             first, self.started = max(0, places[0] - _MARGIN), True
             start = first * HOP_LENGTH
+            self.skipped += start
             buffer[start : start + _FADE] *= _ramp(buffer)
         self._buffer = buffer[last * HOP_LENGTH :]
         return buffer[first * HOP_LENGTH : last * HOP_LENGTH].clamp(-1, 1)

@@ -94,10 +94,10 @@ def test_audio_depends_on_the_seed():
 
 def test_a_long_text_is_spoken_in_small_batches_of_sentences(monkeypatch):
     calls = []
-    speaking = synthesis.speak_codes
+    speaking = synthesis.utterances
     monkeypatch.setattr(
         synthesis,
-        "speak_codes",
+        "utterances",
         lambda talker, texts, **options: calls.append(texts) or speaking(talker, texts, **options),
     )
     voice = synthesizer(fast=True)

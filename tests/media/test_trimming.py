@@ -19,6 +19,8 @@ def test_blocks_of_any_length_equal_the_whole(size):
     trimmer = Trimmer()
     parts = [trimmer.push(part) for part in sound().split(size)] + [trimmer.finish()]
     assert torch.equal(torch.cat(parts), trimmed(sound()))
+    middle = torch.cat(parts)[400:-400]
+    assert torch.equal(middle, sound()[trimmer.skipped + 400 :][: len(middle)])
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.25, 0.4), (0.2537, 0.41), (0.01, 0.02), (0.0, 0.0)])

@@ -1,0 +1,78 @@
+"""Audio of the Talker's codes, by a codec and a vocoder: whole or streamed, at any tempo."""
+
+from collections.abc import Iterator
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from omni.inference.speech import SpeechChunk, WordTimer
+from omni.media.tempo import TempoChanger, change_tempo
+from omni.media.trimming import Trimmer
+from omni.models.speech_codec import CausalCodec, SpeechCodec
+from omni.models.speech_vocoder import CausalVocoder, SpeechVocoder
+
+
+@final
+class SpeechRenderer:
+    """Makes audio of the codes of a segment, without silence at both ends.
+
+    Args:
+        codec: Codes to spectrograms.
+        vocoder: Spectrograms to audio.
+        speed: Tempo; see `TempoChanger`.
+    """
+
+    def __init__(self, codec: SpeechCodec, vocoder: SpeechVocoder, *, speed: float = 1.0) -> None:
+        self.codec, self.vocoder, self.speed = codec, vocoder, speed
+
+    def render(self, codes: Tensor, timer: WordTimer) -> SpeechChunk:
+        """The speech of a segment.
+
+        Args:
+            codes: (frames, codebooks).
+            timer: Knows the position of each frame.
+        """
+        trimmer, mels = Trimmer(), change_tempo(self.codec.decode(codes[None]), self.speed)
+        samples = torch.cat((trimmer.push(self.vocoder(mels)[0]), trimmer.finish())).cpu()
+        return SpeechChunk(samples, timer.take(trimmer.skipped, len(samples), complete=True))
+
+    def stream(self, codes: Iterator[Tensor], timer: WordTimer, *, chunk_frames: int) -> Iterator[SpeechChunk]:
+        """Streams the speech of a segment, with a causal codec and vocoder.
+
+        Args:
+            codes: Frames (1, 1, codebooks).
+            timer: Knows the position of each frame that was read from `codes`.
+            chunk_frames: Most frames per chunk. The frames before the first sound are decoded one by one, later ones in
+                growing chunks.
+
+        Yields:
+            Joined, the audio and words of `render`; both may be empty.
+        """
+        codec: Any = self.codec
+        vocoder: Any = self.vocoder
+        assert isinstance(codec, CausalCodec)
+        assert isinstance(vocoder, CausalVocoder)
+        trimmer, tempo, length = Trimmer(), TempoChanger(self.speed), 0
+        waiting, size = [], 1
+
+        def chunk(audio: Tensor, *, complete: bool = False) -> SpeechChunk:
+            nonlocal length
+            length += len(audio)
+            return SpeechChunk(audio.cpu(), timer.take(trimmer.skipped, length, complete=complete))
+
+        with codec.streaming() as decoder, vocoder.streaming() as player:
+
+            def play(mels: Tensor) -> SpeechChunk:
+                return chunk(trimmer.push(player.decode(mels)[0]) if mels.shape[1] else mels.new_zeros(0))
+
+            for frame in codes:
+                waiting.append(frame)
+                if len(waiting) == size:
+                    yield play(tempo.push(decoder.decode(torch.cat(waiting, dim=1))))
+                    waiting, size = [], min(2 * size, chunk_frames) if trimmer.started else 1
+            if waiting:
+                yield play(tempo.push(decoder.decode(torch.cat(waiting, dim=1))))
+            yield play(tempo.finish())
+            yield chunk(trimmer.push(player.flush()[0]))
+            yield chunk(trimmer.finish(), complete=True)

@@ -1,0 +1,55 @@
+"""Tempo of speech, changed on its log-mel spectrogram: the pitch stays, because a vocoder makes the phases after it."""
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+
+@final
+class TempoChanger:
+    """Changes the tempo of a spectrogram that arrives in pieces, by linear interpolation between frames.
+
+    Joined, the output does not depend on the pieces.
+
+    Args:
+        speed: Input frames per output frame, over 0; 2 is twice as fast.
+    """
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+        self._held: Tensor | None = None  # input frames from number `_first` on
+        self._first, self._next = 0, 0  # number of the first held frame, and of the next output frame
+
+    def push(self, mels: Tensor) -> Tensor:
+        """Adds frames (batch, frames, num_mels); returns those that are ready, which may be none."""
+        self._held = mels if self._held is None else torch.cat((self._held, mels), dim=1)
+        last = self._first + self._held.shape[1] - 1
+        # Output frame n is at input frame (n + 0.5) speed - 0.5: the centres of both are at the same time.
+        return self._take(math.floor((last + 0.5) / self.speed - 0.5) + 1)
+
+    def finish(self) -> Tensor:
+        """The remaining frames: in all round(frames / speed), at least one if there was any."""
+        assert self._held is not None
+        frames = self._first + self._held.shape[1]
+        return self._take(max(1, round(frames / self.speed)))
+
+    def _take(self, end: int) -> Tensor:
+        """Output frames from number `_next` to `end`."""
+        assert self._held is not None
+        last = self._first + self._held.shape[1] - 1
+        places = ((torch.arange(self._next, end, dtype=torch.float64) + 0.5) * self.speed - 0.5).clamp(0, last)
+        before = places.floor()
+        share = (places - before).to(self._held)[:, None]
+        index = before.long() - self._first
+        found = torch.lerp(self._held[:, index], self._held[:, (index + 1).clamp(max=last - self._first)], share)
+        self._next = end
+        self._held, self._first = self._held[:, -1:], last  # the next output frame is after the last input frame
+        return found
+
+
+def change_tempo(mels: Tensor, speed: float) -> Tensor:
+    """Changes the tempo of whole spectrograms (batch, frames, num_mels); see `TempoChanger`."""
+    changer = TempoChanger(speed)
+    return torch.cat((changer.push(mels), changer.finish()), dim=1)
