@@ -19,8 +19,8 @@ TRAINER_VERBS = {
     "predict": "Write a checkpoint's outputs for data.",
 }
 
-# oneDNN and PyTorch on top of it each keep 1,024 compiled primitives, one for each shape, on a CPU. Batches of utterances
-# or of questions have ever new shapes: without a limit the memory of training and of a server grows for hours.
+# On a CPU, oneDNN and PyTorch each keep up to 1,024 compiled primitives, one for each shape. Batches of utterances or
+# questions have ever new shapes: without a limit the memory of training, and of a server, grows for hours.
 PRIMITIVE_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 
 

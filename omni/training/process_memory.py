@@ -14,12 +14,6 @@ LOADED_LATER = 40 << 20  # kernels, TensorBoard and what else is first used in t
 def process_bytes(plan: Plan, data: int = 0, *, resident: int | None = None) -> int:
     """Forecast of the peak resident memory of `omni fit` on a CPU.
 
-    Peaks of the world's stages (torch 2.14, 2 threads, MiB, forecast in brackets): Thinker 1,097 (1,048), audio encoder
-    1,014 (1,035), vision encoder 1,513 (1,588), codec 1,045 (1,163), Talker 1,272 (1,187), vocoder 1,383 (1,497). Those of
-    audio encoder, Talker and vocoder were measured with `ONEDNN_PRIMITIVE_CACHE_CAPACITY=8 LRU_CACHE_CAPACITY=8`. Without,
-    oneDNN and PyTorch's ideep each keep up to 1,024 primitives, by shape, and memory grows with every new length of a
-    batch: the audio encoder took 1,688 MiB after 40 steps. What small caches cost in time was not measured.
-
     Args:
         plan: Of its configuration.
         data: Bytes of data that are kept in memory, see `DataStatistics.memory`.

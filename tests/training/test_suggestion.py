@@ -22,6 +22,10 @@ from omni.training.suggestion import LARGE, Suggestion, epochs_for, suggest
 
 THINKER = ["--config", str(CONFIGS / "thinker.yaml")]
 DIM = "model.init_args.thinker.init_args.dim"
+LAST = {  # too rarely for any of the lengths below
+    "class_path": "omni.training.callbacks.StageCheckpoint",
+    "init_args": {"filename": "last", "every_n_train_steps": 3_000_000},
+}
 BATCH, ACCUMULATE = "data.init_args.batch_size", "trainer.accumulate_grad_batches"
 
 
@@ -103,6 +107,46 @@ class TestLength:
         assert made.statistics.val_batches > made.statistics.train_batches(4) > 1
         total, interval = made.values["trainer.max_steps"], made.values["trainer.val_check_interval"]
         assert interval == min(total, made.statistics.val_batches)
+
+    @pytest.mark.parametrize(
+        ("tokens", "rows", "steps", "warmup", "validation", "last"),
+        [  # batches of 4 rows
+            (5e6, 4_000, 10_000, 300, 1_000, 500),  # 10 epochs of 1,000 steps
+            (5e7, 40_000, 50_000, 1_500, 5_000, 1_000),  # 5 of 10,000
+            (5e8, 400_000, 300_000, 9_000, 30_000, 1_000),  # 3 of 100,000
+            (5e9, 4_000_000, 1_000_000, 30_000, 100_000, 1_000),
+            (1e4, 400, 2_000, 60, 200, 100),  # at least 2,000 steps
+            (1e3, 40, 1_000, 30, 100, 50),  # at most 100 epochs
+        ],
+    )
+    def test_lengths_by_the_rule(self, tokens, rows, steps, warmup, validation, last, workplace, monkeypatch):
+        counted = DataStatistics(
+            unit="tokens",
+            counts={"train": {"tokens": tokens}},
+            batch_argument="batch_size",
+            batch_size=4,
+            smallest_batch=1,
+            train_sizes=np.ones(rows),
+            max_rows=None,
+            val_batches=1,
+        )
+        monkeypatch.setattr("omni.training.suggestion.count", lambda configuration: counted)
+        toy = arguments(TOY, {"trainer__max_steps": 7, "trainer__val_check_interval": 7, "trainer__callbacks+": [LAST]})
+        made = suggest(Configuration([*THINKER, *toy, "--model.init_args.warmup_steps=1"])).values
+        assert made["trainer.max_steps"] == steps
+        assert made["model.init_args.warmup_steps"] == warmup
+        assert made["trainer.val_check_interval"] == validation
+        assert made["trainer.callbacks+"][0]["init_args"]["every_n_train_steps"] == last
+
+    def test_a_run_by_epochs_becomes_one_by_steps(self, workplace):
+        made = plan_text(trainer__max_steps=-1, trainer__max_epochs=3)
+        assert changes_of(made)["trainer.max_epochs"] == (3, None)
+        assert made.values["trainer.max_steps"] > 0
+
+    def test_validations_by_epochs_are_kept(self, workplace):
+        made = plan_text(trainer__check_val_every_n_epoch=2, trainer__val_check_interval=1.0)
+        assert "trainer.val_check_interval" not in made.values
+        assert any("validation follows epochs or the clock" in note for note in made.notes)
 
     def test_a_short_run_saves_more_often(self, workplace):
         made = plan_text("--write=fitted.yaml", data__init_args__batch_size=200)
