@@ -172,5 +172,10 @@ def _uniform(seed: int, rows: int, steps: int) -> Tensor:
 
     By Python's generator: PyTorch's on a CPU uses only 32 bits of a seed.
     """
-    streams = [Random(f"{seed}/{row}") for row in range(rows)]
+    streams = [random_stream(seed, row) for row in range(rows)]
     return torch.tensor([[stream.random() for _ in range(steps)] for stream in streams])
+
+
+def random_stream(seed: int, row: int) -> Random:
+    """The generator of a row's draws, one a token: see `Sampling.seed`."""
+    return Random(f"{seed}/{row}")

@@ -229,6 +229,22 @@ class PromptReader:
         )
 
 
+def reusable(cached: Sequence[Hashable], keys: Sequence[Hashable]) -> int:
+    """Entries of a KV cache that a prompt can reuse: the longest common prefix, without a part of a medium.
+
+    A medium is encoded as a whole, and the last token of a prompt is always computed.
+
+    Args:
+        cached: Keys of what the cache holds; see `Prompt.keys`.
+        keys: Keys of the prompt.
+    """
+    pairs = enumerate(zip(cached, keys[:-1], strict=False))
+    differs = next((number for number, (one, other) in pairs if one != other), None)
+    known = min(len(cached), len(keys) - 1) if differs is None else differs
+    key = keys[known]
+    return known - (key[-1] if isinstance(key, tuple) else 0)
+
+
 def question(
     text: str | None = None, *, image: Sequence[Any] = (), audio: Sequence[Any] = (), video: Sequence[Any] = ()
 ) -> Message:

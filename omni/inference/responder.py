@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from omni.decoding.sampling import Sampling, generate
-from omni.inference.prompt import Prompt
+from omni.inference.prompt import Prompt, reusable
 from omni.layers.attention_weights import record_attention
 from omni.media.speech_preprocessing import silence_value
 from omni.models.interfaces import Cache
@@ -54,7 +54,7 @@ class Responder:
         steps = generate(
             self.omni.thinker,
             [one.tokens for one in prompts],
-            embeddings=self._embed(prompts),
+            embeddings=self.embed(prompts),
             positions=self.omni.rotary_positions(positions.to(self.device)),
             **self._options(max_tokens, sampling),
         )
@@ -78,7 +78,7 @@ class Responder:
         self._cache = None  # until the end: the answer may be aborted
         rest = prompt.suffix(known)
         with torch.inference_mode():
-            embeddings = self._embed([rest])
+            embeddings = self.embed([rest])
         steps = generate(
             self.omni.thinker,
             [prompt.tokens],
@@ -113,7 +113,7 @@ class Responder:
         """
         positions = self.omni.rotary_positions(prompt.encoded.positions[:, None].to(self.device))
         with record_attention(self.omni.thinker) as weights:
-            self.omni.thinker.encode(embeddings=self._embed([prompt]), positions=positions)
+            self.omni.thinker.encode(embeddings=self.embed([prompt]), positions=positions)
         return torch.stack([layer[0, :, -1] for layer in weights.values()]).cpu()
 
     @torch.inference_mode()
@@ -121,14 +121,12 @@ class Responder:
         """A cache and the number of tokens it holds; the last token of a prompt is always computed."""
         if self._cache is None:
             return self.omni.thinker.new_cache(1, self.context), 0
-        pairs = enumerate(zip(self._cached, keys[:-1], strict=False))
-        differs = next((number for number, (one, other) in pairs if one != other), None)
-        known = min(len(self._cached), len(keys) - 1) if differs is None else differs
-        known -= _feature_index(keys[known])
+        known = reusable(self._cached, keys)
         self._cache.keep(known)
         return self._cache, known
 
-    def _embed(self, prompts: Sequence[Prompt]) -> Tensor:
+    def embed(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Embeds prompts with their media: (prompts, time, dim), undefined after each prompt's end."""
         tokens = pad_sequence([one.encoded.tokens for one in prompts], batch_first=True, padding_value=PAD)
         images = [image for one in prompts for image in one.images()]
         mels = [mel for one in prompts for mel in one.mels()]
@@ -148,8 +146,3 @@ class Responder:
             "vocab_size": self.tokenizer.vocab_size,
             "sampling": sampling or GREEDY,
         }
-
-
-def _feature_index(key: Hashable) -> int:
-    """Features of the same medium before a key of `Prompt.keys`: a medium is encoded as a whole."""
-    return key[-1] if isinstance(key, tuple) else 0

@@ -1,6 +1,7 @@
 """The key-value cache of a causal Transformer."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -38,14 +39,19 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.max_length = max_length
-        self.lengths = [0] * batch_size
         self._slots = torch.zeros(batch_size, dtype=torch.long, device=device)
         self._rows = torch.arange(batch_size, device=device)[:, None]
+        self._lengths, self._span = [0] * batch_size, slice(0, batch_size)
 
     @property
     def device(self) -> torch.device:
         """Device of keys and values."""
         return self.keys.device
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Number of entries of each row."""
+        return self._lengths[self._span]
 
     @property
     def uniform(self) -> bool:
@@ -94,6 +100,34 @@ class KVCache:
             self.values[layer][self._rows, :, slots] = values.transpose(1, 2).to(self.values.dtype)
         return self.keys[layer, :, :, : longest + time], self.values[layer, :, :, : longest + time]
 
+    def view(self, start: int, stop: int) -> "KVCache":
+        """The rows from `start` to before `stop`, as a cache that shares their entries and lengths; valid until `grow`.
+
+        A model that runs on it reads and writes these rows only.
+        """
+        part = copy(self)
+        part.keys, part.values = self.keys[:, start:stop], self.values[:, start:stop]
+        part._slots, part._rows = self._slots[start:stop], self._rows[: stop - start]
+        part._span = slice(self._span.start + start, self._span.start + stop)
+        return part
+
+    def swap(self, row: int, other: int) -> None:
+        """Exchanges two rows."""
+        used = max(self.lengths[row], self.lengths[other])
+        for entries in (self.keys, self.values):
+            kept = entries[:, row, :, :used].clone()
+            entries[:, row, :, :used] = entries[:, other, :, :used]
+            entries[:, other, :, :used] = kept
+        lengths = self.lengths[row], self.lengths[other]
+        self._set_length(row, lengths[1])
+        self._set_length(other, lengths[0])
+
+    def copy(self, source: int, target: int, entries: int) -> None:
+        """Replaces a row by the first entries of another."""
+        self.keys[:, target, :, :entries] = self.keys[:, source, :, :entries]
+        self.values[:, target, :, :entries] = self.values[:, source, :, :entries]
+        self._set_length(target, entries)
+
     def grow(self, max_length: int) -> None:
         """Raises the capacity to `max_length` entries a row; existing entries stay."""
         keys, values = self.keys, self.values
@@ -105,14 +139,18 @@ class KVCache:
 
     def keep(self, entries: int) -> None:
         """Drops all but the first entries of each row."""
-        self.lengths = [min(length, entries) for length in self.lengths]
+        self._lengths[self._span] = [min(length, entries) for length in self.lengths]
         self._slots.clamp_(max=entries)
 
     def advance(self, entries: int | Sequence[int]) -> None:
         """Counts new entries: the same number for each row, or one number a row (the rest was padding)."""
         counts = [entries] * len(self.lengths) if isinstance(entries, int) else list(entries)
-        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        self._lengths[self._span] = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         if isinstance(entries, int):
             self._slots += entries
         else:
             self._slots += torch.tensor(counts, device=self._slots.device)
+
+    def _set_length(self, row: int, entries: int) -> None:
+        self._lengths[self._span.start + row] = entries
+        self._slots[row] = entries

@@ -151,7 +151,7 @@ def test_inputs_equal_those_of_training_and_the_wer_that_of_validation(fit_llm, 
             question["content"][0]["audio"] = f"speech/{rows[number]['audio']}"
             prompt = assistant.prompt([question], max_tokens=6)
             with torch.no_grad():
-                now = assistant.responder._embed([prompt])[0]
+                now = assistant.responder.embed([prompt])[0]
             tolerance = 0.05 if kind == "bf16" else 1e-4
             torch.testing.assert_close(now, embedded[:length], rtol=tolerance, atol=tolerance)
         assert assistant.responder.stop == cli.datamodule.stop
@@ -238,7 +238,7 @@ def test_forty_seconds_are_encoded_to_their_end(sources, encoder):
     prompts = [assistant.prompt([asked(one)]) for one in (long, other)]
     assert prompts[0].media[0].span.tokens == 1000
     with torch.no_grad():
-        first, second = (assistant.responder._embed([prompt])[0][: 1000 + 20] for prompt in prompts)
+        first, second = (assistant.responder.embed([prompt])[0][: 1000 + 20] for prompt in prompts)
     heard = prompts[0].encoded.tokens[: len(first)] == omni.text.tokenizer.AUDIO
     changed = (first - second).abs().amax(-1)[heard] > 1e-3
     assert changed[-10:].all()

@@ -486,6 +486,32 @@ def test_layers_that_cannot_be_cached_refuse_a_cache(options):
         transformer(**options).new_cache(1, 4)
 
 
+def test_rows_of_a_cache_are_viewed_exchanged_and_copied():
+    model, texts = transformer().eval(), [noise(1, length, 32) for length in (3, 5, 2)]
+    pool = model.new_cache(4, 8)
+    for row, text in enumerate(texts):
+        one = pool.view(row, row + 1)
+        model(text, cache=one)
+        one.advance(text.shape[1])
+    assert pool.lengths == [3, 5, 2, 0]
+    pool.swap(2, 0)
+    pool.copy(1, 3, 4)
+    assert pool.lengths == [2, 5, 3, 4]
+    new, contents = noise(3, 1, 32), [texts[2], texts[0], texts[1][:, :4]]
+    pool.view(1, 2).keep(0)
+    pool.swap(1, 3)
+    pool.swap(1, 2)
+    assert pool.lengths == [2, 3, 4, 0]
+    running = pool.view(0, 3)
+    cached = model(new, cache=running).hidden
+    running.advance(1)
+    assert pool.lengths == [3, 4, 5, 0]
+    assert pool.slots(1)[:, 0].tolist() == pool.lengths
+    for row, content in enumerate(contents):
+        whole = model(torch.cat((content, new[row : row + 1]), dim=1)).hidden[:, -1:]
+        assert torch.allclose(cached[row : row + 1], whole, atol=1e-5)
+
+
 def test_a_cache_and_a_mask_together_are_refused():
     model = transformer()
     with pytest.raises(ValueError, match="mask"):

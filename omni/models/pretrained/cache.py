@@ -5,6 +5,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _ARGUMENTS = ("cache", "past_key_values")  # `transformers` 5.24 renamed the second to the first
@@ -93,6 +94,30 @@ class PretrainedCache:
             self._first = self._first + shifts
             for layer in self._cache.layers:
                 layer.keys, layer.values = _shifted(layer.keys, shifts), _shifted(layer.values, shifts)
+
+    def join(self, other: "PretrainedCache") -> None:
+        """Adds the rows of another cache; the shorter of the two is padded before its first entries."""
+        entries = max(self._entries, other._entries)
+        before, others_before = entries - self._entries, entries - other._entries
+        for layer, others in zip(self._cache.layers, other._cache.layers, strict=True):
+            layer.keys = torch.cat((_padded(layer.keys, before), _padded(others.keys, others_before)))
+            layer.values = torch.cat((_padded(layer.values, before), _padded(others.values, others_before)))
+        self._first = torch.cat((self._first + before, other._first + others_before))
+        self.lengths, self._entries = [*self.lengths, *other.lengths], entries
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keeps these rows, in this order, and drops padding that none of them needs."""
+        self.lengths = [self.lengths[row] for row in rows]
+        unused, self._entries = self._entries - max(self.lengths), max(self.lengths)
+        index = torch.tensor(rows, device=self.device)
+        self._first = self._first[index] - unused
+        for layer in self._cache.layers:
+            layer.keys, layer.values = layer.keys[index, :, unused:], layer.values[index, :, unused:]
+
+
+def _padded(entries: Tensor, before: int) -> Tensor:
+    """(batch, heads, time, dim) with a number of zeros before its first entries."""
+    return F.pad(entries, (0, 0, before, 0))
 
 
 def _shifted(entries: Tensor, by: Tensor) -> Tensor:
