@@ -14,7 +14,7 @@ from omni.inference.responder import GREEDY, Responder
 from omni.inference.running_rows import running_rows
 from omni.text.stream_decoder import StreamDecoder
 
-PREFILL_TOKENS = 512  # of the prompts that start in one step, unless a single one is longer
+PREFILL_TOKENS = 256  # of the prompts that start in one step, unless a single one is longer
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
