@@ -17,7 +17,7 @@ ENV HOME=/tmp PYTHONUNBUFFERED=1
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir omni \
     && echo '__version__ = "0"' > omni/__init__.py \
-    && pip install --no-cache-dir --constraint constraints.txt --editable '.[world,hf]'
+    && pip install --no-cache-dir --constraint constraints.txt --editable '.[world,hf,serve]'
 
 COPY omni omni
 COPY configs configs

@@ -8,7 +8,7 @@ JOBS ?= 1
 DEPRECATIONS := -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 SENTENCE := The small red star is above the large blue circle.
 
-.PHONY: quickstart smoke gpu test test-slow test-install test-latest test-lowest lint check install lock clean
+.PHONY: quickstart serve smoke gpu test test-slow test-install test-latest test-lowest lint check install lock clean
 
 # The seventh of the world's held-out conversations is a spoken question about a picture.
 quickstart: data/world/world.json  ## the world, all stages; a written and spoken answer to a question about a picture; a sentence, synthesised and transcribed
@@ -22,6 +22,11 @@ quickstart: data/world/world.json  ## the world, all stages; a written and spoke
 	$(BIN)/omni speak "$(SENTENCE)" --out $(RUNS)/spoken.wav --checkpoint $(RUNS)/talker/best.ckpt
 	$(BIN)/omni transcribe $(RUNS)/spoken.wav --checkpoint $(RUNS)/audio/best.ckpt --out $(RUNS)/spoken.txt
 	@echo "transcript: $$(cat $(RUNS)/spoken.txt)"
+
+serve: .venv/installed  ## the quickstart's models behind OpenAI's API, at http://127.0.0.1:8000/v1
+	$(BIN)/omni serve --checkpoint $(RUNS)/omni/best.ckpt --voice $(RUNS)/talker/best.ckpt \
+	    --recognizer $(RUNS)/audio/best.ckpt \
+	    $(if $(wildcard $(RUNS)/vocoder/best.ckpt),--vocoder $(RUNS)/vocoder/best.ckpt)
 
 smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in build/smoke; and the notebooks on it
 	rm -rf build/smoke/lightning_logs && mkdir -p build/smoke

@@ -66,6 +66,12 @@ VERBS = {
         "Converse about text, images and audio, in the terminal.",
         inlined=("sampling", "talker"),
     ),
+    "serve": Verb(
+        "omni.commands.serve:serve",
+        "Serve models over HTTP, to clients of OpenAI's API.",
+        flags=("allow_urls",),
+        inlined=("sampling", "limits"),
+    ),
     "transcribe": Verb("omni.commands.transcribe:transcribe_files", "Transcribe audio files.", ("files+",)),
     "classify": Verb("omni.commands.classify:classify_files", "Classify images.", ("images+",), ("labels",)),
     "speak": Verb(

@@ -33,8 +33,9 @@ MAY_IMPORT = {
     "bench": "batch checkpoints data decoding devices inference layers media models optim text training",
     "pipeline": "checkpoints cli data decoding evaluation inference media models training",
     "sweeps": "checkpoints pipeline training",
+    "serving": "checkpoints decoding inference media text",
     "commands": "batch bench checkpoints curves data decoding devices evaluation inference media models optim pipeline "
-    "stages sweeps synthetic text training",
+    "serving stages sweeps synthetic text training",
     "__init__": "inference sweeps",
 }
 LIGHTNING = {"training", "stages", "data"}

@@ -12,13 +12,11 @@ from tqdm import tqdm
 from omni.commands.inputs import media_source
 from omni.errors import UserError
 from omni.files import write_text
-from omni.inference.long_form import Timestamps, Transcript, Word
+from omni.inference.long_form import Timestamps, Transcript
 from omni.inference.recognizer import load_recognizer
+from omni.inference.subtitles import subtitles
 
 Format = Literal["text", "json", "srt", "vtt"]
-
-# Subtitles, as broadcasters have them: two lines of 42 characters, at most 7 seconds, split at pauses of 0.8 seconds.
-_LINE, _SECONDS, _PAUSE = 42, 7.0, 0.8
 
 
 def transcribe_files(
@@ -49,18 +47,18 @@ def transcribe_files(
         device: cpu, cuda, or auto.
     """
     recognizer = load_recognizer(checkpoint, device=device, beam=beam)
-    subtitles = format in ("srt", "vtt")
+    timed = format in ("srt", "vtt")
     to_folder = out is not None and out.is_dir()
-    if subtitles and timestamps == "char":
+    if timed and timestamps == "char":
         raise UserError(f"{format} subtitles have times of words: leave --timestamps out")
-    if subtitles and len(files) > 1 and not to_folder:
+    if timed and len(files) > 1 and not to_folder:
         raise UserError(f"{format} subtitles of {len(files)} files need a folder: give --out FOLDER")
     targets = _targets(files, out, format) if out is not None and to_folder else None
     texts: dict[int, str] = {}
     with tqdm(desc="transcribed", unit=" s", unit_scale=True, leave=False, disable=None) as bar:
         stream = recognizer.stream(
             [media_source(file) for file in files],
-            timestamps=timestamps or ("word" if subtitles else None),
+            timestamps=timestamps or ("word" if timed else None),
             window=window,
             overlap=overlap,
             progress=lambda seconds: bar.update(seconds),
@@ -102,42 +100,7 @@ def formatted(transcript: Transcript, format: Format, *, file: str | None = None
             return name + transcript.text
         lines = [f"{word.start:.2f} {word.end:.2f} {word.text}" for word in transcript.words]
         return "\n".join([name.strip(), *lines] if name else lines)
-    blocks = ["WEBVTT"] if format == "vtt" else []
-    for number, group in enumerate(captions(transcript.words), start=1):
-        start, end = (_clock(seconds, format) for seconds in (group[0].start, group[-1].end))
-        numbered = [str(number)] if format == "srt" else []
-        blocks.append("\n".join([*numbered, f"{start} --> {end}", *_wrapped(group)]))
-    return "\n\n".join(blocks)
-
-
-def captions(words: Sequence[Word]) -> list[list[Word]]:
-    """Groups words into subtitles of at most two lines and some seconds, split at pauses."""
-    groups: list[list[Word]] = []
-    for word in words:
-        group = groups[-1] if groups else []
-        continues = group and word.start - group[-1].end <= _PAUSE and word.end - group[0].start <= _SECONDS
-        if continues and len(_wrapped([*group, word])) <= 2:
-            group.append(word)
-        else:
-            groups.append([word])
-    return groups
-
-
-def _wrapped(words: Sequence[Word]) -> list[str]:
-    """The words on lines of at most 42 characters; a longer word has a line of its own."""
-    lines = [""]
-    for word in words:
-        if lines[-1] and len(lines[-1]) + 1 + len(word.text) > _LINE:
-            lines.append("")
-        lines[-1] += f" {word.text}" if lines[-1] else word.text
-    return lines
-
-
-def _clock(seconds: float, format: Format) -> str:
-    """Hours, minutes, seconds and milliseconds, as SubRip (comma) or WebVTT (point) have them."""
-    minutes, milliseconds = divmod(round(seconds * 1000), 60_000)
-    mark = "," if format == "srt" else "."
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d}{mark}{milliseconds % 1000:03d}"
+    return subtitles(transcript.words, format)
 
 
 def _targets(files: Sequence[str], folder: Path, format: Format) -> list[Path]:

@@ -91,14 +91,17 @@ class ChunkMerger:
         """Decodes the rest and returns the transcript."""
         assert self.pending is not None
         self._decode(self.pending)
-        text = " ".join("".join(map(self.units.surface, self.decoded)).split())
         if self.timestamps is None:
-            return Transcript(text, (), self.duration)
+            return self.partial()
         length, duration = self.time, self.duration
         words = timed_words(
             self.spans, self.units, self.timestamps, seconds=self.seconds, length=length, duration=duration
         )
-        return Transcript(text, tuple(words), duration)
+        return Transcript(self.partial().text, tuple(words), duration)
+
+    def partial(self) -> Transcript:
+        """The text that no later chunk changes, and the duration so far."""
+        return Transcript(" ".join("".join(map(self.units.surface, self.decoded)).split()), (), self.duration)
 
     def _pauses(self) -> list[int]:
         """Units of silence: the blank and spaces."""

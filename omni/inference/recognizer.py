@@ -133,10 +133,7 @@ class Recognizer:
         Yields:
             The number of the source, and its transcript or error.
         """
-        frame = self.encoder.downsampling / 100  # chunks start at a frame, so that their frames coincide
-        window, overlap = round(window / frame) * frame, round(overlap / frame) * frame
-        if not 0 <= overlap <= window / 2 or window < frame:
-            raise UserError(f"overlap is {overlap:g} s and window {window:g} s: overlap must be at most half of it")
+        window, overlap = self._chunking(window, overlap)
         pending: list[tuple[int, Tensor, bool]] = []
         mergers: dict[int, ChunkMerger] = {}
         for number, chunk, last in chunks(sources, window, overlap):
@@ -152,6 +149,47 @@ class Recognizer:
             pending.append((number, chunk, last))
         if pending:
             yield from self._transcribe(pending, mergers, overlap, timestamps, progress)
+
+    def partial_transcripts(
+        self,
+        source: AudioSource | Tensor,
+        *,
+        timestamps: Timestamps | None = None,
+        window: float = 20.0,
+        overlap: float = 4.0,
+    ) -> Iterator[Transcript]:
+        """Transcribes a recording chunk by chunk.
+
+        Args:
+            source: A file, its content as bytes, or a tensor (samples,) at 16 kHz.
+            timestamps: As in `transcribe`.
+            window: As in `transcribe`.
+            overlap: As in `transcribe`.
+
+        Yields:
+            After each chunk the text that no later chunk changes, without times: each is the start of the next one.
+            Then the transcript, as of `transcribe`.
+
+        Raises:
+            UserError: As in `transcribe`.
+        """
+        window, overlap = self._chunking(window, overlap)
+        mergers: dict[int, ChunkMerger] = {}
+        for number, chunk, last in chunks([source], window, overlap):
+            if isinstance(chunk, UserError):
+                raise chunk
+            for _, transcript in self._transcribe([(number, chunk, last)], mergers, overlap, timestamps, None):
+                yield transcript
+            if not last:
+                yield mergers[number].partial()
+
+    def _chunking(self, window: float, overlap: float) -> tuple[float, float]:
+        """The window and overlap of chunks that start at a frame, so that their frames coincide."""
+        frame = self.encoder.downsampling / 100
+        window, overlap = round(window / frame) * frame, round(overlap / frame) * frame
+        if not 0 <= overlap <= window / 2 or window < frame:
+            raise UserError(f"overlap is {overlap:g} s and window {window:g} s: overlap must be at most half of it")
+        return window, overlap
 
     def _transcribe(
         self,

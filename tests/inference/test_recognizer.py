@@ -9,10 +9,11 @@ import soundfile
 import torch
 
 from omni.cli import main
-from omni.commands.transcribe import captions, formatted
+from omni.commands.transcribe import formatted
 from omni.errors import UserError
 from omni.inference.long_form import ChunkMerger, Transcript, Word
 from omni.inference.recognizer import Recognizer
+from omni.inference.subtitles import captions
 from omni.media.audio import SAMPLE_RATE
 from omni.models.audio_encoder import AudioEncoder
 from omni.text.ctc_vocabulary import CharacterVocabulary

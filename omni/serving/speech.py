@@ -1,0 +1,118 @@
+"""`POST /v1/audio/speech`."""
+
+import base64
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from omni.errors import UserError
+from omni.inference.long_form import Word
+from omni.inference.synthesizer import Synthesizer
+from omni.media.audio import SAMPLE_RATE
+from omni.media.encoding import AudioEncoder
+from omni.serving.bodies import read_json
+from omni.serving.engine import Job, Steps, Work
+from omni.serving.errors import ApiError
+from omni.serving.schemas import SpeechRequest
+from omni.serving.service import Service
+from omni.serving.streams import event_stream, first_of
+from omni.serving.urgency import Playback
+from omni.text.spelling import SpeechSegment
+
+_CHUNK = 0.32  # seconds of speech per step: others wait for no more
+
+
+class Part(NamedTuple):
+    """A piece of encoded speech.
+
+    Attributes:
+        data: May be empty.
+        words: The words that end in it.
+    """
+
+    data: bytes
+    words: tuple[Word, ...]
+
+
+async def create_speech(http: Request) -> Response:
+    """Speaks a text: as audio while it is made, or as server-sent events."""
+    service: Service = http.app.state.service
+    async with service.uploads.body(http) as body:
+        request = await read_json(http, body, SpeechRequest)
+    service.models.check(request.model, "speech")
+    synthesizer = service.models.synthesizer
+    assert synthesizer is not None
+    service.note(http, model=request.model, stream=request.stream_format == "sse", format=request.response_format)
+    voice = request.voice if request.voice is None or isinstance(request.voice, str) else request.voice.id
+    speaker = service.models.speaker(voice, param="voice")
+    try:
+        segments = await service.prepare(synthesizer.read, request.input)
+    except UserError as error:
+        raise ApiError(400, f"{error}.", param="input") from error
+    encoder, playback = AudioEncoder(request.response_format), Playback()
+    steps = _steps(synthesizer, segments, speaker, request.speed, encoder, playback)
+    job = service.engine.submit(Work(steps, playback.urgency))
+    parts = _parts(service, http, job, playback)
+    if request.stream_format == "sse":
+        return event_stream(job, _events(parts, len(request.input), playback))
+    data = _data(parts)
+    first = await first_of(http, job, data)  # errors come before the head of the response
+    kind = encoder.content_type
+    if request.response_format == "pcm":
+        kind = f"audio/pcm;rate={encoder.sample_rate}"
+    return StreamingResponse(_after(first, data, job), media_type=kind)
+
+
+def _steps(
+    synthesizer: Synthesizer,
+    segments: list[SpeechSegment],
+    speaker: int | str | None,
+    speed: float,
+    encoder: AudioEncoder,
+    playback: Playback,
+) -> Steps:
+    """Yields encoded audio, possibly empty, with the words that end in it."""
+    for samples, words in synthesizer.stream_chunks(segments, speaker=speaker, speed=speed, chunk=_CHUNK):
+        playback.add(len(samples))
+        yield Part(encoder.push(samples), words)
+    yield Part(encoder.finish(), ())
+
+
+async def _data(parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
+    async for part in parts:
+        if part.data:
+            yield part.data
+
+
+async def _parts(service: Service, http: Request, job: Job, playback: Playback) -> AsyncIterator[Part]:
+    part: Part
+    async for part in job:
+        if part.data:
+            service.first(http, "sound")
+        yield part
+    service.metrics.audio.labels("spoken").inc(playback.seconds)
+    service.note(http, audio_seconds=round(playback.seconds, 3))
+
+
+async def _after(first: bytes, data: AsyncIterator[bytes], job: Job) -> AsyncIterator[bytes]:
+    try:
+        yield first
+        async for more in data:
+            yield more
+    finally:
+        job.cancel()
+
+
+async def _events(parts: AsyncIterator[Part], characters: int, playback: Playback) -> AsyncIterator[Mapping[str, Any]]:
+    """Audio and, beyond OpenAI's events, the times of its words."""
+    async for part in parts:
+        if part.data:
+            yield {"type": "speech.audio.delta", "audio": base64.b64encode(part.data).decode()}
+        if part.words:
+            words = [{"word": one.text, "start": round(one.start, 3), "end": round(one.end, 3)} for one in part.words]
+            yield {"type": "speech.audio.words", "words": words}
+    made = round(playback.seconds * SAMPLE_RATE)
+    usage = {"input_tokens": characters, "output_tokens": made, "total_tokens": characters + made}
+    yield {"type": "speech.audio.done", "usage": usage}
