@@ -19,6 +19,7 @@ from omni.files import write_text
 from omni.inference.assistant import Assistant
 from omni.inference.recognizer import Recognizer, load_recognizer
 from omni.inference.speech_streamer import SpeechStreamer
+from omni.inference.synthesizer import Synthesizer
 from omni.text.normalization import TextNormalization
 
 
@@ -76,7 +77,7 @@ def evaluate_accuracy(
     report |= _transcription_errors(answered)
     if assistant.voice is not None and asr is not None:
         texts = [one.answer for one in take_evenly(answered, spoken)]
-        report |= _round_trip(texts, SpeechStreamer(assistant.voice, speaker=talker.speaker), asr, str(listener))
+        report |= _round_trip(texts, assistant.voice, talker.speaker, asr, str(listener))
     elif spoken:
         print("spoken answers are not measured: give a voice, and a recogniser unless the voice's checkpoint holds one")
     if json_file is not None:
@@ -116,12 +117,14 @@ def _transcription_errors(answered: Sequence[AnsweredQuestion]) -> dict[str, Any
     return _word_errors("wer", "transcription", rows)
 
 
-def _round_trip(texts: Sequence[str], speech: SpeechStreamer, recognizer: Recognizer, name: str) -> dict[str, Any]:
-    """Speaks answers, and counts the word errors of a recogniser."""
-    normalize = recognizer.units.normalize
+def _round_trip(
+    texts: Sequence[str], voice: Synthesizer, speaker: int | str | None, recognizer: Recognizer, name: str
+) -> dict[str, Any]:
+    """Speaks answers as `omni generate` does, and counts the word errors of a recogniser."""
+    normalize, speech = recognizer.units.normalize, SpeechStreamer(voice, speaker=speaker)
     segments = {text: speech.read(text) for text in dict.fromkeys(texts)}
     texts = [text for text in texts if segments[text] and normalize(text)]
-    spoken = speech.voice.speak([segments[text] for text in texts], speaker=speech.speaker, sampling=SpeechSampling())
+    spoken = voice.speak([segments[text] for text in texts], speaker=speaker, sampling=SpeechSampling())
     transcripts = recognizer.transcribe([one.audio for one in spoken]) if texts else []
     rows = [
         Row(str(number), None, normalize(text), transcript.text)
