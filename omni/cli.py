@@ -131,6 +131,12 @@ VERBS = {
         "Time speech, and race the codec against EnCodec and Mimi.",
         inlined=("race",),
     ),
+    "bench serve": Verb(
+        "omni.commands.bench:serve",
+        "Measure a running server: delays, throughput and memory by the number of clients.",
+        lists=("clients",),
+        inlined=("load",),
+    ),
     "bench gpu": Verb(
         "omni.commands.bench:gpu",
         "Check a GPU: every stage, resuming, memory, MFU, decoding (has not run on a GPU yet).",

@@ -1,4 +1,4 @@
-"""`omni bench thinker|audio|vision|speech|gpu`: races against peers, and the check of a GPU."""
+"""`omni bench thinker|audio|vision|speech|serve|gpu`: races against peers, the load of a server, the check of a GPU."""
 
 # ruff: noqa: B008  the defaults are immutable
 
@@ -11,6 +11,7 @@ import torch
 from omni.bench.audio import AudioRace
 from omni.bench.gpu import GpuCheck, markdown
 from omni.bench.race import Race, Report
+from omni.bench.serve import LoadReport, ServerLoad
 from omni.bench.speech import SpeechRace
 from omni.bench.thinker import ThinkerRace
 from omni.bench.vision import VisionRace
@@ -82,6 +83,23 @@ def speech(*, race: SpeechRace = SpeechRace()) -> Report:
         race: The race.
     """
     return _run(race)
+
+
+def serve(*, clients: list[int] | None = None, load: ServerLoad = ServerLoad()) -> LoadReport:
+    """Measure a running server of `omni serve`: delays, throughput and memory by the number of clients.
+
+    Each client sends a request and, after its answer, the next one. What is asked depends on the models of the server:
+    text, spoken answers, transcriptions, speech. Run it on another machine, or on cores that the server does not use.
+
+    Args:
+        clients: Numbers of clients; by default 1, 4, 16 and 32.
+        load: The load test.
+    """
+    report = load.run([1, 4, 16, 32] if clients is None else clients)
+    print(report.table())
+    if load.json is not None:
+        write_text(load.json, dumps(asdict(report), indent=1) + "\n")
+    return report
 
 
 def gpu(*, check: GpuCheck = GpuCheck(), out: Path = Path("build")) -> None:

@@ -43,8 +43,8 @@ class ModelName:
 
     @property
     def body(self) -> dict[str, Any]:
-        """As `GET /v1/models` lists it."""
-        return {"id": self.id, "object": "model", "created": self.created, "owned_by": "omni"}
+        """As `GET /v1/models` lists it; `uses` is not of OpenAI's."""
+        return {"id": self.id, "object": "model", "created": self.created, "owned_by": "omni", "uses": self.uses}
 
 
 @dataclass(frozen=True, kw_only=True)

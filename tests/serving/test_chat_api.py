@@ -109,6 +109,11 @@ class TestText:
         assert text_of(streamed) == whole[: whole.index(stop)]
         server.idle()
 
+    def test_the_start_of_a_stop_string_at_the_end_is_text(self, server, ask):
+        whole = expected(server)
+        assert ask(stop=f"{whole[-2:]}#").choices[0].message.content == whole
+        assert text_of(ask(stop=f"{whole[-2:]}#", stream=True)) == whole
+
     def test_unknown_fields_are_ignored(self, ask):
         assert ask(user="someone", metadata={"a": "b"}, extra_body={"options": {"num_ctx": 1}}) is not None
 
