@@ -6,11 +6,14 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from omni.errors import UserError
 from omni.inference.speech import SpeechChunk, WordTimer
 from omni.media.tempo import TempoChanger, change_tempo
 from omni.media.trimming import Trimmer
 from omni.models.speech_codec import CausalCodec, SpeechCodec
 from omni.models.speech_vocoder import CausalVocoder, SpeechVocoder
+
+SLOWEST, FASTEST = 0.25, 4.0  # tempos: those of OpenAI's API
 
 
 @final
@@ -20,10 +23,14 @@ class SpeechRenderer:
     Args:
         codec: Codes to spectrograms.
         vocoder: Spectrograms to audio.
-        speed: Tempo; see `TempoChanger`.
+        speed: Tempo, 0.25 to 4; see `TempoChanger`.
+
+    Raises:
+        UserError: If the speed is out of range.
     """
 
     def __init__(self, codec: SpeechCodec, vocoder: SpeechVocoder, *, speed: float = 1.0) -> None:
+        check_speed(speed)
         self.codec, self.vocoder, self.speed = codec, vocoder, speed
 
     def render(self, codes: Tensor, timer: WordTimer) -> SpeechChunk:
@@ -76,3 +83,13 @@ class SpeechRenderer:
             yield play(tempo.finish())
             yield chunk(trimmer.push(player.flush()[0]))
             yield chunk(trimmer.finish(), complete=True)
+
+
+def check_speed(speed: float) -> None:
+    """Checks a tempo of speech before the work.
+
+    Raises:
+        UserError: If it is out of range.
+    """
+    if not SLOWEST <= speed <= FASTEST:
+        raise UserError(f"speed is {speed:g}: it must be between {SLOWEST:g} and {FASTEST:g}")

@@ -10,16 +10,18 @@ from torch import Tensor
 from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
 from omni.inference.speech import Speech, SpeechChunk, shifted
-from omni.inference.synthesizer import Synthesizer, check_speed
+from omni.inference.speech_renderer import check_speed
+from omni.inference.synthesizer import Synthesizer
 from omni.media.audio import SAMPLE_RATE
+from omni.text.pauses import PauseMark, PauseSplitter, split_pauses
 from omni.text.sentences import ClauseSplitter, TextSegment
-from omni.text.spelling import SpeechSegment, spell
+from omni.text.spelling import SpeechSegment, spell, without_pauses_at_marks
 
 
 class SpeechStreamer:
     """Synthesises a text that arrives in pieces; the audio is the same as for the whole text.
 
-    Clauses with characters that the Talker was not trained on are skipped.
+    Clauses with characters that the Talker was not trained on are skipped, and so are invalid marks of pauses.
 
     Args:
         voice: Synthesises the segments.
@@ -28,7 +30,7 @@ class SpeechStreamer:
         speed: As in `Synthesizer.sentences`.
 
     Attributes:
-        unspoken: Why clauses were skipped, one line each.
+        unspoken: Why clauses and marks were skipped, one line each.
 
     Raises:
         UserError: If there is no such speaker or speed.
@@ -47,17 +49,18 @@ class SpeechStreamer:
         self.voice = voice
         self._options: dict[str, Any] = {"speaker": speaker, "sampling": sampling, "speed": speed}
         self.unspoken: list[str] = []
-        self._clauses = self._new_clauses()
+        self._pauses, self._clauses = PauseSplitter(), self._new_clauses()
         self._queue: deque[SpeechSegment] = deque()
         self._chunks: Iterator[SpeechChunk] = iter(())
         self._count, self._pause, self._samples = 0, 0.0, 0
 
     def push(self, text: str) -> None:
         """Adds text."""
-        self._queue += self._encode(self._clauses.push(text))
+        self._queue += self._segments(self._pauses.push(text), self._clauses)
 
     def finish(self) -> None:
         """Marks the text as complete."""
+        self._queue += self._segments(self._pauses.finish(), self._clauses)
         self._queue += self._encode(self._clauses.finish())
 
     def next_audio(self) -> Tensor | None:
@@ -71,16 +74,18 @@ class SpeechStreamer:
             if not self._queue:
                 return None
             segment = self._queue.popleft()
-            self._chunks = self._speak(segment, self._count, self._pause)
-            self._count, self._pause = self._count + 1, segment.pause
+            self._chunks = self._speak(segment, self._count, self._pause if segment.units else 0.0)
+            if segment.units:
+                self._count += 1
+            self._pause = segment.pause if segment.units else 0.0
         self._samples += len(chunk.samples)
         return chunk
 
     def read(self, text: str) -> list[SpeechSegment]:
         """The segments of a whole text; may be empty."""
         clauses = self._new_clauses()
-        found = self._encode([*clauses.push(text), *clauses.finish()])
-        return [*found[:-1], found[-1]._replace(pause=0.0)] if found else []
+        found = self._segments(split_pauses(text), clauses)
+        return without_pauses_at_marks([*found, *self._encode(clauses.finish())])
 
     def synthesize(self, text: str) -> Speech:
         """Synthesises a whole text."""
@@ -94,7 +99,8 @@ class SpeechStreamer:
         if pause:
             yield SpeechChunk(torch.zeros(round(pause / self._options["speed"] * SAMPLE_RATE)))
         before = self._samples
-        for chunk in self.voice.stream_chunks([segment._replace(pause=0.0)], first=number, **self._options):
+        alone = segment._replace(pause=0.0) if segment.units else segment
+        for chunk in self.voice.stream_chunks([alone], first=number, **self._options):
             yield chunk._replace(words=shifted(chunk.words, before))
 
     def _new_clauses(self) -> ClauseSplitter:
@@ -105,6 +111,19 @@ class SpeechStreamer:
             return len(self.voice.units.normalize(part))
         except UserError:  # it will be skipped
             return len(part)
+
+    def _segments(self, pieces: Sequence[str | PauseMark], clauses: ClauseSplitter) -> list[SpeechSegment]:
+        found: list[SpeechSegment] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                found += self._encode(clauses.push(piece))
+                continue
+            found += self._encode(clauses.finish())
+            try:
+                found.append(SpeechSegment([], piece.seconds))
+            except UserError as error:
+                self.unspoken.append(str(error))
+        return found
 
     def _encode(self, segments: Sequence[TextSegment]) -> list[SpeechSegment]:
         units, found = self.voice.units, []

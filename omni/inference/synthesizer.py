@@ -27,7 +27,6 @@ from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.spelling import SpeechSegment, speech_segments
 
 GRIFFIN_LIM = "griffin-lim"
-SLOWEST, FASTEST = 0.25, 4.0  # speeds
 
 
 class Synthesizer:
@@ -81,7 +80,10 @@ class Synthesizer:
         return isinstance(self.codec, CausalCodec) and streams(self.vocoder)
 
     def read(self, text: str | Sequence[SpeechSegment]) -> list[SpeechSegment]:
-        """The segments of a text, see `omni.text.spelling.speech_segments`; segments are returned as they are."""
+        """The segments of a text, see `omni.text.spelling.speech_segments`; segments are returned as they are.
+
+        Marks such as `[pause 0.5]` in the text are pauses in seconds, 0 to 10.
+        """
         return speech_segments(text, self.units) if isinstance(text, str) else list(text)
 
     def speaker_id(self, speaker: int | str | None) -> int | None:
@@ -152,28 +154,26 @@ class Synthesizer:
         Raises:
             UserError: If a text cannot be spoken, before any is synthesised; or there is no such speaker or speed.
         """
-        chosen, renderer = self.speaker_id(speaker), self._renderer(speed)
+        chosen, renderer = self.speaker_id(speaker), SpeechRenderer(self.codec, self.vocoder, speed=speed)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be 1 or more")
-        queue = [(number, turn, one) for number, text in enumerate(texts) for turn, one in enumerate(self.read(text))]
+        queue = [(number, *one) for number, text in enumerate(texts) for one in _numbered(self.read(text))]
         for first in range(0, len(queue), batch_size):
-            numbers, turns, group = zip(*queue[first : first + batch_size], strict=True)
-            units = [segment.units for segment in group]
-            found = utterances(
-                self.talker,
-                units,
-                hidden=None if self.conditioner is None else self.conditioner(units),
-                speakers=None if chosen is None else [chosen] * len(group),
-                sampling=sampling,
-                numbers=turns,
-            )
-            for number, segment, utterance in zip(numbers, group, found, strict=True):
-                timer = self._timer(segment, speed)
+            batch = queue[first : first + batch_size]
+            turns = [turn for _, turn, segment in batch if segment.units]
+            units = [segment.units for _, _, segment in batch if segment.units]
+            options = self._options(units, turns, chosen, sampling)
+            found = iter(utterances(self.talker, units, **options) if units else ())
+            for number, _, segment in batch:
+                pause = _silence(segment.silence(speed))
+                if not segment.units:
+                    yield number, Speech(audio=pause, codes=torch.zeros(0, self.talker.num_codebooks, dtype=torch.long))
+                    continue
+                utterance, timer = next(found), self._timer(segment, speed)
                 for position in utterance.positions.tolist():
                     timer.add(position)
                 samples, words = renderer.render(utterance.codes, timer)
-                audio = torch.cat((samples, _silence(segment.pause / speed)))
-                yield number, Speech(audio=audio, codes=utterance.codes.cpu(), words=words)
+                yield number, Speech(audio=torch.cat((samples, pause)), codes=utterance.codes.cpu(), words=words)
 
     def stream(self, text: str | Sequence[SpeechSegment], **options: Any) -> Iterator[Tensor]:
         """The samples of `stream_chunks`, with its arguments; empty ones are left out."""
@@ -213,38 +213,55 @@ class Synthesizer:
         """
         if not 0 < chunk < float("inf"):
             raise UserError(f"chunk is {chunk} seconds: it must be over 0")
-        chosen, spoken, renderer = self.speaker_id(speaker), 0, self._renderer(speed)
+        chosen, spoken, renderer = self.speaker_id(speaker), 0, SpeechRenderer(self.codec, self.vocoder, speed=speed)
         chunk_frames = max(1, round(chunk * self.talker.frame_rate * speed))
-        for turn, segment in enumerate(self.read(text), start=first):
-            frames = speak_frames(
-                self.talker,
-                [segment.units],
-                hidden=None if self.conditioner is None else self.conditioner([segment.units]),
-                speakers=None if chosen is None else [chosen],
-                sampling=sampling,
-                numbers=[turn],
-            )
-            timer, before = self._timer(segment, speed), spoken
-            codes = _codes(frames, timer)
-            if self.causal:
-                parts = renderer.stream(codes, timer, chunk_frames=chunk_frames)
-            else:
-                parts = iter([renderer.render(torch.cat([*codes], dim=1)[0], timer)])
+        for turn, segment in _numbered(self.read(text), first):
+            before, parts = spoken, self._stream_segment(segment, turn, chosen, sampling, renderer, chunk_frames)
             for samples, words in parts:
                 if len(samples) or words:
                     yield SpeechChunk(samples, shifted(words, before))
                     spoken += len(samples)
-            if segment.pause:
-                pause = _silence(segment.pause / speed)
-                yield SpeechChunk(pause)
-                spoken += len(pause)
 
-    def _renderer(self, speed: float) -> SpeechRenderer:
-        check_speed(speed)
-        return SpeechRenderer(self.codec, self.vocoder, speed=speed)
+    def _stream_segment(
+        self,
+        segment: SpeechSegment,
+        turn: int,
+        speaker: int | None,
+        sampling: SpeechSampling | None,
+        renderer: SpeechRenderer,
+        chunk_frames: int,
+    ) -> Iterator[SpeechChunk]:
+        """A segment and its pause; times of words since its start."""
+        if segment.units:
+            timer, units = self._timer(segment, renderer.speed), [segment.units]
+            frames = speak_frames(self.talker, units, **self._options(units, [turn], speaker, sampling))
+            codes = _codes(frames, timer)
+            if self.causal:
+                yield from renderer.stream(codes, timer, chunk_frames=chunk_frames)
+            else:
+                yield renderer.render(torch.cat([*codes], dim=1)[0], timer)
+        yield SpeechChunk(_silence(segment.silence(renderer.speed)))
+
+    def _options(
+        self, units: Sequence[list[int]], turns: Sequence[int], speaker: int | None, sampling: SpeechSampling | None
+    ) -> dict[str, Any]:
+        """Arguments of `omni.decoding.talker.speak` for segments with these numbers in their texts."""
+        return {
+            "hidden": self.conditioner(units) if self.conditioner is not None and units else None,
+            "speakers": None if speaker is None else [speaker] * len(units),
+            "sampling": sampling,
+            "numbers": turns,
+        }
 
     def _timer(self, segment: SpeechSegment, speed: float) -> WordTimer:
         return WordTimer(segment.units, self.units, SAMPLE_RATE / self.talker.frame_rate / speed)
+
+
+def _numbered(segments: Sequence[SpeechSegment], first: int = 0) -> Iterator[tuple[int, SpeechSegment]]:
+    """Segments with their numbers; a mark of a pause does not count, so that it does not change the speech after it."""
+    for segment in segments:
+        yield first, segment
+        first += bool(segment.units)
 
 
 def _codes(frames: Iterator[Frame], timer: WordTimer) -> Iterator[Tensor]:
@@ -256,16 +273,6 @@ def _codes(frames: Iterator[Frame], timer: WordTimer) -> Iterator[Tensor]:
 
 def _silence(seconds: float) -> Tensor:
     return torch.zeros(round(seconds * SAMPLE_RATE))
-
-
-def check_speed(speed: float) -> None:
-    """Checks a tempo of speech.
-
-    Raises:
-        UserError: If it is out of range.
-    """
-    if not SLOWEST <= speed <= FASTEST:
-        raise UserError(f"speed is {speed:g}: it must be between {SLOWEST:g} and {FASTEST:g}")
 
 
 def load_synthesizer(path: Source, *, vocoder: Source = GRIFFIN_LIM, device: str = "auto") -> Synthesizer:

@@ -1,10 +1,12 @@
 """Spelling of a text in the characters that a Talker knows, cut into segments at pauses."""
 
 import unicodedata
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from omni.errors import UserError
 from omni.text.ctc_vocabulary import CTCVocabulary
+from omni.text.pauses import PauseMark, split_pauses
 from omni.text.sentences import split_text
 
 
@@ -20,43 +22,66 @@ def spell(text: str, units: CTCVocabulary) -> list[int]:
     Raises:
         UserError: If nothing is left, or there are characters outside the vocabulary.
     """
-    shown = text if len(text) <= 40 else text[:40] + "…"
     if units.outside(text):
         text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     if outside := units.outside(text):
         some = " ".join(sorted(outside)[:10])
-        raise UserError(f"{shown!r} cannot be spoken: the Talker was not trained on {some}")
+        raise UserError(f"{_shown(text)!r} cannot be spoken: the Talker was not trained on {some}")
     spelled = units.encode(text)
     if not spelled:
-        raise UserError(f"{shown!r} cannot be spoken: it has no letters or digits")
+        raise UserError(f"{_shown(text)!r} cannot be spoken: it has no letters or digits")
     return spelled
 
 
+def _shown(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "…"
+
+
 class SpeechSegment(NamedTuple):
-    """A segment of text that is synthesised at once.
+    """A segment of text that is synthesised at once, or a mark of a pause.
 
     Attributes:
-        units: Input of the Talker.
-        pause: Seconds of silence after it; 0 for the last of a text.
+        units: Input of the Talker; empty: a mark.
+        pause: Seconds of silence after it at tempo 1; 0 for the last of a text and before a mark.
     """
 
     units: list[int]
     pause: float
 
+    def silence(self, speed: float) -> float:
+        """Seconds of silence at a tempo; a mark means the same at every tempo."""
+        return self.pause / speed if self.units else self.pause
+
 
 def speech_segments(text: str, units: CTCVocabulary) -> list[SpeechSegment]:
     """Splits a text into sentences and parts of long ones, and encodes them for a Talker; see `spell`.
+
+    A mark `[pause 0.5]` is a segment of its own. Its silence replaces the pause at the end of a sentence.
 
     Args:
         text: Of any length.
         units: The Talker's vocabulary.
 
     Raises:
-        UserError: As in `spell`.
+        UserError: As in `spell`, or if a mark is not valid.
     """
     normalize = units.normalize
-    parts = split_text(text, length=lambda part: len(normalize(part)))
-    found = [SpeechSegment(spell(part.text, units), part.pause) for part in parts if normalize(part.text)]
-    if not found:
-        spell(text, units)  # raises: there is nothing to say
-    return [*found[:-1], found[-1]._replace(pause=0.0)]
+    found: list[SpeechSegment] = []
+    for piece in split_pauses(text):
+        if isinstance(piece, PauseMark):
+            found.append(SpeechSegment([], piece.seconds))
+            continue
+        parts = split_text(piece, length=lambda part: len(normalize(part)))
+        found += [SpeechSegment(spell(part.text, units), part.pause) for part in parts if normalize(part.text)]
+    if not any(segment.units for segment in found):
+        raise UserError(f"{_shown(text)!r} cannot be spoken: it has no letters or digits")
+    return without_pauses_at_marks(found)
+
+
+def without_pauses_at_marks(segments: Sequence[SpeechSegment]) -> list[SpeechSegment]:
+    """The segments of a whole text without the pauses before marks and at its end."""
+    following = [*segments, SpeechSegment([], 0.0)][1:]
+    return [
+        one._replace(pause=0.0) if one.units and not after.units else one
+        for one, after in zip(segments, following, strict=True)
+    ]

@@ -1,6 +1,7 @@
 """The verb `speak`: files, folders and raw samples; errors end in one line."""
 
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -65,6 +66,53 @@ def test_lines_become_one_file(talker):
     audio = read_audio(Path("said.wav"))
     assert torch.equal(audio[: len(parts[0])], parts[0])
     assert torch.equal(audio[-len(parts[1]) :], parts[1])
+
+
+def test_the_speed_changes_the_duration(talker):
+    lengths = []
+    for speed in ("0.5", "1", "2"):
+        say("Abc da bad dab.", "--out", f"{speed}.wav", "--speed", speed)
+        lengths.append(len(read_audio(Path(f"{speed}.wav"))))
+    assert lengths == pytest.approx([2 * lengths[1], lengths[1], lengths[1] / 2], abs=2000)
+
+
+def test_marks_are_pauses(talker):
+    say("Abc", "--out", "one.wav")
+    say("[pause 1] Abc [pause 0.5]", "--out", "two.wav", "--speed", "1")
+    one, two = read_audio(Path("one.wav")), read_audio(Path("two.wav"))
+    assert len(two) - len(one) == 1.5 * 16_000
+    assert torch.equal(two[16_000:-8_000], one)
+
+
+def test_times_of_words_are_written_next_to_the_audio(talker, capsys):
+    say("Abc da. Bad!", "--out", "new/x.flac", "--timestamps", "word", "--format", "json")
+    row = json.loads(Path("new/x.words.json").read_text())
+    audio = read_audio(Path("new/x.flac"))
+    assert capsys.readouterr().out == f"new/x.flac: {row['duration']:.2f} s, times of the words in new/x.words.json\n"
+    assert row["text"] == "abc da bad"
+    assert row["duration"] == pytest.approx(len(audio) / 16_000, abs=1e-3)
+    speech = load_synthesizer(TALKER).speak("Abc da. Bad!")[0]
+    expected = [{**word._asdict(), "start": pytest.approx(word.start, abs=1e-3)} for word in speech.words]
+    assert row["words"] == [{**word, "end": pytest.approx(word["end"], abs=1e-3)} for word in expected]
+
+
+def test_times_of_the_words_of_lines(talker):
+    Path("lines.txt").write_text("Abc.\nDad da.\n", encoding="utf-8")
+    say("--file", "lines.txt", "--out", "lines.wav", "--timestamps", "word")
+    assert Path("lines.txt").read_text() == "Abc.\nDad da.\n"
+    rows = [line.split() for line in Path("lines.words.txt").read_text().splitlines()]
+    assert [row[2] for row in rows] == ["abc", "dad", "da"]
+    times = [float(time) for row in rows for time in row[:2]]
+    assert times == sorted(times)
+    assert times[-1] > len(read_audio(Path("lines.wav"))) / 16_000 / 2
+    say("--file", "lines.txt", "--out", "said", "--timestamps", "word", "--format", "srt")
+    assert sorted(path.name for path in Path("said").iterdir()) == [
+        "0001.wav",
+        "0001.words.srt",
+        "0002.wav",
+        "0002.words.srt",
+    ]
+    assert re.fullmatch(r"1\n00:00:0\d,\d{3} --> 00:00:0\d,\d{3}\ndad da\n", Path("said/0002.words.srt").read_text())
 
 
 class Out(io.TextIOWrapper):
@@ -145,6 +193,13 @@ def test_an_interrupted_file_is_removed(talker, monkeypatch):
         (["abc", "--out", "x.wav", "--vocoder", "nowhere.ckpt"], "vocoder nowhere.ckpt does not exist"),
         (["abc", "--out", "x.wav", "--device", "abacus"], "device 'abacus' cannot be used"),
         (["abc", "--out", "x.wav", "--batch_size", "0"], "batch_size is 0"),
+        (["abc", "--out", "x.wav", "--speed", "5"], "speed is 5: it must be between 0.25 and 4"),
+        (["abc", "--out", "x.wav", "--speed", "fast"], "speed"),
+        (["abc [pause 11]", "--out", "x.wav"], "'[pause 11]' is not a pause: write [pause 0.5], 0 to 10 seconds"),
+        (["[pause 1]", "--out", "x.wav"], "no letters or digits"),
+        (["abc", "--stream", "--timestamps", "word"], "--timestamps writes a file next to the audio: give --out"),
+        (["abc", "--out", "x.wav", "--format", "srt"], "--format srt is the format of times: give --timestamps word"),
+        (["abc", "--out", "x.wav", "--timestamps", "char"], "timestamps"),
         (["--file", "nowhere.txt", "--out", "x.wav"], "nowhere.txt cannot be read"),
         (["--file", "empty.txt", "--out", "x.wav"], "empty.txt is empty"),
         (["--file", "latin.txt", "--out", "x.wav"], "latin.txt is not UTF-8 (byte 1)"),
