@@ -52,7 +52,7 @@ async def complete_chat(http: Request) -> Response:
     async with service.uploads.body(http) as body:
         request = await read_json(http, body, ChatRequest)
         service.models.check(request.model, "chat")
-        service.note(http, model=request.model, stream=bool(request.stream))
+        service.note(http, model=request.model, stream=request.stream)
         reply = await _reply(service, request)
     if request.stream:
         chunks = _counted(service, http, reply)

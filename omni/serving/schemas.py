@@ -23,6 +23,15 @@ class Schema(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
 
 
+class Body(Schema):
+    """The body of a request. Fields that are null count as left out: some clients send them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+
+
 class TextPart(Schema):
     """Text of a message."""
 
@@ -131,12 +140,12 @@ class ResponseFormat(Schema):
     type: Literal["text"]
 
 
-class ChatRequest(Schema):
+class ChatRequest(Body):
     """`POST /v1/chat/completions`."""
 
     model: Name
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
-    stream: bool | None = False
+    stream: bool = False
     stream_options: StreamOptions | None = None
     modalities: Annotated[list[Literal["text", "audio"]], Field(min_length=1)] | None = None
     audio: AudioOptions | None = None
@@ -187,7 +196,7 @@ class ChatRequest(Schema):
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
 
-class SpeechRequest(Schema):
+class SpeechRequest(Body):
     """`POST /v1/audio/speech`."""
 
     model: Name

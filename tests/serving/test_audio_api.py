@@ -147,6 +147,13 @@ class TestSpeech:
         if kind != "opus":
             assert torch.allclose(heard, wanted.clamp(-1, 1), atol=1e-3)
 
+    def test_the_client_reads_it_while_it_is_made(self, client):
+        options = {"model": "tts-1", "voice": "x", "input": TEXT, "response_format": "wav"}
+        with client.audio.speech.with_streaming_response.create(**options) as response:
+            parts = list(response.iter_bytes())
+        assert len(parts) > 3
+        assert b"".join(parts) == client.audio.speech.create(**options).content
+
     def test_the_body_comes_in_parts(self, server):
         with server.http() as http:
             body = {"model": SPEECH, "input": TEXT, "response_format": "pcm"}

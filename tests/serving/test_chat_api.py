@@ -2,6 +2,7 @@
 
 import base64
 import time
+from typing import ClassVar
 
 import openai
 import pytest
@@ -13,6 +14,7 @@ from omni.decoding.sampling import Sampling
 from omni.inference.speech_streamer import SpeechStreamer
 from omni.media.audio import read_audio
 from omni.media.resampling import resample
+from omni.serving.limits import Limits
 
 HELLO = [{"role": "user", "content": "hello"}]
 SPOKEN = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "pcm16"}}
@@ -114,8 +116,10 @@ class TestText:
         assert ask(stop=f"{whole[-2:]}#").choices[0].message.content == whole
         assert text_of(ask(stop=f"{whole[-2:]}#", stream=True)) == whole
 
-    def test_unknown_fields_are_ignored(self, ask):
-        assert ask(user="someone", metadata={"a": "b"}, extra_body={"options": {"num_ctx": 1}}) is not None
+    def test_unknown_fields_are_ignored_and_null_ones_left_out(self, server, ask):
+        nulls = dict.fromkeys(("stream", "temperature", "stop", "n", "seed", "audio", "stream_options", "modalities"))
+        answer = ask(user="someone", metadata={"a": "b"}, extra_body={"options": {"num_ctx": 1}, **nulls})
+        assert answer.choices[0].message.content == expected(server)
 
 
 class TestStream:
@@ -237,3 +241,70 @@ def test_a_server_without_a_voice_says_so(server):
 
 def test_recordings_are_read_as_transcriptions_do(server, client):
     assert client.audio.transcriptions.create(model="whisper-1", file=("a.wav", recording("cab"))).text == "cab"
+
+
+class TestErrors:
+    """What the client raises."""
+
+    def test_wrong_values_name_their_field(self, ask):
+        with pytest.raises(openai.BadRequestError, match="less than or equal to 2") as error:
+            ask(temperature=3)
+        assert error.value.param == "temperature"
+        assert error.value.type == "invalid_request_error"
+
+    def test_unknown_models(self, client):
+        with pytest.raises(openai.NotFoundError, match="use omni") as error:
+            client.chat.completions.create(model="gpt-4o", messages=HELLO)
+        assert error.value.code == "model_not_found"
+
+    def test_keys_and_full_queues(self):
+        limits = Limits(max_running=1, max_queue=0)
+        with RunningServer(api_key="right", limits=limits) as server:
+            url = f"{server.url}/v1"
+            wrong = openai.OpenAI(base_url=url, api_key="wrong", max_retries=0)
+            with wrong, pytest.raises(openai.AuthenticationError):
+                wrong.models.list()
+            with openai.OpenAI(base_url=url, api_key="right", max_retries=0) as right:
+                assert right.models.list().data
+                server.service.engine.max_running = 0
+                with pytest.raises(openai.RateLimitError):
+                    right.chat.completions.create(model=CHAT, messages=HELLO)
+                server.service.engine.max_running = 1
+
+
+class TestOpenWebUI:
+    """Requests as Open WebUI sends them: with fields of its own, and a key even where none is set."""
+
+    headers: ClassVar = {"Authorization": "Bearer none", "Content-Type": "application/json"}
+
+    def test_a_conversation(self, server):
+        body = {
+            "stream": True,
+            "model": CHAT,
+            "messages": [*HELLO, {"role": "assistant", "content": "a"}, *HELLO],
+            "stream_options": {"include_usage": True},
+            "params": {},
+            "features": {"web_search": False},
+            "session_id": "x",
+            "chat_id": "y",
+            "background_tasks": {"title_generation": True},
+        }
+        with server.http() as http:
+            response = http.post("/v1/chat/completions", json=body, headers=self.headers)
+        assert response.status_code == 200
+        found = events(response.text)
+        assert found[-1] == "[DONE]"
+        assert found[-2]["usage"]["total_tokens"] > 0
+
+    def test_a_title(self, server):
+        body = {
+            "model": CHAT,
+            "messages": HELLO,
+            "stream": False,
+            "max_completion_tokens": 1000,
+            "metadata": {"task": "title_generation"},
+        }
+        with server.http() as http:
+            assert http.get("/v1/models", headers=self.headers).json()["data"][0]["id"] == CHAT
+            answer = http.post("/v1/chat/completions", json=body, headers=self.headers).json()
+        assert answer["choices"][0]["message"]["content"]

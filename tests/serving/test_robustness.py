@@ -109,6 +109,22 @@ class TestLoad:
                 assert list(pool.map(lambda number: ask(http, number), range(10))) == alone
         assert len({json.dumps(one) for one in alone}) > 5
 
+    def test_speeches_together_are_those_alone(self):
+        def speak(http, number):
+            body = {
+                **SPEECH_BODY,
+                "input": "abc dab cad. "[number:],
+                "voice": "xyz"[number % 3],
+                "response_format": "pcm",
+            }
+            return http.post("/v1/audio/speech", json=body).content
+
+        with RunningServer() as server, server.http() as http:
+            alone = [speak(http, number) for number in range(6)]
+            with ThreadPoolExecutor(6) as pool:
+                assert list(pool.map(lambda number: speak(http, number), range(6))) == alone
+        assert len(set(alone)) == 6
+
     def test_short_answers_do_not_wait_for_long_speech(self):
         with RunningServer() as server, server.http() as http:
             long = {**SPEECH_BODY, "input": SPEECH_BODY["input"] * 40}
