@@ -22,7 +22,7 @@ AudioFault = Literal["missing", "folder", "empty", "unreadable", "truncated", "n
 _CLAIM = re.compile(r"^ *(?:data|Data Size|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN = (1 << 31) - (1 << 20)  # larger sizes are placeholders of programs that stream
 _ENDLESS = 1 << 62  # more frames: libsndfile's number for a FLAC stream that does not state its length
-_LONGEST = 3 * 3600  # seconds of such a stream, which must be decoded to know its length
+_MOST_SAMPLES = 3600 * 48_000 * 2  # of such a stream, which must be decoded to know its length: about 3 seconds' work
 
 # kbit/s by index, of layer III: MPEG-1, and MPEG-2 and 2.5
 _MPEG1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0)
@@ -69,18 +69,34 @@ def _open(source: AudioSource) -> soundfile.SoundFile:
     file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
     if file.frames < _ENDLESS:
         return file
+    with file:
+        count = _count(file)
+        allowed = file.format == "FLAC" and count * file.channels <= _MOST_SAMPLES
+    name = name_of(source)
+    if not allowed:
+        limit = f"{_MOST_SAMPLES:,} samples"
+        raise AudioError(
+            "unreadable", f"{name}: does not state its length, and is no FLAC of up to {limit}: convert it"
+        )
+    content = bytearray(source if isinstance(source, bytes) else Path(source).read_bytes())
+    at = content.find(b"fLaC") + 21  # 36 bits, the last of a word of 64
+    content[at : at + 5] = bytes([content[at] & 0xF0 | count >> 32]) + (count & 0xFFFFFFFF).to_bytes(4, "big")
+    file = soundfile.SoundFile(io.BytesIO(content))
+    if file.frames != count:  # a tag before the header holds its name
+        file.close()
+        raise AudioError("unreadable", f"{name}: does not state its length: convert it")
+    return file
+
+
+def _count(file: soundfile.SoundFile) -> int:
+    """Number of frames, or more than are allowed; `SoundFile.read` would seek, which fails without a length."""
     count, block = 0, np.empty((1 << 16, file.channels), dtype=np.float32)
     samples = soundfile._ffi.from_buffer("float[]", block)  # pyright: ignore[reportAttributeAccessIssue]
-    with file:  # `SoundFile.read` seeks to the end, which fails without a length
-        while read := soundfile._snd.sf_readf_float(file._file, samples, len(block)):  # pyright: ignore
-            count += read
-            if count > _LONGEST * file.samplerate:
-                limit = f"over {_LONGEST // 3600} h"
-                raise AudioError("unreadable", f"{name_of(source)}: does not state its length, {limit}: convert it")
-    content = bytearray(source if isinstance(source, bytes) else Path(source).read_bytes())
-    at = content.index(b"fLaC") + 21  # 36 bits, the last of a word of 64
-    content[at : at + 5] = bytes([content[at] & 0xF0 | count >> 32]) + (count & 0xFFFFFFFF).to_bytes(4, "big")
-    return soundfile.SoundFile(io.BytesIO(content))
+    while read := soundfile._snd.sf_readf_float(file._file, samples, len(block)):  # pyright: ignore
+        count += read
+        if count * file.channels > _MOST_SAMPLES:
+            break
+    return count
 
 
 def _check_place(source: AudioSource) -> None:

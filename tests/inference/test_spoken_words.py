@@ -1,9 +1,11 @@
 """Times of spoken words, and tempo: streamed equals whole."""
 
+import numpy as np
 import pytest
 import torch
 from toy_voice import NUM_MELS, UNITS, ToyVocoder, synthesizer
 
+from omni.data.talker.alignment import advances
 from omni.decoding.talker import utterances
 from omni.errors import UserError
 from omni.inference.speech import WordTimer
@@ -51,6 +53,18 @@ def test_words_of_pieces_start_at_spaces():
         timer.add(position)
     words = timer.take(0, 100 * SAMPLE_RATE, complete=True)
     assert words == (("the", 1.0, 2.0, 1.0), ("unusual", 2.0, 4.0, 1.0), ("cat", 5.0, 6.0, 1.0))
+
+
+def test_times_agree_with_the_alignment_of_training_to_a_frame():
+    units = UNITS.encode("ab cad b")
+    edges = np.array(
+        [0.31, 0.4, 0.52, 0.61, 0.7, 0.93, 1.1, 1.2, 1.35]
+    )  # where characters start, and the last one ends
+    steps = advances(edges, 50, SAMPLE_RATE / FRAME)
+    words = timed(np.cumsum(steps) - steps, units, samples=FRAME)
+    assert [word.text for word in words] == ["ab", "cad", "b"]
+    assert [word.start for word in words] == pytest.approx(edges[[0, 3, 7]], abs=FRAME / SAMPLE_RATE)
+    assert [word.end for word in words] == pytest.approx(edges[[2, 6, 8]], abs=FRAME / SAMPLE_RATE)
 
 
 def test_words_are_taken_once_they_end_in_the_audio():

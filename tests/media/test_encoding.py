@@ -138,8 +138,14 @@ def test_a_flac_stream_of_any_length_is_bounded(monkeypatch, tmp_path):
     (tmp_path / "a.flac").write_bytes(content)
     assert torch.equal(read_audio(tmp_path / "a.flac"), read_audio(content))
     assert torch.equal(read_audio(content, start=1.0, duration=0.5), read_audio(content)[16_000:24_000])
-    monkeypatch.setattr(container, "_LONGEST", 2)
-    with pytest.raises(UserError, match=r"audio of .* bytes: does not state its length, over 0 h: convert it"):
+    tag = b"ID3\x04\0\0\0\0\0\x0afLaC" + bytes(6)
+    with pytest.raises(UserError, match="does not state its length: convert it"):
+        read_audio(tag + content)
+    monkeypatch.setattr(container, "_MOST_SAMPLES", 32_000)
+    with pytest.raises(
+        UserError,
+        match=r"audio of .* bytes: does not state its length, and is no FLAC of up to 32,000 samples: convert it",
+    ):
         read_audio(content)
 
 
