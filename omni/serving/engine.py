@@ -125,7 +125,7 @@ class Engine:
     @property
     def num_running(self) -> int:
         """Number of jobs that are computed."""
-        return len(self._running)
+        return sum(bool(job.works) for job in self._running)
 
     @property
     def num_waiting(self) -> int:
@@ -150,8 +150,8 @@ class Engine:
         """Why no job can be added now."""
         if self._stopped:
             return overloaded("The server is shutting down.", status=503, code="shutting_down")
-        if len(self._running) + len(self._waiting) >= self.max_running + self.max_queue:
-            return overloaded(f"{len(self._waiting)} requests are waiting already: try again later.")
+        if self.num_running + self.num_waiting >= self.max_running + self.max_queue:
+            return overloaded(f"{self.num_waiting} requests are waiting already: try again later.")
         return None
 
     # ------------------------------------------------------------------ the thread
