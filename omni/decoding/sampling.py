@@ -45,6 +45,11 @@ class Sampling:
             if not holds:
                 raise UserError(f"{name} must be {bounds}, not {getattr(self, name)}")
 
+    @property
+    def distribution(self) -> tuple[float, ...]:
+        """All options but the seed: rows in which they are equal can be sampled in one call of `choose`."""
+        return self.temperature, self.top_k, self.top_p, self.repetition_penalty
+
     def choose(self, logits: Tensor, seen: Tensor, draws: Tensor) -> Tensor:
         """Chooses a token for each row.
 

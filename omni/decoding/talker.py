@@ -14,7 +14,7 @@ from omni.layers.cache import KVCache
 from omni.models.talker import MAX_ADVANCE, Talker, gather
 from omni.text.ctc_vocabulary import BLANK
 
-_ROOM = 256  # initial capacity of the cache in frames; doubled when it is full
+ROOM = 256  # initial capacity of the cache in frames; doubled when it is full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def speak(
         UserError: If there is no text, one is empty, or characters or speakers are unknown to the Talker.
     """
     sampling = sampling or SpeechSampling()
-    _check(talker, texts, speakers)
+    check_texts(talker, texts, speakers)
     device = talker.start.device
     lengths = torch.tensor([len(text) for text in texts], device=device)
     padded = torch.full((len(texts), max(map(len, texts))), BLANK)
@@ -107,9 +107,9 @@ def speak(
     streams = [Random(f"{sampling.first.seed}/{number}") for number in numbers or range(len(texts))]
     max_frames = max(1, int(sampling.max_dwell * talker.frame_rate))
     position, dwelt = torch.zeros_like(lengths), torch.zeros_like(lengths)
-    cache, codes, alive = talker.new_cache(len(texts), _ROOM), None, [True] * len(texts)
+    cache, codes, alive = talker.new_cache(len(texts), ROOM), None, [True] * len(texts)
     while any(alive):
-        _make_room(cache)
+        make_room(cache)
         state = talker.frame(codes, gather(encoded, position[:, None])[:, 0], cache)
         codes, steps = choose_frame(talker, state, sampling, streams)
         yield Frame(codes, alive, position)
@@ -159,12 +159,13 @@ def choose_frame(
     return codes, sampling.pace.choose(talker.advance(state), unseen, draws[:, -1]).clamp(max=MAX_ADVANCE)
 
 
-def _make_room(cache: KVCache) -> None:
+def make_room(cache: KVCache) -> None:
+    """Grows a cache that has no room for a frame."""
     if max(cache.lengths) == cache.max_length:
         cache.grow(2 * cache.max_length)
 
 
-def _check(talker: Talker, texts: Sequence[Sequence[int]], speakers: Sequence[int] | None) -> None:
+def check_texts(talker: Talker, texts: Sequence[Sequence[int]], speakers: Sequence[int] | None) -> None:
     if not texts:
         raise UserError("there is no text to speak")
     for row, text in enumerate(texts):

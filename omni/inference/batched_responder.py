@@ -220,9 +220,7 @@ class BatchedResponder:
         """Chooses the next token of each running answer; those with equal options together."""
         groups: dict[tuple[float, ...], list[int]] = {}
         for row, answer in enumerate(self._running):
-            options = answer.sampling
-            key = (options.temperature, options.top_k, options.top_p, options.repetition_penalty)
-            groups.setdefault(key, []).append(row)
+            groups.setdefault(answer.sampling.distribution, []).append(row)
         chosen = torch.empty(len(logits), dtype=torch.long, device=logits.device)
         for rows in groups.values():
             answers = [self._running[row] for row in rows]

@@ -211,7 +211,11 @@ class Talker(Part):
             (batch, dim), for `advance` and `depth`.
         """
         last = self.start.expand(len(characters), -1) if before is None else self.depth.embed(before)
-        hidden = self.transformer((last + characters)[:, None], cache=cache).hidden[:, 0]
+        return self.encode_frame(last + characters, cache)
+
+    def encode_frame(self, x: Tensor, cache: KVCache) -> Tensor:
+        """As `frame`, of the sums (batch, dim) of the embedded previous frame, or `start`, and the characters."""
+        hidden = self.transformer(x[:, None], cache=cache).hidden[:, 0]
         cache.advance(1)
         return hidden
 
