@@ -1,6 +1,7 @@
 """Text-to-speech with a trained Talker, codec and vocoder; whole or streamed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ class Synthesizer:
     ) -> None:
         self.talker, self.units, self.speakers = talker.to(device), units, list(speakers)
         self.conditioner = conditioner
+        # Of streams; with `BatchedTalker.speak` those that are read in turns share the steps of the Talker.
+        self.speak_frames: Callable[..., Iterator[Frame]] = partial(speak_frames, self.talker)
         if conditioner is not None:
             conditioner.thinker.to(device)
         self.codec: SpeechCodec = codec.to(device)
@@ -234,7 +237,7 @@ class Synthesizer:
         """A segment and its pause; times of words since its start."""
         if segment.units:
             timer, units = self._timer(segment, renderer.speed), [segment.units]
-            frames = speak_frames(self.talker, units, **self._options(units, [turn], speaker, sampling))
+            frames = self.speak_frames(units, **self._options(units, [turn], speaker, sampling))
             codes = _codes(frames, timer)
             if self.causal:
                 yield from renderer.stream(codes, timer, chunk_frames=chunk_frames)

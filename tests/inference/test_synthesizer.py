@@ -5,6 +5,7 @@ import torch
 from toy_voice import NUM_MELS, UNITS, ToyVocoder, codec_of, save_talker, synthesizer, talker_of
 
 import omni
+from omni.decoding.batched_talker import BatchedTalker
 from omni.decoding.sampling import Sampling
 from omni.decoding.talker import SpeechSampling, speak_codes
 from omni.errors import UserError
@@ -14,6 +15,7 @@ from omni.media.audio import SAMPLE_RATE
 from omni.media.griffin_lim import GriffinLim
 from omni.media.trimming import trimmed
 from omni.models.part import Part
+from omni.models.talker import Talker
 
 TEXT = "Abc da. Cab bad? A dab, a cad!"
 LONG = " ".join(["abc dab"] * 1250)  # 10,000 characters without an end of a sentence
@@ -42,6 +44,30 @@ def test_audio_is_yielded_while_the_talker_generates(monkeypatch):
     assert len(made) <= 2
     assert 0 < len(first) <= 2 * 640
     assert len(made) < 30 < len(list(stream)) * 8 + len(made)
+
+
+@pytest.mark.parametrize("vocoder", [None, GriffinLim(NUM_MELS, iterations=2)])
+def test_streams_that_are_read_in_turns_share_steps_and_keep_their_audio(vocoder, monkeypatch):
+    texts = [TEXT, "Dab. Abc, abc!", "A", "Cab cab cab bad dab."]
+    alone = [list(synthesizer(vocoder).stream_chunks(text)) for text in texts]
+    rows, encode = [], Talker.encode_frame
+    monkeypatch.setattr(Talker, "encode_frame", lambda self, x, cache: rows.append(len(x)) or encode(self, x, cache))
+    voice = synthesizer(vocoder)
+    voice.speak_frames = BatchedTalker(voice.talker, rows=3).speak
+    found, streams = [[] for _ in texts], dict(enumerate(map(voice.stream_chunks, texts)))
+    while streams:
+        for number in list(streams):
+            chunk = next(streams[number], None)
+            if chunk is None:
+                del streams[number]
+            else:
+                found[number].append(chunk)
+    for one, other in zip(alone, found, strict=True):
+        together, samples = (torch.cat([chunk.samples for chunk in chunks]) for chunks in (other, one))
+        assert together.shape == samples.shape
+        assert (together - samples).abs().max() < 1e-4
+        assert [chunk.words for chunk in one] == [chunk.words for chunk in other]
+    assert max(rows) == (3 if vocoder is None else 1)  # a sentence at a time is not read in turns
 
 
 @pytest.mark.parametrize("vocoder", [GriffinLim(NUM_MELS, iterations=2), ToyVocoder(causal=False)])
