@@ -21,6 +21,7 @@ from omni.errors import UserError
 from omni.serving.chat import complete_chat
 from omni.serving.errors import ApiError, from_http, overloaded
 from omni.serving.listings import get_model, health, list_audio_models, list_models, list_voices, metrics, ready
+from omni.serving.page import page
 from omni.serving.service import Service
 from omni.serving.speech import create_speech
 from omni.serving.streams import as_api_error
@@ -30,6 +31,7 @@ ACCESS_LOG = logging.getLogger("omni.serving.access")
 _log = logging.getLogger(__name__)
 
 _ROUTES = [
+    Route("/", page),
     Route("/health", health),
     Route("/ready", ready),
     Route("/metrics", metrics),
