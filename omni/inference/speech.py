@@ -69,7 +69,7 @@ class WordTimer:
     """Times of the words of a segment, by the Talker's position in it at each frame.
 
     A word starts with the first frame that reads its first character or a later one, and ends with the first frame
-    after its last character. Frames last 40 ms at 25 Hz. For the positions that a Talker is trained on, the times differ
+    after its last character. At 25 Hz a frame lasts 40 ms. For the positions that a Talker is trained on, times differ
     from forced alignment by 20 ms at the starts of words (median; 90 %: 30 ms) and by 0 ms (20 ms) at their ends, over
     466 words of the world's narrator.
 
