@@ -18,6 +18,7 @@ from omni.serving.errors import ApiError, internal_error, overloaded
 
 _log = logging.getLogger(__name__)
 _END = object()
+_BACKLOG = 64  # events that a client has not read, beyond which its long work waits
 
 # Work yields events for its request, and None where there is nothing yet.
 Steps = Generator[Any]
@@ -44,12 +45,21 @@ class Job:
     Attributes:
         works: What is to be done; the job ends when all have ended.
         cancelled: Whether its client has left.
+        num_posted: Events that were made.
+        num_read: Events that were read.
     """
 
     works: list[Work]
     loop: asyncio.AbstractEventLoop
     cancelled: bool = False
     events: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
+    num_posted: int = 0
+    num_read: int = 0
+
+    @property
+    def num_unread(self) -> int:
+        """Events that wait for the client."""
+        return self.num_posted - self.num_read
 
     def cancel(self) -> None:
         """Ends the work before its next step."""
@@ -60,6 +70,7 @@ class Job:
 
     async def __anext__(self) -> Any:
         event = await self.events.get()
+        self.num_read += 1
         if event is _END:
             self.events.put_nowait(_END)
             raise StopAsyncIteration
@@ -69,6 +80,7 @@ class Job:
 
     def post(self, event: Any) -> None:
         """Hands an event to the event loop; called by the engine's thread."""
+        self.num_posted += 1
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self.events.put_nowait, event)
 
@@ -206,8 +218,9 @@ class Engine:
         return active
 
     def _advance_long(self) -> bool:
-        """One step of the most urgent long work that is not waiting for a text."""
-        works = [(work.urgency(), job, work) for job in self._running for work in job.works if work.urgency is not None]
+        """One step of the most urgent long work that waits neither for a text nor for its client to read."""
+        jobs = [job for job in self._running if job.num_unread < _BACKLOG]
+        works = [(work.urgency(), job, work) for job in jobs for work in job.works if work.urgency is not None]
         works.sort(key=lambda entry: entry[0])
         return any(self._advance(job, work) for _, job, work in works)
 

@@ -21,6 +21,7 @@ from omni.serving.streams import event_stream, first_of
 from omni.serving.urgency import Playback
 from omni.text.spelling import SpeechSegment
 
+_MAX_SILENCE = 600.0  # seconds of pauses in a text
 _CHUNK = 0.32  # seconds of speech per step: others wait for no more
 
 
@@ -51,6 +52,8 @@ async def create_speech(http: Request) -> Response:
         segments = await service.prepare(synthesizer.read, request.input)
     except UserError as error:
         raise ApiError(400, f"{error}.", param="input") from error
+    if (silence := sum(segment.pause for segment in segments)) > _MAX_SILENCE:
+        raise ApiError(400, f"The input has {silence:,.0f} s of pauses: at most {_MAX_SILENCE:g} s.", param="input")
     encoder, playback = AudioEncoder(request.response_format), Playback()
     steps = _steps(synthesizer, segments, speaker, request.speed, encoder, playback)
     job = service.engine.submit(Work(steps, playback.urgency))

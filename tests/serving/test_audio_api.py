@@ -176,6 +176,13 @@ class TestSpeech:
         assert sizes[0.5] / sizes[1.0] == pytest.approx(2, rel=0.1)
         assert sizes[2.0] / sizes[1.0] == pytest.approx(0.5, rel=0.1)
 
+    def test_marks_of_pauses_are_silent(self, server, client):
+        def samples(text):
+            answer = client.audio.speech.create(model=SPEECH, voice="x", input=text, response_format="pcm")
+            return samples_of(answer.content)
+
+        assert len(samples("abc [pause 2] abc")) - len(samples("abc [pause 0] abc")) == pytest.approx(48_000, abs=10)
+
     def test_events_carry_audio_words_and_usage(self, server):
         body = {"model": SPEECH, "voice": "x", "input": TEXT, "response_format": "pcm", "stream_format": "sse"}
         with server.http() as http:

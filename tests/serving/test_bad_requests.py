@@ -197,6 +197,8 @@ def test_conversations_that_the_model_cannot_read(refused, messages, part):
         ({"input": "a" * 4097}, "input"),
         ({"input": "..."}, "input"),
         ({"input": "xyz"}, "input"),
+        ({"input": "abc [pause 11] abc"}, "input"),
+        ({"input": "abc [pause 10]" * 61 + "abc"}, "input"),
         ({"input": "\u0000"}, "input"),
         ({"voice": "nobody"}, "voice"),
         ({"voice": "3"}, "voice"),

@@ -153,3 +153,26 @@ def test_jobs_that_remain_at_the_end_fail(engine):
             engine.submit(Work(iter_of(1)))
 
     asyncio.run(run())
+
+
+def test_long_work_waits_for_a_client_that_does_not_read(engine):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield 1
+
+    async def run():
+        unread = engine.submit(Work(endless(), lambda: -1))
+        engine.start()
+        other = engine.submit(Work(iter_of(*range(300)), lambda: 1))
+        assert len([event async for event in other]) == 300
+        assert len(taken) == 64
+        for _ in range(60):
+            await anext(unread)
+        while len(taken) < 110:
+            await asyncio.sleep(0.001)
+        engine.stop()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
