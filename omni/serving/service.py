@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from torch import Tensor
 
+from omni.decoding.batched_talker import BatchedTalker
 from omni.decoding.sampling import Sampling
 from omni.inference.batched_responder import BatchedResponder
 from omni.inference.responder import GREEDY
@@ -61,6 +62,9 @@ class Service:
                 fetching=self._fetching,
                 preparing=self._preparing,
             )
+        if models.synthesizer is not None:
+            talker = BatchedTalker(models.synthesizer.talker, rows=self.limits.max_running)
+            models.synthesizer.speak_frames = talker.speak  # requests share the steps of the Talker
         self.engine = Engine(
             batched,
             max_running=self.limits.max_running,
