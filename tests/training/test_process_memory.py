@@ -1,0 +1,74 @@
+"""The forecast of a training process's memory on a CPU, against the peak of real runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_commands import CONFIGS
+
+from omni.cli import PRIMITIVE_CACHES
+from omni.training.process_memory import LOADED_LATER, process_bytes, resident_bytes
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+CLOSE = 0.15
+WORLD = "--documents 400 --val_documents 30 --utterances 300 --val_utterances 20 --narrations 200 --val_narrations 10"
+NOTHING_ELSE = "--pictures 200 --val_pictures 20 --conversations 20 --val_conversations 4"
+STEPS = ["--trainer.max_steps=24", "--trainer.val_check_interval=24"]
+
+
+def omni(*argv: str, folder: Path) -> tuple[str, int]:
+    """What a command prints, and the peak of its resident memory in bytes."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", "omni", *argv]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, printed
+    return printed, 1024 * usage.ru_maxrss
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A small world."""
+    folder = tmp_path_factory.mktemp("world")
+    omni("data", "world", *WORLD.split(), *NOTHING_ELSE.split(), folder=folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["thinker", "audio", "vision", "codec"])
+def test_the_forecast_is_close_to_the_peak(stage, world):
+    config = str(CONFIGS / "world" / f"{stage}.yaml")
+    data = ["--data.init_args.train", "data/world/speech/train.jsonl"] if stage == "audio" else []
+    printed, _ = omni("plan", "--check", "--config", config, *data, folder=world)
+    found = re.search(r"training takes about ([\d.]+) (MiB|GiB)", printed)
+    assert found is not None, printed
+    forecast = float(found[1]) * {"MiB": 2**20, "GiB": 2**30}[found[2]]
+    _, peak = omni("fit", "--config", config, *data, *STEPS, folder=world)
+    assert abs(forecast / peak - 1) < CLOSE, f"forecast {forecast / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB"
+
+
+def test_every_command_bounds_the_caches_of_primitives():
+    code = "import os, omni.cli as cli; cli.main(['--version']); print(*(os.environ[n] for n in cli.PRIMITIVE_CACHES))"
+    environment = {key: value for key, value in os.environ.items() if key not in PRIMITIVE_CACHES}
+    chosen = next(iter(PRIMITIVE_CACHES))
+    for given, expected in (({}, "64 64"), ({chosen: "9"}, "9 64")):
+        run = subprocess.run([sys.executable, "-c", code], env={**environment, **given}, capture_output=True, text=True)
+        assert run.stdout.splitlines()[-1] == expected, run.stderr
+
+
+class Planned:
+    training = 1000
+
+
+def test_the_parts_of_the_forecast():
+    plan: object = Planned()
+    known = process_bytes(plan, 500, resident=2000)  # pyright: ignore[reportArgumentType]
+    assert known == 2000 + LOADED_LATER + 500 + 1300
+    here = process_bytes(plan)  # pyright: ignore[reportArgumentType]
+    assert here - LOADED_LATER - 1300 == pytest.approx(resident_bytes(), rel=0.1)
