@@ -6,6 +6,8 @@ import socket
 import sys
 from dataclasses import replace
 
+import torch
+
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.commands.generate import answers_questions
 from omni.decoding.sampling import Sampling
@@ -38,6 +40,7 @@ def serve(
     sampling: Sampling = Sampling(temperature=0.0, top_p=0.95),  # noqa: B008  immutable
     seed: int | None = None,
     limits: Limits = Limits(),  # noqa: B008  immutable
+    threads: int | None = None,
     device: str = "auto",
 ) -> None:
     """Serve models over HTTP, to all clients of OpenAI's API.
@@ -62,8 +65,14 @@ def serve(
         sampling: How tokens are chosen where a request does not say.
         seed: Seed of requests that have none; by default a different one for each.
         limits: Limits of requests.
+        threads: Threads of the models on a CPU; by default PyTorch's own choice, one per core. One fewer bears more
+            clients, and takes longer for a single one.
         device: cpu, cuda, or auto.
     """
+    if threads is not None:
+        if threads < 1:
+            raise UserError(f"threads must be 1 or more, not {threads}")
+        torch.set_num_threads(threads)
     key = api_key if api_key is not None else os.environ.get(_KEY)
     if key is not None and (not key.isascii() or not key.strip()):
         raise UserError("the API key must be ASCII characters and not empty")

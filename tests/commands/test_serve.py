@@ -76,7 +76,7 @@ def test_all_models_are_served_until_a_signal(checkpoints, capfd):
         body = {"model": "answers", "messages": [{"role": "user", "content": "a"}], "max_tokens": 3}
         return names, http.post("/v1/chat/completions", json=body).status_code
 
-    assert serve(checkpoints, visit) == (["answers", "voice", "hearing"], 200)
+    assert serve([*checkpoints, "--threads", "1"], visit) == (["answers", "voice", "hearing"], 200)
     out, err = capfd.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["path"] for line in lines[-2:]] == ["/v1/models", "/v1/chat/completions"]
@@ -122,6 +122,7 @@ def test_a_seed_makes_answers_repeatable(checkpoints):
         (["--recognizer", "hearing/best.ckpt", "--max_upload", "0"], "max_upload must be"),
         (["--recognizer", "hearing/best.ckpt", "--stall_seconds", "nan"], "stall_seconds"),
         (["--recognizer", "hearing/best.ckpt", "--temperature", "-1"], "temperature must be"),
+        (["--recognizer", "hearing/best.ckpt", "--threads", "0"], "threads must be"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
