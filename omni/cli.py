@@ -70,7 +70,7 @@ VERBS = {
         "omni.commands.serve:serve",
         "Serve models over HTTP, to clients of OpenAI's API.",
         flags=("allow_urls",),
-        inlined=("sampling", "limits"),
+        inlined=("models", "sampling", "limits"),
     ),
     "transcribe": Verb("omni.commands.transcribe:transcribe_files", "Transcribe audio files.", ("files+",)),
     "classify": Verb("omni.commands.classify:classify_files", "Classify images.", ("images+",), ("labels",)),

@@ -16,8 +16,8 @@ from omni.errors import UserError, install_hint
 try:
     from omni.serving.app import ACCESS_LOG, create_app
     from omni.serving.limits import Limits
-    from omni.serving.protocol import DrainingServer, create_server
-    from omni.serving.served_models import ServedModels
+    from omni.serving.protocol import create_server
+    from omni.serving.served_models import ModelOptions, ServedModels
     from omni.serving.service import Service
 except ModuleNotFoundError as error:
     raise UserError(f"omni serve needs the package {error.name}: {install_hint('serve')}") from error
@@ -27,21 +27,15 @@ _KEY = "OMNI_API_KEY"
 
 def serve(
     *,
-    checkpoint: str | None = None,
-    voice: str | None = None,
-    vocoder: str | None = None,
-    recognizer: str | None = None,
+    models: ModelOptions = ModelOptions(),  # noqa: B008  immutable
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | None = None,
     allow_urls: bool = False,
-    system: str | None = None,
-    context: int | None = None,
     sampling: Sampling = Sampling(temperature=0.0, top_p=0.95),  # noqa: B008  immutable
     seed: int | None = None,
     limits: Limits = Limits(),  # noqa: B008  immutable
     threads: int | None = None,
-    device: str = "auto",
 ) -> None:
     """Serve models over HTTP, to all clients of OpenAI's API.
 
@@ -52,54 +46,40 @@ def serve(
     requests end and refuses new ones.
 
     Args:
-        checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt.
-        voice: A Talker's checkpoint; not needed if `checkpoint` holds a Talker.
-        vocoder: griffin-lim, or a checkpoint that holds a vocoder; by default that of the voice, else griffin-lim.
-        recognizer: A checkpoint of stage B, for transcriptions.
+        models: The models.
         host: Address to listen at; 0.0.0.0 for all of this machine's.
         port: Port to listen at; 0 takes a free one.
         api_key: Key that clients must send; by default the environment variable OMNI_API_KEY, if set.
         allow_urls: Fetch images from public addresses; otherwise they must be data: URLs.
-        system: System message of conversations that have none.
-        context: Most tokens of a conversation; by default as in training.
         sampling: How tokens are chosen where a request does not say.
         seed: Seed of requests that have none; by default a different one for each.
         limits: Limits of requests.
         threads: Threads of the models on a CPU; by default PyTorch's own choice, one per core. One fewer bears more
             clients, and takes longer for a single one.
-        device: cpu, cuda, or auto.
     """
     if threads is not None:
         if threads < 1:
             raise UserError(f"threads must be 1 or more, not {threads}")
         torch.set_num_threads(threads)
-    key = api_key if api_key is not None else os.environ.get(_KEY)
+    if models.checkpoint is not None and not answers_questions(Checkpoint(models.checkpoint)):
+        raise UserError(f"{models.checkpoint} only continues texts (`omni generate`): give a checkpoint of stage E")
+    key = _key(api_key)
+    options = {"limits": limits, "random_seeds": seed is None, "api_key": key, "allow_urls": allow_urls}
+    sampling = sampling if seed is None else replace(sampling, seed=seed)
+    with _bound(host, port) as listener:
+        loaded = ServedModels.load(models)
+        service = Service(loaded, sampling=sampling, **options)
+        _log_to_standard_output()
+        _announce(loaded, listener, key)
+        create_server(service, create_app(service), host=host, port=port).run(sockets=[listener])
+
+
+def _key(given: str | None) -> str | None:
+    """The key of the command line, or of the environment."""
+    key = given if given is not None else os.environ.get(_KEY)
     if key is not None and (not key.isascii() or not key.strip()):
         raise UserError("the API key must be ASCII characters and not empty")
-    if checkpoint is not None and not answers_questions(opened := Checkpoint(checkpoint)):
-        raise UserError(f"{opened} only continues texts (`omni generate`): give a checkpoint of stage E")
-    if seed is not None:
-        sampling = replace(sampling, seed=seed)
-    with _bound(host, port) as listener:
-        models = ServedModels.load(
-            checkpoint=checkpoint,
-            voice=voice,
-            vocoder=vocoder,
-            recognizer=recognizer,
-            system=system,
-            context=context,
-            device=device,
-        )
-        service = Service(
-            models, limits=limits, sampling=sampling, random_seeds=seed is None, api_key=key, allow_urls=allow_urls
-        )
-        _log_to_standard_output()
-        _announce(models, listener, key)
-        _run(create_server(service, create_app(service), host=host, port=port), listener)
-
-
-def _run(server: DrainingServer, listener: socket.socket) -> None:
-    server.run(sockets=[listener])
+    return key
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -27,6 +27,29 @@ OPENAI_VOICES = (
 DEFAULT_VOICE = "default"  # name of the only voice of a Talker
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The models to serve. Any of `checkpoint`, `voice` and `recognizer` will do.
+
+    Args:
+        checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt.
+        voice: A Talker's checkpoint; not needed if `checkpoint` holds a Talker.
+        vocoder: griffin-lim, or a checkpoint that holds a vocoder; by default that of the voice, else griffin-lim.
+        recognizer: A checkpoint of stage B, for transcriptions.
+        system: System message of conversations that have none.
+        context: Most tokens of a conversation; by default as in training.
+        device: cpu, cuda, or auto.
+    """
+
+    checkpoint: str | None = None
+    voice: str | None = None
+    vocoder: str | None = None
+    recognizer: str | None = None
+    system: str | None = None
+    context: int | None = None
+    device: str = "auto"
+
+
 @dataclass(frozen=True)
 class ModelName:
     """A model as clients see it.
@@ -68,34 +91,17 @@ class ServedModels:
             raise UserError("there is nothing to serve: give --checkpoint, --voice or --recognizer")
 
     @classmethod
-    def load(
-        cls,
-        *,
-        checkpoint: Source | None = None,
-        voice: Source | None = None,
-        vocoder: Source | None = None,
-        recognizer: Source | None = None,
-        system: str | None = None,
-        context: int | None = None,
-        device: str = "auto",
-    ) -> "ServedModels":
+    def load(cls, options: "ModelOptions") -> "ServedModels":
         """Loads checkpoints.
-
-        Args:
-            checkpoint: Of a model that answers questions; its own Talker speaks if there is no other.
-            voice: Of a Talker.
-            vocoder: `griffin-lim`, or a checkpoint with a vocoder; by default that of `voice`, else Griffin–Lim.
-            recognizer: With an audio encoder and its CTC vocabulary.
-            system: System message of conversations that have none.
-            context: Most tokens of a conversation; by default as in training.
-            device: See `omni.devices.resolve`.
 
         Raises:
             UserError: If there is none, or one is missing, damaged or lacks a part.
         """
         uses: dict[str, Source] = {}
+        checkpoint, voice, vocoder, device = options.checkpoint, options.voice, options.vocoder, options.device
         assistant = None
         if checkpoint is not None:
+            system, context = options.system, options.context
             assistant = Assistant.from_pretrained(
                 checkpoint, voice=voice, vocoder=vocoder, system=system, context=context, device=device
             )
@@ -109,11 +115,11 @@ class ServedModels:
             raise UserError("--vocoder needs a Talker: give --voice")
         if synthesizer is not None and (speaker := checkpoint if voice is None else voice) is not None:
             uses["speech"] = speaker
-        loaded = None
-        if recognizer is not None:
-            loaded = load_recognizer(recognizer, device=device)
-            uses["transcription"] = recognizer
-        return cls(assistant=assistant, synthesizer=synthesizer, recognizer=loaded, names=_names(uses))
+        recognizer = None
+        if options.recognizer is not None:
+            recognizer = load_recognizer(options.recognizer, device=device)
+            uses["transcription"] = options.recognizer
+        return cls(assistant=assistant, synthesizer=synthesizer, recognizer=recognizer, names=_names(uses))
 
     def warm_up(self) -> None:
         """Runs each model once: PyTorch's first call of each kind takes longer."""

@@ -20,6 +20,7 @@ from toy_voice import save_talker
 from omni.cli import main
 from omni.commands.serve import serve as serve_verb
 from omni.serving.limits import Limits
+from omni.serving.served_models import ModelOptions
 from omni.text.ctc_vocabulary import CharacterVocabulary
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +144,6 @@ def test_the_compose_file_runs_the_command():
     verb, *options = service["command"]
     assert verb == "serve"
     names = [option.partition("=")[0].removeprefix("--") for option in options]
-    assert {*names} <= {*signature(serve_verb).parameters}
+    assert {*names} <= {*signature(serve_verb).parameters, *signature(ModelOptions).parameters}
     assert "OMNI_API_KEY" in service["environment"]
     assert float(service["stop_grace_period"].removesuffix("s")) > Limits().drain_seconds
