@@ -83,14 +83,14 @@ class ChunkMerger:
             shared = min(self.shared, len(log_probs), len(self.pending))
             before = len(self.pending) - shared
             cut = _best_cut(self.pending[before:], log_probs[:shared], self._pauses())
-            self._decode(self.pending[: before + cut])
+            self.commit(self.pending[: before + cut])
             log_probs = log_probs[cut:]
         self.pending = log_probs
 
     def finish(self) -> Transcript:
         """Decodes the rest and returns the transcript."""
         assert self.pending is not None
-        self._decode(self.pending)
+        self.commit(self.pending)
         if self.timestamps is None:
             return self.partial()
         length, duration = self.time, self.duration
@@ -107,7 +107,8 @@ class ChunkMerger:
         """Units of silence: the blank and spaces."""
         return [BLANK, *(unit for unit in range(1, self.units.vocab_size) if self.units.surface(unit).isspace())]
 
-    def _decode(self, log_probs: Tensor) -> None:
+    def commit(self, log_probs: Tensor) -> None:
+        """Decodes the next sub-frames, (sub-frames, vocab_size), for good."""
         if not len(log_probs):
             return
         best = log_probs.argmax(-1)
