@@ -41,7 +41,7 @@ _FORMATS: dict[str, _Format] = {
 
 
 @final
-class AudioEncoder:
+class FormatEncoder:
     """Encodes mono audio that arrives in pieces.
 
     The joined output is a stream that players and `omni.media.audio.read_audio` read. Headers are written first, so
@@ -98,12 +98,12 @@ def encode_audio(samples: Tensor, format: AudioFormat, *, sample_rate: int = SAM
     """Encodes whole audio, with its length in the header.
 
     Args:
-        samples: As in `AudioEncoder.push`.
+        samples: As in `FormatEncoder.push`.
         format: The format.
-        sample_rate: As in `AudioEncoder`.
+        sample_rate: As in `FormatEncoder`.
 
     Raises:
-        UserError: As in `AudioEncoder`.
+        UserError: As in `FormatEncoder`.
     """
     encoder = _encoder(format, sample_rate, streamed=False)
     body = encoder.push(_checked(samples)) + encoder.finish()

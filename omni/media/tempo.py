@@ -17,6 +17,7 @@ eSpeak NG too.
 import math
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,10 +54,10 @@ class TempoChanger:
         """Output frames from number `_next` to `end`."""
         assert self._held is not None
         last = self._first + self._held.shape[1] - 1
-        places = ((torch.arange(self._next, end, dtype=torch.float64) + 0.5) * self.speed - 0.5).clamp(0, last)
-        before = places.floor()
-        share = (places - before).to(self._held)[:, None]
-        index = before.long() - self._first
+        places = np.clip((np.arange(self._next, end) + 0.5) * self.speed - 0.5, 0, last)  # in float64, on the CPU
+        before = np.floor(places)
+        share = torch.from_numpy((places - before).astype(np.float32)).to(self._held)[:, None]
+        index = torch.from_numpy(before.astype(np.int64) - self._first).to(self._held.device)
         found = torch.lerp(self._held[:, index], self._held[:, (index + 1).clamp(max=last - self._first)], share)
         self._next = end
         self._held, self._first = self._held[:, -1:], last  # the next output frame is after the last input frame

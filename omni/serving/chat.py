@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from omni.decoding.sampling import Sampling
 from omni.inference.speech_streamer import SpeechStreamer
-from omni.media.encoding import AudioEncoder
+from omni.media.encoding import FormatEncoder
 from omni.serving.answers import AnswerAudio, AnswerEnd, AnswerSpeech, AnswerText, Question, choices
 from omni.serving.bodies import read_json
 from omni.serving.chat_prompts import Spoken
@@ -107,7 +107,7 @@ def _sampling(default: Sampling, request: ChatRequest) -> Sampling:
 async def _counted(service: Service, http: Request, reply: Reply) -> AsyncIterator[Mapping[str, Any]]:
     """The chunks of a stream after the first ones."""
     completion, reasons, tokens, transcript = reply.completion, dict[int, str](), 0, ""
-    encoder = None if reply.streamer is None else AudioEncoder("pcm")
+    encoder = None if reply.streamer is None else FormatEncoder("pcm")
     async for event in reply.job:
         if isinstance(event, AnswerText):
             service.first(http, "token")

@@ -11,7 +11,7 @@ from omni.errors import UserError
 from omni.inference.long_form import Word
 from omni.inference.synthesizer import Synthesizer
 from omni.media.audio import SAMPLE_RATE
-from omni.media.encoding import AudioEncoder
+from omni.media.encoding import FormatEncoder
 from omni.serving.bodies import read_json
 from omni.serving.engine import Job, Steps, Work
 from omni.serving.errors import ApiError
@@ -54,7 +54,7 @@ async def create_speech(http: Request) -> Response:
         raise ApiError(400, f"{error}.", param="input") from error
     if (silence := sum(segment.pause for segment in segments)) > _MAX_SILENCE:
         raise ApiError(400, f"The input has {silence:,.0f} s of pauses: at most {_MAX_SILENCE:g} s.", param="input")
-    encoder, playback = AudioEncoder(request.response_format), Playback()
+    encoder, playback = FormatEncoder(request.response_format), Playback()
     steps = _steps(synthesizer, segments, speaker, request.speed, encoder, playback)
     job = service.engine.submit(Work(steps, playback.urgency))
     parts = _parts(service, http, job, playback)
@@ -73,7 +73,7 @@ def _steps(
     segments: list[SpeechSegment],
     speaker: int | str | None,
     speed: float,
-    encoder: AudioEncoder,
+    encoder: FormatEncoder,
     playback: Playback,
 ) -> Steps:
     """Yields encoded audio, possibly empty, with the words that end in it."""

@@ -11,7 +11,7 @@ import torch
 from omni.errors import UserError
 from omni.media import container, encoding
 from omni.media.audio import SAMPLE_RATE, read_audio
-from omni.media.encoding import AudioEncoder, content_type, encode_audio
+from omni.media.encoding import FormatEncoder, content_type, encode_audio
 from omni.media.resampling import Resampler, resample
 
 FORMATS = ["wav", "pcm", "flac", "opus", "mp3"]
@@ -25,7 +25,7 @@ def sweep(seconds=1.0, rate=SAMPLE_RATE):
 
 
 def streamed(samples, format, size=777, **options):
-    encoder = AudioEncoder(format, **options)
+    encoder = FormatEncoder(format, **options)
     return b"".join([encoder.push(part) for part in samples.split(size)] + [encoder.finish()])
 
 
@@ -64,7 +64,7 @@ def test_a_stream_is_the_same_as_the_whole(format, size):
     ("format", "delay"), [("wav", 0.0), ("pcm", 0.001), ("flac", 0.08), ("opus", 0.09), ("mp3", 0.2)]
 )
 def test_output_follows_the_input_within_the_delay(format, delay):
-    encoder, silent = AudioEncoder(format), 0
+    encoder, silent = FormatEncoder(format), 0
     for part in sweep().split(160):
         silent = 0 if encoder.push(part) else silent + 160
         assert silent <= delay * SAMPLE_RATE
@@ -83,7 +83,7 @@ def test_headers_state_the_length_if_it_is_known():
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_rates_of_the_formats(format):
-    encoder = AudioEncoder(format)
+    encoder = FormatEncoder(format)
     assert encoder.sample_rate == (24_000 if format == "pcm" else 16_000)
     content = encode_audio(sweep(1.0), format)
     if format == "pcm":
@@ -113,24 +113,24 @@ def test_content_types():
         "audio/ogg",
         "audio/mpeg",
     ]
-    assert AudioEncoder("mp3").content_type == "audio/mpeg"
+    assert FormatEncoder("mp3").content_type == "audio/mpeg"
 
 
 def test_errors_are_one_line(monkeypatch):
     with pytest.raises(UserError, match="audio format is 'aac': it must be one of wav, pcm, flac, opus, mp3"):
-        AudioEncoder("aac")
+        FormatEncoder("aac")
     with pytest.raises(UserError, match="audio format is 'aac'"):
         content_type("aac")
     with pytest.raises(UserError, match="audio cannot be encoded as opus at 22050 Hz") as error:
-        AudioEncoder("opus", sample_rate=22_050)
+        FormatEncoder("opus", sample_rate=22_050)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"audio of shape \(1, 5\): give \(samples,\)"):
-        AudioEncoder("mp3").push(torch.zeros(1, 5))
+        FormatEncoder("mp3").push(torch.zeros(1, 5))
     with pytest.raises(UserError, match="finite"):
         encode_audio(torch.tensor([0.0, torch.nan]), "wav")
     monkeypatch.setitem(encoding._FORMATS, "mp3", encoding._Format("", {"format": "MP9", "subtype": "MPEG_LAYER_III"}))
     with pytest.raises(UserError, match="audio cannot be encoded as mp3 at 16000 Hz"):
-        AudioEncoder("mp3")
+        FormatEncoder("mp3")
 
 
 def test_a_flac_stream_of_any_length_is_bounded(monkeypatch, tmp_path):
