@@ -74,21 +74,11 @@ def speak_texts(
         batch_size: Most sentences per batch, unless streaming.
         device: cpu, cuda, or auto.
     """
-    if stream == (out is not None):
-        raise UserError("give either --out, a file or a folder, or --stream")
-    if stream and sys.stdout.isatty():
-        raise UserError("--stream writes samples, and standard output is a terminal: pipe it into a player or a file")
-    if stream and timestamps is not None:
-        raise UserError("--timestamps writes a file next to the audio: give --out")
-    if timestamps is None and format != "text":
-        raise UserError(f"--format {format} is the format of times: give --timestamps word")
-    to_file = out is not None and bool(out.suffix) and not out.is_dir()
-    if out is not None and to_file:
-        audio_format(out)  # before all the work
+    to_file = _check_outputs(out, stream, timestamps, format)  # before all the work
     check_speed(speed)
     choice = Sampling(temperature=temperature, seed=seed)
-    options: dict[str, Any] = {"sampling": SpeechSampling(first=choice, rest=choice, pace=choice)}
-    options |= {"speaker": speaker, "speed": speed}
+    sampling = SpeechSampling(first=choice, rest=choice, pace=choice)
+    options: dict[str, Any] = {"sampling": sampling, "speaker": speaker, "speed": speed}
     lines = _lines(text, file)
     synthesizer = load_synthesizer(checkpoint, vocoder=vocoder, device=device)
     synthesizer.speaker_id(speaker)
@@ -102,6 +92,22 @@ def speak_texts(
     _write(parts, targets, None if timestamps is None else format)
     if len(spoken) < len(lines):
         raise SystemExit(2)
+
+
+def _check_outputs(out: Path | None, stream: bool, timestamps: str | None, format: Format) -> bool:
+    """Whether all texts go to one file."""
+    if stream == (out is not None):
+        raise UserError("give either --out, a file or a folder, or --stream")
+    if stream and sys.stdout.isatty():
+        raise UserError("--stream writes samples, and standard output is a terminal: pipe it into a player or a file")
+    if stream and timestamps is not None:
+        raise UserError("--timestamps writes a file next to the audio: give --out")
+    if timestamps is None and format != "text":
+        raise UserError(f"--format {format} is the format of times: give --timestamps word")
+    if out is None or not out.suffix or out.is_dir():
+        return False
+    audio_format(out)
+    return True
 
 
 def _lines(text: str | None, file: str | None) -> list[Line]:
