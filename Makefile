@@ -23,7 +23,7 @@ quickstart: data/world/world.json  ## the world, all stages; a written and spoke
 	$(BIN)/omni transcribe $(RUNS)/spoken.wav --checkpoint $(RUNS)/audio/best.ckpt --out $(RUNS)/spoken.txt
 	@echo "transcript: $$(cat $(RUNS)/spoken.txt)"
 
-serve: .venv/installed  ## the quickstart's models behind OpenAI's API, at http://127.0.0.1:8000/v1
+serve: .venv/installed  ## serves the quickstart's models through OpenAI's API, at http://127.0.0.1:8000/v1
 	$(BIN)/omni serve --checkpoint $(RUNS)/omni/best.ckpt --voice $(RUNS)/talker/best.ckpt \
 	    --recognizer $(RUNS)/audio/best.ckpt \
 	    $(if $(wildcard $(RUNS)/vocoder/best.ckpt),--vocoder $(RUNS)/vocoder/best.ckpt)

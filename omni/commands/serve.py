@@ -1,4 +1,4 @@
-"""`omni serve`: the models behind OpenAI's API."""
+"""`omni serve`: serves models through the API of OpenAI."""
 
 import logging
 import os
