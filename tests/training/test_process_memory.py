@@ -40,16 +40,22 @@ def world(tmp_path_factory) -> Path:
     return folder
 
 
+def arguments(stage: str) -> list[str]:
+    """The stage's configuration in the world, which has fewer manifests here."""
+    data = ["--data.init_args.train", "data/world/speech/train.jsonl"] if stage == "audio" else []
+    return ["--config", str(CONFIGS / "world" / f"{stage}.yaml"), *data]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["thinker", "audio", "vision", "codec"])
 def test_the_forecast_is_close_to_the_peak(stage, world):
-    config = str(CONFIGS / "world" / f"{stage}.yaml")
-    data = ["--data.init_args.train", "data/world/speech/train.jsonl"] if stage == "audio" else []
-    printed, _ = omni("plan", "--check", "--config", config, *data, folder=world)
+    if stage == "codec" and not (world / "lightning_logs/world/audio/best.ckpt").exists():
+        omni("fit", *arguments("audio"), *STEPS, folder=world)  # the codec starts from this audio encoder
+    printed, _ = omni("plan", "--check", *arguments(stage), folder=world)
     found = re.search(r"training takes about ([\d.]+) (MiB|GiB)", printed)
     assert found is not None, printed
     forecast = float(found[1]) * {"MiB": 2**20, "GiB": 2**30}[found[2]]
-    _, peak = omni("fit", "--config", config, *data, *STEPS, folder=world)
+    _, peak = omni("fit", *arguments(stage), *STEPS, folder=world)
     assert abs(forecast / peak - 1) < CLOSE, f"forecast {forecast / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB"
 
 
