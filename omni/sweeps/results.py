@@ -140,7 +140,7 @@ def _report(
         "of a run's best checkpoint" + (f", the mean over {sweep.file.seeds} seeds." if sweep.file.seeds > 1 else "."),
         "",
         *_best_table(sweep, best),
-        *_curse(sweep, best, confirmed),
+        *_curse(sweep, counts["complete"] + counts["pruned"], confirmed),
         *_stage_counts(sweep, trials),
     ]
     failures = [trial for trial in trials if trial.state in ("failed", "infeasible")]
@@ -175,13 +175,19 @@ def _threads(sweep: Sweep) -> str:
     return f"OMP_NUM_THREADS={max(1, cores // sweep.file.jobs)} " if sweep.file.jobs > 1 else ""
 
 
-def _curse(sweep: Sweep, best: Sequence[Trial], confirmed: Sequence[Confirmed]) -> list[str]:
-    """What the winner's value is worth: the best of many trials owes some of its lead to its seed."""
-    if not best:
+def _curse(sweep: Sweep, compared: int, confirmed: Sequence[Confirmed]) -> list[str]:
+    """What the winner's value is worth: the best of many trials owes some of its lead to its seed.
+
+    Args:
+        sweep: The sweep.
+        compared: Number of trials among which the best was chosen, pruned ones included.
+        confirmed: The best trials that were trained again.
+    """
+    if compared < 2:
         return []
     if not confirmed:
         return [
-            f"The best of {len(best)} trials owes part of its lead to chance (the winner's curse), as it was chosen by "
+            f"The best of {compared} trials owes part of its lead to chance (the winner's curse), as it was chosen by "
             f"the value that is shown here. `omni sweep {sweep.path} --confirm 3 --seeds 3` trains the best three "
             "again with other seeds.",
             "",

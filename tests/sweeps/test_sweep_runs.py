@@ -104,6 +104,7 @@ def test_a_pruned_trial_keeps_its_checkpoint(workplace):
     step = Checkpoint(FOLDER / "trials/0001/last.ckpt").lineage["step"]
     assert 4 <= step < 400
     assert second.facts["steps"] == step
+    assert "The best of 2 trials owes" in (FOLDER / "report.md").read_text()  # it was chosen among pruned ones too
 
 
 def test_a_failed_trial_does_not_end_the_sweep(workplace, capsys):
