@@ -42,6 +42,24 @@ def plan_text(*extra: str, **overrides: object) -> Suggestion:
     return suggestion
 
 
+def suggestion_for(monkeypatch: pytest.MonkeyPatch, tokens: float, rows: int, **overrides: object) -> Suggestion:
+    """The suggestion for a text of so many tokens and rows, in batches of 4 rows."""
+    counted = DataStatistics(
+        unit="tokens",
+        counts={"train": {"tokens": tokens}},
+        batch_argument="batch_size",
+        batch_size=4,
+        smallest_batch=1,
+        train_sizes=np.ones(rows),
+        max_rows=None,
+        val_batches=1,
+    )
+    monkeypatch.setattr("omni.training.suggestion.count", lambda configuration: counted)
+    few = {"trainer__max_steps": 7, "trainer__val_check_interval": 7, "trainer__callbacks+": [LAST]}
+    toy = arguments(TOY, few | overrides)
+    return suggest(Configuration([*THINKER, *toy, "--model.init_args.warmup_steps=1"]))
+
+
 class TestLength:
     def test_text_is_counted_as_training_reads_it(self, fit, capsys):
         suggestion = plan_text()
@@ -120,23 +138,20 @@ class TestLength:
         ],
     )
     def test_lengths_by_the_rule(self, tokens, rows, steps, warmup, validation, last, workplace, monkeypatch):
-        counted = DataStatistics(
-            unit="tokens",
-            counts={"train": {"tokens": tokens}},
-            batch_argument="batch_size",
-            batch_size=4,
-            smallest_batch=1,
-            train_sizes=np.ones(rows),
-            max_rows=None,
-            val_batches=1,
-        )
-        monkeypatch.setattr("omni.training.suggestion.count", lambda configuration: counted)
-        toy = arguments(TOY, {"trainer__max_steps": 7, "trainer__val_check_interval": 7, "trainer__callbacks+": [LAST]})
-        made = suggest(Configuration([*THINKER, *toy, "--model.init_args.warmup_steps=1"])).values
+        made = suggestion_for(monkeypatch, tokens, rows).values
         assert made["trainer.max_steps"] == steps
         assert made["model.init_args.warmup_steps"] == warmup
         assert made["trainer.val_check_interval"] == validation
         assert made["trainer.callbacks+"][0]["init_args"]["every_n_train_steps"] == last
+
+    @pytest.mark.parametrize(("accumulate", "devices", "steps"), [(1, 1, 1000), (2, 1, 500), (1, 2, 500), (3, 2, 100)])
+    def test_a_step_takes_a_batch_of_each_device_and_accumulation(
+        self, accumulate, devices, steps, workplace, monkeypatch
+    ):
+        configured = {"trainer__accumulate_grad_batches": accumulate, "trainer__devices": devices}
+        made = suggestion_for(monkeypatch, 1e3, 40, **configured).values  # 100 epochs of 10 batches
+        assert made["trainer.max_steps"] == steps
+        assert made["trainer.val_check_interval"] == steps * accumulate // 10
 
     def test_a_run_by_epochs_becomes_one_by_steps(self, workplace):
         made = plan_text(trainer__max_steps=-1, trainer__max_epochs=3)
