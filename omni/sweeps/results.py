@@ -110,12 +110,12 @@ def _write_hparams(sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Writes the values and the metric of each complete trial for TensorBoard's HParams page, once."""
     from torch.utils.tensorboard import SummaryWriter
 
-    folder = sweep.folder / "hparams"
+    folder, names = sweep.folder / "hparams", short_names(sweep.parameters.names)
     for trial in trials:
         name = f"{trial.index:04d}"
         if (folder / name).exists():
             continue
-        values = {key: label(value) for key, value in trial.values.items() if value is not None}
+        values = {names[key]: label(value) for key, value in trial.values.items() if value is not None}
         with SummaryWriter(str(folder)) as writer:
             writer.add_hparams(values, {sweep.file.metric: float(trial.value or 0.0)}, run_name=name)
 

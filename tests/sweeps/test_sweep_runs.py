@@ -9,6 +9,8 @@ import pytest
 import yaml
 from lightning import Callback
 from stage_process import launch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from toy_chain import stage, two, written
 from toy_sweep import LR, write_sweep
 
@@ -54,6 +56,14 @@ def grid(**content):
     return write_sweep(**{"sampler": "grid", "budget": None, "parameters": GRID, **content})
 
 
+def hparams_of(trial: int) -> dict[str, float]:
+    """What TensorBoard's HParams page shows of a trial."""
+    events = EventAccumulator(str(FOLDER / f"hparams/{trial:04d}")).Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    start = HParamsPluginData.FromString(content).session_start_info
+    return {key: value.number_value for key, value in start.hparams.items()}
+
+
 def test_a_sweep_from_end_to_end(workplace, capsys):
     path = grid()
     main(["sweep", str(path)])
@@ -71,7 +81,7 @@ def test_a_sweep_from_end_to_end(workplace, capsys):
     assert f"| {best} | {values[best]:.4g} |" in report
     assert "winner's curse" in report
     assert {path.stem for path in FOLDER.glob("*.png")} == {"history", "curves", "slices", "parallel"}
-    assert (FOLDER / "hparams").is_dir()
+    assert [hparams_of(index) for index in range(3)] == [{"lr": value} for value in GRID[LR]["values"]]
     main(["fit", "--config", str(FOLDER / "best.yaml")])
     again = read_validations(FOLDER / "best")
     assert min(record["metrics"]["val/loss"] for record in again) == values[best]
