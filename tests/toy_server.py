@@ -20,6 +20,7 @@ from toy_voice import synthesizer
 from omni.inference.recognizer import Recognizer
 from omni.serving.app import create_app
 from omni.serving.limits import Limits
+from omni.serving.origins import cross_origin
 from omni.serving.protocol import create_server
 from omni.serving.served_models import ModelName, ServedModels
 from omni.serving.service import Service
@@ -54,9 +55,10 @@ class RunningServer:
         service: Its state.
     """
 
-    def __init__(self, models=None, *, limits=None, **options):
+    def __init__(self, models=None, *, limits=None, allow_origins=(), **options):
         self.service = Service(models or toy_models(), limits=limits or Limits(), **options)
-        self.server = create_server(self.service, create_app(self.service), host="127.0.0.1", port=0)
+        app = create_app(self.service, outer=cross_origin(allow_origins))
+        self.server = create_server(self.service, app, host="127.0.0.1", port=0)
         self._thread = threading.Thread(target=self.server.run, daemon=True)
 
     def __enter__(self):

@@ -16,6 +16,7 @@ from omni.errors import UserError, install_hint
 try:
     from omni.serving.app import ACCESS_LOG, create_app
     from omni.serving.limits import Limits
+    from omni.serving.origins import cross_origin
     from omni.serving.protocol import create_server
     from omni.serving.served_models import ModelOptions, ServedModels
     from omni.serving.service import Service
@@ -32,6 +33,7 @@ def serve(
     port: int = 8000,
     api_key: str | None = None,
     allow_urls: bool = False,
+    allow_origins: list[str] | None = None,
     sampling: Sampling = Sampling(temperature=0.0, top_p=0.95),  # noqa: B008  immutable
     seed: int | None = None,
     limits: Limits = Limits(),  # noqa: B008  immutable
@@ -51,6 +53,8 @@ def serve(
         port: Port to listen at; 0 takes a free one.
         api_key: Key that clients must send; by default the environment variable OMNI_API_KEY, if set.
         allow_urls: Fetch images from public addresses; otherwise they must be data: URLs.
+        allow_origins: Origins of pages whose scripts may call the API in a browser, such as https://chat.example.org,
+            or * for all; by default only the page of this server.
         sampling: How tokens are chosen where a request does not say.
         seed: Seed of requests that have none; by default a different one for each.
         limits: Limits of requests.
@@ -63,7 +67,7 @@ def serve(
         torch.set_num_threads(threads)
     if models.checkpoint is not None and not answers_questions(Checkpoint(models.checkpoint)):
         raise UserError(f"{models.checkpoint} only continues texts (`omni generate`): give a checkpoint of stage E")
-    key = _key(api_key)
+    key, outer = _key(api_key), cross_origin(allow_origins or [])
     options = {"limits": limits, "random_seeds": seed is None, "api_key": key, "allow_urls": allow_urls}
     sampling = sampling if seed is None else replace(sampling, seed=seed)
     with _bound(host, port) as listener:
@@ -71,7 +75,7 @@ def serve(
         service = Service(loaded, sampling=sampling, **options)
         _log_to_standard_output()
         _announce(loaded, listener, key)
-        create_server(service, create_app(service), host=host, port=port).run(sockets=[listener])
+        create_server(service, create_app(service, outer=outer), host=host, port=port).run(sockets=[listener])
 
 
 def _key(given: str | None) -> str | None:

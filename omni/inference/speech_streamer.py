@@ -28,6 +28,7 @@ class SpeechStreamer:
         speaker: As in `Synthesizer.sentences`.
         sampling: As in `Synthesizer.sentences`.
         speed: As in `Synthesizer.sentences`.
+        chunk: As in `Synthesizer.stream_chunks`.
 
     Attributes:
         unspoken: Why clauses and marks were skipped, one line each.
@@ -43,10 +44,11 @@ class SpeechStreamer:
         speaker: int | str | None = None,
         sampling: SpeechSampling | None = None,
         speed: float = 1.0,
+        chunk: float = 0.64,
     ) -> None:
         voice.speaker_id(speaker)  # raises for an unknown speaker
         check_speed(speed)
-        self.voice = voice
+        self.voice, self._chunk = voice, chunk
         self._options: dict[str, Any] = {"speaker": speaker, "sampling": sampling, "speed": speed}
         self.unspoken: list[str] = []
         self._pauses, self._clauses = PauseSplitter(), self._new_clauses()
@@ -100,7 +102,7 @@ class SpeechStreamer:
             yield SpeechChunk(torch.zeros(round(pause / self._options["speed"] * SAMPLE_RATE)))
         before = self._samples
         alone = segment._replace(pause=0.0) if segment.units else segment
-        for chunk in self.voice.stream_chunks([alone], first=number, **self._options):
+        for chunk in self.voice.stream_chunks([alone], first=number, chunk=self._chunk, **self._options):
             yield chunk._replace(words=shifted(chunk.words, before))
 
     def _new_clauses(self) -> ClauseSplitter:

@@ -5,7 +5,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -47,8 +47,13 @@ _MAX_HEADERS = 200
 _PATHS = {route.path for route in _ROUTES}  # others are one label in metrics
 
 
-def create_app(service: Service) -> Starlette:
-    """The application of a service, which starts and stops with it."""
+def create_app(service: Service, *, outer: Sequence[Middleware] = ()) -> Starlette:
+    """The application of a service, which starts and stops with it.
+
+    Args:
+        service: The server's state.
+        outer: Middleware that sees requests before the key is checked.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -64,7 +69,7 @@ def create_app(service: Service) -> Starlette:
     app = Starlette(
         routes=_ROUTES,
         lifespan=lifespan,
-        middleware=[Middleware(Gate, service=service)],
+        middleware=[*outer, Middleware(Gate, service=service)],
         exception_handlers={ApiError: failed, UserError: failed, HTTPException: failed},
     )
     app.state.service = service

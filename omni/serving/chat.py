@@ -22,6 +22,7 @@ from omni.serving.errors import ApiError, json_response
 from omni.serving.schemas import ChatRequest
 from omni.serving.service import Service
 from omni.serving.streams import event_stream, watched
+from omni.serving.urgency import SPEECH_CHUNK
 
 _SEEDS = 2**63
 _LEAST = 1e-9  # of top_p: the most likely token alone
@@ -92,7 +93,7 @@ def _streamer(service: Service, request: ChatRequest) -> SpeechStreamer | None:
     assert request.audio is not None
     voice = request.audio.voice if isinstance(request.audio.voice, str) else request.audio.voice.id
     speaker = service.models.speaker(voice, param="audio.voice")
-    return SpeechStreamer(service.models.synthesizer, speaker=speaker)
+    return SpeechStreamer(service.models.synthesizer, speaker=speaker, chunk=SPEECH_CHUNK)
 
 
 def _sampling(default: Sampling, request: ChatRequest) -> Sampling:

@@ -15,6 +15,7 @@ from omni.errors import UserError
 from omni.inference.batched_responder import Answer, BatchedResponder
 from omni.inference.prompt import Prompt
 from omni.serving.errors import ApiError, internal_error, overloaded
+from omni.serving.waiting import ServiceTimes
 
 _log = logging.getLogger(__name__)
 _END = object()
@@ -47,6 +48,7 @@ class Job:
         cancelled: Whether its client has left.
         num_posted: Events that were made.
         num_read: Events that were read.
+        started: When its work started, by the engine's clock.
     """
 
     works: list[Work]
@@ -55,6 +57,7 @@ class Job:
     events: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     num_posted: int = 0
     num_read: int = 0
+    started: float = 0.0
 
     @property
     def num_unread(self) -> int:
@@ -96,6 +99,7 @@ class Engine:
         max_running: Most jobs that are computed at once.
         max_queue: Most jobs that wait.
         warm_up: Called in the thread before the first job.
+        clock: Seconds, to measure jobs.
 
     Attributes:
         ready: Whether the models are warm.
@@ -108,9 +112,11 @@ class Engine:
         max_running: int,
         max_queue: int,
         warm_up: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ready, self._warm_up = False, warm_up
         self.batched, self.max_running, self.max_queue = batched, max_running, max_queue
+        self._clock, self._times = clock, ServiceTimes()
         self._arrived = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -163,7 +169,8 @@ class Engine:
         if self._stopped:
             return overloaded("The server is shutting down.", status=503, code="shutting_down")
         if self.num_running + self.num_waiting >= self.max_running + self.max_queue:
-            return overloaded(f"{self.num_waiting} requests are waiting already: try again later.")
+            seconds = self._times.wait(self.num_waiting, self.max_running)
+            return overloaded(f"{self.num_waiting} requests are waiting already: try again later.", seconds=seconds)
         return None
 
     # ------------------------------------------------------------------ the thread
@@ -187,7 +194,9 @@ class Engine:
             while not (self._stopped or self._waiting or self._running):
                 self._arrived.wait()
             while self._waiting and len(self._running) < self.max_running:
-                self._running.append(self._waiting.popleft())
+                job = self._waiting.popleft()
+                job.started = self._clock()
+                self._running.append(job)
             return not self._stopped
 
     def _round(self) -> bool:
@@ -204,7 +213,9 @@ class Engine:
                 break
             self._advance_short()
         with self._arrived:
-            self._running = [job for job in self._running if job.works]
+            for job in [job for job in self._running if not job.works]:
+                self._running.remove(job)
+                self._times.add(self._clock() - job.started)
         return active
 
     def _advance_short(self) -> bool:

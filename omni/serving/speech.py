@@ -18,11 +18,10 @@ from omni.serving.errors import ApiError
 from omni.serving.schemas import SpeechRequest
 from omni.serving.service import Service
 from omni.serving.streams import event_stream, first_of
-from omni.serving.urgency import Playback
+from omni.serving.urgency import SPEECH_CHUNK, Playback
 from omni.text.spelling import SpeechSegment
 
 _MAX_SILENCE = 600.0  # seconds of pauses in a text
-_CHUNK = 0.32  # seconds of speech per step: others wait for no more
 
 
 class Part(NamedTuple):
@@ -77,7 +76,7 @@ def _steps(
     playback: Playback,
 ) -> Steps:
     """Yields encoded audio, possibly empty, with the words that end in it."""
-    for samples, words in synthesizer.stream_chunks(segments, speaker=speaker, speed=speed, chunk=_CHUNK):
+    for samples, words in synthesizer.stream_chunks(segments, speaker=speaker, speed=speed, chunk=SPEECH_CHUNK):
         playback.add(len(samples))
         yield Part(encoder.push(samples), words)
     yield Part(encoder.finish(), ())

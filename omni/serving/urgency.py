@@ -4,6 +4,7 @@ import time
 
 from omni.media.audio import SAMPLE_RATE
 
+SPEECH_CHUNK = 0.32  # seconds of speech per step: others wait for no more
 _HEADSTART = 1.0  # seconds that recognition waits for speech that is about to run dry
 
 

@@ -123,6 +123,7 @@ def test_a_seed_makes_answers_repeatable(checkpoints):
         (["--recognizer", "hearing/best.ckpt", "--max_upload", "0"], "max_upload must be"),
         (["--recognizer", "hearing/best.ckpt", "--stall_seconds", "nan"], "stall_seconds"),
         (["--recognizer", "hearing/best.ckpt", "--temperature", "-1"], "temperature must be"),
+        (["--recognizer", "hearing/best.ckpt", "--allow_origins", "[a.b]"], "allow_origins: 'a.b' is not an origin"),
         (["--recognizer", "hearing/best.ckpt", "--threads", "0"], "threads must be"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",

@@ -8,6 +8,7 @@ import openai
 import pytest
 import torch
 from conftest import tones
+from server_fixtures import openai_client, toy_server  # noqa: F401  fixtures
 from toy_server import CHAT, SPEECH, TRANSCRIPTION, RunningServer, events, recording, samples_of, toy_models, wav
 
 from omni.inference.recognizer import Recognizer
@@ -16,18 +17,6 @@ from omni.media.resampling import resample
 
 TEXT = "abc dab. cab bad, dad! "
 HEADERS = {"Authorization": "Bearer x"}
-
-
-@pytest.fixture(scope="module")
-def server():
-    with RunningServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import openai
 import pytest
 import torch
 from conftest import tones
+from server_fixtures import openai_client, toy_server  # noqa: F401  fixtures
 from toy_server import CHAT, RunningServer, data_url, events, png, recording, samples_of, toy_models, wav
 
 from omni.decoding.sampling import Sampling
@@ -15,21 +16,10 @@ from omni.inference.speech_streamer import SpeechStreamer
 from omni.media.audio import read_audio
 from omni.media.resampling import resample
 from omni.serving.limits import Limits
+from omni.serving.urgency import SPEECH_CHUNK
 
 HELLO = [{"role": "user", "content": "hello"}]
 SPOKEN = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "pcm16"}}
-
-
-@pytest.fixture(scope="module")
-def server():
-    with RunningServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture
@@ -218,6 +208,16 @@ class TestSpeech:
         assert len({audio.id for audio in audios}) == 1
         assert [chunk.choices[0].finish_reason for chunk in chunks].count("length") == 1
 
+    def test_sound_comes_in_pieces_as_small_as_those_of_speech(self, server, ask):
+        chunks = ask(**SPOKEN, stream=True, max_tokens=90)
+        audios = [chunk.choices[0].delta.audio for chunk in chunks if getattr(chunk.choices[0].delta, "audio", None)]
+        pieces = [samples_of(base64.b64decode(audio.data)) for audio in audios if audio.data]
+        text = expected(server, max_tokens=90)
+        first = next(server.service.models.synthesizer.stream(text, chunk=SPEECH_CHUNK))
+        assert len(pieces[0]) <= 1.5 * len(first)  # 24 kHz and 16 kHz
+        longest = max(len(piece) for piece in pieces if piece.count_nonzero() > len(piece) / 2)  # pauses are whole
+        assert longest == 24_000 * SPEECH_CHUNK
+
     def test_voices_differ(self, ask):
         answers = [ask(**{**SPOKEN, "audio": {"voice": voice, "format": "pcm16"}}) for voice in ("x", "y")]
         assert answers[0].choices[0].message.audio.data != answers[1].choices[0].message.audio.data
@@ -266,10 +266,10 @@ class TestErrors:
                 wrong.models.list()
             with openai.OpenAI(base_url=url, api_key="right", max_retries=0) as right:
                 assert right.models.list().data
-                server.service.engine.max_running = 0
+                server.service.engine.max_queue = -1
                 with pytest.raises(openai.RateLimitError):
                     right.chat.completions.create(model=CHAT, messages=HELLO)
-                server.service.engine.max_running = 1
+                server.service.engine.max_queue = 0
 
 
 class TestOpenWebUI:

@@ -6,6 +6,7 @@ import pytest
 
 from omni.serving.engine import Engine, Work
 from omni.serving.errors import ApiError
+from omni.serving.waiting import ServiceTimes
 
 
 @pytest.fixture
@@ -176,3 +177,51 @@ def test_long_work_waits_for_a_client_that_does_not_read(engine):
         engine.stop()
 
     asyncio.run(asyncio.wait_for(run(), 10))
+
+
+@pytest.mark.parametrize(("seconds", "wanted"), [(0.1, "1"), (6.5, "10"), (1000.0, "120")])
+def test_a_refusal_says_when_to_try_again(seconds, wanted):
+    """Three jobs wait for two rows, whose jobs took `seconds` before."""
+    now = [0.0]
+    engine = Engine(None, max_running=2, max_queue=3, clock=lambda: now[0])
+
+    def ended():
+        yield "started"
+        now[0] += seconds
+        yield "ended"
+
+    def endless():
+        while True:
+            yield None
+
+    async def run():
+        engine.start()
+        try:
+            for _ in range(2):
+                assert [event async for event in engine.submit(Work(ended()))] == ["started", "ended"]
+            while engine.num_running:
+                await asyncio.sleep(0.001)
+            for number in range(5):
+                engine.submit(Work(endless()))
+                while number < 2 and engine.num_running <= number:
+                    await asyncio.sleep(0.001)
+            with pytest.raises(ApiError) as error:
+                engine.submit(Work(endless()))
+            return error.value
+        finally:
+            engine.stop()
+
+    refused = asyncio.run(run())
+    assert refused.status == 429
+    assert refused.headers["Retry-After"] == wanted
+
+
+def test_recent_jobs_count_more():
+    times = ServiceTimes()
+    for seconds in [100.0] * 10 + [2.0] * 200:
+        times.add(seconds)
+    assert times.mean == pytest.approx(2, abs=0.5)
+    times = ServiceTimes()
+    for seconds in (1.0, 2.0, 6.0):
+        times.add(seconds)
+    assert times.mean == pytest.approx(3)

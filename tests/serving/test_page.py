@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import tones
-from toy_server import RunningServer, png
+from server_fixtures import toy_server  # noqa: F401  a fixture
+from toy_server import png
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 LOUD = "abcabc"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with RunningServer() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
