@@ -34,9 +34,10 @@ from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError, one_line, parser_errors
 from omni.optim.precision import best_precision, check_precision
 from omni.stages.stage import Stage
-from omni.training.callbacks.checkpointing import AtomicCheckpointIO, StageCheckpoint, keep_earlier_run
+from omni.training.callbacks.checkpointing import AtomicCheckpointIO, StageCheckpoint
 from omni.training.callbacks.graceful_stop import Stopped
 from omni.training.callbacks.progress import StepBar
+from omni.training.earlier_run import EarlierRun, claim_folder
 from omni.training.fingerprint import FINGERPRINTED, config_fingerprint
 from omni.training.loggers import SaveConfig, check_loggers, close_loggers, folder_of, open_loggers
 from omni.training.rank_watch import RankWatch
@@ -63,6 +64,7 @@ class OmniCLI(LightningCLI):
     """LightningCLI with the defaults of `configs/base.yaml`, and parts of earlier stages by `init_from`."""
 
     watch: ClassVar[RankWatch | None] = None  # set while this process is one of several ranks
+    earlier: ClassVar[EarlierRun | None] = None  # set while a run may move the files of an earlier one back
 
     def __init__(self, *, run: bool = True) -> None:
         base = CONFIGS / "base.yaml"
@@ -165,16 +167,31 @@ class OmniCLI(LightningCLI):
         self._resolve_checkpoint("fit")
         self.model.config_fingerprint = self.fingerprint
         if self.config_init["fit"].get("ckpt_path") is None:
-            if self.trainer.is_global_zero:
-                keep_earlier_run(Path(run_folder(self.trainer)))
             for name, path in (self._get(self.config, "init_from") or {}).items():
                 self.model.init_part(name, Checkpoint(path))
-        open_loggers(self.trainer)
+        if not self.trainer.fast_dev_run:
+            self._enter_folder()
+            open_loggers(self.trainer)
+
+    def _enter_folder(self) -> None:
+        """Claims the run's folder, and moves an earlier run in it away, unless that is resumed."""
+        trainer = self.trainer
+        if not trainer.is_global_zero:
+            return
+        folder = Path(run_folder(trainer))
+        names = [f"{each.filename}.ckpt" for each in trainer.callbacks if isinstance(each, StageCheckpoint)]
+        claim_folder(folder, names)
+        resumed = self.config_init["fit"].get("ckpt_path")
+        if resumed is None or Path(resumed).absolute().parent != folder.absolute():
+            OmniCLI.earlier = EarlierRun(folder, names)
+            trainer.callbacks.append(OmniCLI.earlier)  # pyright: ignore[reportAttributeAccessIssue]
 
     def before_evaluation(self) -> None:
         """Resolves the checkpoint, and opens the loggers."""
         self._watch_ranks()
         self._resolve_checkpoint(str(self.subcommand))
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            claim_folder(Path(run_folder(self.trainer)))
         open_loggers(self.trainer)
 
     before_validate = before_test = before_predict = before_evaluation
@@ -262,6 +279,8 @@ def run(argv: list[str]) -> OmniCLI:
             OmniCLI.watch.finish()
         return cli
     except BaseException as error:
+        if OmniCLI.earlier is not None:
+            OmniCLI.earlier.restore()
         if OmniCLI.watch is not None:
             raise SystemExit(OmniCLI.watch.fail(*_outcome(error))) from None
         if isinstance(error, Stopped):
@@ -270,7 +289,7 @@ def run(argv: list[str]) -> OmniCLI:
         raise
     finally:
         close_loggers()
-        OmniCLI.watch = None
+        OmniCLI.watch = OmniCLI.earlier = None
         sys.argv = before
 
 

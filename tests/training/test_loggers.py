@@ -207,7 +207,7 @@ class TestFolder:
         fit("fit", "--trainer.logger=false", "--trainer.default_root_dir=lightning_logs/thinker", MEDIA)
         fit("fit", "--trainer.logger=[]", "--trainer.default_root_dir=lightning_logs/thinker", "--ckpt_path=auto",
             trainer__max_steps=8)  # fmt: skip
-        kept = {"best.ckpt", "last.ckpt", "config.yaml", "progress.json", "validations.jsonl"}
+        kept = {".omni-run", "best.ckpt", "last.ckpt", "config.yaml", "progress.json", "validations.jsonl"}
         assert {path.name for path in RUN.iterdir()} == kept
         assert step_of(RUN / "last.ckpt") == 8
 

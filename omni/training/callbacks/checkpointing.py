@@ -1,4 +1,4 @@
-"""Checkpoints: when they are saved, how they are written, and what happens to those of an earlier run."""
+"""Checkpoints: when they are saved and how they are written."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_info
 
 from omni.checkpoints.safetensors_folder import is_folder, read_folder
 from omni.errors import UserError
@@ -89,21 +88,5 @@ class StageCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the final step too, where it is not a multiple of `every_n_train_steps`."""
         super().on_train_end(trainer, pl_module)
-        if self.monitor is None and self._last_global_step_saved != trainer.global_step:
+        if self.monitor is None and not self._should_skip_saving_checkpoint(trainer):  # already saved, fast_dev_run
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
-
-
-def keep_earlier_run(folder: Path) -> None:
-    """Moves the files of an earlier run in `folder` to `earlier/1`, `earlier/2`, ... in it.
-
-    A run that starts from scratch then neither overwrites earlier checkpoints nor mixes their curves with its own.
-    """
-    if not any((folder / f"{name}.ckpt").exists() for name in ("best", "last")):
-        return
-    earlier = folder / "earlier"
-    target = earlier / str(1 + max((int(p.name) for p in earlier.glob("*") if p.name.isdigit()), default=0))
-    target.mkdir(parents=True)
-    for path in folder.iterdir():
-        if path.is_file():
-            path.rename(target / path.name)
-    rank_zero_info(f"{folder} held an earlier run: moved to {target}. To resume a run: --ckpt_path last")

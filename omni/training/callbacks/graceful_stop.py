@@ -76,9 +76,12 @@ class GracefulStop(Callback):
             stop = not all_agree(not stop)
         if not stop:
             return
+        signum = self._signum or signal.SIGTERM
+        if trainer.fast_dev_run:
+            raise Stopped(signum)
         path = Path(run_folder(trainer)) / "last.ckpt"
         trainer.save_checkpoint(path)
-        raise Stopped(self._signum or signal.SIGTERM, trainer.global_step, path)
+        raise Stopped(signum, trainer.global_step, path)
 
 
 def _handle(handler: Any) -> None:

@@ -74,7 +74,7 @@ class HubPush(Callback):
 
     def _start(self, trainer: Trainer) -> None:
         path = Path(run_folder(trainer)) / f"{self.checkpoint}.ckpt"
-        if path.is_file():  # the first `best` follows the first validation
+        if path.is_file() and not trainer.fast_dev_run:  # the first `best` follows the first validation
             self._thread = threading.Thread(target=self._push, args=(path,), daemon=True)
             self._thread.start()
 

@@ -38,6 +38,8 @@ class WritePredictions(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any
     ) -> None:
         """Writes the file on rank 0, from the shares of all ranks."""
+        if trainer.fast_dev_run:
+            return
         path = Path(run_folder(trainer)) / "predictions.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
         if trainer.world_size > 1:

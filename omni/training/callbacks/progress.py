@@ -28,17 +28,18 @@ class Progress(Callback):
 
     def __init__(self, seconds: float = 1.0) -> None:
         self.seconds = seconds
-        self._folder = ""
+        self._folder, self._writes = "", True
         self._steps: float = 0
         self._started, self._written, self._first_step = 0.0, 0.0, 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = run_folder(trainer)
+        self._writes = trainer.is_global_zero and not trainer.fast_dev_run
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._first_step = time.monotonic(), trainer.global_step
         self._steps = trainer.estimated_stepping_batches
-        if trainer.is_global_zero:
+        if self._writes:
             kept = [each for each in read_validations(Path(self._folder)) if each["step"] <= trainer.global_step]
             write_text(Path(self._folder) / VALIDATIONS, "".join(map(_line, kept if trainer.global_step else ())))
         self._write(trainer)
@@ -55,7 +56,7 @@ class Progress(Callback):
             return
         self._write(trainer)
         record = {"step": trainer.global_step, "metrics": _numbers(trainer.callback_metrics)}
-        if trainer.is_global_zero:
+        if self._writes:
             with (Path(self._folder) / VALIDATIONS).open("a", encoding="utf-8") as file:
                 file.write(_line(record))
 
@@ -64,7 +65,7 @@ class Progress(Callback):
 
     def _write(self, trainer: Trainer, *, finished: bool = False, at_least: float = 0.0) -> None:
         metrics = trainer.callback_metrics  # on every rank and before the clock is read: it may reduce over ranks
-        if not trainer.is_global_zero or time.monotonic() - self._written < at_least:
+        if not self._writes or time.monotonic() - self._written < at_least:
             return
         self._written = time.monotonic()
         content = {
