@@ -3,8 +3,8 @@
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
@@ -20,6 +20,10 @@ Ask = Callable[[httpx.AsyncClient], Awaitable[Timings]]
 _MEMORY = "process_resident_memory_bytes"
 
 
+class FailedStream(httpx.HTTPError):
+    """A response of server-sent events with an error, or without an end."""
+
+
 def measure(load: ServerLoad, clients: list[int]) -> tuple[list[Level], tuple[float, float] | None]:
     """Runs a load test.
 
@@ -33,26 +37,32 @@ def measure(load: ServerLoad, clients: list[int]) -> tuple[list[Level], tuple[fl
     Raises:
         UserError: If the server cannot be reached, or has no models.
     """
-    try:
+    with reported(load):
         return asyncio.run(_measured(load, clients))
+
+
+@contextmanager
+def reported(load: ServerLoad) -> Iterator[None]:
+    """Errors of a server that cannot be reached, or is another one, as a `UserError`."""
+    try:
+        yield
     except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{load.url}: no server of `omni serve` answers ({reason})") from error
 
 
 async def _measured(load: ServerLoad, clients: list[int]) -> tuple[list[Level], tuple[float, float] | None]:
-    async with _client(load) as http:
-        kinds = await _kinds(load, http)
-        if not kinds:
-            raise UserError(f"{load.url}: the server has no models")
-        before = await _memory(http)
+    async with connect(load) as http:
+        kinds = await requests_of(load, http, await models_of(load, http))
+        before = await resident(http)
         levels = [await _level(load, kind, ask, number) for kind, ask in kinds.items() for number in clients]
-        after = await _memory(http)
+        after = await resident(http)
     return levels, None if before is None or after is None else (before, after)
 
 
 @asynccontextmanager
-async def _client(load: ServerLoad) -> AsyncIterator[httpx.AsyncClient]:
+async def connect(load: ServerLoad) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the server, with any number of connections."""
     headers = {} if load.api_key is None else {"Authorization": f"Bearer {load.api_key}"}
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
@@ -61,11 +71,22 @@ async def _client(load: ServerLoad) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-async def _kinds(load: ServerLoad, http: httpx.AsyncClient) -> dict[str, Ask]:
-    """What the server can be asked."""
+async def models_of(load: ServerLoad, http: httpx.AsyncClient) -> dict[str, str]:
+    """The server's models by use.
+
+    Raises:
+        UserError: If it has none.
+    """
     response = await http.get("/v1/models")
     response.raise_for_status()
-    model = {use: entry["id"] for entry in response.json()["data"] for use in entry["uses"]}
+    found = {use: entry["id"] for entry in response.json()["data"] for use in entry["uses"]}
+    if not found:
+        raise UserError(f"{load.url}: the server has no models")
+    return found
+
+
+async def requests_of(load: ServerLoad, http: httpx.AsyncClient, model: dict[str, str]) -> dict[str, Ask]:
+    """The requests that the server's models answer, by kind."""
     found: dict[str, Ask] = {}
     if "chat" in model:
         found["text"] = lambda http: _chat(load, http, model["chat"], spoken=False)
@@ -94,7 +115,7 @@ async def _recording(load: ServerLoad, http: httpx.AsyncClient, voice: str | Non
 
 async def _level(load: ServerLoad, kind: str, ask: Ask, clients: int) -> Level:
     level = Level(kind, clients)
-    async with _client(load) as http:
+    async with connect(load) as http:
         await _asked(ask, http, Level(kind, clients))  # not counted: the connection, and what is compiled
         started = time.perf_counter()
 
@@ -149,17 +170,22 @@ async def _transcription(http: httpx.AsyncClient, model: str, content: bytes) ->
 
 async def _streamed(http: httpx.AsyncClient, path: str, starts: Callable[[str], bool], **options: Any) -> Timings:
     """Times a response of server-sent events."""
-    started, first = time.perf_counter(), None
+    started, first, last = time.perf_counter(), None, ""
     async with http.stream("POST", path, **options) as response:
         response.raise_for_status()
         async for line in response.aiter_lines():
+            if line.startswith('data: {"error":'):
+                raise FailedStream(line)
             if first is None and starts(line):
                 first = 1000 * (time.perf_counter() - started)
+            last = line or last
+    if last != "data: [DONE]":
+        raise FailedStream("the stream has no end")
     return first, 1000 * (time.perf_counter() - started)
 
 
-async def _memory(http: httpx.AsyncClient) -> float | None:
-    """Resident bytes of the server; None where its system does not tell them."""
+async def resident(http: httpx.AsyncClient) -> float | None:
+    """Resident bytes of the server; None where its system does not report them."""
     response = await http.get("/metrics")
     lines = [line for line in response.text.splitlines() if line.startswith(f"{_MEMORY} ")]
     return float(lines[0].split()[1]) if lines else None

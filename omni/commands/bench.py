@@ -12,6 +12,8 @@ from omni.bench.audio import AudioRace
 from omni.bench.gpu import GpuCheck, markdown
 from omni.bench.race import Race, Report
 from omni.bench.serve import LoadReport, ServerLoad
+from omni.bench.soak import SoakCounts, SoakReport
+from omni.bench.soak import soak as soak_server
 from omni.bench.speech import SpeechRace
 from omni.bench.thinker import ThinkerRace
 from omni.bench.vision import VisionRace
@@ -85,20 +87,49 @@ def speech(*, race: SpeechRace = SpeechRace()) -> Report:
     return _run(race)
 
 
-def serve(*, clients: list[int] | None = None, load: ServerLoad = ServerLoad()) -> LoadReport:
+def serve(
+    *, clients: list[int] | None = None, soak: float | None = None, load: ServerLoad = ServerLoad()
+) -> LoadReport | SoakReport:
     """Measure a running server of `omni serve`: delays, throughput and memory by the number of clients.
 
     Each client sends a request and, after its answer, the next one. What is asked depends on the models of the server:
     text, spoken answers, transcriptions, speech. Run it on another machine, or on cores that the server does not use.
 
+    A soak is one long run, in which some clients leave, send garbage or stall: it reports errors that none of them
+    provoked, the memory after a warm-up and at the end, and the throughput. The exit code is 1 if there were errors.
+
     Args:
-        clients: Numbers of clients; by default 1, 4, 16 and 32.
+        clients: Numbers of clients; by default 1, 4, 16 and 32, and 32 of a soak.
+        soak: Minutes of a soak, instead of the levels of load.
         load: The load test.
+
+    Raises:
+        SystemExit: With code 1, if a soak had unprovoked errors.
     """
+    if soak is not None:
+        return _soaked(load, soak, [32] if clients is None else clients)
     report = load.run([1, 4, 16, 32] if clients is None else clients)
     print(report.table())
     if load.json is not None:
         write_text(load.json, dumps(asdict(report), indent=1) + "\n")
+    return report
+
+
+def _soaked(load: ServerLoad, minutes: float, clients: list[int]) -> SoakReport:
+    """Runs a soak, prints its table and writes its numbers."""
+    if len(clients) != 1:
+        raise UserError(f"a soak has one number of clients, not {clients}")
+
+    def progress(seconds: float, counts: SoakCounts) -> None:
+        answers, errors = counts.answers.total(), counts.errors.total()
+        print(f"{seconds / 60:.1f} of {minutes:g} min: {answers:,} answers, {errors:,} errors", flush=True)
+
+    report = soak_server(load, minutes=minutes, clients=clients[0], progress=progress)
+    print(report.table())
+    if load.json is not None:
+        write_text(load.json, dumps(report.json(), indent=1) + "\n")
+    if report.counts.errors:
+        raise SystemExit(1)
     return report
 
 
