@@ -22,6 +22,7 @@ from omni.stages.finite_loss import FiniteLossCheck
 # The backward pass starts from losses divided by this, because the number of scored items is known only after the last
 # micro-batch; then the gradients are scaled. A power of two, so that nothing is rounded.
 UNIT = 1024
+UNLOGGED = 50  # steps between two checks of the loss where nothing is logged
 
 
 class Stage(CheckpointedModule, ABC):
@@ -164,7 +165,7 @@ class Stage(CheckpointedModule, ABC):
         )
         scale_gradients(self.parameters(), UNIT * batches * trainer.world_size / num_items.clamp(min=1))
         self._num_items = None
-        if (self.global_step + 1) % trainer.log_every_n_steps == 0:  # the step is logged
+        if (self.global_step + 1) % (trainer.log_every_n_steps or UNLOGGED) == 0:  # the step is logged
             self._finite.raise_if_not_finite(batches_per_step=batches)
             gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
             norm: Any = nn.utils.get_total_norm(gradients)  # before clipping

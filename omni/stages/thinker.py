@@ -49,8 +49,7 @@ class ThinkerPretraining(Stage):
         self.balance = balance
         self.sample_prompts, self.sample_tokens = tuple(sample_prompts), sample_tokens
         self.token_loss = TokenLoss()
-        self.token_bytes: Tensor
-        self.register_buffer("token_bytes", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.token_bytes = torch.zeros(0, dtype=torch.long)  # no buffer: averages of weights must not include it
 
     @property
     def flops_per_work(self) -> float:
@@ -61,7 +60,7 @@ class ThinkerPretraining(Stage):
         """Checks that every token of the data has an embedding."""
         super().setup(stage)
         self.check_vocabulary("thinker")
-        self.token_bytes = torch.tensor(self.tokenizer.token_bytes(), device=self.device)
+        self.token_bytes = torch.tensor(self.tokenizer.token_bytes())
 
     def loss(self, batch: TextBatch) -> Loss:
         """Cross-entropy of the next token, with the experts' balance loss."""
@@ -83,6 +82,8 @@ class ThinkerPretraining(Stage):
 
     def evaluate(self, batch: TextBatch, split: str) -> None:
         scored = batch.targets != IGNORE
+        if self.token_bytes.device != scored.device:
+            self.token_bytes = self.token_bytes.to(scored.device)
         self.token_loss.update(self._nll(batch), scored, self.token_bytes[batch.targets.clamp(min=0)] * scored)
 
     def compute_metrics(self, split: str) -> dict[str, Tensor]:

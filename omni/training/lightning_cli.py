@@ -8,13 +8,17 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import register_type
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, LambdaCallback, LearningRateMonitor, ProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint as Checkpointing
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import LightningEnum, rank_zero_info
 
 import omni.data.conversations.data
 import omni.data.images.data
@@ -36,20 +40,27 @@ from omni.optim.precision import best_precision, check_precision
 from omni.stages.stage import Stage
 from omni.training.callbacks.checkpointing import AtomicCheckpointIO, StageCheckpoint
 from omni.training.callbacks.graceful_stop import Stopped
-from omni.training.callbacks.progress import StepBar
+from omni.training.callbacks.loss_drops import LossDropNote
+from omni.training.callbacks.progress import Progress, StepBar
+from omni.training.callbacks.throughput import Throughput
 from omni.training.earlier_run import EarlierRun, claim_folder
 from omni.training.fingerprint import FINGERPRINTED, config_fingerprint
 from omni.training.loggers import SaveConfig, check_loggers, close_loggers, folder_of, open_loggers
 from omni.training.rank_watch import RankWatch
 from omni.training.shipped import CONFIGS, find_configs, without_base
 from omni.training.strategy import checked_strategy, prepare_strategy
-from omni.training.trainer import run_folder
+from omni.training.trainer import leaves_files, run_folder
 
-# Warnings that a user cannot act on: Lightning's use of PyTorch, its advertisement, and a folder that is not empty
-# because its own logger writes there.
+# Warnings that a user cannot act on: Lightning's use of PyTorch, its advertisement, a folder that is not empty because
+# its own logger writes there, and metrics that `barebones` leaves out.
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+warnings.filterwarnings("ignore", message="You are trying to `self.log\\(\\)` but `Trainer\\(barebones=True\\)`")
 warnings.filterwarnings("ignore", message="(Checkpoint|Experiment logs) directory .* exists and is not empty")
+
+# Types of arguments of Lightning's callbacks that jsonargparse and PyYAML cannot write into `config.yaml`.
+register_type(torch.device)
+yaml.SafeDumper.add_multi_representer(LightningEnum, lambda dumper, value: dumper.represent_str(value.value))
 
 
 class ConfigParser(LightningArgumentParser):
@@ -122,17 +133,12 @@ class OmniCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Sets the default precision, the strategy, atomic checkpoints and a progress bar that rarely reads metrics."""
         config = self._get(self.config_init, "trainer", default={})
-        if config["enable_progress_bar"] is not False:
-            # A refresh reads the loss, which waits for the GPU.
-            config["callbacks"] = [*(config["callbacks"] or []), StepBar(refresh_rate=10)]
+        config["callbacks"] = self._chosen_callbacks(config)
         if config["precision"] is None:
             config["precision"] = best_precision(config["accelerator"])
         config["precision"] = check_precision(config["precision"])
         config["strategy"] = checked_strategy(config, self.model)
-        config["callbacks"] = self._chosen_checkpoints(config["callbacks"])
         config["default_root_dir"] = str(folder_of(self._get(self.config, "trainer")))
-        if not config["logger"]:
-            config["callbacks"] = [each for each in config["callbacks"] or () if type(each) is not LearningRateMonitor]
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, RuntimeError, ImportError) as error:  # about an accelerator, devices or a plugin
@@ -144,15 +150,34 @@ class OmniCLI(LightningCLI):
         rank_zero_info(f"precision: {trainer.precision}")
         return trainer
 
-    def _chosen_checkpoints(self, callbacks: Any) -> Any:
+    def _chosen_callbacks(self, config: Any) -> list[Callback]:
+        """The configured callbacks, without those that the trainer's switches turn off; and a progress bar."""
+        given = config["callbacks"] or []
+        callbacks = self._chosen_checkpoints(given if isinstance(given, list) else [given])
+        self._checkpoints = [f"{each.filename}.ckpt" for each in callbacks if isinstance(each, StageCheckpoint)]
+        if config["barebones"]:
+            off = ("logger", "enable_model_summary", "enable_checkpointing", "enable_progress_bar")
+            for name, value in {**dict.fromkeys(off, False), "log_every_n_steps": 0}.items():
+                config[name] = value
+            callbacks = [each for each in callbacks if not isinstance(each, Progress | Throughput | LossDropNote)]
+        if config["enable_checkpointing"] is False:
+            callbacks = [each for each in callbacks if not isinstance(each, Checkpointing)]
+        for each in callbacks:
+            if isinstance(each, WeightAveraging):  # integers do not survive averaging; codebooks are averages already
+                each._use_buffers = False
+        if not config["logger"]:
+            callbacks = [each for each in callbacks if type(each) is not LearningRateMonitor]
+        if config["enable_progress_bar"] is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
+            callbacks.append(StepBar(refresh_rate=10))  # a refresh reads the loss, which waits for the GPU
+        return callbacks
+
+    def _chosen_checkpoints(self, callbacks: list[Callback]) -> list[Callback]:
         """Keeps the last StageCheckpoint of each file name, and replaces `monitor: stage` by the stage's metric.
 
         The metric is also set in the configuration, which the run saves as `config.yaml`.
         """
-        if not callbacks:
-            return callbacks
         metric, mode = self.model.monitor
-        for callback in self._get(self.config, "trainer")["callbacks"]:
+        for callback in self._get(self.config, "trainer")["callbacks"] or ():
             if (arguments := callback.get("init_args", {})).get("monitor") == "stage":
                 arguments["monitor"], arguments["mode"] = metric, mode
         for number, callback in enumerate(callbacks):
@@ -169,7 +194,7 @@ class OmniCLI(LightningCLI):
         if self.config_init["fit"].get("ckpt_path") is None:
             for name, path in (self._get(self.config, "init_from") or {}).items():
                 self.model.init_part(name, Checkpoint(path))
-        if not self.trainer.fast_dev_run:
+        if leaves_files(self.trainer):
             self._enter_folder()
             open_loggers(self.trainer)
 
@@ -179,7 +204,7 @@ class OmniCLI(LightningCLI):
         if not trainer.is_global_zero:
             return
         folder = Path(run_folder(trainer))
-        names = [f"{each.filename}.ckpt" for each in trainer.callbacks if isinstance(each, StageCheckpoint)]
+        names = self._checkpoints
         claim_folder(folder, names)
         resumed = self.config_init["fit"].get("ckpt_path")
         if resumed is None or Path(resumed).absolute().parent != folder.absolute():
@@ -190,7 +215,7 @@ class OmniCLI(LightningCLI):
         """Resolves the checkpoint, and opens the loggers."""
         self._watch_ranks()
         self._resolve_checkpoint(str(self.subcommand))
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and leaves_files(self.trainer):
             claim_folder(Path(run_folder(self.trainer)))
         open_loggers(self.trainer)
 

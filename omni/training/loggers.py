@@ -14,7 +14,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from omni.curves.csv_files import METRICS
 from omni.errors import UserError, install_hint, one_line
-from omni.training.trainer import run_folder
+from omni.training.trainer import leaves_files, run_folder
 
 _IN_FOLDER = ("TensorBoardLogger", "CSVLogger")  # they write to save_dir/name/version
 _EXTRA = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # packages of the extra `loggers`
@@ -110,6 +110,8 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called on rank 0 only."""
+        if not leaves_files(trainer):
+            return
         folder = Path(run_folder(trainer))
         folder.mkdir(parents=True, exist_ok=True)
         self.parser.save(

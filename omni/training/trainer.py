@@ -12,10 +12,20 @@ def run_folder(trainer: Trainer) -> str:
     return next((logger.log_dir for logger in loggers), trainer.default_root_dir)
 
 
-def logs_now(trainer: Trainer) -> bool:
-    """Whether the batch that has just ended completes an optimizer step at which Lightning logs."""
-    interval = int(getattr(trainer, "log_every_n_steps"))  # noqa: B009  set by a connector, unknown to pyright
-    return trainer.global_step % interval == 0 and not accumulates(trainer)
+def leaves_files(trainer: Trainer) -> bool:
+    """Whether a run writes into its folder: not with `fast_dev_run`, nor with `barebones`, which measures the speed."""
+    return not (trainer.fast_dev_run or trainer.barebones)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def logs_now(trainer: Trainer, *, otherwise: int = 0) -> bool:
+    """Whether the batch that has just ended completes an optimizer step at which Lightning logs.
+
+    Args:
+        trainer: The trainer.
+        otherwise: Steps between two that count where nothing is logged (`log_every_n_steps: 0`); 0: none does.
+    """
+    interval = int(getattr(trainer, "log_every_n_steps")) or otherwise  # noqa: B009  unknown to pyright
+    return interval > 0 and trainer.global_step % interval == 0 and not accumulates(trainer)
 
 
 def accumulates(trainer: Trainer) -> bool:

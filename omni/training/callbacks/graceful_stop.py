@@ -9,7 +9,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from omni.distributed import all_agree
-from omni.training.trainer import accumulates, logs_now, run_folder, validates_next
+from omni.training.trainer import accumulates, leaves_files, logs_now, run_folder, validates_next
+
+_AGREE_EVERY = 50  # steps after which ranks agree whether to stop, if nothing is logged
 
 
 class Stopped(Exception):
@@ -71,13 +73,13 @@ class GracefulStop(Callback):
         stop = self._signum is not None
         if trainer.world_size > 1:
             # A signal may reach the ranks at different steps. They agree where Lightning logs, and waits anyway.
-            if not logs_now(trainer):
+            if not logs_now(trainer, otherwise=_AGREE_EVERY):
                 return
             stop = not all_agree(not stop)
         if not stop:
             return
         signum = self._signum or signal.SIGTERM
-        if trainer.fast_dev_run:
+        if not leaves_files(trainer):
             raise Stopped(signum)
         path = Path(run_folder(trainer)) / "last.ckpt"
         trainer.save_checkpoint(path)

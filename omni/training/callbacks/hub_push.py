@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from omni.checkpoints.hub import Published, local_folder, publish
 from omni.errors import UserError
-from omni.training.trainer import run_folder
+from omni.training.trainer import leaves_files, run_folder
 
 
 class HubPush(Callback):
@@ -74,7 +74,7 @@ class HubPush(Callback):
 
     def _start(self, trainer: Trainer) -> None:
         path = Path(run_folder(trainer)) / f"{self.checkpoint}.ckpt"
-        if path.is_file() and not trainer.fast_dev_run:  # the first `best` follows the first validation
+        if path.is_file() and leaves_files(trainer):  # the first `best` follows the first validation
             self._thread = threading.Thread(target=self._push, args=(path,), daemon=True)
             self._thread.start()
 

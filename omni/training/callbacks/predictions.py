@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from omni.errors import UserError
-from omni.training.trainer import run_folder
+from omni.training.trainer import leaves_files, run_folder
 
 
 class WritePredictions(BasePredictionWriter):
@@ -38,7 +38,7 @@ class WritePredictions(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any
     ) -> None:
         """Writes the file on rank 0, from the shares of all ranks."""
-        if trainer.fast_dev_run:
+        if not leaves_files(trainer):
             return
         path = Path(run_folder(trainer)) / "predictions.pt"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 from omni.files import atomic_write, write_text
 from omni.training.history import VALIDATIONS, read_validations
-from omni.training.trainer import logs_now, run_folder
+from omni.training.trainer import leaves_files, logs_now, run_folder
 
 
 class Progress(Callback):
@@ -34,7 +34,7 @@ class Progress(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = run_folder(trainer)
-        self._writes = trainer.is_global_zero and not trainer.fast_dev_run
+        self._writes = trainer.is_global_zero and leaves_files(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._first_step = time.monotonic(), trainer.global_step
