@@ -69,6 +69,7 @@ VERBS = {
     "serve": Verb(
         "omni.commands.serve:serve",
         "Serve models over HTTP, to clients of OpenAI's API.",
+        lists=("allow_origins",),
         flags=("allow_urls",),
         inlined=("models", "sampling", "limits"),
     ),

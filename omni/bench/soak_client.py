@@ -15,6 +15,7 @@ from omni.bench.soak import Progress, SoakCounts
 _WARM_UP = 60.0  # seconds, at most
 _STALLS = (0.5, 20.0)  # seconds
 _LEAVES = 0.5  # seconds after the request, at most
+_PAUSES = 2.0  # seconds between misbehaviour, at most: the load is that of those who ask
 _REFUSALS = (400, 404, 413, 415)
 _PATHS = ("chat/completions", "audio/speech", "audio/transcriptions")
 _REPORTS = 30.0  # seconds between two
@@ -83,6 +84,8 @@ class _Soak:
                 return
             try:
                 await work(turn, rng)
+                if work != self._ask:
+                    await asyncio.sleep(min(rng.uniform(0, _PAUSES), max(0.0, self.seconds - self.clock())))
             except (httpx.HTTPError, OSError) as error:
                 failed = isinstance(error, httpx.HTTPStatusError)
                 reason = f"status {error.response.status_code}" if failed else type(error).__name__

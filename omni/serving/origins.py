@@ -40,4 +40,4 @@ def _valid(origin: str) -> bool:
         return False
     host = parts.netloc if port is None else parts.netloc.removesuffix(f":{port}")
     known = parts.scheme in ("http", "https") and host.strip("[]") == (parts.hostname or "-") and "@" not in host
-    return known and origin == f"{parts.scheme}://{parts.netloc}" == origin.lower() and not host.endswith(":")
+    return known and origin == f"{parts.scheme}://{parts.netloc}"

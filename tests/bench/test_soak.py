@@ -20,6 +20,7 @@ def soak(tmp_path, monkeypatch):
     """Runs the command against a server; returns its exit code and its figures."""
     monkeypatch.setattr(soak_client, "_STALLS", (0.1, 0.3))
     monkeypatch.setattr(soak_client, "_LEAVES", 0.05)
+    monkeypatch.setattr(soak_client, "_PAUSES", 0.1)
     monkeypatch.setattr(soak_client, "_REPORTS", 0.5)
 
     def call(server, clients=8):

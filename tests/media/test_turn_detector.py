@@ -60,6 +60,36 @@ def test_a_pause_within_a_turn_does_not_end_it():
     assert [event.kind for event in events(audio, silence=0.3)] == ["start", "end"] * 2
 
 
+def test_speech_without_a_pause_stays_speech():
+    """The noise is followed over 2 s: a vowel is shorter."""
+    audio = scene(-2, 0.2, -1.6, noise=0.001)
+    time = torch.arange(round(1.5 * SAMPLE_RATE)) / SAMPLE_RATE
+    vowel = 0.3 * torch.sin(2 * torch.pi * 300 * time)
+    found = events(torch.cat((audio[:32_000], vowel, audio[-24_000:])))
+    assert [event.kind for event in found] == ["start", "end"]
+    assert [event.seconds for event in found] == pytest.approx([2.0, 3.5], abs=0.05)
+
+
+def test_speech_in_short_succession_starts_a_turn():
+    """Bursts of 60 ms with gaps of 40 ms."""
+    time = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
+    bursts = 0.3 * torch.sin(2 * torch.pi * 300 * time) * ((time % 0.1) < 0.06)
+    found = events(torch.cat((torch.zeros(16_000), bursts, torch.zeros(16_000))))
+    assert [event.kind for event in found] == ["start", "end"]
+
+
+def test_what_is_far_below_hearing_is_no_speech():
+    generator = torch.Generator().manual_seed(0)
+    faint = 1e-4 * torch.randn(32_000, generator=generator)  # -80 dB of full scale, after digital silence
+    assert events(torch.cat((torch.zeros(32_000), faint, torch.zeros(16_000)))) == []
+
+
+def test_a_click_right_after_a_turn_is_no_turn():
+    click = torch.cat((0.5 * torch.ones(320), torch.zeros(16_000)))
+    found = events(torch.cat((scene(-1, 1, -0.32), click)), piece=320, silence=0.3)
+    assert [event.kind for event in found] == ["start", "end"]
+
+
 @pytest.mark.parametrize(("name", "value"), [("silence", 0.0), ("shortest", -1.0), ("margin", float("inf"))])
 def test_bad_values(name, value):
     with pytest.raises(UserError, match=f"{name} is {value} .*: it must be over 0"):

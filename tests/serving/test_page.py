@@ -1,93 +1,26 @@
 """The page, used in a real browser that has no network but the server, with a file as microphone."""
 
 import re
-import shutil
-from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-from conftest import tones
+from page_fixtures import (
+    NEEDS_BROWSER,
+    answer,
+    chromium,  # noqa: F401  a fixture
+    expected,
+    fill,
+    opened_page,  # noqa: F401  a fixture
+    playwright,
+    speech_file,  # noqa: F401  a fixture
+    wait_until,
+)
 from server_fixtures import toy_server  # noqa: F401  a fixture
 from toy_server import png
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-LOUD = "abcabc"
+from omni.inference.speech_streamer import SpeechStreamer
+from omni.media.audio import SAMPLE_RATE
 
-
-@pytest.fixture(scope="module")
-def microphone(tmp_path_factory):
-    """A file that the browser's microphone plays in a loop: a second of speech in three of silence."""
-    path = tmp_path_factory.mktemp("microphone") / "speech.wav"
-    speech = 0.5 * np.asarray(tones(LOUD))
-    silence = np.zeros(24_000)
-    soundfile.write(path, np.concatenate((silence, speech, silence)), 16_000)
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser(microphone):
-    options = [
-        "--no-sandbox",
-        "--use-fake-ui-for-media-stream",
-        "--use-fake-device-for-media-stream",
-        f"--use-file-for-fake-audio-capture={microphone}",
-        "--autoplay-policy=no-user-gesture-required",
-    ]
-    playwright.expect.set_options(timeout=30_000)
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=BROWSER, args=options)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def page(browser, server):
-    """The page; errors of its script, and requests to other hosts, fail the test."""
-    context = browser.new_context(viewport={"width": 900, "height": 900})
-    opened = context.new_page()
-    opened.set_default_timeout(30_000)
-    problems = []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("console", lambda message: problems.append(message.text) if _unexpected(message) else None)
-    opened.on("request", lambda request: problems.append(request.url) if _foreign(request.url, server.url) else None)
-    opened.goto(server.url)
-    playwright.expect(opened.locator("#state")).to_have_text("omni, talker, audio")
-    _fill(opened, {"tokens": "24"})
-    yield opened
-    context.close()
-    assert problems == []
-
-
-def _unexpected(message):
-    return message.type == "error" and "status of 400" not in message.text  # the page shows what the server refuses
-
-
-def _foreign(url, own):
-    return not url.startswith((own, "data:", "blob:"))
-
-
-def _fill(page, values):
-    page.locator("details.settings").evaluate("details => details.open = true")
-    for name, value in values.items():
-        page.fill(f"#{name}", value)
-    page.locator("details.settings").evaluate("details => details.open = false")
-
-
-def answer(page):
-    """The text of the last answer, once it is complete and spoken."""
-    last = page.locator(".message.omni").last
-    last.locator("text=/first token \\d+ ms/").wait_for()
-    playwright.expect(page.locator("#send")).to_be_visible()
-    return last.locator(".text").inner_text()
-
-
-def expected(server, content):
-    assistant = server.service.models.assistant
-    prompt = assistant.prompt([{"role": "user", "content": content}], max_tokens=24)
-    return "".join(assistant.responder.stream(prompt, max_tokens=24))
+pytestmark = NEEDS_BROWSER
 
 
 def test_a_typed_question_is_answered_and_spoken(page, server):
@@ -99,7 +32,8 @@ def test_a_typed_question_is_answered_and_spoken(page, server):
     assert times["first sound"] > 0
     played = page.locator(".message.omni audio").evaluate("sound => new Promise(done => "
         "sound.readyState ? done(sound.duration) : sound.onloadedmetadata = () => done(sound.duration))")  # fmt: skip
-    assert played > 0.1
+    spoken = SpeechStreamer(server.service.models.synthesizer).synthesize(expected(server, "hello")).audio
+    assert played == pytest.approx(len(spoken) / SAMPLE_RATE, abs=0.02)
 
 
 def test_a_question_about_a_picture_is_asked_aloud(page, server, tmp_path):
@@ -134,13 +68,17 @@ def test_a_turn_ends_with_silence_and_speech_stops_an_answer(page, server):
     assert page.locator(".message.omni .error").count() == 0
 
 
-def test_an_answer_is_stopped(page, server):
-    _fill(page, {"tokens": "200"})
+@pytest.mark.parametrize("by", ["the button", "the escape key"])
+def test_an_answer_is_stopped(page, server, by):
+    fill(page, {"tokens": "200"})
     page.fill("#text", "a long one")
     page.click("#send")
-    page.click("#stop")
+    wait_until(page, "Boolean(omniPage.player && omniPage.player.playing)")
+    page.evaluate("window.player = omniPage.player")
+    page.click("#stop") if by == "the button" else page.keyboard.press("Escape")
     playwright.expect(page.locator("#send")).to_be_visible()
-    assert not page.evaluate("Boolean(omniPage.player && omniPage.player.playing)")
+    assert not page.evaluate("player.playing")
+    wait_until(page, "player.context.state === 'closed'")
     server.idle()
 
 
@@ -189,10 +127,3 @@ def test_a_phone_needs_no_sideways_scrolling(browser, server):
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert [int(part) for part in re.findall(r"\d+", dark)] == [22, 24, 28]
     context.close()
-
-
-def test_the_page_names_no_other_host():
-    import omni.serving
-
-    text = (Path(omni.serving.__file__).parent / "static" / "index.html").read_text(encoding="utf-8")
-    assert not re.findall(r"https?://", text)

@@ -131,6 +131,30 @@ def _connected_by_number(address, timeout):
     return connection
 
 
+def test_https_checks_the_certificate_of_the_name(monkeypatch, site):
+    """The connection is made to an address, the certificate is that of the name."""
+    port, names = int(site.rpartition(":")[2]), []
+
+    class Context:
+        def wrap_socket(self, plain, server_hostname):
+            names.append(server_hostname)
+            return plain  # the site has no TLS
+
+    entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+    monkeypatch.setattr(urls.socket, "getaddrinfo", lambda *args, **options: [entry])
+    monkeypatch.setattr(urls.socket, "create_connection", _connected_by_number)
+    monkeypatch.setattr(urls.ssl, "create_default_context", Context)
+    url = f"https://images.test:{port}/a.png"
+    assert fetch(url, param="url", max_bytes=10_000, allowed=only_this) == png()
+    assert names == ["images.test"]
+
+
+def test_a_certificate_that_is_not_trusted_is_refused(monkeypatch, site):
+    """The default context of Python verifies; a server without TLS fails too."""
+    assert refusal(site.replace("http:", "https:"), allowed=only_this).message.endswith("SSLError.")
+    assert urls.ssl.create_default_context().verify_mode is urls.ssl.CERT_REQUIRED
+
+
 def test_a_name_with_one_private_address_is_refused(monkeypatch):
     entries = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 80)) for one in ("8.8.8.8", "10.0.0.1")]
     monkeypatch.setattr(urls.socket, "getaddrinfo", lambda *args, **options: entries)

@@ -1,6 +1,7 @@
 """Launching runs elsewhere: scripts and files for other programs, and resuming interrupted runs."""
 
 import fnmatch
+import json
 import os
 import re
 import shlex
@@ -164,6 +165,21 @@ class TestImage:
             if line.startswith("RUN "):
                 done = subprocess.run(["bash", "-n"], input=line[4:], capture_output=True, text=True, check=False)
                 assert (done.returncode, done.stderr) == (0, "")
+
+    def test_it_runs_the_command_of_the_project(self):
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        entry, default = (
+            json.loads(re.search(rf"^{name} (.+)$", DOCKER, re.MULTILINE)[1]) for name in ("ENTRYPOINT", "CMD")
+        )
+        assert entry == [*project["scripts"]]
+        main(default)
+        steps = [
+            step.split() for words in commands(DOCKER) if words[0] == "RUN" for step in " ".join(words[1:]).split("&&")
+        ]
+        assert {step[0] for step in steps} <= {"apt-get", "rm", "mkdir", "echo", "pip"}  # of python:slim
+        named = re.findall(r"configs/[\w./]+\.yaml", DOCKER)
+        assert named
+        assert all((ROOT / name).is_file() for name in named)
 
     def test_copied_files_exist_and_are_not_ignored(self):
         rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
