@@ -56,7 +56,9 @@ class RunningServer:
     """
 
     def __init__(self, models=None, *, limits=None, allow_origins=(), **options):
-        self.service = Service(models or toy_models(), limits=limits or Limits(), **options)
+        self.service = Service(
+            models or toy_models(), limits=limits or Limits(), allow_origins=allow_origins, **options
+        )
         app = create_app(self.service, outer=cross_origin(allow_origins))
         self.server = create_server(self.service, app, host="127.0.0.1", port=0)
         self._thread = threading.Thread(target=self.server.run, daemon=True)

@@ -68,7 +68,8 @@ def serve(
     if models.checkpoint is not None and not answers_questions(Checkpoint(models.checkpoint)):
         raise UserError(f"{models.checkpoint} only continues texts (`omni generate`): give a checkpoint of stage E")
     key, outer = _key(api_key), cross_origin(allow_origins or [])
-    options = {"limits": limits, "random_seeds": seed is None, "api_key": key, "allow_urls": allow_urls}
+    options = {"limits": limits, "random_seeds": seed is None, "api_key": key}
+    options |= {"allow_urls": allow_urls, "allow_origins": allow_origins or []}
     sampling = sampling if seed is None else replace(sampling, seed=seed)
     with _bound(host, port) as listener:
         loaded = ServedModels.load(models)

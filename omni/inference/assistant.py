@@ -207,6 +207,10 @@ class Assistant:
         """Loads a conversation, independent of the history, for `answer`; arguments and errors as in `chat`."""
         return self.prompt_reader.prompt(self._load(messages), answer=max_tokens)
 
+    def prompt_of(self, turns: Sequence[Turn], *, max_tokens: int = MAX_TOKENS) -> Prompt:
+        """As `prompt`, for messages whose media `PromptReader.turns` has loaded."""
+        return self.prompt_reader.prompt(self._with_system(turns), answer=max_tokens)
+
     def answer(
         self,
         prompts: Sequence[Prompt | Sequence[Message]],
@@ -233,8 +237,10 @@ class Assistant:
         return self.responder.answer(ready, max_tokens=max_tokens, sampling=sampling)
 
     def _load(self, messages: Sequence[Message], files: Mapping[str, Sequence[Any]] | None = None) -> list[Turn]:
-        turns = self.prompt_reader.turns(messages, files)
-        return turns if turns[0].message["role"] == "system" else [*self._system, *turns]
+        return self._with_system(self.prompt_reader.turns(messages, files))
+
+    def _with_system(self, turns: Sequence[Turn]) -> list[Turn]:
+        return [*turns] if turns[0].message["role"] == "system" else [*self._system, *turns]
 
     def _close_reply(self) -> None:
         """Aborts an answer that is still being generated."""

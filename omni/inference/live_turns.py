@@ -3,14 +3,11 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from omni.inference.live_recognizer import LiveRecognizer
-from omni.media.audio import SAMPLE_RATE
 from omni.media.turn_detector import TurnDetector
-
-_BEFORE = 0.4  # seconds before a turn is noticed that belong to it
+from omni.media.turn_splitter import TurnSplitter
 
 
 class LiveText(NamedTuple):
@@ -38,23 +35,15 @@ def live_turns(blocks: Iterable[Tensor], recognizer: LiveRecognizer, detector: T
     Yields:
         New text, and the end of each turn that has any.
     """
-    before, heard, said = torch.zeros(0), 0, False
+    splitter, said, heard = TurnSplitter(detector), False, 0.0
     for block in blocks:
-        for samples in block.split(round(0.02 * SAMPLE_RATE)):
-            heard += len(samples)
-            was_speaking, delta = detector.speaking, ""
-            events = detector.push(samples)
-            if was_speaking or detector.speaking:
-                delta = recognizer.push(samples if was_speaking else torch.cat((before, samples)))
-                before = samples[:0]
-            else:
-                before = torch.cat((before, samples))[-round(_BEFORE * SAMPLE_RATE) :]
-            end = any(event.kind == "end" for event in events)
-            delta += recognizer.finish() if end else ""
+        for part in splitter.push(block):
+            heard, end = part.seconds, part.kind == "end"
+            delta = recognizer.finish() if end else recognizer.push(part.samples)
             said = said or bool(delta)
             if said and (delta or end):
-                yield LiveText(delta, end, heard / SAMPLE_RATE)
+                yield LiveText(delta, end, heard)
             said = said and not end
-    delta = recognizer.finish() if detector.speaking else ""
+    delta = recognizer.finish() if splitter.speaking else ""
     if said or delta:
-        yield LiveText(delta, True, heard / SAMPLE_RATE)
+        yield LiveText(delta, True, heard)

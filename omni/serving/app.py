@@ -14,14 +14,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from omni.errors import UserError
 from omni.serving.chat import complete_chat
 from omni.serving.errors import ApiError, from_http, overloaded
 from omni.serving.listings import get_model, health, list_audio_models, list_models, list_voices, metrics, ready
+from omni.serving.origins import opens_sessions
 from omni.serving.page import page
+from omni.serving.realtime.endpoint import realtime
 from omni.serving.service import Service
 from omni.serving.speech import create_speech
 from omni.serving.streams import as_api_error
@@ -42,8 +44,11 @@ _ROUTES = [
     Route("/v1/chat/completions", complete_chat, methods=["POST"]),
     Route("/v1/audio/transcriptions", create_transcription, methods=["POST"]),
     Route("/v1/audio/speech", create_speech, methods=["POST"]),
+    WebSocketRoute("/v1/realtime", realtime),
 ]
 _MAX_HEADERS = 200
+_KEY_PROTOCOL = "openai-insecure-api-key."  # in the subprotocol of OpenAI's JavaScript client; its key follows
+_STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 _PATHS = {route.path for route in _ROUTES}  # others are one label in metrics
 
 
@@ -89,7 +94,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         entry = _Entry(scope, receive, send)
@@ -115,15 +120,19 @@ class Gate:
             return ApiError(431, f"The request has more than {_MAX_HEADERS} headers.", code="too_many_headers")
         if not scope["path"].startswith("/v1/"):
             return None
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        kind, _, key = given.partition(b" ")
         wanted = self.service.api_key
-        if wanted is not None and not (kind.lower() == b"bearer" and hmac.compare_digest(key.strip(), wanted.encode())):
+        if wanted is not None and not hmac.compare_digest(_key(scope), wanted.encode()):
             message = "The API key is missing or wrong: send the header Authorization: Bearer KEY."
             headers = {"WWW-Authenticate": "Bearer"}
             return ApiError(401, message, code="invalid_api_key", headers=headers)
         if self.service.draining:
             return overloaded("The server is shutting down.", status=503, code="shutting_down")
+        if scope["type"] == "websocket":
+            # With a key, a page of another origin cannot open a session; without one, only the server's own page may.
+            allowed = wanted is not None or opens_sessions(scope["headers"], self.service.allow_origins)
+            return (
+                None if allowed else ApiError(403, "Pages of this origin may not open sessions.", code="wrong_origin")
+            )
         return None if scope["method"] != "POST" else self.service.engine.refusal()
 
     def _log(self, entry: "_Entry") -> None:
@@ -136,7 +145,7 @@ class Gate:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "request": entry.name,
             "client": client[0] if client else None,
-            "method": entry.scope["method"],
+            "method": entry.scope.get("method", "WEBSOCKET"),
             "path": path[:200],
             "status": entry.status,
             "seconds": round(seconds, 4),
@@ -145,6 +154,21 @@ class Gate:
         }
         fields = {name: round(value, 4) if isinstance(value, float) else value for name, value in entry.fields.items()}
         ACCESS_LOG.info(json.dumps(line | fields))
+
+
+def _key(scope: Scope) -> bytes:
+    """The key of a request: in its header, or among the subprotocols, as browsers send it for WebSockets."""
+    given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    kind, _, key = given.partition(b" ")
+    if kind.lower() == b"bearer":
+        return key.strip()
+    names = [name for name in scope.get("subprotocols", ()) if name.startswith(_KEY_PROTOCOL)]
+    return names[0].removeprefix(_KEY_PROTOCOL).encode() if names else b""
+
+
+def _size(message: Message) -> int:
+    """Bytes of a message's content, or characters of its text."""
+    return len(message.get("body") or message.get("text") or message.get("bytes") or b"")
 
 
 class _Entry:
@@ -165,17 +189,17 @@ class _Entry:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        self.bytes_in += len(message.get("body", b""))
+        self.bytes_in += _size(message)
         if message["type"] == "http.disconnect" and not self._complete:
             self.fields["left"] = True
         return message
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
+        if message["type"] in _STARTS:
+            self.status = message.get("status", 101)
             headers = [*message.get("headers", ()), (b"x-request-id", self.name.encode())]
             message = {**message, "headers": headers}
         else:
-            self.bytes_out += len(message.get("body", b""))
+            self.bytes_out += _size(message)
             self._complete = not message.get("more_body", False)
         await self._send(message)

@@ -57,6 +57,24 @@ class Uploads:
         finally:
             self.held -= held
 
+    def hold(self, size: int, *, forced: bool = False) -> None:
+        """Counts memory, in bytes, that a session holds.
+
+        Args:
+            size: The bytes.
+            forced: Count them in any case.
+
+        Raises:
+            ApiError: If there is no memory left for it.
+        """
+        if not forced and self.held + size > self.limits.max_uploads * 1e6:
+            raise self._full()
+        self.held += size
+
+    def release(self, size: int) -> None:
+        """Counts memory that is free again."""
+        self.held -= size
+
     def _check_size(self, request: Request) -> None:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise ApiError(415, "Compressed bodies are not read: send it without Content-Encoding.", code="unsupported")
@@ -69,7 +87,11 @@ class Uploads:
             message = f"The body is larger than {self.limits.max_upload:g} MB, the limit of this server."
             raise ApiError(413, message, code="request_too_large")
         if self.held > self.limits.max_uploads * 1e6:
-            raise overloaded("Other uploads fill the memory for uploads: try again later.", code="uploads_full")
+            raise self._full()
+
+    @staticmethod
+    def _full() -> ApiError:
+        return overloaded("Other uploads fill the memory for uploads: try again later.", code="uploads_full")
 
 
 async def read_json(request: Request, body: bytes, schema: type[S]) -> S:

@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions`."""
 
-import random
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,11 +19,10 @@ from omni.serving.completion import Completion, usage_of
 from omni.serving.engine import Job
 from omni.serving.errors import ApiError, json_response
 from omni.serving.schemas import ChatRequest
-from omni.serving.service import Service
+from omni.serving.service import SEEDS, Service
 from omni.serving.streams import event_stream, watched
 from omni.serving.urgency import SPEECH_CHUNK
 
-_SEEDS = 2**63
 _LEAST = 1e-9  # of top_p: the most likely token alone
 
 
@@ -74,10 +72,8 @@ async def _reply(service: Service, request: ChatRequest) -> Reply:
     streamer = _streamer(service, request)
     prompt, limit = await service.prompts.prompt(request, spoken)
     question = Question(prompt, limit, _sampling(service.sampling, request), tuple(request.stops))
-    first = request.seed
-    if first is None:
-        first = random.randrange(_SEEDS) if service.random_seeds else service.sampling.seed
-    seeds = [(first + number) % _SEEDS for number in range(request.n or 1)]
+    first = service.first_seed() if request.seed is None else request.seed
+    seeds = [(first + number) % SEEDS for number in range(request.n or 1)]
     speech = None if streamer is None else AnswerSpeech(streamer)
     job = service.engine.submit(*choices(service.engine, question, seeds, speech))
     options = request.stream_options

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 from omni.inference.assistant import MAX_TOKENS, Assistant
-from omni.inference.prompt import Prompt
+from omni.inference.prompt import Prompt, Turn
 from omni.serving.errors import ApiError
 from omni.serving.limits import Limits
 from omni.serving.media import audio_of, image_of
@@ -109,10 +109,28 @@ class PromptMaker:
         param = f"{place}.image_url.url"
         return image_of(part.image_url.url, param=param, limits=self.limits, allow_urls=self.allow_urls)
 
+    async def load(self, message: Mapping[str, Any]) -> Turn:
+        """Loads the media of a message, in a thread.
+
+        Raises:
+            UserError: If media cannot be read, or the model has no encoder for them.
+        """
+        (turn,) = await asyncio.get_running_loop().run_in_executor(
+            self._preparing, self.assistant.prompt_reader.turns, [message]
+        )
+        return turn
+
+    async def encode(self, turns: Sequence[Turn], limit: int | None) -> tuple[Prompt, int]:
+        """The prompt of a loaded conversation, and the most tokens of its answer; as `prompt`."""
+        return await asyncio.get_running_loop().run_in_executor(self._preparing, self._encoded, turns, limit)
+
     def _prompt(self, messages: list[dict[str, Any]], limit: int | None) -> tuple[Prompt, int]:
+        return self._encoded(self.assistant.prompt_reader.turns(messages), limit)
+
+    def _encoded(self, turns: Sequence[Turn], limit: int | None) -> tuple[Prompt, int]:
         context = self.assistant.prompt_reader.context
         reserved = min(limit or MAX_TOKENS, max(1, context // 2))
-        prompt = self.assistant.prompt(messages, max_tokens=reserved)
+        prompt = self.assistant.prompt_of(turns, max_tokens=reserved)
         room = context - len(prompt.tokens)
         return prompt, room if limit is None else min(limit, room)
 

@@ -15,6 +15,7 @@ class Limits:
         max_upload: Largest body of a request in MB.
         max_uploads: Bodies held in memory at once, in MB; more are refused with status 429.
         max_audio: Longest recording to transcribe, in seconds.
+        max_turn: Longest turn of a realtime session, in seconds; longer speech is several turns.
         max_pixels: Largest image in millions of pixels.
         max_media: Most images and recordings of a request.
         max_connections: Most open connections; more are closed at once.
@@ -29,6 +30,7 @@ class Limits:
     max_upload: float = 25.0
     max_uploads: float = 500.0
     max_audio: float = 3600.0
+    max_turn: float = 120.0
     max_pixels: float = 50.0
     max_media: int = 16
     max_connections: int = 512

@@ -50,7 +50,7 @@ def image_of(url: str, *, param: str, limits: Limits, allow_urls: bool) -> bytes
 
 def audio_of(data: str, *, param: str, limits: Limits) -> bytes:
     """The content of a recording in base64; see `check_audio`."""
-    content = _decoded(data.encode("ascii", "replace"), param)
+    content = decoded(data.encode("ascii", "replace"), param)
     check_audio(content, param=param, limits=limits)
     return content
 
@@ -81,11 +81,16 @@ def _data_of(url: str, param: str) -> bytes:
     if not comma:
         raise ApiError(400, "The data: URL has no comma before its content.", param=param)
     if head.lower().endswith(";base64"):
-        return _decoded(content.encode("ascii", "replace"), param)
+        return decoded(content.encode("ascii", "replace"), param)
     return unquote_to_bytes(content)
 
 
-def _decoded(content: bytes, param: str) -> bytes:
+def decoded(content: bytes, param: str) -> bytes:
+    """The bytes of base64.
+
+    Raises:
+        ApiError: If it is not base64.
+    """
     try:
         return base64.b64decode(content, validate=True)
     except binascii.Error as error:

@@ -1,6 +1,6 @@
 """Pages of other origins whose scripts may call the API: CORS."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
@@ -29,6 +29,18 @@ def cross_origin(origins: Sequence[str]) -> list[Middleware]:
             )
     options = {"allow_methods": ("GET", "POST"), "allow_headers": (ANY,), "expose_headers": _VISIBLE}
     return [Middleware(CORSMiddleware, allow_origins=origins, **options)] if origins else []
+
+
+def opens_sessions(headers: Iterable[tuple[bytes, bytes]], allowed: Sequence[str]) -> bool:
+    """Whether a WebSocket may be opened: browsers ask no permission for other origins, as they do for requests.
+
+    Args:
+        headers: Of the request. Programs that are no browsers send no origin.
+        allowed: Origins besides the server's own; see `cross_origin`.
+    """
+    given = {name: value.decode("latin-1") for name, value in headers if name in (b"origin", b"host")}
+    origin = given.get(b"origin")
+    return origin is None or ANY in allowed or origin in allowed or urlsplit(origin).netloc == given.get(b"host")
 
 
 def _valid(origin: str) -> bool:

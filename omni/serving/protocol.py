@@ -7,7 +7,9 @@ from typing import Any
 
 import h11
 from uvicorn import Config, Server
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from omni.serving.limits import Limits
 from omni.serving.service import Service
@@ -74,6 +76,38 @@ class GuardedProtocol(H11Protocol):
             timer.cancel()
 
 
+class GuardedSocket(WebSocketsSansIOProtocol):
+    """A WebSocket that cuts clients that do not read what is sent."""
+
+    limits = Limits()
+    _stalled: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        """Starts the time for the client to read."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.limits.stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        super().resume_writing()
+        self._stop()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Sends; a refused handshake counts as complete, which uvicorn would report as an error."""
+        await super().send(message)
+        self.handshake_complete |= message["type"] == "websocket.http.response.body"
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the time."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _stop(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+
 class DrainingServer(Server):
     """Ends after running requests: the first signal refuses new ones with status 503, a second one ends at once.
 
@@ -101,6 +135,8 @@ class DrainingServer(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to end; called ten times a second."""
+        if self._deadline is not None:
+            self.service.sessions.close()
         if self._deadline is not None and (not self.service.in_flight or time.monotonic() > self._deadline):
             self.should_exit = True
         return await super().on_tick(counter)
@@ -116,12 +152,15 @@ def create_server(service: Service, app: Any, *, host: str, port: int) -> Draini
         port: Port; 0 takes a free one.
     """
     protocol = type("Protocol", (GuardedProtocol,), {"limits": service.limits})
+    socket = type("Socket", (GuardedSocket,), {"limits": service.limits})
     config = Config(
         app,
         host=host,
         port=port,
         http=protocol,  # not httptools, which has no limit on headers
-        ws="none",
+        ws=socket,
+        ws_max_size=service.limits.upload_bytes,
+        ws_per_message_deflate=False,  # base64 of audio hardly shrinks
         loop="asyncio",
         lifespan="on",
         log_config=None,

@@ -1,11 +1,12 @@
 """What the endpoints share: models, engine, limits and counters."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from torch import Tensor
 
 from omni.decoding.batched_talker import BatchedTalker
@@ -18,10 +19,12 @@ from omni.serving.chat_prompts import PromptMaker, SpokenAnswers
 from omni.serving.engine import Engine
 from omni.serving.limits import Limits
 from omni.serving.metrics import Metrics
+from omni.serving.open_sessions import OpenSessions
 from omni.serving.served_models import ServedModels
 
 T = TypeVar("T")
 
+SEEDS = 2**63
 _PREPARING, _FETCHING = 2, 16  # threads that decode media, and that wait for other servers
 
 
@@ -35,6 +38,7 @@ class Service:
         random_seeds: Whether requests without a seed have different ones, not that of `sampling`.
         api_key: Key that requests must name; None: no key.
         allow_urls: Whether images are fetched from public addresses.
+        allow_origins: Origins of pages that may open sessions besides the server's own page; `*` for all.
     """
 
     def __init__(
@@ -46,9 +50,10 @@ class Service:
         random_seeds: bool = True,
         api_key: str | None = None,
         allow_urls: bool = False,
+        allow_origins: Sequence[str] = (),
     ) -> None:
         self.models, self.limits, self.sampling = models, limits or Limits(), sampling
-        self.random_seeds, self.api_key = random_seeds, api_key
+        self.random_seeds, self.api_key, self.allow_origins = random_seeds, api_key, allow_origins
         batched = None
         self._preparing = ThreadPoolExecutor(_PREPARING, "preparing")
         self._fetching = ThreadPoolExecutor(_FETCHING, "fetching")
@@ -72,6 +77,7 @@ class Service:
             warm_up=models.warm_up,
         )
         self.uploads, self.spoken = Uploads(self.limits), SpokenAnswers()
+        self.sessions = OpenSessions(self.limits.max_running + self.limits.max_queue)
         self.draining = False  # a signal to stop has come: new requests are refused
         self.in_flight = 0  # requests to the API that have not been answered
         self.metrics = Metrics(self.engine, lambda: self.in_flight)
@@ -95,13 +101,21 @@ class Service:
         kind: AudioFormat = "pcm" if name == "pcm16" else name  # pyright: ignore[reportAssignmentType]
         return self.prepare(encode_audio, audio, kind)
 
+    def fetch(self, function: Callable[..., T], *arguments: Any) -> Awaitable[T]:
+        """Calls a function in one of the threads that may wait for other servers."""
+        return asyncio.get_running_loop().run_in_executor(self._fetching, function, *arguments)
+
+    def first_seed(self) -> int:
+        """The seed of a request that has none."""
+        return random.randrange(SEEDS) if self.random_seeds else self.sampling.seed
+
     # ------------------------------------------------------------------ what is logged
 
-    def note(self, http: Request, **fields: Any) -> None:
+    def note(self, http: HTTPConnection, **fields: Any) -> None:
         """Adds fields to the line of a request in the access log."""
         http.scope["omni.log"].update({name: value for name, value in fields.items() if value is not None})
 
-    def first(self, http: Request, what: str) -> None:
+    def first(self, http: HTTPConnection, what: str) -> None:
         """Measures the time until the first token or sound of a request."""
         log = http.scope["omni.log"]
         if (name := f"first_{what}") not in log:
