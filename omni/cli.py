@@ -73,7 +73,12 @@ VERBS = {
         flags=("allow_urls",),
         inlined=("models", "sampling", "limits"),
     ),
-    "transcribe": Verb("omni.commands.transcribe:transcribe_files", "Transcribe audio files.", ("files+",)),
+    "transcribe": Verb(
+        "omni.commands.transcribe:transcribe_files",
+        "Transcribe audio files, or audio as it comes.",
+        ("files+",),
+        flags=("live",),
+    ),
     "classify": Verb("omni.commands.classify:classify_files", "Classify images.", ("images+",), ("labels",)),
     "speak": Verb(
         "omni.commands.speak:speak_texts", "Speak texts with a trained Talker.", ("text?",), flags=("stream",)
@@ -131,6 +136,9 @@ VERBS = {
         "omni.commands.bench:speech",
         "Time speech, and race the codec against EnCodec and Mimi.",
         inlined=("race",),
+    ),
+    "bench turns": Verb(
+        "omni.commands.bench:turns", "Compare the detector of spoken turns with silero-vad.", inlined=("comparison",)
     ),
     "bench serve": Verb(
         "omni.commands.bench:serve",

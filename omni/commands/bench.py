@@ -1,4 +1,4 @@
-"""`omni bench thinker|audio|vision|speech|serve|gpu`: races against peers, the load of a server, the check of a GPU."""
+"""`omni bench thinker|audio|vision|speech|turns|serve|gpu`: races against peers, a server's load, a GPU's check."""
 
 # ruff: noqa: B008  the defaults are immutable
 
@@ -16,6 +16,7 @@ from omni.bench.soak import SoakCounts, SoakReport
 from omni.bench.soak import soak as soak_server
 from omni.bench.speech import SpeechRace
 from omni.bench.thinker import ThinkerRace
+from omni.bench.turns import TurnComparison, TurnReport
 from omni.bench.vision import VisionRace
 from omni.errors import UserError
 from omni.files import write_text
@@ -130,6 +131,22 @@ def _soaked(load: ServerLoad, minutes: float, clients: list[int]) -> SoakReport:
         write_text(load.json, dumps(report.json(), indent=1) + "\n")
     if report.counts.errors:
         raise SystemExit(1)
+    return report
+
+
+def turns(*, comparison: TurnComparison = TurnComparison()) -> TurnReport:
+    """Compare the turn detector of live speech with silero-vad, if that is installed, and print a table.
+
+    Recordings are joined with pauses, in several kinds of noise. The threshold of each detector is chosen on the
+    recordings of `train`, and what is printed is of the voices of `val`.
+
+    Args:
+        comparison: The comparison.
+    """
+    report = comparison.run()
+    print(report.table())
+    if comparison.json is not None:
+        write_text(comparison.json, dumps(asdict(report), indent=1) + "\n")
     return report
 
 

@@ -2,19 +2,27 @@
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
+from torch import Tensor
 from tqdm import tqdm
 
 from omni.commands.inputs import media_source
 from omni.errors import UserError
 from omni.files import write_text
+from omni.inference.live_recognizer import LiveRecognizer
+from omni.inference.live_turns import live_turns
 from omni.inference.long_form import Timestamps, Transcript
-from omni.inference.recognizer import load_recognizer
+from omni.inference.recognizer import Recognizer, load_recognizer
 from omni.inference.subtitles import subtitles
+from omni.media.live_audio import microphone, piped_audio
+from omni.media.turn_detector import TurnDetector
 
 Format = Literal["text", "json", "srt", "vtt"]
 
@@ -30,13 +38,16 @@ def transcribe_files(
     overlap: float = 4.0,
     beam: int = 8,
     device: str = "auto",
+    live: bool = False,
+    rate: int | None = None,
 ) -> None:
-    """Transcribe audio files with a recogniser of stage B.
+    """Transcribe audio files with a recogniser of stage B, or audio as it comes.
 
     A file that cannot be read is reported in one line, the others are transcribed, and the exit code is 2.
 
     Args:
         files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...); `-` reads standard input.
+            With --live one of `-`, a named pipe (WAV or 16-bit PCM), and `microphone`.
         checkpoint: A checkpoint that holds an audio encoder, such as lightning_logs/audio/best.ckpt.
         timestamps: Times of words or characters in `json`, and in `text` as lines of `start end text`.
         format: Plain text, JSON lines, or subtitles (one file per recording).
@@ -45,14 +56,18 @@ def transcribe_files(
         overlap: Overlap of consecutive windows, in seconds.
         beam: Beam size; 1: greedy decoding.
         device: cpu, cuda, or auto.
+        live: Print words while they are spoken, a line for each turn, until the audio ends or Ctrl-C.
+        rate: Sample rate in Hz of live audio without a WAV header.
     """
+    if live and (timestamps, format, out, len(files)) != (None, "text", None, 1):
+        raise UserError("--live prints the text of one source: leave out other files, --timestamps, --format and --out")
+    if rate is not None and not live:
+        raise UserError("--rate is of live audio: give --live, or leave it out")
+    timed, to_folder = format in ("srt", "vtt"), out is not None and out.is_dir()
+    _check_subtitles(format, timestamps, len(files), to_folder)
     recognizer = load_recognizer(checkpoint, device=device, beam=beam)
-    timed = format in ("srt", "vtt")
-    to_folder = out is not None and out.is_dir()
-    if timed and timestamps == "char":
-        raise UserError(f"{format} subtitles have times of words: leave --timestamps out")
-    if timed and len(files) > 1 and not to_folder:
-        raise UserError(f"{format} subtitles of {len(files)} files need a folder: give --out FOLDER")
+    if live:
+        return transcribe_live(files[0], recognizer, rate)
     targets = _targets(files, out, format) if out is not None and to_folder else None
     texts: dict[int, str] = {}
     with tqdm(desc="transcribed", unit=" s", unit_scale=True, leave=False, disable=None) as bar:
@@ -68,17 +83,81 @@ def transcribe_files(
                 bar.write(f"omni: {transcript}", file=sys.stderr)
             else:
                 texts[number] = formatted(transcript, format, file=files[number] if len(files) > 1 else None)
-    if targets is not None:
-        for number, text in texts.items():
-            write_text(targets[number], text + "\n")
-    else:
-        lines = [texts[number] for number in sorted(texts)]
-        if out is not None:
-            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        elif lines:
-            print("\n".join(lines))
+    _write(texts, targets, out)
     if len(texts) < len(files):
         raise SystemExit(2)
+    return None
+
+
+def _check_subtitles(format: Format, timestamps: Timestamps | None, count: int, to_folder: bool) -> None:
+    if format not in ("srt", "vtt"):
+        return
+    if timestamps == "char":
+        raise UserError(f"{format} subtitles have times of words: leave --timestamps out")
+    if count > 1 and not to_folder:
+        raise UserError(f"{format} subtitles of {count} files need a folder: give --out FOLDER")
+
+
+def transcribe_live(source: str, recognizer: Recognizer, rate: int | None) -> None:
+    """Prints the words of live audio, a line for each turn, until the audio ends or Ctrl-C.
+
+    Args:
+        source: `-`, `microphone`, or a file.
+        recognizer: The model.
+        rate: Sample rate of audio without a header.
+    """
+    with _live_source(source, rate) as blocks, _interruptible(blocks) as heard:
+        for text in live_turns(heard, LiveRecognizer(recognizer), TurnDetector()):
+            print(text.delta, end="\n" if text.end else "", flush=True)
+
+
+@contextmanager
+def _live_source(source: str, rate: int | None) -> Iterator[Iterator[Tensor]]:
+    if source == "microphone":
+        with microphone() as blocks:
+            print("omni transcribe: listening, Ctrl-C ends", file=sys.stderr)
+            yield blocks
+    elif source == "-":
+        yield piped_audio(sys.stdin.buffer, rate=rate)
+    else:
+        try:
+            stream = Path(source).open("rb")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"{source} cannot be read: {error.strerror}") from error
+        with stream:
+            yield piped_audio(stream, rate=rate, name=source)
+
+
+@contextmanager
+def _interruptible(blocks: Iterator[Tensor]) -> Iterator[Iterator[Tensor]]:
+    """The blocks until Ctrl-C, which is an end of the audio: what was heard is transcribed to its end."""
+    asked = reading = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        if reading:  # waits for audio; elsewhere the models would be cut in mid-step
+            raise KeyboardInterrupt
+
+    def until_asked() -> Iterator[Tensor]:
+        nonlocal reading
+        while not asked:
+            reading = True
+            try:
+                block = next(blocks, None)
+            except KeyboardInterrupt:
+                return
+            finally:
+                reading = False
+            if block is None:
+                return
+            yield block
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield until_asked()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def formatted(transcript: Transcript, format: Format, *, file: str | None = None) -> str:
@@ -101,6 +180,19 @@ def formatted(transcript: Transcript, format: Format, *, file: str | None = None
         lines = [f"{word.start:.2f} {word.end:.2f} {word.text}" for word in transcript.words]
         return "\n".join([name.strip(), *lines] if name else lines)
     return subtitles(transcript.words, format)
+
+
+def _write(texts: Mapping[int, str], targets: Sequence[Path] | None, out: Path | None) -> None:
+    """Writes transcripts by the number of their recording: to a file each, to one file, or to standard output."""
+    if targets is not None:
+        for number, text in texts.items():
+            write_text(targets[number], text + "\n")
+    else:
+        lines = [texts[number] for number in sorted(texts)]
+        if out is not None:
+            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        elif lines:
+            print("\n".join(lines))
 
 
 def _targets(files: Sequence[str], folder: Path, format: Format) -> list[Path]:
