@@ -11,10 +11,12 @@ import httpx
 import numpy as np
 import soundfile
 
-from omni.bench.serve import MAX_TOKENS, Level, ServerLoad
+from omni.bench.realtime_client import live_level
+from omni.bench.serve import MAX_TOKENS, Level, LiveLevel, ServerLoad
 from omni.errors import UserError
 
 Timings = tuple[float | None, float]  # milliseconds to the first token or sound, and to the end
+Measured = tuple[list[Level], list[LiveLevel], tuple[float, float] | None]
 Ask = Callable[[httpx.AsyncClient], Awaitable[Timings]]
 
 _MEMORY = "process_resident_memory_bytes"
@@ -24,7 +26,7 @@ class FailedStream(httpx.HTTPError):
     """A response of server-sent events with an error, or without an end."""
 
 
-def measure(load: ServerLoad, clients: list[int]) -> tuple[list[Level], tuple[float, float] | None]:
+def measure(load: ServerLoad, clients: list[int]) -> Measured:
     """Runs a load test.
 
     Args:
@@ -32,7 +34,8 @@ def measure(load: ServerLoad, clients: list[int]) -> tuple[list[Level], tuple[fl
         clients: Numbers of clients.
 
     Returns:
-        The requests by kind and number of clients, and the resident bytes of the server before and after.
+        The requests by kind and number of clients, spoken conversations by number of clients, and the resident bytes of
+        the server before and after.
 
     Raises:
         UserError: If the server cannot be reached, or has no models.
@@ -51,13 +54,18 @@ def reported(load: ServerLoad) -> Iterator[None]:
         raise UserError(f"{load.url}: no server of `omni serve` answers ({reason})") from error
 
 
-async def _measured(load: ServerLoad, clients: list[int]) -> tuple[list[Level], tuple[float, float] | None]:
+async def _measured(load: ServerLoad, clients: list[int]) -> Measured:
     async with connect(load) as http:
-        kinds = await requests_of(load, http, await models_of(load, http))
+        models = await models_of(load, http)
+        kinds = await requests_of(load, http, models)
         before = await resident(http)
         levels = [await _level(load, kind, ask, number) for kind, ask in kinds.items() for number in clients]
+        live = []
+        if "chat" in models:
+            recording = await _recording(load, http, models.get("speech"))
+            live = [await live_level(load, models["chat"], recording, number) for number in clients]
         after = await resident(http)
-    return levels, None if before is None or after is None else (before, after)
+    return levels, live, None if before is None or after is None else (before, after)
 
 
 @asynccontextmanager

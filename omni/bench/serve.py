@@ -11,6 +11,7 @@ from omni.training.memory import format_size
 
 MAX_TOKENS = 32  # of a text answer
 _PERCENTILES = (50, 95, 99)
+_LIVE = (50, 95)
 
 
 @dataclass
@@ -39,6 +40,26 @@ class Level:
         return len(self.whole) / self.seconds if self.seconds else 0.0
 
 
+@dataclass
+class LiveLevel:
+    """Spoken conversations of a number of clients at the realtime socket.
+
+    Attributes:
+        clients: Clients that speak in real time.
+        text: Milliseconds from the end of speech to the first text of the answer. The silence that ends a turn is part
+            of it.
+        sound: To its first sound.
+        barge_in: Milliseconds from the start of an interruption to the last sound of the answer.
+        errors: Numbers of failures by what was wrong.
+    """
+
+    clients: int
+    text: list[float] = field(default_factory=list)
+    sound: list[float] = field(default_factory=list)
+    barge_in: list[float] = field(default_factory=list)
+    errors: dict[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """The result of a load test.
@@ -47,11 +68,13 @@ class LoadReport:
         conditions: What was run.
         levels: By kind and number of clients.
         memory: Resident bytes of the server before and after, where it reports them.
+        live: Conversations at the realtime socket, by number of clients.
     """
 
     conditions: dict[str, str]
     levels: list[Level]
     memory: tuple[float, float] | None
+    live: list[LiveLevel] = field(default_factory=list)
 
     def table(self) -> str:
         """The report as text."""
@@ -60,10 +83,13 @@ class LoadReport:
         alone = {level.kind: level.throughput for level in self.levels if level.clients == 1}
         for level in self.levels:
             ratio = level.throughput / alone[level.kind] if alone.get(level.kind) else None
-            errors = ", ".join(f"{count} × {name}" for name, count in level.errors.items())
+            errors = _errors(level.errors)
             cells = [*_cells(level.first), *_cells(level.whole), f"{level.throughput:.1f}"]
             rows.append([level.kind, str(level.clients), *cells, "" if ratio is None else f"{ratio:.2f}", errors])
-        lines = [*aligned([*self.conditions.items()]), "", *aligned(rows), "", "times in milliseconds"]
+        lines = [*aligned([*self.conditions.items()]), "", *aligned(rows), ""]
+        if self.live:
+            lines += [*aligned(_live_rows(self.live)), ""]
+        lines.append("times in milliseconds")
         if self.memory is not None:
             before, after = self.memory
             lines.append(f"memory of the server: {format_size(before)} before, {format_size(after)} after")
@@ -109,18 +135,31 @@ class ServerLoad:
             from omni.bench.load_client import measure
         except ModuleNotFoundError as error:
             raise UserError(f"omni bench serve needs the package {error.name}: {install_hint('serve')}") from error
-        levels, memory = measure(self, clients)
+        levels, live, memory = measure(self, clients)
         conditions = {
             "versions": f"omni {__version__}",
             "server": self.url,
             "load": f"{self.seconds:g} s for each number of clients, each asks again after its answer",
             "requests": f"text and spoken: at most {MAX_TOKENS} tokens; speech: {self.text!r}",
         }
-        return LoadReport(conditions, levels, memory)
+        return LoadReport(conditions, levels, memory, live)
 
 
-def _cells(times: list[float]) -> list[str]:
+def _live_rows(levels: list[LiveLevel]) -> list[list[str]]:
+    kinds = ("first text", "first sound", "barge-in")
+    rows = [["realtime", "clients", *(f"{kind} p{percent}" for kind in kinds for percent in _LIVE), "errors"]]
+    for level in levels:
+        cells = [cell for times in (level.text, level.sound, level.barge_in) for cell in _cells(times, _LIVE)]
+        rows.append(["", str(level.clients), *cells, _errors(level.errors)])
+    return rows
+
+
+def _errors(errors: dict[str, int]) -> str:
+    return ", ".join(f"{count} × {name}" for name, count in errors.items())
+
+
+def _cells(times: list[float], percentiles: tuple[int, ...] = _PERCENTILES) -> list[str]:
     if len(times) < 2:
-        return [f"{time:,.0f}" for time in times] * len(_PERCENTILES) or [""] * len(_PERCENTILES)
+        return [f"{time:,.0f}" for time in times] * len(percentiles) or [""] * len(percentiles)
     cuts = statistics.quantiles(times, n=100, method="inclusive")
-    return [f"{cuts[percent - 1]:,.0f}" for percent in _PERCENTILES]
+    return [f"{cuts[percent - 1]:,.0f}" for percent in percentiles]
