@@ -109,6 +109,12 @@ VERBS = {
         lists=("data",),
         inlined=("talker",),
     ),
+    "export": Verb(
+        "omni.commands.export:export",
+        "Export a trained model to a folder that runs without omni, and compare it with omni.",
+        ("checkpoint",),
+        flags=("int8",),
+    ),
     "hub push": Verb(
         "omni.commands.hub:push", "Publish a trained model on the Hub.", ("checkpoint", "repository"), flags=("public",)
     ),

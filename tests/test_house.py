@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "checkpoints": "curves media models renamed text",
     "decoding": "layers models text",
     "inference": "batch checkpoints decoding devices layers media models text",
+    "export": "checkpoints decoding devices inference layers media models text",
     "data": "batch checkpoints decoding devices distributed media models text",
     "stages": "batch checkpoints decoding distributed inference layers losses media metrics models optim text",
     "evaluation": "batch checkpoints data devices inference media text",
@@ -34,8 +35,8 @@ MAY_IMPORT = {
     "pipeline": "checkpoints cli data decoding evaluation inference media models training",
     "sweeps": "checkpoints pipeline training",
     "serving": "checkpoints decoding inference media text",
-    "commands": "batch bench checkpoints curves data decoding devices evaluation inference media models optim pipeline "
-    "serving stages sweeps synthetic text training",
+    "commands": "batch bench checkpoints curves data decoding devices evaluation export inference media models optim "
+    "pipeline serving stages sweeps synthetic text training",
     "__init__": "inference sweeps",
 }
 LIGHTNING = {"training", "stages", "data"}

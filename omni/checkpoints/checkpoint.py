@@ -26,6 +26,7 @@ from typing import Any, TypedDict, TypeVar
 import torch
 from torch import Tensor, nn
 
+from omni.checkpoints.hf_folder import PREFIX, read_hf
 from omni.checkpoints.recipe import build
 from omni.checkpoints.safetensors_folder import is_folder, read_folder
 from omni.checkpoints.weights import differences, load_weights, with_current_names
@@ -63,7 +64,8 @@ class Checkpoint:
     """A checkpoint, read once: its content, and the parts rebuilt from it.
 
     Args:
-        path: A `.ckpt` file, or a folder as `omni hub pull` writes it.
+        path: A `.ckpt` file, a folder as `omni hub pull` writes it, or `hf:FOLDER` for a Qwen3 model of `transformers`
+            with a tokenizer of omni, as `omni export --to hf` writes it.
         content: The file's content, where it is loaded already; otherwise the file is read onto the CPU, its tensors
             memory-mapped.
 
@@ -221,6 +223,8 @@ Source = str | Path | Checkpoint
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if str(path).startswith(PREFIX):
+        return read_hf(Path(str(path).removeprefix(PREFIX)).expanduser())
     content = read_folder(path) if is_folder(path) else _read_file(path)
     if not isinstance(content, dict) or not {"state_dict", "parts", "lineage"} <= content.keys():
         raise UserError(f"checkpoint {path} was not written by omni: it has no parts and no lineage")

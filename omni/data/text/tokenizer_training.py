@@ -24,7 +24,8 @@ def find_tokenizer(
 
     Args:
         spec: `bpe` (trained on `sources` once, then kept in `cache_dir`), `bytes`, a `.model` file, a `.ckpt`
-            file for the tokenizer in it, or `pretrained:` and the name or the folder of a pretrained model.
+            file or `hf:FOLDER` for the tokenizer in it, or `pretrained:` and the name or the folder of a pretrained
+            model.
         sources: The documents to train on.
         fingerprint: Of the documents.
         vocab_size: Of `bpe`.
@@ -34,7 +35,7 @@ def find_tokenizer(
     Raises:
         UserError: If the tokenizer cannot be loaded or trained.
     """
-    if Path(spec).suffix == ".ckpt" or Path(spec).is_dir():
+    if Path(spec).suffix == ".ckpt" or Path(spec).is_dir() or spec.startswith("hf:"):
         from omni.checkpoints.checkpoint import Checkpoint  # imports torch
 
         return Checkpoint(spec).tokenizer

@@ -1,0 +1,92 @@
+"""Texts that a run holds out, and texts of a file: what an export is compared on."""
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from omni.data.loading.hub import HUB
+from omni.data.loading.jsonl import jsonl_rows
+from omni.data.text.corpus import DocumentSplit, open_corpus, tail_split
+from omni.errors import UserError
+
+
+def held_out_texts(config: Any, limit: int) -> tuple[list[str], str]:
+    """Texts that a run does not train on, of local `.txt` and `.jsonl` files.
+
+    Args:
+        config: The run's configuration; None if it has none.
+        limit: Most texts.
+
+    Returns:
+        The texts, and the file's name; or no texts, and why.
+    """
+    data = (config.get("data") if isinstance(config, Mapping) else None) or {}
+    options = data.get("init_args") or {}
+    entries, train = _local(options.get("val")), _local(options.get("train"))
+    for path in entries:
+        if texts := texts_of_file(path, limit):
+            return texts, str(path)
+    # The two ways in which `omni.data.text.data.TextData` splits a corpus without validation data.
+    if train and not options.get("val") and data["class_path"].endswith("TextData"):
+        names = [str(path) for path in train]
+        corpus = open_corpus(
+            names, text_column=options["text_column"], document_separator=options["document_separator"]
+        )
+        if options["val_split"] == "tail":
+            held = tail_split(corpus, options["val_fraction"])[1]
+        else:
+            held = DocumentSplit(corpus, options["val_fraction"], exact=True).parts()[1]
+        lines = (line for source in held for text in source.read() for line in text.splitlines() if line.strip())
+        if texts := list(islice(lines, limit)):
+            return texts, names[0]
+    return [], "the run's data is not here" if options.get("val") or options.get("train") else "the run names no data"
+
+
+def _local(entries: Any) -> list[Path]:
+    """Those of the entries of a configuration that are local files of text or rows."""
+    names = [entries] if isinstance(entries, str) else [name for name in entries or () if isinstance(name, str)]
+    paths = [Path(name).expanduser() for name in names if not name.startswith(HUB)]
+    return [path for path in paths if path.suffix in (".txt", ".jsonl") and path.is_file()]
+
+
+def texts_of_file(path: Path, limit: int) -> list[str]:
+    """The first texts of a file: lines of a `.txt` file, or `text` or `messages` of the rows of a `.jsonl` file.
+
+    Raises:
+        UserError: If the file cannot be read, or a row has neither.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: give a .txt file with a text a line, or a .jsonl file")
+    found = _rows(path) if path.suffix == ".jsonl" else _lines(path)
+    return list(islice((text for text in found if text.strip()), limit))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from (line.rstrip("\n") for line in file)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}): give a text file") from error
+
+
+def _rows(path: Path) -> Iterator[str]:
+    for where, row in jsonl_rows(path):
+        if isinstance(row, UserError):
+            raise row
+        if isinstance(row.get("text"), str):
+            yield row["text"]
+        elif isinstance(row.get("messages"), list):
+            yield " ".join(_texts_of(row["messages"]))
+        else:
+            raise UserError(f"{where}: has no `text` and no `messages`, but {', '.join(map(json.dumps, row))}")
+
+
+def _texts_of(messages: list[Any]) -> Iterator[str]:
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, list):
+            yield from (part["text"] for part in content if isinstance(part, Mapping) and "text" in part)
