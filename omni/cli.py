@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 import omni
 from omni.errors import UserError, parser_errors
+from omni.files import NO_ROOM
 
 # The trainer verbs go to LightningCLI, all others to jsonargparse.
 TRAINER_VERBS = {
@@ -77,14 +78,24 @@ VERBS = {
         "omni.commands.transcribe:transcribe_files",
         "Transcribe audio files, or audio as it comes.",
         ("files+",),
-        flags=("live",),
+        flags=("live", "overwrite"),
     ),
     "classify": Verb("omni.commands.classify:classify_files", "Classify images.", ("images+",), ("labels",)),
     "speak": Verb(
-        "omni.commands.speak:speak_texts", "Speak texts with a trained Talker.", ("text?",), flags=("stream",)
+        "omni.commands.speak:speak_texts",
+        "Speak texts with a trained Talker.",
+        ("text?",),
+        flags=("stream", "overwrite"),
     ),
-    "codec encode": Verb("omni.commands.codec:encode_files", "Encode audio files with a trained codec.", ("files+",)),
-    "codec decode": Verb("omni.commands.codec:decode_files", "Decode codes to audio files.", ("files+",)),
+    "codec encode": Verb(
+        "omni.commands.codec:encode_files",
+        "Encode audio files with a trained codec.",
+        ("files+",),
+        flags=("overwrite",),
+    ),
+    "codec decode": Verb(
+        "omni.commands.codec:decode_files", "Decode codes to audio files.", ("files+",), flags=("overwrite",)
+    ),
     "data world": Verb("omni.commands.data_world:write", "Write the embedded data set, the world.", inlined=("sizes",)),
     "data tokenizer": Verb("omni.commands.data_tokenizer:train_tokenizer", "Train a tokenizer on text."),
     "data prepare": Verb(
@@ -119,7 +130,13 @@ VERBS = {
         "omni.commands.hub:push", "Publish a trained model on the Hub.", ("checkpoint", "repository"), flags=("public",)
     ),
     "hub pull": Verb("omni.commands.hub:pull", "Fetch a published model.", ("repository",)),
-    "plot": Verb("omni.commands.plot:plot_runs", "Plot the curves of one or several runs.", ("runs+",), ("metrics",)),
+    "plot": Verb(
+        "omni.commands.plot:plot_runs",
+        "Plot the curves of one or several runs.",
+        ("runs+",),
+        ("metrics",),
+        ("overwrite",),
+    ),
     "plan": Verb("omni.commands.plan:run", "Count a configuration's parameters and memory before training it."),
     "configs": Verb("omni.commands.configs:list_configs", "List the configurations that come with omni."),
     "configs copy": Verb(
@@ -172,22 +189,30 @@ def main(args: list[str] | None = None) -> Any:
     for name, capacity in PRIMITIVE_CACHES.items():
         os.environ.setdefault(name, capacity)  # before the first operator; processes that are started inherit it
     try:
-        result = _dispatch(argv)
+        try:
+            result = _dispatch(argv)
+        finally:
+            sys.stdout.flush()  # here, where an error becomes one line
         return None if args is None else result  # the console script passes the result to sys.exit, as a status
     except UserError as error:
         _fail(str(error), 2)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader, such as `head`, has closed the pipe
+        _discard_output()  # the reader, such as `head`, has closed the pipe
         raise SystemExit(0) from None
     except KeyboardInterrupt:
         print(file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in NO_ROOM:
             raise
-        _fail(f"{error.filename}: {error.strerror}", 2)
+        if error.filename is None:
+            _discard_output()
+        _fail(f"{error.filename or 'the output'}: {error.strerror}", 2)
+
+
+def _discard_output() -> None:
+    """Lets the interpreter flush standard output at its exit without an error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str]) -> Any:

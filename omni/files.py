@@ -3,7 +3,7 @@
 import errno
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +14,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+# Errors of writing where there is no room: a full disk, a quota, a limit of the size of files.
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 # Errors of flock on file systems without locks: NFS without its lock service, Lustre mounted without `flock`.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -43,6 +46,10 @@ def private_copy(path: Path, *, sync: bool = True) -> Iterator[Path]:
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
         os.replace(part, path)
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         with suppress(OSError):
             part.unlink()
@@ -53,6 +60,22 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """A binary file that replaces `path` once it is complete; see `private_copy`."""
     with private_copy(path, sync=sync) as part, part.open("wb") as file:
         yield file
+
+
+def check_free(paths: Iterable[Path], *, overwrite: bool, is_ours: Callable[[Path], bool] = lambda _: False) -> None:
+    """Checks that no file of the user's would be replaced.
+
+    Args:
+        paths: Files that will be written.
+        overwrite: Whether the user allows it.
+        is_ours: Whether an existing file was written by omni, so that it may be replaced.
+
+    Raises:
+        UserError: If such a file exists, and omni did not write it.
+    """
+    for path in () if overwrite else paths:
+        if path.exists() and not is_ours(path):
+            raise UserError(f"{path} exists, and may not be omni's: name another --out, or replace it with --overwrite")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from omni.checkpoints.checkpoint import Checkpoint
+from omni.commands.inputs import media_source, reported_errors
 from omni.devices import resolve
 from omni.errors import UserError
+from omni.files import check_free
 from omni.inference.codec_files import Coded, decode, encode, vocode
-from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio
+from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio, written_by_omni
 from omni.media.griffin_lim import GriffinLim
 from omni.models.codec import Codec
 from omni.models.vocoder import Vocos
@@ -23,30 +25,37 @@ def encode_files(
     *,
     out: Path | None = None,
     codebooks: int | None = None,
+    overwrite: bool = False,
     device: str = "auto",
 ) -> None:
     """Encode speech with a trained codec, one .npz file of codes for each audio file.
 
     Each holds `codes` (frames, codebooks), `num_samples`, `frame_rate`, `codebook_size`, and `codec`, the fingerprint
-    of the codec that can decode them.
+    of the codec that can decode them. A file that cannot be read is reported in one line, the others are encoded, and
+    the exit code is 2.
 
     Args:
         files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...).
         checkpoint: A checkpoint that holds a codec, such as lightning_logs/codec/best.ckpt.
         out: A folder, or an .npz file for a single input; by default beside the audio.
         codebooks: Number of codebooks to keep, the first ones; by default all.
+        overwrite: Replace files that omni did not write.
         device: cpu, cuda, or auto.
     """
     target_device = resolve(device)
+    targets = _targets(files, out, ".npz")
+    check_free(targets, overwrite=overwrite, is_ours=_is_coded)
     codec = Checkpoint(checkpoint).part("codec", Codec).to(target_device)
     _check_codebooks(codebooks, codec.num_codebooks, f"the codec of {checkpoint}")
     log_mel, fingerprint = LogMel(codec.num_mels).to(target_device), codec.fingerprint
-    for file, target in zip(files, _targets(files, out, ".npz"), strict=True):
-        audio = read_audio(Path(file))
-        codes = encode(codec, log_mel(audio.to(target_device)))[:, :codebooks]
-        coded = Coded(codes.int().cpu().numpy(), len(audio), codec.frame_rate, codec.codebook_size, fingerprint)
-        coded.save(target)
-        print(f"{target}: {codes.shape[0]} × {codes.shape[1]} codes for {len(audio) / SAMPLE_RATE:.2f} s")
+    with reported_errors() as reported:
+        for file, target in zip(files, targets, strict=True):
+            with reported():
+                audio = read_audio(media_source(file))
+                codes = encode(codec, log_mel(audio.to(target_device)))[:, :codebooks]
+                coded = Coded(codes.int().cpu().numpy(), len(audio), codec.frame_rate, codec.codebook_size, fingerprint)
+                coded.save(target)
+                print(f"{target}: {codes.shape[0]} × {codes.shape[1]} codes for {len(audio) / SAMPLE_RATE:.2f} s")
 
 
 def decode_files(
@@ -57,9 +66,12 @@ def decode_files(
     out: Path | None = None,
     codebooks: int | None = None,
     iterations: int = 32,
+    overwrite: bool = False,
     device: str = "auto",
 ) -> None:
     """Decode codes to audio with the codec and a vocoder or Griffin-Lim, one WAV file for each .npz file.
+
+    A file that cannot be decoded is reported in one line, the others are decoded, and the exit code is 2.
 
     Args:
         files: Files from `omni codec encode`.
@@ -68,21 +80,26 @@ def decode_files(
         out: A folder, or an audio file for a single input; by default beside the codes.
         codebooks: Number of codebooks to use, the first ones; by default all.
         iterations: Iterations of Griffin-Lim.
+        overwrite: Replace files that omni did not write.
         device: cpu, cuda, or auto.
     """
     if iterations < 0:
         raise UserError(f"iterations is {iterations}: it must be 0 or more")
     target_device = resolve(device)
+    targets = _targets(files, out, ".wav")
+    check_free(targets, overwrite=overwrite, is_ours=written_by_omni)
     codec = Checkpoint(checkpoint).part("codec", Codec).to(target_device)
     synthesize, fingerprint = _vocoder(codec, vocoder, iterations, target_device), codec.fingerprint
-    for file, target in zip(files, _targets(files, out, ".wav"), strict=True):
-        coded = Coded.load(Path(file))
-        _check(coded, codec, fingerprint, file)
-        _check_codebooks(codebooks, coded.codes.shape[1], file)
-        codes = torch.from_numpy(coded.codes[:, :codebooks]).long().to(target_device)
-        audio = synthesize(decode(codec, codes))[: coded.num_samples]
-        write_audio(target, audio)
-        print(f"{target}: {len(audio) / SAMPLE_RATE:.2f} s")
+    with reported_errors() as reported:
+        for file, target in zip(files, targets, strict=True):
+            with reported():
+                coded = Coded.load(Path(file))
+                _check(coded, codec, fingerprint, file)
+                _check_codebooks(codebooks, coded.codes.shape[1], file)
+                codes = torch.from_numpy(coded.codes[:, :codebooks]).long().to(target_device)
+                audio = synthesize(decode(codec, codes))[: coded.num_samples]
+                write_audio(target, audio)
+                print(f"{target}: {len(audio) / SAMPLE_RATE:.2f} s")
 
 
 def _vocoder(codec: Codec, checkpoint: str | None, iterations: int, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -115,6 +132,14 @@ def _check(coded: Coded, codec: Codec, fingerprint: str, file: str) -> None:
     frames = int(codec.num_frames(LogMel.num_frames(coded.num_samples)))
     if frames != len(codes):
         raise UserError(f"{file}: {coded.num_samples} samples are {frames} frames of codes, and there are {len(codes)}")
+
+
+def _is_coded(path: Path) -> bool:
+    try:
+        Coded.load(path)
+    except UserError:
+        return False
+    return True
 
 
 def _targets(files: Sequence[str], out: Path | None, suffix: str) -> list[Path]:

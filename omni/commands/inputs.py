@@ -1,9 +1,14 @@
 """Files named on the command line; `-` is standard input."""
 
+import os
+import stat
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from omni.errors import UserError
+from omni.media.container import PipedAudio
 
 
 def read_text(file: str) -> str:
@@ -22,5 +27,40 @@ def read_text(file: str) -> str:
 
 
 def media_source(file: str) -> Path | bytes:
-    """The file's path, or the bytes of standard input."""
-    return sys.stdin.buffer.read() if file == "-" else Path(file)
+    """The file's path; or the content of a pipe, or of standard input for `-`, which can be read only once.
+
+    Raises:
+        UserError: If a pipe cannot be read.
+    """
+    if file == "-":
+        return PipedAudio(sys.stdin.buffer.read(), "standard input")
+    path = Path(file)
+    try:
+        if not stat.S_ISFIFO(os.stat(path).st_mode):
+            return path
+        return PipedAudio(path.read_bytes(), file)
+    except (OSError, ValueError):  # the reader of files reports what is missing
+        return path
+
+
+@contextmanager
+def reported_errors() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Yields a context for each of several files: its `UserError` is printed, and the exit code is 2 at the end.
+
+    Raises:
+        SystemExit: With code 2, if there was one.
+    """
+    failed = False
+
+    @contextmanager
+    def one() -> Iterator[None]:
+        nonlocal failed
+        try:
+            yield
+        except UserError as error:
+            print(f"omni: {error}", file=sys.stderr)
+            failed = True
+
+    yield one
+    if failed:
+        raise SystemExit(2)

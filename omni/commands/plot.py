@@ -9,11 +9,13 @@ from omni.curves.event_files import Run, read_run
 from omni.curves.figure import Line, Panel, curves_figure
 from omni.curves.loss_drops import LossDrop, find_loss_drops
 from omni.errors import UserError
+from omni.files import atomic_write, check_free
 
 _LOSSES = ("train/loss", "val/loss")
 _DEFAULT = (_LOSSES, ("train/grad_norm",), ("val/wer",))  # the metrics of each panel
 _SHARES = {"wer", "cer", "accuracy", "recall", "top5", "use", "mfu", "padding"}  # parts of names of percentages
 _MAX_PANELS = 24
+_MARK = b"omni plot"  # in the metadata of a picture
 
 
 def plot_runs(
@@ -23,6 +25,7 @@ def plot_runs(
     metrics: list[str] | None = None,
     smoothing: float = 0.7,
     dpi: int = 150,
+    overwrite: bool = False,
 ) -> None:
     """Plot the curves of one or several runs, from TensorBoard's event files or a CSVLogger's metrics.csv.
 
@@ -35,20 +38,24 @@ def plot_runs(
         metrics: Metrics to plot instead, one panel each, or patterns: `val/wer 'val/*'`.
         smoothing: Weight of neighbouring values in the smoothed training curves: from 0 to below 1.
         dpi: Dots per inch of a .png; a panel is 6.2 inches wide.
+        overwrite: Replace a file that `omni plot` did not write.
     """
     if not 0 <= smoothing < 1:
         raise UserError(f"smoothing is {smoothing:g}: it must be from 0 to below 1")
     if out.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"out is {out}: its suffix must be .png, .svg or .pdf")
+    check_free([out], overwrite=overwrite, is_ours=lambda path: path.is_file() and _MARK in path.read_bytes())
     read = [read_run(name) for name in runs]
     drops = [list(find_loss_drops(run.curves.get("train/loss", {}).items())) for run in read]
     groups = _matching_metrics(read, metrics) if metrics else _default_metrics(read)
     panels = [panel for names in groups if (panel := _panel(read, drops, names)).lines]
     if not panels:
         raise UserError("there is nothing to plot: no run has logged a finite value of these metrics yet")
-    out.parent.mkdir(parents=True, exist_ok=True)
     labels = _distinct_names([run.folder for run in read])
-    curves_figure(panels, labels, smoothing=smoothing).savefig(out, dpi=dpi)
+    figure = curves_figure(panels, labels, smoothing=smoothing)
+    metadata = {"Software" if out.suffix == ".png" else "Creator": _MARK.decode()}
+    with atomic_write(out) as file:
+        figure.savefig(file, format=out.suffix[1:], dpi=dpi, metadata=metadata)
     for number, run in enumerate(read):
         print(run.name)
         for line in (line for panel in panels for line in panel.lines if line.run == number):

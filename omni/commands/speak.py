@@ -14,12 +14,12 @@ from omni.commands.transcribe import Format, formatted
 from omni.decoding.sampling import Sampling
 from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
-from omni.files import write_text
+from omni.files import check_free, write_text
 from omni.inference.long_form import Transcript
 from omni.inference.speech import Speech, shifted
 from omni.inference.speech_renderer import check_speed
 from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_synthesizer
-from omni.media.audio import SAMPLE_RATE, audio_format, audio_writer
+from omni.media.audio import SAMPLE_RATE, audio_format, audio_writer, written_by_omni
 
 
 class Line(NamedTuple):
@@ -49,6 +49,7 @@ def speak_texts(
     timestamps: Literal["word"] | None = None,
     format: Format = "text",
     batch_size: int = 16,
+    overwrite: bool = False,
     device: str = "auto",
 ) -> None:
     """Speak texts with a trained Talker.
@@ -72,6 +73,7 @@ def speak_texts(
         timestamps: Write the times of the words next to each audio file, to NAME.words.txt (or .json, .srt, .vtt).
         format: Format of that file, as in `omni transcribe`: lines of `start end text`, JSON, or subtitles.
         batch_size: Most sentences per batch, unless streaming.
+        overwrite: Replace files that omni did not write.
         device: cpu, cuda, or auto.
     """
     to_file = _check_outputs(out, stream, timestamps, format)  # before all the work
@@ -80,13 +82,16 @@ def speak_texts(
     sampling = SpeechSampling(first=choice, rest=choice, pace=choice)
     options: dict[str, Any] = {"sampling": sampling, "speaker": speaker, "speed": speed}
     lines = _lines(text, file)
+    width = max(4, len(str(lines[-1].number)))
+    if out is not None:
+        free = [out] if to_file else [out / f"{line.number:0{width}d}.wav" for line in lines]
+        check_free(free, overwrite=overwrite, is_ours=written_by_omni)
     synthesizer = load_synthesizer(checkpoint, vocoder=vocoder, device=device)
     synthesizer.speaker_id(speaker)
     if out is None:
         _stream(lines, synthesizer, options)
         return
     spoken = lines if to_file else [line for line in lines if _can_be_spoken(line, synthesizer)]
-    width = max(4, len(str(lines[-1].number)))
     targets = [out if to_file else out / f"{line.number:0{width}d}.wav" for line in spoken]
     parts = synthesizer.sentences([line.text for line in spoken], batch_size=batch_size, **options)
     _write(parts, targets, None if timestamps is None else format)

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from omni.commands.inputs import media_source
 from omni.errors import UserError
-from omni.files import write_text
+from omni.files import check_free, write_text
 from omni.inference.live_recognizer import LiveRecognizer
 from omni.inference.live_turns import live_turns
 from omni.inference.long_form import Timestamps, Transcript
 from omni.inference.recognizer import Recognizer, load_recognizer
 from omni.inference.subtitles import subtitles
+from omni.media.audio import audio_remarks
 from omni.media.live_audio import microphone, piped_audio
 from omni.media.turn_detector import TurnDetector
 
@@ -37,6 +38,7 @@ def transcribe_files(
     window: float = 20.0,
     overlap: float = 4.0,
     beam: int = 8,
+    overwrite: bool = False,
     device: str = "auto",
     live: bool = False,
     rate: int | None = None,
@@ -55,6 +57,7 @@ def transcribe_files(
         window: Longer audio is transcribed in windows of this many seconds.
         overlap: Overlap of consecutive windows, in seconds.
         beam: Beam size; 1: greedy decoding.
+        overwrite: Replace existing files.
         device: cpu, cuda, or auto.
         live: Print words while they are spoken, a line for each turn, until the audio ends or Ctrl-C.
         rate: Sample rate in Hz of live audio without a WAV header.
@@ -65,10 +68,12 @@ def transcribe_files(
         raise UserError("--rate is of live audio: give --live, or leave it out")
     timed, to_folder = format in ("srt", "vtt"), out is not None and out.is_dir()
     _check_subtitles(format, timestamps, len(files), to_folder)
+    targets = _targets(files, out, format) if out is not None and to_folder else None
+    if out is not None:
+        check_free([out] if targets is None else targets, overwrite=overwrite)
     recognizer = load_recognizer(checkpoint, device=device, beam=beam)
     if live:
         return transcribe_live(files[0], recognizer, rate)
-    targets = _targets(files, out, format) if out is not None and to_folder else None
     texts: dict[int, str] = {}
     with tqdm(desc="transcribed", unit=" s", unit_scale=True, leave=False, disable=None) as bar:
         stream = recognizer.stream(
@@ -84,6 +89,7 @@ def transcribe_files(
             else:
                 texts[number] = formatted(transcript, format, file=files[number] if len(files) > 1 else None)
     _write(texts, targets, out)
+    _print_remarks(files)
     if len(texts) < len(files):
         raise SystemExit(2)
     return None
@@ -160,6 +166,14 @@ def _interruptible(blocks: Iterator[Tensor]) -> Iterator[Iterator[Tensor]]:
         signal.signal(signal.SIGINT, before)
 
 
+def _print_remarks(files: Sequence[str]) -> None:
+    """Prints what is unusual about the recordings; those that cannot be read are reported already."""
+    for file in files:
+        with suppress(UserError):
+            for remark in audio_remarks(Path(file)) if Path(file).is_file() else ():
+                print(f"note: {file}: {remark.text}", file=sys.stderr)
+
+
 def formatted(transcript: Transcript, format: Format, *, file: str | None = None) -> str:
     """A transcript in one of the formats.
 
@@ -190,7 +204,7 @@ def _write(texts: Mapping[int, str], targets: Sequence[Path] | None, out: Path |
     else:
         lines = [texts[number] for number in sorted(texts)]
         if out is not None:
-            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_text(out, "\n".join(lines) + "\n")
         elif lines:
             print("\n".join(lines))
 

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from omni.errors import UserError
 from omni.files import private_copy
-from omni.media.container import AudioSource, name_of, opened, read_mono
+from omni.media.audio_file import AudioFile
+from omni.media.container import AudioError, AudioSource, name_of, opened, read_mono
 from omni.media.resampling import Resampler, common_ticks, resample
+from omni.media.stream_parts import Remark
 
 SAMPLE_RATE = 16_000  # of all audio inside omni
 HOP_LENGTH = 160  # samples: 100 frames per second
@@ -27,7 +29,9 @@ MEAN, STD = -3.0, 2.0  # of log-mel speech, about: AN4 −3.4 and 1.9, LibriSpee
 SILENCE = (math.log(FLOOR) - MEAN) / STD  # value of digital silence
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf", ".sph")
+AUDIO_SUFFIXES += (".m4a", ".aac", ".webm")  # with PyAV
 
+_SOFTWARE = "omni"  # tag of the files that are written
 _BLOCK_SECONDS = 30.0  # read at a time: memory does not grow with the file
 
 
@@ -56,6 +60,22 @@ def audio_info(source: AudioSource) -> AudioInfo:
     """
     with opened(source) as file:
         return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+
+
+def audio_remarks(source: AudioSource) -> list[Remark]:
+    """What is unusual about a file that can be read, such as channels of opposite phase.
+
+    Args:
+        source: A path, or a file's content as bytes.
+
+    Raises:
+        AudioError: As in `read_audio`.
+    """
+    with opened(source) as file:
+        try:
+            return file.remarks
+        except soundfile.SoundFileError as error:
+            raise AudioError("truncated", f"{name_of(source)}: is cut off or damaged ({error})") from error
 
 
 def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | None = None) -> Tensor:
@@ -174,8 +194,28 @@ def audio_writer(
     """
     path = Path(path)
     kind = audio_format(path)
-    with private_copy(path) as part, soundfile.SoundFile(part, "w", sample_rate, channels, format=kind) as file:
-        yield lambda audio: file.write(audio.detach().float().cpu().clamp(-1, 1).numpy().T)
+    with private_copy(path) as part:
+        try:
+            with soundfile.SoundFile(_native(part), "w", sample_rate, channels, format=kind) as file:
+                with suppress(soundfile.SoundFileError):  # some formats have no tags
+                    file.software = _SOFTWARE
+                yield lambda audio: file.write(audio.detach().float().cpu().clamp(-1, 1).numpy().T)
+        except soundfile.SoundFileError as error:
+            raise UserError(f"{path}: cannot be written ({error}): is the disk full?") from error
+
+
+def written_by_omni(path: str | os.PathLike[str]) -> bool:
+    """Whether an audio file has the mark of `audio_writer`."""
+    try:
+        with soundfile.SoundFile(_native(path)) as file:
+            return file.software.startswith(_SOFTWARE)
+    except (soundfile.SoundFileError, TypeError):
+        return False
+
+
+def _native(path: str | os.PathLike[str]) -> Any:
+    """A path for soundfile, which encodes names of other bytes than UTF-8 wrongly."""
+    return os.fsencode(path) if os.name == "posix" else path
 
 
 def audio_format(path: str | os.PathLike[str]) -> str:
@@ -265,7 +305,7 @@ def _resampled_blocks(source: AudioSource) -> Iterator[Tensor]:
         yield resampler.finish()
 
 
-def _resampled_from(file: soundfile.SoundFile) -> int:
+def _resampled_from(file: AudioFile) -> int:
     """The file's rate, or one within 0.2 % with a larger common divisor with 16 kHz.
 
     The resampler's kernel grows with the common period of both rates: 2.8 GB for 44,101 Hz.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE
-from omni.media.container import layer3_frame
+from omni.media.mpeg import layer3_frame
 from omni.media.resampling import Resampler
 
 AudioFormat = Literal["wav", "pcm", "flac", "opus", "mp3"]

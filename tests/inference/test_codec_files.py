@@ -37,6 +37,37 @@ def test_files_are_encoded_and_decoded_to_the_same_length(trained, capsys):
     assert (coded.frame_rate, coded.codebook_size, coded.codec) == (25.0, 16, codec.fingerprint)
 
 
+def test_files_that_omni_did_not_write_stay(trained, fails, monkeypatch):
+    options = ["--checkpoint", str(Path(CHECKPOINT).resolve())]
+    monkeypatch.chdir(trained)
+    recording = Path("val-0.wav").read_bytes()
+    main(["codec", "encode", "val-0.wav", *options])
+    main(["codec", "encode", "val-0.wav", *options])  # codes of omni may be replaced
+    decode_it = ["codec", "decode", "val-0.npz", *options, "--iterations", "1"]
+    assert "val-0.wav exists, and may not be omni's" in fails(main, decode_it)
+    assert Path("val-0.wav").read_bytes() == recording
+    main([*decode_it, "--out", "again.wav"])
+    main([*decode_it, "--out", "again.wav"])  # audio of omni, too
+    main([*decode_it, "--overwrite"])
+    assert Path("val-0.wav").read_bytes() != recording
+
+
+def test_the_other_files_are_done(trained, capsys):
+    Path("bad.raw").write_bytes(bytes(800))
+    good = str(trained / "val-0.wav")
+    with pytest.raises(SystemExit) as end:
+        main(["codec", "encode", "bad.raw", good, "--checkpoint", CHECKPOINT, "--out", "codes"])
+    printed = capsys.readouterr()
+    assert end.value.code == 2
+    assert printed.err.startswith("omni: bad.raw: has no header")
+    assert printed.err.count("\n") == 1
+    Path("codes/bad.npz").write_bytes(b"no codes")
+    with pytest.raises(SystemExit) as end:
+        main(["codec", "decode", "codes/bad.npz", "codes/val-0.npz", "--checkpoint", CHECKPOINT, "--iterations", "1"])
+    assert end.value.code == 2
+    assert Path("codes/val-0.wav").is_file()
+
+
 def test_fewer_codebooks_are_kept_or_used(trained):
     audio = str(trained / "val-0.wav")
     main(["codec", "encode", audio, "--checkpoint", CHECKPOINT, "--out", "one.npz", "--codebooks", "1"])

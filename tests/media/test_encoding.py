@@ -16,7 +16,7 @@ from omni.media.resampling import Resampler, resample
 
 FORMATS = ["wav", "pcm", "flac", "opus", "mp3"]
 LEAST_SNR = {"wav": 80, "pcm": 60, "flac": 80, "opus": 15, "mp3": 15}  # dB of a sweep, decoded
-MP3_DELAY = 1105  # samples of silence before a streamed MP3: 576 of LAME and 529 of the decoder
+MP3_DELAY = 576  # samples of silence before a streamed MP3, of LAME
 
 
 def sweep(seconds=1.0, rate=SAMPLE_RATE):
