@@ -16,7 +16,7 @@ from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import MESSAGES
 from omni.data.images.opening import open_images
 from omni.data.images.sources import SUFFIXES, Location
-from omni.data.speech.manifests import AUDIO_KEYS, open_utterances
+from omni.data.speech.manifests import AUDIO_KEYS, MANIFEST_SUFFIXES, open_utterances, table_delimiter
 from omni.data.text.corpus import open_corpus
 from omni.errors import UserError
 from omni.text.ctc_vocabulary import ENGLISH, open_ctc_vocabulary
@@ -164,6 +164,8 @@ def check(
             if some := [entry for entry in entries if kinds[entry] == each]:
                 checker.split(f"{split} ({each})" if split in named else split, sources.open(each, some, split))
                 named.add(split)
+    if not report.rows and not report.findings:
+        raise UserError(f"{', '.join(manifests)}: no rows, nothing to check")
     if json is not None:
         report.write(json)
     print("\n".join(report.lines()))
@@ -184,12 +186,19 @@ def _kind_of(entry: str) -> str:
         return "images" if _holds_images(path) else "text"
     if path.suffix == ".json":
         return "images"
-    columns = _first_columns(path) if path.suffix in (".jsonl", ".csv", ".txt") and path.is_file() else set()
+    if path.suffix in MANIFEST_SUFFIXES and path.is_file() and not _has_content(path):
+        raise UserError(f"{entry}: no rows: the file is empty")
+    columns = _first_columns(path) if path.suffix in (*MANIFEST_SUFFIXES, ".txt") and path.is_file() else set()
     if MESSAGES in columns:
         return "conversations"
     if "image" in columns:
         return "images"
-    return "speech" if columns & set(AUDIO_KEYS) or path.suffix == ".csv" else "text"
+    return "speech" if columns & set(AUDIO_KEYS) or path.suffix in (".csv", ".tsv") else "text"
+
+
+def _has_content(path: Path) -> bool:
+    with path.open("rb") as file:
+        return any(line.strip(b"\xef\xbb\xbf \t\r\n") for line in file)
 
 
 def _holds_images(folder: Path) -> bool:
@@ -205,7 +214,8 @@ def _first_columns(path: Path) -> set[str]:
     """Column names: the keys of the first readable JSON row, or the fields of the first line."""
     with path.open("rb") as file:
         if path.suffix != ".jsonl":
-            return set(file.readline(2**16).decode("utf-8-sig", "replace").strip().split(","))
+            header = file.readline(2**16).decode("utf-8-sig", "replace").strip()
+            return {name.strip('"') for name in header.split(table_delimiter(header))}
         for line in file:
             try:
                 row = loads(line)

@@ -16,11 +16,22 @@ _LARGEST = 36  # digits of the largest number that inflect spells out
 _MARK = re.compile(r"(?<!\w)'|'(?!\w)|[^\w\s']|_")  # punctuation, except for an apostrophe inside a word
 
 
+# Characters without width, as in texts from web pages and office programs: soft hyphens, spaces and joiners of zero
+# width, marks of direction, byte order marks.
+_INVISIBLE = re.compile("[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+
+def invisible_characters(text: str) -> list[str]:
+    """The characters of a text that cannot be seen, which `TextNormalization` removes."""
+    return _INVISIBLE.findall(text)
+
+
 @dataclass(frozen=True)
 class TextNormalization:
     """Normalisation of text, shared by training and scoring of a recogniser.
 
-    Applies NFKC, maps apostrophes to `'`, and collapses white space.
+    Removes characters without width (see `invisible_characters`), applies NFKC, maps apostrophes to `'`, and collapses
+    white space.
 
     Args:
         case: `lower`, `upper`, or `keep`.
@@ -35,7 +46,7 @@ class TextNormalization:
 
     def __call__(self, text: str) -> str:
         """The normalised text. Accepts any string, lone surrogates included: models may output them."""
-        text = _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", text))
+        text = _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)))
         if self.digits == "spell":
             text = _NUMBER.sub(lambda number: f" {_spelled(number[0])} ", text)
         if self.punctuation == "remove":

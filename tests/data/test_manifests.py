@@ -101,7 +101,7 @@ class TestManifests:
         ("entry", "message"),
         [
             ("none.jsonl", r"none\.jsonl: does not exist: name a manifest"),
-            ("m.txt", r"m\.txt: a manifest of speech is a \.jsonl or \.csv file"),
+            ("m.txt", r"m\.txt: a manifest of speech is a \.jsonl, \.csv or \.tsv file"),
             (".", "not a folder in the layout of LibriSpeech or LJSpeech: write a manifest with `omni data prepare`"),
             ("hub:", "'hub:' does not name a data set"),
             ("hub:a:b:c:d", "does not name a data set"),

@@ -97,7 +97,7 @@ class Report:
         order = sorted(by_kind, key=lambda kind: (SEVERITIES.index(self.kinds[kind].severity), -len(by_kind[kind])))
         for kind in order:
             found = by_kind[kind]
-            share = f", {len(found) / self.rows:.1%} of all rows" if self.kinds[kind].of_rows else ""
+            share = f", {len(found) / self.rows:.1%} of all rows" if self.kinds[kind].of_rows and self.rows else ""
             lines.append(f"{self.kinds[kind].severity}: {kind}: {len(found):,}{share}. {self.kinds[kind].advice}")
             lines += [f"    {where}: {what}" for _, _, where, what in found[:_SHOWN]]
             lines += [f"    and {len(found) - _SHOWN:,} more"] if len(found) > _SHOWN else []

@@ -13,9 +13,11 @@ from omni.data.checks.findings import Kind, Report, first_names, map_threads, sp
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
-from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, audio_info, native_blocks
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, audio_info, audio_remarks, native_blocks
 from omni.media.container import AudioError, AudioFault, AudioSource, ogg_ends_early
+from omni.media.stream_parts import Remark
 from omni.text.ctc_vocabulary import CTCVocabulary
+from omni.text.normalization import invisible_characters
 
 SPEECH_KINDS = {
     "bad row": Kind("error", "Correct the manifest: `fit` refuses it."),
@@ -34,6 +36,9 @@ SPEECH_KINDS = {
     "leak": Kind("error", "The same audio is in two splits: remove it from one of them."),
     "clipped": Kind("warning", "Samples are at full scale: record or convert it at a lower level."),
     "perhaps cut": Kind("warning", "The Ogg stream has no last page: compare it with its source."),
+    "opposite phase": Kind("warning", "Its channels cancel out: one is read. Check how it was recorded."),
+    "joined": Kind("warning", "Several files end to end, which are read as one: is that meant?"),
+    "integer scale": Kind("warning", "Floating-point samples with the range of integers are scaled: write it again."),
     "duplicate": Kind("warning", "The same audio again: remove one of them."),
     "inexact duration": Kind("warning", "Correct the manifest, or leave `duration` out of it."),
     "too long": Kind("warning", "`fit` leaves it out: split it into utterances, or raise max_duration."),
@@ -42,6 +47,8 @@ SPEECH_KINDS = {
     "speaker overlap": Kind(
         "warning", "The same speakers are in two splits: results do not hold for new speakers.", of_rows=False
     ),
+    "no length": Kind("note", "Its header states no length: it is read to its end."),
+    "invisible characters": Kind("note", "Soft hyphens, marks of direction and the like are removed from the text."),
     "low rate": Kind("note", "Resampled to 16 kHz; its spectrum ends at half of its rate.", of_rows=False),
     "odd speed": Kind("note", "Three times faster or slower than most: is the text complete, and of this audio?"),
 }
@@ -80,6 +87,7 @@ class _AudioStats(NamedTuple):
     clipped: float = 0.0  # share of the samples
     digest: bytes = b""
     ends_early: bool = False
+    remarks: Sequence[Remark] = ()
     fault: AudioFault | None = None
     message: str = ""
 
@@ -149,6 +157,10 @@ class SpeechCheck:
         except UserError as error:
             self.report.add("outside vocabulary", row.where, str(error))
             return ""
+        if invisible := invisible_characters(row.text):
+            self.report.add(
+                "invisible characters", row.where, f"{' '.join(map(ascii, invisible))} in {row.text[:60]!r}"
+            )
         if not text:
             self.report.add(
                 "no text", row.where, f"nothing is left of {row.text!r}" if row.text else "its text is empty"
@@ -165,6 +177,8 @@ class SpeechCheck:
             add("silent", where, f"{row.audio}: {level} in {audio.seconds:.2f} s")
         if audio.clipped > _CLIPPED:
             add("clipped", where, f"{row.audio}: {audio.clipped:.1%} of its samples")
+        for remark in audio.remarks:
+            add(remark.kind, where, f"{row.audio}: {remark.text}")
         if audio.ends_early:
             add("perhaps cut", where, row.audio)
         if row.duration is not None and (off := abs(row.duration - audio.seconds)) > 0.1:
@@ -270,7 +284,7 @@ def _read(item: tuple[Utterances, int, Utterance | UserError]) -> tuple[Utteranc
         return row, _AudioStats()
     try:
         audio = source.audio(number, row)
-        info = audio_info(audio)
+        info, remarks = audio_info(audio), audio_remarks(audio)
         digest = hashlib.blake2b(str(info.sample_rate).encode(), digest_size=16)
         peak, clipped, length = 0.0, 0, 0
         for block in native_blocks(audio):
@@ -284,7 +298,7 @@ def _read(item: tuple[Utterances, int, Utterance | UserError]) -> tuple[Utteranc
     except AudioError as error:
         return row, _AudioStats(fault=error.fault, message=str(error))
     form = info.duration, info.sample_rate, info.channels
-    return row, _AudioStats(*form, peak, clipped / length, digest.digest(), _ends_early(audio))
+    return row, _AudioStats(*form, peak, clipped / length, digest.digest(), _ends_early(audio), remarks)
 
 
 def _in_runs(mask: np.ndarray) -> int:

@@ -113,7 +113,7 @@ def is_speech(entry: str) -> bool:
     For a `.jsonl` file the first row decides: conversations have `messages`.
     """
     path = Path(entry).expanduser()
-    if path.is_dir() or path.suffix == ".csv":
+    if path.is_dir() or path.suffix in (".csv", ".tsv"):
         return True
     if path.suffix != ".jsonl" or not path.is_file():
         return False

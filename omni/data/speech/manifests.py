@@ -15,7 +15,9 @@ from omni.data.loading.jsonl import jsonl_rows
 from omni.errors import UserError
 from omni.media.container import AudioError, AudioSource
 
-AUDIO_KEYS = ("audio", "wav")  # names that manifests give the column of files
+AUDIO_KEYS = ("audio", "wav", "audio_filepath")  # names that manifests give the column of files; the last is NeMo's
+MANIFEST_SUFFIXES = (".jsonl", ".csv", ".tsv")
+_DELIMITERS = ",;\t"
 
 
 class Utterance(NamedTuple):
@@ -83,7 +85,10 @@ class Utterances(ABC):
 
 @final
 class SpeechManifest(Utterances):
-    """A `.jsonl` or `.csv` file with an utterance a row: `audio` or `wav`, `text`, optional `speaker`, `duration`.
+    """A `.jsonl`, `.csv` or `.tsv` file with an utterance a row: `audio`, `text`, optional `speaker`, `duration`.
+
+    The audio may also be called `wav`, or `audio_filepath` as in NeMo's manifests. Columns of a table are separated by
+    commas, semicolons or tabs: by what its first line has.
 
     Rows of a `.jsonl` may also be conversations: the turns of the assistant with audio beside their text are
     utterances; rows without any are passed over. File names are relative to the manifest.
@@ -105,7 +110,7 @@ class SpeechManifest(Utterances):
             yield row
 
     def rows_or_errors(self) -> Iterator[Utterance | UserError]:
-        for where, row in self._csv_rows() if self.path.suffix == ".csv" else jsonl_rows(self.path):
+        for where, row in self._table_rows() if self.path.suffix in (".csv", ".tsv") else jsonl_rows(self.path):
             if isinstance(row, UserError):
                 yield row
                 continue
@@ -136,6 +141,8 @@ class SpeechManifest(Utterances):
             raise UserError(
                 f"{where}: has no text in {self.text_column!r}: give the transcript, or set data.text_column"
             )
+        if row.get("offset"):
+            raise UserError(f"{where}: `offset` names a part of a recording: cut it into files of their own")
         speaker = row.get("speaker")
         return Utterance(
             audio=str(self.path.parent / os.path.expanduser(audio)),
@@ -145,16 +152,36 @@ class SpeechManifest(Utterances):
             where=where,
         )
 
-    def _csv_rows(self) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
+    def _table_rows(self) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
         csv.field_size_limit(sys.maxsize)
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
-                for number, row in enumerate(csv.DictReader(file), start=1):
-                    yield f"{self.name}: row {number}", row
+                delimiter = table_delimiter(file.readline())
+                file.seek(0)
+                for number, row in enumerate(csv.DictReader(file, delimiter=delimiter, strict=True), start=1):
+                    where = f"{self.name}: row {number}"
+                    yield where, _faulty_cells(row, where, delimiter) or row
         except UnicodeDecodeError as error:
             yield self.name, UserError(f"{self.name}: is not UTF-8 ({error.reason}): convert the file to UTF-8")
         except csv.Error as error:
             yield self.name, UserError(f"{self.name}: not CSV ({error}): correct the file")
+
+
+def table_delimiter(header: str) -> str:
+    """The character that separates the columns of a table, by its first line."""
+    return max(_DELIMITERS, key=header.count)
+
+
+def _faulty_cells(row: dict[Any, Any], where: str, delimiter: str) -> UserError | None:
+    """The fault of a row whose cells are not those that its author meant."""
+    if None in row:  # the rest of the row
+        count = len(row) - 1
+        cells = count + len(row[None])
+        advice = f"quote texts that hold {delimiter!r}"
+        return UserError(f"{where}: has {cells} cells, and there are {count} columns: {advice}")
+    if any("\n" in cell for cell in row.values() if cell):
+        return UserError(f"{where}: a cell has several lines: is a quotation mark missing?")
+    return None
 
 
 @final
@@ -231,7 +258,8 @@ def open_utterances(
     """Finds the sources that a list of names stands for.
 
     Args:
-        entries: Manifests (.jsonl, .csv), folders of LibriSpeech or LJSpeech, or `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
+        entries: Manifests (.jsonl, .csv, .tsv), folders of LibriSpeech or LJSpeech, or
+            `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
         text_column: Column of the text in manifests and on the Hub.
         cache_dir: Folder of downloads from the Hub.
         split: `train`, `val` or `test`: the Hub's split where an entry names none.
@@ -250,8 +278,8 @@ def _open(entry: str, split: str, text_column: str, cache_dir: Path) -> Utteranc
         return _open_folder(path)
     if not path.is_file():
         raise UserError(f"{entry}: does not exist: name a manifest, a folder of speech or hub:OWNER/NAME")
-    if path.suffix not in (".jsonl", ".csv"):
-        raise UserError(f"{entry}: a manifest of speech is a .jsonl or .csv file (see `omni data prepare`)")
+    if path.suffix not in MANIFEST_SUFFIXES:
+        raise UserError(f"{entry}: a manifest of speech is a .jsonl, .csv or .tsv file (see `omni data prepare`)")
     return SpeechManifest(path, text_column=text_column)
 
 
