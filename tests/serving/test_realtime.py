@@ -243,6 +243,39 @@ class TestSpeech:
             answered = until(connection, "response.output_audio.delta")
             assert next(event for event in answered if event.type == "response.created").response.id != response.id
 
+    def test_an_interrupted_answer_is_cut_to_what_was_heard(self, server):
+        update = {"type": "realtime", "audio": {"input": {"turn_detection": None}}, "max_output_tokens": 60}
+        with session(server, update) as connection:
+            connection.conversation.item.create(item=text_item(id="question"))
+            connection.response.create()
+            events = until(connection, "response.done")
+            sound = b"".join(base64.b64decode(e.delta) for e in events if e.type == "response.output_audio.delta")
+            seconds, item = len(sound) / 2 / RATE, events[-1].response.output[0]
+            connection.conversation.item.truncate(item_id=item.id, content_index=0, audio_end_ms=int(400 * seconds))
+            truncated = until(connection, "conversation.item.truncated", "error")[-1]
+            assert (truncated.item_id, truncated.audio_end_ms) == (item.id, int(400 * seconds))
+            connection.conversation.item.retrieve(item_id=item.id)
+            kept = until(connection, "conversation.item.retrieved")[-1].item
+            words = item.content[0].transcript.split()
+            assert kept.content[0].transcript.split() == words[: round(len(words) * 0.4)]
+            assert 1 < len(kept.content[0].transcript.split()) < len(words)
+            for name, end, param in (
+                ("question", 0, "item_id"),
+                (item.id, 99_999, "audio_end_ms"),
+                ("no", 0, "item_id"),
+            ):
+                connection.conversation.item.truncate(item_id=name, content_index=0, audio_end_ms=end)
+                assert until(connection, "error")[-1].error.param == param
+            connection.conversation.item.create(item=text_item("and"))
+            connection.response.create()
+            tokens = until(connection, "response.done")[-1].response.usage.input_tokens
+        history = [
+            {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+            {"role": "assistant", "content": kept.content[0].transcript},
+            {"role": "user", "content": [{"type": "text", "text": "and"}]},
+        ]
+        assert tokens == len(server.service.models.assistant.prompt(history, max_tokens=60).tokens)
+
     def test_an_answer_goes_on_without_interrupt_response(self, server):
         detection = {"type": "server_vad", "interrupt_response": False, "create_response": False}
         update = TEXT | {"audio": {"input": {"turn_detection": detection}}, "max_output_tokens": 60}

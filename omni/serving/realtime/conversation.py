@@ -27,6 +27,7 @@ class Item:
         turn: As the model reads it; None while there is nothing to read.
         id: Its name.
         status: Whether it is complete.
+        seconds: Length of its speech, of a spoken answer.
     """
 
     role: Literal["system", "user", "assistant"]
@@ -34,6 +35,26 @@ class Item:
     turn: Turn | None = None
     id: str = field(default_factory=lambda: new_id("item"))
     status: Status = "completed"
+    seconds: float = 0.0
+
+    def truncate(self, seconds: float) -> None:
+        """Shortens a spoken answer to what was heard; its text by the same share of its words, about.
+
+        Raises:
+            ApiError: If it is not a spoken answer, not complete, or not that long.
+        """
+        if self.role != "assistant" or not self.seconds:
+            raise ApiError(400, "Only spoken answers can be truncated.", param="item_id")
+        if self.status == "in_progress":
+            raise ApiError(400, "The answer is in progress: cancel it before.", param="item_id")
+        if seconds > self.seconds:
+            message = f"The answer lasts {1000 * self.seconds:,.0f} ms: it cannot be cut after them."
+            raise ApiError(400, message, param="audio_end_ms")
+        words = self.content[0]["transcript"].split()
+        text = " ".join(words[: round(len(words) * seconds / self.seconds)])
+        self.content = [{"type": "output_audio", "transcript": text}]
+        self.turn = Turn({"role": "assistant", "content": text}) if text else None
+        self.seconds, self.status = seconds, "incomplete"
 
     @property
     def body(self) -> dict[str, Any]:
@@ -103,8 +124,12 @@ class Conversation:
         item = self.items.pop(self._place(name, param))
         self._release(item.size)
 
+    def item(self, name: str) -> Item:
+        """The item of an id; raises as `remove`."""
+        return self.items[self._place(name, "item_id")]
+
     def resized(self, item: Item, before: int) -> None:
-        """Counts an item whose content has grown since it had `before` bytes."""
+        """Counts an item whose content has changed since it had `before` bytes."""
         if item in self.items:
             self._uploads.hold(item.size - before, forced=True)
             self._held += item.size - before

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from omni.errors import UserError
 from omni.inference.prompt import Prompt, Turn
 from omni.inference.speech_streamer import SpeechStreamer
-from omni.media.encoding import FormatEncoder
+from omni.media.encoding import PCM_RATE, FormatEncoder
 from omni.serving.answers import AnswerAudio, AnswerEnd, AnswerSpeech, AnswerText, Question, choices
 from omni.serving.engine import Job
 from omni.serving.errors import ApiError
@@ -137,8 +137,9 @@ class Response:
             self._status, self._details = "incomplete", {"type": "incomplete", "reason": "max_output_tokens"}
 
     async def _send_audio(self, data: bytes) -> None:
-        if data:
+        if data and self._item is not None:
             self._first("sound")
+            self._item.seconds += len(data) / (2 * PCM_RATE)
             await self._send("output_audio.delta", delta=base64.b64encode(data).decode())
 
     async def _open_item(self) -> None:
@@ -182,7 +183,7 @@ class Response:
 
     def _body(self) -> dict[str, Any]:
         options = self.options
-        voice = {"output": {"format": {"type": "audio/pcm", "rate": 24000}, "voice": options.voice}}
+        voice = {"output": {"format": {"type": "audio/pcm", "rate": PCM_RATE}, "voice": options.voice}}
         return {
             "id": self.id,
             "object": "realtime.response",

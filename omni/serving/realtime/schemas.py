@@ -162,6 +162,20 @@ class DeleteItem(Event):
     item_id: Name
 
 
+class RetrieveItem(Event):
+    """`conversation.item.retrieve`."""
+
+    item_id: Name
+
+
+class TruncateItem(Event):
+    """`conversation.item.truncate`, of an answer that was interrupted."""
+
+    item_id: Name
+    content_index: Literal[0] = 0
+    audio_end_ms: Annotated[int, Field(ge=0)]
+
+
 class ResponseVoice(Schema):
     """How a response is spoken."""
 

@@ -60,6 +60,8 @@ class Session:
             "input_audio_buffer.clear": (schemas.Clear, self._clear),
             "conversation.item.create": (schemas.CreateItem, self._create_item),
             "conversation.item.delete": (schemas.DeleteItem, self._delete_item),
+            "conversation.item.retrieve": (schemas.RetrieveItem, self._retrieve_item),
+            "conversation.item.truncate": (schemas.TruncateItem, self._truncate_item),
             "response.create": (schemas.CreateResponse, self._create_response),
             "response.cancel": (schemas.CancelResponse, self._cancel_response),
         }
@@ -237,6 +239,17 @@ class Session:
     async def _delete_item(self, event: schemas.DeleteItem) -> None:
         self.conversation.remove(event.item_id)
         await self.outbox.send("conversation.item.deleted", item_id=event.item_id)
+
+    async def _retrieve_item(self, event: schemas.RetrieveItem) -> None:
+        await self.outbox.send("conversation.item.retrieved", item=self.conversation.item(event.item_id).body)
+
+    async def _truncate_item(self, event: schemas.TruncateItem) -> None:
+        item = self.conversation.item(event.item_id)
+        size = item.size
+        item.truncate(event.audio_end_ms / 1000)
+        self.conversation.resized(item, size)
+        place = {"item_id": item.id, "content_index": event.content_index, "audio_end_ms": event.audio_end_ms}
+        await self.outbox.send("conversation.item.truncated", **place)
 
     # ------------------------------------------------------------------ responses
 
