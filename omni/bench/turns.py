@@ -17,7 +17,7 @@ from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, read_audio
 from omni.media.turn_detector import TurnDetector
 
-MARGINS = (4.0, 6.0, 8.0, 9.0, 10.0, 12.0, 15.0)  # dB, of `TurnDetector`
+MARGINS = (4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 15.0)  # dB, of `TurnDetector`
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # probabilities of silero-vad
 NOISES = ("none", "white", "pink", "babble")
 _SILENCE = 0.5  # seconds that end a turn, of both

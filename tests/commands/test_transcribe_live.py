@@ -185,6 +185,7 @@ def test_text_comes_before_the_end_and_ctrl_c_ends_with_what_was_heard(checkpoin
         process.stdin.flush()
         time.sleep(1)  # until it waits for audio
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
+        process.wait(timeout=60)  # the pipe is still open
+        rest, errors = process.communicate()
     assert (process.returncode, errors) == (0, b"")
     assert rest.endswith(b"bcab\n")

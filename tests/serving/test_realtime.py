@@ -200,7 +200,7 @@ class TestSpeech:
         deltas = [event for event in events if event.type.endswith("input_audio_transcription.delta")]
         completed = by_kind["conversation.item.input_audio_transcription.completed"]
         assert "".join(event.delta for event in deltas) == completed.transcript == "abcabc"
-        assert completed.usage.seconds == pytest.approx(0.3 + 0.1 + 6 * 0.16 + 0.5, abs=0.1)
+        assert completed.usage.seconds == pytest.approx(0.3 + 6 * 0.16 - 0.04 + 0.5, abs=0.08)
         order = [event.type for event in events]
         assert order.index("input_audio_buffer.committed") < order.index("response.created")
         transcript = by_kind["response.output_audio_transcript.done"].transcript

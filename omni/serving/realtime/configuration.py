@@ -9,7 +9,7 @@ from omni.serving.realtime.schemas import ServerVAD, SessionConfig, SessionUpdat
 from omni.serving.served_models import ServedModels
 
 _CLEARED_BY_NULL = ("turn_detection", "transcription")  # null counts as left out for the others
-_MARGIN = 18.0  # dB of `TurnDetector.margin` per unit of `threshold`: the defaults of both are equal
+_MARGIN = 16.0  # dB of `TurnDetector.margin` per unit of `threshold`: the defaults of both are equal
 _LEAST_MARGIN = 1.0  # dB
 
 
@@ -85,7 +85,7 @@ def speaker_of(voice: Any, models: ServedModels, param: str) -> int | str | None
 
 
 def detector_of(detection: ServerVAD) -> TurnDetector:
-    """The detector of a configuration; `threshold` is 18 dB per unit, so that 0.5 is the default margin of 9 dB."""
+    """The detector of a configuration; `threshold` is 16 dB per unit, so that 0.5 is the default margin of 8 dB."""
     margin = max(_LEAST_MARGIN, _MARGIN * detection.threshold)
     return TurnDetector(silence=detection.silence_duration_ms / 1000, margin=margin)
 
