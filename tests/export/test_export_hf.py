@@ -11,11 +11,14 @@ import torch
 from any_text import ALPHABETS
 from toy_assistant import save_omni
 from toy_export import WORDS, pieces, save, toy_thinker
+from toy_pretrained import llm
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
+from omni.errors import UserError
 from omni.export import hf
 from omni.export.hf_tokenizer import fast_tokenizer
+from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.thinker import Thinker
 from omni.text.chat_template import encode_chat
 from omni.text.tokenizer import SPECIALS, ByteTokenizer
@@ -99,6 +102,8 @@ def test_the_chat_template_gives_the_same_prompt(make: Any, prompt: bool):
         {"role": "system", "content": "the cat"},
         {"role": "user", "content": [{"type": "text", "text": " two  spaces\n"}]},
         {"role": "assistant", "content": ""},
+        {"role": "user", "content": [{"type": "text", "text": "the"}, {"type": "text", "text": " cat"}]},
+        {"role": "assistant", "content": [{"type": "audio"}, {"type": "text", "text": "sat"}]},
         {"role": "user", "content": "naïve <b>"},
     ]
     expected = encode_chat(tokenizer, messages, add_generation_prompt=prompt).tokens
@@ -130,6 +135,15 @@ def test_a_run_starts_from_the_folder(fit, trained: str, fails):
     pieces().save("other.model")
     line = fails(fit, "fit", "--init_from.thinker", "hf:out", data__init_args__tokenizer="other.model")
     assert "another tokenizer" in line
+
+
+def test_what_qwen3_cannot_represent_is_refused_by_name(tmp_path: Path):
+    thinker = toy_thinker()
+    thinker._arguments["logit_softcap"] = 30.0
+    with pytest.raises(UserError, match="logit_softcap, which Qwen3"):
+        hf.to_qwen3(thinker)
+    with pytest.raises(UserError, match="PretrainedThinker, already a model of transformers"):
+        hf.to_qwen3(PretrainedThinker(source=llm(tmp_path)))
 
 
 class TestBadInput:
