@@ -1,5 +1,8 @@
 """Files that several processes write at the same time."""
 
+import resource
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,38 @@ def test_a_file_is_replaced_completely_or_not_at_all(tmp_path):
         file.writelines([b"half of the sec", "ond"])
     assert path.read_bytes() == b"first"
     assert [*path.parent.iterdir()] == [path]
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_stood_there(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("the user's")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # files cannot grow further
+    try:
+        with pytest.raises(OSError, match=r"file\.txt"):
+            files.write_text(path, "x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "the user's"
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_a_full_disk_behind_the_output_ends_in_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "omni", "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "omni: the output: No space left on device\n"
+
+
+def test_a_file_of_the_users_is_replaced_only_if_allowed(tmp_path):
+    path = tmp_path / "file.txt"
+    files.check_free([path], overwrite=False)
+    path.write_text("the user's")
+    files.check_free([path], overwrite=True)
+    files.check_free([path], overwrite=False, is_ours=lambda each: each == path)
+    with pytest.raises(UserError, match=r"file\.txt exists, and may not be omni's.*--overwrite"):
+        files.check_free([path], overwrite=False)
 
 
 def test_waiting_for_a_lock_is_reported_once(tmp_path, capsys):
