@@ -354,7 +354,9 @@ class TestSessions:
             assert server.service.uploads.held == len(server.service.sessions) == 0
 
     def test_a_stopping_server_ends_sessions_after_their_answers(self):
-        with RunningServer() as server, session(server, TEXT) as connection, session(server) as idle:
+        heard = {"audio": {"input": {"turn_detection": None, "transcription": {}}}}
+        with RunningServer() as server, session(server, TEXT | heard) as connection, session(server) as idle:
+            say(connection, speech("a"))  # a turn that never ends
             connection.conversation.item.create(item=text_item())
             connection.response.create()
             until(connection, "response.created")
