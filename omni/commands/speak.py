@@ -1,7 +1,7 @@
 """`omni speak`: texts to audio files, or to samples on standard output."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -82,21 +82,24 @@ def speak_texts(
     sampling = SpeechSampling(first=choice, rest=choice, pace=choice)
     options: dict[str, Any] = {"sampling": sampling, "speaker": speaker, "speed": speed}
     lines = _lines(text, file)
-    width = max(4, len(str(lines[-1].number)))
-    if out is not None:
-        free = [out] if to_file else [out / f"{line.number:0{width}d}.wav" for line in lines]
-        check_free(free, overwrite=overwrite, is_ours=written_by_omni)
+    files = {} if out is None else _files(lines, out, to_file)
+    check_free(files.values(), overwrite=overwrite, is_ours=written_by_omni)
     synthesizer = load_synthesizer(checkpoint, vocoder=vocoder, device=device)
     synthesizer.speaker_id(speaker)
     if out is None:
         _stream(lines, synthesizer, options)
         return
     spoken = lines if to_file else [line for line in lines if _can_be_spoken(line, synthesizer)]
-    targets = [out if to_file else out / f"{line.number:0{width}d}.wav" for line in spoken]
     parts = synthesizer.sentences([line.text for line in spoken], batch_size=batch_size, **options)
-    _write(parts, targets, None if timestamps is None else format)
+    _write(parts, [files[line.number] for line in spoken], None if timestamps is None else format)
     if len(spoken) < len(lines):
         raise SystemExit(2)
+
+
+def _files(lines: Sequence[Line], out: Path, to_file: bool) -> dict[int, Path]:
+    """The audio file of each line, by its number."""
+    width = max(4, len(str(lines[-1].number)))
+    return {line.number: out if to_file else out / f"{line.number:0{width}d}.wav" for line in lines}
 
 
 def _check_outputs(out: Path | None, stream: bool, timestamps: str | None, format: Format) -> bool:

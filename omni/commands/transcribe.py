@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from tqdm import tqdm
@@ -74,25 +74,29 @@ def transcribe_files(
     recognizer = load_recognizer(checkpoint, device=device, beam=beam)
     if live:
         return transcribe_live(files[0], recognizer, rate)
-    texts: dict[int, str] = {}
-    with tqdm(desc="transcribed", unit=" s", unit_scale=True, leave=False, disable=None) as bar:
-        stream = recognizer.stream(
-            [media_source(file) for file in files],
-            timestamps=timestamps or ("word" if timed else None),
-            window=window,
-            overlap=overlap,
-            progress=lambda seconds: bar.update(seconds),
-        )
-        for number, transcript in stream:
-            if isinstance(transcript, UserError):
-                bar.write(f"omni: {transcript}", file=sys.stderr)
-            else:
-                texts[number] = formatted(transcript, format, file=files[number] if len(files) > 1 else None)
+    options = {"timestamps": timestamps or ("word" if timed else None), "window": window, "overlap": overlap}
+    texts = {
+        number: formatted(transcript, format, file=files[number] if len(files) > 1 else None)
+        for number, transcript in _transcripts(recognizer, files, options)
+    }
     _write(texts, targets, out)
     _print_remarks(files)
     if len(texts) < len(files):
         raise SystemExit(2)
     return None
+
+
+def _transcripts(
+    recognizer: Recognizer, files: Sequence[str], options: Mapping[str, Any]
+) -> Iterator[tuple[int, Transcript]]:
+    """The transcripts of the files that can be read, by number; a line is printed for each other."""
+    with tqdm(desc="transcribed", unit=" s", unit_scale=True, leave=False, disable=None) as bar:
+        sources = [media_source(file) for file in files]
+        for number, transcript in recognizer.stream(sources, progress=lambda seconds: bar.update(seconds), **options):
+            if isinstance(transcript, UserError):
+                bar.write(f"omni: {transcript}", file=sys.stderr)
+            else:
+                yield number, transcript
 
 
 def _check_subtitles(format: Format, timestamps: Timestamps | None, count: int, to_folder: bool) -> None:
