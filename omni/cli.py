@@ -163,6 +163,14 @@ VERBS = {
     "bench turns": Verb(
         "omni.commands.bench:turns", "Compare the detector of spoken turns with silero-vad.", inlined=("comparison",)
     ),
+    "bench live": Verb(
+        "omni.commands.bench:live",
+        "Choose the look-ahead of live recognition by word errors.",
+        inlined=("measurement",),
+    ),
+    "bench tempo": Verb(
+        "omni.commands.bench:tempo", "Count word errors on speech whose tempo is changed.", inlined=("measurement",)
+    ),
     "bench serve": Verb(
         "omni.commands.bench:serve",
         "Measure a running server: delays, throughput and memory by the number of clients.",

@@ -1,16 +1,19 @@
-"""`omni bench thinker|audio|vision|speech|turns|serve|gpu`: races against peers, a server's load, a GPU's check."""
+"""`omni bench`: races against peers, word errors, the load of a server, the check of a GPU."""
 
 # ruff: noqa: B008  the defaults are immutable
 
+from collections.abc import Callable
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from omni.bench.audio import AudioRace
 from omni.bench.gpu import GpuCheck, markdown
 from omni.bench.race import Race, Report
+from omni.bench.recognition import LookAheadTest, RecognitionTest, TempoTest, WordErrorReport
 from omni.bench.serve import LoadReport, ServerLoad
 from omni.bench.soak import SoakCounts, SoakReport
 from omni.bench.soak import soak as soak_server
@@ -21,14 +24,16 @@ from omni.bench.vision import VisionRace
 from omni.errors import UserError
 from omni.files import write_text
 
+Found = TypeVar("Found", Report, WordErrorReport)
 
-def _run(race: Race) -> Report:
-    """Runs a race, prints its table and writes its numbers."""
+
+def _run(race: Race | RecognitionTest, run: Callable[[], Found]) -> Found:
+    """Runs a race or a measurement, prints its table and writes its numbers."""
     if race.json is not None and not race.json.parent.is_dir():
         raise UserError(f"json: there is no folder {race.json.parent}")
     if race.threads is not None:
         torch.set_num_threads(race.threads)
-    report = race.run()
+    report = run()
     print(report.table())
     if race.json is not None:
         write_text(race.json, dumps(asdict(report), indent=1) + "\n")
@@ -45,7 +50,7 @@ def thinker(*, race: ThinkerRace = ThinkerRace()) -> Report:
     Args:
         race: The race.
     """
-    return _run(race)
+    return _run(race, race.run)
 
 
 def audio(*, race: AudioRace = AudioRace()) -> Report:
@@ -58,7 +63,7 @@ def audio(*, race: AudioRace = AudioRace()) -> Report:
     Args:
         race: The race.
     """
-    return _run(race)
+    return _run(race, race.run)
 
 
 def vision(*, race: VisionRace = VisionRace()) -> Report:
@@ -72,7 +77,7 @@ def vision(*, race: VisionRace = VisionRace()) -> Report:
     Args:
         race: The race.
     """
-    return _run(race)
+    return _run(race, race.run)
 
 
 def speech(*, race: SpeechRace = SpeechRace()) -> Report:
@@ -85,7 +90,30 @@ def speech(*, race: SpeechRace = SpeechRace()) -> Report:
     Args:
         race: The race.
     """
-    return _run(race)
+    return _run(race, race.run)
+
+
+def live(*, measurement: LookAheadTest = LookAheadTest()) -> WordErrorReport:
+    """Measure the word errors of live recognition by its look-ahead, and choose one.
+
+    The look-ahead is the time for which `omni.inference.live_recognizer` waits after a word. The first half of the
+    recordings chooses the one with the fewest word errors, the shortest of equals; the second half reports it.
+
+    Args:
+        measurement: The measurement.
+    """
+    return _run(measurement, measurement.run)
+
+
+def tempo(*, measurement: TempoTest = TempoTest()) -> WordErrorReport:
+    """Measure the word errors of a recogniser on recordings whose tempo is changed, as `omni speak --speed` does.
+
+    The tempo of the spectrogram is changed, and Griffin–Lim makes audio of it; beside it torchaudio's phase vocoder.
+
+    Args:
+        measurement: The measurement.
+    """
+    return _run(measurement, measurement.run)
 
 
 def serve(

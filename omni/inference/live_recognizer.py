@@ -25,8 +25,8 @@ class LiveRecognizer:
     Args:
         recognizer: The model; its beam is used for the words.
         step: Seconds of new audio after which the window is read again.
-        look_ahead: Seconds of audio after a word before it is output. Measured with a small encoder on 60 sentences of
-            the world: WER 7.0 % at 0 s, 4.0 % at 0.16 s, 3.4 % at 0.32 s, 4.0 % at 0.96 s, and 4.2 % of the whole.
+        look_ahead: Seconds of audio after a word before it is output. `omni bench live` chose 0.32 s on 60 sentences of
+            the world; on 60 others it has a WER of 9.8 %, 0 s has 11.9 %, and the whole recordings 10.6 % (greedy).
         context: Seconds of audio before the first word that is not output yet, which are read with it.
 
     Raises:
