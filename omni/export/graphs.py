@@ -1,0 +1,169 @@
+"""ONNX graphs of the recogniser, the image classifier and the Thinker, compared with PyTorch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from omni.errors import UserError
+from omni.layers.cache import KVCache
+from omni.models.audio_encoder import AudioEncoder
+from omni.models.classifier import Classifier
+from omni.models.thinker import Thinker
+from omni.models.vision_encoder import VisionEncoder
+
+OPSET = 20  # the first with Gelu; onnxruntime 1.17 and later run it
+_ANY = Dim.DYNAMIC
+
+
+class Graph(NamedTuple):
+    """A module with the signature of its graph.
+
+    Attributes:
+        module: The module, in eval mode; its arguments and results are tensors.
+        example: Its inputs by name; axes of size 2 or more, so that none is taken for a constant.
+        dynamic: Axes of each input whose size is free.
+        outputs: Names of its results.
+    """
+
+    module: nn.Module
+    example: dict[str, Tensor]
+    dynamic: dict[str, dict[int, Any]]
+    outputs: tuple[str, ...]
+
+
+class _Recognizer(nn.Module):
+    def __init__(self, encoder: AudioEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, mels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        emissions = self.encoder.emit(self.encoder(mels, lengths))
+        return emissions.log_probs, emissions.lengths
+
+
+class _ImageClassifier(nn.Module):
+    def __init__(self, encoder: VisionEncoder, classifier: Classifier) -> None:
+        super().__init__()
+        self.encoder, self.classifier = encoder, classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.encoder(images).pooled)
+
+
+class _PassedCache(KVCache):
+    """A cache of rows of equal length that grows by concatenation: a graph takes and returns its entries."""
+
+    def __init__(self, past: Tensor) -> None:
+        self.entries: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in past.unbind(0)]
+        self._past = past.shape[4]
+
+    def slots(self, time: int) -> Tensor:
+        return (self._past + torch.arange(time))[None]
+
+    def mask(self, time: int) -> Tensor:
+        return (torch.arange(self._past + time) <= self.slots(time)[..., None])[:, None]
+
+    @property
+    def lengths(self) -> tuple[int]:
+        return (1,)  # not empty: attention is masked, not causal, also where `past` is empty
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        old_keys, old_values = self.entries[layer]
+        self.entries[layer] = torch.cat((old_keys, keys), 2), torch.cat((old_values, values), 2)
+        return self.entries[layer]
+
+    def advance(self, entries: Any) -> None:
+        pass  # `append` has counted them
+
+
+class _ThinkerStep(nn.Module):
+    def __init__(self, thinker: Thinker) -> None:
+        super().__init__()
+        self.thinker = thinker
+
+    def forward(self, tokens: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        cache = _PassedCache(past)
+        hidden = self.thinker.encode_embeddings(
+            self.thinker.embed(tokens), positions=None, mask=None, cache=cache
+        ).hidden
+        return self.thinker.logits(hidden), torch.stack([torch.stack(entries) for entries in cache.entries])
+
+
+def recognizer_graph(encoder: AudioEncoder) -> Graph:
+    """`mels` (batch, mel frames, num_mels) and `lengths` to `log_probs` and `num_subframes`, as `Emissions`."""
+    example = {"mels": torch.zeros(2, 200, encoder.num_mels), "lengths": torch.tensor([200, 100])}
+    dynamic = {"mels": {0: _ANY, 1: _ANY}, "lengths": {0: _ANY}}
+    return Graph(_Recognizer(encoder).eval(), example, dynamic, ("log_probs", "num_subframes"))
+
+
+def classifier_graph(encoder: VisionEncoder, classifier: Classifier) -> Graph:
+    """`images` (batch, 3, size, size), 0 to 1, to `logits` of all attributes."""
+    example = {"images": torch.zeros(2, 3, encoder.image_size, encoder.image_size)}
+    return Graph(_ImageClassifier(encoder, classifier).eval(), example, {"images": {0: _ANY}}, ("logits",))
+
+
+def thinker_graph(thinker: Thinker) -> Graph:
+    """`tokens` (batch, time) and `past` to `logits` and `present`, the `past` of the next step.
+
+    `past` is (layers, 2 for keys and values, batch, num_kv_heads, entries, head_dim); without entries, a start.
+    """
+    inner = thinker.transformer
+    past = torch.zeros(inner.num_layers, 2, 2, inner.num_kv_heads, 7, inner.head_dim)
+    example = {"tokens": torch.ones(2, 5, dtype=torch.long), "past": past}
+    dynamic = {"tokens": {0: _ANY, 1: _ANY}, "past": {2: _ANY, 4: _ANY}}
+    return Graph(_ThinkerStep(thinker).eval(), example, dynamic, ("logits", "present"))
+
+
+@torch.no_grad()
+def write_graph(graph: Graph, path: Path) -> None:
+    """Writes an ONNX file with its weights.
+
+    Args:
+        graph: What to export.
+        path: The file.
+    """
+    program = torch.onnx.export(
+        graph.module,
+        kwargs=graph.example,
+        dynamo=True,
+        dynamic_shapes=graph.dynamic,
+        input_names=list(graph.example),
+        output_names=list(graph.outputs),
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(path)
+
+
+@torch.no_grad()
+def largest_difference(graph: Graph, path: Path, inputs: Mapping[str, Tensor], *, allowed: float = 1e-3) -> float:
+    """Runs an ONNX file and the module on the same inputs.
+
+    Args:
+        graph: The module.
+        path: Its file.
+        inputs: Inputs by name, of any size that is free.
+        allowed: Largest difference of a value.
+
+    Returns:
+        The largest difference of any output.
+
+    Raises:
+        UserError: If it is over `allowed`.
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(list(graph.outputs), {name: value.numpy() for name, value in inputs.items()})
+    wanted = graph.module(**inputs)
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    pairs = zip(wanted, found, strict=True)
+    worst = float(np.max([np.abs(want.numpy() - np.asarray(got)).max() for want, got in pairs]))  # or NaN
+    if not worst <= allowed:
+        raise UserError(f"{path.name} differs from PyTorch by {worst:.2g} (allowed {allowed:.2g}): it is not exported")
+    return worst
