@@ -103,7 +103,10 @@ def open_loggers(trainer: Trainer) -> None:
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` to the run's folder, and passes it to loggers elsewhere as hyper-parameters."""
+    """Writes `config.yaml` to the run's folder, and passes it to loggers elsewhere as hyper-parameters.
+
+    An evaluation leaves the file of the training run as it is.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, save_to_log_dir=False)
@@ -114,9 +117,9 @@ class SaveConfig(SaveConfigCallback):
             return
         folder = Path(run_folder(trainer))
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(
-            self.config, folder / self.config_filename, skip_none=False, overwrite=True, multifile=self.multifile
-        )
+        path = folder / self.config_filename
+        if stage == "fit" or not path.exists():
+            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=self.multifile)
         outside = [logger for logger in trainer.loggers if not isinstance(logger, TensorBoardLogger | CSVLogger)]
         if outside:
             config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))

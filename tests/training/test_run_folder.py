@@ -125,6 +125,16 @@ def test_a_run_that_fails_early_leaves_the_earlier_one(fault, fit, fails):
     fit("fit", "--ckpt_path=last", trainer__max_steps=7)  # as the message advises
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_an_evaluation_keeps_the_configuration_of_the_run(fit):
+    fit()
+    before = (RUN / "config.yaml").read_bytes()
+    fit("validate", "--ckpt_path=best", data__init_args__batch_size=2)
+    assert (RUN / "config.yaml").read_bytes() == before
+    fit("validate", f"--ckpt_path={RUN}/best.ckpt", "--trainer.logger.init_args.name=validated")
+    assert Path("lightning_logs/validated/config.yaml").is_file()
+
+
 def test_a_run_that_has_begun_keeps_its_own_files(fit):
     fit()
     before = (RUN / "best.ckpt").read_bytes()
