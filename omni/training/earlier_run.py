@@ -15,28 +15,33 @@ from omni.training.history import VALIDATIONS
 
 MARKER = ".omni-run"  # in every folder that a run has written to
 REPLACED = ("config.yaml", "hparams.yaml", "progress.json", VALIDATIONS, "metrics.csv", "predictions.pt")
+EVALUATED = ("hparams.yaml", "metrics.csv", "predictions.pt")  # the part of them that an evaluation replaces
 ADDED = ("events.out.tfevents.*", "metrics.*.csv")  # files of other names in each run
 
 
-def claim_folder(folder: Path, checkpoints: Iterable[str] = ()) -> None:
-    """Marks the folder of a run as omni's, so that later runs may move and replace the files that runs write there.
+def claim_folder(folder: Path, checkpoints: Iterable[str], *, evaluates: bool = False) -> None:
+    """Marks the folder of a run as omni's, so that later runs may move and replace what runs write there.
 
     Args:
         folder: The folder; made if it is missing.
         checkpoints: File names of the run's checkpoints.
+        evaluates: Whether the run only evaluates: it replaces fewer files. A folder with others of these names that
+            are not omni's is used and not marked.
 
     Raises:
         UserError: If it holds files of these names that no run of omni wrote, or cannot be written to.
     """
-    foreign = [name for name in (*checkpoints, *REPLACED) if (folder / name).exists()]
-    if foreign and not (folder / MARKER).exists() and not _is_run(folder, checkpoints):
+    found = [name for name in (*checkpoints, *REPLACED) if (folder / name).exists()]
+    foreign = [] if (folder / MARKER).exists() or _is_run(folder, checkpoints) else found
+    replaced = [name for name in foreign if not evaluates or name in EVALUATED]
+    if replaced:
         raise UserError(
-            f"{folder} holds {', '.join(foreign)}, which no run of omni has written, and which this run would replace: "
-            "name another folder (--trainer.logger.init_args.name, or --trainer.default_root_dir)"
+            f"{folder} holds {', '.join(replaced)}, which no run of omni has written, and which this run would "
+            "replace: name another folder (--trainer.logger.init_args.name, or --trainer.default_root_dir)"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / MARKER).exists():
+        if not foreign and not (folder / MARKER).exists():
             (folder / MARKER).touch()
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror}): name another folder") from error

@@ -216,7 +216,7 @@ class OmniCLI(LightningCLI):
         self._watch_ranks()
         self._resolve_checkpoint(str(self.subcommand))
         if self.trainer.is_global_zero and leaves_files(self.trainer):
-            claim_folder(Path(run_folder(self.trainer)))
+            claim_folder(Path(run_folder(self.trainer)), self._checkpoints, evaluates=True)
         open_loggers(self.trainer)
 
     before_validate = before_test = before_predict = before_evaluation

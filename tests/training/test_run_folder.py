@@ -99,6 +99,21 @@ def test_predictions_of_another_program_are_not_replaced(fit, trained, fails):
     assert Path("other/predictions.pt").read_text() == "mine"
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_an_evaluation_beside_files_of_the_user(fit, trained, fails):
+    Path("config.yaml").write_text("mine")
+    fit("validate", *HERE, f"--ckpt_path={trained}")
+    assert Path("config.yaml").read_text() == "mine"
+    assert "holds config.yaml" in fails(fit, "fit", *HERE)  # the evaluation has not claimed the folder
+
+
+def test_an_older_run_without_progress_is_evaluated(fit):
+    fit()
+    for name in (MARKER, "progress.json"):
+        (RUN / name).unlink()
+    fit("validate", "--ckpt_path=best")
+
+
 def test_a_run_of_a_version_without_the_marker_is_known(fit):
     fit()
     for name in (MARKER, "progress.json"):
