@@ -15,10 +15,17 @@ from omni.serving.urgency import Playback
 
 
 class AnswerText(NamedTuple):
-    """A piece of the text of a choice."""
+    """A piece of the text of a choice.
+
+    Attributes:
+        choice: Its number.
+        text: The piece.
+        num_tokens: Tokens generated so far.
+    """
 
     choice: int
     text: str
+    num_tokens: int
 
 
 class AnswerEnd(NamedTuple):
@@ -82,7 +89,7 @@ def text_steps(engine: Engine, question: Question, choice: int, listener: Callab
                 text += stops.finish()
             if text:
                 listener(text)
-                yield AnswerText(choice, text)
+                yield AnswerText(choice, text, answer.num_tokens)
             if answer.error is not None:
                 raise answer.error
             if ended or stops.found:

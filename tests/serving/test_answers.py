@@ -49,14 +49,14 @@ def run(pieces, *, stops=(), reason="length"):
 
 def test_pieces_are_passed_on_and_the_listener_is_told_of_the_end():
     found, heard, answer = run(["a", "bc", "d"], reason="stop")
-    assert found == [AnswerText(2, "a"), AnswerText(2, "bc"), AnswerText(2, "d"), AnswerEnd(2, "stop", 3)]
+    assert found == [AnswerText(2, "a", 1), AnswerText(2, "bc", 2), AnswerText(2, "d", 3), AnswerEnd(2, "stop", 3)]
     assert heard == ["a", "bc", "d", None]
     assert answer.cancelled
 
 
 def test_a_stop_string_ends_the_work_at_once():
     found, heard, answer = run(["a", "bE", "NDc", "d", "e", "f"], stops=["END"])
-    assert found == [AnswerText(2, "a"), AnswerText(2, "b"), AnswerEnd(2, "stop", 3)]
+    assert found == [AnswerText(2, "a", 1), AnswerText(2, "b", 2), AnswerEnd(2, "stop", 3)]
     assert heard == ["a", "b", None]
     assert answer.cancelled
 

@@ -174,6 +174,8 @@ class TestText:
             response = until(connection, "response.done")[-1].response
             assert (response.status, response.status_details.reason) == ("cancelled", "client_cancelled")
             assert response.output[0].status == "incomplete"
+            assert response.usage.output_tokens > 0
+            assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
             connection.response.cancel()
             assert until(connection, "error")[-1].error.code == "response_cancel_not_active"
             is_freed(server)

@@ -125,6 +125,7 @@ class Response:
             if isinstance(event, AnswerText):
                 self._first("token")
                 self._text += event.text
+                self._num_tokens = event.num_tokens
                 await self._send(f"{kind}.delta", delta=event.text)
             elif isinstance(event, AnswerAudio):
                 await self._send_audio(encoder.push(event.samples))
