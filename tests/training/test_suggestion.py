@@ -8,7 +8,7 @@ import yaml
 from lightning import LightningDataModule
 from PIL import Image
 from toy_chain import stage, two, written
-from toy_commands import CONFIGS, TOY, TOY_SPEECH, arguments
+from toy_commands import CONFIGS, TOY, TOY_SPEECH, TOY_VOCODER, arguments
 
 from omni.cli import main
 from omni.data.loading.statistics import DataStatistics
@@ -175,6 +175,17 @@ class TestLength:
         made = plan_text(data__init_args__streaming="true", data__init_args__val="corpus2.txt")
         assert "trainer.max_steps" not in made.values
         assert any("the length of a stream is not known" in note for note in made.notes)
+
+
+    @pytest.mark.parametrize("late", [True, False])
+    def test_what_starts_in_the_second_half_of_the_steps_starts_in_the_middle(self, late, speech):
+        key, toy = "model.init_args.adversarial_start", ["--config", str(CONFIGS / "vocoder.yaml")]
+        made = suggest(Configuration([*toy, *arguments(TOY_VOCODER, {key: 3})]))
+        assert key not in made.values  # early enough
+        steps = made.values["trainer.max_steps"]
+        start = steps // 2 + late
+        made = suggest(Configuration([*toy, *arguments(TOY_VOCODER, {key: start})]))
+        assert changes_of(made).get(key) == ((start, steps // 2) if late else None)
 
 
 class TestOtherData:
