@@ -44,15 +44,15 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module", name="run")
 def evaluator(browser):
-    """Evaluates an expression of an exported module, such as `audio.trimmed(given)`, on plain data."""
+    """Evaluates an expression with the exported modules, such as `audio.joined(given)`, on plain data."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(MODULES)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     page = browser.new_page()
     page.goto(f"http://127.0.0.1:{server.server_port}/audio.js")
 
     def run(expression, given=None):
-        module = expression.removeprefix("new ").split(".")[0]
-        load = f"const {module} = await import('/{module}.js')"
+        names = [path.stem for path in MODULES.glob("*.js") if f"{path.stem}." in expression]
+        load = "; ".join(f"const {name} = await import('/{name}.js')" for name in names)
         plain = "value => JSON.stringify(value, (_, one) => ArrayBuffer.isView(one) ? Array.from(one) : one)"
         return json.loads(page.evaluate(f"async given => {{ {load}; return ({plain})({expression}) }}", given))
 
@@ -75,16 +75,27 @@ def test_the_spectrogram_is_that_of_training(run, num_mels, length):
     assert np.abs(np.reshape(found["data"], expected.shape) - expected.numpy()).max() < 1e-3
 
 
+TRIM = """given.reduce((state, part) => {
+    state.parts.push(state.trimmer.push(Float32Array.from(part)));
+    return state;
+}, {trimmer: new audio.Trimmer(), parts: []})"""
+
+
 @pytest.mark.parametrize("quiet", [(0, 0), (1000, 700), (5000, 5001)])
-def test_silence_is_trimmed_as_by_the_streamed_trimmer(run, quiet):
+@pytest.mark.parametrize("size", [100_000, 999])
+def test_silence_is_trimmed_from_a_stream(run, quiet, size):
     loud = 1.2 * torch.as_tensor(tones("a")).float()
     samples = torch.cat((torch.zeros(quiet[0]), loud[:3333], torch.zeros(quiet[1])))
-    found = run("audio.trimmed(Float32Array.from(given))", samples.tolist())
+    found = run(f"audio.joined((({{trimmer, parts}}) => [...parts, trimmer.finish()])({TRIM}))", parts(samples, size))
     torch.testing.assert_close(torch.tensor(found), trimmed(samples), atol=1e-5, rtol=0)
 
 
 def test_silence_alone_has_no_sound(run):
-    assert run("audio.trimmed(new Float32Array(1000))") == []
+    assert run(f"(({{trimmer, parts}}) => [...parts, trimmer.finish()])({TRIM})", parts(torch.zeros(1000), 300))[-1] == []
+
+
+def parts(samples, size):
+    return [part.tolist() for part in samples.split(size)]
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])

@@ -1,4 +1,4 @@
-// Audio as omni.media.audio and omni.media.trimming have it: log-mel spectrograms of 16 kHz, and trimming of silence.
+// Audio at 16 kHz as omni.media has it: log-mel spectrograms (omni.media.audio), trimming of silence (omni.media.trimming).
 
 /** Triangles of height 1, evenly spaced on Slaney's mel scale: one Float64Array of bins for each filter. */
 function melFilters({num_mels: numMels, sample_rate: rate, n_fft: size}) {
@@ -84,27 +84,46 @@ export class LogMel {
 }
 
 const QUIET = 0.002, BLOCK = 160, MARGIN = 3, FADE = BLOCK / 2;
+const clipped = samples => samples.map(sample => Math.max(-1, Math.min(1, sample)));
+const ramp = place => Math.sin(Math.PI / 2 * place / (FADE - 1));
 
-/** Removes silence from both ends of samples, but for 30 ms, fades the ends, and clips samples at ±1. */
-export function trimmed(samples) {
-  const blocks = Math.ceil(samples.length / BLOCK);
-  const loud = block => {
-    for (let i = block * BLOCK; i < Math.min(samples.length, (block + 1) * BLOCK); i++) if (Math.abs(samples[i]) >= QUIET) return true;
-    return false;
-  };
-  let first = 0, last = blocks - 1;
-  while (first < blocks && !loud(first)) first++;
-  if (first === blocks) return new Float32Array(0);
-  while (!loud(last)) last--;
-  const start = Math.max(0, first - MARGIN) * BLOCK, end = Math.min(blocks, last + 1 + MARGIN) * BLOCK;
-  const kept = new Float32Array(end - start);
-  kept.set(samples.subarray(start, end));
-  for (let i = 0; i < FADE; i++) {
-    const gain = Math.sin(Math.PI / 2 * i / (FADE - 1));
-    kept[i] *= gain;
-    kept[kept.length - 1 - i] *= gain;
+export function joined(parts) {
+  const whole = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let place = 0;
+  for (const part of parts) { whole.set(part, place); place += part.length; }
+  return whole;
+}
+
+/** Removes silence from both ends of a stream of samples, but for 30 ms, fades the ends, and clips samples at ±1. */
+export class Trimmer {
+  constructor() { this.started = false; this.kept = new Float32Array(0); }
+
+  /** Adds samples; returns those that are ready. */
+  push(samples) {
+    const buffer = joined([this.kept, samples]), blocks = Math.floor(buffer.length / BLOCK);
+    const loud = [...Array(blocks).keys()].filter(block => buffer.subarray(block * BLOCK, (block + 1) * BLOCK).some(one => Math.abs(one) >= QUIET));
+    if (!loud.length) {
+      this.kept = this.started ? buffer : buffer.slice(Math.max(0, blocks - MARGIN) * BLOCK);
+      return new Float32Array(0);
+    }
+    let first = 0;
+    if (!this.started) {
+      this.started = true;
+      first = Math.max(0, loud[0] - MARGIN) * BLOCK;
+      for (let i = 0; i < FADE; i++) buffer[first + i] *= ramp(i);
+    }
+    this.kept = buffer.slice(loud.at(-1) * BLOCK);
+    return clipped(buffer.slice(first, loud.at(-1) * BLOCK));
   }
-  return kept.map(sample => Math.max(-1, Math.min(1, sample)));
+
+  /** The rest; empty if nothing was loud. */
+  finish() {
+    const ready = this.push(new Float32Array((BLOCK - this.kept.length % BLOCK) % BLOCK));
+    const rest = this.kept.slice(0, (1 + MARGIN) * BLOCK);
+    if (!this.started) return new Float32Array(0);
+    for (let i = 0; i < FADE; i++) rest[rest.length - 1 - i] *= ramp(i);
+    return joined([ready, clipped(rest)]);
+  }
 }
 
 /** The samples of a recording in any format that the browser plays: 16 kHz, channels averaged. */
