@@ -1,11 +1,61 @@
-"""A static page that runs exported graphs in a browser."""
+"""A static page that runs exported graphs in a browser, with onnxruntime-web and without a server of omni's."""
 
+import gzip
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import sentencepiece
 
 from omni.errors import UserError
+from omni.text.ctc_vocabulary import CharacterVocabulary, CTCVocabulary
 from omni.text.tokenizer import FIRST_PIECE, ByteTokenizer, SentencePieceTokenizer, Tokenizer
+
+ORT_WEB = "1.30.0"  # of onnxruntime-web, the last that the page was tested with
+NEEDED = {  # parts of an export, and what the page does with them
+    "omni_thinker": "a model of stage E, which answers",
+}
+SPEAKS = ("talker_text", "talker", "codec_decoder", "vocoder")
+_PAGE = Path(__file__).with_name("web_page")
+_SCRIPT, _WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
+
+
+def write_page(folder: Path, source: Path, manifest: Mapping[str, Any], runtime: Path) -> list[str]:
+    """Writes the page, the chosen graphs, and onnxruntime-web.
+
+    Args:
+        folder: An empty folder.
+        source: An export to ONNX.
+        manifest: Its manifest.
+        runtime: The folder `dist` of onnxruntime-web.
+
+    Returns:
+        The parts that are on the page.
+
+    Raises:
+        UserError: If the export has no part that answers.
+    """
+    parts = manifest["parts"]
+    if missing := [f"{name} ({what})" for name, what in NEEDED.items() if name not in parts]:
+        raise UserError(f"{source} has no {', '.join(missing)}: export a checkpoint of stage E to ONNX first")
+    wanted = {"omni_thinker", "image_embeddings", "audio_embeddings"}
+    if all(name in parts for name in SPEAKS):
+        wanted |= set(SPEAKS)
+    kept = [name for name in parts if name in wanted]
+    for name in kept:
+        file = parts[name]["variants"][parts[name]["chosen"]]["file"]
+        shutil.copyfile(source / file, folder / file)
+    shutil.copytree(_PAGE, folder, dirs_exist_ok=True)
+    (folder / "ort").mkdir()
+    shutil.copyfile(runtime / _SCRIPT, folder / "ort" / _SCRIPT)
+    with gzip.open(folder / "ort" / f"{_WASM}.gz", "wb") as file:  # a quarter of its size; hosts may not compress
+        file.write((runtime / _WASM).read_bytes())
+    return kept
 
 
 def tokenizer_state(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -25,3 +75,71 @@ def tokenizer_state(tokenizer: Tokenizer) -> dict[str, Any]:
         "pieces": [processor.id_to_piece(i) for i in ids],
         "scores": [processor.get_score(i) for i in ids],
     }
+
+
+def characters_state(vocabulary: CTCVocabulary) -> dict[str, Any]:
+    """The vocabulary of a Talker as plain data for `web_page/text.js`.
+
+    Raises:
+        UserError: If it is not one of characters.
+    """
+    if not isinstance(vocabulary, CharacterVocabulary):
+        raise UserError("a page can be made of Talkers that read characters only")
+    return vocabulary.state()
+
+
+def find_runtime(given: Path | None) -> Path:
+    """The folder `dist` of the package onnxruntime-web: the given one, or one that npm fetches and a cache keeps.
+
+    Args:
+        given: The folder, for a machine without npm or without a network.
+
+    Raises:
+        UserError: If it is not there, or npm is not or fails.
+    """
+    if given is not None:
+        if not all((given / name).is_file() for name in (_SCRIPT, _WASM)):
+            raise UserError(f"{given} has no {_SCRIPT} and {_WASM}: give the folder dist of onnxruntime-web {ORT_WEB}")
+        return given
+    kept = Path.home() / ".cache" / "omni" / f"onnxruntime-web-{ORT_WEB}"
+    if not kept.is_dir():
+        _fetch(kept)
+    return kept
+
+
+def _fetch(kept: Path) -> None:
+    """Unpacks the two files of the npm package into a new folder."""
+    npm, advice = shutil.which("npm"), f"or give the folder dist of onnxruntime-web {ORT_WEB} as --ort_web"
+    if npm is None:
+        raise UserError(f"--to web needs onnxruntime-web from npm, which is not installed: install npm, {advice}")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as name:
+        place = Path(name)
+        command = [npm, "pack", f"onnxruntime-web@{ORT_WEB}", "--silent"]  # npm checks the package's hash
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+        archives = list(place.glob("*.tgz"))
+        if done.returncode or not archives:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"npm cannot fetch onnxruntime-web {ORT_WEB} ({reason}): try again, {advice}")
+        made = place / "made"
+        made.mkdir()
+        with tarfile.open(archives[0]) as archive:
+            for file in (_SCRIPT, _WASM):
+                content = archive.extractfile(f"package/dist/{file}")
+                assert content is not None
+                (made / file).write_bytes(content.read())
+        made.rename(kept)
+
+
+def page_manifest(manifest: Mapping[str, Any], kept: list[str], **web: Any) -> dict[str, Any]:
+    """Entries of the page's manifest: those of the export for the parts on the page, and `web`.
+
+    Args:
+        manifest: The export's manifest.
+        kept: Parts on the page.
+        web: State of the tokenizer and the characters.
+    """
+    parts = json.loads(json.dumps({name: manifest["parts"][name] for name in kept}))
+    for part in parts.values():
+        part["variants"] = {part["chosen"]: part["variants"][part["chosen"]]}
+    return {"parts": parts, "parity": manifest["parity"], "web": {"onnxruntime_web": ORT_WEB, **web}}

@@ -13,9 +13,18 @@ const page = {ready: false, picture: null, last: null};
 window.omniPage = page;  // for tests and for the console
 
 ort.env.wasm.numThreads = 1;  // more need headers that a plain file host does not send
-ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
+
+/** onnxruntime's WebAssembly, which is compressed in the export. */
+async function runtime() {
+  const response = await fetch("ort/ort-wasm-simd-threaded.wasm.gz");
+  if (!response.ok) throw new Error(`ort/ cannot be read (${response.status}): serve the whole exported folder`);
+  const bytes = await response.arrayBuffer(), start = new Uint8Array(bytes, 0, 2);
+  if (start[0] !== 0x1f || start[1] !== 0x8b) return bytes;  // a host that has decompressed it
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+}
 
 async function load() {
+  ort.env.wasm.wasmBinary = await runtime();
   page.parts = await Parts.open(ort, "./", (name, share) => { $("state").textContent = `loading ${name} (${Math.round(100 * share)} %)`; });
   page.tokenizer = new Tokenizer(page.parts.manifest.web.tokenizer);
   page.speaks = page.parts.has("talker");
