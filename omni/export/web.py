@@ -128,7 +128,8 @@ def _fetch(kept: Path) -> None:
                 content = archive.extractfile(f"package/dist/{file}")
                 assert content is not None
                 (made / file).write_bytes(content.read())
-        made.rename(kept)
+        if not kept.is_dir():  # another process may have been faster
+            made.rename(kept)
 
 
 def page_manifest(manifest: Mapping[str, Any], kept: list[str], **web: Any) -> dict[str, Any]:

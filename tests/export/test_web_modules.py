@@ -91,7 +91,9 @@ def test_silence_is_trimmed_from_a_stream(run, quiet, size):
 
 
 def test_silence_alone_has_no_sound(run):
-    assert run(f"(({{trimmer, parts}}) => [...parts, trimmer.finish()])({TRIM})", parts(torch.zeros(1000), 300))[-1] == []
+    assert (
+        run(f"(({{trimmer, parts}}) => [...parts, trimmer.finish()])({TRIM})", parts(torch.zeros(1000), 300))[-1] == []
+    )
 
 
 def parts(samples, size):
