@@ -1,7 +1,10 @@
 """`omni export`: a trained model as a folder that runs without omni, compared with omni before it is kept."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from tqdm import tqdm
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.curves.event_files import read_config
@@ -11,6 +14,7 @@ from omni.export.folder import new_export, write_manifest
 from omni.export.hf import Rows, export_hf, random_rows
 
 _ROWS = 32
+_SPOKEN, _PICTURED = 200, 500  # rows with references: of 200 utterances, 0.3 points of WER are about 4 words
 
 
 def export(
@@ -20,35 +24,49 @@ def export(
     out: Path | None = None,
     rows: Path | None = None,
     int8: bool = False,
+    opset: int | None = None,
 ) -> None:
     """Export a trained model to a folder that runs without omni.
 
     `hf` writes the Thinker of any checkpoint as a Qwen3 or Qwen3-MoE model with its tokenizer, which
-    `AutoModelForCausalLM` and `AutoTokenizer` of transformers load. The folder is loaded back and compared with omni on
-    real rows: token ids, logits and greedy continuations. It is kept only if all are equal; `manifest.json` has the
-    result.
+    `AutoModelForCausalLM` and `AutoTokenizer` of transformers load. `onnx` writes graphs of the recogniser, the image
+    classifier and the Thinker, of those that the checkpoint holds; `omni transcribe`, `omni classify` and `omni
+    generate` take the folder as their checkpoint and run it without PyTorch. The folder is compared with omni on real
+    rows, and is kept only if both agree; `manifest.json` has the result.
 
     Args:
-        checkpoint: A checkpoint that holds a Thinker, such as lightning_logs/thinker/best.ckpt.
-        to: `hf`.
-        out: The folder to write; by default lightning_logs/export/STAGE-hf. An earlier export in it is replaced.
-        rows: Texts to compare on: a .txt file with one a line, or a .jsonl file with `text` or `messages`. By default
-            the validation data of the checkpoint's run; where that is missing, random tokens.
-        int8: For targets that quantise.
+        checkpoint: A checkpoint, such as lightning_logs/thinker/best.ckpt.
+        to: `hf` or `onnx`.
+        out: The folder to write; by default lightning_logs/export/STAGE-hf or -onnx. An earlier export in it is
+            replaced.
+        rows: Rows to compare on. Texts: a .txt file with one a line, or a .jsonl file with `text` or `messages`. Speech
+            and images: a manifest or a folder, as in the data of the stage. By default the validation data of the
+            checkpoint's run; where that is missing, random input.
+        int8: Of `onnx`: also write graphs with int8 weights, and choose by time and quality on this machine.
+        opset: Of `onnx`: version of ONNX's operators; by default 20.
     """
-    if to != "hf":
-        raise UserError(f"--to {to} is not available yet: --to hf exports the Thinker")
-    if int8:
+    if to == "torch":
+        raise UserError("--to torch is not available yet: --to hf exports the Thinker, --to onnx graphs")
+    if int8 and to == "hf":
         raise UserError("--int8 is not available for --to hf: its weights are fp32, and transformers quantises on load")
+    if opset is not None and to != "onnx":
+        raise UserError(f"--opset is of --to onnx: leave it out of --to {to}")
     opened = Checkpoint(Path(checkpoint).expanduser())
+    out = (out or Path("lightning_logs/export") / f"{opened.lineage['stage']}-{to}").expanduser()
+    if to == "onnx":
+        _to_onnx(opened, out, rows, int8=int8, opset=opset)
+    else:
+        _to_hf(opened, out, rows)
+
+
+def _to_hf(opened: Checkpoint, out: Path, rows: Path | None) -> None:
     if "thinker" not in opened:
         held = ", ".join(sorted(opened.content["parts"])) or "none"
-        raise UserError(f"{checkpoint} holds no Thinker, which --to hf exports; its parts: {held}")
-    out = (out or Path("lightning_logs/export") / f"{opened.lineage['stage']}-{to}").expanduser()
+        raise UserError(f"{opened} holds no Thinker, which --to hf exports; its parts: {held}")
     compared = _rows(opened, rows)
     with new_export(out) as folder:
         entries = export_hf(opened, folder, compared)
-        write_manifest(folder, opened, target=to, **entries)
+        write_manifest(folder, opened, target="hf", **entries)
     part, parity = entries["parts"]["thinker"], entries["parity"]
     print(f"{out}: {part['architecture']}, {part['parameters']:,} parameters, fp32")
     worst, continued = parity["max_abs_logit_difference"], parity["greedy_continuations"]["equal"]
@@ -74,3 +92,61 @@ def _rows(checkpoint: Checkpoint, path: Path | None) -> Rows:
         return Rows(texts, source)
     random = random_rows(checkpoint.tokenizer)
     return Rows(random.texts, f"{random.source}: {source}")
+
+
+def _to_onnx(opened: Checkpoint, out: Path, rows: Path | None, *, int8: bool, opset: int | None) -> None:
+    from omni.export import onnx_folder  # late: it needs the extra `export`
+
+    checked = onnx_folder.check_opset(onnx_folder.OPSET if opset is None else opset)
+    kinds = {part.rows for part in onnx_folder.find_parts(opened)}
+    if rows is not None and len(kinds) > 1:
+        raise UserError(
+            f"--rows is of one kind, and {opened} is compared on {' and '.join(sorted(kinds))}: leave it out"
+        )
+    compared = {kind: _onnx_rows(opened, kind, rows) for kind in kinds}
+    with new_export(out) as folder, tqdm(desc="export", bar_format="{desc}", leave=False, disable=None) as bar:
+        entries = onnx_folder.export_onnx(
+            opened, folder, compared, opset=checked, int8=int8, progress=bar.set_description_str
+        )
+        write_manifest(folder, opened, target="onnx", **entries)
+    print(f"{out}:")
+    for name, part in entries["parts"].items():
+        _print_part(name, part, entries["parity"][name])
+
+
+def _onnx_rows(opened: Checkpoint, kind: str, path: Path | None) -> Any:
+    """Rows of a kind: of a file, or those that the checkpoint's run held out."""
+    from omni.data.images.held_out import held_out_images, images_of
+    from omni.data.speech.held_out import held_out_utterances, utterances_of
+    from omni.export.parts.part import Pictured, Spoken
+    from omni.export.parts.part import Rows as AnyRows
+
+    config = read_config(opened.path.parent)
+    name = None if path is None else str(path.expanduser())
+    if kind == "speech":
+        found = held_out_utterances(config, _SPOKEN) if name is None else (utterances_of([name], _SPOKEN), name)
+        rows = AnyRows([Spoken(*row) for row in found[0]], found[1])
+    elif kind == "images":
+        found = held_out_images(config, _PICTURED) if name is None else (images_of(name, _PICTURED), name)
+        rows = AnyRows([Pictured(*row) for row in found[0]], found[1])
+    else:
+        rows = AnyRows(*held_out_texts(config, _ROWS)) if path is None else AnyRows(*_rows(opened, path))
+    if name is not None and not rows.items:
+        raise UserError(f"{path} has no rows of {kind}: give others as --rows")
+    return rows
+
+
+def _print_part(name: str, part: Mapping[str, Any], parity: Mapping[str, Any]) -> None:
+    print(f"  {name}: {part['parameters']:,} parameters, opset {part['opset']}")
+    results = parity["results"]
+    print(
+        f"    compared with PyTorch on {parity['rows']['count']} rows ({parity['rows']['source']}): outputs within "
+        f"{parity['max_abs_difference']:.1e}, {results['equal']} of {results['count']} results equal"
+    )
+    for variant, figures in part["variants"].items():
+        if "milliseconds" in figures:
+            quality = figures["quality"]
+            score = "" if quality is None else f", {quality['metric']} {quality['value']:.4f}"
+            print(f"    {variant}: {figures['bytes'] / 1e6:.2f} MB, {figures['milliseconds']:.2f} ms a row{score}")
+    if "reason" in part:
+        print(f"    chosen: {part['chosen']} ({part['reason']})")

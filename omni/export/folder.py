@@ -1,7 +1,7 @@
 """The folder of an export: written whole or not at all, described by its `manifest.json`, and checked when it is read.
 
 The manifest holds `target` (`hf`, `onnx` or `torch`), `parts`, `tokenizer`, `audio` (constants of the spectrograms),
-`lineage`, `parity`, and `files`: size in bytes and sha256 of each other file.
+`lineage`, `parity`, and `files`: size in bytes and sha256 of each other file. `omni.runtime.manifest` reads it.
 """
 
 import hashlib
@@ -17,11 +17,9 @@ from omni import __version__
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError
 from omni.files import private
+from omni.runtime.manifest import FORMAT, MANIFEST, find_manifest
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.tokenizer import Tokenizer
-
-MANIFEST = "manifest.json"
-_FORMAT = "omni-export"
 
 
 @contextmanager
@@ -61,7 +59,7 @@ def write_manifest(folder: Path, checkpoint: Checkpoint, *, target: str, **entri
         The manifest.
     """
     manifest = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "omni_version": __version__,
         "target": target,
         **entries,
@@ -81,46 +79,13 @@ def write_manifest(folder: Path, checkpoint: Checkpoint, *, target: str, **entri
     return manifest
 
 
-def read_manifest(folder: Path, *, target: str | None = None) -> dict[str, Any]:
-    """The manifest of an exported folder, whose files are as large as it says.
-
-    Args:
-        folder: The folder.
-        target: The target that the caller can use; None for any.
-
-    Raises:
-        UserError: If the folder is not an export, is one for another target, or a file is missing or was cut.
-    """
-    manifest = _manifest(folder)
-    if manifest is None:
-        raise UserError(f"{folder} is not an export of omni: it has no valid {MANIFEST}; make one with `omni export`")
-    if target is not None and manifest["target"] != target:
-        raise UserError(f"{folder} is an export for {manifest['target']}, and one for {target} is needed")
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != entry["bytes"]:
-            found = "is missing" if size is None else f"has {size:,} bytes instead of {entry['bytes']:,}"
-            raise UserError(f"{path} {found}: the export is incomplete; copy it again, or export again")
-    return manifest
-
-
 def _identity(vocabulary: Tokenizer | CTCVocabulary) -> dict[str, Any]:
     kind = vocabulary.state().get("kind", type(vocabulary).__name__)
     return {"kind": kind, "fingerprint": vocabulary.fingerprint, "vocab_size": vocabulary.vocab_size}
 
 
-def _manifest(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    valid = isinstance(found, dict) and found.get("format") == _FORMAT and {"target", "files"} <= found.keys()
-    return found if valid else None
-
-
 def _refuse_foreign(out: Path) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and _manifest(out) is None):
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and find_manifest(out) is None):
         kind = "a file" if out.is_file() else f"a folder of other files (no {MANIFEST} of an export)"
         raise UserError(f"{out} is {kind}: give another folder as --out")
 

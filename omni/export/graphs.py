@@ -121,12 +121,13 @@ def thinker_graph(thinker: Thinker) -> Graph:
 
 
 @torch.no_grad()
-def write_graph(graph: Graph, path: Path) -> None:
+def write_graph(graph: Graph, path: Path, *, opset: int = OPSET) -> None:
     """Writes an ONNX file with its weights.
 
     Args:
         graph: What to export.
         path: The file.
+        opset: Version of ONNX's operators.
     """
     program = torch.onnx.export(
         graph.module,
@@ -135,7 +136,7 @@ def write_graph(graph: Graph, path: Path) -> None:
         dynamic_shapes=graph.dynamic,
         input_names=list(graph.example),
         output_names=list(graph.outputs),
-        opset_version=OPSET,
+        opset_version=opset,
         verbose=False,
     )
     assert program is not None

@@ -8,7 +8,8 @@ from toy_export import pieces, save, toy_thinker
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError
-from omni.export.folder import MANIFEST, new_export, read_manifest, write_manifest
+from omni.export.folder import new_export, write_manifest
+from omni.runtime.manifest import MANIFEST, read_manifest
 
 
 @pytest.fixture

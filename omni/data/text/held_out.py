@@ -6,8 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from omni.data.loading.hub import HUB
 from omni.data.loading.jsonl import jsonl_rows
+from omni.data.loading.run_data import local_entries, run_data
 from omni.data.text.corpus import DocumentSplit, open_corpus, tail_split
 from omni.errors import UserError
 
@@ -22,14 +22,14 @@ def held_out_texts(config: Any, limit: int) -> tuple[list[str], str]:
     Returns:
         The texts, and the file's name; or no texts, and why.
     """
-    data = (config.get("data") if isinstance(config, Mapping) else None) or {}
-    options = data.get("init_args") or {}
+    data = run_data(config)
+    options = data.options
     entries, train = _local(options.get("val")), _local(options.get("train"))
     for path in entries:
         if texts := texts_of_file(path, limit):
             return texts, str(path)
     # The two ways in which `omni.data.text.data.TextData` splits a corpus without validation data.
-    if train and not options.get("val") and data["class_path"].endswith("TextData"):
+    if train and not options.get("val") and data.kind.endswith("TextData"):
         names = [str(path) for path in train]
         corpus = open_corpus(
             names, text_column=options["text_column"], document_separator=options["document_separator"]
@@ -41,13 +41,12 @@ def held_out_texts(config: Any, limit: int) -> tuple[list[str], str]:
         lines = (line for source in held for text in source.read() for line in text.splitlines() if line.strip())
         if texts := list(islice(lines, limit)):
             return texts, names[0]
-    return [], "the run's data is not here" if options.get("val") or options.get("train") else "the run names no data"
+    return [], data.absent
 
 
 def _local(entries: Any) -> list[Path]:
     """Those of the entries of a configuration that are local files of text or rows."""
-    names = [entries] if isinstance(entries, str) else [name for name in entries or () if isinstance(name, str)]
-    paths = [Path(name).expanduser() for name in names if not name.startswith(HUB)]
+    paths = [Path(name).expanduser() for name in local_entries(entries)]
     return [path for path in paths if path.suffix in (".txt", ".jsonl") and path.is_file()]
 
 

@@ -1,0 +1,58 @@
+"""Utterances that a run holds out: what an export is compared on."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+
+from omni.data.loading.run_data import local_entries, run_data
+from omni.data.speech.manifests import Utterance, open_utterances
+from omni.data.speech.rows import chosen_by_hash
+from omni.media.audio import read_audio
+
+
+def held_out_utterances(config: Any, limit: int) -> tuple[list[tuple[Tensor, str]], str]:
+    """Utterances that a run of `SpeechData` does not train on, of local files.
+
+    Args:
+        config: The run's configuration; None if it has none.
+        limit: Most utterances.
+
+    Returns:
+        Audio (samples,) at 16 kHz and text of each, and their source; or none, and why.
+    """
+    data = run_data(config)
+    if data.kind not in ("", "SpeechData"):
+        return [], f"the run's data is {data.kind}"
+    column = data.options.get("text_column", "text")
+    if val := local_entries(data.options.get("val")):
+        return utterances_of(val, limit, text_column=column), ", ".join(val)
+    train = local_entries(data.options.get("train"))
+    if data.options.get("val") or not train:
+        return [], data.absent
+    rows = _rows(train, column)
+    counts = Counter(str(row.speaker) for row in rows)
+    if len(counts) < 2 and not data.options.get("val_speakers"):
+        return [], "the run has neither validation data nor speakers to hold out"
+    held = data.options.get("val_speakers") or chosen_by_hash(counts, data.options.get("val_fraction", 0.1))
+    held_out = (row for row in rows if str(row.speaker) in held)
+    return _read(held_out, limit), f"held-out speakers of {', '.join(train)}"
+
+
+def utterances_of(entries: Sequence[str], limit: int, *, text_column: str = "text") -> list[tuple[Tensor, str]]:
+    """The first utterances of manifests or folders: audio (samples,) at 16 kHz, and text.
+
+    Raises:
+        UserError: If a source or a recording cannot be read.
+    """
+    return _read(_rows(entries, text_column), limit)
+
+
+def _rows(entries: Sequence[str], text_column: str) -> list[Utterance]:
+    return [row for source in open_utterances(entries, text_column=text_column) for row in source.rows()]
+
+
+def _read(rows: Iterable[Utterance], limit: int) -> list[tuple[Tensor, str]]:
+    return [(read_audio(row.audio), row.text) for row in islice(rows, limit)]

@@ -1,0 +1,175 @@
+"""`omni export --to onnx`: the parts of a checkpoint as ONNX graphs, compared with PyTorch, in fp32 and int8."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from omni.checkpoints.checkpoint import Checkpoint
+from omni.errors import UserError, install_hint
+from omni.export.graphs import OPSET, write_graph
+from omni.export.int8 import Variant, choose, measure, quantize
+from omni.export.parts.image_classifier import ImageClassifierPart
+from omni.export.parts.part import OnnxPart, RowKind, Rows
+from omni.export.parts.recognizer import RecognizerPart
+from omni.export.parts.thinker import ThinkerPart
+from omni.runtime.engine import Run, onnxruntime, open_session, run_of
+from omni.runtime.vocabulary import write_vocabulary
+
+_COMPARED = 48  # rows that run in PyTorch, too; quality is of all
+PARTS: tuple[type[OnnxPart], ...] = (RecognizerPart, ImageClassifierPart, ThinkerPart)
+
+
+def find_parts(checkpoint: Checkpoint) -> list[type[OnnxPart]]:
+    """The parts of a checkpoint that can be exported.
+
+    Raises:
+        UserError: If there are none; it says why, and what can be exported.
+    """
+    reasons = {part: part.missing(checkpoint) for part in PARTS}
+    if found := [part for part, reason in reasons.items() if reason is None]:
+        return found
+    held = ", ".join(sorted(checkpoint.content["parts"])) or "none"
+    why = "; ".join(reason for reason in reasons.values() if reason and not reason.startswith("no "))
+    what = "; ".join(part.needs for part in PARTS)
+    because = f" ({why})" if why else ""
+    raise UserError(
+        f"{checkpoint} holds nothing that --to onnx exports{because}; its parts: {held}; what can be exported: {what}"
+    )
+
+
+def check_opset(opset: int) -> int:
+    """Checks an opset against the graphs and the installed onnx.
+
+    Raises:
+        UserError: If it is too old or too new, or the packages of the extra `export` are missing.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  the exporter imports it late
+    except ImportError as error:
+        raise UserError(f"--to onnx needs the packages onnx and onnxscript: {install_hint('export')}") from error
+    onnxruntime()
+    newest = onnx.defs.onnx_opset_version()
+    if opset < OPSET:
+        raise UserError(f"--opset {opset} is too old: the graphs need {OPSET} or later, the first with Gelu")
+    if opset > newest:
+        raise UserError(f"--opset {opset} is not known to onnx {onnx.__version__}, whose latest is {newest}")
+    return opset
+
+
+def export_onnx(
+    checkpoint: Checkpoint,
+    folder: Path,
+    rows: Mapping[RowKind, Rows],
+    *,
+    opset: int = OPSET,
+    int8: bool = False,
+    progress: Callable[[str], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Writes the graphs of a checkpoint and what their hosts need into a folder, and compares them with PyTorch.
+
+    Args:
+        checkpoint: It holds at least one part; see `find_parts`.
+        folder: An empty folder.
+        rows: Rows of each kind that its parts are compared on.
+        opset: Version of ONNX's operators.
+        int8: Also quantise, and measure time and quality of both.
+        progress: Called with what is done next.
+
+    Returns:
+        The manifest's entries `parts` and `parity`.
+
+    Raises:
+        UserError: If a graph differs from PyTorch.
+    """
+    parts, parity = {}, {}
+    for kind in find_parts(checkpoint):
+        progress(f"{kind.name}: export")
+        part = kind(checkpoint)
+        path = folder / f"{part.name}.onnx"
+        write_graph(part.graph, path, opset=opset)
+        session = open_session(path)
+        progress(f"{part.name}: compare")
+        parity[part.name] = compare(part, run_of(session), rows[part.rows])
+        entry: dict[str, Any] = {"file": path.name, "opset": opset, **_signature(session)}
+        entry |= {"parameters": sum(parameter.numel() for parameter in part.graph.module.parameters())}
+        entry["constants"] = part.constants()
+        if part.vocabulary is not None:
+            entry["vocabulary"] = write_vocabulary(part.vocabulary, folder, part.name)
+        entry |= {"chosen": "fp32", "variants": {"fp32": {"file": path.name, "bytes": path.stat().st_size}}}
+        if int8:
+            progress(f"{part.name}: int8")
+            entry |= _with_int8(part, path, rows[part.rows], parity[part.name]["quality"])
+        parts[part.name] = entry
+    return {"parts": parts, "parity": parity}
+
+
+def compare(part: OnnxPart, run: Run, rows: Rows) -> dict[str, Any]:
+    """Runs a graph and its module on the same rows.
+
+    Args:
+        part: The part.
+        run: Its graph.
+        rows: What is compared; random input where it is empty.
+
+    Returns:
+        The manifest's entry in `parity`.
+
+    Raises:
+        UserError: If an output differs by more than the part's tolerance, or a result is another.
+    """
+    items = rows.items[:_COMPARED] or part.random_items()
+    source = rows.source if rows.items else f"random input: {rows.source}"
+    module, worst, batches = part.module_run(), 0.0, 0
+    for inputs in part.inputs(items):
+        for wanted, found in zip(module(inputs), run(inputs), strict=True):
+            difference = np.abs(wanted.astype(np.float64) - found).max(initial=0)
+            worst = float(np.maximum(worst, difference))  # NaN stays
+        batches += 1
+    if not worst <= part.tolerance:
+        raise UserError(
+            f"the exported {part.name} differs from PyTorch by {worst:.2g} (at most {part.tolerance:g}) on "
+            f"{len(items)} rows of {source}; nothing was written"
+        )
+    wanted, found = part.results(module, items), part.results(run, items)
+    same = [one == other for one, other in zip(wanted, found, strict=True)]
+    if not all(same):
+        row = same.index(False)
+        raise UserError(
+            f"the exported {part.name} gives {found[row]!r} for row {row + 1} of {source}, and PyTorch "
+            f"{wanted[row]!r}; nothing was written"
+        )
+    return {
+        "against": f"torch {torch.__version__}, fp32, CPU",
+        "onnxruntime": onnxruntime().__version__,
+        "rows": {"source": source, "count": len(items), "batches": batches, "random": not rows.items},
+        "max_abs_difference": worst,
+        "tolerance": part.tolerance,
+        "results": {"count": len(same), "equal": sum(same)},
+        "quality": part.quality(run, rows.items)._asdict() if rows.items else None,
+    }
+
+
+def _with_int8(part: OnnxPart, path: Path, rows: Rows, quality: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Entries of the manifest for a part with an int8 variant beside the fp32 graph, whose quality is given."""
+    small = path.with_name(f"{part.name}.int8.onnx")
+    quantize(path, small)
+    items = rows.items or part.random_items()
+    variants = {name: Variant(file, run_of(open_session(file))) for name, file in (("fp32", path), ("int8", small))}
+    measured = measure(part, variants, items)
+    measured["fp32"]["quality"] = quality
+    measured["int8"]["quality"] = part.quality(variants["int8"].run, rows.items)._asdict() if rows.items else None
+    chosen, reason = choose(part, measured)
+    return {"variants": measured, "chosen": chosen, "reason": reason}
+
+
+def _signature(session: Any) -> dict[str, Any]:
+    """Names, shapes and types of a graph's inputs and outputs; an axis of any size has a name."""
+    sides = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
+    return {
+        side: [{"name": one.name, "shape": one.shape, "dtype": one.type[len("tensor(") : -1]} for one in values]
+        for side, values in sides.items()
+    }
