@@ -91,6 +91,8 @@ def fast_tokenizer(tokenizer: Tokenizer, *, template: Template | None, context: 
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, BOS)]
     )
     stop = stop_token(tokenizer, template or "plain")
+    # Absent, not None: onnxruntime-genai refuses a null in tokenizer_config.json.
+    chat = {"chat_template": chat_template(tokenizer)} if template == "chat" else {}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=bos,
@@ -100,7 +102,7 @@ def fast_tokenizer(tokenizer: Tokenizer, *, template: Template | None, context: 
         additional_special_tokens=[name for i, name in enumerate(SPECIALS) if i not in (BOS, stop, UNK, PAD)],
         clean_up_tokenization_spaces=False,
         model_max_length=context,
-        chat_template=chat_template(tokenizer) if template == "chat" else None,
+        **chat,
     )
 
 
