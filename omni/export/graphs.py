@@ -1,6 +1,6 @@
 """ONNX graphs of the recogniser, the image classifier and the Thinker, compared with PyTorch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,10 +161,32 @@ def largest_difference(graph: Graph, path: Path, inputs: Mapping[str, Tensor], *
     """
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = session.run(list(graph.outputs), {name: value.numpy() for name, value in inputs.items()})
+    return compare(graph, found, inputs, name=path.name, allowed=allowed)
+
+
+@torch.no_grad()
+def compare(
+    graph: Graph, found: Sequence[Any], inputs: Mapping[str, Tensor], *, name: str, allowed: float = 1e-3
+) -> float:
+    """Compares outputs on some inputs with those of the module; see `largest_difference`.
+
+    Args:
+        graph: The module.
+        found: Values of all outputs.
+        inputs: Inputs by name.
+        name: What computed them, for the error.
+        allowed: Largest difference of a value.
+
+    Returns:
+        The largest difference of any output.
+
+    Raises:
+        UserError: If it is over `allowed`.
+    """
     wanted = graph.module(**inputs)
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
     pairs = zip(wanted, found, strict=True)
     worst = float(np.max([np.abs(want.numpy() - np.asarray(got)).max() for want, got in pairs]))  # or NaN
     if not worst <= allowed:
-        raise UserError(f"{path.name} differs from PyTorch by {worst:.2g} (allowed {allowed:.2g}): it is not exported")
+        raise UserError(f"{name} differs from PyTorch by {worst:.2g} (allowed {allowed:.2g}): it is not exported")
     return worst

@@ -195,7 +195,7 @@ class VisionEncoder(ImageEncoder):
         grid = self.stem(pixels)
         rows, columns = grid.shape[1:3]
         patches = (grid + self._learned_positions(rows, columns)).flatten(1, 2)
-        x = torch.cat((self.cls.expand(len(images), 1, -1).to(patches.dtype), patches), dim=1)
+        x = torch.cat((self.cls.expand(images.shape[0], 1, -1).to(patches.dtype), patches), dim=1)
         return x, self._rotary_positions(rows, columns), (rows, columns)
 
     def _learned_positions(self, rows: int, columns: int) -> Tensor:
