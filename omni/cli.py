@@ -124,7 +124,7 @@ VERBS = {
         "omni.commands.export:export",
         "Export a trained model to a folder that runs without omni, and compare it with omni.",
         ("checkpoint",),
-        flags=("int8",),
+        flags=("int8", "compiled"),
     ),
     "hub push": Verb(
         "omni.commands.hub:push", "Publish a trained model on the Hub.", ("checkpoint", "repository"), flags=("public",)

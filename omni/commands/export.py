@@ -25,36 +25,43 @@ def export(
     rows: Path | None = None,
     int8: bool = False,
     opset: int | None = None,
+    compiled: bool = False,
 ) -> None:
     """Export a trained model to a folder that runs without omni.
 
     `hf` writes the Thinker of any checkpoint as a Qwen3 or Qwen3-MoE model with its tokenizer, which
     `AutoModelForCausalLM` and `AutoTokenizer` of transformers load. `onnx` writes graphs of the recogniser, the image
     classifier and the Thinker, of those that the checkpoint holds; `omni transcribe`, `omni classify` and `omni
-    generate` take the folder as their checkpoint and run it without PyTorch. The folder is compared with omni on real
-    rows, and is kept only if both agree; `manifest.json` has the result.
+    generate` take the folder as their checkpoint and run it without PyTorch. `torch` writes the same graphs as archives
+    for `torch.export.load`, and with `--compiled` as packages for `torch._inductor.aoti_load_package`. The folder is
+    compared with omni on real rows, and is kept only if both agree; `manifest.json` has the result.
 
     Args:
         checkpoint: A checkpoint, such as lightning_logs/thinker/best.ckpt.
-        to: `hf` or `onnx`.
-        out: The folder to write; by default lightning_logs/export/STAGE-hf or -onnx. An earlier export in it is
-            replaced.
+        to: `hf`, `onnx` or `torch`.
+        out: The folder to write; by default lightning_logs/export/STAGE-TO. An earlier export in it is replaced.
         rows: Rows to compare on. Texts: a .txt file with one a line, or a .jsonl file with `text` or `messages`. Speech
             and images: a manifest or a folder, as in the data of the stage. By default the validation data of the
             checkpoint's run; where that is missing, random input.
         int8: Of `onnx`: also write graphs with int8 weights, and choose by time and quality on this machine.
         opset: Of `onnx`: version of ONNX's operators; by default 20.
+        compiled: Of `torch`: also compile each archive for this CPU by AOTInductor, which takes minutes and a C++
+            compiler.
     """
-    if to == "torch":
-        raise UserError("--to torch is not available yet: --to hf exports the Thinker, --to onnx graphs")
     if int8 and to == "hf":
         raise UserError("--int8 is not available for --to hf: its weights are fp32, and transformers quantises on load")
+    if int8 and to == "torch":
+        raise UserError("--int8 is of --to onnx: the archives of --to torch are fp32")
+    if compiled and to != "torch":
+        raise UserError(f"--compiled is of --to torch: leave it out of --to {to}")
     if opset is not None and to != "onnx":
         raise UserError(f"--opset is of --to onnx: leave it out of --to {to}")
     opened = Checkpoint(Path(checkpoint).expanduser())
     out = (out or Path("lightning_logs/export") / f"{opened.lineage['stage']}-{to}").expanduser()
     if to == "onnx":
         _to_onnx(opened, out, rows, int8=int8, opset=opset)
+    elif to == "torch":
+        _to_torch(opened, out, rows, compiled=compiled)
     else:
         _to_hf(opened, out, rows)
 
@@ -98,12 +105,7 @@ def _to_onnx(opened: Checkpoint, out: Path, rows: Path | None, *, int8: bool, op
     from omni.export import onnx_folder  # late: it needs the extra `export`
 
     checked = onnx_folder.check_opset(onnx_folder.OPSET if opset is None else opset)
-    kinds = {part.rows for part in onnx_folder.find_parts(opened)}
-    if rows is not None and len(kinds) > 1:
-        raise UserError(
-            f"--rows is of one kind, and {opened} is compared on {' and '.join(sorted(kinds))}: leave it out"
-        )
-    compared = {kind: _onnx_rows(opened, kind, rows) for kind in kinds}
+    compared = _rows_of_parts(opened, rows, "onnx")
     with new_export(out) as folder, tqdm(desc="export", bar_format="{desc}", leave=False, disable=None) as bar:
         entries = onnx_folder.export_onnx(
             opened, folder, compared, opset=checked, int8=int8, progress=bar.set_description_str
@@ -112,6 +114,37 @@ def _to_onnx(opened: Checkpoint, out: Path, rows: Path | None, *, int8: bool, op
     print(f"{out}:")
     for name, part in entries["parts"].items():
         _print_part(name, part, entries["parity"][name])
+
+
+def _to_torch(opened: Checkpoint, out: Path, rows: Path | None, *, compiled: bool) -> None:
+    from omni.export import torch_folder  # late, as above
+
+    if compiled:
+        torch_folder.check_compiler()
+    compared = _rows_of_parts(opened, rows, "torch")
+    with new_export(out) as folder, tqdm(desc="export", bar_format="{desc}", leave=False, disable=None) as bar:
+        entries = torch_folder.export_torch(
+            opened, folder, compared, compiled=compiled, progress=bar.set_description_str
+        )
+        write_manifest(folder, opened, target="torch", **entries)
+    print(f"{out}:")
+    for name, part in entries["parts"].items():
+        print(f"  {name}: {part['parameters']:,} parameters")
+        _print_parity(entries["parity"][name])
+        times = part["milliseconds"]
+        print("    " + ", ".join(f"{way} {value:.2f} ms a row" for way, value in times.items()))
+
+
+def _rows_of_parts(opened: Checkpoint, rows: Path | None, target: str) -> dict[Any, Any]:
+    """Rows of each kind that the parts of a checkpoint are compared on."""
+    from omni.export import onnx_folder
+
+    kinds = {part.rows for part in onnx_folder.find_parts(opened, target)}
+    if rows is not None and len(kinds) > 1:
+        raise UserError(
+            f"--rows is of one kind, and {opened} is compared on {' and '.join(sorted(kinds))}: leave it out"
+        )
+    return {kind: _onnx_rows(opened, kind, rows) for kind in kinds}
 
 
 def _onnx_rows(opened: Checkpoint, kind: str, path: Path | None) -> Any:
@@ -138,11 +171,7 @@ def _onnx_rows(opened: Checkpoint, kind: str, path: Path | None) -> Any:
 
 def _print_part(name: str, part: Mapping[str, Any], parity: Mapping[str, Any]) -> None:
     print(f"  {name}: {part['parameters']:,} parameters, opset {part['opset']}")
-    results = parity["results"]
-    print(
-        f"    compared with PyTorch on {parity['rows']['count']} rows ({parity['rows']['source']}): outputs within "
-        f"{parity['max_abs_difference']:.1e}, {results['equal']} of {results['count']} results equal"
-    )
+    _print_parity(parity)
     for variant, figures in part["variants"].items():
         if "milliseconds" in figures:
             quality = figures["quality"]
@@ -150,3 +179,11 @@ def _print_part(name: str, part: Mapping[str, Any], parity: Mapping[str, Any]) -
             print(f"    {variant}: {figures['bytes'] / 1e6:.2f} MB, {figures['milliseconds']:.2f} ms a row{score}")
     if "reason" in part:
         print(f"    chosen: {part['chosen']} ({part['reason']})")
+
+
+def _print_parity(parity: Mapping[str, Any]) -> None:
+    results = parity["results"]
+    print(
+        f"    compared with PyTorch on {parity['rows']['count']} rows ({parity['rows']['source']}): outputs within "
+        f"{parity['max_abs_difference']:.1e}, {results['equal']} of {results['count']} results equal"
+    )

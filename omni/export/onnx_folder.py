@@ -22,8 +22,12 @@ _COMPARED = 48  # rows that run in PyTorch, too; quality is of all
 PARTS: tuple[type[OnnxPart], ...] = (RecognizerPart, ImageClassifierPart, ThinkerPart)
 
 
-def find_parts(checkpoint: Checkpoint) -> list[type[OnnxPart]]:
+def find_parts(checkpoint: Checkpoint, target: str = "onnx") -> list[type[OnnxPart]]:
     """The parts of a checkpoint that can be exported.
+
+    Args:
+        checkpoint: The checkpoint.
+        target: `onnx` or `torch`, for the error.
 
     Raises:
         UserError: If there are none; it says why, and what can be exported.
@@ -36,7 +40,8 @@ def find_parts(checkpoint: Checkpoint) -> list[type[OnnxPart]]:
     what = "; ".join(part.needs for part in PARTS)
     because = f" ({why})" if why else ""
     raise UserError(
-        f"{checkpoint} holds nothing that --to onnx exports{because}; its parts: {held}; what can be exported: {what}"
+        f"{checkpoint} holds nothing that --to {target} exports{because}; its parts: {held}; "
+        f"what can be exported: {what}"
     )
 
 
