@@ -171,6 +171,9 @@ VERBS = {
     "bench tempo": Verb(
         "omni.commands.bench:tempo", "Count word errors on speech whose tempo is changed.", inlined=("measurement",)
     ),
+    "bench export": Verb(
+        "omni.commands.bench:export", "Measure exported parts in every runtime of this machine.", inlined=("race",)
+    ),
     "bench serve": Verb(
         "omni.commands.bench:serve",
         "Measure a running server: delays, throughput and memory by the number of clients.",

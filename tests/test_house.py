@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "training": "checkpoints curves data distributed layers models optim stages",
     "cli": "training",
     "__main__": "cli",
-    "bench": "batch checkpoints data decoding devices inference layers media models optim text training",
+    "bench": "batch checkpoints data decoding devices export inference layers media models optim runtime text training",
     "pipeline": "checkpoints cli data decoding evaluation inference media models training",
     "sweeps": "checkpoints pipeline training",
     "serving": "checkpoints decoding inference media text",

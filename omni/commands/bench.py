@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from omni.bench.audio import AudioRace
+from omni.bench.export import ExportRace, ExportReport
 from omni.bench.gpu import GpuCheck, markdown
 from omni.bench.race import Race, Report
 from omni.bench.recognition import LookAheadTest, RecognitionTest, TempoTest, WordErrorReport
@@ -24,7 +25,7 @@ from omni.bench.vision import VisionRace
 from omni.errors import UserError
 from omni.files import write_text
 
-Found = TypeVar("Found", Report, WordErrorReport)
+Found = TypeVar("Found", Report, WordErrorReport, ExportReport)
 
 
 def _run(race: Race | RecognitionTest, run: Callable[[], Found]) -> Found:
@@ -114,6 +115,19 @@ def tempo(*, measurement: TempoTest = TempoTest()) -> WordErrorReport:
         measurement: The measurement.
     """
     return _run(measurement, measurement.run)
+
+
+def export(*, race: ExportRace = ExportRace()) -> ExportReport:
+    """Measure exported parts in every runtime of this machine, and print a table.
+
+    Recogniser, image classifier and a step of the Thinker are exported as `torch.export` archives, AOTInductor packages
+    and ONNX graphs, and compared with PyTorch. All runtimes alternate, one row at a time; a ratio is the median over
+    rounds.
+
+    Args:
+        race: The race.
+    """
+    return _run(race, race.run)
 
 
 def serve(

@@ -176,7 +176,6 @@ class TestLength:
         assert "trainer.max_steps" not in made.values
         assert any("the length of a stream is not known" in note for note in made.notes)
 
-
     @pytest.mark.parametrize("late", [True, False])
     def test_what_starts_in_the_second_half_of_the_steps_starts_in_the_middle(self, late, speech):
         key, toy = "model.init_args.adversarial_start", ["--config", str(CONFIGS / "vocoder.yaml")]

@@ -1,0 +1,231 @@
+"""Exported parts in every runtime of this machine: time at batch 1, size, and difference from PyTorch."""
+
+import math
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from omni.bench.export_runtimes import Engine, LlamaCpp, Omni, Runtime, Transformers, runtimes
+from omni.bench.race import Race, aligned, alternate, read_size
+from omni.checkpoints.checkpoint import Checkpoint
+from omni.errors import UserError
+from omni.export.graphs import Graph, classifier_graph, compare, recognizer_graph, thinker_graph
+from omni.models.audio_encoder import AudioEncoder
+from omni.models.classifier import Classifier
+from omni.models.thinker import Thinker
+from omni.models.vision_encoder import VisionEncoder
+from omni.training.memory import format_size
+
+PARTS = ("recognizer", "classifier", "thinker")
+_CLASSES = 10
+_PROMPT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class RuntimeResult:
+    """A part in a runtime.
+
+    Attributes:
+        part: Name of the part.
+        runtime: Name of the runtime.
+        milliseconds: Median time of an utterance, an image or a decoded token.
+        speedups: How many times faster than PyTorch eager it is, in each round.
+        size: Bytes on disk; None for one without a file.
+        difference: Largest difference of an output from PyTorch.
+        preparation: Seconds of export and compilation.
+    """
+
+    part: str
+    runtime: str
+    milliseconds: float
+    speedups: list[float]
+    size: int | None
+    difference: float
+    preparation: float
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """All parts in all runtimes.
+
+    Attributes:
+        conditions: What was run, and on what.
+        results: By part and runtime.
+    """
+
+    conditions: dict[str, str]
+    results: list[RuntimeResult]
+
+    def table(self) -> str:
+        """The report as text."""
+        head = ("part", "runtime", "ms", "× PyTorch", "in rounds", "size", "max |Δ|", "prepared in", "")
+        return "\n".join([*aligned([*self.conditions.items()]), "", *aligned([head, *map(_row, self.results)])])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRace(Race):
+    """Exported parts in every runtime.
+
+    Attributes:
+        parts: recognizer, classifier, thinker; several separated by commas.
+        size: tiny, laptop, ...: the parts' size, untrained, which does not change their speed.
+        hf: A folder of `omni export --to hf`: its Thinker is measured, in `transformers` too.
+        gguf: The same folder as a file of llama.cpp (see docs/export.md), which is measured too.
+        compiled: Whether to measure torch.compile and AOTInductor, which take minutes and need a C++ compiler.
+        seconds: Length of an utterance.
+        calls: Utterances and images in a round.
+        decode_tokens: Tokens decoded after a prompt of 16.
+    """
+
+    positive = ("repeats", "calls", "decode_tokens")
+
+    parts: str = "recognizer,classifier,thinker"
+    size: str = "laptop"
+    hf: Path | None = None
+    gguf: Path | None = None
+    compiled: bool = True
+    seconds: float = 3.0
+    calls: int = 10
+    decode_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := set(self._names) - set(PARTS):
+            raise UserError(f"parts: {sorted(unknown)[0]!r} is none of {', '.join(PARTS)}")
+        if not 0.1 <= self.seconds <= 60:
+            raise UserError(f"seconds is {self.seconds}: give 0.1 to 60")
+        if self.gguf is not None and self.hf is None:
+            raise UserError("gguf needs hf: the exported folder that it was converted from")
+
+    @property
+    def _names(self) -> list[str]:
+        return [name.strip() for name in self.parts.split(",")]
+
+    @torch.no_grad()
+    def run(self) -> ExportReport:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Runs the race.
+
+        Raises:
+            UserError: If there is no such size or folder, or a package is missing.
+        """
+        torch.manual_seed(0)
+        parts = {"recognizer": self._recognizer, "classifier": self._classifier, "thinker": self._thinker}
+        results = [result for name in self._names for result in parts[name]()]
+        source = f"Thinker of {self.hf}" if self.hf else "all untrained"
+        packages = (
+            "onnxruntime",
+            *(("transformers",) if self.hf else ()),
+            *(("llama-cpp-python",) if self.gguf else ()),
+        )
+        run = self.conditions(
+            *packages,
+            parts=f"{self.size}, {source}, fp32",
+            work=f"an utterance of {self.seconds:g} s, an image, a token of {self.decode_tokens} after "
+            f"{_PROMPT_TOKENS}; one row at a time",
+        )
+        return ExportReport(run, results)
+
+    def _recognizer(self) -> list[RuntimeResult]:
+        encoder = AudioEncoder(**read_size(self.size, "audio_encoder")).eval()
+        time = round(100 * self.seconds)
+        inputs = {"mels": torch.randn(1, time, encoder.num_mels), "lengths": torch.tensor([time])}
+        return self._forward("recognizer", recognizer_graph(encoder), inputs)
+
+    def _classifier(self) -> list[RuntimeResult]:
+        encoder = VisionEncoder(**read_size(self.size, "vision_encoder")).eval()
+        graph = classifier_graph(encoder, Classifier(dim=encoder.dim, num_classes=_CLASSES))
+        return self._forward("classifier", graph, {"images": torch.rand(1, 3, encoder.image_size, encoder.image_size)})
+
+    def _thinker(self) -> list[RuntimeResult]:
+        thinker = Thinker(**read_size(self.size, "thinker")).eval()
+        if self.hf is not None:
+            thinker = Checkpoint(f"hf:{self.hf}").part("thinker", Thinker).float()
+        graph = thinker_graph(thinker)
+        prompt = torch.randint(thinker.vocab_size, (1, _PROMPT_TOKENS))
+        inputs = {"tokens": prompt, "past": graph.example["past"][:, :, :1, :, :0]}
+
+        def decode(runtime: Runtime) -> None:
+            step = inputs
+            for _ in range(self.decode_tokens):
+                logits, past = runtime.run(**step)
+                step = {"tokens": logits[:, -1:].argmax(-1), "past": past}
+
+        prepared = self._graphs("thinker", graph, inputs, decode)
+        tokens, expected = prompt[0].tolist(), graph.module(**inputs)[0][0, -1]
+        for name, build in self._engines(thinker).items():
+            start = perf_counter()
+            engine = build()
+            worst = float((engine.logits(tokens) - expected).abs().max())
+            spent = perf_counter() - start
+            run = partial(engine.decode, tokens, self.decode_tokens)
+            prepared.append(_Prepared(name, run, engine.size, worst, spent))
+        return self._timed("thinker", prepared, work=self.decode_tokens)
+
+    def _engines(self, thinker: Thinker) -> dict[str, Callable[[], Engine]]:
+        found: dict[str, Callable[[], Engine]] = {"omni": partial(Omni, thinker)}
+        if self.hf is not None:
+            found["transformers"] = partial(Transformers, self.hf)
+        if self.gguf is not None:
+            found["llama.cpp"] = partial(LlamaCpp, self.gguf, torch.get_num_threads())
+        return found
+
+    def _forward(self, part: str, graph: Graph, inputs: dict[str, Tensor]) -> list[RuntimeResult]:
+        def work(runtime: Runtime) -> None:
+            for _ in range(self.calls):
+                runtime.run(**inputs)
+
+        return self._timed(part, self._graphs(part, graph, inputs, work), work=self.calls)
+
+    def _graphs(
+        self, part: str, graph: Graph, inputs: dict[str, Tensor], work: Callable[[Runtime], Any]
+    ) -> list["_Prepared"]:
+        """Exports a graph for every runtime and compares it with PyTorch."""
+        prepared = []
+        with tempfile.TemporaryDirectory() as folder:
+            found = runtimes(graph, Path(folder), threads=torch.get_num_threads(), compiled=self.compiled)
+            for name, prepare in tqdm(found.items(), f"{part}: export", leave=False, disable=None):
+                start = perf_counter()
+                runtime = prepare()
+                outputs = runtime.run(**inputs)
+                spent = perf_counter() - start
+                outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
+                worst = compare(graph, outputs, inputs, name=f"{part} in {name}", allowed=math.inf)
+                prepared.append(_Prepared(name, partial(work, runtime), runtime.size, worst, spent))
+        return prepared
+
+    def _timed(self, part: str, prepared: list["_Prepared"], *, work: int) -> list[RuntimeResult]:
+        rounds = alternate(part, [one.block for one in prepared], repeats=self.repeats)
+        results = []
+        for number, one in enumerate(prepared):
+            times = [times[number] / work for times in rounds]
+            speedups = [times[0] / times[number] for times in rounds]
+            milliseconds = 1000 * statistics.median(times)
+            results.append(
+                RuntimeResult(part, one.name, milliseconds, speedups, one.size, one.difference, one.preparation)
+            )
+        return results
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    name: str
+    block: Callable[[], Any]
+    size: int | None
+    difference: float
+    preparation: float
+
+
+def _row(one: RuntimeResult) -> tuple[str, ...]:
+    spread = f"{min(one.speedups):.2f}–{max(one.speedups):.2f}"
+    size = "" if one.size is None else format_size(one.size)
+    cells = (f"{one.milliseconds:.2f}", f"{statistics.median(one.speedups):.2f}", spread, size)
+    return one.part, one.runtime, *cells, f"{one.difference:.1e}", f"{one.preparation:.0f} s", ""

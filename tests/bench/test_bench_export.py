@@ -1,0 +1,95 @@
+"""`omni bench export`: every part in every runtime, compared with PyTorch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from toy_export import SIZES, pieces, save, toy_thinker
+
+from omni.bench import export
+from omni.bench.export import ExportReport
+from omni.bench.export_runtimes import Omni, Runtime, Transformers
+from omni.cli import main
+from omni.export.graphs import Graph
+
+AUDIO = {"num_mels": 16, "dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 32, "conv_channels": 4}
+VISION = {"image_size": 16, "patch_size": 8, "stem_width": 4, "dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 32}
+
+
+@pytest.fixture
+def configs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of toy sizes, as `configs`."""
+    folder = workplace / "configs/models/toy"
+    folder.mkdir(parents=True)
+    sizes: dict[str, Any] = {"audio_encoder": AUDIO, "vision_encoder": VISION, "thinker": SIZES | {"vocab_size": 352}}
+    for name, options in sizes.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+    monkeypatch.setattr("omni.bench.race.CONFIGS", workplace / "configs")
+    return folder
+
+
+def bench(*options: str) -> ExportReport:
+    return main(
+        ["bench", "export", "--size", "toy", "--repeats", "2", "--calls", "2", "--decode_tokens", "3", *options]
+    )
+
+
+def wrong(graph: Graph, folder: Path, **_: Any) -> dict[str, Any]:
+    """PyTorch, and a runtime that is off by 0.5."""
+
+    def run(**inputs: torch.Tensor) -> Any:
+        found = graph.module(**inputs)
+        return (found[0] + 0.5, *found[1:]) if isinstance(found, tuple) else found + 0.5
+
+    return {"PyTorch": lambda: Runtime(graph.module), "wrong": lambda: Runtime(run, 2048)}
+
+
+def test_all_parts_are_timed_and_compared(configs: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(export, "runtimes", wrong)
+    report = bench("--json", "found.json")
+    assert [(one.part, one.runtime) for one in report.results] == [
+        *((part, name) for part in export.PARTS for name in ("PyTorch", "wrong")),
+        ("thinker", "omni"),
+    ]
+    for one in report.results:
+        assert one.milliseconds > 0
+        assert len(one.speedups) == 2
+        assert one.speedups == [1.0, 1.0] or one.runtime != "PyTorch"
+        assert one.difference == pytest.approx(0.5 if one.runtime == "wrong" else 0, abs=1e-6)
+    printed = capsys.readouterr().out
+    assert "2.0 KiB" in printed or "2 KiB" in printed
+    assert len(json.loads(Path("found.json").read_text())["results"]) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the exporters' own use of PyTorch
+@pytest.mark.parametrize("part", export.PARTS)
+def test_runtimes_equal_pytorch(part: str, configs: Path):
+    report = bench("--parts", part, "--compiled", "false")
+    found = {one.runtime: one for one in report.results}
+    assert [*found] == ["PyTorch", "torch.export", "ONNX", "ONNX int8", *(["omni"] if part == "thinker" else [])]
+    assert 1e-4 < found.pop("ONNX int8").difference < 1
+    assert all(one.difference < 1e-4 for one in found.values())
+    assert [name for name, one in found.items() if one.size] == ["torch.export", "ONNX"]
+
+
+def test_engines_decode_alike(workplace: Path):
+    pytest.importorskip("transformers")
+    thinker = toy_thinker()
+    main(["export", save(Path("a.ckpt"), thinker, pieces()), "--to", "hf", "--out", "out"])
+    omni, transformers = Omni(thinker), Transformers(Path("out"))
+    prompt = [1, 300, 301, 302]
+    torch.testing.assert_close(omni.logits(prompt), transformers.logits(prompt), atol=1e-4, rtol=0)
+    assert omni.decode(prompt, 12) == transformers.decode(prompt, 12)
+    assert len(omni.decode(prompt, 12)) == 12
+
+
+def test_bad_input(configs: Path, fails):
+    assert "'talker' is none of recognizer" in fails(bench, "--parts", "thinker,talker")
+    assert "gguf needs hf" in fails(bench, "--gguf", "a.gguf")
+    assert "seconds is 0.0" in fails(bench, "--seconds", "0")
+    assert "is not a folder" in fails(bench, "--hf", "nowhere/at/all", "--parts", "thinker")
+    assert "size 'huge' is neither" in fails(bench, "--size", "huge")
