@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "data": "batch checkpoints decoding devices distributed media models text",
     "stages": "batch checkpoints decoding distributed inference layers losses media metrics models optim text",
     "evaluation": "batch checkpoints data devices inference media text",
-    "runtime": "text",
+    "runtime": "decoding media text",
     "export": "batch checkpoints decoding devices evaluation inference layers media models runtime text",
     "training": "checkpoints curves data distributed layers models optim stages",
     "cli": "training",
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "sweeps": "checkpoints pipeline training",
     "serving": "checkpoints decoding inference media text",
     "commands": "batch bench checkpoints curves data decoding devices evaluation export inference media models optim "
-    "pipeline serving stages sweeps synthetic text training",
+    "pipeline runtime serving stages sweeps synthetic text training",
     "__init__": "inference sweeps",
 }
 LIGHTNING = {"training", "stages", "data"}

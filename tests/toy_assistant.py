@@ -8,8 +8,8 @@ from toy_voice import synthesizer
 
 from omni.checkpoints.checkpoint import Lineage
 from omni.inference.assistant import Assistant
-from omni.media.audio import mel_constants
 from omni.media.images import Preprocessing
+from omni.media.mel_scale import mel_constants
 from omni.text.tokenizer import END, NUM_SPECIALS
 
 SAYABLE = "abcd ,.!"

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from conftest import tones
 
-from omni.media.audio import SILENCE, LogMel, mel_constants
+from omni.media.audio import LogMel
+from omni.media.mel_scale import SILENCE, mel_constants
 from omni.models.audio_encoder import AudioEncoder, AudioFeatures, Emissions
 from omni.models.part import Part
 from omni.text.ctc_vocabulary import CharacterVocabulary

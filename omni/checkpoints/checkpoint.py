@@ -9,7 +9,7 @@ Besides Lightning's own entries, a checkpoint of omni holds:
 - `units`: the state of the Talker's characters, where `tokenizer` is one of text,
 - `thinker_tokenizer`: the tokenizer of the Thinker that a Talker is conditioned on,
 - `origins`: for each pretrained part, the source of the weights that the checkpoint omits (see `Part.omitted_weights`),
-- `audio`: the constants of the spectrograms that its parts read, if any (see `omni.media.audio.mel_constants`),
+- `audio`: the constants of the spectrograms that its parts read, if any (see `omni.media.mel_scale.mel_constants`),
 - `context`, `answer_tokens`, `template`, `images`, `dictation` (stage E): most tokens of a conversation and of an
   answer, the chat template (see `omni.text.chat_template.encode_chat`), the preprocessing of images, the transcription
   prompt,
@@ -31,7 +31,7 @@ from omni.checkpoints.recipe import build
 from omni.checkpoints.safetensors_folder import is_folder, read_folder
 from omni.checkpoints.weights import differences, load_weights, with_current_names
 from omni.errors import UserError
-from omni.media.audio import mel_constants
+from omni.media.mel_scale import mel_constants
 from omni.models.part import Part
 from omni.models.pretrained.tokenizer import PretrainedTokenizer
 from omni.text.ctc_vocabulary import CTCVocabulary

@@ -5,18 +5,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from omni.checkpoints.checkpoint import Checkpoint
 from omni.commands.inputs import read_text
 from omni.commands.talker_options import TalkerOptions
-from omni.decoding.sampling import Sampling
+from omni.decoding.sampling_options import Sampling
 from omni.errors import UserError
-from omni.inference.assistant import Assistant
-from omni.inference.prompt import question
-from omni.inference.response import StreamedResponse, TextDelta
-from omni.inference.text import Delta, load
-from omni.media.audio import SAMPLE_RATE, audio_format, audio_writer
+from omni.media.mel_scale import SAMPLE_RATE
+from omni.runtime.exported import check_cpu, uses_onnx
+from omni.runtime.text_generator import TextGenerator
+
+if TYPE_CHECKING:  # with PyTorch, which an exported folder does not need
+    from omni.checkpoints.checkpoint import Checkpoint
+    from omni.inference.assistant import Assistant
+    from omni.inference.response import StreamedResponse
+
 
 _BATCH = 16  # questions
 _SEPARATOR = "-" * 8
@@ -38,6 +41,7 @@ def generate(
     sampling: Sampling = Sampling(top_p=0.95),  # noqa: B008  immutable
     num_samples: int = 1,
     device: str = "auto",
+    runtime: Literal["auto", "onnx", "torch"] = "auto",
 ) -> None:
     """Continue a text with a trained Thinker, or answer questions about text, images and audio; prints as it generates.
 
@@ -45,7 +49,8 @@ def generate(
     recordings and videos. Several prompts run in one batch and are printed in order.
 
     Args:
-        checkpoint: A checkpoint that holds a Thinker, such as lightning_logs/thinker/best.ckpt or omni/best.ckpt.
+        checkpoint: A checkpoint that holds a Thinker, such as lightning_logs/thinker/best.ckpt or omni/best.ckpt; or a
+            folder of `omni export --to onnx`, which runs without PyTorch on the CPU, on texts.
         text: A text to continue or a question, or several: '[one, another]'. If missing, documents are generated.
         file: A file with one prompt per line; `-` reads standard input.
         image: Images that the question is about (JPEG, PNG, WebP, ...).
@@ -59,39 +64,95 @@ def generate(
         sampling: How tokens are chosen.
         num_samples: Number of results for each prompt.
         device: cpu, cuda, or auto.
+        runtime: `onnx`: `checkpoint` must be an exported folder; `torch`: a checkpoint; auto: either.
     """
     if num_samples < 1:
         raise UserError(f"num_samples must be 1 or more, not {num_samples}")
     prompts = [prompt for prompt in _prompts(text, file) for _ in range(num_samples)]
+    files = {"image": image or [], "audio": audio or [], "video": video or []}
+    options: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling}
+    if uses_onnx(checkpoint, runtime):
+        check_cpu(device)
+        if unusable := [name for name, value in {**files, "speak": speak}.items() if value]:
+            raise UserError(f"an exported Thinker reads and writes text: --{unusable[0]} needs the checkpoint")
+        _generate_exported(TextGenerator(checkpoint), prompts, system, temperature, options)
+        return
+    answered = {"speak": speak, "system": system}
+    _generate_by_torch(checkpoint, prompts, files, answered, talker, temperature, options, device)
+
+
+def _generate_by_torch(
+    checkpoint: str,
+    prompts: Sequence[str],
+    files: Mapping[str, list[str]],
+    answered: Mapping[str, Any],
+    talker: TalkerOptions,
+    temperature: float | None,
+    options: dict[str, Any],
+    device: str,
+) -> None:
+    """Prints continuations or answers of a checkpoint; `answered` are the options `speak` and `system` of answers."""
+    from omni.checkpoints.checkpoint import Checkpoint
+    from omni.inference.assistant import Assistant
+    from omni.inference.text import load
+    from omni.media.audio import audio_format
+
     opened = Checkpoint(checkpoint)
     answering = answers_questions(opened)
-    sampling = replace(sampling, temperature=(0.0 if answering else 0.8) if temperature is None else temperature)
-    options: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling}
-    files = {"image": image or [], "audio": audio or [], "video": video or []}
+    options["sampling"] = _with_temperature(options["sampling"], temperature, answering)
     if answering:
-        if speak is not None:
+        if (speak := answered["speak"]) is not None:
             audio_format(speak)  # before all the work
             if len(prompts) > 1:
                 raise UserError(f"--speak takes one answer, and there are {len(prompts)}: ask one question")
         assistant = Assistant.from_pretrained(
-            opened, voice=talker.voice, vocoder=talker.vocoder, system=system, device=device
+            opened, voice=talker.voice, vocoder=talker.vocoder, system=answered["system"], device=device
         )
-        _print_answers(assistant, prompts, files, speak, talker.speaker, options)
+        _print_answers(assistant, prompts, files, answered["speak"], talker.speaker, options)
         return
-    for name, value in {**files, "speak": speak, "system": system}.items():
-        if value:
-            raise UserError(f"{checkpoint} only continues texts: --{name} needs a checkpoint of stage E")
+    _only_continues(checkpoint, {**files, **answered})
     _print_continuations(prompts, load(opened, device=device).stream(prompts, **options))
 
 
-def answers_questions(checkpoint: Checkpoint) -> bool:
+def _with_temperature(sampling: Sampling, temperature: float | None, answering: bool) -> Sampling:
+    return replace(sampling, temperature=(0.0 if answering else 0.8) if temperature is None else temperature)
+
+
+def _only_continues(checkpoint: str, given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if value:
+            raise UserError(f"{checkpoint} only continues texts: --{name} needs a checkpoint of stage E")
+
+
+def _generate_exported(
+    model: TextGenerator, prompts: Sequence[str], system: str | None, temperature: float | None, options: dict[str, Any]
+) -> None:
+    """Prints continuations or answers of an exported Thinker."""
+    options["sampling"] = _with_temperature(options["sampling"], temperature, model.template is not None)
+    if model.template is None:
+        _only_continues("the exported Thinker", {"system": system})
+        _print_continuations(prompts, model.stream(prompts, **options))
+        return
+    head = [{"role": "system", "content": system}] if system else []
+    for number, prompt in enumerate(prompts):
+        if number:
+            print(_SEPARATOR)
+        for text in model.answer([*head, {"role": "user", "content": prompt}], row=number % _BATCH, **options):
+            print(text, end="", flush=True)
+        print()
+
+
+def answers_questions(checkpoint: "Checkpoint") -> bool:
     """Whether a checkpoint's Thinker answers questions, rather than continues texts."""
     multimodal = "vision_projector" in checkpoint or "audio_projector" in checkpoint
     return multimodal or checkpoint.lineage["stage"] == "OmniTuning"
 
 
-def print_response(response: StreamedResponse, out: Path | None = None) -> None:
+def print_response(response: "StreamedResponse", out: Path | None = None) -> None:
     """Prints an answer while it is generated, and writes its speech into an audio file."""
+    from omni.inference.response import TextDelta
+    from omni.media.audio import audio_writer
+
     samples = 0
     with ExitStack() as stack:
         write = None if out is None else stack.enter_context(audio_writer(out))
@@ -122,7 +183,7 @@ def _prompts(text: list[str] | str | None, file: str | None) -> list[str]:
 
 
 def _print_answers(
-    assistant: Assistant,
+    assistant: "Assistant",
     prompts: Sequence[str],
     files: Mapping[str, list[str]],
     speak: Path | None,
@@ -135,13 +196,15 @@ def _print_answers(
         if response.unspoken:
             raise SystemExit(2)
         return
+    from omni.inference.prompt import question
+
     questions = [assistant.prompt([question(prompt, **files)], max_tokens=options["max_tokens"]) for prompt in prompts]
     for first in range(0, len(questions), _BATCH):
         for number, answer in enumerate(assistant.answer(questions[first : first + _BATCH], **options), start=first):
             print(f"{_SEPARATOR}\n{answer}" if number else answer)
 
 
-def _print_continuations(prompts: Sequence[str], deltas: Iterator[Delta]) -> None:
+def _print_continuations(prompts: Sequence[str], deltas: Iterator[tuple[int, str]]) -> None:
     """Prints the first row as it is generated; the others follow once it is complete."""
     rows = [[prompt] for prompt in prompts]
     print(prompts[0], end="", flush=True)

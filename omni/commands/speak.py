@@ -15,11 +15,11 @@ from omni.decoding.sampling import Sampling
 from omni.decoding.talker import SpeechSampling
 from omni.errors import UserError
 from omni.files import check_free, write_text
-from omni.inference.long_form import Transcript
 from omni.inference.speech import Speech, shifted
 from omni.inference.speech_renderer import check_speed
 from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_synthesizer
 from omni.media.audio import SAMPLE_RATE, audio_format, audio_writer, written_by_omni
+from omni.text.transcript import Transcript
 
 
 class Line(NamedTuple):

@@ -2,28 +2,21 @@
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
-from torch import Tensor
 from tqdm import tqdm
 
 from omni.commands.inputs import media_source
 from omni.errors import UserError
 from omni.files import check_free, write_text
-from omni.inference.live_recognizer import LiveRecognizer
-from omni.inference.live_turns import live_turns
-from omni.inference.long_form import Timestamps, Transcript
-from omni.inference.recognizer import Recognizer, load_recognizer
 from omni.inference.subtitles import subtitles
-from omni.media.audio import audio_remarks
-from omni.media.live_audio import microphone, piped_audio
-from omni.media.turn_detector import TurnDetector
+from omni.media.container import audio_remarks
+from omni.runtime.exported import check_cpu, uses_onnx
+from omni.text.transcript import Timestamps, Transcript
 
 Format = Literal["text", "json", "srt", "vtt"]
 
@@ -42,6 +35,7 @@ def transcribe_files(
     device: str = "auto",
     live: bool = False,
     rate: int | None = None,
+    runtime: Literal["auto", "onnx", "torch"] = "auto",
 ) -> None:
     """Transcribe audio files with a recogniser of stage B, or audio as it comes.
 
@@ -50,7 +44,8 @@ def transcribe_files(
     Args:
         files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...); `-` reads standard input.
             With --live one of `-`, a named pipe (WAV or 16-bit PCM), and `microphone`.
-        checkpoint: A checkpoint that holds an audio encoder, such as lightning_logs/audio/best.ckpt.
+        checkpoint: A checkpoint that holds an audio encoder, such as lightning_logs/audio/best.ckpt; or a folder of
+            `omni export --to onnx`, which runs without PyTorch on the CPU.
         timestamps: Times of words or characters in `json`, and in `text` as lines of `start end text`.
         format: Plain text, JSON lines, or subtitles (one file per recording).
         out: Write to this file, or into this folder, one file per recording; by default to standard output.
@@ -61,6 +56,7 @@ def transcribe_files(
         device: cpu, cuda, or auto.
         live: Print words while they are spoken, a line for each turn, until the audio ends or Ctrl-C.
         rate: Sample rate in Hz of live audio without a WAV header.
+        runtime: `onnx`: `checkpoint` must be an exported folder; `torch`: a checkpoint; auto: either.
     """
     if live and (timestamps, format, out, len(files)) != (None, "text", None, 1):
         raise UserError("--live prints the text of one source: leave out other files, --timestamps, --format and --out")
@@ -71,10 +67,21 @@ def transcribe_files(
     targets = _targets(files, out, format) if out is not None and to_folder else None
     if out is not None:
         check_free([out] if targets is None else targets, overwrite=overwrite)
-    recognizer = load_recognizer(checkpoint, device=device, beam=beam)
+    options: dict[str, Any] = {"window": window, "overlap": overlap}
+    if uses_onnx(checkpoint, runtime):
+        _check_exported(live=live, times=timestamps is not None or timed, device=device)
+        from omni.runtime.recognizer import Recognizer
+
+        recognizer: Any = Recognizer(checkpoint, beam=beam)
+    else:
+        from omni.inference.recognizer import load_recognizer
+
+        recognizer = load_recognizer(checkpoint, device=device, beam=beam)
+        options["timestamps"] = timestamps or ("word" if timed else None)
     if live:
+        from omni.commands.transcribe_live import transcribe_live
+
         return transcribe_live(files[0], recognizer, rate)
-    options = {"timestamps": timestamps or ("word" if timed else None), "window": window, "overlap": overlap}
     texts = {
         number: formatted(transcript, format, file=files[number] if len(files) > 1 else None)
         for number, transcript in _transcripts(recognizer, files, options)
@@ -86,9 +93,7 @@ def transcribe_files(
     return None
 
 
-def _transcripts(
-    recognizer: Recognizer, files: Sequence[str], options: Mapping[str, Any]
-) -> Iterator[tuple[int, Transcript]]:
+def _transcripts(recognizer: Any, files: Sequence[str], options: Mapping[str, Any]) -> Iterator[tuple[int, Transcript]]:
     """The transcripts of the files that can be read, by number; a line is printed for each other."""
     with tqdm(desc="transcribed", unit=" s", unit_scale=True, leave=False, disable=None) as bar:
         sources = [media_source(file) for file in files]
@@ -99,6 +104,13 @@ def _transcripts(
                 yield number, transcript
 
 
+def _check_exported(*, live: bool, times: bool, device: str) -> None:
+    if live or times:
+        what = "--live" if live else "times of words (--timestamps and subtitles)"
+        raise UserError(f"an exported folder has no {what}: give the checkpoint")
+    check_cpu(device)
+
+
 def _check_subtitles(format: Format, timestamps: Timestamps | None, count: int, to_folder: bool) -> None:
     if format not in ("srt", "vtt"):
         return
@@ -106,68 +118,6 @@ def _check_subtitles(format: Format, timestamps: Timestamps | None, count: int, 
         raise UserError(f"{format} subtitles have times of words: leave --timestamps out")
     if count > 1 and not to_folder:
         raise UserError(f"{format} subtitles of {count} files need a folder: give --out FOLDER")
-
-
-def transcribe_live(source: str, recognizer: Recognizer, rate: int | None) -> None:
-    """Prints the words of live audio, a line for each turn, until the audio ends or Ctrl-C.
-
-    Args:
-        source: `-`, `microphone`, or a file.
-        recognizer: The model.
-        rate: Sample rate of audio without a header.
-    """
-    with _live_source(source, rate) as blocks, _interruptible(blocks) as heard:
-        for text in live_turns(heard, LiveRecognizer(recognizer), TurnDetector()):
-            print(text.delta, end="\n" if text.end else "", flush=True)
-
-
-@contextmanager
-def _live_source(source: str, rate: int | None) -> Iterator[Iterator[Tensor]]:
-    if source == "microphone":
-        with microphone() as blocks:
-            print("omni transcribe: listening, Ctrl-C ends", file=sys.stderr)
-            yield blocks
-    elif source == "-":
-        yield piped_audio(sys.stdin.buffer, rate=rate)
-    else:
-        try:
-            stream = Path(source).open("rb")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(f"{source} cannot be read: {error.strerror}") from error
-        with stream:
-            yield piped_audio(stream, rate=rate, name=source)
-
-
-@contextmanager
-def _interruptible(blocks: Iterator[Tensor]) -> Iterator[Iterator[Tensor]]:
-    """The blocks until Ctrl-C, which is an end of the audio: what was heard is transcribed to its end."""
-    asked = reading = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        if reading:  # waits for audio; elsewhere the models would be cut in mid-step
-            raise KeyboardInterrupt
-
-    def until_asked() -> Iterator[Tensor]:
-        nonlocal reading
-        while not asked:
-            reading = True
-            try:
-                block = next(blocks, None)
-            except KeyboardInterrupt:
-                return
-            finally:
-                reading = False
-            if block is None:
-                return
-            yield block
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield until_asked()
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _print_remarks(files: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """Connectionist temporal classification (Graves et al., ICML 2006): loss, decoding and alignment of emissions."""
 
-import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -9,12 +8,10 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
+from omni.decoding.prefix_beam import prefix_beam_search
 from omni.errors import UserError
 from omni.layers.mask import length_mask
 from omni.text.ctc_vocabulary import BLANK
-
-_NEVER = -math.inf
-_UNLIKELY = -10.0  # units below this log-probability do not lengthen a prefix
 
 
 class Span(NamedTuple):
@@ -106,25 +103,8 @@ def beam_search(log_probs: Tensor, width: int) -> list[int]:
         Units of the text.
     """
     values, units = (found.tolist() for found in log_probs.topk(min(width, log_probs.shape[1])))
-    blanks = log_probs[:, BLANK].tolist()
-    frames = log_probs.tolist()
-    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, _NEVER)}  # ending in a blank, and in a unit
-    for frame, blank, likeliest in zip(frames, blanks, map(zip, units, values), strict=True):
-        grown = [(unit, value) for unit, value in likeliest if unit != BLANK and value > _UNLIKELY]
-        found: dict[tuple[int, ...], tuple[float, float]] = {}
-        for prefix, (in_blank, in_unit) in beams.items():
-            both = _log_add(in_blank, in_unit)
-            after_blank, after_unit = found.get(prefix, (_NEVER, _NEVER))
-            if prefix:
-                after_unit = _log_add(after_unit, in_unit + frame[prefix[-1]])
-            found[prefix] = (_log_add(after_blank, both + blank), after_unit)
-            for unit, value in grown:
-                longer = (*prefix, unit)
-                before = in_blank if prefix and prefix[-1] == unit else both
-                after_blank, after_unit = found.get(longer, (_NEVER, _NEVER))
-                found[longer] = (after_blank, _log_add(after_unit, before + value))
-        beams = dict(sorted(found.items(), key=lambda item: -_log_add(*item[1]))[:width])
-    return list(max(beams, key=lambda prefix: _log_add(*beams[prefix])))
+    likeliest = (list(zip(*row, strict=True)) for row in zip(units, values, strict=True))
+    return prefix_beam_search(log_probs.tolist(), likeliest, width)
 
 
 def decode(log_probs: Tensor, lengths: Tensor, *, beam: int) -> list[list[int]]:
@@ -142,12 +122,6 @@ def decode(log_probs: Tensor, lengths: Tensor, *, beam: int) -> list[list[int]]:
         return greedy(log_probs, lengths)
     rows = zip(log_probs.float().cpu(), lengths.tolist(), strict=True)
     return [beam_search(row[:length], beam) for row, length in rows]
-
-
-def _log_add(one: float, other: float) -> float:
-    """Log of the sum of two probabilities, from their logs."""
-    high, low = max(one, other), min(one, other)
-    return high if low == _NEVER else high + math.log1p(math.exp(low - high))
 
 
 def align(log_probs: Tensor, units: list[int]) -> list[Span]:

@@ -1,82 +1,45 @@
 """The sampling loop: continues a batch of prompts token by token."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from random import Random
 
 import torch
 from torch import Tensor
 
+from omni.decoding.sampling_options import Sampling, random_stream
 from omni.errors import UserError
 from omni.models.interfaces import Cache, LanguageModel
 
 _BELOW_ONE = 1 - 2.0**-24  # fp32: a product with it is smaller, however it is rounded
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Sampling of the next token.
+def choose_tokens(sampling: Sampling, logits: Tensor, seen: Tensor, draws: Tensor) -> Tensor:
+    """Chooses a token for each row.
 
     Args:
-        temperature: Divides the logits; 0 takes the most likely token.
-        top_k: Keep only the `top_k` most likely tokens; 0 keeps all.
-        top_p: Keep only the most likely tokens with this total probability (arXiv:1904.09751), in (0, 1].
-        repetition_penalty: Logits of tokens seen in the row are divided (if positive) or multiplied (if negative) by
-            this (CTRL, arXiv:1909.05858); 1 has no effect.
-        seed: Each row has its own random stream, from the seed and the row's index: its output does not depend on
-            other rows.
+        sampling: The options.
+        logits: (batch, vocab).
+        seen: (batch, vocab), bool: tokens that the row already holds.
+        draws: (batch,), fp32, uniform in [0, 1]; 1, from rounding, takes the last token.
+
+    Returns:
+        (batch,) of int64.
     """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        wanted = {
-            "temperature": (self.temperature >= 0, "0 or more"),
-            "top_k": (self.top_k >= 0, "0 (all) or more"),
-            "top_p": (0 < self.top_p <= 1, "over 0 and at most 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "over 0"),
-            "seed": (0 <= self.seed < 2**63, "0 or more and less than 2**63"),
-        }
-        for name, (holds, bounds) in wanted.items():
-            if not holds:
-                raise UserError(f"{name} must be {bounds}, not {getattr(self, name)}")
-
-    @property
-    def distribution(self) -> tuple[float, ...]:
-        """All options but the seed: rows in which they are equal can be sampled in one call of `choose`."""
-        return self.temperature, self.top_k, self.top_p, self.repetition_penalty
-
-    def choose(self, logits: Tensor, seen: Tensor, draws: Tensor) -> Tensor:
-        """Chooses a token for each row.
-
-        Args:
-            logits: (batch, vocab).
-            seen: (batch, vocab), bool: tokens that the row already holds.
-            draws: (batch,), fp32, uniform in [0, 1]; 1, from rounding, takes the last token.
-
-        Returns:
-            (batch,) of int64.
-        """
-        if self.repetition_penalty != 1:
-            penalty = torch.where(logits > 0, 1 / self.repetition_penalty, self.repetition_penalty)
-            logits = torch.where(seen, logits * penalty, logits)
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        logits = logits.float()
-        logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # tiny ones overflow to -inf only
-        kept = min(self.top_k or logits.shape[-1], logits.shape[-1])
-        if kept == logits.shape[-1] and self.top_p == 1:
-            return _draw(logits.softmax(-1), draws)
-        values, tokens = logits.topk(kept, dim=-1)  # sorted, most likely first
-        probabilities = values.softmax(-1)
-        if self.top_p < 1:
-            before = probabilities.cumsum(-1) - probabilities
-            probabilities = probabilities.masked_fill(before >= self.top_p, 0)
-        return tokens.gather(-1, _draw(probabilities, draws)[:, None])[:, 0]
+    if sampling.repetition_penalty != 1:
+        penalty = torch.where(logits > 0, 1 / sampling.repetition_penalty, sampling.repetition_penalty)
+        logits = torch.where(seen, logits * penalty, logits)
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.float()
+    logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature  # tiny ones overflow to -inf only
+    kept = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
+    if kept == logits.shape[-1] and sampling.top_p == 1:
+        return _draw(logits.softmax(-1), draws)
+    values, tokens = logits.topk(kept, dim=-1)  # sorted, most likely first
+    probabilities = values.softmax(-1)
+    if sampling.top_p < 1:
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= sampling.top_p, 0)
+    return tokens.gather(-1, _draw(probabilities, draws)[:, None])[:, 0]
 
 
 def _draw(probabilities: Tensor, draws: Tensor) -> Tensor:
@@ -137,7 +100,7 @@ def generate(
     position = None if positions is None else positions[:, rows, ends].amax(0)[:, None]
     ended = [False] * len(prompts)
     for step in range(max_tokens):
-        chosen = sampling.choose(thinker.logits(last)[:, :vocab_size], seen, draws[:, step])
+        chosen = choose_tokens(sampling, thinker.logits(last)[:, :vocab_size], seen, draws[:, step])
         new = chosen.tolist()
         yield [None if over else token for over, token in zip(ended, new, strict=True)]
         ended = [over or token == stop for over, token in zip(ended, new, strict=True)]
@@ -179,8 +142,3 @@ def _uniform(seed: int, rows: int, steps: int) -> Tensor:
     """
     streams = [random_stream(seed, row) for row in range(rows)]
     return torch.tensor([[stream.random() for _ in range(steps)] for stream in streams])
-
-
-def random_stream(seed: int, row: int) -> Random:
-    """The generator of a row's draws, one a token: see `Sampling.seed`."""
-    return Random(f"{seed}/{row}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from omni.decoding.sampling import Sampling
+from omni.decoding.sampling import Sampling, choose_tokens
 from omni.errors import UserError
 from omni.layers.cache import KVCache
 from omni.models.talker import MAX_ADVANCE, Talker, gather
@@ -153,10 +153,10 @@ def choose_frame(
     draws, unseen = draws.to(state.device), torch.zeros((), dtype=torch.bool)
 
     def choose(index: int, logits: Tensor) -> Tensor:
-        return (sampling.rest if index else sampling.first).choose(logits, unseen, draws[:, index])
+        return choose_tokens(sampling.rest if index else sampling.first, logits, unseen, draws[:, index])
 
     codes = talker.depth.generate(state, choose)
-    return codes, sampling.pace.choose(talker.advance(state), unseen, draws[:, -1]).clamp(max=MAX_ADVANCE)
+    return codes, choose_tokens(sampling.pace, talker.advance(state), unseen, draws[:, -1]).clamp(max=MAX_ADVANCE)
 
 
 def make_room(cache: KVCache) -> None:

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from omni.decoding.sampling import Sampling, random_stream
+from omni.decoding.sampling import Sampling, choose_tokens
+from omni.decoding.sampling_options import random_stream
 from omni.errors import UserError
 from omni.inference.prompt import Prompt
 from omni.inference.responder import GREEDY, Responder
@@ -234,4 +235,4 @@ class BatchedResponder:
         if sampling.repetition_penalty != 1:
             seen = torch.cat([one.seen(logits.shape[1], logits.device) for one in answers])
         draws = torch.tensor([one.draw() for one in answers], device=logits.device)
-        return sampling.choose(logits, seen, draws)
+        return choose_tokens(sampling, logits, seen, draws)

@@ -1,7 +1,6 @@
 """Long-form transcription: recordings in overlapping chunks, merged at pauses."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,40 +10,9 @@ from omni.decoding.ctc import Span, align, decode
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, AudioSource, audio_blocks, audio_info
 from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
-
-Timestamps = Literal["word", "char"]
+from omni.text.transcript import Timestamps, Transcript, Word
 
 _MARGIN = 0.1  # seconds that a word may start before its first CTC spike, or end after its last
-
-
-class Word(NamedTuple):
-    """A word or a character with its times.
-
-    Attributes:
-        text: Without spaces.
-        start: In seconds.
-        end: In seconds.
-        score: Mean probability of its units, 0–1.
-    """
-
-    text: str
-    start: float
-    end: float
-    score: float
-
-
-class Transcript(NamedTuple):
-    """The transcript of a recording.
-
-    Attributes:
-        text: The text.
-        words: Words or characters with times; empty without timestamps.
-        duration: Duration of the audio in seconds.
-    """
-
-    text: str
-    words: tuple[Word, ...]
-    duration: float
 
 
 class ChunkMerger:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from omni.errors import UserError
 from omni.media.attachments import Medium, hash_of, media_of
-from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, SILENCE, audio_info, read_audio
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, audio_info, read_audio
 from omni.media.images import GREY, Preprocessing, read_image, to_pixels
+from omni.media.mel_scale import SILENCE
 from omni.media.speech_preprocessing import speech_preprocessing
 from omni.media.video import read_video
 from omni.text.chat_template import ChatTokens, Template, encode_chat, turns_of

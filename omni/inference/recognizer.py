@@ -10,10 +10,11 @@ from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.ctc import align
 from omni.devices import resolve
 from omni.errors import UserError
-from omni.inference.long_form import ChunkMerger, Timestamps, Transcript, Word, chunks, timed_words
+from omni.inference.long_form import ChunkMerger, chunks, timed_words
 from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel, read_audio
 from omni.models.audio_encoder import AudioEncoder
 from omni.text.ctc_vocabulary import CTCVocabulary
+from omni.text.transcript import Timestamps, Transcript, Word
 
 
 class Recognizer:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from omni.inference.long_form import Word
+from omni.text.transcript import Word
 
 
 class TextDelta(NamedTuple):

@@ -8,9 +8,9 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from omni.inference.long_form import Word
 from omni.media.audio import SAMPLE_RATE, write_audio
 from omni.text.ctc_vocabulary import CTCVocabulary
+from omni.text.transcript import Word
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from omni.inference.long_form import Word
+from omni.text.transcript import Word
 
 SubtitleFormat = Literal["srt", "vtt"]
 

@@ -1,7 +1,6 @@
 """Text generation with a trained Thinker."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,20 +13,8 @@ from omni.devices import resolve
 from omni.models.interfaces import LanguageModel
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.thinker import Thinker
-from omni.text.stream_decoder import StreamDecoder
+from omni.text.stream_decoder import Delta, StreamDecoder, joined_rows
 from omni.text.tokenizer import Tokenizer
-
-
-class Delta(NamedTuple):
-    """A piece of the continuation of a prompt.
-
-    Attributes:
-        row: Number of the prompt.
-        text: The piece; may be empty while a character is incomplete.
-    """
-
-    row: int
-    text: str
 
 
 class TextModel:
@@ -99,10 +86,7 @@ class TextModel:
     ) -> list[str]:
         """The continuations of all prompts; arguments as in `stream`."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        texts = [""] * len(prompts)
-        for row, text in self.stream(prompts, max_tokens=max_tokens, sampling=sampling):
-            texts[row] += text
-        return texts
+        return joined_rows(self.stream(prompts, max_tokens=max_tokens, sampling=sampling), len(prompts))
 
 
 def load(path: Source, *, device: str = "auto") -> TextModel:

@@ -7,26 +7,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omni.errors import UserError
 from omni.files import private_copy
 from omni.media.audio_file import AudioFile
-from omni.media.container import AudioError, AudioSource, name_of, opened, read_mono
+from omni.media.container import AudioSource, name_of, opened, read_mono, resampled_from
+from omni.media.mel_scale import FLOOR, HOP_LENGTH, MEAN, N_FFT, SAMPLE_RATE, STD, mel_filters
 from omni.media.resampling import Resampler, common_ticks, resample
-from omni.media.stream_parts import Remark
-
-SAMPLE_RATE = 16_000  # of all audio inside omni
-HOP_LENGTH = 160  # samples: 100 frames per second
-N_FFT = 512  # window and transform, 32 ms: 31 Hz apart, so that none of 128 mel filters is empty
-FLOOR = 1e-4  # least magnitude: about that of 16-bit rounding noise
-MEAN, STD = -3.0, 2.0  # of log-mel speech, about: AN4 −3.4 and 1.9, LibriSpeech −3.0 and 1.6, LJSpeech −2.3 and 2.0
-SILENCE = (math.log(FLOOR) - MEAN) / STD  # value of digital silence
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf", ".sph")
 AUDIO_SUFFIXES += (".m4a", ".aac", ".webm")  # with PyAV
@@ -62,22 +53,6 @@ def audio_info(source: AudioSource) -> AudioInfo:
         return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
 
 
-def audio_remarks(source: AudioSource) -> list[Remark]:
-    """What is unusual about a file that can be read, such as channels of opposite phase.
-
-    Args:
-        source: A path, or a file's content as bytes.
-
-    Raises:
-        AudioError: As in `read_audio`.
-    """
-    with opened(source) as file:
-        try:
-            return file.remarks
-        except soundfile.SoundFileError as error:
-            raise AudioError("truncated", f"{name_of(source)}: is cut off or damaged ({error})") from error
-
-
 def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | None = None) -> Tensor:
     """Reads any format of libsndfile (WAV, FLAC, OGG, MP3, ...), sample rate and number of channels.
 
@@ -96,7 +71,7 @@ def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | Non
         UserError: If it ends before `start`.
     """
     with opened(source) as file:
-        rate = _resampled_from(file)
+        rate = resampled_from(file)
         first, last = round(start * SAMPLE_RATE), None if duration is None else round((start + duration) * SAMPLE_RATE)
         # Resampling starts at a time where both rates have a sample, before `start` by more than the filter's reach.
         step, grid, reach = common_ticks(rate, SAMPLE_RATE)
@@ -105,7 +80,7 @@ def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | Non
         if unit * step >= file.frames > 0:
             raise UserError(f"{name_of(source)}: has {file.frames / rate:.2f} s, nothing from {start:.2f} s on")
         file.seek(unit * step)
-        audio = resample(read_mono(file, stop - unit * step, source), rate, SAMPLE_RATE)
+        audio = resample(_read_mono(file, stop - unit * step, source), rate, SAMPLE_RATE)
     offset = first - unit * grid
     return audio[offset:] if last is None else audio[offset : last - unit * grid]
 
@@ -155,7 +130,7 @@ def native_blocks(source: AudioSource, seconds: float = _BLOCK_SECONDS) -> Itera
     with opened(source) as file:
         size, left = max(1, round(seconds * file.samplerate)), file.frames
         while left:
-            yield read_mono(file, min(left, size), source)
+            yield _read_mono(file, min(left, size), source)
             left -= min(left, size)
 
 
@@ -266,49 +241,17 @@ class LogMel(nn.Module):
         return (mel.clamp(min=FLOOR).log() - MEAN) / STD
 
 
-def mel_filters(num_mels: int) -> NDArray[np.float32]:
-    """Triangles of height 1, evenly spaced on Slaney's mel scale from 0 to 8,000 Hz: (bins, num_mels).
-
-    The scale is linear up to 1,000 Hz (15 mel), and logarithmic above (Slaney 1998, Auditory Toolbox). Equal to those
-    of torchaudio, which cannot be computed under fake tensors, as in `omni plan`.
-    """
-    step = math.log(6.4) / 27
-    mels = np.linspace(0, 15 + math.log(SAMPLE_RATE / 2 / 1000) / step, num_mels + 2)
-    corners = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(step * (mels - 15)))
-    bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
-    rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
-    falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
-    return np.minimum(rising, falling).clip(min=0).astype(np.float32)
-
-
-def mel_constants() -> dict[str, float]:
-    """Constants of the spectrogram; checkpoints store them and are checked against them."""
-    return {
-        "sample_rate": SAMPLE_RATE,
-        "hop_length": HOP_LENGTH,
-        "n_fft": N_FFT,
-        "floor": FLOOR,
-        "mean": MEAN,
-        "std": STD,
-    }
-
-
 def _resampled_blocks(source: AudioSource) -> Iterator[Tensor]:
     """Resamples a file to 16 kHz block by block; joined, the blocks equal the whole."""
     with opened(source) as file:
-        rate = _resampled_from(file)
+        rate = resampled_from(file)
         resampler, left = Resampler(rate, SAMPLE_RATE), file.frames
         while left:
             taken = min(left, max(1, round(_BLOCK_SECONDS * rate)))
             left -= taken
-            yield resampler.push(read_mono(file, taken, source))
+            yield resampler.push(_read_mono(file, taken, source))
         yield resampler.finish()
 
 
-def _resampled_from(file: AudioFile) -> int:
-    """The file's rate, or one within 0.2 % with a larger common divisor with 16 kHz.
-
-    The resampler's kernel grows with the common period of both rates: 2.8 GB for 44,101 Hz.
-    """
-    rate, grid = file.samplerate, 25 if file.samplerate >= 8000 else 5
-    return rate if math.gcd(rate, SAMPLE_RATE) >= 8 else max(1, round(rate / grid)) * grid
+def _read_mono(file: AudioFile, frames: int, source: AudioSource) -> Tensor:
+    return torch.from_numpy(read_mono(file, frames, source))

@@ -1,6 +1,7 @@
 """Opens audio files, with clear errors for missing, damaged and truncated ones."""
 
 import io
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -10,14 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 import soundfile
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from omni.media.audio_file import AudioFile
 from omni.media.decoding import NotDecodable, blocks_in_order, copied, decoded, needs_decoder
 from omni.media.faults import MediaError
+from omni.media.mel_scale import SAMPLE_RATE
 from omni.media.splice import Splice
-from omni.media.stream_parts import UNKNOWN_LENGTH, parts_of
+from omni.media.stream_parts import UNKNOWN_LENGTH, Remark, parts_of
 
 AudioSource = str | os.PathLike[str] | bytes
 AudioFault = Literal["missing", "folder", "empty", "unreadable", "truncated", "not finite"]
@@ -174,7 +175,7 @@ def _check_place(source: AudioSource) -> None:
         raise AudioError("empty", f"{name_of(source)}: is empty (0 bytes)")
 
 
-def read_mono(file: AudioFile, frames: int, source: AudioSource) -> Tensor:
+def read_mono(file: AudioFile, frames: int, source: AudioSource) -> NDArray[np.float32]:
     """Reads the next frames of a file.
 
     Args:
@@ -197,7 +198,32 @@ def read_mono(file: AudioFile, frames: int, source: AudioSource) -> Tensor:
         raise AudioError("truncated", f"{name_of(source)}: is cut off: {there}")
     if not np.isfinite(mono).all():
         raise AudioError("not finite", f"{name_of(source)}: holds samples that are no finite numbers")
-    return torch.from_numpy(np.ascontiguousarray(mono))
+    return np.ascontiguousarray(mono)
+
+
+def audio_remarks(source: AudioSource) -> list[Remark]:
+    """What is unusual about a file that can be read, such as channels of opposite phase.
+
+    Args:
+        source: A path, or a file's content as bytes.
+
+    Raises:
+        AudioError: As in `opened`, or if it is truncated.
+    """
+    with opened(source) as file:
+        try:
+            return file.remarks
+        except soundfile.SoundFileError as error:
+            raise AudioError("truncated", f"{name_of(source)}: is cut off or damaged ({error})") from error
+
+
+def resampled_from(file: AudioFile) -> int:
+    """The file's rate, or one within 0.2 % with a larger common divisor with 16 kHz.
+
+    The resampler's kernel grows with the common period of both rates: 2.8 GB for 44,101 Hz.
+    """
+    rate, grid = file.samplerate, 25 if file.samplerate >= 8000 else 5
+    return rate if math.gcd(rate, SAMPLE_RATE) >= 8 else max(1, round(rate / grid)) * grid
 
 
 def name_of(source: AudioSource) -> str:

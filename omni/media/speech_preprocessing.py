@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
+from omni.media.audio import HOP_LENGTH, LogMel
+from omni.media.mel_scale import SILENCE
 
 
 class SpeechPreprocessing(NamedTuple):

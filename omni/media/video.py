@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from omni.errors import UserError
-from omni.media.images import MAX_PIXELS, image_info, read_bytes, read_image
+from omni.media.image_file import MAX_PIXELS, image_info, read_bytes
+from omni.media.images import read_image
 
 MAX_FRAMES = 8
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

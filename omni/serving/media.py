@@ -6,7 +6,7 @@ from urllib.parse import unquote_to_bytes
 
 from omni.errors import UserError
 from omni.media.audio import audio_info
-from omni.media.images import image_info
+from omni.media.image_file import image_info
 from omni.serving.errors import ApiError
 from omni.serving.limits import Limits
 from omni.serving.urls import fetch

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from omni.errors import UserError
-from omni.inference.long_form import Word
 from omni.inference.synthesizer import Synthesizer
 from omni.media.audio import SAMPLE_RATE
 from omni.media.encoding import FormatEncoder
@@ -20,6 +19,7 @@ from omni.serving.service import Service
 from omni.serving.streams import event_stream, first_of
 from omni.serving.urgency import SPEECH_CHUNK, Playback
 from omni.text.spelling import SpeechSegment
+from omni.text.transcript import Word
 
 _MAX_SILENCE = 600.0  # seconds of pauses in a text
 

@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from omni.errors import UserError
-from omni.inference.long_form import Transcript, Word
 from omni.inference.recognizer import Recognizer
 from omni.inference.subtitles import captions, subtitles
 from omni.serving.bodies import read_form
@@ -20,6 +19,7 @@ from omni.serving.schemas import TranscriptionRequest
 from omni.serving.service import Service
 from omni.serving.streams import event_stream, watched
 from omni.serving.urgency import Turn
+from omni.text.transcript import Transcript, Word
 
 _LANGUAGE = "english"  # of the vocabularies that the recogniser is trained with
 _WINDOW, _OVERLAP = 10.0, 2.0  # seconds: a step of the engine is half as long as with the 20 s of `omni transcribe`

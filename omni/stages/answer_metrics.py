@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchmetrics.text import WordErrorRate
 
 from omni.batch import TRANSCRIPTION, ConversationBatch
-from omni.media.audio import SILENCE
 from omni.media.images import GREY
+from omni.media.mel_scale import SILENCE
 from omni.metrics import AccuracyByTask
 from omni.text.normalization import TextNormalization
 

@@ -12,7 +12,7 @@ from omni.checkpoints.checkpoint import Checkpoint, Lineage
 from omni.checkpoints.weights import with_current_names, without_omitted
 from omni.distributed import gather_objects, random_state, resume_random_numbers, start_random_numbers
 from omni.errors import UserError
-from omni.media.audio import mel_constants
+from omni.media.mel_scale import mel_constants
 from omni.models.part import Part
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.tokenizer import Tokenizer

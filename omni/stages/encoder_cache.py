@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from omni.batch import ConversationBatch
 from omni.checkpoints.weights import weights_fingerprint
 from omni.files import atomic_write
-from omni.media.audio import mel_constants
+from omni.media.mel_scale import mel_constants
 from omni.models.audio_encoder import AudioFeatures
 from omni.models.omni import Omni
 

@@ -11,7 +11,7 @@ from torchmetrics.text import WordErrorRate
 from omni.batch import HeldOut
 from omni.decoding.ctc import decode
 from omni.decoding.talker import SpeechSampling, speak_codes
-from omni.media.audio import SILENCE
+from omni.media.mel_scale import SILENCE
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.speech_codec import SpeechCodec
 from omni.models.talker import Talker

@@ -1,8 +1,30 @@
 """Decoding of text token by token."""
 
 import codecs
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from omni.text.tokenizer import Tokenizer
+
+
+class Delta(NamedTuple):
+    """A piece of the continuation of a prompt.
+
+    Attributes:
+        row: Number of the prompt.
+        text: The piece; may be empty while a character is incomplete.
+    """
+
+    row: int
+    text: str
+
+
+def joined_rows(deltas: Iterable[Delta], rows: int) -> list[str]:
+    """The whole text of each of `rows` prompts."""
+    texts = [""] * rows
+    for row, text in deltas:
+        texts[row] += text
+    return texts
 
 
 class StreamDecoder:

@@ -21,7 +21,8 @@ from omni.data.speech.data import SpeechData
 from omni.data.speech.features import MARGIN, FeatureFile, mel_of
 from omni.data.speech.rows import SpeechRow
 from omni.errors import UserError
-from omni.media.audio import SILENCE, LogMel, read_audio
+from omni.media.audio import LogMel, read_audio
+from omni.media.mel_scale import SILENCE
 
 OPTIONS: dict[str, Any] = {"num_mels": 16, "batch_seconds": 8.0, "max_duration": 4.0, "characters": " abc"}
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from omni.decoding.sampling import Sampling, generate
+from omni.decoding.sampling import Sampling, choose_tokens, generate
 from omni.errors import UserError
 from omni.inference.text import TextModel
 from omni.models.thinker import Thinker
@@ -217,9 +217,11 @@ def test_a_penalty_lowers_repeated_tokens_in_their_row_only():
     logits = torch.tensor([[3.0, 2.0, -1.0], [-1.0, -1.5, -9.0]])
     seen, draws = torch.tensor([[True, False, False], [True, False, False]]), torch.zeros(2)
     for penalty, chosen in ((1.0, [0, 0]), (1.2, [0, 0]), (2.0, [1, 1])):
-        assert Sampling(temperature=0, repetition_penalty=penalty).choose(logits, seen, draws).tolist() == chosen
+        assert (
+            choose_tokens(Sampling(temperature=0, repetition_penalty=penalty), logits, seen, draws).tolist() == chosen
+        )
     seen[0] = False
-    assert Sampling(temperature=0, repetition_penalty=2.0).choose(logits, seen, draws).tolist() == [0, 1]
+    assert choose_tokens(Sampling(temperature=0, repetition_penalty=2.0), logits, seen, draws).tolist() == [0, 1]
 
 
 def test_a_penalty_lowers_repetition_of_prompt_and_text():

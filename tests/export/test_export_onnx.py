@@ -138,7 +138,7 @@ def test_accuracy_is_over_all_labels_in_any_order(pictures: Path):
     ]
     scores = np.array([[-1.0, 1.0, 2.0, 3.0]] * 3, dtype=np.float32)
     quality = part.quality(lambda inputs: [scores[: len(inputs["images"])]], items)
-    assert (quality.metric, quality.value, quality.count) == ("accuracy", 3 / 5, 3)
+    assert (quality.metric, quality.value, quality.rows) == ("accuracy", 3 / 5, 3)
 
 
 @pytest.mark.parametrize(

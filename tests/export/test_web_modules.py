@@ -14,8 +14,9 @@ from page_fixtures import NEEDS_BROWSER, chromium, speech_file  # noqa: F401  fi
 
 import omni.export
 from omni.export.web import tokenizer_state
-from omni.media.audio import LogMel, mel_constants
+from omni.media.audio import LogMel
 from omni.media.images import Preprocessing, to_pixels
+from omni.media.mel_scale import mel_constants
 from omni.media.trimming import trimmed
 from omni.text.chat_template import encode_chat
 from omni.text.ctc_vocabulary import CharacterVocabulary

@@ -11,12 +11,13 @@ import torch
 from omni.cli import main
 from omni.commands.transcribe import formatted
 from omni.errors import UserError
-from omni.inference.long_form import ChunkMerger, Transcript, Word
+from omni.inference.long_form import ChunkMerger
 from omni.inference.recognizer import Recognizer
 from omni.inference.subtitles import captions
 from omni.media.audio import SAMPLE_RATE
 from omni.models.audio_encoder import AudioEncoder
 from omni.text.ctc_vocabulary import CharacterVocabulary
+from omni.text.transcript import Transcript, Word
 
 
 def nearby(mask: torch.Tensor, _: None, time: int) -> torch.Tensor:

@@ -18,13 +18,12 @@ from omni.media.audio import (
     SAMPLE_RATE,
     audio_blocks,
     audio_info,
-    audio_remarks,
     native_blocks,
     read_audio,
     write_audio,
     written_by_omni,
 )
-from omni.media.container import AudioError
+from omni.media.container import AudioError, audio_remarks
 
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32)
 NOISE = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from omni.media.audio import SAMPLE_RATE, SILENCE, LogMel
+from omni.media.audio import SAMPLE_RATE, LogMel
 from omni.media.griffin_lim import GriffinLim
+from omni.media.mel_scale import SILENCE
 
 
 def speech_like(seconds: float = 1.0) -> torch.Tensor:

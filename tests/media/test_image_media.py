@@ -14,7 +14,8 @@ from PIL import Image
 
 from omni.data.images.data import ImageData
 from omni.errors import UserError
-from omni.media.images import MAX_PIXELS, ImageError, Preprocessing, image_info, read_image, to_pixels
+from omni.media.image_file import MAX_PIXELS, ImageError, image_info
+from omni.media.images import Preprocessing, read_image, to_pixels
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (20, 24, 3), np.uint8)

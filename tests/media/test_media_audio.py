@@ -16,7 +16,6 @@ from omni.errors import UserError
 from omni.media.audio import (
     FLOOR,
     SAMPLE_RATE,
-    SILENCE,
     STD,
     LogMel,
     audio_blocks,
@@ -27,6 +26,7 @@ from omni.media.audio import (
     write_audio,
 )
 from omni.media.container import AudioError
+from omni.media.mel_scale import SILENCE
 
 
 def sine(seconds, rate=SAMPLE_RATE, hertz=440.0, channels=1):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from omni.decoding.ctc import ctc_nll
-from omni.media.audio import SILENCE
+from omni.media.mel_scale import SILENCE
 from omni.models.audio_encoder import AudioEncoder
 
 TOY = {

@@ -12,7 +12,8 @@ from omni.data.images.folders import EmptyClass
 from omni.data.images.rows import ImageRow, RowErrors
 from omni.data.images.sources import ImageSource
 from omni.errors import UserError
-from omni.media.images import ImageError, image_info, read_image
+from omni.media.image_file import ImageError, image_info
+from omni.media.images import read_image
 
 IMAGE_KINDS = {
     "bad image row": Kind("error", "Correct the manifest, or remove the row: `fit` refuses it."),

@@ -13,8 +13,8 @@ from omni.data.checks.findings import Kind, Report, first_names, map_threads, sp
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
-from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, audio_info, audio_remarks, native_blocks
-from omni.media.container import AudioError, AudioFault, AudioSource, ogg_ends_early
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, audio_info, native_blocks
+from omni.media.container import AudioError, AudioFault, AudioSource, audio_remarks, ogg_ends_early
 from omni.media.stream_parts import Remark
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.normalization import invisible_characters

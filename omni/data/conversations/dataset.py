@@ -14,8 +14,9 @@ from omni.batch import IGNORE, ConversationBatch
 from omni.data.conversations.rows import ConversationRow, laid_out
 from omni.errors import UserError
 from omni.media.attachments import Medium, hash_of
-from omni.media.audio import SILENCE, read_audio
+from omni.media.audio import read_audio
 from omni.media.images import Preprocessing, read_image, to_pixels
+from omni.media.mel_scale import SILENCE
 from omni.media.speech_preprocessing import speech_preprocessing
 from omni.text.media_positions import MediaLayout, PositionedTokens
 from omni.text.tokenizer import PAD, Tokenizer

@@ -11,7 +11,7 @@ from omni.data.images.rows import ImageRow, Labels, RowErrors
 from omni.data.images.sources import ATTRIBUTE, ImageSource
 from omni.data.loading.jsonl import jsonl_rows
 from omni.errors import UserError
-from omni.media.images import ImageError
+from omni.media.image_file import ImageError
 
 _FOLDERS = ("", "Images", "images")  # of a manifest's images, relative to it
 

@@ -9,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from omni.errors import UserError
-from omni.media.images import read_bytes, read_image
+from omni.media.image_file import read_bytes
+from omni.media.images import read_image
 
 _HASHED = 2**16  # first bytes of a file, which are hashed together with its size
 

@@ -18,7 +18,8 @@ from omni.data.speech.stream import SpeechStream
 from omni.data.speech.utterance_data import UtteranceData, UtterancePlan
 from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
-from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, mel_constants
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
+from omni.media.mel_scale import mel_constants
 from omni.text.ctc_vocabulary import ENGLISH, CTCVocabulary, open_ctc_vocabulary
 from omni.text.normalization import TextNormalization
 

@@ -15,7 +15,8 @@ from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.features import FeatureFile, between_silences, in_silence
 from omni.data.speech.rows import SpeechRow
 from omni.errors import UserError
-from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, SILENCE, LogMel
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, LogMel
+from omni.media.mel_scale import SILENCE
 from omni.text.ctc_vocabulary import BLANK
 
 

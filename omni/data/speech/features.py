@@ -15,7 +15,8 @@ from tqdm import tqdm
 from omni.data.loading.row_file import RowFile
 from omni.errors import UserError
 from omni.files import fill_once, write_text
-from omni.media.audio import HOP_LENGTH, SILENCE, LogMel
+from omni.media.audio import HOP_LENGTH, LogMel
+from omni.media.mel_scale import SILENCE
 
 MARGIN = 2  # frames beyond either end whose windows, of 3.2 frames, still overlap the utterance
 

@@ -19,7 +19,7 @@ from omni.data.talker.encoding import CodesEncoder, EncodedSpeech
 from omni.data.talker.rows import AlignmentFilter, CodesDataset, select_speakers, speaker_of, split_by_text
 from omni.devices import resolve
 from omni.errors import UserError
-from omni.media.audio import mel_constants
+from omni.media.mel_scale import mel_constants
 
 
 @final

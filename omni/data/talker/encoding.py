@@ -17,7 +17,8 @@ from omni.data.speech.features import mel_of
 from omni.data.talker.alignment import advances, borders
 from omni.decoding.ctc import align, least_subframes
 from omni.errors import UserError
-from omni.media.audio import SILENCE, LogMel
+from omni.media.audio import LogMel
+from omni.media.mel_scale import SILENCE
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.part import Part
 from omni.models.speech_codec import SpeechCodec

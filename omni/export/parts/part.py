@@ -64,14 +64,14 @@ class Quality(NamedTuple):
         value: Its value.
         low: Lower bound of its 95 % interval.
         high: Upper bound.
-        count: Number of rows.
+        rows: Number of rows.
     """
 
     metric: str
     value: float
     low: float
     high: float
-    count: int
+    rows: int
 
 
 class OnnxPart(ABC):

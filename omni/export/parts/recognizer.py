@@ -11,7 +11,8 @@ from omni.checkpoints.checkpoint import Checkpoint
 from omni.evaluation.word_errors import Row, bootstrap, count_errors, interval
 from omni.export.graphs import recognizer_graph
 from omni.export.parts.part import Inputs, OnnxPart, Quality, Spoken
-from omni.media.audio import SAMPLE_RATE, SILENCE, LogMel, mel_constants
+from omni.media.audio import SAMPLE_RATE, LogMel
+from omni.media.mel_scale import SILENCE, mel_constants
 from omni.models.audio_encoder import AudioEncoder
 from omni.runtime.ctc import greedy
 from omni.runtime.engine import Run
