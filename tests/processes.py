@@ -34,7 +34,7 @@ _DUMP_SECONDS = 10.0  # for a process to write its stack, on a busy machine
 
 
 def use_toy_settings(patch: pytest.MonkeyPatch) -> None:
-    """Settings of every process of the tests: one thread, fp32 on every machine, a peak that is measured in 0.01 s.
+    """Settings of every process of the tests: one thread, fp32, a peak measured in 0.01 s, trust in the toys' parts.
 
     Args:
         patch: Makes the changes. A test process undoes them after each test.
@@ -42,6 +42,7 @@ def use_toy_settings(patch: pytest.MonkeyPatch) -> None:
     from omni.optim.precision import measure_peak_tflops
 
     torch.set_num_threads(1)
+    patch.setenv("OMNI_TRUST", "toy_speech, toy_voice")  # whose parts the tests' checkpoints hold
     for module in ("optim.precision", "optim.optimizers"):
         patch.setattr(f"omni.{module}.multiplies_bf16", lambda device: False)
     peak = partial(measure_peak_tflops, size=256, seconds=0.01)

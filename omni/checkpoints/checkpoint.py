@@ -18,7 +18,6 @@ Besides Lightning's own entries, a checkpoint of omni holds:
 All of it is plain data and tensors: reading a checkpoint never runs code from it.
 """
 
-import pickle
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
@@ -27,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from omni.checkpoints.hf_folder import PREFIX, read_hf
-from omni.checkpoints.recipe import build
+from omni.checkpoints.layout import check_layout
+from omni.checkpoints.recipe import build, is_own
 from omni.checkpoints.safetensors_folder import is_folder, read_folder
 from omni.checkpoints.weights import differences, load_weights, with_current_names
 from omni.errors import UserError
@@ -119,7 +119,11 @@ class Checkpoint:
         """
         if name not in self:
             raise self._no_part(name)
-        part = build(self.content["parts"][name])
+        recipe = self.content["parts"][name]
+        if is_own(recipe):  # before memory is taken for sizes that the weights do not have
+            with torch.device("meta"):
+                self.check_fit(build(recipe), name)
+        part = build(recipe)
         if not isinstance(part, kinds):
             needed = " or ".join(kind.__name__ for kind in kinds)
             raise UserError(f"{name} of {self} is a {type(part).__name__}, and a {needed} is needed")
@@ -130,10 +134,13 @@ class Checkpoint:
         """Loads the weights of the part called `name` into `part`, strictly.
 
         Raises:
-            UserError: As in `check_fit`.
+            UserError: As in `check_fit`, or if weights are not finite.
         """
         self.check_fit(part, name)
-        load_weights(part, self.weights_of(name))
+        weights = self.weights_of(name)
+        if broken := next((key for key, weight in weights.items() if not weight.isfinite().all()), None):
+            raise UserError(f"{name} of {self} holds numbers that are not finite ({broken}): its training diverged")
+        load_weights(part, weights)
 
     def weights_of(self, name: str) -> dict[str, Tensor]:
         """The weights of a part, by their names in it; empty if there are none."""
@@ -228,6 +235,7 @@ def _read(path: Path) -> dict[str, Any]:
     content = read_folder(path) if is_folder(path) else _read_file(path)
     if not isinstance(content, dict) or not {"state_dict", "parts", "lineage"} <= content.keys():
         raise UserError(f"checkpoint {path} was not written by omni: it has no parts and no lineage")
+    check_layout(content, str(path))
     there, here = content.get("audio"), mel_constants()
     if there is not None and there != here:
         key = next(key for key in here if there.get(key) != here[key])
@@ -246,11 +254,14 @@ def _read_file(path: Path) -> Any:
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # PyTorch's reader meets damage with nearly any of them
         raise UserError(f"checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
 
 
 def _vocabulary(state: dict[str, Any]) -> Tokenizer | CTCVocabulary:
-    if state.get("kind") == "pretrained":
-        return PretrainedTokenizer.from_state(state)
-    return CTCVocabulary.from_state(state) if "normalization" in state else Tokenizer.from_state(state)
+    try:
+        if state.get("kind") == "pretrained":
+            return PretrainedTokenizer.from_state(state)
+        return CTCVocabulary.from_state(state) if "normalization" in state else Tokenizer.from_state(state)
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"the checkpoint's tokenizer cannot be rebuilt: it is damaged ({error})") from error

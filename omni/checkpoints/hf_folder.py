@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from omni.errors import UserError
-from omni.models.pretrained.loading import source_errors
+from omni.models.pretrained.loading import NO_FOREIGN_CODE, source_errors
 from omni.models.pretrained.qwen3 import check_config, from_qwen3
 from omni.text.tokenizer import SentencePieceTokenizer, Tokenizer
 
@@ -31,10 +31,11 @@ def read_hf(folder: Path) -> dict[str, Any]:
 
         if not folder.is_dir():
             raise UserError(f"{source} is not a folder: give one that `omni export --to hf` wrote")
-        config = transformers.AutoConfig.from_pretrained(folder).to_dict()
+        config = transformers.AutoConfig.from_pretrained(folder, **NO_FOREIGN_CODE).to_dict()
         check_config(config, source)
         auto: Any = transformers.AutoModelForCausalLM
-        model, found = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, **NO_FOREIGN_CODE}
+        model, found = auto.from_pretrained(folder, **options)
         if missing := sorted(found["missing_keys"]):
             raise UserError(f"{source}: {len(missing)} weights are missing, such as {missing[0]}: it is not whole")
     thinker = from_qwen3(config, model.state_dict(), source)
@@ -61,7 +62,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: the export was changed or cut; export again") from error
     return found if isinstance(found, dict) else {}
 

@@ -103,6 +103,7 @@ def fetch(repository: str, *, out: Path | None = None, revision: str | None = No
         else:
             for file in _FILES:
                 if (local / file).is_file():
+                    _refuse_link(local, file)
                     shutil.copyfile(local / file, folder / file)
         if not is_folder(folder):
             raise UserError(f"{repository} is not a model pushed by omni: it needs {WEIGHTS} and {CONFIG}")
@@ -130,6 +131,14 @@ def local_folder(repository: str) -> Path | None:
     if Path(repository).exists():
         raise UserError(f"repository {repository} is also a local folder: write ./{repository} to use the folder")
     return None
+
+
+def _refuse_link(folder: Path, file: str) -> None:
+    """Refuses a link out of a folder, which would copy another file of the user's; the Hub's cache has links."""
+    target, home = (folder / file).resolve(), folder.resolve()
+    cached = home.parent.name == "snapshots" and target.is_relative_to(home.parent.parent / "blobs")
+    if not target.is_relative_to(home) and not cached:
+        raise UserError(f"{folder / file} is a link to {target}, out of the folder: replace it by the file")
 
 
 def _put(made: Path, folder: Path) -> None:

@@ -135,7 +135,10 @@ def load_transformers_recognizer(name: str, device: str) -> Callable[[Any], str]
     folder = Path(name).expanduser()
     try:
         pipeline: Any = transformers.pipeline(
-            "automatic-speech-recognition", model=str(folder) if folder.is_dir() else name, device=resolve(device)
+            "automatic-speech-recognition",
+            model=str(folder) if folder.is_dir() else name,
+            device=resolve(device),
+            trust_remote_code=False,  # not even asked for, at the terminal
         )
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

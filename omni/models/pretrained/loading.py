@@ -22,6 +22,8 @@ _UNUSED = re.compile(
     r"pool|masked_spec_embed|mask_token"
 )  # weights that many checkpoints lack and that are not used here
 _SAMPLE = 256  # values of a tensor in the fingerprint
+# Otherwise transformers asks at the terminal whether it may run a model's own code.
+NO_FOREIGN_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 class PretrainedPart(Part, ABC):
@@ -56,9 +58,9 @@ class PretrainedPart(Part, ABC):
 
             cls = getattr(transformers, auto)
             if _without_values():
-                config = transformers.AutoConfig.from_pretrained(self.source, revision=self.revision)
+                config = transformers.AutoConfig.from_pretrained(self.source, revision=self.revision, **NO_FOREIGN_CODE)
                 return cls.from_config(config, **options).train()
-            options |= {"revision": self.revision, "output_loading_info": True}
+            options |= {"revision": self.revision, "output_loading_info": True, **NO_FOREIGN_CODE}
             model, found = cls.from_pretrained(self.source, **options)
             missing = {name for name in found["missing_keys"] if not _UNUSED.search(name)}
             if missing:
@@ -103,7 +105,7 @@ def load_other(auto: str, source: str, revision: str | None, **options: Any) -> 
     with source_errors(source):
         import transformers
 
-        return getattr(transformers, auto).from_pretrained(source, revision=revision, **options)
+        return getattr(transformers, auto).from_pretrained(source, revision=revision, **options, **NO_FOREIGN_CODE)
 
 
 class source_errors:
@@ -125,11 +127,8 @@ class source_errors:
             raise UserError(
                 f"{self.source}: pretrained parts need more packages: {install_hint('hf')} ({error})"
             ) from error
-        from safetensors import SafetensorError
-
-        known = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
-        if not isinstance(error, known) or isinstance(error, UserError):
-            return
+        if not isinstance(error, Exception) or isinstance(error, UserError):
+            return  # damaged files make the library raise nearly any of them
         if os.path.isdir(self.source):
             raise UserError(f"{self.source}: cannot be loaded ({_first_line(error)})") from error
         raise UserError(

@@ -37,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if is_folder(Path(path)):
             return read_folder(Path(path))
-        return super().load_checkpoint(path, map_location, weights_only)
+        return super().load_checkpoint(path, map_location, weights_only=True)  # runs no code from the file
 
 
 class StageCheckpoint(ModelCheckpoint):
