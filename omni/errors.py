@@ -4,7 +4,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import yaml
+
 from omni.renamed import explained, moved_class
+
+# Raised by `yaml.safe_load` for files that are not YAML, have impossible dates, or are nested too deeply.
+YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError)
 
 
 class UserError(Exception):

@@ -52,7 +52,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"), object_hook=_from_plain)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{folder / CONFIG} cannot be read: it is damaged or not JSON") from error
     if not isinstance(config, dict) or config.get("library_name") != "omni":
         raise UserError(f"{folder} was not written by omni: see its {CONFIG}")

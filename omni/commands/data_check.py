@@ -219,7 +219,7 @@ def _first_columns(path: Path) -> set[str]:
         for line in file:
             try:
                 row = loads(line)
-            except ValueError:  # reported when the rows are read
+            except (ValueError, RecursionError):  # reported when the rows are read
                 continue
             if isinstance(row, Mapping):
                 return set(row)

@@ -23,12 +23,15 @@ def read_csv_curves(folder: Path) -> dict[str, dict[int, float]]:
     """
     curves: dict[str, dict[int, float]] = {}
     for path in metrics_files(folder):
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if "step" not in (reader.fieldnames or ()):
-                raise UserError(f"{path} has no column step: it is not the file of a CSVLogger")
-            for row in reader:
-                _add(curves, row, f"{path}, line {reader.line_num}")
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                if "step" not in (reader.fieldnames or ()):
+                    raise UserError(f"{path} has no column step: it is not the file of a CSVLogger")
+                for row in reader:
+                    _add(curves, row, f"{path}, line {reader.line_num}")
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} is not the file of a CSVLogger ({error})") from error
     return {name: dict(sorted(curve.items())) for name, curve in sorted(curves.items())}
 
 

@@ -1,6 +1,7 @@
 """Files of codes, and encoding and decoding of long recordings in chunks."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from omni.files import atomic_write
 from omni.models.codec import Codec
 from omni.models.vocoder import Vocos
 
+_SCALARS = {"num_samples": int, "frame_rate": float, "codebook_size": int, "codec": str}
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, OverflowError)
+_DAMAGED += (MemoryError, zipfile.BadZipFile, zlib.error)
 _CHUNK = 3000  # mel frames: 30 s, so that memory does not grow with the file
 
 
@@ -48,10 +52,10 @@ class Coded(NamedTuple):
         if not path.is_file():
             raise UserError(f"{path}: does not exist, or is not a file")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
                 kept = {name: file[name] for name in cls._fields}
-                scalars = {name: kept[name].item() for name in cls._fields if name != "codes"}
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+                scalars = {name: kind(kept[name].item()) for name, kind in _SCALARS.items()}
+        except _DAMAGED as error:
             raise UserError(f"{path}: not a file of codes: give an .npz file of `omni codec encode`") from error
         return cls(kept["codes"], **scalars)
 

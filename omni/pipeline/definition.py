@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from omni.errors import UserError, one_line, parser_errors
+from omni.errors import YAML_FAULTS, UserError, one_line, parser_errors
 from omni.training.configuration import Configuration, options_of
 from omni.training.shipped import find_config
 
@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"pipeline {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YAML_FAULTS as error:
         raise UserError(f"pipeline {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not isinstance(content.get("stages"), dict) or not content["stages"]:
         raise UserError(f"pipeline {path} has no stages: write `name:` and `stages:`, as in configs/world/chain.yaml")

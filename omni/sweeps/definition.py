@@ -10,7 +10,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from omni.errors import UserError, one_line, parser_errors
+from omni.errors import YAML_FAULTS, UserError, one_line, parser_errors
 from omni.pipeline.definition import StageSpec, Target, fit_arguments, read_pipeline
 from omni.sweeps.parameters import Parameters
 from omni.training.configuration import Configuration, options_of
@@ -210,7 +210,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YAML_FAULTS as error:
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or not content["parameters"]:
         raise UserError("it has no parameters: write `config:`, `parameters:`, `metric:` and `budget:`, as in "
@@ -268,7 +268,7 @@ def _found(path: Path, name: str) -> Path:
 def _is_chain(path: Path) -> bool:
     try:
         return "stages" in (yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError):
+    except (OSError, TypeError, *YAML_FAULTS):
         return False  # which the parser refuses
 
 

@@ -130,7 +130,7 @@ class CocoManifest(ImageManifest):
             content = json.loads(self.path.read_text(encoding="utf-8"))
             names = {image["id"]: image["file_name"] for image in content["images"]}
             annotations = list(content["annotations"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.path}: not in the format of COCO's captions ({type(error).__name__}: {error})"
             ) from error

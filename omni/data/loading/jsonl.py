@@ -26,7 +26,7 @@ def _parsed(line: bytes, where: str) -> dict[str, Any] | UserError:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return UserError(f"{where}: byte {error.start} is not UTF-8: convert the file to UTF-8")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
         return UserError(f"{where}: not JSON ({reason}): correct or remove the row")
     if not isinstance(row, dict):

@@ -5,6 +5,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,8 +185,10 @@ def _measured(
     """Seconds of these rows from the headers of their files, kept on disk."""
     key = sha256_of(source.audio_version(rows[number]) for number in numbers)
     path = cache_dir / f"{key[:32]}.durations.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, RecursionError):  # missing or damaged: they are measured again
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(kept, list) and len(kept) == len(numbers) and all(isinstance(n, float | int | str) for n in kept):
+            return kept
     measured: list[float | AudioFault] = []
     for number in tqdm(numbers, desc="measuring utterances", leave=False, disable=None):
         try:
