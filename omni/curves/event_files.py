@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from omni.curves.csv_files import METRICS, read_csv_curves
-from omni.errors import UserError
+from omni.errors import YAML_FAULTS, UserError
 
 LOGS = Path("lightning_logs")
 
@@ -74,7 +74,7 @@ def _event_curves(folder: Path) -> dict[str, dict[int, float]]:
         return {}
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator  # 0.3 s
 
-    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}, purge_orphaned_data=False)
+    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})  # without points that were marked as discarded
     events.Reload()
     curves = {name: events.Scalars(name) for name in events.Tags()[SCALARS]}
     return {
@@ -88,14 +88,15 @@ def read_config(folder: Path) -> Any:
     path = folder / "config.yaml"
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YAML_FAULTS as error:
         raise UserError(f"{path} is not valid YAML ({str(error).splitlines()[0]})") from error
 
 
 def _monitored_metric(config: Any) -> str | None:
-    callbacks = config.get("trainer", {}).get("callbacks") if isinstance(config, dict) else None
-    for callback in reversed(callbacks or []):
-        arguments = callback.get("init_args") or {}
-        if arguments.get("filename") == "best" and arguments.get("monitor"):
+    trainer = config.get("trainer") if isinstance(config, dict) else None
+    callbacks = trainer.get("callbacks") if isinstance(trainer, dict) else None
+    for callback in reversed(callbacks if isinstance(callbacks, list) else []):
+        arguments = callback.get("init_args") if isinstance(callback, dict) else None
+        if isinstance(arguments, dict) and arguments.get("filename") == "best" and arguments.get("monitor"):
             return arguments["monitor"]
     return None

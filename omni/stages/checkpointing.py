@@ -31,6 +31,7 @@ class CheckpointedModule(LightningModule):
         self.ancestors: dict[str, Lineage] = {}
         self.config_fingerprint: str | None = None
         self._random_states: dict[str, Any] | None = None
+        self._metrics: dict[str, float] = {}  # of the last validation, also of one before the run was resumed
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -92,7 +93,8 @@ class CheckpointedModule(LightningModule):
         checkpoint["tokenizer"] = self.tokenizer.state()
         checkpoint["lineage"] = self.lineage
         metrics = self.trainer.callback_metrics
-        checkpoint["metrics"] = {name: float(value) for name, value in metrics.items() if name.startswith("val/")}
+        self._metrics |= {name: float(value) for name, value in metrics.items() if name.startswith("val/")}
+        checkpoint["metrics"] = dict(self._metrics)
         if any(getattr(part, "num_mels", 0) for part in self.parts.values()):  # they read or write spectrograms
             checkpoint["audio"] = mel_constants()
         checkpoint["rng"] = {"ranks": gather_objects(random_state(self.device))}
@@ -126,6 +128,7 @@ class CheckpointedModule(LightningModule):
                 "(of text) or data.init_args.units (of speech) to the checkpoint"
             )
         self.ancestors = lineage["ancestors"]
+        self._metrics = dict(checkpoint.get("metrics", {}))
         self._random_states = checkpoint.get("rng")  # a folder of weights has none
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

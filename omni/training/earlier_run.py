@@ -1,6 +1,7 @@
 """The folder of a run: which files in it are omni's own, and what becomes of those of an earlier run."""
 
 import json
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -10,11 +11,12 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from omni.checkpoints.checkpoint import Checkpoint
+from omni.curves.csv_files import METRICS
 from omni.errors import UserError
 from omni.training.history import VALIDATIONS
 
 MARKER = ".omni-run"  # in every folder that a run has written to
-REPLACED = ("config.yaml", "hparams.yaml", "progress.json", VALIDATIONS, "metrics.csv", "predictions.pt")
+REPLACED = ("config.yaml", "hparams.yaml", "progress.json", VALIDATIONS, METRICS, "predictions.pt")
 EVALUATED = ("hparams.yaml", "metrics.csv", "predictions.pt")  # the part of them that an evaluation replaces
 ADDED = ("events.out.tfevents.*", "metrics.*.csv")  # files of other names in each run
 
@@ -43,8 +45,18 @@ def claim_folder(folder: Path, checkpoints: Iterable[str], *, evaluates: bool = 
         folder.mkdir(parents=True, exist_ok=True)
         if not foreign and not (folder / MARKER).exists():
             (folder / MARKER).touch()
+        if not evaluates:
+            _remove_unfinished(folder, (*checkpoints, *REPLACED))
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror}): name another folder") from error
+
+
+def _remove_unfinished(folder: Path, names: Iterable[str]) -> None:
+    """Removes what a process that was killed while it wrote a file has left (see `omni.files.private`)."""
+    unfinished = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]{{32}}\.part")
+    for path in folder.glob(".*.part"):
+        if unfinished.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _is_run(folder: Path, checkpoints: Iterable[str]) -> bool:
@@ -73,7 +85,8 @@ class EarlierRun(Callback):
     def __init__(self, folder: Path, checkpoints: Iterable[str]) -> None:
         self.folder, self.names = folder, (*checkpoints, *REPLACED, *ADDED)
         self.target: Path | None = None
-        if not any((folder / name).exists() for name in checkpoints):
+        curves = (*ADDED, METRICS)  # also of a run that was killed before its first checkpoint: they would be mixed
+        if not any(next(folder.glob(name), None) for name in (*checkpoints, *curves)):
             return
         earlier = folder / "earlier"
         self.target = earlier / str(1 + max((int(p.name) for p in earlier.glob("*") if p.name.isdigit()), default=0))

@@ -42,7 +42,9 @@ from omni.training.callbacks.checkpointing import AtomicCheckpointIO, StageCheck
 from omni.training.callbacks.graceful_stop import Stopped
 from omni.training.callbacks.loss_drops import LossDropNote
 from omni.training.callbacks.progress import Progress, StepBar
+from omni.training.callbacks.seamless_curves import SeamlessCurves
 from omni.training.callbacks.throughput import Throughput
+from omni.training.data_workers import worker_error
 from omni.training.earlier_run import EarlierRun, claim_folder
 from omni.training.fingerprint import FINGERPRINTED, config_fingerprint
 from omni.training.loggers import SaveConfig, check_loggers, close_loggers, folder_of, open_loggers
@@ -169,7 +171,7 @@ class OmniCLI(LightningCLI):
             callbacks = [each for each in callbacks if type(each) is not LearningRateMonitor]
         if config["enable_progress_bar"] is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
             callbacks.append(StepBar(refresh_rate=10))  # a refresh reads the loss, which waits for the GPU
-        return callbacks
+        return [SeamlessCurves(), *callbacks]  # before those that log
 
     def _chosen_checkpoints(self, callbacks: list[Callback]) -> list[Callback]:
         """Keeps the last StageCheckpoint of each file name, and replaces `monitor: stage` by the stage's metric.
@@ -324,6 +326,10 @@ def _run(verb: str) -> OmniCLI:
             return OmniCLI()
     except MisconfigurationException as error:
         raise UserError(one_line(error)) from error
+    except (RuntimeError, UserError) as error:
+        if (meant := worker_error(error)) is None:
+            raise
+        raise meant from error
     except ValueError as error:
         # jsonargparse wraps errors of constructors like this; any other ValueError is a bug.
         if not str(error).startswith("Does not validate against any of the Union subtypes"):

@@ -1,6 +1,8 @@
 """The loggers of a run: the folder that they name, checks of their configuration, opening and closing."""
 
+import re
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +19,7 @@ from omni.errors import UserError, install_hint, one_line
 from omni.training.trainer import leaves_files, run_folder
 
 _IN_FOLDER = ("TensorBoardLogger", "CSVLogger")  # they write to save_dir/name/version
+_STAMPED = re.compile(r"(events\.out\.tfevents\.)(\d+)(\..*)")  # event files, with the second of their start
 _EXTRA = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # packages of the extra `loggers`
 
 
@@ -80,7 +83,9 @@ def folder_of(trainer: Any) -> Path:
 def open_loggers(trainer: Trainer) -> None:
     """Opens the loggers other than TensorBoard's, so that one that cannot be reached ends the run before training.
 
-    A CSVLogger deletes an earlier `metrics.csv`, as of the run that is resumed: the file is renamed before.
+    A CSVLogger deletes an earlier `metrics.csv`, as of the run that is resumed: the file is renamed before. TensorBoard
+    reads files in the order of their names, which start with the time: those later than now, as after the clock was set
+    back, are renamed.
 
     Args:
         trainer: The trainer.
@@ -93,7 +98,9 @@ def open_loggers(trainer: Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             _keep_metrics(Path(logger.log_dir))
-        elif hasattr(type(logger), "experiment") and not isinstance(logger, TensorBoardLogger):
+        elif isinstance(logger, TensorBoardLogger):
+            _put_before(Path(logger.log_dir), int(time.time()))
+        elif hasattr(type(logger), "experiment"):
             if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
                 continue  # the launched processes open their own
             try:
@@ -140,6 +147,15 @@ def _keep_metrics(folder: Path) -> None:
     if path.is_file():
         number = 1 + sum(1 for _ in folder.glob("metrics.*.csv"))
         path.rename(path.with_suffix(f".{number}.csv"))
+
+
+def _put_before(folder: Path, now: int) -> None:
+    """Renames event files so that those of a process that starts now come last; their order stays."""
+    stamped = [(_STAMPED.fullmatch(path.name), path) for path in folder.glob("events.*")]
+    files = sorted(((match, path) for match, path in stamped if match), key=lambda each: each[1].name)
+    if files and int(files[-1][0][2]) >= now:
+        for number, (match, path) in enumerate(files):
+            path.rename(path.with_name(f"{match[1]}{min(int(match[2]), now - 1 - len(files) + number)}{match[3]}"))
 
 
 def _entries(trainer: Any) -> Iterator[tuple[str, Any]]:
