@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from omni.checkpoints.hf_folder import PREFIX, read_hf
-from omni.checkpoints.layout import check_layout
+from omni.checkpoints.layout import check_layout, is_lineage
 from omni.checkpoints.recipe import build, is_own
 from omni.checkpoints.safetensors_folder import is_folder, read_folder
 from omni.checkpoints.weights import differences, load_weights, with_current_names
@@ -99,6 +99,15 @@ class Checkpoint:
     def lineage(self) -> Lineage:
         """Where its weights come from."""
         return self.content["lineage"]
+
+    def check_lineage(self) -> None:
+        """Checks that it says where its weights come from.
+
+        Raises:
+            UserError: If something is missing.
+        """
+        if not is_lineage(self.content["lineage"]):
+            raise UserError(f"checkpoint {self} is damaged: its lineage is not complete")
 
     @property
     def weights(self) -> dict[str, Tensor]:

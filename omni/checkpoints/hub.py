@@ -59,6 +59,7 @@ def publish(
     """
     local = local_folder(repository)
     opened = Checkpoint(Path(checkpoint).expanduser())
+    opened.check_lineage()
     card = card_data(opened)
     name = f"./{local.absolute().name}" if local else repository
     with tempfile.TemporaryDirectory() as made:
@@ -114,6 +115,7 @@ def fetch(repository: str, *, out: Path | None = None, revision: str | None = No
 
 def summary(checkpoint: Checkpoint) -> str:
     """Its stage and step."""
+    checkpoint.check_lineage()
     return f"{checkpoint.lineage['stage']}, step {checkpoint.lineage['step']:,}"
 
 

@@ -54,9 +54,21 @@ def _is_argument(value: Any) -> bool:
     return all(map(_is_argument, value)) if isinstance(value, list | tuple) else True
 
 
-def _is_lineage(value: Any) -> bool:
-    texts = dict.fromkeys(("stage", "config", "data", "tokenizer"), _is(str))
-    return _with(step=_is(int), ancestors=_mapping(_is_lineage), **texts)(value)
+def is_lineage(value: Any) -> bool:
+    """Whether a value is a whole `Lineage`."""
+    return _with(**_LINEAGE)(value)
+
+
+def _is_part_of_lineage(value: Any) -> bool:
+    """Whether a value is a `Lineage`, some of whose keys may be missing."""
+    return isinstance(value, dict) and all(check(value[key]) for key, check in _LINEAGE.items() if key in value)
+
+
+_LINEAGE: dict[str, _Check] = {
+    **dict.fromkeys(("stage", "config", "data", "tokenizer"), _is(str)),
+    "step": _is(int),
+    "ancestors": _mapping(is_lineage),
+}
 
 
 def _is_source(value: Any) -> bool:
@@ -68,7 +80,7 @@ _NUMBER = _is(int, float)
 _ENTRIES: dict[str, _Check] = {
     "state_dict": _mapping(_is(Tensor)),
     "parts": _mapping(_is_recipe),
-    "lineage": _is_lineage,
+    "lineage": _is_part_of_lineage,
     "tokenizer": _TOKENIZER,
     "units": _TOKENIZER,
     "thinker_tokenizer": _TOKENIZER,
@@ -79,7 +91,7 @@ _ENTRIES: dict[str, _Check] = {
     "answer_tokens": _is(int),
     "template": _is(str),
     "speakers": _list_of(_is(str)),
-    "images": _with(size=_is(int)),
+    "images": lambda value: isinstance(value, dict) and isinstance(value.get("size", 1), int),
     "dictation": _with(instructions=_list_of(_is(str))),
     "card": _with(data=_is_source, metrics=_mapping(_with(step=_is(int), value=_NUMBER))),
 }

@@ -105,6 +105,7 @@ class CheckpointedModule(LightningModule):
         Raises:
             UserError: Naming what differs.
         """
+        checkpoint.check_lineage()
         stage = checkpoint.lineage["stage"]
         if stage != type(self).__name__:
             raise UserError(
