@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import yaml
 
@@ -10,6 +11,25 @@ from omni.renamed import explained, moved_class
 
 # Raised by `yaml.safe_load` for files that are not YAML, have impossible dates, or are nested too deeply.
 YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError)
+
+
+_DEEP = 50
+
+
+def is_deep(tree: Any) -> bool:
+    """Whether plain data is nested deeper than any configuration, or in itself: parsers fail on it."""
+    level = [tree]
+    for _ in range(_DEEP):
+        found = {
+            id(child): child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        }
+        if not found:
+            return False
+        level = list(found.values())
+    return True
 
 
 class UserError(Exception):

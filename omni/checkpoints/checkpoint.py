@@ -196,6 +196,8 @@ class Checkpoint:
     @cached_property
     def vocabulary(self) -> Tokenizer | CTCVocabulary:
         """The tokenizer, or the CTC vocabulary, that its parts were trained with."""
+        if self.content.get("tokenizer") is None:
+            raise UserError(f"checkpoint {self} is damaged: it holds no tokenizer")
         return _vocabulary(self.content["tokenizer"])
 
     @property

@@ -13,6 +13,7 @@ from omni.text.tokenizer import SentencePieceTokenizer, Tokenizer
 
 PREFIX = "hf:"
 TOKENIZER = "tokenizer.model"
+_SMALL = 1 << 24
 
 
 def read_hf(folder: Path) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def read_hf(folder: Path) -> dict[str, Any]:
         config = transformers.AutoConfig.from_pretrained(folder, **NO_FOREIGN_CODE).to_dict()
         check_config(config, source)
         auto: Any = transformers.AutoModelForCausalLM
+        _check_size(folder, auto)
         options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, **NO_FOREIGN_CODE}
         model, found = auto.from_pretrained(folder, **options)
         if missing := sorted(found["missing_keys"]):
@@ -56,6 +58,18 @@ def read_hf(folder: Path) -> dict[str, Any]:
     }
 
 
+def _check_size(folder: Path, auto: Any) -> None:
+    """Refuses a config.json of a much larger model than the weights', before memory is taken for it."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, **NO_FOREIGN_CODE)
+    with torch.device("meta"):
+        needed = sum(weight.numel() for weight in auto.from_config(config, **NO_FOREIGN_CODE).parameters())
+    there = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if needed > there + _SMALL:  # bytes: a parameter has one at least
+        raise UserError(f"{folder}: config.json is of {needed:,} parameters, its weights are {there:,} bytes")
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
@@ -64,7 +78,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: the export was changed or cut; export again") from error
-    return found if isinstance(found, dict) else {}
+    parts = found.get("parts", {}) if isinstance(found, dict) else None
+    sections = [found, *(found.get(name, {}) for name in ("tokenizer", "lineage"))] if parts is not None else [None]
+    if not all(isinstance(each, dict) for each in (*sections, parts, parts and parts.get("thinker", {}))):
+        raise UserError(f"{path} is not the manifest of an export: it was changed or cut; export again")
+    return found
 
 
 def _tokenizer(folder: Path, manifest: dict[str, Any]) -> Tokenizer:
@@ -75,6 +93,6 @@ def _tokenizer(folder: Path, manifest: dict[str, Any]) -> Tokenizer:
     if not path.is_file():
         raise UserError(f"{path} is missing: copy it from the folder that `omni export --to hf` wrote")
     tokenizer = SentencePieceTokenizer.from_file(path)
-    if recorded and recorded["fingerprint"] != tokenizer.fingerprint:
+    if recorded and recorded.get("fingerprint") != tokenizer.fingerprint:
         raise UserError(f"{path} is another tokenizer than that of the export: copy the one that was exported")
     return tokenizer

@@ -144,6 +144,7 @@ def _generate_exported(
 
 def answers_questions(checkpoint: "Checkpoint") -> bool:
     """Whether a checkpoint's Thinker answers questions, rather than continues texts."""
+    checkpoint.check_lineage()
     multimodal = "vision_projector" in checkpoint or "audio_projector" in checkpoint
     return multimodal or checkpoint.lineage["stage"] == "OmniTuning"
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from omni.errors import YAML_FAULTS, UserError, one_line, parser_errors
+from omni.errors import YAML_FAULTS, UserError, is_deep, one_line, parser_errors
 from omni.training.configuration import Configuration, options_of
 from omni.training.shipped import find_config
 
@@ -148,6 +148,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"pipeline {path} cannot be read: {error.strerror}") from error
     except YAML_FAULTS as error:
         raise UserError(f"pipeline {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if isinstance(content, dict) and is_deep(content):
+        raise UserError(f"pipeline {path}: its values are nested too deeply")
     if not isinstance(content, dict) or not isinstance(content.get("stages"), dict) or not content["stages"]:
         raise UserError(f"pipeline {path} has no stages: write `name:` and `stages:`, as in configs/world/chain.yaml")
     if unknown := sorted(map(str, content.keys() - {"name", "stages"})):

@@ -10,7 +10,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from omni.errors import YAML_FAULTS, UserError, one_line, parser_errors
+from omni.errors import YAML_FAULTS, UserError, is_deep, one_line, parser_errors
 from omni.pipeline.definition import StageSpec, Target, fit_arguments, read_pipeline
 from omni.sweeps.parameters import Parameters
 from omni.training.configuration import Configuration, options_of
@@ -212,6 +212,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot be read: {error.strerror}") from error
     except YAML_FAULTS as error:
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
+    if isinstance(content, dict) and is_deep(content):
+        raise UserError("its values are nested too deeply")
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or not content["parameters"]:
         raise UserError("it has no parameters: write `config:`, `parameters:`, `metric:` and `budget:`, as in "
                         "configs/sweeps/learning_rate.yaml")  # fmt: skip
@@ -221,11 +223,17 @@ def _read(path: Path) -> dict[str, Any]:
 def _parse(content: dict[str, Any]) -> SweepFile:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SweepFile)
-    fields = parser.parse_object(content).as_dict()
+    try:
+        fields = parser.parse_object(content).as_dict()
+    except ValueError as error:  # such as a null character where a path may stand
+        raise UserError(str(error)) from error
     # The parser would also build the classes that overrides and parameters name.
     kinds = {"budget": Budget, "pruner": Pruner, "constraints": Constraints}
     built = {name: kind(**fields[name]) for name, kind in kinds.items() if isinstance(fields[name], dict)}
-    return SweepFile(**fields | built)
+    file = SweepFile(**fields | built)
+    if not isinstance(file.constraints, Constraints | None):
+        raise UserError(f"constraints is {file.constraints!r}: give `parameters:` or `memory:`")
+    return file
 
 
 def _stages(path: Path, file: SweepFile) -> tuple[dict[str, StageSpec], bool]:

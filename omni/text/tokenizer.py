@@ -201,14 +201,19 @@ class SentencePieceTokenizer(Tokenizer):
             if not model:  # SentencePiece would treat it as uninitialised and log at every call
                 raise RuntimeError
             processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError:
+            fault = _layout_fault(processor)
+        except (RuntimeError, UnicodeDecodeError):  # the latter for names of pieces
             raise UserError(f"{source} is not a SentencePiece model: {advice}") from None
-        if fault := _layout_fault(processor):
+        if fault:
             raise UserError(f"{source} is not an omni tokenizer ({fault}): {advice}")
         self._model = model
         self._processor = processor
-        learned = (processor.id_to_piece(i) for i in range(FIRST_PIECE, processor.get_piece_size()))
-        super().__init__([b""] * NUM_SPECIALS + _BYTES + [piece.replace(SPACE_MARK, " ").encode() for piece in learned])
+        try:
+            learned = [processor.id_to_piece(i) for i in range(FIRST_PIECE, processor.get_piece_size())]
+            pieces = [piece.replace(SPACE_MARK, " ").encode() for piece in learned]
+        except UnicodeDecodeError:
+            raise UserError(f"{source} is not an omni tokenizer (a piece is not UTF-8): {advice}") from None
+        super().__init__([b""] * NUM_SPECIALS + _BYTES + pieces)
         if self.decode(self.encode(_PROBE)) != _PROBE:
             raise UserError(f"{source} is not an omni tokenizer (it normalises or drops text): {advice}")
 

@@ -233,6 +233,9 @@ def _example_batch(stage: Stage, data: Mapping[str, Any]) -> Any:
         raise UserError(
             f"data.init_args has no {error}, which is needed to plan a batch of {type(stage).__name__}"
         ) from error
+    except (TypeError, RuntimeError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"no batch of {type(stage).__name__} can be made from data.init_args ({reason})") from error
 
 
 def _cache_bytes(stage: Stage, context: int | None) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from omni.errors import YAML_FAULTS, UserError
+from omni.errors import YAML_FAULTS, UserError, is_deep
 
 _PACKAGED = Path(__file__).resolve().parents[1] / "configs"  # the wheel puts them there; a checkout has none
 CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "configs"
@@ -89,9 +89,12 @@ def _base(path: Path) -> Path | None:
     if not path.is_file():
         return None
     try:
-        name = _load(path.read_text(encoding="utf-8")).get(BASE)
+        content = _load(path.read_text(encoding="utf-8"))
     except YAML_FAULTS as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if is_deep(content):
+        raise UserError(f"{path}: its values are nested too deeply")
+    name = content.get(BASE)
     if name is None:
         return None
     if not isinstance(name, str):

@@ -130,6 +130,8 @@ class CocoManifest(ImageManifest):
             content = json.loads(self.path.read_text(encoding="utf-8"))
             names = {image["id"]: image["file_name"] for image in content["images"]}
             annotations = list(content["annotations"])
+            if bad := next((name for name in names.values() if not isinstance(name, str)), None):
+                raise ValueError(f"file_name is {bad!r}")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.path}: not in the format of COCO's captions ({type(error).__name__}: {error})"
