@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from omni.errors import UserError
-from omni.layers.cache import KVCache
+from omni.export.passed_state import PassedCache, no_entries
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.classifier import Classifier
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 
 OPSET = 20  # the first with Gelu; onnxruntime 1.17 and later run it
-_ANY = Dim.DYNAMIC
+ANY = Dim.DYNAMIC
 
 
 class Graph(NamedTuple):
@@ -56,56 +56,30 @@ class _ImageClassifier(nn.Module):
         return self.classifier(self.encoder(images).pooled)
 
 
-class _PassedCache(KVCache):
-    """A cache of rows of equal length that grows by concatenation: a graph takes and returns its entries."""
-
-    def __init__(self, past: Tensor) -> None:
-        self.entries: list[tuple[Tensor, Tensor]] = [(layer[0], layer[1]) for layer in past.unbind(0)]
-        self._past = past.shape[4]
-
-    def slots(self, time: int) -> Tensor:
-        return (self._past + torch.arange(time))[None]
-
-    def mask(self, time: int) -> Tensor:
-        return (torch.arange(self._past + time) <= self.slots(time)[..., None])[:, None]
-
-    @property
-    def lengths(self) -> tuple[int]:
-        return (1,)  # not empty: attention is masked, not causal, also where `past` is empty
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        old_keys, old_values = self.entries[layer]
-        self.entries[layer] = torch.cat((old_keys, keys), 2), torch.cat((old_values, values), 2)
-        return self.entries[layer]
-
-    def advance(self, entries: Any) -> None:
-        pass  # `append` has counted them
-
-
 class _ThinkerStep(nn.Module):
     def __init__(self, thinker: Thinker) -> None:
         super().__init__()
         self.thinker = thinker
 
     def forward(self, tokens: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        cache = _PassedCache(past)
+        cache = PassedCache(past)
         hidden = self.thinker.encode_embeddings(
             self.thinker.embed(tokens), positions=None, mask=None, cache=cache
         ).hidden
-        return self.thinker.logits(hidden), torch.stack([torch.stack(entries) for entries in cache.entries])
+        return self.thinker.logits(hidden), cache.present
 
 
 def recognizer_graph(encoder: AudioEncoder) -> Graph:
     """`mels` (batch, mel frames, num_mels) and `lengths` to `log_probs` and `num_subframes`, as `Emissions`."""
     example = {"mels": torch.zeros(2, 200, encoder.num_mels), "lengths": torch.tensor([200, 100])}
-    dynamic = {"mels": {0: _ANY, 1: _ANY}, "lengths": {0: _ANY}}
+    dynamic = {"mels": {0: ANY, 1: ANY}, "lengths": {0: ANY}}
     return Graph(_Recognizer(encoder).eval(), example, dynamic, ("log_probs", "num_subframes"))
 
 
 def classifier_graph(encoder: VisionEncoder, classifier: Classifier) -> Graph:
     """`images` (batch, 3, size, size), 0 to 1, to `logits` of all attributes."""
     example = {"images": torch.zeros(2, 3, encoder.image_size, encoder.image_size)}
-    return Graph(_ImageClassifier(encoder, classifier).eval(), example, {"images": {0: _ANY}}, ("logits",))
+    return Graph(_ImageClassifier(encoder, classifier).eval(), example, {"images": {0: ANY}}, ("logits",))
 
 
 def thinker_graph(thinker: Thinker) -> Graph:
@@ -113,10 +87,8 @@ def thinker_graph(thinker: Thinker) -> Graph:
 
     `past` is (layers, 2 for keys and values, batch, num_kv_heads, entries, head_dim); without entries, a start.
     """
-    inner = thinker.transformer
-    past = torch.zeros(inner.num_layers, 2, 2, inner.num_kv_heads, 7, inner.head_dim)
-    example = {"tokens": torch.ones(2, 5, dtype=torch.long), "past": past}
-    dynamic = {"tokens": {0: _ANY, 1: _ANY}, "past": {2: _ANY, 4: _ANY}}
+    example = {"tokens": torch.ones(2, 5, dtype=torch.long), "past": no_entries(thinker.transformer, 2, 7)}
+    dynamic = {"tokens": {0: ANY, 1: ANY}, "past": {2: ANY, 4: ANY}}
     return Graph(_ThinkerStep(thinker).eval(), example, dynamic, ("logits", "present"))
 
 

@@ -1,5 +1,7 @@
 """ConvNeXt blocks over time, and their state in a stream."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,10 +10,18 @@ from omni.layers.norm import RMSNorm
 
 
 class ConvCache:
-    """The last input frames of each convolution, so that a stream can be computed piece by piece."""
+    """The last input frames of each convolution, so that a stream can be computed piece by piece.
 
-    def __init__(self) -> None:
-        self._past: dict[nn.Module, Tensor] = {}
+    Args:
+        past: Frames (batch, dim, frames) of convolutions; zeros for the others.
+    """
+
+    def __init__(self, past: Mapping[nn.Module, Tensor] | None = None) -> None:
+        self._past = dict(past or {})
+
+    def past(self, conv: nn.Module) -> Tensor:
+        """The stored frames of a convolution, (batch, dim, frames)."""
+        return self._past[conv]
 
     def extend(self, conv: nn.Module, x: Tensor, frames: int) -> Tensor:
         """Prepends the last `frames` frames to `x` (batch, dim, time), and stores those of `x`."""

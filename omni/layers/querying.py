@@ -100,7 +100,10 @@ class WindowedQueries(nn.Module):
         windows = rearrange(x, "b (n w) d -> (b n) w d", w=window) + self.learned_positions
         mask = rearrange(mask, "b (n w) -> (b n) w", w=window)
         mask = mask | ~mask.any(1, keepdim=True)  # a query without any key would be NaN
-        queries = self.queries.to(windows.dtype).expand(len(windows), -1, -1)
+        # `shape[0]` and a division of positive numbers: PyTorch's ONNX exporter takes `len` for a constant, and rounds
+        # a negative quotient to zero.
+        queries = self.queries.to(windows.dtype).expand(windows.shape[0], -1, -1)
         for block in self.blocks:
             queries = block(queries, windows, mask)
-        return rearrange(queries, "(b n) q d -> b (n q) d", b=batch)[:, : -(-frames // self.frame_stacking)]
+        tokens = (frames + self.frame_stacking - 1) // self.frame_stacking
+        return rearrange(queries, "(b n) q d -> b (n q) d", b=batch)[:, :tokens]

@@ -135,6 +135,14 @@ class Codec(Part):
         rebuilt = self._rebuilt(quantized.output)[:, : mels.shape[1]]
         return Reconstruction(rebuilt, quantized.codes, quantized.commitment, quantized.energies)
 
+    def encode_frames(self, mels: Tensor, cache: ConvCache) -> Tensor:
+        """The codes of complete frames: mels (batch, frames × downsampling, num_mels) that continue those before."""
+        return self.quantizer.encode(self._encoded(mels, cache))
+
+    def decode_frames(self, codes: Tensor, cache: ConvCache) -> Tensor:
+        """As `decode`, of codes that continue those before."""
+        return self._rebuilt(self.quantizer.decode(codes), cache)
+
     @contextmanager
     def streaming(self) -> Iterator["CodecStream"]:
         """A new stream, in which pieces of any length give the result of the whole; without gradient."""
@@ -202,7 +210,7 @@ class CodecStream:
         self._pending = mels[:, complete:]
         if not complete:
             return torch.zeros(len(mels), 0, self.codec.num_codebooks, dtype=torch.long, device=mels.device)
-        return self.codec.quantizer.encode(self.codec._encoded(mels[:, :complete], self._encoding))
+        return self.codec.encode_frames(mels[:, :complete], self._encoding)
 
     def flush(self) -> Tensor:
         """The codes of an incomplete last frame: (batch, 0 or 1, num_codebooks)."""
@@ -218,7 +226,7 @@ class CodecStream:
         """Maps the next codes (batch, frames, codebooks) to (batch, mel frames, num_mels)."""
         if not codes.shape[1]:
             return torch.zeros(len(codes), 0, self.codec.num_mels, device=codes.device)
-        return self.codec._rebuilt(self.codec.quantizer.decode(codes), self._decoding)
+        return self.codec.decode_frames(codes, self._decoding)
 
     def close(self) -> None:
         """Resets the state."""

@@ -105,14 +105,27 @@ class Vocos(Part):
             yield stream
         stream.close()
 
-    def _frames(self, mels: Tensor, cache: ConvCache | None = None, mask: Tensor | None = None) -> Tensor:
-        """Windowed frames of the waveform: (batch, frames, n_fft); zeros where `mask` is false."""
+    def spectrum(
+        self, mels: Tensor, cache: ConvCache | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Magnitudes and phases in radians of each frame, (batch, frames, n_fft / 2 + 1) in fp32.
+
+        Args:
+            mels: (batch, frames, num_mels).
+            cache: The state of a stream that `mels` continue.
+            mask: (batch, frames), bool: frames where it is false count as zeros.
+        """
         x = self.head(self.norm(self.backbone(self.input(mels), cache, mask))).float()
         with torch.autocast(mels.device.type, enabled=False):
             level, phase = x.chunk(2, dim=-1)
             expected = (mels.float() * STD + MEAN) @ self.shares + self.offsets
             largest = math.log(self.n_fft / 2)  # of any bin, for a waveform within ±1
-            magnitude = (level + expected).clamp(max=largest).exp()
+            return (level + expected).clamp(max=largest).exp(), phase
+
+    def _frames(self, mels: Tensor, cache: ConvCache | None = None, mask: Tensor | None = None) -> Tensor:
+        """Windowed frames of the waveform: (batch, frames, n_fft); zeros where `mask` is false."""
+        magnitude, phase = self.spectrum(mels, cache, mask)
+        with torch.autocast(mels.device.type, enabled=False):
             frames = torch.fft.irfft(torch.polar(magnitude, phase), self.n_fft) * self.window
         return frames if mask is None else frames * mask[..., None]
 

@@ -11,8 +11,7 @@ from omni.models.classifier import Classifier
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 
-# The exporter's own use of PyTorch.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.slow
 
 
 def test_recogniser_of_any_batch_and_length_and_its_opset(tmp_path):
