@@ -30,11 +30,12 @@ def export(
     """Export a trained model to a folder that runs without omni.
 
     `hf` writes the Thinker of any checkpoint as a Qwen3 or Qwen3-MoE model with its tokenizer, which
-    `AutoModelForCausalLM` and `AutoTokenizer` of transformers load. `onnx` writes graphs of the recogniser, the image
-    classifier and the Thinker, of those that the checkpoint holds; `omni transcribe`, `omni classify` and `omni
-    generate` take the folder as their checkpoint and run it without PyTorch. `torch` writes the same graphs as archives
-    for `torch.export.load`, and with `--compiled` as packages for `torch._inductor.aoti_load_package`. The folder is
-    compared with omni on real rows, and is kept only if both agree; `manifest.json` has the result.
+    `AutoModelForCausalLM` and `AutoTokenizer` of transformers load. `onnx` writes graphs of the parts that the
+    checkpoint holds: recogniser, image classifier, Thinker; codec, vocoder and Talker as streams; encoders and
+    projectors of a model that reads images and audio. `omni transcribe`, `omni classify` and `omni generate` take the
+    folder as their checkpoint and run it without PyTorch. `torch` writes recogniser, image classifier and Thinker as
+    archives for `torch.export.load`, and with `--compiled` as packages for `torch._inductor.aoti_load_package`. The
+    folder is compared with omni on real rows, and is kept only if both agree; `manifest.json` has the result.
 
     Args:
         checkpoint: A checkpoint, such as lightning_logs/thinker/best.ckpt.
@@ -140,7 +141,7 @@ def _rows_of_parts(opened: Checkpoint, rows: Path | None, target: str) -> dict[A
     from omni.export import onnx_folder
 
     kinds = {part.rows for part in onnx_folder.find_parts(opened, target)}
-    if rows is not None and len(kinds) > 1:
+    if rows is not None and len(kinds) > 1 and kinds != {"text", "conversations"}:
         raise UserError(
             f"--rows is of one kind, and {opened} is compared on {' and '.join(sorted(kinds))}: leave it out"
         )
@@ -149,19 +150,29 @@ def _rows_of_parts(opened: Checkpoint, rows: Path | None, target: str) -> dict[A
 
 def _onnx_rows(opened: Checkpoint, kind: str, path: Path | None) -> Any:
     """Rows of a kind: of a file, or those that the checkpoint's run held out."""
+    from omni.data.conversations.held_out import conversations_of, held_out_conversations
     from omni.data.images.held_out import held_out_images, images_of
     from omni.data.speech.held_out import held_out_utterances, utterances_of
-    from omni.export.parts.part import Pictured, Spoken
+    from omni.evaluation.accuracy import question_of
+    from omni.export.parts.part import Asked, Pictured, Spoken
     from omni.export.parts.part import Rows as AnyRows
 
     config = read_config(opened.path.parent)
     name = None if path is None else str(path.expanduser())
     if kind == "speech":
-        found = held_out_utterances(config, _SPOKEN) if name is None else (utterances_of([name], _SPOKEN), name)
+        units = opened.ctc_vocabulary if "talker" in opened else None
+        found = (
+            held_out_utterances(config, _SPOKEN, units=units)
+            if name is None
+            else (utterances_of([name], _SPOKEN), name)
+        )
         rows = AnyRows([Spoken(*row) for row in found[0]], found[1])
     elif kind == "images":
         found = held_out_images(config, _PICTURED) if name is None else (images_of(name, _PICTURED), name)
         rows = AnyRows([Pictured(*row) for row in found[0]], found[1])
+    elif kind == "conversations":
+        asked = held_out_conversations(config, _ROWS) if name is None else (conversations_of([name], _ROWS), name)
+        rows = AnyRows([Asked(*question_of(row)) for row in asked[0]], asked[1])
     else:
         rows = AnyRows(*held_out_texts(config, _ROWS)) if path is None else AnyRows(*_rows(opened, path))
     if name is not None and not rows.items:

@@ -9,7 +9,7 @@ from omni.batch import EXCLUDED_FROM_ACCURACY
 from omni.data.conversations.sources import Conversation
 from omni.errors import UserError
 from omni.inference.assistant import Assistant
-from omni.inference.prompt import Prompt
+from omni.inference.prompt import Message, Prompt
 from omni.text.normalization import TextNormalization
 
 T = TypeVar("T")
@@ -84,16 +84,25 @@ def answer_questions(
 
 def _last_question(assistant: Assistant, row: Conversation, max_tokens: int) -> tuple[Prompt, str]:
     """A conversation up to its last answer, and that answer."""
+    messages, reference = question_of(row)
+    try:
+        return assistant.prompt(messages, max_tokens=max_tokens), reference
+    except UserError as error:
+        raise UserError(f"{row.where}: {error}") from error
+
+
+def question_of(row: Conversation) -> tuple[list[Message], str]:
+    """The messages of a conversation before its last answer, with their media, and that answer.
+
+    Raises:
+        UserError: If it has no message of the assistant.
+    """
     ends = [n for n, one in enumerate(row.messages) if isinstance(one, dict) and one.get("role") == "assistant"]
     if not ends:
         raise UserError(f"{row.where}: the conversation has no message of the assistant: there is nothing to answer")
-    messages, media = row.messages[: ends[-1]], iter(row.media)
-    try:
-        prompt = assistant.prompt([_with_media(message, media) for message in messages], max_tokens=max_tokens)
-    except UserError as error:
-        raise UserError(f"{row.where}: {error}") from error
-    content = row.messages[ends[-1]]["content"]
-    return prompt, content if isinstance(content, str) else "".join(part["text"] for part in content)
+    media, content = iter(row.media), row.messages[ends[-1]]["content"]
+    messages = [_with_media(message, media) for message in row.messages[: ends[-1]]]
+    return messages, content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _with_media(message: Any, media: Iterator[Any]) -> Any:

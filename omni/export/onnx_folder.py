@@ -1,25 +1,60 @@
 """`omni export --to onnx`: the parts of a checkpoint as ONNX graphs, compared with PyTorch, in fp32 and int8."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError, install_hint
 from omni.export.graphs import OPSET, write_graph
 from omni.export.int8 import Variant, choose, measure, quantize
+from omni.export.parts.codec import CodecDecoderPart, CodecEncoderPart
 from omni.export.parts.image_classifier import ImageClassifierPart
-from omni.export.parts.part import OnnxPart, RowKind, Rows
+from omni.export.parts.omni import AudioEmbeddingsPart, ImageEmbeddingsPart, OmniThinkerPart
+from omni.export.parts.part import OnnxPart, RowKind, Rows, has_experts
 from omni.export.parts.recognizer import RecognizerPart
+from omni.export.parts.talker import ConditionerPart, TalkerStepPart, TalkerTextPart
 from omni.export.parts.thinker import ThinkerPart
+from omni.export.parts.vocoder import VocoderPart
 from omni.runtime.engine import Run, onnxruntime, open_session, run_of
 from omni.runtime.vocabulary import write_vocabulary
 
 _COMPARED = 48  # rows that run in PyTorch, too; quality is of all
-PARTS: tuple[type[OnnxPart], ...] = (RecognizerPart, ImageClassifierPart, ThinkerPart)
+_CHOICES = 0.999  # smallest share of equal codes: a choice between two may hang on rounding
+PARTS: tuple[type[OnnxPart], ...] = (
+    RecognizerPart,
+    ImageClassifierPart,
+    ThinkerPart,
+    ImageEmbeddingsPart,
+    AudioEmbeddingsPart,
+    OmniThinkerPart,
+    TalkerTextPart,
+    TalkerStepPart,
+    ConditionerPart,
+    CodecEncoderPart,
+    CodecDecoderPart,
+    VocoderPart,
+)
+
+
+class Differences(NamedTuple):
+    """How the outputs of a graph differ from its module's.
+
+    Attributes:
+        worst: Largest difference of a float.
+        choices: Number of integers.
+        equal: Those of them that are equal.
+        batches: Number of calls.
+    """
+
+    worst: float
+    choices: int
+    equal: int
+    batches: int
 
 
 def find_parts(checkpoint: Checkpoint, target: str = "onnx") -> list[type[OnnxPart]]:
@@ -27,22 +62,29 @@ def find_parts(checkpoint: Checkpoint, target: str = "onnx") -> list[type[OnnxPa
 
     Args:
         checkpoint: The checkpoint.
-        target: `onnx` or `torch`, for the error.
+        target: `onnx` or `torch`.
 
     Raises:
         UserError: If there are none; it says why, and what can be exported.
     """
-    reasons = {part: part.missing(checkpoint) for part in PARTS}
+    reasons = {part: _missing(part, checkpoint, target) for part in PARTS if target in part.targets}
     if found := [part for part, reason in reasons.items() if reason is None]:
         return found
     held = ", ".join(sorted(checkpoint.content["parts"])) or "none"
     why = "; ".join(reason for reason in reasons.values() if reason and not reason.startswith("no "))
-    what = "; ".join(part.needs for part in PARTS)
+    what = "; ".join(dict.fromkeys(part.needs for part in reasons))
     because = f" ({why})" if why else ""
     raise UserError(
         f"{checkpoint} holds nothing that --to {target} exports{because}; its parts: {held}; "
         f"what can be exported: {what}"
     )
+
+
+def _missing(part: type[OnnxPart], checkpoint: Checkpoint, target: str) -> str | None:
+    reason = part.missing(checkpoint)
+    if reason is None and part is ThinkerPart and target == "onnx" and has_experts(checkpoint, "thinker"):
+        return "the Thinker has experts, and ONNX has no grouped matrix product"
+    return reason
 
 
 def check_opset(opset: int) -> int:
@@ -100,7 +142,7 @@ def export_onnx(
         progress(f"{part.name}: compare")
         parity[part.name] = compare(part, run_of(session), rows[part.rows])
         entry: dict[str, Any] = {"file": path.name, "opset": opset, **_signature(session)}
-        entry |= {"parameters": sum(parameter.numel() for parameter in part.graph.module.parameters())}
+        entry |= {"parameters": sum(parameter.numel() for parameter in nn.ModuleList(part.modules()).parameters())}
         entry["constants"] = part.constants()
         if part.vocabulary is not None:
             entry["vocabulary"] = write_vocabulary(part.vocabulary, folder, part.name)
@@ -128,20 +170,21 @@ def compare(part: OnnxPart, run: Run, rows: Rows) -> dict[str, Any]:
     """
     items = rows.items[:_COMPARED] or part.random_items()
     source = rows.source if rows.items else f"random input: {rows.source}"
-    module, worst, batches = part.module_run(), 0.0, 0
-    for inputs in part.inputs(items):
-        for wanted, found in zip(module(inputs), run(inputs), strict=True):
-            difference = np.abs(wanted.astype(np.float64) - found).max(initial=0)
-            worst = float(np.maximum(worst, difference))  # NaN stays
-        batches += 1
+    module, differences = part.module_run(), _differences(part, run, items)
+    worst, choices, equal, batches = differences
     if not worst <= part.tolerance:
         raise UserError(
             f"the exported {part.name} differs from PyTorch by {worst:.2g} (at most {part.tolerance:g}) on "
             f"{len(items)} rows of {source}; nothing was written"
         )
+    if equal < _CHOICES * choices:
+        raise UserError(
+            f"the exported {part.name} chooses {choices - equal} of {choices:,} integers otherwise than PyTorch on "
+            f"{len(items)} rows of {source}; nothing was written"
+        )
     wanted, found = part.results(module, items), part.results(run, items)
     same = [one == other for one, other in zip(wanted, found, strict=True)]
-    if not all(same):
+    if sum(same) < part.agreement * len(same):
         row = same.index(False)
         raise UserError(
             f"the exported {part.name} gives {found[row]!r} for row {row + 1} of {source}, and PyTorch "
@@ -153,9 +196,28 @@ def compare(part: OnnxPart, run: Run, rows: Rows) -> dict[str, Any]:
         "rows": {"source": source, "count": len(items), "batches": batches, "random": not rows.items},
         "max_abs_difference": worst,
         "tolerance": part.tolerance,
+        "integers": {"count": choices, "equal": equal},
         "results": {"count": len(same), "equal": sum(same)},
-        "quality": part.quality(run, rows.items)._asdict() if rows.items else None,
+        "quality": _quality(part, run, rows),
     }
+
+
+def _differences(part: OnnxPart, run: Run, items: Sequence[Any]) -> Differences:
+    module, worst, choices, equal, batches = part.module_run(), 0.0, 0, 0, 0
+    for inputs in part.inputs(items):
+        for wanted, found in zip(module(inputs), run(inputs), strict=True):
+            if np.issubdtype(wanted.dtype, np.integer):
+                choices, equal = choices + wanted.size, equal + int((wanted == found).sum())
+            else:
+                difference = np.abs(wanted.astype(np.float64) - found).max(initial=0)
+                worst = float(np.maximum(worst, difference))  # NaN stays
+        batches += 1
+    return Differences(worst, choices, equal, batches)
+
+
+def _quality(part: OnnxPart, run: Run, rows: Rows) -> dict[str, Any] | None:
+    found = part.quality(run, rows.items) if rows.items else None
+    return None if found is None else found._asdict()
 
 
 def _with_int8(part: OnnxPart, path: Path, rows: Rows, quality: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -166,7 +228,7 @@ def _with_int8(part: OnnxPart, path: Path, rows: Rows, quality: Mapping[str, Any
     variants = {name: Variant(file, run_of(open_session(file))) for name, file in (("fp32", path), ("int8", small))}
     measured = measure(part, variants, items)
     measured["fp32"]["quality"] = quality
-    measured["int8"]["quality"] = part.quality(variants["int8"].run, rows.items)._asdict() if rows.items else None
+    measured["int8"]["quality"] = _quality(part, variants["int8"].run, rows)
     chosen, reason = choose(part, measured)
     return {"variants": measured, "chosen": chosen, "reason": reason}
 

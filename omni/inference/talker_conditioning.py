@@ -39,12 +39,16 @@ class Conditioner:
         Returns:
             (batch, characters of the longest, thinker.dim); zeros after the end of a row.
         """
-        encoded = [self._encode(self.units.decode(text)) for text in texts]
         device = next(self.thinker.parameters()).device
+        hidden = self.thinker.encode(self.tokens(texts).to(device, non_blocking=True)).hidden
+        counts = [self._encode(self.units.decode(text))[1] for text in texts]
+        return expand_tokens_to_characters(hidden[:, self.tokenizer.bos is not None :], counts)
+
+    def tokens(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """The input of the Thinker for units of each text: (batch, tokens), padded at the end."""
         bos = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
-        tokens = pad_sequence([torch.tensor([*bos, *ids]) for ids, _ in encoded], batch_first=True, padding_value=PAD)
-        hidden = self.thinker.encode(tokens.to(device, non_blocking=True)).hidden[:, len(bos) :]
-        return expand_tokens_to_characters(hidden, [counts for _, counts in encoded])
+        rows = [torch.tensor([*bos, *self._encode(self.units.decode(text))[0]]) for text in texts]
+        return pad_sequence(rows, batch_first=True, padding_value=PAD)
 
     def _encode(self, text: str) -> tuple[list[int], np.ndarray]:
         """The tokens of a text, and the number of its characters that end in each."""

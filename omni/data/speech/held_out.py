@@ -9,22 +9,26 @@ from torch import Tensor
 
 from omni.data.loading.run_data import local_entries, run_data
 from omni.data.speech.manifests import Utterance, open_utterances
-from omni.data.speech.rows import chosen_by_hash
+from omni.data.speech.rows import chosen_by_hash, encode_text
 from omni.media.audio import read_audio
+from omni.text.ctc_vocabulary import CTCVocabulary
 
 
-def held_out_utterances(config: Any, limit: int) -> tuple[list[tuple[Tensor, str]], str]:
-    """Utterances that a run of `SpeechData` does not train on, of local files.
+def held_out_utterances(
+    config: Any, limit: int, *, units: CTCVocabulary | None = None
+) -> tuple[list[tuple[Tensor, str]], str]:
+    """Utterances that a run of `SpeechData` or `CodesData` does not train on, of local files.
 
     Args:
         config: The run's configuration; None if it has none.
         limit: Most utterances.
+        units: The vocabulary of a Talker, whose data holds sentences out and not speakers.
 
     Returns:
         Audio (samples,) at 16 kHz and text of each, and their source; or none, and why.
     """
     data = run_data(config)
-    if data.kind not in ("", "SpeechData"):
+    if data.kind not in ("", "SpeechData", "CodesData"):
         return [], f"the run's data is {data.kind}"
     column = data.options.get("text_column", "text")
     if val := local_entries(data.options.get("val")):
@@ -33,6 +37,13 @@ def held_out_utterances(config: Any, limit: int) -> tuple[list[tuple[Tensor, str
     if data.options.get("val") or not train:
         return [], data.absent
     rows = _rows(train, column)
+    if data.kind == "CodesData":
+        if units is None:
+            return [], "the run's data is CodesData"
+        sentences = [" ".join(map(str, encode_text(row.text, units)[0])) for row in rows]
+        chosen = set(chosen_by_hash(Counter(filter(None, sentences)), data.options.get("val_fraction", 0.05)))
+        kept = (row for row, sentence in zip(rows, sentences, strict=True) if sentence in chosen)
+        return _read(kept, limit), f"held-out sentences of {', '.join(train)}"
     counts = Counter(str(row.speaker) for row in rows)
     if len(counts) < 2 and not data.options.get("val_speakers"):
         return [], "the run has neither validation data nor speakers to hold out"

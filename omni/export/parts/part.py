@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.export.graphs import Graph
@@ -15,7 +15,7 @@ from omni.runtime.engine import Run
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.tokenizer import Tokenizer
 
-RowKind = Literal["text", "speech", "images"]
+RowKind = Literal["text", "speech", "images", "conversations"]
 Inputs = dict[str, NDArray[Any]]
 
 
@@ -23,8 +23,8 @@ class Rows(NamedTuple):
     """Rows that an export is compared on.
 
     Attributes:
-        items: Texts; `Spoken` for speech; `Pictured` for images. Empty where there is no data: a part then takes
-            random input.
+        items: Texts; `Spoken` for speech; `Pictured` for images; `Asked` for conversations. Empty where there is no
+            data: a part then takes random input.
         source: Where they come from, or why there are none.
     """
 
@@ -56,6 +56,18 @@ class Pictured(NamedTuple):
     labels: Mapping[str, str | tuple[str, ...]]
 
 
+class Asked(NamedTuple):
+    """A conversation that ends with a question.
+
+    Attributes:
+        messages: See `omni.inference.prompt.PromptReader.turns`.
+        answer: The reference.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    answer: str
+
+
 class Quality(NamedTuple):
     """Quality on rows with references.
 
@@ -83,8 +95,10 @@ class OnnxPart(ABC):
     Attributes:
         name: Name in the manifest and of the file.
         needs: What a checkpoint must hold, in words.
+        targets: Of `omni export --to`.
         rows: Kind of the rows that it is compared on.
         tolerance: Largest difference of an output from PyTorch's.
+        agreement: Smallest share of results that equal PyTorch's.
         quality_loss: Most that int8 may be worse, in units of its metric.
         graph: The graph, with the module that it is compared with.
         vocabulary: What its host encodes or decodes text with; None if it has no text.
@@ -92,9 +106,11 @@ class OnnxPart(ABC):
 
     name: ClassVar[str]
     needs: ClassVar[str]
+    targets: ClassVar[tuple[str, ...]] = ("onnx", "torch")
     rows: ClassVar[RowKind]
     tolerance: ClassVar[float] = 1e-3
-    quality_loss: ClassVar[float]
+    agreement: ClassVar[float] = 1.0
+    quality_loss: ClassVar[float] = 0.0
     graph: Graph
     vocabulary: Tokenizer | CTCVocabulary | None = None
 
@@ -105,6 +121,10 @@ class OnnxPart(ABC):
 
     @abstractmethod
     def __init__(self, checkpoint: Checkpoint) -> None: ...
+
+    def modules(self) -> Sequence[nn.Module]:
+        """Modules whose parameters the graph holds."""
+        return [self.graph.module]
 
     @abstractmethod
     def constants(self) -> dict[str, Any]:
@@ -123,15 +143,25 @@ class OnnxPart(ABC):
         """What a user gets for each row from the graph: a text, a class."""
 
     @abstractmethod
-    def quality(self, run: Run, items: Sequence[Any]) -> Quality:
-        """Quality on rows with references."""
+    def quality(self, run: Run, items: Sequence[Any]) -> Quality | None:
+        """Quality on rows with references; None where the part alone has none."""
 
     def module_run(self) -> Run:
         """The PyTorch module as a function like the graph."""
+        return module_run(self.graph)
 
-        def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-            with torch.inference_mode():
-                found = self.graph.module(**{name: torch.from_numpy(value) for name, value in inputs.items()})
-            return [np.asarray(output) for output in (found if isinstance(found, tuple) else (found,))]
 
-        return run
+def has_experts(checkpoint: Checkpoint, part: str) -> bool:
+    """Whether a part of a checkpoint has a mixture of experts."""
+    return bool(checkpoint.content["parts"][part].get("init_args", {}).get("num_experts"))
+
+
+def module_run(graph: Graph) -> Run:
+    """The module of a graph as a function like the graph."""
+
+    def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        with torch.inference_mode():
+            found = graph.module(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        return [np.asarray(output) for output in (found if isinstance(found, tuple) else (found,))]
+
+    return run

@@ -35,7 +35,9 @@ class ThinkerPart(OnnxPart):
         if "thinker" not in checkpoint:
             return "no Thinker"
         pretrained = not checkpoint.content["parts"]["thinker"]["class_path"].endswith(".Thinker")
-        return "the Thinker is a pretrained model: export it with optimum or transformers" if pretrained else None
+        if pretrained:
+            return "the Thinker is a pretrained model: export it with optimum or transformers"
+        return "the Thinker conditions a Talker" if "normalization" in checkpoint.content["tokenizer"] else None
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.thinker = checkpoint.part("thinker", Thinker).float()
