@@ -79,7 +79,7 @@ class ExportRace(Race):
         parts: recognizer, classifier, thinker; several separated by commas.
         size: tiny, laptop, ...: the parts' size, untrained, which does not change their speed.
         hf: A folder of `omni export --to hf`: its Thinker is measured, in `transformers` too.
-        gguf: The same folder as a file of llama.cpp (see docs/export.md), which is measured too.
+        gguf: The same folder as a file of llama.cpp, made as in docs/export.md, which is measured too.
         compiled: Whether to measure torch.compile and AOTInductor, which take minutes and need a C++ compiler.
         seconds: Length of an utterance.
         calls: Utterances and images in a round.
@@ -159,15 +159,16 @@ class ExportRace(Race):
                 logits, past = runtime.run(**step)
                 step = {"tokens": logits[:, -1:].argmax(-1), "past": past}
 
-        prepared = self._graphs("thinker", graph, inputs, decode)
         tokens, expected = prompt[0].tolist(), graph.module(**inputs)[0][0, -1]
-        for name, build in self._engines(thinker).items():
+        engines = []
+        for name, build in self._engines(thinker).items():  # first: what is missing ends the race before the minutes
             start = perf_counter()
             engine = build()
             worst = float((engine.logits(tokens) - expected).abs().max())
             spent = perf_counter() - start
             run = partial(engine.decode, tokens, self.decode_tokens)
-            prepared.append(_Prepared(name, run, engine.size, worst, spent))
+            engines.append(_Prepared(name, run, engine.size, worst, spent))
+        prepared = self._graphs("thinker", graph, inputs, decode) + engines
         return self._timed("thinker", prepared, work=self.decode_tokens)
 
     def _engines(self, thinker: Thinker) -> dict[str, Callable[[], Engine]]:

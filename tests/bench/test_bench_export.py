@@ -1,6 +1,7 @@
 """`omni bench export`: every part in every runtime, compared with PyTorch."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,15 @@ def test_engines_decode_alike(workplace: Path):
     torch.testing.assert_close(omni.logits(prompt), transformers.logits(prompt), atol=1e-4, rtol=0)
     assert omni.decode(prompt, 12) == transformers.decode(prompt, 12)
     assert len(omni.decode(prompt, 12)) == 12
+
+
+def test_a_missing_engine_is_reported_before_the_exports(configs: Path, fails, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("transformers")
+    main(["export", save(Path("a.ckpt"), toy_thinker(), pieces()), "--to", "hf", "--out", "out"])
+    monkeypatch.setattr(export, "runtimes", None)
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    line = fails(bench, "--parts", "thinker", "--hf", "out", "--gguf", "a.gguf")
+    assert "pip install llama-cpp-python" in line
 
 
 def test_bad_input(configs: Path, fails):

@@ -16,6 +16,7 @@ from toy_export import WORDS, pieces, save, toy_thinker
 
 from omni.cli import main
 from omni.decoding.sampling import Sampling, generate
+from omni.text.chat_template import encode_chat
 from omni.text.tokenizer import BOS
 
 pytest.importorskip("transformers")
@@ -35,11 +36,11 @@ def exported(**options: Any) -> Continue:
     """Exports a toy Thinker into `out`, and returns its greedy continuations in omni."""
     thinker, tokenizer = toy_thinker(**options), pieces()
     with torch.no_grad():
-        thinker.head.weight[tokenizer.vocab_size :] = (
-            0  # omni never chooses unused ids, and training makes them unlikely
-        )
+        # omni never chooses these ids, and training makes them unlikely.
+        thinker.head.weight[tokenizer.vocab_size :] = 0
     Path("rows.txt").write_text("\n".join(WORDS[:4]), encoding="utf-8")
-    main(["export", save(Path("a.ckpt"), thinker, tokenizer), "--to", "hf", "--out", "out", "--rows", "rows.txt"])
+    saved = save(Path("a.ckpt"), thinker, tokenizer, template="chat")
+    main(["export", saved, "--to", "hf", "--out", "out", "--rows", "rows.txt"])
 
     def greedy(prompt: list[int]) -> list[int]:
         options = {"vocab_size": tokenizer.vocab_size, "sampling": Sampling(temperature=0)}
@@ -84,6 +85,11 @@ def test_llama_cpp(kind: str, workplace: Path):
         model.reset()
         steps = model.generate(prompt, temp=0, repeat_penalty=1.0)
         assert [token for _, token in zip(range(NEW), steps, strict=False)] == expected(prompt)
+    messages = [{"role": "system", "content": "the mat"}, {"role": "user", "content": "the  cat\nsat, naïve 1"}]
+    prompts, tokenize = [], model.tokenize
+    model.tokenize = lambda *args, **options: prompts.append(tokenize(*args, **options)) or prompts[-1]
+    model.create_chat_completion(messages, max_tokens=1)
+    assert prompts == [encode_chat(pieces(), messages, add_generation_prompt=True).tokens]
     model.close()
 
 
