@@ -28,7 +28,7 @@ def check_compiler() -> None:
         UserError: If there is no C++ compiler.
     """
     if not has_compiler():
-        raise UserError("--compile needs a C++ compiler, and none was found: install g++, or name one in CXX")
+        raise UserError("--compiled needs a C++ compiler, and none was found: install g++, or name one in CXX")
 
 
 def export_torch(
