@@ -39,6 +39,12 @@ class UserError(Exception):
     line and exits with code 2; nothing else in omni catches the exception.
     """
 
+    def __init__(self, *args: object) -> None:
+        if args and str(args[0]).startswith("Caught UserError in DataLoader worker process"):
+            # Its message is the traceback of the worker, which ends with the original message.
+            args = (str(args[0]).rpartition(f"\n{__name__}.UserError: ")[2].strip(),)
+        super().__init__(*args)
+
 
 def install_hint(extra: str) -> str:
     """The command that installs optional dependencies, such as those of the extra `hf`.

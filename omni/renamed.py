@@ -28,6 +28,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "ImageAugmentation": {"crop": "min_crop_area"},
     "CodecTraining": {"samples": "shown", "measured": "quality_utterances"},
     "ConversationData": {"silence": "noise_share"},
+    "ImageData": {"bad_images": "bad_rows"},
     "OmniTuning": {"samples": "shown", "blank_controls": "modality_ablation", "apart": "excluded_tasks"},
     "SpeechRecognition": {"samples": "shown", "inner_weight": "intermediate_ctc_weight"},
     "TalkerTraining": {"samples": "sentences"},
@@ -47,6 +48,9 @@ REMOVED: dict[str, dict[str, Any]] = {
     "VisionEncoder": {"activation": "gelu", "pooling": "mean", "qk_norm": True, "rope_theta": 100.0},
 }
 
+# Argument -> old value -> new value.
+VALUES: dict[str, dict[str, str]] = {"bad_rows": {"fail": "error"}}
+
 # Old path of a class, or of the module of several -> new path.
 MOVED: dict[str, str] = {
     "omni.callbacks.CliffNote": "omni.training.callbacks.LossDropNote",
@@ -58,6 +62,7 @@ MOVED: dict[str, str] = {
 _NO_CLASS = re.compile(r"Expected an instantiatable class, but omni\.models\.projector\.Projector is abstract")
 _KIND = re.compile(r"\w+Projector: Option 'kind' is not accepted")
 _NOT_ACCEPTED = re.compile(r"(?:(\w+): )?Option '(?:[\w.]+\.)?(\w+)' is not accepted")
+_VALUE = re.compile(r"(\w+): Expected a typing\.Literal\[[^]]*\], got (\w+)")
 _OLD_PATH = re.compile(rf"\b({'|'.join(map(re.escape, MOVED))})(\.\w+)?\b")  # the longer of two paths stands first
 
 
@@ -72,15 +77,19 @@ def current_recipe(recipe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def current_arguments(class_name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an old recipe under their present names; removed ones are dropped where they had no effect.
+    """The arguments of an old recipe with their present names and values; removed ones without effect are dropped.
 
-    A removed argument with another value is kept, so that the class refuses it.
+    A removed argument with another value than the one without effect is kept, so that the class refuses it.
     """
     renamed, removed = RENAMED.get(class_name, {}), REMOVED.get(class_name, {})
-    return {
+    current = {
         renamed.get(name, name): value
         for name, value in arguments.items()
         if name not in removed or value != removed[name]
+    }
+    return {
+        name: VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
+        for name, value in current.items()
     }
 
 
@@ -89,6 +98,7 @@ def explained(message: str) -> str:
     classes = ", ".join(f"{name} ({kind})" for kind, (name, _) in _PROJECTORS.items())
     message = _NO_CLASS.sub(f"a projector needs a class_path, with its arguments in init_args: {classes}", message)
     message = _KIND.sub(f"`kind` is now the class_path: {classes}", message)
+    message = _VALUE.sub(_with_present_value, message)
     return _NOT_ACCEPTED.sub(_with_present_name, message)
 
 
@@ -96,6 +106,12 @@ def moved_class(message: str) -> str:
     """A line with the present path of a class if a parser's message refuses an old one; empty otherwise."""
     match = _OLD_PATH.search(message)
     return "" if match is None else f"`{match.group()}` is now `{MOVED[match[1]]}{match[2] or ''}`"
+
+
+def _with_present_value(refusal: re.Match[str]) -> str:
+    name, value = refusal.groups()
+    new = VALUES.get(name, {}).get(value)
+    return refusal.group() if new is None else f"{name}: `{value}` is now called `{new}`"
 
 
 def _with_present_name(refusal: re.Match[str]) -> str:

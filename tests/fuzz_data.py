@@ -20,7 +20,8 @@ from omni.text.tokenizer import ByteTokenizer
 
 
 def speech() -> Kind:
-    from omni.data.speech.manifests import open_utterances
+    from omni.data.loading.bad_rows import BadRowPolicy, RowErrors
+    from omni.data.speech.opening import open_utterances
     from omni.data.speech.rows import read_rows
     from omni.text.ctc_vocabulary import CharacterVocabulary
 
@@ -40,6 +41,7 @@ def speech() -> Kind:
         command("data", "check", name)
         units = CharacterVocabulary(" abc")
         options = {"min_duration": 0.1, "max_duration": 4.0, "cache_dir": Path("cache"), "may_write": True}
+        options |= {"errors": RowErrors("train", BadRowPolicy())}
         refused(lambda: [row.read() for row in read_rows(open_utterances([name]), units, **options)[0]])
 
     return Kind(make, mutate_files(names), read_each(names, read))
@@ -48,6 +50,7 @@ def speech() -> Kind:
 def conversations() -> Kind:
     from omni.data.conversations.opening import open_conversations
     from omni.data.conversations.rows import conversation_rows
+    from omni.data.loading.bad_rows import BadRowPolicy, RowErrors
 
     def make() -> None:
         soundfile.write("a.wav", tones("abc"), 16_000)
@@ -67,7 +70,8 @@ def conversations() -> Kind:
         command("data", "check", name)
         for skip in (False, True):
             sources = refused(open_conversations, [name])
-            refused(lambda: list(conversation_rows(sources, ByteTokenizer(), skip=skip)))  # noqa: B023
+            errors = RowErrors("train", BadRowPolicy(skip=skip))
+            refused(lambda: list(conversation_rows(sources, ByteTokenizer(), errors=errors)))  # noqa: B023
 
     return Kind(make, mutate_files("m.jsonl"), read_each("m.jsonl", read))
 

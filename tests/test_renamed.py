@@ -71,6 +71,10 @@ def test_a_removed_argument_is_dropped_only_where_it_changed_nothing(monkeypatch
         build(recipe)
 
 
+def test_old_values_are_replaced():
+    assert current_arguments("ImageData", {"bad_images": "fail", "fit": "pad"}) == {"bad_rows": "error", "fit": "pad"}
+
+
 def test_other_classes_keep_an_argument_of_the_same_name():
     assert current_arguments("SpeechData", {"crop": 2.0}) == {"crop": 2.0}
 
@@ -172,6 +176,7 @@ def test_an_old_file_of_a_projector_is_refused_with_the_classes(tmp_path, capsys
     ("options", "line"),
     [
         ({"model__init_args__samples": 2}, "model: SpeechRecognition: `samples` is now called `shown`"),
+        ({"data__init_args__bad_rows": "fail"}, "data: SpeechData: bad_rows: `fail` is now called `error`"),
         (
             {"model__init_args__audio_encoder__init_args__inner_ctc": 1},
             "model: SpeechRecognition: audio_encoder: AudioEncoder: `inner_ctc` is now called `intermediate_ctc_block`",

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from omni import __version__
 from omni.bench.race import aligned
-from omni.data.speech.manifests import open_utterances
+from omni.data.speech.opening import open_utterances
 from omni.errors import UserError
 from omni.inference.live_recognizer import LiveRecognizer
 from omni.inference.recognizer import Recognizer, load_recognizer

@@ -16,7 +16,8 @@ from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import MESSAGES
 from omni.data.images.opening import open_images
 from omni.data.images.sources import SUFFIXES, Location
-from omni.data.speech.manifests import AUDIO_KEYS, MANIFEST_SUFFIXES, open_utterances, table_delimiter
+from omni.data.speech.manifests import AUDIO_KEYS, MANIFEST_SUFFIXES, table_delimiter
+from omni.data.speech.opening import is_speech_folder, open_utterances
 from omni.data.text.corpus import open_corpus
 from omni.errors import UserError
 from omni.text.ctc_vocabulary import ENGLISH, open_ctc_vocabulary
@@ -130,7 +131,8 @@ def check(
     copies of audio are recognised by their samples, copies of images by their pixels.
 
     Args:
-        manifests: Speech: manifests (.jsonl, .csv), folders of LibriSpeech or LJSpeech. Text: .txt, .jsonl, .parquet,
+        manifests: Speech: manifests (.jsonl, .csv, .tsv), folders (LibriSpeech, LJSpeech, Common Voice, Kaldi, ESPnet),
+            tar files. Text: .txt, .jsonl, .parquet,
             patterns, folders. Images: folders of class folders, manifests (.jsonl, .csv, captions.txt, COCO's .json),
             torchvision:NAME. Conversations: .jsonl. All: hub:OWNER/NAME[:CONFIG[:SPLIT]].
         val: The validation data, which is compared with them.
@@ -181,9 +183,11 @@ def _kind_of(entry: str) -> str:
         return "speech"
     path = Path(entry.partition("@")[0] if not Path(entry).expanduser().exists() else entry).expanduser()
     if path.is_dir():
-        if (path / "metadata.csv").is_file() or next(path.rglob("*.trans.txt"), None):
+        if is_speech_folder(path):
             return "speech"
         return "images" if _holds_images(path) else "text"
+    if path.suffix == ".tar":
+        return "speech"
     if path.suffix == ".json":
         return "images"
     if path.suffix in MANIFEST_SUFFIXES and path.is_file() and not _has_content(path):

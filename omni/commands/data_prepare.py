@@ -2,14 +2,16 @@
 
 import json
 import os
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from omni.data.conversations.visual_questions import prepare_questions
+from omni.data.conversations.visual_questions import read_questions
 from omni.data.speech.corpora import LAYOUTS
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.data.speech.rows import chosen_by_hash
@@ -19,6 +21,7 @@ from omni.media.audio import audio_info
 from omni.media.container import AudioError
 
 _SHOWN = 3  # rows that are named for each reason
+_NO_TEXT = "no text"  # of recordings that nobody has transcribed
 
 
 class _Entry(NamedTuple):
@@ -43,10 +46,13 @@ def prepare(
     """Write manifests for a speech corpus, or conversations for easy-VQA; the corpus itself does not change.
 
     Each split gets `SPLIT.jsonl` with one row per utterance: `audio` (relative to the manifest), `text`, `speaker`,
-    `duration` in seconds, `id`. Rows without text, and audio with an unreadable header, are skipped and reported;
-    `omni data check` reads all audio completely. Corpora with splits keep them: LibriSpeech (one per folder), AN4
-    (`train`, `test`), Free Spoken Digits (`train`, `test` of indices 0-4, `all`). LJSpeech is split by chapter and a
-    folder by speaker, into `train` and `val`; with a single chapter or speaker it is written as `all`.
+    `duration` in seconds, `id`. Rows without text, malformed rows, and audio with an unreadable header, are skipped and
+    reported; after one of the last two the exit code is 2. Manifests of an earlier run are replaced when all new ones
+    are complete. `omni data check` reads all audio completely.
+
+    Corpora with splits keep them: LibriSpeech (one per folder), AN4 (`train`, `test`), Free Spoken Digits (`train`,
+    `test` of indices 0-4, `all`). LJSpeech is split by chapter and a folder by speaker, into `train` and `val`; with a
+    single chapter or speaker it is written as `all`.
 
     easy-VQA, questions about images, becomes conversations: several questions about an image in each training row, one
     question in each row of the other splits.
@@ -68,8 +74,7 @@ def prepare(
     if val_speakers and kind != "folder":
         raise UserError(f"--val_speakers is for kind folder: {kind} has its own splits, or one speaker")
     if kind == "easy-vqa":
-        for path, summary in prepare_questions(folder, out):
-            print(f"{path}: {summary}")
+        _prepare_questions(folder, out)
         return
     skipped: dict[str, list[str]] = {}  # rows by reason
     splits = {split: _usable(source, split, skipped) for split, source in _open(kind, folder).items()}
@@ -78,14 +83,33 @@ def prepare(
         raise UserError(f"{folder}: nothing of it can be used; the first problem, {rows[0]}: {reason}")
     if splits.keys() == {"all"}:
         splits = _split(kind, splits["all"], val_fraction, val_speakers)
+    splits = {split: entries for split, entries in splits.items() if entries}
+    _write(out, {split: _rows(out, kind, folder, entries) for split, entries in splits.items()})
     for split, entries in splits.items():
-        if entries:
-            _write(out / f"{split}.jsonl", kind, folder, entries)
-            print(f"{out / split}.jsonl: {_summary(entries)}")
+        print(f"{out / split}.jsonl: {_summary(entries)}")
     for reason, rows in skipped.items():
         rows = sorted(set(rows))  # `all` and another split may both name a row
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         print(f"skipped, {reason}: {len(rows)} ({', '.join(rows[:_SHOWN])}{more})")
+    if skipped.keys() - {_NO_TEXT}:
+        raise SystemExit(2)
+
+
+def _prepare_questions(folder: Path, out: Path) -> None:
+    splits = read_questions(folder, out)
+    errors = [error for split in splits for error in split.errors]
+    if not any(split.rows for split in splits):
+        raise errors[0] if errors else UserError(f"{folder}: has no questions")
+    splits = [split for split in splits if split.rows]
+    _write(out, {split.name: split.rows for split in splits})
+    for split in splits:
+        print(f"{out / split.name}.jsonl: {split.summary}")
+    for error in errors[:_SHOWN]:
+        print(f"omni: {error}", file=sys.stderr)
+    if errors:
+        if len(errors) > _SHOWN:
+            print(f"omni: and {len(errors) - _SHOWN} more rows that cannot be used", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def _open(kind: str, folder: Path) -> Mapping[str, Utterances]:
@@ -100,9 +124,12 @@ def _open(kind: str, folder: Path) -> Mapping[str, Utterances]:
 def _usable(source: Utterances, split: str, skipped: dict[str, list[str]]) -> list[_Entry]:
     """The rows with text and readable audio; the others are added to `skipped`."""
     entries = []
-    for row in tqdm(list(source.rows()), desc=f"measuring {split}", leave=False, disable=None):
+    for row in tqdm(list(source.rows_or_errors()), desc=f"measuring {split}", leave=False, disable=None):
+        if isinstance(row, UserError):
+            skipped.setdefault("malformed", []).append(str(row))
+            continue
         if not row.text.strip():
-            skipped.setdefault("no text", []).append(row.where)
+            skipped.setdefault(_NO_TEXT, []).append(row.where)
             continue
         try:
             entries.append(_Entry(row, audio_info(row.audio).duration))
@@ -138,20 +165,27 @@ def _split(
     return splits
 
 
-def _write(path: Path, kind: str, folder: Path, entries: Sequence[_Entry]) -> None:
-    """Writes a manifest atomically."""
-    top, home = str(folder.resolve()), str(path.parent.resolve())
-    with atomic_write(path) as file:
-        for row, duration in entries:
-            inside = Path(row.audio).relative_to(top)
-            content = {
-                "audio": _from(home, row.audio),
-                "text": row.text.strip(),
-                **({} if row.speaker is None else {"speaker": row.speaker}),
-                "duration": round(duration, 4),
-                "id": inside.with_suffix("").as_posix() if kind == "folder" else inside.stem,
-            }
-            file.write((json.dumps(content, ensure_ascii=False) + "\n").encode())
+def _rows(out: Path, kind: str, folder: Path, entries: Sequence[_Entry]) -> Iterator[dict[str, Any]]:
+    """The rows of a manifest."""
+    top, home = str(folder.resolve()), str(out.resolve())
+    for row, duration in entries:
+        inside = Path(row.audio).relative_to(top)
+        yield {
+            "audio": _from(home, row.audio),
+            "text": row.text.strip(),
+            **({} if row.speaker is None else {"speaker": row.speaker}),
+            "duration": round(duration, 4),
+            "id": inside.with_suffix("").as_posix() if kind == "folder" else inside.stem,
+        }
+
+
+def _write(out: Path, splits: Mapping[str, Iterable[dict[str, Any]]]) -> None:
+    """Writes `SPLIT.jsonl` for each split; earlier files are replaced when all of them are complete."""
+    with ExitStack() as files:
+        for split, rows in splits.items():
+            file = files.enter_context(atomic_write(out / f"{split}.jsonl"))
+            for row in rows:
+                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 
 def _from(home: str, audio: str) -> str:

@@ -1,6 +1,7 @@
 """`omni eval omni`: accuracy on conversations by task, and with images or audio blanked."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def evaluate_accuracy(
     An answer is right if it equals the reference, both normalised: lower case, no punctuation, numbers spelled out.
     Accuracies have 95 % intervals (Wilson). With images grey or audio silent, the same questions show how much the
     model depends on them. Transcriptions are also scored by word errors. With a voice, answers are spoken, and scored
-    by the word errors of a recogniser.
+    by the word errors of a recogniser. A conversation that cannot be answered, such as one with a broken recording, is
+    named, the others are answered, and the exit code is 2.
 
     Args:
         checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt.
@@ -71,7 +73,8 @@ def evaluate_accuracy(
     listener = recognizer or talker.voice
     asr = load_recognizer(listener, device=device) if assistant.voice and listener and spoken else None
     options = {"modality_ablation": modality_ablation, "max_tokens": max_tokens, "batch_size": batch_size}
-    answered = answer_questions(assistant, rows, **options)
+    errors: list[UserError] = []
+    answered = answer_questions(assistant, rows, **options, errors=errors)
     report = {"checkpoint": checkpoint, "data": data, "questions": len(answered), **accuracy_report(answered)}
     _print_accuracies(report, sum(one.truncated for one in answered))
     report |= _transcription_errors(answered)
@@ -82,7 +85,12 @@ def evaluate_accuracy(
         print("spoken answers are not measured: give a voice, and a recogniser unless the voice's checkpoint holds one")
     if json_file is not None:
         report["answers"] = [one._asdict() for one in answered]
+        report |= {"unanswered": [str(error) for error in errors]} if errors else {}
         write_text(json_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    if errors:
+        for error in errors:
+            print(f"omni: {error}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def _conversations(checkpoint: Checkpoint, data: list[str] | None, limit: int | None) -> list[Conversation]:

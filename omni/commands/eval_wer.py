@@ -1,11 +1,13 @@
 """`omni eval wer`: word error rates of speech recognisers, and comparisons between them."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from omni.data.speech.manifests import Utterance, Utterances, open_utterances
+from omni.data.speech.manifests import Utterance, Utterances
+from omni.data.speech.opening import open_utterances
 from omni.errors import UserError
 from omni.evaluation.hypotheses import read_hypotheses
 from omni.evaluation.repetition import remove_loops
@@ -44,7 +46,7 @@ def evaluate(
 
     All texts are normalised alike: lower case, no punctuation, numbers spelled out; with a checkpoint, as it was
     trained; or as for Whisper. Rates have 95 % intervals from a bootstrap over utterances, with the same draws for all
-    systems.
+    systems. A recording that one of them cannot read is left out for all, named at the end, and the exit code is 2.
 
     Args:
         reference: A manifest (.jsonl, .csv), a folder of LibriSpeech or LJSpeech, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
@@ -67,12 +69,16 @@ def evaluate(
     utterances, specs = list(source.rows()), [hypothesis, *(other or [])]
     found = [read_hypotheses(spec, source, utterances, device=device, beam=beam) for spec in specs]
     normalize = found[0].normalize if normalizer == "omni" else WhisperNormalization(normalizer == "whisper")
-    scored = {number: utterance for number, utterance in enumerate(utterances) if normalize(utterance.text)}
+    unreadable = {number: error for one in found for number, error in one.unreadable.items()}
+    scored = {number: row for number, row in enumerate(utterances) if normalize(row.text) and number not in unreadable}
+    if not scored and unreadable:
+        raise next(iter(unreadable.values()))
     if not scored:
         raise UserError("the reference has no words: there is nothing to score")
     systems = [_score(scored, hypotheses.texts, normalize, guard=repetition_guard) for hypotheses in found]
     report = {"reference": reference, "normalization": normalize.state(), **_figures(specs, systems)}
     report |= {"left_out": len(utterances) - len(scored), "repetition_guard": repetition_guard}
+    report |= {"unreadable": [str(error) for error in unreadable.values()]} if unreadable else {}
     worst_utterances = worst_rows(systems[0].rows, worst)
     print(terminal_report(report, worst_utterances))
     report["worst"] = [row.name for row in worst_utterances]
@@ -83,6 +89,10 @@ def evaluate(
         write_text(json_file, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     if markdown_file is not None:
         write_text(markdown_file, markdown_report(report, worst_utterances))
+    if unreadable:
+        for error in unreadable.values():
+            print(f"omni: {error}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def _score(

@@ -44,7 +44,13 @@ class AnsweredQuestion(NamedTuple):
 
 
 def answer_questions(
-    assistant: Assistant, rows: Sequence[Conversation], *, modality_ablation: bool, max_tokens: int, batch_size: int
+    assistant: Assistant,
+    rows: Sequence[Conversation],
+    *,
+    modality_ablation: bool,
+    max_tokens: int,
+    batch_size: int,
+    errors: list[UserError] | None = None,
 ) -> list[AnsweredQuestion]:
     """Answers the last question of each conversation.
 
@@ -54,17 +60,32 @@ def answer_questions(
         modality_ablation: Whether to answer again with images and audio blanked.
         max_tokens: Most tokens of an answer.
         batch_size: Questions per batch.
+        errors: Gets the error of each row that has no answer, is too long, or has unreadable media; None: the first is
+            raised.
 
     Raises:
-        UserError: If there are no rows, or a row has no answer, is too long, or has unreadable media.
+        UserError: If there are no rows, or none can be answered.
     """
     if not rows:
         raise UserError("the data holds no conversations: there is nothing to answer")
     answered = []
     with tqdm(total=len(rows), desc="answering", leave=False, disable=None) as bar:
         for first in range(0, len(rows), batch_size):
-            batch = rows[first : first + batch_size]
-            prompts, references = zip(*(_last_question(assistant, row, max_tokens) for row in batch), strict=True)
+            bar.update(len(rows[first : first + batch_size]))
+            batch, prompts, references = [], [], []
+            for row in rows[first : first + batch_size]:
+                try:
+                    prompt, reference = _last_question(assistant, row, max_tokens)
+                except UserError as error:
+                    if errors is None:
+                        raise
+                    errors.append(error)
+                    continue
+                batch.append(row)
+                prompts.append(prompt)
+                references.append(reference)
+            if not batch:
+                continue
             answers = assistant.answer(prompts, max_tokens=max_tokens)
             blank: list[dict[str, str]] = [{} for _ in batch]
             for kind in MEDIA if modality_ablation else ():
@@ -78,7 +99,8 @@ def answer_questions(
                     batch, prompts, references, answers, blank, strict=True
                 )
             ]
-            bar.update(len(batch))
+    if errors and not answered:
+        raise errors[0]
     return answered
 
 

@@ -1,7 +1,7 @@
 """Hypotheses for utterances: from a checkpoint, from a model of transformers, or from a file."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +27,12 @@ class Hypotheses(NamedTuple):
     Attributes:
         texts: One for each utterance.
         normalize: The normalization that the system was trained with.
+        unreadable: Why an utterance has no text, by its number.
     """
 
     texts: list[str]
     normalize: TextNormalization = TextNormalization()
+    unreadable: Mapping[int, UserError] = {}
 
 
 def read_hypotheses(
@@ -53,7 +55,13 @@ def read_hypotheses(
     if spec.startswith("hf:"):
         recognize = load_transformers_recognizer(spec.removeprefix("hf:"), device)
         rows = tqdm(enumerate(utterances), total=len(utterances), desc="transcribing", leave=False, disable=None)
-        return Hypotheses([recognize(read_audio(source.audio(number, row)).numpy()) for number, row in rows])
+        texts, unreadable = [""] * len(utterances), {}
+        for number, row in rows:
+            try:
+                texts[number] = recognize(read_audio(source.audio(number, row)).numpy())
+            except UserError as error:
+                unreadable[number] = error
+        return Hypotheses(texts, unreadable=unreadable)
     if path.suffix == ".ckpt" or path.is_dir():
         checkpoint = Checkpoint(path)
         if "thinker" in checkpoint and "audio_projector" in checkpoint:
@@ -76,13 +84,14 @@ def _recognized(
 ) -> Hypotheses:
     recognizer = load_recognizer(checkpoint, device=device, beam=beam)
     audio = [source.audio(number, row) for number, row in enumerate(utterances)]
-    texts = [""] * len(utterances)
+    texts, unreadable = [""] * len(utterances), {}
     stream = recognizer.stream(audio)
     for number, transcript in tqdm(stream, total=len(texts), desc="transcribing", leave=False, disable=None):
         if isinstance(transcript, UserError):
-            raise transcript
-        texts[number] = transcript.text
-    return Hypotheses(texts, recognizer.units.normalize)
+            unreadable[number] = transcript
+        else:
+            texts[number] = transcript.text
+    return Hypotheses(texts, recognizer.units.normalize, unreadable)
 
 
 def _answered(checkpoint: Checkpoint, source: Utterances, utterances: Sequence[Utterance], device: str) -> Hypotheses:
@@ -94,22 +103,24 @@ def _answered(checkpoint: Checkpoint, source: Utterances, utterances: Sequence[U
     context = content.get("context", CONTEXT) + max_tokens
     assistant = Assistant.from_pretrained(checkpoint, context=context, device=device)
     order = sorted(range(len(utterances)), key=lambda number: utterances[number].duration or 0.0)  # little padding
-    texts = [""] * len(utterances)
+    texts: list[str] = [""] * len(utterances)
+    unreadable: dict[int, UserError] = {}
     with tqdm(total=len(texts), desc="transcribing", leave=False, disable=None) as bar:
         for first in range(0, len(order), _BATCH):
             batch = order[first : first + _BATCH]
-            prompts = []
+            prompts = {}
             for number in batch:
                 question, _ = prompt.messages(number, "")
-                question["content"][0]["audio"] = source.audio(number, utterances[number])
                 try:
-                    prompts.append(assistant.prompt([question], max_tokens=max_tokens))
+                    question["content"][0]["audio"] = source.audio(number, utterances[number])
+                    prompts[number] = assistant.prompt([question], max_tokens=max_tokens)
                 except UserError as error:
-                    raise UserError(f"{utterances[number].where}: {error}") from error
-            for number, text in zip(batch, assistant.answer(prompts, max_tokens=max_tokens), strict=True):
+                    unreadable[number] = UserError(f"{utterances[number].where}: {error}")
+            answers = assistant.answer(list(prompts.values()), max_tokens=max_tokens) if prompts else []
+            for number, text in zip(prompts, answers, strict=True):
                 texts[number] = text
             bar.update(len(batch))
-    return Hypotheses(texts, prompt.labels or TextNormalization())
+    return Hypotheses(texts, prompt.labels or TextNormalization(), unreadable)
 
 
 def load_transformers_recognizer(name: str, device: str) -> Callable[[Any], str]:

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +84,22 @@ def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | Non
         audio = resample(_read_mono(file, stop - unit * step, source), rate, SAMPLE_RATE)
     offset = first - unit * grid
     return audio[offset:] if last is None else audio[offset : last - unit * grid]
+
+
+def excerpt(source: AudioSource, *, start: float, duration: float) -> bytes:
+    """A part of a recording as the content of a WAV file of 16 kHz, with the samples of `read_audio`.
+
+    Args:
+        source: A path, or a file's content as bytes.
+        start: Its start in seconds.
+        duration: Its length in seconds.
+
+    Raises:
+        UserError: As in `read_audio`.
+    """
+    samples, content = read_audio(source, start=start, duration=duration), BytesIO()
+    soundfile.write(content, samples.numpy(), SAMPLE_RATE, format="WAV", subtype="FLOAT")
+    return content.getvalue()
 
 
 def audio_blocks(source: AudioSource, seconds: float, overlap: float = 0.0) -> Iterator[Tensor]:

@@ -14,9 +14,10 @@ from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.speech import TranscriptionPrompt
 from omni.data.images.opening import open_images
-from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.rows import ImageRow
 from omni.data.images.sources import Location
-from omni.data.speech.manifests import open_utterances
+from omni.data.loading.bad_rows import BadRowPolicy, RowErrors
+from omni.data.speech.opening import open_utterances
 from omni.decoding.sampling import Sampling
 from omni.errors import UserError
 from omni.evaluation.accuracy import answer_questions
@@ -172,7 +173,7 @@ def _images(configuration: Configuration) -> list[ImageRow]:
     folder = None if data["image_folder"] is None else Path(data["image_folder"])
     location = Location(root=Path(data["root"]), image_folder=folder, cache_dir=Path(data["cache_dir"]))
     source = open_images(_entries(configuration)[0], "val", location)
-    rows = list(islice(source.rows(RowErrors(skip=True)), _LABELS))
+    rows = list(islice(source.rows(RowErrors("val", BadRowPolicy(skip=True))), _LABELS))
     if not rows:
         raise UserError("the data has no image")
     return rows

@@ -8,9 +8,10 @@ import pytest
 import soundfile
 
 from omni.cli import main
+from omni.commands import data_prepare
 from omni.commands.data_prepare import prepare
 from omni.data.conversations.opening import open_conversations
-from omni.data.speech.manifests import open_utterances
+from omni.data.speech.opening import open_utterances
 from omni.errors import UserError
 
 KINDS = ["an4", "folder", "fsdd", "librispeech", "ljspeech"]
@@ -187,7 +188,8 @@ def test_rows_that_cannot_be_used_are_left_out_and_named(workplace, capsys):
     Path("corpus/anna/1.txt").write_text(" \n")
     Path("corpus/ben/0.wav").write_bytes(b"")
     Path("corpus/cleo/1.wav").write_text("no audio " * 20)
-    prepare("folder", Path("corpus"))
+    with pytest.raises(SystemExit, match="2"):
+        prepare("folder", Path("corpus"))
     rows = [row for part in manifests("data/folder").values() for row in part]
     assert ids(rows) == ["ben/1", "cleo/0"]
     printed = capsys.readouterr().out
@@ -202,11 +204,74 @@ def test_missing_audio_and_transcripts_of_an4(workplace, capsys):
     Path("corpus/wav/an4_clstk/fash/an1-fash-b.wav").unlink()
     text = Path("corpus/etc/an4_test.transcription")
     text.write_text(text.read_text().splitlines()[0] + "\n")
-    prepare("an4", Path("corpus"))
+    with pytest.raises(SystemExit, match="2"):
+        prepare("an4", Path("corpus"))
     assert {split: len(rows) for split, rows in manifests("data/an4").items()} == {"test": 1, "train": 3}
     printed = capsys.readouterr().out
     assert "skipped, audio missing: 1 (" in printed
     assert "skipped, no text: 1 (" in printed
+
+
+def spoil_ljspeech(corpus):
+    with (corpus / "metadata.csv").open("a") as file:
+        file.write("LJ001-0009 no columns\n")
+
+
+def spoil_librispeech(corpus):
+    (corpus / "dev-clean/84/1/84-1.trans.txt").write_bytes(b"84-1-0000 CAF\xe9\n")
+
+
+def spoil_an4(corpus):
+    with (corpus / "etc/an4_train.transcription").open("a") as file:
+        file.write("no id\n")
+
+
+def spoil_folder(corpus):
+    (corpus / "anna/0.txt").write_bytes(b"caf\xe9")
+
+
+@pytest.mark.parametrize(
+    ("kind", "left", "named"),
+    [
+        ("ljspeech", 6, "metadata.csv: row 7: not `id|text|normalised text`: correct or remove the row"),
+        ("librispeech", 6, "84-1.trans.txt: is not UTF-8 (byte 13): convert the file to UTF-8"),
+        ("an4", 6, "an4_train.transcription: row 5: not `WORDS (id)`"),
+        ("folder", 5, "anna/0.txt: is not UTF-8 (byte 3)"),
+    ],
+)
+def test_a_malformed_row_costs_that_row(workplace, capsys, kind, left, named):
+    make(kind)
+    globals()[f"spoil_{kind}"](Path("corpus"))
+    with pytest.raises(SystemExit, match="2"):
+        prepare(kind, Path("corpus"))
+    assert sum(map(len, manifests(f"data/{kind}").values())) == left
+    printed = capsys.readouterr().out
+    assert "skipped, malformed: 1 (" in printed
+    assert named in printed
+
+
+def test_manifests_stay_as_they_were_until_all_new_ones_are_complete(workplace, monkeypatch):
+    make("librispeech")
+    prepare("librispeech", Path("corpus"))
+    before = {file.name: file.read_bytes() for file in Path("data/librispeech").iterdir()}
+    for transcript in Path("corpus").rglob("*.trans.txt"):
+        transcript.write_text(transcript.read_text().replace("SOME", "OTHER"))
+    rows = data_prepare._rows
+    started = []
+
+    def stop(out, kind, folder, entries):
+        started.append(entries)
+        yield next(rows(out, kind, folder, entries))
+        if len(started) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(data_prepare, "_rows", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("librispeech", Path("corpus"))
+    monkeypatch.setattr(data_prepare, "_rows", rows)
+    assert {file.name: file.read_bytes() for file in Path("data/librispeech").iterdir()} == before
+    prepare("librispeech", Path("corpus"))
+    assert {row["text"] for part in manifests("data/librispeech").values() for row in part} == {"OTHER WORDS"}
 
 
 def test_an_unexpected_file_among_the_digits_is_reported(workplace, capsys):
@@ -306,14 +371,11 @@ def test_questions_about_images_become_conversations(tmp_path, capsys):
     ("fault", "message"),
     [
         ("folder", "is not a corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images"),
-        ("image", "1.png: does not exist, but"),
         ("rows", "questions.json: not a list of [question, answer, image number]"),
     ],
 )
 def test_unusable_questions_are_reported(tmp_path, fails, fault, message):
     visual_questions(tmp_path / "vqa", splits=("train",))
-    if fault == "image":
-        (tmp_path / "vqa/train/images/1.png").unlink()
     if fault == "rows":
         (tmp_path / "vqa/train/questions.json").write_text('{"a": 1}')
     folder = tmp_path if fault == "folder" else tmp_path / "vqa"
@@ -322,3 +384,17 @@ def test_unusable_questions_are_reported(tmp_path, fails, fault, message):
     complaint = fails(main, ["data", "prepare", "easy-vqa", str(folder), "--out", str(tmp_path / "out")])
     assert message in complaint
     assert not [*tmp_path.glob("out/*")]
+
+
+def test_a_question_that_cannot_be_used_costs_its_image_or_itself(tmp_path, capsys):
+    visual_questions(tmp_path / "vqa")
+    (tmp_path / "vqa/train/images/1.png").unlink()
+    asked = json.loads((tmp_path / "vqa/test/questions.json").read_text())
+    (tmp_path / "vqa/test/questions.json").write_text(json.dumps([*asked, ["why?", None, 0], 7]))
+    with pytest.raises(SystemExit, match="2"):
+        prepare("easy-vqa", tmp_path / "vqa", tmp_path / "out")
+    assert {split: len(rows) for split, rows in manifests(tmp_path / "out").items()} == {"train": 2, "test": 14}
+    said = capsys.readouterr().err
+    assert "1.png: does not exist, but" in said
+    assert "test/questions.json: row 15: not [question, answer, image number]" in said
+    assert len(said.splitlines()) == 3

@@ -285,6 +285,17 @@ class TestEval:
             assert len(report["answers"]) == 12
         assert report["unspoken"]
 
+    def test_a_broken_recording_costs_its_question(self, questions, fails):
+        rows = [json.loads(line) for line in Path("talks/test.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows[2]["messages"][2]["content"][0]["audio"] = "broken.wav"
+        Path("talks/broken.wav").write_bytes(b"no audio")
+        Path("talks/test.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        complaint = fails(examined, "--data", "talks/test.jsonl", "--batch_size", "1")
+        assert "talks/test.jsonl: row 3: talks/broken.wav" in complaint
+        report = json.loads(Path("report.json").read_text(encoding="utf-8"))
+        assert len(report["answers"]) == 11
+        assert len(report["unanswered"]) == 1
+
     @pytest.mark.parametrize(
         ("options", "complaint"),
         [

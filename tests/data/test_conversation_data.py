@@ -281,7 +281,7 @@ def test_unreadable_media_are_named_or_left_out(folder):
     (folder / "blue.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"train.jsonl: row 4: .*blue.png"):
         list(make().train_dataloader())
-    with pytest.warns(UserWarning, match="left out: train.jsonl: row 4"):
+    with pytest.warns(UserWarning, match="train: left out: train.jsonl: row 4"):
         batches = list(make(bad_rows="skip").train_dataloader())
     assert sum(len(batch.rows) for batch in batches) == 3
 

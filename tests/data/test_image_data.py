@@ -567,7 +567,7 @@ class TestFaults:
         content = {"truncated": Path("ok.jpg").read_bytes()[:-60], "empty": b"", "text": b"hello", "svg": b"<svg/>"}
         bad.write_bytes(content[fault])
         with pytest.warns(UserWarning, match=rf"train: 1 rows are left out, the first: train/cat/{bad.name}: ") as said:
-            data = make("train", "val", bad_images="skip", memory_gb=memory_gb)
+            data = make("train", "val", bad_rows="skip", memory_gb=memory_gb)
         assert len(said) == 1
         assert len(everything(data.train_dataloader())) == 12
         with pytest.raises(UserError, match=rf"train/cat/{bad.name}: ") as failure:
@@ -579,7 +579,7 @@ class TestFaults:
         with pytest.raises(UserError, match="train/empty: a class without images: add some or remove the folder"):
             make("train")
         with pytest.warns(UserWarning, match="1 rows are left out, the first: train/empty"):
-            make("train", bad_images="skip")
+            make("train", bad_rows="skip")
 
     def test_class_folders_that_differ(self, folders):
         save("val/bird/0.png", 60)
@@ -616,9 +616,9 @@ class TestFaults:
         lines(captions, [*rows, row])
         with pytest.raises(UserError, match=message) as failure:
             make(captions, val_fraction=0.3)
-        assert "bad_images: skip" in str(failure.value)
+        assert "bad_rows: skip" in str(failure.value)
         with pytest.warns(UserWarning, match="train: 1 rows are left out"):
-            data = make(captions, val_fraction=0.3, bad_images="skip")
+            data = make(captions, val_fraction=0.3, bad_rows="skip")
         assert sum(len(images) for images in data.datasets.values()) == 8
 
     @pytest.mark.parametrize(
@@ -627,7 +627,7 @@ class TestFaults:
             ({"image_size": 0}, "image_size is 0: it must be 2 or more"),
             ({"load_size": 8}, "load_size is 8: it must be image_size, 16, or more"),
             ({"val_fraction": 1.0}, "between 0 and 1"),
-            ({"bad_images": "ignore"}, "it must be fail or skip"),
+            ({"bad_rows": "ignore"}, "it must be error or skip"),
             ({"train": []}, "empty list"),
             ({"train": "nowhere"}, "nowhere: does not exist"),
             ({"train": "corpus.md"}, "unknown kind of file '.md'"),

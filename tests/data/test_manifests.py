@@ -10,9 +10,11 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, Value
 
+from omni.data.loading.bad_rows import BadRowPolicy, RowErrors
 from omni.data.loading.skipped import report_skipped
 from omni.data.speech.data import SpeechData
-from omni.data.speech.manifests import SpeechManifest, open_utterances
+from omni.data.speech.manifests import SpeechManifest
+from omni.data.speech.opening import open_utterances
 from omni.data.speech.rows import read_rows
 from omni.errors import UserError
 from omni.text.ctc_vocabulary import CharacterVocabulary
@@ -102,7 +104,7 @@ class TestManifests:
         [
             ("none.jsonl", r"none\.jsonl: does not exist: name a manifest"),
             ("m.txt", r"m\.txt: a manifest of speech is a \.jsonl, \.csv or \.tsv file"),
-            (".", "not a folder in the layout of LibriSpeech or LJSpeech: write a manifest with `omni data prepare`"),
+            (".", "not a folder in the layout of LibriSpeech, LJSpeech, Common Voice"),
             ("hub:", "'hub:' does not name a data set"),
             ("hub:a:b:c:d", "does not name a data set"),
         ],
@@ -178,6 +180,7 @@ class TestHub:
             max_duration=20,
             cache_dir=tmp_path / "cache",
             may_write=True,
+            errors=RowErrors("train", BadRowPolicy()),
         )
         assert [row.duration for row in usable] == [0.5, 0.75]
         assert [len(row.read()) for row in usable] == [8000, 12_000]
@@ -236,6 +239,7 @@ class TestRows:
 
     def read(self, path, folder, **options):
         options = {"min_duration": 0.1, "max_duration": 20, "cache_dir": folder / "cache", "may_write": True} | options
+        options.setdefault("errors", RowErrors("train", BadRowPolicy(skip=True)))
         return read_rows([SpeechManifest(folder / path)], CharacterVocabulary(), **options)
 
     def test_bad_audio(self, folder):

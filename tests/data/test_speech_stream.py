@@ -1,11 +1,13 @@
 """Streamed speech: every row once per pass, split over ranks, resumed at the next batch."""
 
 import json
+import warnings
 from typing import Any
 
 import pytest
 import torch
 
+from omni.data.loading.bad_rows import BadRowPolicy, RowErrors
 from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.data import SpeechData
 from omni.data.speech.dataset import FeatureExtractor
@@ -24,6 +26,7 @@ def stream(folder: Any, *, crop: float = 0.0, audio: bool = False, **options: An
         "min_duration": 0.1,
         "max_duration": 4.0,
         "buffer": 10,
+        "errors": RowErrors("train", BadRowPolicy()),
     }
     return SpeechStream([SpeechManifest(folder / "train.jsonl")], CharacterVocabulary(" abc"), **given | options)
 
@@ -64,12 +67,18 @@ def test_unusable_rows_are_counted(speech):
     rows = [json.loads(line) for line in (speech / "train.jsonl").read_text().splitlines()]
     rows[1]["text"], rows[2]["audio"], rows[3]["text"] = "xyz", "nowhere.wav", "abc" * 99
     (speech / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    one = stream(speech)
+    one = stream(speech, errors=RowErrors("train", BadRowPolicy(skip=True), at_once=True))
     one.subframes = lambda frames: frames
-    with pytest.warns(UserWarning, match="rows left out of pass 0") as said:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         seen = [row for batch in one for row in batch.rows.tolist()]
     assert sorted(seen) == [0, *range(4, 24)]
-    assert "CTC-infeasible" in str(said[0].message)
+    lines = [str(warning.message) for warning in said]
+    assert "train: left out: " in lines[0]
+    assert "nowhere.wav" in lines[0]
+    assert "rows left out of pass 0" in lines[1]
+    assert "CTC-infeasible" in lines[1]
+    assert "1 that cannot be read" in lines[1]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

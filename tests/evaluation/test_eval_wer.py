@@ -294,6 +294,17 @@ class TestCommand:
             assert word["start"] == pytest.approx(0.0, abs=0.2)
             assert word["end"] == pytest.approx(row["duration"], abs=0.2)
 
+    def test_a_broken_recording_is_left_out_for_all_systems(self, words, fails):
+        rows = [json.loads(line) for line in Path("words.jsonl").read_text().splitlines()]
+        texts = self.write("texts.txt", [row["text"] for row in rows])
+        Path("3.wav").write_bytes(b"no audio")
+        complaint = fails(main, ["eval", "wer", "--reference", "words.jsonl", "--hypothesis", words["recognizer"],
+                                 "--other", texts, "--json_file", "report.json"])  # fmt: skip
+        assert "3.wav" in complaint
+        report = json.loads(Path("report.json").read_text())
+        assert len(report["rows"]) == report["utterances"] == report["others"][0]["utterances"] == 39
+        assert report["left_out"] == len(report["unreadable"]) == 1
+
 
 def test_alignment_follows_the_words_it_is_given(words):
     from conftest import tones

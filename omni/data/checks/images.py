@@ -9,8 +9,9 @@ from torch import Tensor
 
 from omni.data.checks.findings import Kind, Report, first_names, map_threads, spread
 from omni.data.images.folders import EmptyClass
-from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.rows import ImageRow
 from omni.data.images.sources import ImageSource
+from omni.data.loading.bad_rows import BadRowPolicy, RowErrors
 from omni.errors import UserError
 from omni.media.image_file import ImageError, image_info
 from omni.media.images import read_image
@@ -70,10 +71,10 @@ class _ReportedErrors(RowErrors):
     """Adds the errors of rows to a report."""
 
     def __init__(self, report: Report):
-        super().__init__(skip=True)
+        super().__init__("data", BadRowPolicy(skip=True))
         self._findings = report
 
-    def add(self, error: UserError) -> None:
+    def add(self, error: UserError, *, count: int | None = None) -> None:
         if isinstance(error, EmptyClass):
             kind = "empty class"
         else:

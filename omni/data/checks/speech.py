@@ -20,7 +20,7 @@ from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.normalization import invisible_characters
 
 SPEECH_KINDS = {
-    "bad row": Kind("error", "Correct the manifest: `fit` refuses it."),
+    "bad row": Kind("error", "Correct the manifest: `fit` leaves it out, or stops there (`bad_rows: error`)."),
     "missing": Kind("error", "Correct the path, or remove the row: `fit` leaves it out."),
     "folder": Kind("error", "Name a file in it: `fit` leaves the row out."),
     "empty": Kind("error", "Without samples: get the file again, or remove the row."),

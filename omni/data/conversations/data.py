@@ -1,7 +1,7 @@
 """Conversations about text, images and sound."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -10,6 +10,7 @@ from omni.data.conversations.dataset import ConversationDataset, MediaReader
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.rows import (
     ConversationRow,
+    UnreadableMedium,
     conversation_rows,
     encode_conversation,
     fitted,
@@ -20,11 +21,12 @@ from omni.data.conversations.rows import (
 from omni.data.conversations.sources import Conversations
 from omni.data.conversations.speech import TranscriptionPrompt, noise_conversation
 from omni.data.conversations.stream import ConversationStream
+from omni.data.loading.batched_data import BucketedData
 from omni.data.loading.skipped import SkippedRow, report_skipped
-from omni.data.loading.split_data import BucketedData
 from omni.data.loading.statistics import DataStatistics
 from omni.data.speech.manifests import sha256_of
 from omni.data.text.corpus import open_corpus
+from omni.data.text.documents import ReadableDocuments
 from omni.data.text.tokenizer_training import find_tokenizer
 from omni.errors import UserError
 from omni.media.images import Fit, Preprocessing
@@ -56,7 +58,8 @@ class ConversationData(BucketedData[_Plan]):
 
     A row is `{"messages": [...], "task": "..."}`, with messages as the chat APIs have them: `role` (system, user,
     assistant) and `content`, a string or a list of parts `{"type": "text", "text": "..."}`, `{"type": "image", "image":
-    FILE}`, `{"type": "audio", "audio": FILE}` or `{"type": "video", "frames": [FILES], "times": [SECONDS]}`. The loss
+    FILE}`, `{"type": "audio", "audio": FILE}` or `{"type": "video", "frames": [FILES], "times": [SECONDS]}`. Rows of
+    OpenAI's API, LLaVA, ShareGPT and ms-swift are read too, see `omni.data.conversations.shapes`. The loss
     covers the turns of the assistant; validation generates the last of them. A row that is too long loses its last
     exchanges; if its first exchange alone is too long, it is left out and counted. Audio in a turn of the assistant is
     used by `CodesData` for speech synthesis and ignored here.
@@ -65,8 +68,9 @@ class ConversationData(BucketedData[_Plan]):
     and the transcript as the answer.
 
     Args:
-        train: `.jsonl` files, manifests or folders of speech, or hub:OWNER/NAME[:CONFIG[:SPLIT]]; with weights,
-            `{FILE: 0.5}`, the share of its rows that an epoch reads, different ones each time; 2 reads each row twice.
+        train: `.jsonl` or `.json` files, manifests or folders of speech, or hub:OWNER/NAME[:CONFIG[:SPLIT]]; with
+            weights, `{FILE: 0.5}`, the share of its rows that an epoch reads, different ones each time; 2 reads each
+            row twice.
         val: The same, for validation; without weights.
         test: The same, for `omni test` and `omni predict`.
         replay: Plain text against forgetting, as in `TextData.train`; with weights as in `train`.
@@ -84,7 +88,6 @@ class ConversationData(BucketedData[_Plan]):
         max_tokens: Largest number of tokens of a row, those of media counted.
         batch_tokens: Largest number of tokens of a batch on each device, padding counted.
         max_batch_rows: Largest number of conversations of a batch.
-        bad_rows: `fail` at the first row that cannot be used, or `skip` and count them.
         shuffle_buffer: Conversations that are shuffled and sorted into batches together when streaming.
         kwargs: See `SplitData`.
 
@@ -118,7 +121,6 @@ class ConversationData(BucketedData[_Plan]):
         max_tokens: int = 512,
         batch_tokens: int = 4096,
         max_batch_rows: int = 64,
-        bad_rows: Literal["fail", "skip"] = "fail",
         shuffle_buffer: int = 512,
         **kwargs: Any,
     ):
@@ -134,7 +136,6 @@ class ConversationData(BucketedData[_Plan]):
         )
         self.noise_share, self.shuffle_buffer = noise_share, shuffle_buffer
         self.max_tokens, self.batch_tokens, self.max_batch_rows = max_tokens, batch_tokens, max_batch_rows
-        self.bad_rows = bad_rows
         self._check_arguments()
         self._layout = MediaLayout()
 
@@ -177,9 +178,11 @@ class ConversationData(BucketedData[_Plan]):
                     _Source(self._read(split, entry, tokenizer), weight) for entry, weight in weights.items()
                 ]
         for entry, weight in self.replay.items():
-            documents = open_corpus([entry], cache_dir=self.cache_dir)
+            opened = open_corpus([entry], cache_dir=self.cache_dir)
+            documents = [ReadableDocuments(source, self.row_errors("replay")) for source in opened]
             rows = [*replay_rows(documents, tokenizer, max_tokens=self.max_tokens)]
             sources["train"].append(_Source(rows, weight))
+        self.row_errors("replay").report()
         if self.noise_share and not self.streaming:
             number = round(self.noise_share * sum(len(source.rows) * source.weight for source in sources["train"]))
             noises = (noise_conversation(index, self.transcription_prompt, self.seed) for index in range(number))
@@ -228,7 +231,7 @@ class ConversationData(BucketedData[_Plan]):
             transcription_prompt=self.transcription_prompt,
             noise_share=self.noise_share,
             max_tokens=self.max_tokens,
-            skip=self.bad_rows == "skip",
+            errors=self.stream_errors(),
             **self.batch_limits,
             **self.stream_options,
         )
@@ -243,7 +246,7 @@ class ConversationData(BucketedData[_Plan]):
         )
 
     def _read(self, split: str, entry: str, tokenizer: Tokenizer) -> list[ConversationRow]:
-        options: Any = {"template": self.template, "skip": self.bad_rows == "skip"}
+        options: Any = {"template": self.template, "errors": self.row_errors(split)}
         found = [*conversation_rows(self._sources(split, [entry]), tokenizer, **options)]
         rows = [row for row in found if isinstance(row, ConversationRow)]
         report_skipped(split, [row for row in found if isinstance(row, SkippedRow)], len(rows))
@@ -259,7 +262,12 @@ class ConversationData(BucketedData[_Plan]):
         for source in sources:
             first = len(rows)
             for row in source.rows:
-                fitting = fitted(row, self._layout, self.max_tokens)
+                try:
+                    fitting = fitted(row, self._layout, self.max_tokens)
+                except UnreadableMedium as error:
+                    self.row_errors(split).add(error)
+                    skipped.append(SkippedRow.of(error, row.where))
+                    continue
                 if fitting is None:
                     reason = f"its first exchange takes more than data.max_tokens, {self.max_tokens}"
                     skipped.append(SkippedRow(row.where, reason))
@@ -279,7 +287,7 @@ class ConversationData(BucketedData[_Plan]):
             np.array([max(lengths[row] for row in group) for group in row_groups]),
             reader=self._reader,
             tokenizer=self.tokenizer,
-            skip=self.bad_rows == "skip",
+            errors=self.row_errors(split),
             seed=self.seed,
         )
 

@@ -5,13 +5,13 @@ from typing import NamedTuple, final
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from omni.batch import IGNORE, ConversationBatch
 from omni.data.conversations.rows import ConversationRow, laid_out
+from omni.data.loading.bad_rows import BatchReader, RowErrors
 from omni.errors import UserError
 from omni.media.attachments import Medium, hash_of
 from omni.media.audio import read_audio
@@ -99,7 +99,7 @@ class ConversationDataset(Dataset[ConversationBatch]):
         lengths: (groups,) largest number of tokens of a row of each.
         reader: Reads their media.
         tokenizer: Decodes answers.
-        skip: Whether rows with unreadable media are left out instead of raising an error.
+        errors: Of rows that cannot be used.
         seed: Of the draws.
     """
 
@@ -111,29 +111,27 @@ class ConversationDataset(Dataset[ConversationBatch]):
         *,
         reader: MediaReader,
         tokenizer: Tokenizer,
-        skip: bool = False,
+        errors: RowErrors,
         seed: int = 0,
     ):
         self.rows, self.groups, self.lengths = rows, groups, lengths
         self.reader, self.tokenizer = reader, tokenizer
-        self.skip, self.seed = skip, seed
+        self.seed = seed
+        self._batch_reader = BatchReader(errors, len(groups), num_rows=len(rows), row_of=self._drawn)
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def __getitems__(self, numbers: list[int]) -> ConversationBatch:
-        loaded = []
-        for number in numbers:
-            row = self._drawn(number)
-            try:
-                loaded.append(self.reader.read(row, self.rows[row]))
-            except UserError as error:
-                if not self.skip:
-                    raise UserError(f"{self.rows[row].where}: {error}") from error
-                rank_zero_warn(f"left out: {self.rows[row].where}: {error}")
-        if not loaded:
-            raise UserError("no row of a batch can be read: look at the data with `omni data check`")
+        loaded = self._batch_reader.read(numbers, self._read)
         return make_batch(loaded, self.tokenizer, silence=self.reader.silence)
+
+    def _read(self, number: int) -> LoadedConversation:
+        row = self._drawn(number)
+        try:
+            return self.reader.read(row, self.rows[row])
+        except UserError as error:
+            raise UserError(f"{self.rows[row].where}: {error}") from error
 
     def _drawn(self, number: int) -> int:
         epoch, index = divmod(number, len(self.groups))

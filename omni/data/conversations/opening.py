@@ -6,7 +6,7 @@ from pathlib import Path
 from omni.data.conversations.sources import ConversationFile, Conversations, HubConversations
 from omni.data.conversations.speech import TranscribedSpeech, TranscriptionPrompt, is_speech
 from omni.data.loading.hub import HUB
-from omni.data.speech.manifests import open_utterances
+from omni.data.speech.opening import open_utterances
 from omni.errors import UserError
 
 
@@ -20,8 +20,8 @@ def open_conversations(
     """Finds the sources that a list of names stands for.
 
     Args:
-        entries: `.jsonl` files of conversations, manifests and folders of speech (see
-            `omni.data.speech.manifests.open_utterances`), or `hub:OWNER/NAME[:CONFIG[:SPLIT]]` of either.
+        entries: `.jsonl` or `.json` files of conversations, manifests and folders of speech (see
+            `omni.data.speech.opening.open_utterances`), or `hub:OWNER/NAME[:CONFIG[:SPLIT]]` of either.
         transcription_prompt: Turns speech into conversations.
         cache_dir: Folder of downloads from the Hub.
         split: `train`, `val` or `test`: the Hub's split where an entry names none.
@@ -46,6 +46,6 @@ def _open(entry: str, prompt: TranscriptionPrompt, cache_dir: Path, split: str) 
         raise UserError(
             f"{entry}: does not exist: name a .jsonl file of conversations, a manifest of speech or hub:OWNER/NAME"
         )
-    if path.suffix != ".jsonl":
+    if path.suffix not in (".jsonl", ".json"):
         raise UserError(f"{entry}: conversations are a .jsonl file, with `messages` in each row")
     return ConversationFile(path)

@@ -8,17 +8,23 @@ from typing import NamedTuple
 import numpy as np
 
 from omni.data.conversations.sources import Conversation, Conversations
+from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.skipped import SkippedRow
 from omni.data.text.documents import Documents
 from omni.errors import UserError
 from omni.media.attachments import Medium
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, audio_info
+from omni.media.container import AudioError
 from omni.text.chat_template import ChatTokens, Template, encode_chat
 from omni.text.media_positions import MediaLayout, MediaSpan, PositionedTokens, expand_placeholders
 from omni.text.tokenizer import AUDIO, IMAGE, Tokenizer
 
 REPLAY = "replay"  # the task of rows of plain text
 _BATCH = 256  # documents encoded together
+
+
+class UnreadableMedium(UserError):
+    """A medium of a row that cannot be measured."""
 
 
 class ConversationRow(NamedTuple):
@@ -75,7 +81,7 @@ def encode_conversation(
 
 
 def conversation_rows(
-    sources: Iterable[Conversations], tokenizer: Tokenizer, *, template: Template = "chat", skip: bool
+    sources: Iterable[Conversations], tokenizer: Tokenizer, *, template: Template = "chat", errors: RowErrors
 ) -> Iterator[ConversationRow | SkippedRow]:
     """The rows of all sources as ids, after a check that their files exist.
 
@@ -83,10 +89,10 @@ def conversation_rows(
         sources: The conversations.
         tokenizer: Of the Thinker.
         template: See `omni.text.chat_template.encode_chat`.
-        skip: Whether rows that cannot be used are left out instead of raising an error.
+        errors: Of rows that cannot be used.
 
     Raises:
-        UserError: If a row cannot be used, unless `skip`.
+        UserError: If a row cannot be used, unless such rows are left out.
     """
     for source in sources:
         for found in source.rows_or_errors():
@@ -97,16 +103,14 @@ def conversation_rows(
                 _check_files(row)
                 yield row
             except UserError as error:
-                if not skip:
-                    raise
-                where = source.name if isinstance(found, UserError) else found.where
-                yield SkippedRow(where, str(error).removeprefix(f"{where}: "))
+                errors.add(error)
+                yield SkippedRow.of(error, source.name)
 
 
 def _check_files(row: ConversationRow) -> None:
     for file in chain.from_iterable(medium.files for medium in row.media if medium.source is None):
         if isinstance(file, str) and not os.path.isfile(file):
-            raise UserError(f"{row.where}: {file} does not exist: correct the path, or set data.bad_rows to skip")
+            raise UserError(f"{row.where}: {file} does not exist: correct the path")
 
 
 def replay_rows(sources: Iterable[Documents], tokenizer: Tokenizer, *, max_tokens: int) -> Iterator[ConversationRow]:
@@ -131,7 +135,8 @@ def spans(row: ConversationRow, layout: MediaLayout, mel_frames: Sequence[int] |
         mel_frames: Of each audio that has been read; None: from the duration that its source or its header states.
 
     Raises:
-        UserError: If the model does not accept a medium, or its file cannot be read.
+        UnreadableMedium: If a file cannot be read.
+        UserError: If the model does not accept a medium.
     """
     frames = iter(mel_frames or ())
     found = []
@@ -142,6 +147,8 @@ def spans(row: ConversationRow, layout: MediaLayout, mel_frames: Sequence[int] |
                 found.append(layout.audio(number))
             else:
                 found.append(layout.video(medium.times))
+    except AudioError as error:
+        raise UnreadableMedium(f"{row.where}: {error}") from error
     except UserError as error:
         raise UserError(f"{row.where}: {error}") from error
     return found
@@ -157,6 +164,9 @@ def fitted(row: ConversationRow, layout: MediaLayout, max_tokens: int) -> tuple[
 
     Returns:
         The row and its number of tokens; None if its first exchange alone is too long.
+
+    Raises:
+        UserError: See `spans`.
     """
     media = iter(spans(row, layout))
     length, number, best = 0, 0, None

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from omni.batch import SILENCE_TASK, TRANSCRIPTION
 from omni.data.conversations.sources import MESSAGES, Conversation, Conversations
-from omni.data.loading.hub import HUB
 from omni.data.loading.jsonl import jsonl_rows
 from omni.data.speech.manifests import AUDIO_KEYS, Utterance, Utterances
 from omni.errors import UserError
@@ -79,15 +78,19 @@ class TranscribedSpeech(Conversations):
         for number, found in enumerate(self.utterances.rows_or_errors()):
             if isinstance(found, UserError):
                 yield found
-            elif found.audio.startswith(HUB):
+            elif not self.utterances.whole_files:
                 name = self.utterances.audio_version(found)
                 yield self._conversation(number, found, name, partial(self.utterances.audio, number, found))
             else:
                 yield self._conversation(number, found, found.audio)
 
     def stream(self, share: int, shares: int, seed: int) -> Iterator[Conversation | UserError]:
-        for number, (found, audio) in enumerate(self.utterances.stream(share, shares, seed)):
-            yield self._conversation(share + number * shares, found, found.audio, partial(_opened, audio))
+        for number, row in enumerate(self.utterances.stream(share, shares, seed)):
+            if isinstance(row, UserError):
+                yield row
+            else:
+                found, audio = row
+                yield self._conversation(share + number * shares, found, found.audio, partial(_opened, audio))
 
     def _conversation(
         self, number: int, found: Utterance, name: str, source: Callable[[], AudioSource] | None = None
@@ -113,7 +116,7 @@ def is_speech(entry: str) -> bool:
     For a `.jsonl` file the first row decides: conversations have `messages`.
     """
     path = Path(entry).expanduser()
-    if path.is_dir() or path.suffix in (".csv", ".tsv"):
+    if path.is_dir() or path.suffix in (".csv", ".tsv", ".tar"):
         return True
     if path.suffix != ".jsonl" or not path.is_file():
         return False

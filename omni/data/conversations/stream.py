@@ -4,13 +4,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
-from lightning.pytorch.utilities import rank_zero_warn
-
 from omni.batch import ConversationBatch
 from omni.data.conversations.dataset import LoadedConversation, MediaReader, make_batch
 from omni.data.conversations.rows import encode_conversation, fitted
 from omni.data.conversations.sources import Conversation, Conversations
 from omni.data.conversations.speech import TranscriptionPrompt, noise_conversation
+from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.streaming import BucketedStream
 from omni.errors import UserError
 from omni.text.chat_template import Template
@@ -29,7 +28,7 @@ class ConversationStream(BucketedStream[Conversation | UserError, LoadedConversa
         transcription_prompt: Of the conversations about noise.
         noise_share: Number of conversations about noise for each row.
         max_tokens: Longer conversations lose their last exchanges, or are left out.
-        skip: Whether rows that cannot be used are left out instead of raising an error.
+        errors: Of rows that cannot be read.
         **options: Of `BucketedStream`; `capacity` in tokens.
     """
 
@@ -43,14 +42,14 @@ class ConversationStream(BucketedStream[Conversation | UserError, LoadedConversa
         transcription_prompt: TranscriptionPrompt,
         noise_share: float,
         max_tokens: int,
-        skip: bool,
+        errors: RowErrors,
         **options: Any,
     ):
         super().__init__(sources, **options)
         self.reader, self.tokenizer = reader, tokenizer
         self.template: Template = template
         self.transcription_prompt, self.noise_share = transcription_prompt, noise_share
-        self.max_tokens, self.skip = max_tokens, skip
+        self.max_tokens, self.errors = max_tokens, errors
 
     def rows(self, share: int, shares: int) -> Iterator[Conversation | UserError]:
         """The conversations of a share, and those about noise among them."""
@@ -70,11 +69,8 @@ class ConversationStream(BucketedStream[Conversation | UserError, LoadedConversa
             if fitting is not None:
                 return self.reader.read(number, fitting[0])
         except UserError as error:
-            if not self.skip:
-                raise
+            self.errors.add(error)
             skipped["that cannot be used"] += 1
-            if skipped.total() == 1:
-                rank_zero_warn(f"left out: {error}")
             return None
         skipped[f"whose first exchange takes more than data.max_tokens, {self.max_tokens}"] += 1
         return None

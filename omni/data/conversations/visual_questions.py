@@ -6,12 +6,11 @@ Each split is a folder with `images/NUMBER.png` and `questions.json`, rows of `[
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omni.errors import UserError
-from omni.files import write_text
 
 EXCHANGES = 5  # largest number of questions of a training conversation, whose context has the answers so far
 
@@ -30,38 +29,72 @@ class Question(NamedTuple):
         return "colour" if "color" in self.question else "shape"
 
 
-def prepare_questions(folder: Path, out: Path) -> Iterator[tuple[Path, str]]:
-    """Writes `SPLIT.jsonl` for each split of the folder; the images stay where they are.
+class SplitQuestions(NamedTuple):
+    """A split of easy-VQA as conversations.
+
+    Attributes:
+        name: Its name.
+        rows: The conversations, as rows of a `.jsonl` file.
+        errors: Of questions that cannot be used.
+    """
+
+    name: str
+    rows: list[dict[str, Any]]
+    errors: list[UserError]
+
+    @property
+    def summary(self) -> str:
+        questions = sum(len(row["messages"]) // 2 for row in self.rows)
+        images = len({row["id"].split("-")[-2] for row in self.rows})
+        return f"{len(self.rows):,} conversations, {questions:,} questions about {images:,} images"
+
+
+def read_questions(folder: Path, out: Path) -> list[SplitQuestions]:
+    """The splits of a folder.
 
     A training conversation has up to five questions about an image, one of the other splits a single question.
 
-    Yields:
-        Each file written, and a summary of it.
+    Args:
+        folder: The data set.
+        out: The folder that names of images are relative to.
 
     Raises:
-        UserError: If the folder holds no splits, or one of them cannot be read.
+        UserError: If the folder holds no splits.
     """
     splits = sorted(path.parent for path in folder.glob("*/questions.json"))
     if not splits:
         raise UserError(f"{folder} is not a corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images")
-    out.mkdir(parents=True, exist_ok=True)
-    for split in splits:
-        images = _read(split / "questions.json")
-        rows = [row for number, questions in images.items() for row in _rows(split, number, questions, out)]
-        path, questions = out / f"{split.name}.jsonl", sum(map(len, images.values()))
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-        yield path, f"{len(rows):,} conversations, {questions:,} questions about {len(images):,} images"
+    return [_split(split, out) for split in splits]
 
 
-def _read(path: Path) -> Mapping[int, list[Question]]:
-    """The questions about each image."""
+def _split(split: Path, out: Path) -> SplitQuestions:
+    rows: list[dict[str, Any]] = []
+    images, errors = _read(split / "questions.json")
+    for number, questions in images.items():
+        try:
+            rows += _rows(split, number, questions, out)
+        except UserError as error:
+            errors.append(error)
+    return SplitQuestions(split.name, rows, errors)
+
+
+def _read(path: Path) -> tuple[Mapping[int, list[Question]], list[UserError]]:
+    """The questions about each image, and the errors of rows that are none."""
     images: dict[int, list[Question]] = defaultdict(list)
+    errors: list[UserError] = []
     try:
-        for question, answer, image in json.loads(path.read_bytes()):
-            images[int(image)].append(Question(str(question), str(answer)))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a list of [question, answer, image number] ({error})") from error
-    return images
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return images, [UserError(f"{path}: cannot be read as JSON ({error}): get it again")]
+    if not isinstance(content, list):
+        return images, [UserError(f"{path}: not a list of [question, answer, image number]: get it again")]
+    for number, row in enumerate(content, start=1):
+        match row:
+            case [str(question), str(answer), int(image)]:
+                images[image].append(Question(question, answer))
+            case _:
+                errors.append(UserError(f"{path}: row {number}: not [question, answer, image number]"))
+    return images, errors
 
 
 def _rows(split: Path, number: int, questions: list[Question], out: Path) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.rows import ImageRow
 from omni.data.images.sources import ATTRIBUTE, ImageSource, Location
+from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.hub import HubSplit
 from omni.errors import UserError
 from omni.files import locked

@@ -15,11 +15,12 @@ from omni.data.images.captions import encode_captions, find_caption_tokenizer
 from omni.data.images.catalogues import HubImages
 from omni.data.images.dataset import ImageDataset, LabelTable, attributes_of, load_images, readable
 from omni.data.images.opening import open_images
-from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.rows import ImageRow
 from omni.data.images.sources import ImageSource, Location
 from omni.data.images.splits import annotated, check_classes, check_leak, hold_out
 from omni.data.images.stream import ImageStream
-from omni.data.loading.split_data import FixedSizeData
+from omni.data.loading.bad_rows import BatchReader
+from omni.data.loading.batched_data import FixedSizeData
 from omni.data.loading.statistics import ROW_BYTES, DataStatistics
 from omni.errors import UserError
 from omni.media.images import Fit, Preprocessing
@@ -33,7 +34,6 @@ class _Plan(NamedTuple):
     """The images of each split, and what encodes their labels and captions."""
 
     rows: dict[str, list[ImageRow]]  # by split
-    errors: dict[str, RowErrors]
     attributes: tuple[Attribute, ...]
     tokenizer: Tokenizer
     streams: list[HubImages]
@@ -62,7 +62,6 @@ class ImageData(FixedSizeData[_Plan]):
         tokenizer: Of captions: `bytes`, `bpe` (trained on the training captions), a .model file, or a .ckpt file.
         vocab_size: Of `bpe`.
         caption_tokens: Largest number of tokens of a caption, bos and eos counted; longer ones are cropped.
-        bad_images: `fail` at the first image that cannot be read, or `skip` and count them.
         root: Folder of torchvision's data sets.
         image_folder: Folder of a manifest's images; by default beside it, or in `Images` beside it.
         download: Whether torchvision may download missing files.
@@ -100,7 +99,6 @@ class ImageData(FixedSizeData[_Plan]):
         tokenizer: str = "bytes",
         vocab_size: int = 4096,
         caption_tokens: int = 64,
-        bad_images: str = "fail",
         root: str = "data/images",
         image_folder: str | None = None,
         download: bool = False,
@@ -115,7 +113,7 @@ class ImageData(FixedSizeData[_Plan]):
         self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
         self.val_fraction = val_fraction
         self.tokenizer_spec, self.vocab_size, self.caption_tokens = tokenizer, vocab_size, caption_tokens
-        self.bad_images, self.memory_gb = bad_images, memory_gb
+        self.memory_gb = memory_gb
         self.shuffle_buffer = shuffle_buffer
         folder = None if image_folder is None else Path(image_folder).expanduser()
         self.location = Location(Path(root).expanduser(), folder, download, self.cache_dir, self.streaming)
@@ -172,7 +170,7 @@ class ImageData(FixedSizeData[_Plan]):
             plan.tokenizer,
             caption_tokens=self.caption_tokens,
             batch_size=self.batch_size,
-            skip=self.bad_images == "skip",
+            errors=self.stream_errors(),
             preprocessing=self._train_preprocessing,
             size=self.image_size,
             augmentation=self.augmentation,
@@ -189,13 +187,12 @@ class ImageData(FixedSizeData[_Plan]):
         streams = [source for source in sources["train"] if isinstance(source, HubImages)] if self.streaming else []
         if self.streaming:
             sources.setdefault("val", [open_images(entry, "val", self.location) for entry in self.entries["train"]])
-        errors = {split: RowErrors(skip=self.bad_images == "skip") for split in ("train", "val", "test")}
         rows = {
-            split: [*self._rows(split, some, errors[split])]
+            split: [*self._rows(split, some)]
             for split, some in sources.items()
             if split != "train" or not self.streaming
         }
-        rows |= {split: annotated(some, errors[split]) for split, some in rows.items() if split != "test"}
+        rows |= {split: annotated(some, self.row_errors(split)) for split, some in rows.items() if split != "test"}
         if "val" not in rows:
             rows["train"], rows["val"] = hold_out(rows["train"], self.val_fraction)
         check_leak(rows)
@@ -207,7 +204,7 @@ class ImageData(FixedSizeData[_Plan]):
             check_classes(sources.get(split, []), attributes)
         captions = [text for row in rows.get("train", []) for text in row.captions]
         self._check_rows(rows, attributes, captions)
-        return _Plan(rows, errors, attributes, self._tokenizer_of(captions, may_write=may_write), streams)
+        return _Plan(rows, attributes, self._tokenizer_of(captions, may_write=may_write), streams)
 
     @property
     def _train_preprocessing(self) -> Preprocessing:
@@ -219,9 +216,9 @@ class ImageData(FixedSizeData[_Plan]):
             raise UserError("data.streaming reads from the Hub: name hub:OWNER/NAME, or set it to false")
         return sources
 
-    def _rows(self, split: str, sources: list[ImageSource], errors: RowErrors) -> Iterator[ImageRow]:
+    def _rows(self, split: str, sources: list[ImageSource]) -> Iterator[ImageRow]:
         for source in sources:
-            rows = source.rows(errors)
+            rows = source.rows(self.row_errors(split))
             yield from islice(rows, _STREAM_VAL) if self.streaming and split == "val" else rows
 
     def _tokenizer_of(self, captions: list[str], *, may_write: bool) -> Tokenizer:
@@ -232,14 +229,14 @@ class ImageData(FixedSizeData[_Plan]):
 
     def _open(self, split: str, plan: _Plan) -> ImageDataset:
         """The images of a split, read if they are kept in memory."""
-        training, errors = split == "train", plan.errors[split]
+        training, errors = split == "train", self.row_errors(split)
         preprocessing = self._train_preprocessing if training else self.preprocessing
         rows, pixels = plan.rows[split], None
         if len(rows) * 3 * preprocessing.size**2 <= self.memory_gb * 1e9:
             rows, pixels = load_images(rows, preprocessing, errors)
-        elif errors.skip:
+        elif errors.policy.skip:
             rows = readable(rows, errors)
-        errors.report(split)
+        errors.report()
         if not rows:
             raise UserError(f"data.{split} has no image that can be read")
         captions, cropped = encode_captions(rows, plan.tokenizer, self.caption_tokens)
@@ -255,6 +252,7 @@ class ImageData(FixedSizeData[_Plan]):
             augmentation=self.augmentation if training else None,
             seed=self.seed,
             pixels=pixels,
+            reader=BatchReader(errors, len(rows)),
         )
 
     def _summary(
@@ -275,8 +273,6 @@ class ImageData(FixedSizeData[_Plan]):
         self.check_arguments(image_size=2, batch_size=1, val_batch_size=1, caption_tokens=3, shuffle_buffer=buffer)
         if self.load_size < self.image_size:
             raise UserError(f"data.load_size is {self.load_size}: it must be image_size, {self.image_size}, or more")
-        if self.bad_images not in ("fail", "skip"):
-            raise UserError(f"data.bad_images is {self.bad_images!r}: it must be fail or skip")
         twice = set(self.entries["train"]) & set(self.entries.get("val", []))
         if twice and not self.streaming and not any(":" in entry for entry in twice):
             raise UserError(f"{min(twice)} is in data.train and in data.val: leave it out of one")

@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 from omni.batch import Attribute, ImageBatch
 from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.captions import Captions
-from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.rows import ImageRow
 from omni.data.images.sources import natural_key
+from omni.data.loading.bad_rows import BatchReader, RowErrors
 from omni.errors import UserError
 from omni.media.images import Preprocessing, to_pixels
 from omni.text.tokenizer import PAD
@@ -109,6 +110,7 @@ class ImageDataset(Dataset[ImageBatch]):
         augmentation: Of training images; None for validation.
         seed: Of all that is random: the same rows and the same seed make the same batch.
         pixels: Of all images, from `load_images`; None: each is read when it is needed.
+        reader: Leaves out images that cannot be read any more; None: their errors are raised.
     """
 
     def __init__(
@@ -122,18 +124,22 @@ class ImageDataset(Dataset[ImageBatch]):
         augmentation: ImageAugmentation | None,
         seed: int,
         pixels: Tensor | None = None,
+        reader: BatchReader | None = None,
     ) -> None:
         self.rows, self.labels, self.captions = rows, labels, captions
         self.preprocessing, self.size, self.augmentation, self.seed = preprocessing, size, augmentation, seed
-        self.pixels = pixels
+        self.pixels, self.reader = pixels, reader
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitems__(self, indices: list[int]) -> ImageBatch:
         """A batch, with one random caption an image in training and all captions in validation."""
+        if self.pixels is None:
+            indices, images = self._read(indices)
+        else:
+            images = self.pixels[indices]
         numbers = torch.tensor(indices)
-        images = self.pixels[numbers] if self.pixels is not None else self._read(indices)
         labels = self.labels[numbers]
         if self.augmentation is None:
             return ImageBatch(to_pixels(images), labels, numbers, *self._captions(indices, None))
@@ -144,8 +150,14 @@ class ImageDataset(Dataset[ImageBatch]):
             pixels, labels = self.augmentation(images, labels, self.size)
         return ImageBatch(pixels, labels, numbers, *self._captions(indices, choices))
 
-    def _read(self, indices: list[int]) -> Tensor:
-        return _stack([self.preprocessing(self.rows[number].read()) for number in indices])
+    def _read(self, indices: list[int]) -> tuple[list[int], Tensor]:
+        """The pixels of the images that can be read, and their numbers."""
+
+        def read(number: int) -> tuple[int, Tensor]:
+            return number, self.preprocessing(self.rows[number].read())
+
+        found = [read(number) for number in indices] if self.reader is None else self.reader.read(indices, read)
+        return [number for number, _ in found], _stack([image for _, image in found])
 
     def _captions(self, indices: list[int], choices: list[float] | None) -> tuple[Tensor | None, Tensor | None]:
         if self.captions is None:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
-from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.rows import ImageRow
 from omni.data.images.sources import ATTRIBUTE, SUFFIXES, ImageSource, natural_key
+from omni.data.loading.bad_rows import RowErrors
 from omni.errors import UserError
 
 

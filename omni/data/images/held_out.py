@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from omni.data.images.opening import open_images
-from omni.data.images.rows import ImageRow, Labels, RowErrors
+from omni.data.images.rows import ImageRow, Labels
 from omni.data.images.sources import Location
 from omni.data.images.splits import hold_out
+from omni.data.loading.bad_rows import BadRowPolicy, RowErrors
 from omni.data.loading.run_data import local_entries, run_data
 
 
@@ -48,7 +49,7 @@ def images_of(entry: str, limit: int) -> list[tuple[Tensor, Labels]]:
 
 
 def _rows(entries: Sequence[str], location: Location) -> list[ImageRow]:
-    errors = RowErrors(skip=False)
+    errors = RowErrors("val", BadRowPolicy())
     return [row for entry in entries for row in open_images(entry, "val", location).rows(errors)]
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from omni.data.images.rows import ImageRow, Labels, RowErrors
+from omni.data.images.rows import ImageRow, Labels
 from omni.data.images.sources import ATTRIBUTE, ImageSource
+from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.jsonl import jsonl_rows
 from omni.errors import UserError
 from omni.media.image_file import ImageError

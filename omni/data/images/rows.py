@@ -1,14 +1,12 @@
-"""Rows of images, and the errors of those that cannot be used."""
+"""Rows of images."""
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from omni.errors import UserError
 from omni.media.image_file import read_bytes
 from omni.media.images import read_image
 
@@ -64,30 +62,3 @@ class ImageRow:
         else:
             content = self.content()
         return hashlib.blake2b(content, digest_size=8).digest()
-
-
-class RowErrors:
-    """Errors of rows: the first is raised, or the rows are left out and counted.
-
-    Args:
-        skip: Whether rows are left out.
-    """
-
-    def __init__(self, *, skip: bool) -> None:
-        self.skip = skip
-        self.messages: list[str] = []
-
-    def add(self, error: UserError) -> None:
-        """Counts a row that cannot be used.
-
-        Raises:
-            UserError: The error, unless rows are left out.
-        """
-        if not self.skip:
-            raise UserError(f"{error} (data.init_args.bad_images: skip leaves such rows out)") from error
-        self.messages.append(str(error))
-
-    def report(self, split: str) -> None:
-        """Warns of the rows that are left out."""
-        if self.messages:
-            rank_zero_warn(f"{split}: {len(self.messages)} rows are left out, the first: {self.messages[0]}")

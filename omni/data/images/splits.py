@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omni.batch import Attribute
-from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.rows import ImageRow
 from omni.data.images.sources import ImageSource
+from omni.data.loading.bad_rows import RowErrors
 from omni.errors import UserError
 
 

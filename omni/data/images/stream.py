@@ -11,7 +11,8 @@ from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.captions import encode_captions
 from omni.data.images.catalogues import HubImages
 from omni.data.images.dataset import ImageDataset, LabelTable, readable
-from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.rows import ImageRow
+from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.streaming import SourceStream
 from omni.media.images import Preprocessing
 from omni.text.tokenizer import Tokenizer
@@ -29,7 +30,7 @@ class ImageStream(SourceStream[ImageRow, ImageBatch]):
         tokenizer: Of their captions.
         caption_tokens: Largest number of tokens of a caption.
         batch_size: Images of a batch; the rest at the end of a share is dropped.
-        skip: Whether unreadable images are left out instead of raising an error.
+        errors: Of images that cannot be read.
         preprocessing: See `ImageDataset`, as for the next two.
         size: Side of the images of a batch.
         augmentation: Of the images.
@@ -44,7 +45,7 @@ class ImageStream(SourceStream[ImageRow, ImageBatch]):
         *,
         caption_tokens: int,
         batch_size: int,
-        skip: bool,
+        errors: RowErrors,
         preprocessing: Preprocessing,
         size: int,
         augmentation: ImageAugmentation,
@@ -52,13 +53,13 @@ class ImageStream(SourceStream[ImageRow, ImageBatch]):
     ) -> None:
         super().__init__(sources, **options)
         self.attributes, self.tokenizer = attributes, tokenizer
-        self.caption_tokens, self.batch_size, self.skip = caption_tokens, batch_size, skip
+        self.caption_tokens, self.batch_size, self.errors = caption_tokens, batch_size, errors
         self.dataset_options: Any = {"preprocessing": preprocessing, "size": size, "augmentation": augmentation}
 
     def batches(self, share: int, shares: int) -> Iterator[ImageBatch]:
-        rows, errors, first = self.rows(share, shares), RowErrors(skip=self.skip), 0
+        rows, first = self.rows(share, shares), 0
         while block := list(islice(rows, self.buffer)):
-            block = readable(block, errors)
+            block = readable(block, self.errors)
             seed = int(np.random.SeedSequence([self.seed, self.epoch, share, first]).generate_state(1)[0])
             captioned = any(row.captions for row in block)
             captions = encode_captions(block, self.tokenizer, self.caption_tokens)[0] if captioned else None
@@ -69,4 +70,3 @@ class ImageStream(SourceStream[ImageRow, ImageBatch]):
                 batch = images.__getitems__(order[start : start + self.batch_size].tolist())
                 yield batch._replace(rows=share + shares * (first + batch.rows))
             first += len(block)
-        errors.report("train")

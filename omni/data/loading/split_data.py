@@ -1,18 +1,17 @@
-"""Bases of the data modules: splits that are found once by each process, loaders for all of them, streams."""
+"""The base of the data modules: splits that are found once by each process, loaders for all of them, streams."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
-import numpy as np
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler
 
-from omni.data.loading.bucketing import BucketedBatches, SortedBatches, padding_share
-from omni.data.loading.resumable import OrderedBatches, ResumableData, ShuffledBatches
-from omni.data.loading.statistics import ROW_BYTES, DataStatistics, Unit
+from omni.data.loading.bad_rows import BadRowPolicy, BadRows, RowErrors
+from omni.data.loading.resumable import ResumableData
+from omni.data.loading.statistics import DataStatistics
 from omni.data.loading.streaming import SourceStream, StreamLoader
 from omni.distributed import all_agree
 from omni.errors import UserError
@@ -25,6 +24,10 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
 
     Args:
         entries: Names of the sources of each split, as its configuration has them; None for a split that is not given.
+        bad_rows: `error`: the first row that cannot be read ends the run; `skip`: such rows are left out, named and
+            counted, those that are found in the middle of an epoch too.
+        max_bad_rows: With `skip`: the run ends if more rows of a split than this cannot be read. Each device, and each
+            worker of a stream, counts its own.
         streaming: Read `train` while training, for data too large to prepare. Resuming reads up to its place again.
         num_workers: Processes that load batches; 0: the training process does.
         seed: Of shuffling and augmentation.
@@ -34,6 +37,8 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
         entries: The same, as lists.
         datasets: The data set of each split; after `setup`.
     """
+
+    no_effect = frozenset({"bad_rows", "max_bad_rows"})
 
     only_of_streams: ClassVar[frozenset[str]] = frozenset({"num_workers", "shuffle_buffer"})
     """Constructor arguments that change the order of a stream and nothing else."""
@@ -48,6 +53,8 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
         self,
         entries: Mapping[str, str | Sequence[str] | Mapping[str, float] | None],
         *,
+        bad_rows: BadRows = "error",
+        max_bad_rows: int = 1000,
         streaming: bool = False,
         num_workers: int = 0,
         seed: int = 0,
@@ -60,9 +67,12 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
             if given is not None
         }
         self.cache_dir = Path(cache_dir).expanduser()
+        self.bad_rows: BadRows = bad_rows
+        self.max_bad_rows = max_bad_rows
         self.streaming = streaming
         self.datasets: dict[str, Any] = {}
         self._plan: Plan | None = None
+        self._row_errors: dict[str, RowErrors] = {}
         self._starts = [0]  # of the passes over the stream, in batches
 
     # ------------------------------------------------------------------ splits
@@ -98,6 +108,18 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
 
         Needs no trainer. Of a stage that sets up its data, `configure_data` must be called before.
         """
+
+    def row_errors(self, split: str) -> RowErrors:
+        """The errors of the rows of a split, the same object in each call."""
+        return self._row_errors.setdefault(split, RowErrors(split, self._bad_row_policy))
+
+    def stream_errors(self) -> RowErrors:
+        """The errors of the rows of a stream, of which each is reported when it is found."""
+        return RowErrors("train", self._bad_row_policy, at_once=True)
+
+    @property
+    def _bad_row_policy(self) -> BadRowPolicy:
+        return BadRowPolicy(skip=self.bad_rows == "skip", limit=self.max_bad_rows)
 
     def dataset(self, split: str) -> Any:
         """The data set of a split.
@@ -192,130 +214,15 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
         Raises:
             UserError: If an argument is out of range, or a split is an empty list.
         """
-        for name, limit in {**limits, "shuffle_buffer": 1, "num_workers": 0, "seed": 0, **limits}.items():
+        least = {"shuffle_buffer": 1, "num_workers": 0, "seed": 0, "max_bad_rows": 0}
+        for name, limit in (least | limits).items():
             value = getattr(self, name)
             if value is not None and value < limit:
                 raise UserError(f"data.{name} is {value}: it must be {limit} or more")
+        if self.bad_rows not in get_args(BadRows):
+            raise UserError(f"data.bad_rows is {self.bad_rows!r}: it must be {' or '.join(get_args(BadRows))}")
         if not 0 < self.val_fraction < 1:
             raise UserError(f"data.val_fraction is {self.val_fraction}: it must lie between 0 and 1")
         for split, names in self.entries.items():
             if not names:
                 raise UserError(f"data.{split} is an empty list: name a file, a folder or hub:OWNER/NAME")
-
-
-class FixedSizeData(SplitData[Plan], ABC):
-    """Abstract: a data module whose batches have a fixed number of rows.
-
-    Attributes:
-        batch_size: Rows of a training batch on each device.
-        val_batch_size: Rows of a validation batch; None: as many.
-    """
-
-    batch_size: int
-    val_batch_size: int | None
-
-    def train_batches(self) -> ShuffledBatches:
-        rows = len(self.dataset("train"))
-        return ShuffledBatches(rows, self.batch_size, seed=self.seed, position=self.position, **self.rank())
-
-    def eval_batches(self, split: str) -> OrderedBatches:
-        return OrderedBatches(len(self.dataset(split)), self.val_batch_size or self.batch_size, **self.rank())
-
-    def statistics_of(
-        self,
-        unit: Unit,
-        counts: Mapping[str, Mapping[str, float]],
-        rows: Mapping[str, int],
-        *,
-        classes: int | None = None,
-        memory: int = 0,
-    ) -> DataStatistics:
-        """Statistics from the number of rows of each split.
-
-        Args:
-            unit: See `DataStatistics`.
-            counts: See `DataStatistics`.
-            rows: Number of rows of a split; without `train` for a stream.
-            classes: See `DataStatistics`.
-            memory: See `DataStatistics`.
-        """
-        return DataStatistics(
-            unit=unit,
-            counts=counts,
-            batch_argument="batch_size",
-            batch_size=self.batch_size,
-            smallest_batch=1,
-            train_sizes=np.ones(rows["train"]) if "train" in rows else None,
-            max_rows=None,
-            val_batches=-(-rows["val"] // (self.val_batch_size or self.batch_size)),
-            classes=classes,
-            memory=memory,
-        )
-
-
-class BucketedData(SplitData[Plan], ABC):
-    """Abstract: a data module with batches of rows of similar size.
-
-    Attributes:
-        max_batch_rows: Largest number of rows of a batch.
-    """
-
-    max_batch_rows: int
-
-    @property
-    @abstractmethod
-    def batch_capacity(self) -> float:
-        """Largest total size of a batch on each device, padding counted."""
-
-    @abstractmethod
-    def sizes(self, split: str) -> np.ndarray:
-        """(rows,) the size of each row."""
-
-    def train_batches(self) -> BucketedBatches:
-        return BucketedBatches(
-            self.sizes("train"), seed=self.seed, position=self.position, **self.batch_limits, **self.rank()
-        )
-
-    def eval_batches(self, split: str) -> SortedBatches:
-        return SortedBatches(self.sizes(split), **self.batch_limits, **self.rank())
-
-    @property
-    def batch_limits(self) -> dict[str, Any]:
-        """`capacity` and `max_rows` of a batch."""
-        return {"capacity": self.batch_capacity, "max_rows": self.max_batch_rows}
-
-    def statistics_of(
-        self,
-        unit: Unit,
-        counts: Mapping[str, Mapping[str, float]],
-        sizes: Mapping[str, np.ndarray],
-        *,
-        batch_argument: str,
-        smallest_batch: float,
-    ) -> DataStatistics:
-        """Statistics from the size of each row.
-
-        Args:
-            unit: See `DataStatistics`.
-            counts: See `DataStatistics`.
-            sizes: (rows,) sizes of the rows of a split; without `train` for a stream.
-            batch_argument: See `DataStatistics`.
-            smallest_batch: See `DataStatistics`.
-        """
-        return DataStatistics(
-            unit=unit,
-            counts=counts,
-            batch_argument=batch_argument,
-            batch_size=self.batch_capacity,
-            smallest_batch=smallest_batch,
-            train_sizes=sizes.get("train"),
-            max_rows=self.max_batch_rows,
-            val_batches=len(SortedBatches(sizes["val"], **self.batch_limits)),
-            memory=ROW_BYTES * sum(map(len, sizes.values())),
-        )
-
-    def report_batches(self) -> None:
-        """Prints the number of training batches and their share of padding."""
-        batches = self.train_batches()
-        share = padding_share(self.sizes("train"), [batch % batches.num_rows for batch in batches.epoch(0)])
-        rank_zero_info(f"train: {len(batches)} batches an epoch, {share:.1%} padding")

@@ -35,9 +35,14 @@ class LibriSpeech(_Corpus):
         folder: Any parent folder of the transcripts.
     """
 
-    def rows(self) -> Iterator[Utterance]:
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
         for transcript in sorted(self.folder.rglob("*.trans.txt")):
-            for number, line in _lines(transcript):
+            try:
+                lines = numbered_lines(transcript)
+            except UserError as error:
+                yield error
+                continue
+            for number, line in lines:
                 key, _, text = line.strip().partition(" ")
                 audio = _with_some_suffix(transcript.parent / key, (".flac", ".wav", ".ogg", ".mp3"))
                 yield Utterance(str(audio), text, key.split("-")[0], None, f"{transcript}: row {number}")
@@ -51,13 +56,14 @@ class LJSpeech(_Corpus):
         folder: The one with `metadata.csv`.
     """
 
-    def rows(self) -> Iterator[Utterance]:
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
         metadata = self.folder / "metadata.csv"
-        for number, line in _lines(metadata):
+        for number, line in numbered_lines(metadata):
             columns = line.split("|")
             where = f"{metadata}: row {number}"
             if len(columns) < 2:
-                raise UserError(f"{where}: not `id|text|normalised text`")
+                yield UserError(f"{where}: not `id|text|normalised text`: correct or remove the row")
+                continue
             audio = _with_some_suffix(self.folder / "wavs" / columns[0], (".wav", ".flac", ".ogg", ".mp3"))
             yield Utterance(str(audio), columns[2] if len(columns) > 2 else columns[1], "LJ", None, where)
 
@@ -71,16 +77,17 @@ class AN4(_Corpus):
         split: `train` or `test`.
     """
 
-    def rows(self) -> Iterator[Utterance]:
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
         files = self.folder / "etc" / f"an4_{self.split}.fileids"
         transcripts = files.with_suffix(".transcription")
         texts = {}
-        for number, line in _lines(transcripts):
+        for number, line in numbered_lines(transcripts):
             match = re.fullmatch(r"(.*)\((\S+)\)\s*", line)
             if match is None:
-                raise UserError(f"{transcripts}: row {number}: not `WORDS (id)`")
-            texts[match[2]] = re.sub(r"</?s>|<sil>", " ", match[1])
-        for number, line in _lines(files):
+                yield UserError(f"{transcripts}: row {number}: not `WORDS (id)`: correct or remove the row")
+            else:
+                texts[match[2]] = re.sub(r"</?s>|<sil>", " ", match[1])
+        for number, line in numbered_lines(files):
             stem = self.folder / "wav" / line.strip()
             audio = _with_some_suffix(stem, (".sph", ".wav", ".flac", ".ogg", ".mp3"))
             text = " ".join(texts.get(stem.name, "").split())
@@ -96,7 +103,7 @@ class FreeSpokenDigits(_Corpus):
         split: `train`, `test` (indices 0–4) or `all`.
     """
 
-    def rows(self) -> Iterator[Utterance]:
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
         found = []
         for file in _audio_files(self.folder):
             if match := re.fullmatch(r"(\d)_(.+)_(\d+)", file.stem):
@@ -117,10 +124,14 @@ class AudioFolder(_Corpus):
         folder: The root of the tree. Files directly in it have no speaker.
     """
 
-    def rows(self) -> Iterator[Utterance]:
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
         for file in _audio_files(self.folder):
             transcript = file.with_suffix(".txt")
-            text = " ".join(line for _, line in _lines(transcript)) if transcript.is_file() else ""
+            try:
+                text = " ".join(line for _, line in numbered_lines(transcript)) if transcript.is_file() else ""
+            except UserError as error:
+                yield error
+                continue
             speaker = file.parent.name if file.parent != self.folder else None
             yield Utterance(str(file), " ".join(text.split()), speaker, None, str(file))
 
@@ -181,10 +192,16 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Mapping[str, Utterances]], str]] = {
 }
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers."""
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers.
+
+    Raises:
+        UserError: If it is not UTF-8 or cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): check the file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 (byte {error.start}): convert the file to UTF-8") from None
     return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())

@@ -12,7 +12,8 @@ from omni.data.loading.skipped import SkippedRow, report_skipped
 from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.dataset import FeatureExtractor, SpeechDataset
 from omni.data.speech.features import FeatureFile
-from omni.data.speech.manifests import open_utterances, sha256_of
+from omni.data.speech.manifests import sha256_of
+from omni.data.speech.opening import open_utterances
 from omni.data.speech.rows import SpeechRow, rows_fingerprint, split_by_speaker
 from omni.data.speech.stream import SpeechStream
 from omni.data.speech.utterance_data import UtteranceData, UtterancePlan
@@ -32,7 +33,8 @@ class SpeechData(UtteranceData[FeatureFile]):
     out, counted and reported by reason.
 
     Args:
-        train: Manifests (.jsonl, .csv), folders of LibriSpeech or LJSpeech, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
+        train: Manifests (.jsonl, .csv, .tsv; NeMo's and Common Voice's too), folders (LibriSpeech, LJSpeech, Common
+            Voice, Kaldi, ESPnet), tar files as of WebDataset, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
         val: The same, for validation. By default speakers of `train` are held out.
         test: The same, for `omni test` and `omni predict`.
         val_speakers: Speakers to hold out where `val` is not given; by default chosen by a hash of their names.
@@ -143,6 +145,7 @@ class SpeechData(UtteranceData[FeatureFile]):
             extract=self._extractor("train"),
             min_duration=self.min_duration,
             max_duration=self.max_duration,
+            errors=self.stream_errors(),
             **self.batch_limits,
             **self.stream_options,
         )
@@ -164,9 +167,14 @@ class SpeechData(UtteranceData[FeatureFile]):
     def _open(self, split: str, rows: list[SpeechRow], features: FeatureFile | None) -> SpeechDataset:
         if features is not None and not features.complete:
             raise UserError(f"{features.data} does not exist: data.cache_dir must be a folder that all ranks see")
-        data = SpeechDataset(rows, self._extractor(split), stored=features, seed=self.seed)
-        if features is not None and features.unreadable:
-            data.keep([row for row in range(len(rows)) if row not in features.unreadable])
+        errors, unreadable = self.row_errors(split), {} if features is None else features.unreadable
+        skipped = [SkippedRow(rows[number].utterance.where, reason) for number, reason in unreadable.items()]
+        for where, reason in skipped:
+            errors.add(UserError(f"{where}: {reason}"))
+        data = SpeechDataset(rows, self._extractor(split), errors=errors, stored=features, seed=self.seed)
+        if skipped:
+            report_skipped(split, skipped, len(rows) - len(skipped))
+            data.keep([row for row in range(len(rows)) if row not in unreadable])
         return data
 
     def make_plan(self, *, may_write: bool) -> UtterancePlan[FeatureFile]:

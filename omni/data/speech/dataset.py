@@ -5,16 +5,15 @@ from typing import NamedTuple, final
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from omni.batch import SpeechBatch
+from omni.data.loading.bad_rows import BatchReader, RowErrors
 from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.features import FeatureFile, between_silences, in_silence
 from omni.data.speech.rows import SpeechRow
-from omni.errors import UserError
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, LogMel
 from omni.media.mel_scale import SILENCE
 from omni.text.ctc_vocabulary import BLANK
@@ -81,16 +80,24 @@ class SpeechDataset(Dataset[SpeechBatch]):
     Args:
         rows: The utterances.
         extract: Makes their features.
+        errors: Of rows that cannot be read.
         stored: Their spectrograms, if these are kept on disk.
         seed: Of the augmentation.
     """
 
     def __init__(
-        self, rows: Sequence[SpeechRow], extract: FeatureExtractor, *, stored: FeatureFile | None = None, seed: int = 0
+        self,
+        rows: Sequence[SpeechRow],
+        extract: FeatureExtractor,
+        *,
+        errors: RowErrors,
+        stored: FeatureFile | None = None,
+        seed: int = 0,
     ):
         self.rows, self.extract = rows, extract
         self.numbers: Sequence[int] = range(len(rows))  # of each row in `stored`
-        self.stored, self.seed = stored, seed
+        self.errors, self.stored, self.seed = errors, stored, seed
+        self._reader = BatchReader(errors, len(rows))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,26 +106,19 @@ class SpeechDataset(Dataset[SpeechBatch]):
         """Leaves out all other rows."""
         self.rows = [self.rows[number] for number in numbers]
         self.numbers = [self.numbers[number] for number in numbers]
+        self._reader = BatchReader(self.errors, len(self.rows))
 
     def __getitems__(self, numbers: list[int]) -> SpeechBatch:
-        features: list[SpeechFeatures] = []
-        used = []
-        for number in numbers:
-            epoch, row = divmod(number, len(self.rows))
-            try:
-                features.append(self._features(epoch, row))
-                used.append(row)
-            except UserError as error:
-                rank_zero_warn(f"left out: {error}")
-        if not used:
-            raise UserError("no row of a batch can be read: look at the data with `omni data check`")
+        features, used = zip(*self._reader.read(numbers, self._features), strict=True)
         return make_batch(features, [self.rows[row].units for row in used], used)
 
-    def _features(self, epoch: int, number: int) -> SpeechFeatures:
-        rng, row = np.random.default_rng([self.seed, epoch, number]), self.rows[number]
+    def _features(self, number: int) -> tuple[SpeechFeatures, int]:
+        """The features of an item, and the number of its row."""
+        epoch, index = divmod(number, len(self.rows))
+        rng, row = np.random.default_rng([self.seed, epoch, index]), self.rows[index]
         if self.stored is None:
-            return self.extract(row.read(), rng)
-        return self.extract.of_stored(self.stored.read(self.numbers[number]), row.read, rng)
+            return self.extract(row.read(), rng), index
+        return self.extract.of_stored(self.stored.read(self.numbers[index]), row.read, rng), index
 
 
 def make_batch(features: Sequence[SpeechFeatures], units: Sequence[Sequence[int]], rows: Sequence[int]) -> SpeechBatch:

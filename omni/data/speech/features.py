@@ -8,7 +8,6 @@ from typing import final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from tqdm import tqdm
 
@@ -89,7 +88,6 @@ class FeatureFile(RowFile):
                     yield mel_of(log_mel, read(row), MARGIN, MARGIN).numpy(), ()
                 except UserError as error:
                     errors[row] = str(error)
-                    rank_zero_warn(f"left out of {label}: {error}")
                     yield np.zeros((0, self.width), np.float32), ()
 
         frames = self.append_missing(data, records, compute)["frames"]

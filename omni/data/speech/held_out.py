@@ -3,15 +3,24 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from omni.data.loading.run_data import local_entries, run_data
-from omni.data.speech.manifests import Utterance, open_utterances
+from omni.data.speech.manifests import Utterance, Utterances
+from omni.data.speech.opening import open_utterances
 from omni.data.speech.rows import chosen_by_hash, encode_text
 from omni.media.audio import read_audio
 from omni.text.ctc_vocabulary import CTCVocabulary
+
+
+class _Row(NamedTuple):
+    """An utterance, its source, and its number in it."""
+
+    source: Utterances
+    number: int
+    row: Utterance
 
 
 def held_out_utterances(
@@ -40,15 +49,15 @@ def held_out_utterances(
     if data.kind == "CodesData":
         if units is None:
             return [], "the run's data is CodesData"
-        sentences = [" ".join(map(str, encode_text(row.text, units)[0])) for row in rows]
+        sentences = [" ".join(map(str, encode_text(one.row.text, units)[0])) for one in rows]
         chosen = set(chosen_by_hash(Counter(filter(None, sentences)), data.options.get("val_fraction", 0.05)))
-        kept = (row for row, sentence in zip(rows, sentences, strict=True) if sentence in chosen)
+        kept = (one for one, sentence in zip(rows, sentences, strict=True) if sentence in chosen)
         return _read(kept, limit), f"held-out sentences of {', '.join(train)}"
-    counts = Counter(str(row.speaker) for row in rows)
+    counts = Counter(str(one.row.speaker) for one in rows)
     if len(counts) < 2 and not data.options.get("val_speakers"):
         return [], "the run has neither validation data nor speakers to hold out"
     held = data.options.get("val_speakers") or chosen_by_hash(counts, data.options.get("val_fraction", 0.1))
-    held_out = (row for row in rows if str(row.speaker) in held)
+    held_out = (one for one in rows if str(one.row.speaker) in held)
     return _read(held_out, limit), f"held-out speakers of {', '.join(train)}"
 
 
@@ -61,9 +70,10 @@ def utterances_of(entries: Sequence[str], limit: int, *, text_column: str = "tex
     return _read(_rows(entries, text_column), limit)
 
 
-def _rows(entries: Sequence[str], text_column: str) -> list[Utterance]:
-    return [row for source in open_utterances(entries, text_column=text_column) for row in source.rows()]
+def _rows(entries: Sequence[str], text_column: str) -> list[_Row]:
+    sources = open_utterances(entries, text_column=text_column)
+    return [_Row(source, number, row) for source in sources for number, row in enumerate(source.rows())]
 
 
-def _read(rows: Iterable[Utterance], limit: int) -> list[tuple[Tensor, str]]:
-    return [(read_audio(row.audio), row.text) for row in islice(rows, limit)]
+def _read(rows: Iterable[_Row], limit: int) -> list[tuple[Tensor, str]]:
+    return [(read_audio(source.audio(number, row)), row.text) for source, number, row in islice(rows, limit)]

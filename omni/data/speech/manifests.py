@@ -1,21 +1,23 @@
-"""Sources of utterances: manifests, folders in the layouts of well-known corpora, the Hub."""
+"""Sources of utterances: manifests and the Hub."""
 
 import csv
 import hashlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from omni.data.loading.hub import HUB, HubSplit
+from omni.data.loading.hub import HubSplit
 from omni.data.loading.jsonl import jsonl_rows
 from omni.errors import UserError
 from omni.media.container import AudioError, AudioSource
 
 AUDIO_KEYS = ("audio", "wav", "audio_filepath")  # names that manifests give the column of files; the last is NeMo's
+COMMON_VOICE = {"path", "sentence"}  # columns of its tables
 MANIFEST_SUFFIXES = (".jsonl", ".csv", ".tsv")
 _DELIMITERS = ",;\t"
 
@@ -43,36 +45,42 @@ class Utterances(ABC):
 
     Attributes:
         name: What messages call it.
+        whole_files: Whether `Utterance.audio` names a file that is read as a whole.
     """
 
     name: str
+    whole_files: bool = True
 
     @abstractmethod
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
+        """All utterances, or the error of each malformed row; the message names it."""
+
     def rows(self) -> Iterator[Utterance]:
         """All utterances.
 
         Raises:
             UserError: If a row is malformed; the message names it.
         """
-
-    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
-        """All utterances, or the error of each malformed row; sources other than manifests stop at an error."""
-        try:
-            yield from self.rows()
-        except UserError as error:
-            yield error
+        for row in self.rows_or_errors():
+            if isinstance(row, UserError):
+                raise row
+            yield row
 
     def audio(self, number: int, row: Utterance) -> AudioSource:
         """The file or the bytes of an utterance's audio, given its number and row."""
         return row.audio
 
-    def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource]]:
-        """The utterances of one of `shares` disjoint shares with their audio.
+    def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource] | UserError]:
+        """The utterances of one of `shares` disjoint shares with their audio, or the errors of malformed rows.
 
         If the source consists of parts, `seed` shuffles those.
         """
-        for number, row in islice(enumerate(self.rows()), share, None, shares):
-            yield row, self.audio(number, row)
+        for number, row in islice(enumerate(self.rows_or_errors()), share, None, shares):
+            yield row if isinstance(row, UserError) else (row, self.audio(number, row))
+
+    def exists(self, row: Utterance) -> bool:
+        """Whether the file of a row exists."""
+        return os.path.isfile(row.audio)
 
     def audio_version(self, row: Utterance) -> str:
         """Changes when the row's audio changes, as well as possible without reading it."""
@@ -88,7 +96,8 @@ class SpeechManifest(Utterances):
     """A `.jsonl`, `.csv` or `.tsv` file with an utterance a row: `audio`, `text`, optional `speaker`, `duration`.
 
     The audio may also be called `wav`, or `audio_filepath` as in NeMo's manifests. Columns of a table are separated by
-    commas, semicolons or tabs: by what its first line has.
+    commas, semicolons or tabs: by what its first line has. A table of Common Voice, which has `path` and `sentence`, is
+    read as it is, with its files in `clips`.
 
     Rows of a `.jsonl` may also be conversations: the turns of the assistant with audio beside their text are
     utterances; rows without any are passed over. File names are relative to the manifest.
@@ -102,12 +111,6 @@ class SpeechManifest(Utterances):
         self.name = str(path)
         self.path = path
         self.text_column = text_column
-
-    def rows(self) -> Iterator[Utterance]:
-        for row in self.rows_or_errors():
-            if isinstance(row, UserError):
-                raise row
-            yield row
 
     def rows_or_errors(self) -> Iterator[Utterance | UserError]:
         for where, row in self._table_rows() if self.path.suffix in (".csv", ".tsv") else jsonl_rows(self.path):
@@ -133,6 +136,7 @@ class SpeechManifest(Utterances):
                     yield {**speech, self.text_column: text, "speaker": part.get("speaker")}
 
     def _utterance(self, row: dict[str, Any], where: str) -> Utterance:
+        row = self._of_common_voice(row) if row.keys() >= COMMON_VOICE else row
         audio = next((row[key] for key in AUDIO_KEYS if row.get(key)), None)
         text = row.get(self.text_column)
         if not isinstance(audio, str):
@@ -148,17 +152,31 @@ class SpeechManifest(Utterances):
             audio=str(self.path.parent / os.path.expanduser(audio)),
             text=text,
             speaker=None if speaker in (None, "") else str(speaker),
-            duration=_duration(row.get("duration"), where),
+            duration=duration_of(row.get("duration"), where),
             where=where,
         )
+
+    def _of_common_voice(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row of Common Voice with the columns of other manifests."""
+        name = str(row["path"] or "")
+        name = name if not name or Path(name).suffix else f"{name}.mp3"  # early releases have no suffix
+        columns = {"audio": name and os.path.join(self._clips, name), "speaker": row.get("client_id")}
+        return {self.text_column: row["sentence"], **row, **columns}
+
+    @cached_property
+    def _clips(self) -> str:
+        return "clips" if (self.path.parent / "clips").is_dir() else ""
 
     def _table_rows(self) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
         csv.field_size_limit(sys.maxsize)
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
-                delimiter = table_delimiter(file.readline())
+                delimiter = table_delimiter(header := file.readline())
                 file.seek(0)
-                for number, row in enumerate(csv.DictReader(file, delimiter=delimiter, strict=True), start=1):
+                # Common Voice does not quote: quotation marks belong to its sentences.
+                quoting = csv.QUOTE_NONE if set(header.strip().split("\t")) >= COMMON_VOICE else csv.QUOTE_MINIMAL
+                rows = csv.DictReader(file, delimiter=delimiter, quoting=quoting, strict=True)
+                for number, row in enumerate(rows, start=1):
                     where = f"{self.name}: row {number}"
                     yield where, _faulty_cells(row, where, delimiter) or row
         except UnicodeDecodeError as error:
@@ -199,26 +217,25 @@ class HubUtterances(HubSplit, Utterances):
         super().__init__(entry, split, cache_dir)
         self.text_column = text_column
 
-    def rows(self) -> Iterator[Utterance]:
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
         table = self.table
         columns = [name for name in table.column_names if name != self.audio_key]
         for number, row in enumerate(table.select_columns(columns)):
             yield self.utterance(row, number)
 
-    def utterance(self, row: dict[str, Any], number: int) -> Utterance:
-        """A row of the table as an utterance."""
+    def utterance(self, row: dict[str, Any], number: int) -> Utterance | UserError:
+        """A row of the table as an utterance, or its error."""
         where = f"{self.name}: row {number + 1}"
         text = row.get(self.text_column)
         if not isinstance(text, str):
-            raise UserError(f"{where}: no text in {self.text_column!r}, only {sorted(row)}: set data.text_column")
+            return UserError(f"{where}: no text in {self.text_column!r}, only {sorted(row)}: set data.text_column")
         speaker = next((row[key] for key in ("speaker", "speaker_id") if row.get(key) is not None), None)
-        return Utterance(
-            audio=f"{self.name}#{number}",
-            text=text,
-            speaker=None if speaker is None else str(speaker),
-            duration=_duration(row.get("duration"), where),
-            where=where,
-        )
+        try:
+            duration = duration_of(row.get("duration"), where)
+        except UserError as error:
+            return error
+        speaker = None if speaker is None else str(speaker)
+        return Utterance(f"{self.name}#{number}", text, speaker, duration, where)
 
     def audio(self, number: int, row: Utterance) -> AudioSource:
         return self.content(self.table[number][self.audio_key])
@@ -229,9 +246,16 @@ class HubUtterances(HubSplit, Utterances):
             raise AudioError("missing", f"{self.name}: column {self.audio_key!r} holds no audio")
         return cell["bytes"] or cell["path"]
 
-    def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource]]:
+    def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource] | UserError]:
         for number, row in enumerate(self.stream_rows(share, shares, seed)):
-            yield self.utterance(row, number), self.content(row[self.audio_key])
+            found = self.utterance(row, number)
+            try:
+                yield found if isinstance(found, UserError) else (found, self.content(row[self.audio_key]))
+            except AudioError as error:
+                yield error
+
+    def exists(self, row: Utterance) -> bool:
+        return True
 
     def audio_version(self, row: Utterance) -> str:
         return f"{row.audio} {self.table._fingerprint}"
@@ -246,41 +270,7 @@ class HubUtterances(HubSplit, Utterances):
         return table.cast_column(self.audio_key, datasets.Audio(decode=False))
 
     audio_key: str = AUDIO_KEYS[0]
-
-
-def open_utterances(
-    entries: Sequence[str],
-    *,
-    text_column: str = "text",
-    cache_dir: Path = Path("data/cache"),
-    split: str = "train",
-) -> list[Utterances]:
-    """Finds the sources that a list of names stands for.
-
-    Args:
-        entries: Manifests (.jsonl, .csv, .tsv), folders of LibriSpeech or LJSpeech, or
-            `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
-        text_column: Column of the text in manifests and on the Hub.
-        cache_dir: Folder of downloads from the Hub.
-        split: `train`, `val` or `test`: the Hub's split where an entry names none.
-
-    Raises:
-        UserError: If a source does not exist or its format is not known.
-    """
-    return [_open(entry, split, text_column, cache_dir) for entry in entries]
-
-
-def _open(entry: str, split: str, text_column: str, cache_dir: Path) -> Utterances:
-    if entry.startswith(HUB):
-        return HubUtterances(entry, split, text_column=text_column, cache_dir=cache_dir)
-    path = Path(entry).expanduser()
-    if path.is_dir():
-        return _open_folder(path)
-    if not path.is_file():
-        raise UserError(f"{entry}: does not exist: name a manifest, a folder of speech or hub:OWNER/NAME")
-    if path.suffix not in MANIFEST_SUFFIXES:
-        raise UserError(f"{entry}: a manifest of speech is a .jsonl, .csv or .tsv file (see `omni data prepare`)")
-    return SpeechManifest(path, text_column=text_column)
+    whole_files = False
 
 
 def sha256_of(texts: Iterable[str]) -> str:
@@ -291,19 +281,12 @@ def sha256_of(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _open_folder(path: Path) -> Utterances:
-    from omni.data.speech.corpora import LibriSpeech, ljspeech_splits  # that module imports this one
+def duration_of(value: Any, where: str) -> float | None:
+    """Seconds in a cell of a table; None if it is empty or 0.
 
-    if splits := ljspeech_splits(path):
-        return splits["all"]
-    if next(path.rglob("*.trans.txt"), None):
-        return LibriSpeech(path)
-    raise UserError(
-        f"{path}: not a folder in the layout of LibriSpeech or LJSpeech: write a manifest with `omni data prepare`"
-    )
-
-
-def _duration(value: Any, where: str) -> float | None:
+    Raises:
+        UserError: If it is not a number of seconds.
+    """
     if value in (None, ""):
         return None
     try:

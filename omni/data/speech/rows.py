@@ -1,7 +1,6 @@
 """The rows of a split: measured, encoded, and held out for validation."""
 
 import json
-import os
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
-from omni.data.loading.hub import HUB
+from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.skipped import SkippedRow
 from omni.data.speech.manifests import Utterance, Utterances, sha256_of
 from omni.errors import UserError
@@ -69,6 +68,7 @@ def read_rows(
     max_duration: float,
     cache_dir: Path,
     may_write: bool,
+    errors: RowErrors,
 ) -> tuple[list[SpeechRow], list[SkippedRow]]:
     """The rows of all sources that can be used, and those that cannot.
 
@@ -79,15 +79,21 @@ def read_rows(
         max_duration: Longer ones are left out.
         cache_dir: Folder of measured durations.
         may_write: Whether this process may write to it.
+        errors: Of malformed rows, and of those whose audio cannot be read.
+
+    Raises:
+        UserError: At the first of these rows, unless they are left out.
     """
     rows, skipped = [], []
     for source in sources:
-        found = list(source.rows())
+        found, malformed = _parsed(source, errors)
+        skipped += malformed
         durations = _durations(source, found, cache_dir, may_write=may_write)
-        for number, (utterance, duration) in enumerate(zip(found, durations, strict=True)):
+        for (number, utterance), duration in zip(found, durations, strict=True):
             reason, ids = None, []
             if isinstance(duration, str):
                 reason = _FAULTS[duration]
+                errors.add(UserError(f"{utterance.where}: {utterance.audio}: {reason}"))
             elif duration < min_duration:
                 reason = f"shorter than data.min_duration, {min_duration} s"
             elif duration > max_duration:
@@ -99,6 +105,18 @@ def read_rows(
             else:
                 skipped.append(SkippedRow(utterance.where, reason))
     return rows, skipped
+
+
+def _parsed(source: Utterances, errors: RowErrors) -> tuple[list[tuple[int, Utterance]], list[SkippedRow]]:
+    """The rows of a source with their numbers, and those that are malformed."""
+    found, malformed = [], []
+    for number, row in enumerate(source.rows_or_errors()):
+        if isinstance(row, UserError):
+            errors.add(row)
+            malformed.append(SkippedRow.of(row, source.name))
+        else:
+            found.append((number, row))
+    return found, malformed
 
 
 def encode_text(text: str, units: CTCVocabulary) -> tuple[list[int], str | None]:
@@ -164,35 +182,34 @@ def rows_fingerprint(rows: Sequence[SpeechRow]) -> str:
 
 
 def _durations(
-    source: Utterances, rows: Sequence[Utterance], cache_dir: Path, *, may_write: bool
+    source: Utterances, rows: Sequence[tuple[int, Utterance]], cache_dir: Path, *, may_write: bool
 ) -> list[float | AudioFault]:
-    """Seconds of each row, as stated or else measured once; or the fault of its audio."""
-    unstated = [number for number, row in enumerate(rows) if row.duration is None]
-    measured = iter(_measured(source, rows, unstated, cache_dir, may_write=may_write) if unstated else ())
+    """Seconds of each numbered row, as stated or else measured once; or the fault of its audio."""
+    unstated = [(number, row) for number, row in rows if row.duration is None]
+    measured = iter(_measured(source, unstated, cache_dir, may_write=may_write) if unstated else ())
     durations: list[float | AudioFault] = []
-    for row in rows:
+    for _, row in rows:
         if row.duration is None:
             durations.append(next(measured))
         else:
-            exists = row.audio.startswith(HUB) or os.path.isfile(row.audio)
-            durations.append(row.duration if exists else "missing")
+            durations.append(row.duration if source.exists(row) else "missing")
     return durations
 
 
 def _measured(
-    source: Utterances, rows: Sequence[Utterance], numbers: Sequence[int], cache_dir: Path, *, may_write: bool
+    source: Utterances, rows: Sequence[tuple[int, Utterance]], cache_dir: Path, *, may_write: bool
 ) -> list[float | AudioFault]:
     """Seconds of these rows from the headers of their files, kept on disk."""
-    key = sha256_of(source.audio_version(rows[number]) for number in numbers)
+    key = sha256_of(source.audio_version(row) for _, row in rows)
     path = cache_dir / f"{key[:32]}.durations.json"
     with suppress(OSError, ValueError, RecursionError):  # missing or damaged: they are measured again
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(kept, list) and len(kept) == len(numbers) and all(isinstance(n, float | int | str) for n in kept):
+        if isinstance(kept, list) and len(kept) == len(rows) and all(isinstance(n, float | int | str) for n in kept):
             return kept
     measured: list[float | AudioFault] = []
-    for number in tqdm(numbers, desc="measuring utterances", leave=False, disable=None):
+    for number, row in tqdm(rows, desc="measuring utterances", leave=False, disable=None):
         try:
-            measured.append(audio_info(source.audio(number, rows[number])).duration)
+            measured.append(audio_info(source.audio(number, row)).duration)
         except AudioError as error:
             measured.append(error.fault)
     if may_write:

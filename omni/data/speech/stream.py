@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from omni.batch import SpeechBatch
+from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.streaming import BucketedStream
 from omni.data.speech.dataset import FeatureExtractor, make_batch
 from omni.data.speech.manifests import Utterance, Utterances
@@ -26,7 +27,7 @@ class _LoadedUtterance(NamedTuple):
 
 
 @final
-class SpeechStream(BucketedStream[tuple[Utterance, AudioSource], _LoadedUtterance, SpeechBatch]):
+class SpeechStream(BucketedStream[tuple[Utterance, AudioSource] | UserError, _LoadedUtterance, SpeechBatch]):
     """One pass over utterances in batches of similar length.
 
     Args:
@@ -35,6 +36,7 @@ class SpeechStream(BucketedStream[tuple[Utterance, AudioSource], _LoadedUtteranc
         extract: Makes their features.
         min_duration: Shorter utterances are left out, in seconds.
         max_duration: Longer ones are left out.
+        errors: Of rows that cannot be read.
         **options: Of `BucketedStream`; `capacity` in seconds.
 
     Attributes:
@@ -49,24 +51,29 @@ class SpeechStream(BucketedStream[tuple[Utterance, AudioSource], _LoadedUtteranc
         extract: FeatureExtractor,
         min_duration: float,
         max_duration: float,
+        errors: RowErrors,
         **options: Any,
     ):
         super().__init__(sources, **options)
         self.units, self.extract = units, extract
-        self.min_duration, self.max_duration = min_duration, max_duration
+        self.min_duration, self.max_duration, self.errors = min_duration, max_duration, errors
         self.subframes: Callable[[int], int] | None = None
 
-    def load(self, number: int, row: tuple[Utterance, AudioSource], skipped: Counter[str]) -> _LoadedUtterance | None:
-        utterance, source = row
-        units, reason = encode_text(utterance.text, self.units)
-        if reason is None:
-            try:
-                audio = read_audio(source, duration=self.max_duration + 1)
+    def load(
+        self, number: int, row: tuple[Utterance, AudioSource] | UserError, skipped: Counter[str]
+    ) -> _LoadedUtterance | None:
+        try:
+            if isinstance(row, UserError):
+                raise row
+            units, reason = encode_text(row[0].text, self.units)
+            if reason is None:
+                audio = read_audio(row[1], duration=self.max_duration + 1)
                 reason = self._fault(audio, units)
                 if reason is None:
                     return _LoadedUtterance(audio, units, number)
-            except UserError as error:
-                reason = str(error)
+        except UserError as error:
+            self.errors.add(error)
+            reason = "that cannot be read"
         skipped[reason] += 1
         return None
 

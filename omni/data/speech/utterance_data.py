@@ -5,11 +5,12 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from omni.data.loading.bad_rows import BadRows
+from omni.data.loading.batched_data import BucketedData
 from omni.data.loading.row_file import RowFile
 from omni.data.loading.skipped import report_skipped
-from omni.data.loading.split_data import BucketedData
 from omni.data.loading.statistics import DataStatistics
-from omni.data.speech.manifests import open_utterances
+from omni.data.speech.opening import open_utterances
 from omni.data.speech.rows import SpeechRow, read_rows
 from omni.errors import UserError
 from omni.text.ctc_vocabulary import CTCVocabulary
@@ -41,6 +42,7 @@ class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
         min_duration: Shorter utterances are left out, in seconds.
         max_duration: Longer ones are left out.
         text_column: Column of the text in manifests and on the Hub.
+        bad_rows: See `SplitData`; of speech, rows that cannot be read are left out unless this is `error`.
         kwargs: See `SplitData`.
 
     Attributes:
@@ -62,9 +64,10 @@ class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
         min_duration: float = 0.1,
         max_duration: float = 20.0,
         text_column: str = "text",
+        bad_rows: BadRows = "skip",
         **kwargs: Any,
     ):
-        super().__init__(entries, **kwargs)
+        super().__init__(entries, bad_rows=bad_rows, **kwargs)
         self.batch_seconds, self.max_batch_rows = batch_seconds, max_batch_rows
         self.min_duration, self.max_duration = min_duration, max_duration
         self.text_column = text_column
@@ -112,6 +115,7 @@ class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
             max_duration=self.max_duration,
             cache_dir=self.cache_dir,
             may_write=may_write,
+            errors=self.row_errors(split),
         )
         rows = self.selected(rows, split)
         report_skipped(split, skipped, len(rows))

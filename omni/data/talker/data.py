@@ -111,6 +111,8 @@ class CodesData(UtteranceData[CodesFile]):
                 raise UserError(f"{file.data} does not exist: data.cache_dir must be a folder that all ranks see")
             data = CodesDataset(rows, file, self.alignment_filter, self.encoder.codec.frame_rate)
             self.datasets[split] = data
+            for row in data.unreadable:
+                self.row_errors(split).add(UserError(f"{row.utterance.where}: {row.utterance.audio} cannot be read"))
             report_skipped(split, data.skipped, len(data))
             rank_zero_info(f"{split}: {len(data):,} utterances, {data.durations.sum() / 3600:.2f} hours of codes")
         train = self.dataset("train")

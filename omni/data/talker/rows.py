@@ -91,6 +91,7 @@ class CodesDataset(Dataset[CodesBatch]):
         speakers: Number of each speaker.
         numbers: Of the rows that are used.
         skipped: The other rows.
+        unreadable: Those of them whose audio cannot be read.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class CodesDataset(Dataset[CodesBatch]):
         self.speakers: dict[str, int] = {}
         self.numbers: list[int] = []
         self.skipped: list[SkippedRow] = []
+        unreadable = np.flatnonzero(file.records["fault"] == AlignmentFault.UNREADABLE).tolist()
+        self.unreadable = [rows[number] for number in unreadable]
         for number, row in enumerate(rows):
             if reason := alignment_filter.rejection(file.records[number]):
                 self.skipped.append(SkippedRow(row.utterance.where, reason))

@@ -4,12 +4,12 @@ import hashlib
 import re
 from typing import Any, Literal, NamedTuple, final
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from omni.data.loading.split_data import FixedSizeData
+from omni.data.loading.batched_data import FixedSizeData
 from omni.data.loading.statistics import DataStatistics
 from omni.data.text.corpus import DocumentSplit, corpus_fingerprint, first_documents, open_corpus, tail_split
-from omni.data.text.documents import Documents
+from omni.data.text.documents import Documents, ReadableDocuments
 from omni.data.text.packing import PackingReport
 from omni.data.text.stream import TextStream
 from omni.data.text.token_file import PackedDataset, TokenFile
@@ -112,12 +112,15 @@ class TextData(FixedSizeData[_Plan]):
         plan = self.plan(may_write=True)
         for split, file in plan.files.items():
             if not file.complete:
-                file.write(plan.sources[split], plan.tokenizer, label=split)
+                errors = self.row_errors(split if split in self.entries else "train")
+                file.write(plan.sources[split], plan.tokenizer, label=split, errors=errors)
 
     def open_splits(self, plan: _Plan) -> None:
         self.tokenizer = plan.tokenizer
         for split, file in plan.files.items():
             self._check_file(split, file)
+            if left_out := file.counts.get("left_out"):  # of files of earlier versions it is not known
+                rank_zero_warn(left_out)
             rows = self.datasets[split] = PackedDataset(file, self.context)
             self.report[split] = report = rows.packing.report
             rank_zero_info(
@@ -175,7 +178,7 @@ class TextData(FixedSizeData[_Plan]):
             "cache_dir": self.cache_dir,
             "streaming": self.streaming,
         }
-        splits = {split: open_corpus(names, split=split, **options) for split, names in self.entries.items()}
+        splits = {split: self._open(split, names, **options) for split, names in self.entries.items()}
         train = splits["train"]
         if "val" in splits:
             if twice := {source.name for source in train} & {source.name for source in splits["val"]}:
@@ -187,6 +190,10 @@ class TextData(FixedSizeData[_Plan]):
             if self.streaming:
                 splits["val"] = [first_documents(source, _STREAM_VAL_DOCUMENTS) for source in splits["val"]]
         return splits
+
+    def _open(self, split: str, names: list[str], **options: Any) -> list[Documents]:
+        errors = self.stream_errors() if split == "train" and self.streaming else self.row_errors(split)
+        return [ReadableDocuments(source, errors) for source in open_corpus(names, split=split, **options)]
 
     def _check_file(self, split: str, file: TokenFile) -> None:
         if not file.complete:

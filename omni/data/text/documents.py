@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
+from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.hub import HubSplit
 from omni.data.loading.jsonl import jsonl_rows
 from omni.errors import UserError
@@ -38,15 +39,23 @@ class Documents(ABC):
         """
 
     def rows_or_errors(self) -> Iterator[str | UserError]:
-        """All documents, blank ones included, or the error of each that cannot be read; some sources stop at one."""
+        """All documents, blank ones included where the source keeps them, or the error of each that cannot be read."""
         try:
             yield from self.read()
         except UserError as error:
             yield error
 
     def stream(self, share: int, shares: int, seed: int) -> Iterator[str]:
-        """The documents of one of `shares` disjoint shares; if the source consists of parts, `seed` shuffles those."""
-        return islice(self.read(), share, None, shares)
+        """The documents of one of `shares` disjoint shares; if the source consists of parts, `seed` shuffles those.
+
+        Raises:
+            UserError: If a document cannot be read; the message names it.
+        """
+        return _raised(self.stream_or_errors(share, shares, seed))
+
+    def stream_or_errors(self, share: int, shares: int, seed: int) -> Iterator[str | UserError]:
+        """The documents of a share, or the error of each that cannot be read."""
+        return islice(_filled(self.rows_or_errors()), share, None, shares)
 
     @abstractmethod
     def fingerprint(self, *, content: bool) -> str:
@@ -75,12 +84,9 @@ class _File(Documents):
 
     def read(self) -> Iterator[str]:
         empty = True
-        for row in self.rows_or_errors():
-            if isinstance(row, UserError):
-                raise row
-            if row and not row.isspace():
-                empty = False
-                yield row
+        for row in _raised(_filled(self.rows_or_errors())):
+            empty = False
+            yield row
         if empty:
             reason = "holds only whitespace" if self.path.stat().st_size else "is empty"
             raise UserError(f"{self.path}: {reason}: leave it out of data.train and data.val, or put text into it")
@@ -163,23 +169,71 @@ class HubDocuments(HubSplit, Documents):
         self.column, self.streaming = column, streaming
 
     def read(self) -> Iterator[str]:
+        return _raised(_filled(self.rows_or_errors()))
+
+    def rows_or_errors(self) -> Iterator[str | UserError]:
         return self._texts(self.rows_of(self.open(streaming=self.streaming), _HUB_BATCH))
 
-    def stream(self, share: int, shares: int, seed: int) -> Iterator[str]:
-        return self._texts(self.stream_rows(share, shares, seed, batch_size=_HUB_BATCH))
+    def stream_or_errors(self, share: int, shares: int, seed: int) -> Iterator[str | UserError]:
+        return _filled(self._texts(self.stream_rows(share, shares, seed, batch_size=_HUB_BATCH)))
 
     def fingerprint(self, *, content: bool) -> str:
         return f"{self.name} {self.builder.hash} {self.column}"
 
-    def _texts(self, rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    def _texts(self, rows: Iterator[dict[str, Any]]) -> Iterator[str | UserError]:
         for number, row in enumerate(rows, start=1):
             if self.column not in row:
                 raise UserError(f"{self.name}: no column {self.column!r}, only {sorted(row)}: set data.text_column")
-            text = text_of(row, self.column, f"{self.name}: row {number}")
-            if isinstance(text, UserError):
-                raise text
-            if text and not text.isspace():
-                yield text
+            yield text_of(row, self.column, f"{self.name}: row {number}")
+
+
+@final
+class ReadableDocuments(Documents):
+    """The documents of a source that can be read; the errors of the others are raised or counted.
+
+    Args:
+        source: The documents.
+        errors: Of those that cannot be read.
+    """
+
+    def __init__(self, source: Documents, errors: RowErrors):
+        self.name, self.source, self.errors = source.name, source, errors
+
+    def read(self) -> Iterator[str]:
+        empty = True
+        for row in _filled(self.source.rows_or_errors()):
+            empty = False
+            yield from self._readable(iter([row]))
+        if empty:
+            try:
+                yield from self.source.read()  # raises what is wrong with a file without text
+            except UserError as error:
+                self.errors.add(error)
+
+    def stream(self, share: int, shares: int, seed: int) -> Iterator[str]:
+        return self._readable(self.source.stream_or_errors(share, shares, seed))
+
+    def fingerprint(self, *, content: bool) -> str:
+        return self.source.fingerprint(content=content)
+
+    def _readable(self, rows: Iterator[str | UserError]) -> Iterator[str]:
+        for row in rows:
+            if isinstance(row, UserError):
+                self.errors.add(row)
+            else:
+                yield row
+
+
+def _filled(rows: Iterator[str | UserError]) -> Iterator[str | UserError]:
+    """Without blank documents."""
+    return (row for row in rows if isinstance(row, UserError) or (row and not row.isspace()))
+
+
+def _raised(rows: Iterator[str | UserError]) -> Iterator[str]:
+    for row in rows:
+        if isinstance(row, UserError):
+            raise row
+        yield row
 
 
 def text_of(row: Mapping[str, Any], column: str, where: str) -> str | UserError:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from omni.batch import TextBatch
+from omni.data.loading.bad_rows import RowErrors
 from omni.data.text.documents import Documents
 from omni.data.text.packing import Ints, Packing, pack
 from omni.errors import UserError
@@ -48,7 +49,7 @@ class TokenFile:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """`documents`, `tokens`, `bytes` (of their text in UTF-8) and `dtype`."""
+        """`documents`, `tokens`, `bytes` (of their text in UTF-8), `dtype`, and `left_out`: a line about bad rows."""
         return json.loads(self._file(".json").read_text())
 
     def lengths(self) -> Ints:
@@ -59,13 +60,14 @@ class TokenFile:
         """(tokens,) all documents as bos, tokens, eos; memory-mapped."""
         return np.memmap(self._file(".bin"), np.dtype(self.counts["dtype"]), "r")
 
-    def write(self, sources: Sequence[Documents], tokenizer: Tokenizer, *, label: str) -> None:
+    def write(self, sources: Sequence[Documents], tokenizer: Tokenizer, *, label: str, errors: RowErrors) -> None:
         """Tokenises a corpus. Another process that writes the files at the same time writes the same bytes.
 
         Args:
             sources: The corpus.
             tokenizer: Encodes it.
             label: Of the progress bar.
+            errors: Of documents that are left out.
 
         Raises:
             UserError: If a document cannot be read or the files cannot be written.
@@ -93,6 +95,7 @@ class TokenFile:
         with self._replacing(".npy") as file:
             np.save(file, np.array(lengths, np.int64))
         counts = {"documents": len(lengths), "tokens": sum(lengths), "bytes": num_bytes, "dtype": dtype.name}
+        counts["left_out"] = errors.summary()
         with self._replacing(".json") as file:
             file.write(json.dumps(counts).encode())
 

@@ -1,0 +1,73 @@
+"""The sources of utterances that names in a configuration stand for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omni.data.loading.hub import HUB
+from omni.data.speech.archives import TarUtterances, tar_files
+from omni.data.speech.corpora import LibriSpeech, ljspeech_splits
+from omni.data.speech.kaldi import KaldiFolder
+from omni.data.speech.manifests import MANIFEST_SUFFIXES, HubUtterances, SpeechManifest, Utterances
+from omni.errors import UserError
+
+_COMMON_VOICE_FILES = {"train": "train.tsv", "val": "dev.tsv", "test": "test.tsv"}
+
+
+def open_utterances(
+    entries: Sequence[str],
+    *,
+    text_column: str = "text",
+    cache_dir: Path = Path("data/cache"),
+    split: str = "train",
+) -> list[Utterances]:
+    """Finds the sources that a list of names stands for.
+
+    Args:
+        entries: Manifests (.jsonl, .csv, .tsv); folders of LibriSpeech, LJSpeech, Common Voice, Kaldi or ESPnet; tar
+            files, or folders or patterns of them; `hub:OWNER/NAME[:CONFIG[:SPLIT]]`.
+        text_column: Column of the text in manifests and on the Hub.
+        cache_dir: Folder of downloads from the Hub.
+        split: `train`, `val` or `test`: the Hub's split where an entry names none.
+
+    Raises:
+        UserError: If a source does not exist or its format is not known.
+    """
+    return [_open(entry, split, text_column, cache_dir) for entry in entries]
+
+
+def _open(entry: str, split: str, text_column: str, cache_dir: Path) -> Utterances:
+    if entry.startswith(HUB):
+        return HubUtterances(entry, split, text_column=text_column, cache_dir=cache_dir)
+    path = Path(entry).expanduser()
+    if path.is_dir():
+        return _open_folder(path, split, text_column)
+    if path.suffix == ".tar":
+        return TarUtterances(tar_files(entry), text_column=text_column)
+    if not path.is_file():
+        raise UserError(f"{entry}: does not exist: name a manifest, a folder of speech or hub:OWNER/NAME")
+    if path.suffix not in MANIFEST_SUFFIXES:
+        raise UserError(f"{entry}: a manifest of speech is a .jsonl, .csv or .tsv file (see `omni data prepare`)")
+    return SpeechManifest(path, text_column=text_column)
+
+
+def is_speech_folder(path: Path) -> bool:
+    """Whether a folder has one of the layouts of speech that are read without a manifest."""
+    some = (next(path.rglob("*.trans.txt"), None), next(path.glob("*.tar"), None))
+    return any(some) or any((path / name).exists() for name in ("metadata.csv", "wav.scp", "clips"))
+
+
+def _open_folder(path: Path, split: str, text_column: str) -> Utterances:
+    if (path / "wav.scp").is_file() and (path / "text").is_file():
+        return KaldiFolder(path)
+    if (path / "clips").is_dir() and (table := path / _COMMON_VOICE_FILES[split]).is_file():
+        return SpeechManifest(table, text_column=text_column)
+    if next(path.glob("*.tar"), None):
+        return TarUtterances(tar_files(str(path)), text_column=text_column)
+    if splits := ljspeech_splits(path):
+        return splits["all"]
+    if next(path.rglob("*.trans.txt"), None):
+        return LibriSpeech(path)
+    raise UserError(
+        f"{path}: not a folder in the layout of LibriSpeech, LJSpeech, Common Voice ({_COMMON_VOICE_FILES[split]} and "
+        "clips) or Kaldi (wav.scp and text): write a manifest with `omni data prepare`"
+    )
