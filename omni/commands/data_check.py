@@ -13,7 +13,7 @@ from omni.data.checks.images import IMAGE_KINDS, ImageCheck
 from omni.data.checks.speech import SPEECH_KINDS, SpeechCheck, SpeechRules
 from omni.data.checks.text import TEXT_KINDS, TextCheck
 from omni.data.conversations.opening import open_conversations
-from omni.data.conversations.sources import MESSAGES
+from omni.data.conversations.shapes import holds_conversations
 from omni.data.images.opening import open_images
 from omni.data.images.sources import SUFFIXES, Location
 from omni.data.speech.manifests import AUDIO_KEYS, MANIFEST_SUFFIXES, table_delimiter
@@ -189,15 +189,23 @@ def _kind_of(entry: str) -> str:
     if path.suffix == ".tar":
         return "speech"
     if path.suffix == ".json":
-        return "images"
+        return "conversations" if _is_list(path) else "images"
     if path.suffix in MANIFEST_SUFFIXES and path.is_file() and not _has_content(path):
         raise UserError(f"{entry}: no rows: the file is empty")
     columns = _first_columns(path) if path.suffix in (*MANIFEST_SUFFIXES, ".txt") and path.is_file() else set()
-    if MESSAGES in columns:
+    if path.suffix == ".jsonl" and holds_conversations(columns):
         return "conversations"
     if "image" in columns:
         return "images"
     return "speech" if columns & set(AUDIO_KEYS) or path.suffix in (".csv", ".tsv") else "text"
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a JSON file holds a list: COCO's captions are an object."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(2**10).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 
 def _has_content(path: Path) -> bool:

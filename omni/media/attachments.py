@@ -1,5 +1,7 @@
 """Images, recordings and videos in the parts of messages, for training and inference."""
 
+import base64
+import binascii
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,4 +128,19 @@ def _file(value: Any, kind: str, where: str, folder: Path | None) -> str | bytes
         value = os.fspath(value)
     if not isinstance(value, str) or not value:
         raise UserError(f'{where}: a part of type {kind} names no file: write {{"type": "{kind}", "{kind}": "FILE"}}')
-    return str((folder or Path()) / os.path.expanduser(value))
+    if value.startswith("data:"):
+        return _of_data_url(value, where)
+    if value.startswith(("http://", "https://")):
+        raise UserError(f"{where}: {value[:80]} is on the network: download it, and name the file")
+    return str((folder or Path()) / os.path.expanduser(value.removeprefix("file://")))
+
+
+def _of_data_url(url: str, where: str) -> bytes:
+    """The content of `data:image/png;base64,...`."""
+    head, comma, data = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise UserError(f"{where}: {url[:40]!r}... is not a data: URL in Base64")
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"{where}: a data: URL is not Base64 ({error}): encode the file again") from None

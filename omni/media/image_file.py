@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from omni.errors import UserError
+from omni.errors import UserError, install_hint
 from omni.media.faults import MediaError
 
 MAX_PIXELS = 120_000_000  # more than the cameras of phones; 0.5 GB in memory
@@ -22,8 +22,10 @@ MAX_PIXELS = 120_000_000  # more than the cameras of phones; 0.5 GB in memory
 ImageFault = Literal["missing", "empty", "unreadable", "damaged", "too large"]
 
 # Raised by Pillow for damaged files.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, struct.error, zlib.error)
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, RuntimeError)
+_DAMAGED += (struct.error, zlib.error)
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")  # magic bytes of image files
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of HEIC files
 _TURNS = {  # rotation or flip by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -141,6 +143,8 @@ def _open(source: str | Path | bytes, name: str) -> Image.Image:
         pixels = re.search(r"\d+(?= pixels)", str(error))
         raise _too_large(name, f"{int(pixels[0]):,} pixels" if pixels else "more pixels than memory holds") from error
     except UnidentifiedImageError as error:
+        if content[4:8] == b"ftyp" and content[8:12] in _HEIF:
+            return _open_heif(content, name)
         if b"<svg" in content[:4096].lower():
             raise _drawing(name, "SVG") from error
         if content.startswith(_BEGINNINGS) or (content[:4], content[8:12]) == (b"RIFF", b"WEBP"):
@@ -150,6 +154,20 @@ def _open(source: str | Path | bytes, name: str) -> Image.Image:
     if image.format in _DRAWINGS:
         raise _drawing(name, image.format)
     return image
+
+
+def _open_heif(content: bytes, name: str) -> Image.Image:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        convert = f"{install_hint('media')}, or convert it to JPEG"
+        raise ImageError("unreadable", f"{name}: HEIC, which needs pillow-heif: {convert}") from error
+    pillow_heif.register_heif_opener()
+    try:
+        with _quiet():
+            return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        raise ImageError("damaged", f"{name}: a damaged image (HEIC): mend it or leave it out") from error
 
 
 @contextmanager

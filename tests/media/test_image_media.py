@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -325,3 +326,27 @@ class TestPreprocessing:
         pixels = to_pixels(torch.tensor([[[[0, 255, 51]]]], dtype=torch.uint8))
         assert pixels.shape == (1, 3, 1, 3)
         torch.testing.assert_close(pixels[0, :, 0], torch.tensor([[0.0, 1.0, 0.2]]).expand(3, -1))
+
+
+class TestHeic:
+    def test_a_photograph_of_a_phone_is_read_where_pillow_heif_is_there(self):
+        pillow_heif = pytest.importorskip("pillow_heif")
+        file = io.BytesIO()
+        pillow_heif.from_pillow(Image.fromarray(QUARTERS)).save(file, quality=95)
+        content = file.getvalue()
+        assert np.abs(shown(content).astype(int) - QUARTERS)[4:12, 4:20].max() < 20
+        assert image_info(content).format == "HEIF"
+        for cut in (20, 200, len(content) - 50):
+            with pytest.raises(ImageError, match="a damaged image") as failure:
+                read_image(content[:cut])
+            assert "\n" not in str(failure.value)
+
+    def test_without_it_the_line_says_what_to_install(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        monkeypatch.setattr(Image, "OPEN", {kind: each for kind, each in Image.OPEN.items() if kind != "HEIF"})
+        monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
+        content = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(100)
+        with pytest.raises(
+            ImageError, match=r"a\.heic: HEIC, which needs pillow-heif: run `pip install -e '\.\[media\]'"
+        ):
+            read_image(content, name="a.heic")

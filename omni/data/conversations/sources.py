@@ -2,21 +2,16 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
+from omni.data.conversations.shapes import MEDIA_COLUMNS, holds_conversations, media_column, standard_messages
 from omni.data.loading.hub import HubSplit
-from omni.data.loading.jsonl import jsonl_rows
+from omni.data.loading.jsonl import json_rows, jsonl_rows
 from omni.errors import UserError
 from omni.media.attachments import Medium, media_of
-
-MESSAGES = "messages"
-_MEDIA_COLUMNS = {
-    "image": ("images", "image"),
-    "audio": ("audios", "audio"),
-}  # columns with the media of parts that name no file
 
 
 class Conversation(NamedTuple):
@@ -68,7 +63,9 @@ class Conversations(ABC):
 
 @final
 class ConversationFile(Conversations):
-    """A `.jsonl` file with `messages` and, optionally, `task` in each row. File names are relative to it.
+    """A `.jsonl` file with a conversation and, optionally, `task` in each row; or a `.json` file with a list of these.
+
+    See `standard_messages` for the shapes of a conversation. File names are relative to the file.
 
     Args:
         path: The file.
@@ -78,7 +75,7 @@ class ConversationFile(Conversations):
         self.path, self.name = path, str(path)
 
     def rows_or_errors(self) -> Iterator[Conversation | UserError]:
-        for where, row in jsonl_rows(self.path):
+        for where, row in json_rows(self.path) if self.path.suffix == ".json" else jsonl_rows(self.path):
             yield row if isinstance(row, UserError) else parsed_or_error(row, where, self.path.parent)
 
 
@@ -104,7 +101,7 @@ class HubConversations(HubSplit, Conversations):
     def has_messages(self) -> bool:
         """Whether its rows are conversations, by the columns of its first row."""
         table = self.open(streaming=True)
-        return MESSAGES in (table.features or next(iter(table), {}))
+        return holds_conversations(table.features or next(iter(table), {}))
 
 
 def parsed_or_error(row: Mapping[str, Any], where: str, folder: Path | None) -> Conversation | UserError:
@@ -126,17 +123,10 @@ def parse(row: Mapping[str, Any], where: str, folder: Path | None) -> Conversati
     Raises:
         UserError: If it has no messages, or a medium without a file.
     """
-    messages = row.get(MESSAGES)
-    if not isinstance(messages, list):
-        raise UserError(f"{where}: has no list of `{MESSAGES}`, only {sorted(row)}: write a conversation in each row")
-    columns = {kind: iter(_media_column(row, names)) for kind, names in _MEDIA_COLUMNS.items()}
+    messages = standard_messages(row, where)
+    columns = {kind: iter(media_column(row, names)) for kind, names in MEDIA_COLUMNS.items()}
     media = media_of(messages, where=where, folder=folder, shelves=columns)
     task = row.get("task")
     task = task if isinstance(task, str) and task else "all"
     speech = chain.from_iterable(media_of(messages, where=where, folder=folder, of_answers=True))
     return Conversation(messages, tuple(chain.from_iterable(media)), task, where, tuple(speech))
-
-
-def _media_column(row: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
-    found = next((row[name] for name in names if row.get(name)), [])
-    return found if isinstance(found, list) else [found]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from omni.batch import SILENCE_TASK, TRANSCRIPTION
-from omni.data.conversations.sources import MESSAGES, Conversation, Conversations
+from omni.data.conversations.shapes import holds_conversations
+from omni.data.conversations.sources import Conversation, Conversations
 from omni.data.loading.jsonl import jsonl_rows
 from omni.data.speech.manifests import AUDIO_KEYS, Utterance, Utterances
 from omni.errors import UserError
@@ -113,7 +114,7 @@ def _opened(audio: AudioSource) -> AudioSource:
 def is_speech(entry: str) -> bool:
     """Whether a path names a manifest or a folder of speech instead of conversations.
 
-    For a `.jsonl` file the first row decides: conversations have `messages`.
+    For a `.jsonl` file the first row decides: conversations have `messages` or `conversations`.
     """
     path = Path(entry).expanduser()
     if path.is_dir() or path.suffix in (".csv", ".tsv", ".tar"):
@@ -121,7 +122,9 @@ def is_speech(entry: str) -> bool:
     if path.suffix != ".jsonl" or not path.is_file():
         return False
     _, row = next(jsonl_rows(path), ("", {}))
-    return isinstance(row, dict) and MESSAGES not in row and any(key in row for key in AUDIO_KEYS)
+    if not isinstance(row, dict) or holds_conversations(row):
+        return False
+    return not row.keys().isdisjoint(AUDIO_KEYS)
 
 
 def noise_conversation(index: int, prompt: TranscriptionPrompt, seed: int) -> Conversation:

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omni.data.images.rows import ImageRow, RowErrors
+from omni.data.images.rows import ImageRow
+from omni.data.loading.bad_rows import RowErrors
 
 ATTRIBUTE = "label"  # name of the attribute that classes without one belong to
 
-# Suffixes of images in a folder. SVG is among them so that it is refused by name instead of ignored.
+# Suffixes of images in a folder. SVG, and HEIC without pillow-heif, are refused by name.
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff"),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".svg"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".heic", ".heif", ".svg"),
     )
 )
 

@@ -21,6 +21,25 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
                 yield where, _parsed(line, where)
 
 
+def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
+    """The rows of a file with one list of JSON objects; see `jsonl_rows`."""
+    try:
+        rows = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        yield str(path), UserError(f"{path}: byte {error.start} is not UTF-8: convert the file to UTF-8")
+        return
+    except (ValueError, RecursionError) as error:
+        yield str(path), UserError(f"{path}: not JSON ({error}): correct the file")
+        return
+    if not isinstance(rows, list):
+        yield str(path), UserError(f"{path}: a {type(rows).__name__}, not a list: write a list of JSON objects")
+        return
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}: row {number}"
+        kind = type(row).__name__
+        yield where, row if isinstance(row, dict) else UserError(f"{where}: a {kind}, not an object: correct the row")
+
+
 def _parsed(line: bytes, where: str) -> dict[str, Any] | UserError:
     try:
         row = json.loads(line.decode("utf-8-sig"))
