@@ -55,7 +55,7 @@ class SeamlessCurves(Callback):
         if not self._resumes:
             return
         self._resumes = False
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         start = Event(session_log=SessionLog(status=SessionLog.START))
         for logger in trainer.loggers:
