@@ -1,8 +1,9 @@
 """`omni export`: a trained model as a folder that runs without omni, compared with omni before it is kept."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
@@ -13,6 +14,11 @@ from omni.errors import UserError
 from omni.export.folder import new_export, write_manifest
 from omni.export.hf import Rows, export_hf, random_rows
 
+if TYPE_CHECKING:
+    from omni.export.parts.part import OnnxPart, RowKind
+    from omni.export.parts.part import Rows as PartRows
+    from omni.export.whole import Member
+
 _ROWS = 32
 _SPOKEN, _PICTURED = 200, 500  # rows with references: of 200 utterances, 0.3 points of WER are about 4 words
 
@@ -20,51 +26,77 @@ _SPOKEN, _PICTURED = 200, 500  # rows with references: of 200 utterances, 0.3 po
 def export(
     checkpoint: str,
     *,
-    to: Literal["hf", "onnx", "torch"],
+    to: Literal["hf", "onnx", "torch", "web"],
     out: Path | None = None,
     rows: Path | None = None,
+    voice: str | None = None,
+    vocoder: str | None = None,
+    recognizer: str | None = None,
     int8: bool = False,
     opset: int | None = None,
     compiled: bool = False,
+    ort_web: Path | None = None,
 ) -> None:
     """Export a trained model to a folder that runs without omni.
 
     `hf` writes the Thinker of any checkpoint as a Qwen3 or Qwen3-MoE model with its tokenizer, which
     `AutoModelForCausalLM` and `AutoTokenizer` of transformers load. `onnx` writes graphs of the parts that the
     checkpoint holds: recogniser, image classifier, Thinker; codec, vocoder and Talker as streams; encoders and
-    projectors of a model that reads images and audio. `omni transcribe`, `omni classify` and `omni generate` take the
-    folder as their checkpoint and run it without PyTorch. `torch` writes recogniser, image classifier and Thinker as
-    archives for `torch.export.load`, and with `--compiled` as packages for `torch._inductor.aoti_load_package`. The
-    folder is compared with omni on real rows, and is kept only if both agree; `manifest.json` has the result.
+    projectors of a model that reads images and audio; with `--voice`, `--vocoder` and `--recognizer` a whole model of
+    several checkpoints. `omni transcribe`, `omni classify` and `omni generate` take the folder as their checkpoint and
+    run it without PyTorch. `web` writes a static page on which a checkpoint of stage E, and its voice, run in a
+    browser. `torch` writes recogniser, image classifier and Thinker as archives for `torch.export.load`, and with
+    `--compiled` as packages for `torch._inductor.aoti_load_package`. The folder is compared with omni on real rows, and
+    is kept only if both agree; `manifest.json` has the result.
 
     Args:
         checkpoint: A checkpoint, such as lightning_logs/thinker/best.ckpt.
-        to: `hf`, `onnx` or `torch`.
+        to: `hf`, `onnx`, `torch` or `web`.
         out: The folder to write; by default lightning_logs/export/STAGE-TO. An earlier export in it is replaced.
         rows: Rows to compare on. Texts: a .txt file with one a line, or a .jsonl file with `text` or `messages`. Speech
             and images: a manifest or a folder, as in the data of the stage. By default the validation data of the
             checkpoint's run; where that is missing, random input.
-        int8: Of `onnx`: also write graphs with int8 weights, and choose by time and quality on this machine.
-        opset: Of `onnx`: version of ONNX's operators; by default 20.
+        voice: Of `onnx` and `web`: a Talker's checkpoint, whose Talker and codec are exported, too.
+        vocoder: Of `onnx` and `web`: a vocoder's checkpoint.
+        recognizer: Of `onnx`: a recogniser's checkpoint.
+        int8: Of `onnx` and `web`: also write graphs with int8 weights. `onnx` chooses by time and quality on this
+            machine, `web` by size and quality.
+        opset: Of `onnx` and `web`: version of ONNX's operators; by default 20.
         compiled: Of `torch`: also compile each archive for this CPU by AOTInductor, which takes minutes and a C++
             compiler.
+        ort_web: Of `web`: the folder dist of onnxruntime-web; by default npm fetches it once.
     """
-    if int8 and to == "hf":
-        raise UserError("--int8 is not available for --to hf: its weights are fp32, and transformers quantises on load")
-    if int8 and to == "torch":
-        raise UserError("--int8 is of --to onnx: the archives of --to torch are fp32")
-    if compiled and to != "torch":
-        raise UserError(f"--compiled is of --to torch: leave it out of --to {to}")
-    if opset is not None and to != "onnx":
-        raise UserError(f"--opset is of --to onnx: leave it out of --to {to}")
+    _refuse_options(
+        to,
+        {
+            "--voice": (voice, "onnx", "web"),
+            "--vocoder": (vocoder, "onnx", "web"),
+            "--recognizer": (recognizer, "onnx"),
+            "--int8": (int8, "onnx", "web"),
+            "--opset": (opset is not None, "onnx", "web"),
+            "--compiled": (compiled, "torch"),
+            "--ort_web": (ort_web, "web"),
+        },
+    )
     opened = Checkpoint(Path(checkpoint).expanduser())
     out = (out or Path("lightning_logs/export") / f"{opened.lineage['stage']}-{to}").expanduser()
+    others = {"voice": voice, "vocoder": vocoder, "recognizer": recognizer}
     if to == "onnx":
-        _to_onnx(opened, out, rows, int8=int8, opset=opset)
+        _to_onnx(opened, others, out, rows, int8=int8, opset=opset)
+    elif to == "web":
+        _to_web(opened, others, out, rows, int8=int8, opset=opset, ort_web=ort_web)
     elif to == "torch":
         _to_torch(opened, out, rows, compiled=compiled)
     else:
         _to_hf(opened, out, rows)
+
+
+def _refuse_options(to: str, options: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuses options that are given for a target that has none of the kind: by name the value and its targets."""
+    for name, (value, *targets) in options.items():
+        if value and to not in targets:
+            because = "; transformers quantises on load" if (name, to) == ("--int8", "hf") else ""
+            raise UserError(f"{name} is of --to {' and '.join(targets)}: leave it out of --to {to}{because}")
 
 
 def _to_hf(opened: Checkpoint, out: Path, rows: Path | None) -> None:
@@ -102,27 +134,83 @@ def _rows(checkpoint: Checkpoint, path: Path | None) -> Rows:
     return Rows(random.texts, f"{random.source}: {source}")
 
 
-def _to_onnx(opened: Checkpoint, out: Path, rows: Path | None, *, int8: bool, opset: int | None) -> None:
-    from omni.export import onnx_folder  # late: it needs the extra `export`
+def _to_onnx(
+    opened: Checkpoint, others: Mapping[str, str | None], out: Path, rows: Path | None, *, int8: bool, opset: int | None
+) -> None:
+    from omni.export import onnx_folder, whole  # late: they need the extra `export`
 
     checked = onnx_folder.check_opset(onnx_folder.OPSET if opset is None else opset)
-    compared = _rows_of_parts(opened, rows, "onnx")
-    with new_export(out) as folder, tqdm(desc="export", bar_format="{desc}", leave=False, disable=None) as bar:
-        entries = onnx_folder.export_onnx(
-            opened, folder, compared, opset=checked, int8=int8, progress=bar.set_description_str
-        )
+    members = whole.gather(opened, others)
+    with new_export(out) as folder:
+        entries = _export_members(members, folder, rows, opset=checked, int8=int8)
         write_manifest(folder, opened, target="onnx", **entries)
-    print(f"{out}:")
-    for name, part in entries["parts"].items():
-        _print_part(name, part, entries["parity"][name])
+    _print_parts(out, entries)
+
+
+def _to_web(
+    opened: Checkpoint,
+    others: Mapping[str, str | None],
+    out: Path,
+    rows: Path | None,
+    *,
+    int8: bool,
+    opset: int | None,
+    ort_web: Path | None,
+) -> None:
+    from omni.export import onnx_folder, web, whole  # late, as above
+
+    checked = onnx_folder.check_opset(onnx_folder.OPSET if opset is None else opset)
+    members = whole.gather(opened, others)
+    state = web.page_state(members)
+    runtime = web.find_runtime(None if ort_web is None else ort_web.expanduser())
+    members = web.on_page(members)
+    with new_export(out) as folder:
+        with tempfile.TemporaryDirectory() as made:
+            entries = _export_members(members, Path(made), rows, opset=checked, int8=int8, smaller=True)
+            web.write_page(folder, Path(made), entries["parts"], runtime)
+        chosen = {name: web.chosen_alone(part) for name, part in entries["parts"].items()}
+        write_manifest(folder, opened, target="web", **{**entries, "parts": chosen, "web": state})
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    _print_parts(out, entries)
+    print(f"{size / 1e6:.1f} MB; to see the page here: python -m http.server --directory {out}")
+
+
+def _export_members(
+    members: Sequence["Member"], folder: Path, rows: Path | None, *, opset: int, int8: bool, smaller: bool = False
+) -> dict[str, Any]:
+    """Writes the graphs of a model's checkpoints; the entries `parts`, `parity` and `members` of its manifest."""
+    from omni.export import onnx_folder
+
+    _check_rows(rows, {part.rows for member in members for part in member.parts})
+    compared = [_compared_rows(member.checkpoint, member.parts, rows) for member in members]
+    entries: dict[str, Any] = {"parts": {}, "parity": {}, "members": {}}
+    with tqdm(desc="export", bar_format="{desc}", leave=False, disable=None) as bar:
+        for member, given in zip(members, compared, strict=True):
+            found = onnx_folder.export_onnx(
+                member.checkpoint,
+                member.parts,
+                folder,
+                given,
+                opset=opset,
+                int8=int8,
+                smaller=smaller,
+                progress=bar.set_description_str,
+            )
+            entries["parts"] |= found["parts"]
+            entries["parity"] |= found["parity"]
+            names = [part.name for part in member.parts]
+            entries["members"][member.role] = {"parts": names, "lineage": member.checkpoint.lineage}
+    return entries
 
 
 def _to_torch(opened: Checkpoint, out: Path, rows: Path | None, *, compiled: bool) -> None:
-    from omni.export import torch_folder  # late, as above
+    from omni.export import onnx_folder, torch_folder  # late, as above
 
     if compiled:
         torch_folder.check_compiler()
-    compared = _rows_of_parts(opened, rows, "torch")
+    parts = onnx_folder.find_parts(opened, "torch")
+    _check_rows(rows, {part.rows for part in parts})
+    compared = _compared_rows(opened, parts, rows)
     with new_export(out) as folder, tqdm(desc="export", bar_format="{desc}", leave=False, disable=None) as bar:
         entries = torch_folder.export_torch(
             opened, folder, compared, compiled=compiled, progress=bar.set_description_str
@@ -136,16 +224,21 @@ def _to_torch(opened: Checkpoint, out: Path, rows: Path | None, *, compiled: boo
         print("    " + ", ".join(f"{way} {value:.2f} ms a row" for way, value in times.items()))
 
 
-def _rows_of_parts(opened: Checkpoint, rows: Path | None, target: str) -> dict[Any, Any]:
-    """Rows of each kind that the parts of a checkpoint are compared on."""
-    from omni.export import onnx_folder
-
-    kinds = {part.rows for part in onnx_folder.find_parts(opened, target)}
+def _check_rows(rows: Path | None, kinds: set["RowKind"]) -> None:
+    """Refuses `--rows` for parts that are compared on several kinds of rows."""
     if rows is not None and len(kinds) > 1 and kinds != {"text", "conversations"}:
-        raise UserError(
-            f"--rows is of one kind, and {opened} is compared on {' and '.join(sorted(kinds))}: leave it out"
-        )
-    return {kind: _onnx_rows(opened, kind, rows) for kind in kinds}
+        raise UserError(f"--rows is of one kind, and these parts need {' and '.join(sorted(kinds))}: leave it out")
+
+
+def _compared_rows(
+    opened: Checkpoint, parts: Sequence[type["OnnxPart"]], path: Path | None
+) -> dict["RowKind", "PartRows"]:
+    """Rows of each kind that parts of a checkpoint are compared on."""
+    found: dict[RowKind, PartRows] = {}
+    for part in parts:
+        if part.rows not in found:
+            found[part.rows] = _onnx_rows(opened, part.rows, path)
+    return found
 
 
 def _onnx_rows(opened: Checkpoint, kind: str, path: Path | None) -> Any:
@@ -178,6 +271,12 @@ def _onnx_rows(opened: Checkpoint, kind: str, path: Path | None) -> Any:
     if name is not None and not rows.items:
         raise UserError(f"{path} has no rows of {kind}: give others as --rows")
     return rows
+
+
+def _print_parts(out: Path, entries: Mapping[str, Any]) -> None:
+    print(f"{out}:")
+    for name, part in entries["parts"].items():
+        _print_part(name, part, entries["parity"][name])
 
 
 def _print_part(name: str, part: Mapping[str, Any], parity: Mapping[str, Any]) -> None:

@@ -77,12 +77,13 @@ def measure(part: OnnxPart, variants: Mapping[str, Variant], items: Sequence[Any
     }
 
 
-def choose(part: OnnxPart, measured: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+def choose(part: OnnxPart, measured: Mapping[str, Mapping[str, Any]], *, smaller: bool = False) -> tuple[str, str]:
     """The variant to use, and why.
 
     Args:
         part: The part.
         measured: Of `fp32` and `int8`: as of `measure`, with the `quality` of each.
+        smaller: Choose int8 for its size, also where it is not faster.
     """
     full, small = measured["fp32"], measured["int8"]
     if full["quality"] is None or small["quality"] is None:
@@ -92,6 +93,9 @@ def choose(part: OnnxPart, measured: Mapping[str, Mapping[str, Any]]) -> tuple[s
     if not worse <= part.quality_loss:
         metric = full["quality"]["metric"]
         return "fp32", f"the {metric} of int8 is worse by {worse:.4f}, and at most {part.quality_loss:g} is allowed"
+    if smaller:
+        share = 100 * small["bytes"] / full["bytes"]
+        return "int8", f"int8 has {share:.0f} % of fp32's size, and its quality is within {part.quality_loss:g}"
     ratio = full["milliseconds"] / small["milliseconds"]
     if not ratio >= _FASTER:
         return "fp32", f"int8 is {ratio:.2f} × as fast as fp32, and at least {_FASTER:g} × is asked"

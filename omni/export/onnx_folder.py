@@ -57,17 +57,20 @@ class Differences(NamedTuple):
     batches: int
 
 
-def find_parts(checkpoint: Checkpoint, target: str = "onnx") -> list[type[OnnxPart]]:
+def find_parts(
+    checkpoint: Checkpoint, target: str = "onnx", *, among: Sequence[type[OnnxPart]] = PARTS
+) -> list[type[OnnxPart]]:
     """The parts of a checkpoint that can be exported.
 
     Args:
         checkpoint: The checkpoint.
         target: `onnx` or `torch`.
+        among: The parts that are looked for.
 
     Raises:
         UserError: If there are none; it says why, and what can be exported.
     """
-    reasons = {part: _missing(part, checkpoint, target) for part in PARTS if target in part.targets}
+    reasons = {part: _missing(part, checkpoint, target) for part in among if target in part.targets}
     if found := [part for part, reason in reasons.items() if reason is None]:
         return found
     held = ", ".join(sorted(checkpoint.content["parts"])) or "none"
@@ -109,21 +112,25 @@ def check_opset(opset: int) -> int:
 
 def export_onnx(
     checkpoint: Checkpoint,
+    parts: Sequence[type[OnnxPart]],
     folder: Path,
     rows: Mapping[RowKind, Rows],
     *,
     opset: int = OPSET,
     int8: bool = False,
+    smaller: bool = False,
     progress: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Writes the graphs of a checkpoint and what their hosts need into a folder, and compares them with PyTorch.
 
     Args:
-        checkpoint: It holds at least one part; see `find_parts`.
-        folder: An empty folder.
-        rows: Rows of each kind that its parts are compared on.
+        checkpoint: The checkpoint.
+        parts: Those of its parts that are exported; see `find_parts`.
+        folder: A folder without these parts.
+        rows: Rows of each kind that the parts are compared on.
         opset: Version of ONNX's operators.
         int8: Also quantise, and measure time and quality of both.
+        smaller: Choose int8 wherever its quality allows it, not only where it is faster.
         progress: Called with what is done next.
 
     Returns:
@@ -132,8 +139,8 @@ def export_onnx(
     Raises:
         UserError: If a graph differs from PyTorch.
     """
-    parts, parity = {}, {}
-    for kind in find_parts(checkpoint):
+    entries, parity = {}, {}
+    for kind in parts:
         progress(f"{kind.name}: export")
         part = kind(checkpoint)
         path = folder / f"{part.name}.onnx"
@@ -149,9 +156,11 @@ def export_onnx(
         entry |= {"chosen": "fp32", "variants": {"fp32": {"file": path.name, "bytes": path.stat().st_size}}}
         if int8:
             progress(f"{part.name}: int8")
-            entry |= _with_int8(part, path, rows[part.rows], parity[part.name]["quality"])
-        parts[part.name] = entry
-    return {"parts": parts, "parity": parity}
+            measured = _with_int8(part, path, rows[part.rows], parity[part.name]["quality"])
+            chosen, reason = choose(part, measured, smaller=smaller)
+            entry |= {"variants": measured, "chosen": chosen, "reason": reason}
+        entries[part.name] = entry
+    return {"parts": entries, "parity": parity}
 
 
 def compare(part: OnnxPart, run: Run, rows: Rows) -> dict[str, Any]:
@@ -221,7 +230,7 @@ def _quality(part: OnnxPart, run: Run, rows: Rows) -> dict[str, Any] | None:
 
 
 def _with_int8(part: OnnxPart, path: Path, rows: Rows, quality: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Entries of the manifest for a part with an int8 variant beside the fp32 graph, whose quality is given."""
+    """Figures of a part's fp32 graph, whose quality is given, and of an int8 variant that is written beside it."""
     small = path.with_name(f"{part.name}.int8.onnx")
     quantize(path, small)
     items = rows.items or part.random_items()
@@ -229,8 +238,7 @@ def _with_int8(part: OnnxPart, path: Path, rows: Rows, quality: Mapping[str, Any
     measured = measure(part, variants, items)
     measured["fp32"]["quality"] = quality
     measured["int8"]["quality"] = _quality(part, variants["int8"].run, rows)
-    chosen, reason = choose(part, measured)
-    return {"variants": measured, "chosen": chosen, "reason": reason}
+    return measured
 
 
 def _signature(session: Any) -> dict[str, Any]:

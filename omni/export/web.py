@@ -1,61 +1,81 @@
 """A static page that runs exported graphs in a browser, with onnxruntime-web and without a server of omni's."""
 
 import gzip
-import json
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 
 from omni.errors import UserError
+from omni.export.whole import Member
 from omni.text.ctc_vocabulary import CharacterVocabulary, CTCVocabulary
 from omni.text.tokenizer import FIRST_PIECE, ByteTokenizer, SentencePieceTokenizer, Tokenizer
 
 ORT_WEB = "1.30.0"  # of onnxruntime-web, the last that the page was tested with
-NEEDED = {  # parts of an export, and what the page does with them
-    "omni_thinker": "a model of stage E, which answers",
-}
+ANSWERS = ("omni_thinker", "image_embeddings", "audio_embeddings")
 SPEAKS = ("talker_text", "talker", "codec_decoder", "vocoder")
 _PAGE = Path(__file__).with_name("web_page")
 _SCRIPT, _WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 
 
-def write_page(folder: Path, source: Path, manifest: Mapping[str, Any], runtime: Path) -> list[str]:
-    """Writes the page, the chosen graphs, and onnxruntime-web.
+def on_page(members: Sequence[Member]) -> list[Member]:
+    """The checkpoints with those of their parts that the page runs."""
+    names = {*ANSWERS, *SPEAKS}
+    return [member._replace(parts=[part for part in member.parts if part.name in names]) for member in members]
+
+
+def page_state(members: Sequence[Member]) -> dict[str, Any]:
+    """What the page knows besides the graphs: the tokenizer, and the characters of a Talker.
+
+    Args:
+        members: The checkpoints, as of `omni.export.whole.gather`.
+
+    Raises:
+        UserError: If the page cannot use them.
+    """
+    holders = {part.name: member.checkpoint for member in members for part in member.parts}
+    if ANSWERS[0] not in holders:
+        raise UserError(f"{members[0].checkpoint} has no Thinker that reads media: give a checkpoint of stage E")
+    state = {"onnxruntime_web": ORT_WEB, "tokenizer": tokenizer_state(holders[ANSWERS[0]].tokenizer)}
+    if "talker" in holders or "vocoder" in holders:
+        if missing := [name for name in SPEAKS if name not in holders]:
+            raise UserError(
+                f"to speak, the page needs {', '.join(missing)}, too: give --voice and --vocoder, or neither"
+            )
+        if "conditioner" in holders:
+            raise UserError(f"{holders['talker']} is conditioned on a Thinker: a page needs a Talker that is not")
+        state["characters"] = characters_state(holders["talker"].ctc_vocabulary)
+    return state
+
+
+def write_page(folder: Path, source: Path, parts: Mapping[str, Any], runtime: Path) -> None:
+    """Writes the page, the chosen graph of each part, and onnxruntime-web.
 
     Args:
         folder: An empty folder.
-        source: An export to ONNX.
-        manifest: Its manifest.
+        source: The folder of the graphs.
+        parts: The parts, as in the manifest of an export to ONNX.
         runtime: The folder `dist` of onnxruntime-web.
-
-    Returns:
-        The parts that are on the page.
-
-    Raises:
-        UserError: If the export has no part that answers.
     """
-    parts = manifest["parts"]
-    if missing := [f"{name} ({what})" for name, what in NEEDED.items() if name not in parts]:
-        raise UserError(f"{source} has no {', '.join(missing)}: export a checkpoint of stage E to ONNX first")
-    wanted = {"omni_thinker", "image_embeddings", "audio_embeddings"}
-    if all(name in parts for name in SPEAKS):
-        wanted |= set(SPEAKS)
-    kept = [name for name in parts if name in wanted]
-    for name in kept:
-        file = parts[name]["variants"][parts[name]["chosen"]]["file"]
+    for part in parts.values():
+        file = part["variants"][part["chosen"]]["file"]
         shutil.copyfile(source / file, folder / file)
     shutil.copytree(_PAGE, folder, dirs_exist_ok=True)
     (folder / "ort").mkdir()
     shutil.copyfile(runtime / _SCRIPT, folder / "ort" / _SCRIPT)
     with gzip.open(folder / "ort" / f"{_WASM}.gz", "wb") as file:  # a quarter of its size; hosts may not compress
         file.write((runtime / _WASM).read_bytes())
-    return kept
+
+
+def chosen_alone(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest's entry of a part without the variants and the vocabulary that are not on the page."""
+    kept = {key: value for key, value in part.items() if key not in ("file", "vocabulary")}
+    return {**kept, "variants": {part["chosen"]: part["variants"][part["chosen"]]}}
 
 
 def tokenizer_state(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -130,17 +150,3 @@ def _fetch(kept: Path) -> None:
                 (made / file).write_bytes(content.read())
         if not kept.is_dir():  # another process may have been faster
             made.rename(kept)
-
-
-def page_manifest(manifest: Mapping[str, Any], kept: list[str], **web: Any) -> dict[str, Any]:
-    """Entries of the page's manifest: those of the export for the parts on the page, and `web`.
-
-    Args:
-        manifest: The export's manifest.
-        kept: Parts on the page.
-        web: State of the tokenizer and the characters.
-    """
-    parts = json.loads(json.dumps({name: manifest["parts"][name] for name in kept}))
-    for part in parts.values():
-        part["variants"] = {part["chosen"]: part["variants"][part["chosen"]]}
-    return {"parts": parts, "parity": manifest["parity"], "web": {"onnxruntime_web": ORT_WEB, **web}}

@@ -2,12 +2,23 @@
 
 import gzip
 import stat
+from types import SimpleNamespace
 
 import pytest
 
 from omni.errors import UserError
 from omni.export import web
-from omni.export.web import ORT_WEB, characters_state, find_runtime, page_manifest, tokenizer_state, write_page
+from omni.export.web import (
+    ORT_WEB,
+    characters_state,
+    chosen_alone,
+    find_runtime,
+    on_page,
+    page_state,
+    tokenizer_state,
+    write_page,
+)
+from omni.export.whole import Member
 from omni.text.ctc_vocabulary import CharacterVocabulary, SubwordVocabulary
 from omni.text.sentencepiece_training import train_sentencepiece
 from omni.text.tokenizer import ByteTokenizer
@@ -22,52 +33,65 @@ def runtime_of_two_files(tmp_path):
     return folder
 
 
-def part(name):
+def part(name, **given):
     variants = {kind: {"file": f"{name}.{kind}.onnx", "bytes": 1} for kind in ("fp32", "int8")}
-    return {"chosen": "int8", "variants": variants, "constants": {}, "inputs": []}
+    return {"file": f"{name}.onnx", "chosen": "int8", "variants": variants, "constants": {}, "inputs": [], **given}
 
 
-@pytest.fixture(name="export")
-def exported_parts(tmp_path):
-    folder = tmp_path / "export"
-    folder.mkdir()
-    names = ("recognizer", "omni_thinker", "audio_embeddings", *web.SPEAKS)
-    for name in names:
+def test_the_chosen_graphs_the_page_and_the_runtime_are_in_the_folder(runtime, tmp_path):
+    source, out = tmp_path / "export", tmp_path / "page"
+    parts = {"talker": part("talker"), "vocoder": part("vocoder", chosen="fp32", vocabulary={"file": "a.json"})}
+    for folder in (source, out):
+        folder.mkdir()
+    for name in parts:
         for kind in ("fp32", "int8"):
-            (folder / f"{name}.{kind}.onnx").write_text(kind)
-    return folder, {"parts": {name: part(name) for name in names}, "parity": {}}
-
-
-def test_the_chosen_graphs_the_page_and_the_runtime_are_in_the_folder(export, runtime, tmp_path):
-    source, manifest = export
-    out = tmp_path / "page"
-    out.mkdir()
-    kept = write_page(out, source, manifest, runtime)
-    assert sorted(kept) == sorted(("omni_thinker", "audio_embeddings", *web.SPEAKS))  # the page has no recogniser
+            (source / f"{name}.{kind}.onnx").write_text(kind)
+    write_page(out, source, parts, runtime)
+    assert sorted(path.name for path in out.glob("*.onnx")) == ["talker.int8.onnx", "vocoder.fp32.onnx"]
     assert (out / "talker.int8.onnx").read_text() == "int8"
-    assert not list(out.glob("*fp32*"))
     assert gzip.decompress((out / "ort" / f"{web._WASM}.gz").read_bytes()).decode() == web._WASM
     for name in ("index.html", "app.js", "text.js"):
         assert (out / name).read_bytes() == (web._PAGE / name).read_bytes()
-    written = page_manifest(manifest, kept, tokenizer={"kind": "bytes"})
-    assert written["parts"]["talker"]["variants"] == {"int8": {"file": "talker.int8.onnx", "bytes": 1}}
-    assert written["web"] == {"onnxruntime_web": ORT_WEB, "tokenizer": {"kind": "bytes"}}
-    assert len(manifest["parts"]["talker"]["variants"]) == 2  # the export's own is as it was
+    alone = chosen_alone(parts["vocoder"])
+    assert alone["variants"] == {"fp32": {"file": "vocoder.fp32.onnx", "bytes": 1}}
+    assert not {"file", "vocabulary"} & alone.keys()
 
 
-def test_a_talker_without_vocoder_is_left_out(export, runtime, tmp_path):
-    source, manifest = export
-    del manifest["parts"]["vocoder"]
-    out = tmp_path / "page"
-    out.mkdir()
-    assert sorted(write_page(out, source, manifest, runtime)) == ["audio_embeddings", "omni_thinker"]
+def member(role, content, *names):
+    return Member(role, content, [SimpleNamespace(name=name) for name in names])
 
 
-def test_an_export_that_cannot_answer_is_refused(export, runtime, tmp_path):
-    source, manifest = export
-    del manifest["parts"]["omni_thinker"]
-    with pytest.raises(UserError, match="has no omni_thinker"):
-        write_page(tmp_path, source, manifest, runtime)
+def checkpoint(**content):
+    return SimpleNamespace(tokenizer=ByteTokenizer(), ctc_vocabulary=CharacterVocabulary(), **content)
+
+
+ANSWERS = member("checkpoint", checkpoint(), "thinker", "omni_thinker", "audio_embeddings")
+VOICE = member("voice", checkpoint(), "talker_text", "talker", "codec_encoder", "codec_decoder")
+VOCODER = member("vocoder", checkpoint(), "vocoder")
+
+
+def test_the_page_knows_the_tokenizer_and_the_characters():
+    assert page_state([ANSWERS]) == {"onnxruntime_web": ORT_WEB, "tokenizer": {"kind": "bytes"}}
+    assert page_state([ANSWERS, VOICE, VOCODER])["characters"]["kind"] == "characters"
+
+
+def test_only_parts_that_the_page_runs_are_exported():
+    kept = [[one.name for one in member.parts] for member in on_page([ANSWERS, VOICE, VOCODER])]
+    assert kept == [["omni_thinker", "audio_embeddings"], ["talker_text", "talker", "codec_decoder"], ["vocoder"]]
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([VOCODER], "has no Thinker that reads media: give a checkpoint of stage E"),
+        ([ANSWERS, VOICE], "needs vocoder, too: give --voice and --vocoder, or neither"),
+        ([ANSWERS, VOCODER], "needs talker_text, talker, codec_decoder, too"),
+        ([ANSWERS, member("voice", checkpoint(), *web.SPEAKS, "conditioner")], "is conditioned on a Thinker"),
+    ],
+)
+def test_models_that_the_page_cannot_run_are_refused(members, words):
+    with pytest.raises(UserError, match=words):
+        page_state(members)
 
 
 def test_vocabularies_that_the_page_cannot_read_are_refused():

@@ -1,9 +1,6 @@
 """The JavaScript of an exported page, run in a browser and compared with the Python that it repeats."""
 
-import functools
 import json
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +8,7 @@ import pytest
 import torch
 from conftest import tones
 from page_fixtures import NEEDS_BROWSER, chromium, speech_file  # noqa: F401  fixtures
+from static_host import hosted
 
 import omni.export
 from omni.export.web import tokenizer_state
@@ -38,18 +36,10 @@ TEXTS = [
 ]
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *message):
-        pass
-
-
 @pytest.fixture(scope="module", name="run")
 def evaluator(browser):
     """Evaluates an expression with the exported modules, such as `audio.joined(given)`, on plain data."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(MODULES)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     page = browser.new_page()
-    page.goto(f"http://127.0.0.1:{server.server_port}/audio.js")
 
     def run(expression, given=None):
         names = [path.stem for path in MODULES.glob("*.js") if f"{path.stem}." in expression]
@@ -57,10 +47,10 @@ def evaluator(browser):
         plain = "value => JSON.stringify(value, (_, one) => ArrayBuffer.isView(one) ? Array.from(one) : one)"
         return json.loads(page.evaluate(f"async given => {{ {load}; return ({plain})({expression}) }}", given))
 
-    yield run
+    with hosted(MODULES) as address:
+        page.goto(f"{address}/audio.js")
+        yield run
     page.close()
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.mark.parametrize("num_mels", [80, 128])

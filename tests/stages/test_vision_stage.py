@@ -345,7 +345,14 @@ def test_images_without_captions_are_refused():
 
 def test_a_checkpoint_of_other_parts_or_other_classes_is_not_continued():
     stage, data = make(data=Data(), shown=0), Data()
-    lineage = {"stage": "VisionPretraining", "tokenizer": data.tokenizer.fingerprint, "ancestors": {}}
+    lineage = {
+        "stage": "VisionPretraining",
+        "step": 0,
+        "config": "",
+        "data": "",
+        "tokenizer": data.tokenizer.fingerprint,
+        "ancestors": {},
+    }
     saved: dict[str, Any] = {
         "state_dict": stage.state_dict(),
         "parts": stage.parts,

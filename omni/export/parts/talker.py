@@ -76,6 +76,7 @@ class _TalkerPart(OnnxPart):
     def constants(self) -> dict[str, Any]:
         talker = self.talker
         return {
+            "dim": talker.dim,
             "num_codebooks": talker.num_codebooks,
             "codebook_size": talker.codebook_size,
             "frame_rate": talker.frame_rate,

@@ -10,7 +10,7 @@ export async function seen(parts, pixels) {
 
 /** The embeddings of a spectrogram `{data, frames}`, and the positions of its tokens. */
 export async function heard(parts, {data, frames}) {
-  const {num_mels: numMels, mel_frames: framesPerToken} = parts.constants("audio_embeddings");
+  const {mel: {num_mels: numMels}, mel_frames: framesPerToken} = parts.constants("audio_embeddings");
   const mels = parts.float32(data, [1, frames, numMels]), lengths = parts.int64([frames], [1]);
   const {embeddings} = await parts.run("audio_embeddings", {mels, lengths});
   return {type: "audio", embeddings: embeddings.data, span: audioSpan(frames, framesPerToken)};

@@ -31,7 +31,7 @@ async function load() {
   if (page.speaks) page.characters = new Characters(page.parts.manifest.web.characters);
   page.sees = page.parts.has("image_embeddings");
   page.hears = page.parts.has("audio_embeddings");
-  if (page.hears) page.mel = new LogMel({...page.parts.manifest.audio, num_mels: page.parts.constants("audio_embeddings").num_mels});
+  if (page.hears) page.mel = new LogMel(page.parts.constants("audio_embeddings").mel);
   $("choose").disabled = !page.sees;
   $("hold").disabled = !page.hears;
   $("aloud").disabled = !page.speaks;

@@ -1,8 +1,7 @@
 // Speech of a text with the Talker, the codec and the vocoder, as omni.decoding.talker and omni.inference have it.
 import {Trimmer} from "./audio.js";
 
-const MAX_DWELL = 1.0, CHUNK = 16, PAUSE = 0.25, RATE = 16_000;
-const SAMPLING = [[0.7, 0, 1], [0.7, 0, 1], [0.7, 0, 1]];  // temperature, top_k, top_p: first codebook, others, advance
+const CHUNK = 16, PAUSE = 0.25, RATE = 16_000;
 
 /** Sentences of a text, and clauses of long ones. */
 export function clauses(text) {
@@ -11,13 +10,15 @@ export function clauses(text) {
 
 /**
  * The frames of a text, `{codes, position}` one after the other.
- * `parts.run(name, inputs)` runs a graph; `draw` returns uniform numbers; `sampling` is as `SAMPLING`.
+ * `parts.run(name, inputs)` runs a graph; `draw` returns uniform numbers; `speaker` is the number of a voice;
+ * `sampling` has temperature, top_k and top_p of the first codebook, the others, and the advance.
  */
-export async function* frames(parts, units, {draw = Math.random, sampling = SAMPLING} = {}) {
-  const {num_codebooks: codebooks, frame_rate: rate, dim} = parts.constants("talker");
+export async function* frames(parts, units, {draw = Math.random, speaker = 0, sampling} = {}) {
+  const {num_codebooks: codebooks, frame_rate: rate, max_dwell: dwell, speakers, dim, ...constants} = parts.constants("talker");
   const text = parts.int64(units, [1, units.length]), lengths = parts.int64([units.length], [1]);
-  const {encoded} = await parts.run("talker_text", {text, text_lengths: lengths});
-  const options = parts.float32(sampling.flat(), [3, 3]), longest = Math.max(1, Math.floor(MAX_DWELL * rate));
+  const voice = speakers.length ? {speakers: parts.int64([speaker], [1])} : {};
+  const {encoded} = await parts.run("talker_text", {text, text_lengths: lengths, ...voice});
+  const options = parts.float32((sampling ?? constants.sampling).flat(), [3, 3]), longest = Math.max(1, Math.floor(dwell * rate));
   let past = parts.start("talker", "past"), before = parts.int64(Array(codebooks).fill(-1), [1, codebooks]);
   let position = 0, dwelt = 0;
   while (position < units.length + 2) {
