@@ -171,7 +171,8 @@ def containers() -> Kind:
 
 
 def images() -> Kind:
-    from omni.media.images import Preprocessing, image_info, read_image
+    from omni.media.image_file import image_info
+    from omni.media.images import Preprocessing, read_image
 
     def make() -> None:
         for suffix in ("png", "jpg", "gif", "bmp", "tiff", "webp", "ppm", "ico"):

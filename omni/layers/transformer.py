@@ -16,6 +16,9 @@ from omni.layers.norm import RMSNorm
 from omni.layers.rotary import RotaryEmbedding
 
 
+MOST_LAYERS = 1000  # a misread number is refused before its blocks are made
+
+
 class TransformerOutput(NamedTuple):
     """Output of a Transformer.
 
@@ -107,6 +110,8 @@ class Transformer(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 <= num_layers <= MOST_LAYERS:
+            raise ValueError(f"num_layers must be from 0 to {MOST_LAYERS}, not {num_layers}")
         if head_dim is None and dim % num_heads:
             raise ValueError(f"dim ({dim}) must be a multiple of num_heads ({num_heads}); otherwise set head_dim")
         self.dim, self.num_layers, self.causal = dim, num_layers, causal

@@ -326,5 +326,5 @@ def test_the_command_and_its_exit_codes(good, capfd, fails):
     save("loose/a.png")
     assert "loose: holds 1 images but no folders of classes" in fails(main, ["data", "check", "loose"])
     assert "none: does not exist" in fails(main, ["data", "check", "none", "--kind", "images"])
-    Path("bad.json").write_text("[]")
+    Path("bad.json").write_text("{}")
     assert "bad.json: not in the format of COCO's captions" in fails(main, ["data", "check", "bad.json"])

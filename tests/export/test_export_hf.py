@@ -180,7 +180,7 @@ class TestBadInput:
         assert "[hf]" in fails(export, saved, "--to", "hf")
 
     def test_options_that_do_not_fit(self, saved: str, workplace: Path, fails):
-        assert "--int8 is not" in fails(export, saved, "--to", "hf", "--int8")
+        assert "--int8 is of --to onnx and web" in fails(export, saved, "--to", "hf", "--int8")
         assert "does not exist" in fails(export, saved, "--to", "hf", "--rows", "none.txt")
         (workplace / "mine").mkdir()
         (workplace / "mine/notes.txt").touch()

@@ -465,6 +465,7 @@ def test_experts_compile_in_every_precision(dtype, gradient_checkpointing):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"num_layers": 2**63}, "num_layers must be from 0 to 1000"),
         ({"head_dim": 7}, "even"),
         ({"num_heads": 5}, "num_heads"),
         ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads"),
