@@ -15,7 +15,6 @@ from omni.layers.moe import MixtureOfExperts
 from omni.layers.norm import RMSNorm
 from omni.layers.rotary import RotaryEmbedding
 
-
 MOST_LAYERS = 1000  # a misread number is refused before its blocks are made
 
 
