@@ -25,7 +25,7 @@ from toy_stages import HEARING, STAGES, UNITS, toy
 
 from omni import metrics
 from omni.decoding.sampling import Sampling, generate
-from omni.decoding.talker import SpeechSampling
+from omni.decoding.sampling_options import SpeechSampling
 from omni.devices import resolve
 from omni.errors import UserError
 from omni.inference.codec_files import decode, encode

@@ -14,7 +14,8 @@ from omni.bench import race
 from omni.bench.codecs import BenchmarkCodec, EnCodec, Mimi, OmniCodec
 from omni.bench.race import Comparison, Race, Report
 from omni.checkpoints.recipe import build
-from omni.decoding.talker import SpeechSampling, choose_frame, speak_codes
+from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.talker import choose_frame, speak_codes
 from omni.devices import resolve
 from omni.errors import UserError
 from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_vocoder

@@ -12,7 +12,7 @@ from omni.commands.talker_options import TalkerOptions
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import Conversation
 from omni.data.conversations.speech import TranscriptionPrompt
-from omni.decoding.talker import SpeechSampling
+from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
 from omni.evaluation.accuracy import MEDIA, AnsweredQuestion, accuracy_report, answer_questions, take_evenly
 from omni.evaluation.word_errors import Row, bootstrap, count_errors, interval

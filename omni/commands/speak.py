@@ -12,7 +12,7 @@ from torch import Tensor
 from omni.commands.inputs import read_text
 from omni.commands.transcribe import Format, formatted
 from omni.decoding.sampling import Sampling
-from omni.decoding.talker import SpeechSampling
+from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
 from omni.files import check_free, write_text
 from omni.inference.speech import Speech, shifted

@@ -8,8 +8,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from omni.decoding.sampling_options import random_stream
-from omni.decoding.talker import ROOM, Frame, SpeechSampling, check_texts, choose_frame, make_room, speak
+from omni.decoding.sampling_options import SpeechSampling, random_stream
+from omni.decoding.talker import ROOM, Frame, check_texts, choose_frame, make_room, speak
 from omni.layers.cache import KVCache
 from omni.models.talker import Talker
 

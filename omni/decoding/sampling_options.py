@@ -44,6 +44,30 @@ class Sampling:
         return self.temperature, self.top_k, self.top_p, self.repetition_penalty
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpeechSampling:
+    """Sampling of codes and of the pace of speech.
+
+    Args:
+        first: Sampling of the first codebook, which carries most of the sound. Its seed is the seed of all choices.
+        rest: Sampling of the other codebooks.
+        pace: Sampling of the number of characters to advance.
+        max_dwell: Longest time at one character in seconds: it bounds the length of an utterance.
+    """
+
+    first: Sampling = Sampling(temperature=0.7)
+    rest: Sampling = Sampling(temperature=0.7)
+    pace: Sampling = Sampling(temperature=0.7)
+    max_dwell: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_dwell < float("inf"):
+            raise UserError(f"max_dwell must be over 0 seconds, not {self.max_dwell}")
+        for name in ("first", "rest", "pace"):
+            if getattr(self, name).repetition_penalty != 1:
+                raise UserError(f"{name}.repetition_penalty is for text: speech repeats codes, leave it at 1")
+
+
 def random_stream(seed: int, row: int) -> Random:
     """The generator of a row's draws, one a token: see `Sampling.seed`."""
     return Random(f"{seed}/{row}")

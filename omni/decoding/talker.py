@@ -1,44 +1,20 @@
 """Talker decoding: codes frame by frame, for a batch of texts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from omni.decoding.sampling import Sampling, choose_tokens
+from omni.decoding.sampling import choose_tokens
+from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
 from omni.layers.cache import KVCache
 from omni.models.talker import MAX_ADVANCE, Talker, gather
 from omni.text.ctc_vocabulary import BLANK
 
 ROOM = 256  # initial capacity of the cache in frames; doubled when it is full
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeechSampling:
-    """Sampling of codes and of the pace of speech.
-
-    Args:
-        first: Sampling of the first codebook, which carries most of the sound. Its seed is the seed of all choices.
-        rest: Sampling of the other codebooks.
-        pace: Sampling of the number of characters to advance.
-        max_dwell: Longest time at one character in seconds: it bounds the length of an utterance.
-    """
-
-    first: Sampling = Sampling(temperature=0.7)  # noqa: RUF009  immutable
-    rest: Sampling = Sampling(temperature=0.7)  # noqa: RUF009
-    pace: Sampling = Sampling(temperature=0.7)  # noqa: RUF009
-    max_dwell: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_dwell < float("inf"):
-            raise UserError(f"max_dwell must be over 0 seconds, not {self.max_dwell}")
-        for name in ("first", "rest", "pace"):
-            if getattr(self, name).repetition_penalty != 1:
-                raise UserError(f"{name}.repetition_penalty is for text: speech repeats codes, leave it at 1")
 
 
 class Frame(NamedTuple):

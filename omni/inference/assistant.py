@@ -7,7 +7,7 @@ import torch
 
 from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.sampling import Sampling
-from omni.decoding.talker import SpeechSampling
+from omni.decoding.sampling_options import SpeechSampling
 from omni.devices import resolve
 from omni.errors import UserError
 from omni.inference.prompt import Message, Prompt, PromptReader, Turn, question

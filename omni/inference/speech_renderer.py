@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from omni.errors import UserError
@@ -41,7 +43,8 @@ class SpeechRenderer:
             timer: Knows the position of each frame.
         """
         trimmer, mels = Trimmer(), change_tempo(self.codec.decode(codes[None]), self.speed)
-        samples = torch.cat((trimmer.push(self.vocoder(mels)[0]), trimmer.finish())).cpu()
+        pieces = (trimmer.push(_as_array(self.vocoder(mels)[0])), trimmer.finish())
+        samples = torch.from_numpy(np.concatenate(pieces))
         return SpeechChunk(samples, timer.take(trimmer.skipped, len(samples), complete=True))
 
     def stream(self, codes: Iterator[Tensor], timer: WordTimer, *, chunk_frames: int) -> Iterator[SpeechChunk]:
@@ -63,15 +66,16 @@ class SpeechRenderer:
         trimmer, tempo, length = Trimmer(), TempoChanger(self.speed), 0
         waiting, size = [], 1
 
-        def chunk(audio: Tensor, *, complete: bool = False) -> SpeechChunk:
+        def chunk(audio: NDArray[np.float32], *, complete: bool = False) -> SpeechChunk:
             nonlocal length
             length += len(audio)
-            return SpeechChunk(audio.cpu(), timer.take(trimmer.skipped, length, complete=complete))
+            return SpeechChunk(torch.from_numpy(audio), timer.take(trimmer.skipped, length, complete=complete))
 
         with codec.streaming() as decoder, vocoder.streaming() as player:
 
             def play(mels: Tensor) -> SpeechChunk:
-                return chunk(trimmer.push(player.decode(mels)[0]) if mels.shape[1] else mels.new_zeros(0))
+                made = player.decode(mels)[0] if mels.shape[1] else mels.new_zeros(0)
+                return chunk(trimmer.push(_as_array(made)))
 
             for frame in codes:
                 waiting.append(frame)
@@ -81,8 +85,12 @@ class SpeechRenderer:
             if waiting:
                 yield play(tempo.push(decoder.decode(torch.cat(waiting, dim=1))))
             yield play(tempo.finish())
-            yield chunk(trimmer.push(player.flush()[0]))
+            yield chunk(trimmer.push(_as_array(player.flush()[0])))
             yield chunk(trimmer.finish(), complete=True)
+
+
+def _as_array(audio: Tensor) -> NDArray[np.float32]:
+    return audio.detach().float().cpu().numpy()
 
 
 def check_speed(speed: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni.decoding.talker import SpeechSampling
+from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
 from omni.inference.speech import Speech, SpeechChunk, shifted
 from omni.inference.speech_renderer import check_speed

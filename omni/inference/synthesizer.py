@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from omni.checkpoints.checkpoint import Checkpoint, Source
-from omni.decoding.talker import Frame, SpeechSampling, utterances
+from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.talker import Frame, utterances
 from omni.decoding.talker import speak as speak_frames
 from omni.devices import resolve
 from omni.errors import UserError

@@ -2,14 +2,17 @@
 
 from typing import final
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from omni.media.audio import HOP_LENGTH
+from omni.media.mel_scale import HOP_LENGTH
 
 QUIET = 0.002  # −54 dB: a block is silent if all its samples are below
 _MARGIN = 3  # silent blocks of 10 ms kept at each end
 _FADE = HOP_LENGTH // 2  # samples of the fade at each end, against clicks
+_RAMP = np.sin(np.linspace(0, np.pi / 2, _FADE, dtype=np.float32))  # a quarter of a sine, from 0 to 1
+
+Samples = NDArray[np.float32]
 
 
 @final
@@ -26,13 +29,13 @@ class Trimmer:
 
     def __init__(self) -> None:
         self.started, self.skipped = False, 0
-        self._buffer = torch.zeros(0)
+        self._buffer = np.zeros(0, dtype=np.float32)
 
-    def push(self, samples: Tensor) -> Tensor:
+    def push(self, samples: Samples) -> Samples:
         """Adds audio (samples,); returns the samples that are ready."""
-        buffer = torch.cat((self._buffer.to(samples.device), samples.float()))
-        loud = buffer[: len(buffer) // HOP_LENGTH * HOP_LENGTH].view(-1, HOP_LENGTH).abs().amax(1) >= QUIET
-        places = loud.nonzero()[:, 0].tolist()
+        buffer = np.concatenate((self._buffer, samples))
+        loud = np.abs(buffer[: len(buffer) // HOP_LENGTH * HOP_LENGTH]).reshape(-1, HOP_LENGTH).max(1) >= QUIET
+        places = loud.nonzero()[0].tolist()
         if not places:
             if not self.started:
                 silent = max(0, len(loud) - _MARGIN) * HOP_LENGTH
@@ -44,26 +47,21 @@ class Trimmer:
             first, self.started = max(0, places[0] - _MARGIN), True
             start = first * HOP_LENGTH
             self.skipped += start
-            buffer[start : start + _FADE] *= _ramp(buffer)
+            buffer[start : start + _FADE] *= _RAMP
         self._buffer = buffer[last * HOP_LENGTH :]
-        return buffer[first * HOP_LENGTH : last * HOP_LENGTH].clamp(-1, 1)
+        return buffer[first * HOP_LENGTH : last * HOP_LENGTH].clip(-1, 1)
 
-    def finish(self) -> Tensor:
+    def finish(self) -> Samples:
         """The rest (samples,); empty if no block was loud."""
-        ready = self.push(self._buffer.new_zeros(-len(self._buffer) % HOP_LENGTH))
-        buffer, self._buffer = self._buffer[: (1 + _MARGIN) * HOP_LENGTH], torch.zeros(0)
+        ready = self.push(np.zeros(-len(self._buffer) % HOP_LENGTH, dtype=np.float32))
+        buffer, self._buffer = self._buffer[: (1 + _MARGIN) * HOP_LENGTH], self._buffer[:0]
         if not self.started:
             return buffer[:0]
-        faded = buffer[-_FADE:] * _ramp(buffer).flip(0)
-        return torch.cat((ready, buffer[:-_FADE], faded)).clamp(-1, 1)
+        faded = buffer[-_FADE:] * _RAMP[::-1]
+        return np.concatenate((ready, buffer[:-_FADE], faded)).clip(-1, 1)
 
 
-def trimmed(samples: Tensor) -> Tensor:
+def trimmed(samples: Samples) -> Samples:
     """Trims whole audio (samples,); see `Trimmer`."""
     trimmer = Trimmer()
-    return torch.cat((trimmer.push(samples), trimmer.finish()))
-
-
-def _ramp(like: Tensor) -> Tensor:
-    """A quarter of a sine, from 0 to 1."""
-    return torch.linspace(0, torch.pi / 2, _FADE, device=like.device).sin()
+    return np.concatenate((trimmer.push(samples), trimmer.finish()))

@@ -10,7 +10,8 @@ from torchmetrics.text import WordErrorRate
 
 from omni.batch import HeldOut
 from omni.decoding.ctc import decode
-from omni.decoding.talker import SpeechSampling, speak_codes
+from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.talker import speak_codes
 from omni.media.mel_scale import SILENCE
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.speech_codec import SpeechCodec

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from omni.batch import IGNORE, CodesBatch
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.checkpoints.weights import weights_fingerprint
-from omni.decoding.talker import SpeechSampling
+from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
 from omni.inference.talker_conditioning import Conditioner
 from omni.losses import Loss

@@ -9,7 +9,8 @@ from toy_talker import make
 
 from omni.decoding.batched_talker import BatchedTalker
 from omni.decoding.sampling import Sampling
-from omni.decoding.talker import SpeechSampling, speak
+from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.talker import speak
 from omni.errors import UserError
 from omni.models.talker import Talker
 

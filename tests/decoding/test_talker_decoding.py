@@ -5,7 +5,8 @@ import torch
 from toy_talker import learned, make, spoken
 
 from omni.decoding.sampling import Sampling
-from omni.decoding.talker import SpeechSampling, speak, speak_codes
+from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.talker import speak, speak_codes
 from omni.errors import UserError
 from omni.layers.cache import KVCache
 from omni.models.talker import positions

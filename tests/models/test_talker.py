@@ -9,7 +9,8 @@ from toy_talker import batch_of, learned, loss_of, make, spoken
 
 from omni.batch import IGNORE
 from omni.decoding.sampling import Sampling
-from omni.decoding.talker import SpeechSampling, speak_codes
+from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.talker import speak_codes
 from omni.models.talker import MAX_ADVANCE, expand_tokens_to_characters, positions
 
 CERTAIN = Sampling(temperature=0)

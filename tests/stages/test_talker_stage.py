@@ -14,7 +14,7 @@ import omni
 from omni.batch import IGNORE, CodesBatch
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.decoding.sampling import Sampling
-from omni.decoding.talker import SpeechSampling
+from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.part import Part

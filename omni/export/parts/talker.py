@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from omni.checkpoints.checkpoint import Checkpoint
-from omni.decoding.talker import SpeechSampling
+from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
 from omni.export.graphs import Graph
 from omni.export.omni_graphs import conditioner_graph
