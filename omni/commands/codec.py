@@ -13,7 +13,8 @@ from omni.devices import resolve
 from omni.errors import UserError
 from omni.files import check_free
 from omni.inference.codec_files import Coded, decode, encode, vocode
-from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio, written_by_omni
+from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio
+from omni.media.audio_writer import written_by_omni
 from omni.media.griffin_lim import GriffinLim
 from omni.models.codec import Codec
 from omni.models.vocoder import Vocos

@@ -1,21 +1,18 @@
 """Synthesises text while it is generated, from its first clause on."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from omni.decoding.sampling_options import SpeechSampling
-from omni.errors import UserError
 from omni.inference.speech import Speech, SpeechChunk, shifted
 from omni.inference.speech_renderer import check_speed
 from omni.inference.synthesizer import Synthesizer
 from omni.media.audio import SAMPLE_RATE
-from omni.text.pauses import PauseMark, PauseSplitter, split_pauses
-from omni.text.sentences import ClauseSplitter, TextSegment
-from omni.text.spelling import SpeechSegment, spell, without_pauses_at_marks
+from omni.text.segment_queue import Queued, SegmentQueue
+from omni.text.spelling import SpeechSegment
 
 
 class SpeechStreamer:
@@ -50,20 +47,18 @@ class SpeechStreamer:
         check_speed(speed)
         self.voice, self._chunk = voice, chunk
         self._options: dict[str, Any] = {"speaker": speaker, "sampling": sampling, "speed": speed}
-        self.unspoken: list[str] = []
-        self._pauses, self._clauses = PauseSplitter(), self._new_clauses()
-        self._queue: deque[SpeechSegment] = deque()
+        self._queue = SegmentQueue(voice.units)
+        self.unspoken = self._queue.unspoken
         self._chunks: Iterator[SpeechChunk] = iter(())
-        self._count, self._pause, self._samples = 0, 0.0, 0
+        self._samples = 0
 
     def push(self, text: str) -> None:
         """Adds text."""
-        self._queue += self._segments(self._pauses.push(text), self._clauses)
+        self._queue.push(text)
 
     def finish(self) -> None:
         """Marks the text as complete."""
-        self._queue += self._segments(self._pauses.finish(), self._clauses)
-        self._queue += self._encode(self._clauses.finish())
+        self._queue.finish()
 
     def next_audio(self) -> Tensor | None:
         """The samples of `next_chunk`."""
@@ -73,21 +68,15 @@ class SpeechStreamer:
     def next_chunk(self) -> SpeechChunk | None:
         """The next audio, with the words that end in it; None until more text is complete."""
         while (chunk := next(self._chunks, None)) is None:
-            if not self._queue:
+            if (queued := self._queue.take()) is None:
                 return None
-            segment = self._queue.popleft()
-            self._chunks = self._speak(segment, self._count, self._pause if segment.units else 0.0)
-            if segment.units:
-                self._count += 1
-            self._pause = segment.pause if segment.units else 0.0
+            self._chunks = self._speak(queued)
         self._samples += len(chunk.samples)
         return chunk
 
     def read(self, text: str) -> list[SpeechSegment]:
         """The segments of a whole text; may be empty."""
-        clauses = self._new_clauses()
-        found = self._segments(split_pauses(text), clauses)
-        return without_pauses_at_marks([*found, *self._encode(clauses.finish())])
+        return self._queue.read(text)
 
     def synthesize(self, text: str) -> Speech:
         """Synthesises a whole text."""
@@ -97,42 +86,10 @@ class SpeechStreamer:
         (speech,) = self.voice.speak([found], **self._options)
         return speech
 
-    def _speak(self, segment: SpeechSegment, number: int, pause: float) -> Iterator[SpeechChunk]:
-        if pause:
-            yield SpeechChunk(torch.zeros(round(pause / self._options["speed"] * SAMPLE_RATE)))
+    def _speak(self, queued: Queued) -> Iterator[SpeechChunk]:
+        if queued.pause:
+            yield SpeechChunk(torch.zeros(round(queued.pause / self._options["speed"] * SAMPLE_RATE)))
         before = self._samples
-        alone = segment._replace(pause=0.0) if segment.units else segment
-        for chunk in self.voice.stream_chunks([alone], first=number, chunk=self._chunk, **self._options):
+        options = {"first": queued.number, "chunk": self._chunk, **self._options}
+        for chunk in self.voice.stream_chunks([queued.segment], **options):
             yield chunk._replace(words=shifted(chunk.words, before))
-
-    def _new_clauses(self) -> ClauseSplitter:
-        return ClauseSplitter(length=self._length)
-
-    def _length(self, part: str) -> int:
-        try:
-            return len(self.voice.units.normalize(part))
-        except UserError:  # it will be skipped
-            return len(part)
-
-    def _segments(self, pieces: Sequence[str | PauseMark], clauses: ClauseSplitter) -> list[SpeechSegment]:
-        found: list[SpeechSegment] = []
-        for piece in pieces:
-            if isinstance(piece, str):
-                found += self._encode(clauses.push(piece))
-                continue
-            found += self._encode(clauses.finish())
-            try:
-                found.append(SpeechSegment([], piece.seconds))
-            except UserError as error:
-                self.unspoken.append(str(error))
-        return found
-
-    def _encode(self, segments: Sequence[TextSegment]) -> list[SpeechSegment]:
-        units, found = self.voice.units, []
-        for segment in segments:
-            try:
-                if units.normalize(segment.text):  # nothing to say: an emoji, for example
-                    found.append(SpeechSegment(spell(segment.text, units), segment.pause))
-            except UserError as error:
-                self.unspoken.append(str(error))
-        return found

@@ -3,9 +3,8 @@
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import soundfile
@@ -14,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.errors import UserError
-from omni.files import private_copy
 from omni.media.audio_file import AudioFile
+from omni.media.audio_writer import samples_writer
 from omni.media.container import AudioSource, name_of, opened, read_mono, resampled_from
 from omni.media.mel_scale import FLOOR, HOP_LENGTH, MEAN, N_FFT, SAMPLE_RATE, STD, mel_filters
 from omni.media.resampling import Resampler, common_ticks, resample
@@ -23,7 +22,6 @@ from omni.media.resampling import Resampler, common_ticks, resample
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf", ".sph")
 AUDIO_SUFFIXES += (".m4a", ".aac", ".webm")  # with PyAV
 
-_SOFTWARE = "omni"  # tag of the files that are written
 _BLOCK_SECONDS = 30.0  # read at a time: memory does not grow with the file
 
 
@@ -171,56 +169,9 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor, *, sample_rate: int
 def audio_writer(
     path: str | os.PathLike[str], *, sample_rate: int = SAMPLE_RATE, channels: int = 1
 ) -> Iterator[Callable[[Tensor], None]]:
-    """Writes a file in pieces, as `write_audio`; there is no file after an error.
-
-    Args:
-        path: As in `write_audio`.
-        sample_rate: In Hz.
-        channels: Number of channels.
-
-    Yields:
-        A function that writes a piece, (samples,) or (channels, samples).
-
-    Raises:
-        UserError: If the suffix is unknown.
-    """
-    path = Path(path)
-    kind = audio_format(path)
-    with private_copy(path) as part:
-        try:
-            with soundfile.SoundFile(_native(part), "w", sample_rate, channels, format=kind) as file:
-                with suppress(soundfile.SoundFileError):  # some formats have no tags
-                    file.software = _SOFTWARE
-                yield lambda audio: file.write(audio.detach().float().cpu().clamp(-1, 1).numpy().T)
-        except soundfile.SoundFileError as error:
-            raise UserError(f"{path}: cannot be written ({error}): is the disk full?") from error
-
-
-def written_by_omni(path: str | os.PathLike[str]) -> bool:
-    """Whether an audio file has the mark of `audio_writer`."""
-    try:
-        with soundfile.SoundFile(_native(path)) as file:
-            return file.software.startswith(_SOFTWARE)
-    except (soundfile.SoundFileError, TypeError):
-        return False
-
-
-def _native(path: str | os.PathLike[str]) -> Any:
-    """A path for soundfile, which encodes names of other bytes than UTF-8 wrongly."""
-    return os.fsencode(path) if os.name == "posix" else path
-
-
-def audio_format(path: str | os.PathLike[str]) -> str:
-    """libsndfile's name of a format, by the suffix of the file.
-
-    Raises:
-        UserError: If the suffix is unknown.
-    """
-    path = Path(path)
-    kind = path.suffix[1:].upper()
-    if kind not in soundfile.available_formats():
-        raise UserError(f"{path}: audio cannot be written as {path.suffix or 'a file without suffix'}: use .wav, .flac")
-    return kind
+    """As `omni.media.audio_writer.samples_writer`, of tensors."""
+    with samples_writer(path, sample_rate=sample_rate, channels=channels) as write:
+        yield lambda audio: write(audio.detach().float().cpu().numpy())
 
 
 class LogMel(nn.Module):

@@ -5,7 +5,6 @@ audio advances with its time on all three. The tokens of an image share one time
 those of a video have the time of their frame. The token after a medium follows its largest position.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,10 +14,7 @@ from torch import Tensor
 
 from omni.errors import UserError
 from omni.text.chat_template import ChatTokens
-from omni.text.tokenizer import AUDIO, IMAGE
-
-TICKS = 12.5  # positions per second: one per frame of an audio encoder at 12.5 Hz
-_MEL_RATE = 100  # mel frames per second
+from omni.text.media_spans import SpanArray, audio_span, expand, video_span
 
 
 class MediaSpan(NamedTuple):
@@ -62,12 +58,7 @@ class MediaLayout:
         """The span of frames at `times`, in seconds after the first; raises as `image`."""
         if self.image_grid is None:
             raise UserError("there is an image, and the model has no vision encoder: give it one, and its projector")
-        rows, columns = self.image_grid
-        time = torch.tensor(times).repeat_interleave(rows * columns) * TICKS
-        row = torch.arange(rows).repeat_interleave(columns).repeat(len(times))
-        column = torch.arange(columns).repeat(rows * len(times))
-        offsets = torch.stack((time, row.float(), column.float()))
-        return MediaSpan(offsets, math.ceil(float(offsets.max())) + 1)
+        return _span(video_span(times, self.image_grid))
 
     def audio(self, mel_frames: int) -> MediaSpan:
         """The span of audio of `mel_frames` frames of 10 ms.
@@ -77,9 +68,7 @@ class MediaLayout:
         """
         if self.mel_frames is None:
             raise UserError("there is audio, and the model has no audio encoder: give it one, and its projector")
-        step = self.mel_frames * TICKS / _MEL_RATE
-        offsets = torch.arange(-(-mel_frames // self.mel_frames)) * step
-        return MediaSpan(offsets.expand(3, -1), math.ceil(float(offsets[-1])) + 1)
+        return _span(audio_span(mel_frames, self.mel_frames))
 
 
 class PositionedTokens(NamedTuple):
@@ -106,18 +95,11 @@ def expand_placeholders(chat: ChatTokens, spans: Sequence[MediaSpan]) -> Positio
     Raises:
         UserError: If the numbers of placeholders and media differ.
     """
-    tokens = torch.tensor(chat.tokens)
-    places = ((tokens == IMAGE) | (tokens == AUDIO)).nonzero()[:, 0].tolist()
-    if len(places) != len(spans):
-        raise UserError(f"there are {len(places)} placeholders for {len(spans)} media: give as many")
-    counts, extents = torch.ones_like(tokens), torch.ones_like(tokens)
-    for place, span in zip(places, spans, strict=True):
-        counts[place], extents[place] = span.tokens, span.extent
-    starts = (extents.cumsum(0) - extents).float().repeat_interleave(counts)
-    positions = starts.repeat(3, 1)
-    firsts = counts.cumsum(0) - counts
-    for place, span in zip(places, spans, strict=True):
-        first = int(firsts[place])
-        positions[:, first : first + span.tokens] += span.offsets
-    scored = torch.tensor(chat.scored)
-    return PositionedTokens(tokens.repeat_interleave(counts), scored.repeat_interleave(counts), positions)
+    counts, positions = expand(chat.tokens, [SpanArray(span.offsets.numpy(), span.extent) for span in spans])
+    repeats = torch.from_numpy(counts)
+    tokens, scored = (torch.tensor(part).repeat_interleave(repeats) for part in (chat.tokens, chat.scored))
+    return PositionedTokens(tokens, scored, torch.from_numpy(positions))
+
+
+def _span(array: SpanArray) -> MediaSpan:
+    return MediaSpan(torch.from_numpy(array.offsets), array.extent)

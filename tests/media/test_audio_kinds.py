@@ -21,8 +21,8 @@ from omni.media.audio import (
     native_blocks,
     read_audio,
     write_audio,
-    written_by_omni,
 )
+from omni.media.audio_writer import written_by_omni
 from omni.media.container import AudioError, audio_remarks
 
 TONE = (0.3 * np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)).astype(np.float32)
