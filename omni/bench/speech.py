@@ -15,10 +15,11 @@ from omni.bench.codecs import BenchmarkCodec, EnCodec, Mimi, OmniCodec
 from omni.bench.race import Comparison, Race, Report
 from omni.checkpoints.recipe import build
 from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.speech_options import GRIFFIN_LIM
 from omni.decoding.talker import choose_frame, speak_codes
 from omni.devices import resolve
 from omni.errors import UserError
-from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_vocoder
+from omni.inference.synthesizer import Synthesizer, load_vocoder
 from omni.models.codec import Codec
 from omni.models.talker import MAX_ADVANCE, Talker, gather
 from omni.text.ctc_vocabulary import CharacterVocabulary

@@ -2,19 +2,19 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sized
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from omni.checkpoints.checkpoint import Checkpoint
-from omni.commands.generate import answers_questions, print_response
+from omni.commands.generate import answers_questions, print_reply, print_response
 from omni.commands.talker_options import TalkerOptions
-from omni.decoding.sampling import Sampling
+from omni.decoding.sampling_options import Sampling
 from omni.errors import UserError
-from omni.inference.assistant import Assistant
-from omni.media.audio import SAMPLE_RATE, read_audio
-from omni.media.images import read_image
-from omni.media.video import read_video
+from omni.media.mel_scale import SAMPLE_RATE
+from omni.runtime.exported import check_cpu, uses_onnx
+
+Reader = Callable[[Path], tuple[Any, str]]
 
 HELP = """\
   /image FILE      attach an image to the next question; may be repeated
@@ -38,6 +38,7 @@ def chat(
     sampling: Sampling = Sampling(temperature=0.0, top_p=0.95),  # noqa: B008  immutable
     context: int | None = None,
     device: str = "auto",
+    runtime: Literal["auto", "onnx", "torch"] = "auto",
 ) -> None:
     """Converse about text, images and audio, in the terminal; /help lists the commands.
 
@@ -46,7 +47,8 @@ def chat(
     exceeds the context, its oldest exchanges are dropped, with a note.
 
     Args:
-        checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt.
+        checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt; or a folder of
+            `omni export --to onnx`, which runs without PyTorch on the CPU.
         system: A system message before the conversation.
         speak: Speak the answers into numbered files in this folder.
         talker: The voice.
@@ -54,17 +56,72 @@ def chat(
         sampling: How tokens are chosen.
         context: Most tokens of a conversation; by default as in training.
         device: cpu, cuda, or auto.
+        runtime: `onnx`: `checkpoint` must be an exported folder; `torch`: a checkpoint; auto: either.
     """
+    options = {"max_tokens": max_tokens, "sampling": sampling, "speaker": talker.speaker}
+    given: dict[str, Any] = {"system": system, "context": context}
+    if uses_onnx(checkpoint, runtime):
+        check_cpu(device)
+        talker.check_exported()
+        session = _session_of_export(checkpoint, options, speak, **given)
+    else:
+        session = _session_of_checkpoint(checkpoint, options, speak, talker, device=device, **given)
+    if not session.run() and not sys.stdin.isatty():
+        raise SystemExit(2)
+
+
+def _session_of_checkpoint(
+    checkpoint: str, options: dict[str, Any], speak: Path | None, talker: TalkerOptions, **given: Any
+) -> "Session":
+    from omni.checkpoints.checkpoint import Checkpoint
+    from omni.inference.assistant import Assistant
+    from omni.media.audio import read_audio
+    from omni.media.images import read_image
+    from omni.media.video import read_video
+
+    def image(path: Path) -> tuple[Any, str]:
+        pixels = read_image(path)
+        return pixels, f"{pixels.shape[2]} × {pixels.shape[1]} pixels"
+
+    def audio(path: Path) -> tuple[Any, str]:
+        samples = read_audio(path)
+        return samples, _seconds(samples)
+
+    def video(path: Path) -> tuple[Any, str]:
+        frames, times = read_video(path)
+        return {"frames": frames, "times": times}, f"{len(frames)} frames"
+
     opened = Checkpoint(checkpoint)
     if not answers_questions(opened):
         raise UserError(f"{checkpoint} only continues texts (`omni generate`): give a checkpoint of stage E")
-    assistant = Assistant.from_pretrained(
-        opened, voice=talker.voice, vocoder=talker.vocoder, system=system, context=context, device=device
-    )
-    options = {"max_tokens": max_tokens, "sampling": sampling, "speaker": talker.speaker}
-    session = Session(assistant, options, folder=speak)
-    if not session.run() and not sys.stdin.isatty():
-        raise SystemExit(2)
+    assistant = Assistant.from_pretrained(opened, voice=talker.voice, vocoder=talker.vocoder, **given)
+    readers = {"image": image, "audio": audio, "video": video}
+    return Session(assistant, options, readers, print_response, folder=speak)
+
+
+def _session_of_export(folder: str, options: dict[str, Any], speak: Path | None, **given: Any) -> "Session":
+    from omni.media.image_file import read_bytes, read_rgb
+    from omni.runtime.assistant import Assistant
+    from omni.runtime.audio import read_audio
+
+    def image(path: Path) -> tuple[Any, str]:
+        content = read_bytes(path)
+        width, height = read_rgb(content, name=str(path)).size
+        return content, f"{width} × {height} pixels"
+
+    def audio(path: Path) -> tuple[Any, str]:
+        samples = read_audio(path)
+        return samples, _seconds(samples)
+
+    def video(path: Path) -> tuple[Any, str]:
+        raise UserError("an exported model reads images and recordings: /video needs the checkpoint")
+
+    readers = {"image": image, "audio": audio, "video": video}
+    return Session(Assistant(folder, **given), options, readers, print_reply, folder=speak)
+
+
+def _seconds(samples: Sized) -> str:
+    return f"{len(samples) / SAMPLE_RATE:.1f} s"
 
 
 class Session:
@@ -73,20 +130,28 @@ class Session:
     Args:
         assistant: The model.
         options: Options of `Assistant.chat`.
+        readers: By kind of media, a function that reads a file and returns what the model takes, and its size in words.
+        show: Prints an answer while it is generated, and writes its speech into a file.
         folder: Folder for spoken answers; None: they are not spoken.
 
     Raises:
         UserError: If answers are to be spoken and there is no Talker.
     """
 
-    def __init__(self, assistant: Assistant, options: dict[str, Any], *, folder: Path | None = None) -> None:
-        self.assistant, self.options = assistant, options
+    def __init__(
+        self,
+        assistant: Any,
+        options: dict[str, Any],
+        readers: Mapping[str, Reader],
+        show: Callable[[Any, Path | None], None],
+        *,
+        folder: Path | None = None,
+    ) -> None:
+        self.assistant, self.options, self.readers, self.show = assistant, options, readers, show
         self.folder: Path | None = None
         self.attached: dict[str, list[Any]] = {}
         self.commands: dict[str, Callable[[str], None]] = {
-            "/image": self._image,
-            "/audio": self._audio,
-            "/video": self._video,
+            **{f"/{kind}": partial(self._attach, kind) for kind in readers},
             "/speak": self._speak,
             "/history": self._history,
             "/reset": self._reset,
@@ -143,27 +208,16 @@ class Session:
         if response.forgotten:
             print(f"(the first {response.forgotten} messages do not fit any more and are left out)", file=sys.stderr)
         try:
-            print_response(response, out)
+            self.show(response, out)
         finally:
             response.close()
 
     # ------------------------------------------------------------------ commands
 
-    def _image(self, file: str) -> None:
-        pixels = read_image(_path(file, "/image"))
-        self._attach("image", pixels, f"{file}, {pixels.shape[2]} × {pixels.shape[1]} pixels")
-
-    def _audio(self, file: str) -> None:
-        samples = read_audio(_path(file, "/audio"))
-        self._attach("audio", samples, f"{file}, {len(samples) / SAMPLE_RATE:.1f} s")
-
-    def _video(self, file: str) -> None:
-        frames, times = read_video(_path(file, "/video"))
-        self._attach("video", {"frames": frames, "times": times}, f"{file}, {len(frames)} frames")
-
-    def _attach(self, kind: str, medium: Any, description: str) -> None:
+    def _attach(self, kind: str, file: str) -> None:
+        medium, size = self.readers[kind](_path(file, f"/{kind}"))
         self.attached.setdefault(kind, []).append(medium)
-        print(f"(attached {description})", file=sys.stderr)
+        print(f"(attached {file}, {size})", file=sys.stderr)
 
     def _speak(self, folder: str) -> None:
         if not folder:

@@ -1,7 +1,7 @@
 """`omni generate`: continues a text, or answers a question about text, images and audio."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +11,12 @@ from omni.commands.inputs import read_text
 from omni.commands.talker_options import TalkerOptions
 from omni.decoding.sampling_options import Sampling
 from omni.errors import UserError
+from omni.media.audio_writer import audio_format, samples_writer
 from omni.media.mel_scale import SAMPLE_RATE
-from omni.runtime.exported import check_cpu, uses_onnx
-from omni.runtime.text_generator import TextGenerator
+from omni.runtime.assistant import Assistant as ExportedAssistant
+from omni.runtime.assistant import Reply
+from omni.runtime.exported import check_cpu, parts_of, uses_onnx
+from omni.runtime.text_generator import OMNI_THINKER, TextGenerator
 
 if TYPE_CHECKING:  # with PyTorch, which an exported folder does not need
     from omni.checkpoints.checkpoint import Checkpoint
@@ -50,7 +53,7 @@ def generate(
 
     Args:
         checkpoint: A checkpoint that holds a Thinker, such as lightning_logs/thinker/best.ckpt or omni/best.ckpt; or a
-            folder of `omni export --to onnx`, which runs without PyTorch on the CPU, on texts.
+            folder of `omni export --to onnx`, which runs without PyTorch on the CPU.
         text: A text to continue or a question, or several: '[one, another]'. If missing, documents are generated.
         file: A file with one prompt per line; `-` reads standard input.
         image: Images that the question is about (JPEG, PNG, WebP, ...).
@@ -71,13 +74,17 @@ def generate(
     prompts = [prompt for prompt in _prompts(text, file) for _ in range(num_samples)]
     files = {"image": image or [], "audio": audio or [], "video": video or []}
     options: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling}
+    answered = {"speak": speak, "system": system}
     if uses_onnx(checkpoint, runtime):
         check_cpu(device)
+        talker.check_exported()
+        if OMNI_THINKER in parts_of(checkpoint):
+            _answer_exported(checkpoint, prompts, files, answered, talker.speaker, temperature, options)
+            return
         if unusable := [name for name, value in {**files, "speak": speak}.items() if value]:
-            raise UserError(f"an exported Thinker reads and writes text: --{unusable[0]} needs the checkpoint")
+            raise UserError(f"an exported Thinker reads and writes text: --{unusable[0]} needs a model of stage E")
         _generate_exported(TextGenerator(checkpoint), prompts, system, temperature, options)
         return
-    answered = {"speak": speak, "system": system}
     _generate_by_torch(checkpoint, prompts, files, answered, talker, temperature, options, device)
 
 
@@ -95,16 +102,12 @@ def _generate_by_torch(
     from omni.checkpoints.checkpoint import Checkpoint
     from omni.inference.assistant import Assistant
     from omni.inference.text import load
-    from omni.media.audio import audio_format
 
     opened = Checkpoint(checkpoint)
     answering = answers_questions(opened)
     options["sampling"] = _with_temperature(options["sampling"], temperature, answering)
     if answering:
-        if (speak := answered["speak"]) is not None:
-            audio_format(speak)  # before all the work
-            if len(prompts) > 1:
-                raise UserError(f"--speak takes one answer, and there are {len(prompts)}: ask one question")
+        _check_speak(answered["speak"], prompts)
         assistant = Assistant.from_pretrained(
             opened, voice=talker.voice, vocoder=talker.vocoder, system=answered["system"], device=device
         )
@@ -112,6 +115,43 @@ def _generate_by_torch(
         return
     _only_continues(checkpoint, {**files, **answered})
     _print_continuations(prompts, load(opened, device=device).stream(prompts, **options))
+
+
+def _check_speak(speak: Path | None, prompts: Sequence[str]) -> None:
+    """Checks the file of a spoken answer, before all the work."""
+    if speak is not None:
+        audio_format(speak)
+        if len(prompts) > 1:
+            raise UserError(f"--speak takes one answer, and there are {len(prompts)}: ask one question")
+
+
+def _answer_exported(
+    folder: str,
+    prompts: Sequence[str],
+    files: Mapping[str, list[str]],
+    answered: Mapping[str, Any],
+    speaker: int | str | None,
+    temperature: float | None,
+    options: dict[str, Any],
+) -> None:
+    """Prints answers of an exported model of stage E; `answered` as in `_generate_by_torch`."""
+    if files["video"]:
+        raise UserError("an exported model reads images and recordings: --video needs the checkpoint")
+    speak = answered["speak"]
+    _check_speak(speak, prompts)
+    assistant = ExportedAssistant(folder, system=answered["system"])
+    options["sampling"] = _with_temperature(options["sampling"], temperature, answering=True)
+    unspoken = False
+    for number, prompt in enumerate(prompts):
+        assistant.reset()
+        if number:
+            print(_SEPARATOR)
+        asked = {"image": files["image"], "audio": files["audio"], "row": number % _BATCH}
+        reply = assistant.chat(prompt, **asked, speak=speak is not None, speaker=speaker, **options)
+        print_reply(reply, speak)
+        unspoken = unspoken or bool(reply.unspoken)
+    if unspoken:
+        raise SystemExit(2)
 
 
 def _with_temperature(sampling: Sampling, temperature: float | None, answering: bool) -> Sampling:
@@ -152,21 +192,31 @@ def answers_questions(checkpoint: "Checkpoint") -> bool:
 def print_response(response: "StreamedResponse", out: Path | None = None) -> None:
     """Prints an answer while it is generated, and writes its speech into an audio file."""
     from omni.inference.response import TextDelta
-    from omni.media.audio import audio_writer
 
+    pieces = (one.text if isinstance(one, TextDelta) else one.samples.numpy() for one in response)
+    _print_pieces(pieces, response.unspoken, out)
+
+
+def print_reply(reply: Reply, out: Path | None = None) -> None:
+    """As `print_response`, of an exported model."""
+    _print_pieces(reply, reply.unspoken, out)
+
+
+def _print_pieces(pieces: Iterable[Any], unspoken: Sequence[str], out: Path | None) -> None:
+    """Prints the texts of an answer, and writes its samples."""
     samples = 0
     with ExitStack() as stack:
-        write = None if out is None else stack.enter_context(audio_writer(out))
+        write = None if out is None else stack.enter_context(samples_writer(out))
         try:
-            for delta in response:
-                if isinstance(delta, TextDelta):
-                    print(delta.text, end="", flush=True)
+            for piece in pieces:
+                if isinstance(piece, str):
+                    print(piece, end="", flush=True)
                 elif write is not None:
-                    write(delta.samples)
-                    samples += len(delta.samples)
+                    write(piece)
+                    samples += len(piece)
         finally:
             print(flush=True)
-    for line in response.unspoken:
+    for line in unspoken:
         print(f"omni: {line}", file=sys.stderr)
     if out is not None:
         print(f"{out}: {samples / SAMPLE_RATE:.2f} s{'' if samples else ', silent'}")

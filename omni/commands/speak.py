@@ -4,22 +4,24 @@ import sys
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from omni.commands.inputs import read_text
 from omni.commands.transcribe import Format, formatted
-from omni.decoding.sampling import Sampling
-from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.sampling_options import Sampling, SpeechSampling
+from omni.decoding.speech_options import GRIFFIN_LIM, check_speed
 from omni.errors import UserError
 from omni.files import check_free, write_text
-from omni.inference.speech import Speech, shifted
-from omni.inference.speech_renderer import check_speed
-from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_synthesizer
-from omni.media.audio import SAMPLE_RATE, audio_format, audio_writer, written_by_omni
+from omni.media.audio_writer import audio_format, samples_writer, written_by_omni
+from omni.media.mel_scale import SAMPLE_RATE
+from omni.runtime.exported import check_cpu, uses_onnx
 from omni.text.transcript import Transcript
+
+if TYPE_CHECKING:  # with PyTorch, which an exported folder does not need
+    from omni.inference.speech import Speech
 
 
 class Line(NamedTuple):
@@ -51,6 +53,7 @@ def speak_texts(
     batch_size: int = 16,
     overwrite: bool = False,
     device: str = "auto",
+    runtime: Literal["auto", "onnx", "torch"] = "auto",
 ) -> None:
     """Speak texts with a trained Talker.
 
@@ -59,7 +62,8 @@ def speak_texts(
     and the exit code is 2.
 
     Args:
-        checkpoint: A checkpoint that holds a Talker and its codec, such as lightning_logs/talker/best.ckpt.
+        checkpoint: A checkpoint that holds a Talker and its codec, such as lightning_logs/talker/best.ckpt; or a folder
+            of `omni export --to onnx --vocoder VOCODER`, which runs without PyTorch on the CPU.
         text: The text; `-` reads it from standard input.
         file: A file with one text per line instead; `-` reads standard input. Empty lines are skipped.
         out: An audio file (.wav, .flac, ...) for all texts, or a folder for one WAV file per line, named by its number.
@@ -75,25 +79,51 @@ def speak_texts(
         batch_size: Most sentences per batch, unless streaming.
         overwrite: Replace files that omni did not write.
         device: cpu, cuda, or auto.
+        runtime: `onnx`: `checkpoint` must be an exported folder; `torch`: a checkpoint; auto: either.
     """
     to_file = _check_outputs(out, stream, timestamps, format)  # before all the work
     check_speed(speed)
     choice = Sampling(temperature=temperature, seed=seed)
     sampling = SpeechSampling(first=choice, rest=choice, pace=choice)
-    options: dict[str, Any] = {"sampling": sampling, "speaker": speaker, "speed": speed}
+    options: dict[str, Any] = {"sampling": sampling, "speaker": speaker}
     lines = _lines(text, file)
     files = {} if out is None else _files(lines, out, to_file)
     check_free(files.values(), overwrite=overwrite, is_ours=written_by_omni)
-    synthesizer = load_synthesizer(checkpoint, vocoder=vocoder, device=device)
+    if uses_onnx(checkpoint, runtime):
+        _check_exported(vocoder, speed, timestamps, device)
+        from omni.runtime.synthesizer import Synthesizer
+
+        synthesizer: Any = Synthesizer(checkpoint)
+    else:
+        from omni.inference.synthesizer import load_synthesizer
+
+        synthesizer = load_synthesizer(checkpoint, vocoder=vocoder, device=device)
+        options["speed"] = speed
     synthesizer.speaker_id(speaker)
     if out is None:
         _stream(lines, synthesizer, options)
         return
     spoken = lines if to_file else [line for line in lines if _can_be_spoken(line, synthesizer)]
-    parts = synthesizer.sentences([line.text for line in spoken], batch_size=batch_size, **options)
-    _write(parts, [files[line.number] for line in spoken], None if timestamps is None else format)
+    targets = [files[line.number] for line in spoken]
+    texts = [line.text for line in spoken]
+    if uses_onnx(checkpoint, runtime):
+        _write_streams(((number, synthesizer.stream(text, **options)) for number, text in enumerate(texts)), targets)
+    else:
+        parts = synthesizer.sentences(texts, batch_size=batch_size, **options)
+        _write(parts, targets, None if timestamps is None else format)
     if len(spoken) < len(lines):
         raise SystemExit(2)
+
+
+def _check_exported(vocoder: str, speed: float, timestamps: str | None, device: str) -> None:
+    """Refuses what exported graphs cannot do."""
+    check_cpu(device)
+    if vocoder != GRIFFIN_LIM:
+        raise UserError("an exported folder has its own vocoder: leave --vocoder out, or export with it")
+    if speed != 1:
+        raise UserError("an exported Talker speaks at its own tempo: --speed needs the checkpoint")
+    if timestamps is not None:
+        raise UserError("an exported Talker has no times of words: --timestamps needs the checkpoint")
 
 
 def _files(lines: Sequence[Line], out: Path, to_file: bool) -> dict[int, Path]:
@@ -129,7 +159,7 @@ def _lines(text: str | None, file: str | None) -> list[Line]:
     return lines
 
 
-def _can_be_spoken(line: Line, synthesizer: Synthesizer) -> bool:
+def _can_be_spoken(line: Line, synthesizer: Any) -> bool:
     try:
         synthesizer.read(line.text)
     except UserError as error:
@@ -138,16 +168,16 @@ def _can_be_spoken(line: Line, synthesizer: Synthesizer) -> bool:
     return True
 
 
-def _stream(lines: list[Line], synthesizer: Synthesizer, options: dict[str, Any]) -> None:
+def _stream(lines: list[Line], synthesizer: Any, options: dict[str, Any]) -> None:
     for line in lines:
         synthesizer.read(line.text)  # all errors before the first sample
     for line in lines:
         for samples in synthesizer.stream(line.text, **options):
-            sys.stdout.buffer.write(_pcm(samples))
+            sys.stdout.buffer.write(_pcm(np.asarray(samples)))
             sys.stdout.buffer.flush()
 
 
-def _write(parts: Iterable[tuple[int, Speech]], targets: list[Path], format: Format | None) -> None:
+def _write(parts: Iterable[tuple[int, "Speech"]], targets: list[Path], format: Format | None) -> None:
     """Writes speech to files as it is generated; consecutive texts may share a file.
 
     Args:
@@ -155,14 +185,16 @@ def _write(parts: Iterable[tuple[int, Speech]], targets: list[Path], format: For
         targets: The file of each text.
         format: Of a further file with the times of the words; None: no such file.
     """
+    from omni.inference.speech import shifted
+
     for target, group in groupby(parts, key=lambda part: targets[part[0]]):
         samples, words = 0, []
-        with audio_writer(target) as write:
+        with samples_writer(target) as write:
             for _, speech in group:
-                write(speech.audio)
+                write(speech.audio.numpy())
                 words += shifted(speech.words, samples)
                 samples += len(speech.audio)
-        report = f"{target}: {samples / SAMPLE_RATE:.2f} s{'' if samples else ', silent'}"
+        report = _report(target, samples)
         if format is not None:
             transcript = Transcript(" ".join(word.text for word in words), tuple(words), samples / SAMPLE_RATE)
             times = target.with_suffix(f".words.{'txt' if format == 'text' else format}")
@@ -171,5 +203,20 @@ def _write(parts: Iterable[tuple[int, Speech]], targets: list[Path], format: For
         print(report)
 
 
-def _pcm(samples: Tensor) -> bytes:
-    return (samples * 32767).round().to(torch.int16).numpy().astype("<i2").tobytes()
+def _write_streams(parts: Iterable[tuple[int, Iterable[NDArray[np.float32]]]], targets: list[Path]) -> None:
+    """As `_write`, of samples that arrive in pieces."""
+    for target, group in groupby(parts, key=lambda part: targets[part[0]]):
+        samples = 0
+        with samples_writer(target) as write:
+            for piece in (piece for _, pieces in group for piece in pieces):
+                write(piece)
+                samples += len(piece)
+        print(_report(target, samples))
+
+
+def _report(target: Path, samples: int) -> str:
+    return f"{target}: {samples / SAMPLE_RATE:.2f} s{'' if samples else ', silent'}"
+
+
+def _pcm(samples: NDArray[np.float32]) -> bytes:
+    return np.round(samples * 32767).astype("<i2").tobytes()

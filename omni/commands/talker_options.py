@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from omni.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class TalkerOptions:
@@ -16,3 +18,13 @@ class TalkerOptions:
     voice: str | None = None
     vocoder: str | None = None
     speaker: int | str | None = None
+
+    def check_exported(self) -> None:
+        """Checks the options for an exported folder, which has its own voice.
+
+        Raises:
+            UserError: If another one is given.
+        """
+        for name in ("voice", "vocoder"):
+            if getattr(self, name) is not None:
+                raise UserError(f"an exported folder has its own voice: leave --{name} out, or export with it")

@@ -87,6 +87,8 @@ def _missing(part: type[OnnxPart], checkpoint: Checkpoint, target: str) -> str |
     reason = part.missing(checkpoint)
     if reason is None and part is ThinkerPart and target == "onnx" and has_experts(checkpoint, "thinker"):
         return "the Thinker has experts, and ONNX has no grouped matrix product"
+    if reason is None and part is ThinkerPart and target == "onnx" and OmniThinkerPart.missing(checkpoint) is None:
+        return "the Thinker reads media: it is omni_thinker"
     return reason
 
 

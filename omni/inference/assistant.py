@@ -8,6 +8,7 @@ import torch
 from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.sampling import Sampling
 from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.speech_options import GRIFFIN_LIM
 from omni.devices import resolve
 from omni.errors import UserError
 from omni.inference.prompt import Message, Prompt, PromptReader, Turn, question
@@ -15,7 +16,7 @@ from omni.inference.responder import Responder
 from omni.inference.response import AudioChunk, StreamedResponse, TextDelta
 from omni.inference.speech import Speech
 from omni.inference.speech_streamer import SpeechStreamer
-from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_synthesizer
+from omni.inference.synthesizer import Synthesizer, load_synthesizer
 from omni.media.images import Preprocessing
 from omni.models.interfaces import ImageEncoder, SpeechEncoder
 from omni.models.omni import Omni

@@ -14,7 +14,7 @@ from omni.media.images import GREY, Preprocessing, read_image, to_pixels
 from omni.media.mel_scale import SILENCE
 from omni.media.speech_preprocessing import speech_preprocessing
 from omni.media.video import read_video
-from omni.text.chat_template import ChatTokens, Template, encode_chat, turns_of
+from omni.text.chat_template import ChatTokens, Template, encode_chat, exchanges, turns_of
 from omni.text.media_positions import MediaLayout, MediaSpan, PositionedTokens, expand_placeholders
 from omni.text.tokenizer import AUDIO, IMAGE, Tokenizer
 
@@ -176,8 +176,7 @@ class PromptReader:
             role = turns[-1].message["role"]
             raise UserError(f"the last message is of role {role}: the last one must be of role user")
         roles = [turn.message["role"] for turn in turns]
-        head = next(number for number, role in enumerate(roles) if role != "system")
-        starts = [n for n in range(head, len(turns)) if n == head or (roles[n], roles[n - 1]) == ("user", "assistant")]
+        head, starts = exchanges(roles)
         room = self.context - answer
         for start in starts:
             kept = [*turns[:head], *turns[start:]]

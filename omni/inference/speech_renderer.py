@@ -8,14 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from omni.errors import UserError
+from omni.decoding.speech_options import check_speed
 from omni.inference.speech import SpeechChunk, WordTimer
 from omni.media.tempo import TempoChanger, change_tempo
 from omni.media.trimming import Trimmer
 from omni.models.speech_codec import CausalCodec, SpeechCodec
 from omni.models.speech_vocoder import CausalVocoder, SpeechVocoder
-
-SLOWEST, FASTEST = 0.25, 4.0  # tempos: those of OpenAI's API
 
 
 @final
@@ -91,13 +89,3 @@ class SpeechRenderer:
 
 def _as_array(audio: Tensor) -> NDArray[np.float32]:
     return audio.detach().float().cpu().numpy()
-
-
-def check_speed(speed: float) -> None:
-    """Checks a tempo of speech before the work.
-
-    Raises:
-        UserError: If it is out of range.
-    """
-    if not SLOWEST <= speed <= FASTEST:
-        raise UserError(f"speed is {speed:g}: it must be between {SLOWEST:g} and {FASTEST:g}")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.speech_options import check_speed
 from omni.inference.speech import Speech, SpeechChunk, shifted
-from omni.inference.speech_renderer import check_speed
 from omni.inference.synthesizer import Synthesizer
 from omni.media.audio import SAMPLE_RATE
 from omni.text.segment_queue import Queued, SegmentQueue

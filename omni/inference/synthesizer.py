@@ -10,6 +10,7 @@ from torch import Tensor
 
 from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.speech_options import GRIFFIN_LIM, speaker_number
 from omni.decoding.talker import Frame, utterances
 from omni.decoding.talker import speak as speak_frames
 from omni.devices import resolve
@@ -27,8 +28,6 @@ from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.spelling import SpeechSegment, speech_segments
-
-GRIFFIN_LIM = "griffin-lim"
 
 
 class Synthesizer:
@@ -96,19 +95,7 @@ class Synthesizer:
         Raises:
             UserError: If the Talker has no such speaker.
         """
-        count = self.talker.num_speakers
-        if speaker is None:
-            return 0 if count else None
-        if not count:
-            raise UserError("the Talker has one voice only: leave speaker out")
-        if isinstance(speaker, str):
-            if speaker not in self.speakers:
-                some = ", ".join(self.speakers[:10])
-                raise UserError(f"there is no speaker {speaker!r}: the Talker has {count}, such as {some}")
-            return self.speakers.index(speaker)
-        if not 0 <= speaker < count:
-            raise UserError(f"there is no speaker {speaker}: the Talker has 0 to {count - 1}")
-        return speaker
+        return speaker_number(speaker, self.speakers, self.talker.num_speakers)
 
     def speak(
         self,

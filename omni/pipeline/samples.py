@@ -19,13 +19,14 @@ from omni.data.images.sources import Location
 from omni.data.loading.bad_rows import BadRowPolicy, RowErrors
 from omni.data.speech.opening import open_utterances
 from omni.decoding.sampling import Sampling
+from omni.decoding.speech_options import GRIFFIN_LIM
 from omni.errors import UserError
 from omni.evaluation.accuracy import answer_questions
 from omni.inference.assistant import Assistant
 from omni.inference.classifier import VisionModel
 from omni.inference.codec_files import decode, encode
 from omni.inference.recognizer import load_recognizer
-from omni.inference.synthesizer import GRIFFIN_LIM, load_synthesizer, load_vocoder
+from omni.inference.synthesizer import load_synthesizer, load_vocoder
 from omni.inference.text import load
 from omni.media.audio import LogMel, read_audio, write_audio
 from omni.media.images import read_image

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from omni.errors import UserError
 from omni.media.mel_scale import mel_constants
 from omni.runtime.engine import open_session, run_of
@@ -21,7 +24,7 @@ class ExportedPart:
 
     Args:
         folder: The folder.
-        name: The part: `recognizer`, `image_classifier` or `thinker`.
+        name: The part, such as `recognizer`.
         variant: `fp32` or `int8`; by default the one that the export chose.
         threads: Number of threads; 0: one for each core.
 
@@ -47,7 +50,19 @@ class ExportedPart:
             raise UserError(
                 f"{folder} has no variant {variant} of {name}, but {', '.join(variants)}: export with --int8"
             )
+        self._inputs = {one["name"]: one["shape"] for one in self._entry.get("inputs", ())}
         self.run = run_of(open_session(self.folder / variants[variant]["file"], threads=threads))
+
+    def start(self, name: str) -> NDArray[np.float32]:
+        """The state that an input has before the first call: zeros, of a batch of one, without entries.
+
+        Args:
+            name: The input.
+        """
+        shape = self._inputs[name]
+        free = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+        sizes = [size if isinstance(size, int) else int(axis == free[0]) for axis, size in enumerate(shape)]
+        return np.zeros(sizes, dtype=np.float32)
 
     def vocabulary(self, kind: type[V]) -> V:
         """Its vocabulary.
@@ -75,6 +90,15 @@ class ExportedPart:
                     f"{self.folder} was exported with other spectrograms ({key} is {constants.get(key)} there and "
                     f"{here} here): use the version of omni that exported it"
                 )
+
+
+def parts_of(folder: str | Path) -> list[str]:
+    """Names of the parts of a folder that `omni export --to onnx` has written.
+
+    Raises:
+        UserError: If it is not one.
+    """
+    return list(read_manifest(Path(folder).expanduser(), target="onnx")["parts"])
 
 
 def is_export(path: str | Path) -> bool:

@@ -4,21 +4,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
-
-from omni.decoding.sampling_options import Sampling, random_stream
+from omni.decoding.sampling_options import Sampling
 from omni.errors import UserError
-from omni.runtime.decoder import continuation
-from omni.runtime.exported import ExportedPart
-from omni.runtime.sampling import choose
+from omni.runtime.decoder import inputs_of, text_of
+from omni.runtime.exported import ExportedPart, parts_of
 from omni.text.chat_template import Template, encode_chat
-from omni.text.stream_decoder import Delta, StreamDecoder, joined_rows
+from omni.text.stream_decoder import Delta, joined_rows
 from omni.text.tokenizer import Tokenizer
+
+OMNI_THINKER = "omni_thinker"  # the Thinker of a model that reads images and audio
 
 
 @final
 class TextGenerator:
-    """The `thinker` of an exported folder: it continues texts, or answers questions about them.
+    """The Thinker of an exported folder: it continues texts, or answers questions about them.
 
     Args:
         folder: As `omni export --to onnx` writes it.
@@ -34,7 +33,8 @@ class TextGenerator:
     """
 
     def __init__(self, folder: str | Path, *, variant: str | None = None, threads: int = 0) -> None:
-        part = ExportedPart(folder, "thinker", variant=variant, threads=threads)
+        name = OMNI_THINKER if OMNI_THINKER in parts_of(folder) else "thinker"
+        part = ExportedPart(folder, name, variant=variant, threads=threads)
         self._run, self._constants = part.run, part.constants
         self.tokenizer: Tokenizer = part.vocabulary(Tokenizer)
         self.template: Template | None = part.constants["template"]
@@ -105,22 +105,6 @@ class TextGenerator:
     def _pieces(
         self, tokens: Sequence[int], row: int, max_tokens: int, sampling: Sampling, *, turn: bool
     ) -> Iterator[str]:
-        if max_tokens < 1:
-            raise UserError(f"max_tokens must be 1 or more, not {max_tokens}")
-        seen = np.zeros(self.tokenizer.vocab_size, dtype=bool)
-        seen[list(tokens)] = True
-        draws, decoder = random_stream(sampling.seed, row), StreamDecoder(self.tokenizer, turn=turn)
-        stop = self._constants["stop"]
-        steps = continuation(
-            self._run,
-            tokens,
-            self._constants,
-            max_tokens=max_tokens,
-            stop=stop,
-            choose=lambda logits: choose(sampling, logits, seen, draws.random()),
-        )
-        for token in steps:
-            seen[token] = True
-            if token != stop:
-                yield decoder.push(token)
-        yield decoder.finish()
+        prompt = inputs_of(tokens, self._constants)
+        options = {"max_tokens": max_tokens, "sampling": sampling, "row": row, "turn": turn}
+        return text_of(self._run, prompt, self._constants, self.tokenizer, **options)

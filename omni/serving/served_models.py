@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from omni.checkpoints.checkpoint import Checkpoint, Source
+from omni.decoding.speech_options import GRIFFIN_LIM
 from omni.errors import UserError
 from omni.inference.assistant import Assistant
 from omni.inference.recognizer import Recognizer, load_recognizer
-from omni.inference.synthesizer import GRIFFIN_LIM, Synthesizer, load_synthesizer
+from omni.inference.synthesizer import Synthesizer, load_synthesizer
 from omni.media.audio import SAMPLE_RATE
 from omni.serving.errors import ApiError
 from omni.text.spelling import SpeechSegment

@@ -92,6 +92,21 @@ def turns_of(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
     return [_read_message(index, message) for index, message in enumerate(messages)]
 
 
+def exchanges(roles: Sequence[str]) -> tuple[int, list[int]]:
+    """Where a conversation may be cut when it becomes too long.
+
+    Args:
+        roles: The role of each message; the last is `user`.
+
+    Returns:
+        The number of system messages at the start, which are kept, and the numbers of the messages at which exchanges
+        (question and answer) start.
+    """
+    head = next(number for number, role in enumerate(roles) if role != "system")
+    starts = [n for n in range(head, len(roles)) if n == head or (roles[n], roles[n - 1]) == ("user", "assistant")]
+    return head, starts
+
+
 def stop_token(tokenizer: Tokenizer, template: Template) -> int:
     """The token that ends an answer."""
     return tokenizer.eos if template == "plain" else tokenizer.end

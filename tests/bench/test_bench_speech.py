@@ -11,7 +11,7 @@ from omni.bench import speech
 from omni.bench.codecs import EnCodec, Mimi, OmniCodec
 from omni.bench.speech import build_synthesizer
 from omni.cli import main
-from omni.inference.synthesizer import GRIFFIN_LIM
+from omni.decoding.speech_options import GRIFFIN_LIM
 
 TALKER = {"num_codebooks": 2, "codebook_size": 16, "dim": 32, "num_layers": 1, "num_heads": 2, "ffn_dim": 32}
 CODEC = {"num_mels": 16, "dim": 16, "mel_layers": 1, "num_layers": 1, "num_codebooks": 2, "codebook_size": 16}

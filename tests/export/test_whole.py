@@ -43,7 +43,7 @@ def test_each_checkpoint_gives_the_parts_of_its_role(files):
     main = Checkpoint(files.pop("omni"))
     found = {member.role: [part.name for part in member.parts] for member in gather(main, files)}
     assert found == {
-        "checkpoint": ["thinker", "image_embeddings", "audio_embeddings", "omni_thinker"],
+        "checkpoint": ["image_embeddings", "audio_embeddings", "omni_thinker"],
         "voice": ["talker_text", "talker", "codec_encoder", "codec_decoder"],
         "vocoder": ["vocoder"],
         "recognizer": ["recognizer"],

@@ -20,7 +20,7 @@ from omni.media.images import Preprocessing, read_image
 from omni.media.resampling import resample
 from omni.runtime import audio, sampling
 from omni.runtime import ctc as runtime_ctc
-from omni.runtime.decoder import continuation
+from omni.runtime.decoder import continuation, inputs_of
 from omni.runtime.image_classifier import square
 from omni.text.ctc_vocabulary import CharacterVocabulary
 
@@ -141,7 +141,7 @@ def test_a_continuation_passes_its_cache_and_stops():
         logits[0, -1, (inputs["tokens"][0, -1] + 1) % 9] = 1.0
         return [logits, np.zeros((2, 2, 1, 1, inputs["past"].shape[4] + inputs["tokens"].shape[1], 4), np.float32)]
 
-    assert [*continuation(run, [1, 2, 3], constants, max_tokens=10, stop=6)] == [4, 5, 6]
+    assert [*continuation(run, inputs_of([1, 2, 3], constants), constants, max_tokens=10, stop=6)] == [4, 5, 6]
     assert calls == [([[1, 2, 3]], 0), ([[4]], 3), ([[5]], 4)]
-    assert len([*continuation(run, [1], constants, max_tokens=2, stop=6)]) == 2
+    assert len([*continuation(run, inputs_of([1], constants), constants, max_tokens=2, stop=6)]) == 2
     assert all(one[1] < other[1] for one, other in pairwise(calls[3:]))

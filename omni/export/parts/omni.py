@@ -21,7 +21,7 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.models.thinker import Thinker
 from omni.runtime.engine import Run
 from omni.text.normalization import TextNormalization
-from omni.text.tokenizer import AUDIO, IMAGE
+from omni.text.tokenizer import AUDIO, BOS, IMAGE
 
 _NEW = 24  # tokens of an answer
 _COMPARED = 16  # conversations; each is answered several times
@@ -162,6 +162,7 @@ class OmniThinkerPart(_OmniPart):
             "rope_axes": self.thinker.rope_axes,
             "vocab_size": self.thinker.vocab_size,
             "tokenizer_size": self.tokenizer.vocab_size,
+            "bos": BOS,
             "image_token": IMAGE,
             "audio_token": AUDIO,
             "stop": self.assistant.responder.stop,

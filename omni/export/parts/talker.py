@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from omni.checkpoints.checkpoint import Checkpoint
-from omni.decoding.sampling_options import SpeechSampling
+from omni.decoding.sampling_options import SpeechSampling, random_stream
 from omni.errors import UserError
 from omni.export.graphs import Graph
 from omni.export.omni_graphs import conditioner_graph
@@ -22,6 +22,7 @@ from omni.inference.talker_conditioning import Conditioner
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.runtime.engine import Run
+from omni.runtime.talker import frames, sampling_input
 from omni.text.ctc_vocabulary import BLANK
 from omni.text.spelling import speech_segments
 
@@ -81,7 +82,8 @@ class _TalkerPart(OnnxPart):
             "codebook_size": talker.codebook_size,
             "frame_rate": talker.frame_rate,
             "max_dwell": SpeechSampling().max_dwell,
-            "sampling": sampling_options(SpeechSampling()).tolist(),
+            "sampling": sampling_input(SpeechSampling()).tolist(),
+            "num_speakers": talker.num_speakers,
             "speakers": self.speakers,
             "thinker_dim": talker.thinker_dim,
         }
@@ -122,24 +124,19 @@ class _TalkerPart(OnnxPart):
 
     def spoken(self, text: Sequence[int], text_run: Run, step_run: Run) -> _Trace:
         """Speaks a text as `omni.decoding.talker.speak` does, by two graphs."""
-        talker, sampling = self.talker, sampling_options(SpeechSampling())
         (encoded,) = text_run(self.encoder_inputs([text]))
-        stream, position, dwelt = Random("0/0"), 0, 0
-        before, past = np.full((1, talker.num_codebooks), -1), no_entries(talker.transformer, 1).numpy()
-        trace = _Trace([], np.empty((0, talker.num_codebooks), dtype=np.int64))
-        longest = max(1, int(SpeechSampling().max_dwell * talker.frame_rate))
-        codes = []
-        while position < len(text) + 2:
-            draws = np.array([[stream.random() for _ in range(talker.num_codebooks + 1)]], dtype=np.float32)
-            inputs = {"before": before, "characters": encoded[:, position], "draws": draws, "sampling": sampling}
-            trace.inputs.append({**inputs, "past": past})
-            before, advances, past = step_run(trace.inputs[-1])
-            codes.append(before[0])
-            dwelt += 1
-            step = max(int(advances[0]), int(dwelt >= longest))
-            dwelt = 0 if step else dwelt
-            position += step
-        return trace._replace(codes=np.stack(codes))
+        found = list(
+            frames(
+                step_run,
+                encoded,
+                no_entries(self.talker.transformer, 1).numpy(),
+                frame_rate=self.talker.frame_rate,
+                num_codebooks=self.talker.num_codebooks,
+                draws=random_stream(0, 0),
+                sampling=SpeechSampling(),
+            )
+        )
+        return _Trace([frame.inputs for frame in found], np.stack([frame.codes for frame in found]))
 
 
 @final
@@ -225,12 +222,6 @@ class ConditionerPart(_TalkerPart):
     def _tokens(self, text: Sequence[int]) -> NDArray[np.int64]:
         assert self.conditioner is not None
         return self.conditioner.tokens([text]).numpy()
-
-
-def sampling_options(sampling: SpeechSampling) -> NDArray[np.float32]:
-    """The input `sampling` of `talker_graph`."""
-    rows = [[one.temperature, one.top_k, one.top_p] for one in (sampling.first, sampling.rest, sampling.pace)]
-    return np.array(rows, dtype=np.float32)
 
 
 def _in_words(trace: _Trace) -> str:

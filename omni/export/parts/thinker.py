@@ -11,7 +11,7 @@ from omni.export.graphs import thinker_graph
 from omni.export.hf import random_rows
 from omni.export.parts.part import Inputs, OnnxPart, Quality
 from omni.models.thinker import Thinker
-from omni.runtime.decoder import continuation, empty_past
+from omni.runtime.decoder import continuation, empty_past, inputs_of
 from omni.runtime.engine import Run
 from omni.text.chat_template import encode_chat, stop_token
 from omni.text.tokenizer import BOS
@@ -76,7 +76,9 @@ class ThinkerPart(OnnxPart):
         constants = self.constants()
         found = []
         for text in items[:_CONTINUED]:
-            tokens = continuation(run, self._prompt(text), constants, max_tokens=_NEW, stop=self.stop)
+            tokens = continuation(
+                run, inputs_of(self._prompt(text), constants), constants, max_tokens=_NEW, stop=self.stop
+            )
             found.append(self.tokenizer.decode(list(tokens), skip_specials=False))
         return found
 

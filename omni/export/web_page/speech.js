@@ -14,9 +14,9 @@ export function clauses(text) {
  * `sampling` has temperature, top_k and top_p of the first codebook, the others, and the advance.
  */
 export async function* frames(parts, units, {draw = Math.random, speaker = 0, sampling} = {}) {
-  const {num_codebooks: codebooks, frame_rate: rate, max_dwell: dwell, speakers, dim, ...constants} = parts.constants("talker");
+  const {num_codebooks: codebooks, frame_rate: rate, max_dwell: dwell, num_speakers: voices, dim, ...constants} = parts.constants("talker");
   const text = parts.int64(units, [1, units.length]), lengths = parts.int64([units.length], [1]);
-  const voice = speakers.length ? {speakers: parts.int64([speaker], [1])} : {};
+  const voice = voices ? {speakers: parts.int64([speaker], [1])} : {};
   const {encoded} = await parts.run("talker_text", {text, text_lengths: lengths, ...voice});
   const options = parts.float32((sampling ?? constants.sampling).flat(), [3, 3]), longest = Math.max(1, Math.floor(dwell * rate));
   let past = parts.start("talker", "past"), before = parts.int64(Array(codebooks).fill(-1), [1, codebooks]);
