@@ -13,6 +13,7 @@ from omni.media.mel_scale import mel_constants
 from omni.text.tokenizer import END, NUM_SPECIALS
 
 SAYABLE = "abcd ,.!"
+LETTERS = "abcd "
 
 
 def assistant_of(omni=None, *, voice=False, **options):
@@ -34,6 +35,19 @@ def sayable(omni):
     allowed[[NUM_SPECIALS + ord(letter) for letter in SAYABLE]] = 0.0
     allowed[END] = -7.0
     omni.thinker.logits = lambda hidden: hidden @ head + allowed
+    return omni
+
+
+def answering_omni():
+    """An Omni whose answers are of the toy Talker's letters, and hang on what it reads."""
+    omni = toy_omni(seed=6)
+    kept = torch.zeros(288, 1)
+    kept[[NUM_SPECIALS + ord(letter) for letter in LETTERS]] = 1.0
+    with torch.no_grad():
+        omni.thinker.embedding.weight.mul_(kept)
+        for weight in omni.thinker.transformer.parameters():
+            if weight.ndim > 1:
+                weight.mul_(3.0)
     return omni
 
 

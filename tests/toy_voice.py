@@ -8,8 +8,10 @@ from toy_speech import save
 from toy_talker import make
 
 from omni.inference.synthesizer import Synthesizer
+from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec
 from omni.models.part import Part
+from omni.models.vocoder import Vocos
 from omni.text.ctc_vocabulary import CharacterVocabulary
 
 UNITS = CharacterVocabulary(" abcd")
@@ -79,4 +81,17 @@ def save_talker(path: Path, **options) -> str:
         both[0][key] |= both[1][key]
     torch.save(both[0] | {"speakers": ["x", "y", "z"][: options.get("num_speakers", 0)]}, path)
     path.with_suffix(".codec").unlink()
+    return str(path)
+
+
+def save_vocoder(path: Path, num_mels: int = NUM_MELS) -> str:
+    torch.manual_seed(0)
+    save(path, "vocoder", Vocos(num_mels=num_mels, dim=16, num_layers=1), UNITS)
+    return str(path)
+
+
+def save_recognizer(path: Path) -> str:
+    torch.manual_seed(0)
+    sizes = {"num_mels": 16, "dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 24, "conv_channels": 2}
+    save(path, "audio_encoder", AudioEncoder(vocab_size=UNITS.vocab_size, **sizes), UNITS)
     return str(path)

@@ -8,35 +8,18 @@ import torch
 from page_fixtures import NEEDS_BROWSER, chromium, playwright, speech_file  # noqa: F401  fixtures
 from PIL import Image
 from static_host import hosted
-from test_whole import save_vocoder
-from toy_assistant import save_omni
-from toy_omni import toy_omni
-from toy_voice import save_talker
+from toy_assistant import answering_omni, save_omni
+from toy_voice import save_talker, save_vocoder
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 from omni.export.web import find_runtime
 from omni.inference.assistant import Assistant
 from omni.inference.prompt import question
-from omni.text.tokenizer import NUM_SPECIALS
 
 NEEDS_NPM = pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
 pytestmark = [pytest.mark.slow, NEEDS_BROWSER, NEEDS_NPM]
-LETTERS = "abcd "
 QUESTION = "abba cd"
-
-
-def answering_omni():
-    """An Omni whose answers are of the toy Talker's letters, and hang on what it reads."""
-    omni = toy_omni(seed=6)
-    kept = torch.zeros(288, 1)
-    kept[[NUM_SPECIALS + ord(letter) for letter in LETTERS]] = 1.0
-    with torch.no_grad():
-        omni.thinker.embedding.weight.mul_(kept)
-        for weight in omni.thinker.transformer.parameters():
-            if weight.ndim > 1:
-                weight.mul_(3.0)
-    return omni
 
 
 @pytest.fixture(scope="module", name="made")

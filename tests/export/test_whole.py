@@ -1,31 +1,13 @@
 """A whole model of several checkpoints: which parts are exported of each, and which checkpoints do not fit."""
 
-from pathlib import Path
-
 import pytest
-import torch
 from toy_assistant import save_omni
 from toy_speech import save
-from toy_voice import NUM_MELS, UNITS, codec_of, save_talker
+from toy_voice import NUM_MELS, UNITS, codec_of, save_recognizer, save_talker, save_vocoder
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError
 from omni.export.whole import gather
-from omni.models.audio_encoder import AudioEncoder
-from omni.models.vocoder import Vocos
-
-
-def save_vocoder(path: Path, num_mels: int = NUM_MELS) -> str:
-    torch.manual_seed(0)
-    save(path, "vocoder", Vocos(num_mels=num_mels, dim=16, num_layers=1), UNITS)
-    return str(path)
-
-
-def save_recognizer(path: Path) -> str:
-    torch.manual_seed(0)
-    sizes = {"num_mels": 16, "dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 24, "conv_channels": 2}
-    save(path, "audio_encoder", AudioEncoder(vocab_size=UNITS.vocab_size, **sizes), UNITS)
-    return str(path)
 
 
 @pytest.fixture(name="files")

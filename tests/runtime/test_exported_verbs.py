@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 from toy_assistant import save_omni
 from toy_export import WORDS, pieces, save, toy_thinker
+from without_torch import without_torch
 
 from omni.cli import main
 from omni.errors import UserError
@@ -22,17 +21,6 @@ from omni.text.tokenizer import ByteTokenizer
 
 # The exporter's own use of PyTorch.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-WITHOUT_TORCH = (
-    "import sys\nsys.modules.update(dict.fromkeys(['torch', 'torchaudio', 'torchvision', 'lightning']))\n"
-    "from omni.cli import main\nmain(sys.argv[1:])"
-)
-
-
-def without_torch(*args: str) -> str:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *args], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow
