@@ -28,9 +28,6 @@ from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.normalization import TextNormalization
 from omni.text.tokenizer import ByteTokenizer
 
-# The exporter's own use of PyTorch.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 def export(*args: str) -> None:
     main(["export", *args, "--to", "onnx", "--out", "out"])
