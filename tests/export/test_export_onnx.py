@@ -107,7 +107,7 @@ def test_the_loss_is_that_of_the_model(tmp_path: Path):
     total, count = 0.0, 0
     for text in WORDS[:3]:
         tokens = torch.tensor([[1, *part.tokenizer.encode(text)]])
-        logits = part.thinker(tokens).logits[0, :-1]
+        logits = part.thinker(tokens).logits[0, :-1].detach()
         total, count = total + float(F.cross_entropy(logits, tokens[0, 1:], reduction="sum")), count + len(logits)
     quality = part.quality(run, WORDS[:3])
     assert quality.value == pytest.approx(total / count, rel=1e-5)
