@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import yaml
-
 from omni.renamed import explained, moved_class
 
-# Raised by `yaml.safe_load` for files that are not YAML, have impossible dates, or are nested too deeply.
-YAML_FAULTS = (yaml.YAMLError, ValueError, RecursionError)
-
-
 _DEEP = 50
+
+
+def yaml_faults() -> tuple[type[Exception], ...]:
+    """What `yaml.safe_load` raises for files that are not YAML, have impossible dates, or are nested too deeply."""
+    import yaml  # hosts of exported graphs need not have it
+
+    return yaml.YAMLError, ValueError, RecursionError
 
 
 def is_deep(tree: Any) -> bool:

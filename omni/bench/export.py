@@ -1,4 +1,4 @@
-"""Exported parts in every runtime of this machine: time at batch 1, size, and difference from PyTorch."""
+"""Exported parts in every runtime of this machine: time at batch 1, size, memory, and difference from PyTorch."""
 
 import math
 import statistics
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from omni.bench.export_memory import Kind, peak_of
 from omni.bench.export_runtimes import Engine, LlamaCpp, Omni, Runtime, Transformers, runtimes
 from omni.bench.race import Race, aligned, alternate, read_size
 from omni.checkpoints.checkpoint import Checkpoint
@@ -40,6 +41,8 @@ class RuntimeResult:
         milliseconds: Median time of an utterance, an image or a decoded token.
         speedups: How many times faster than PyTorch eager it is, in each round.
         size: Bytes on disk; None for one without a file.
+        memory: Peak resident bytes of a fresh process that only loads the part in the runtime and runs it three times:
+            interpreter, libraries, weights and activations. None if it was not measured.
         difference: Largest difference of an output from PyTorch.
         preparation: Seconds of export and compilation.
     """
@@ -49,6 +52,7 @@ class RuntimeResult:
     milliseconds: float
     speedups: list[float]
     size: int | None
+    memory: int | None
     difference: float
     preparation: float
 
@@ -67,7 +71,7 @@ class ExportReport:
 
     def table(self) -> str:
         """The report as text."""
-        head = ("part", "runtime", "ms", "× PyTorch", "in rounds", "size", "max |Δ|", "prepared in", "")
+        head = ("part", "runtime", "ms", "× PyTorch", "in rounds", "size", "memory", "max |Δ|", "prepared in", "")
         return "\n".join([*aligned([*self.conditions.items()]), "", *aligned([head, *map(_row, self.results)])])
 
 
@@ -167,9 +171,20 @@ class ExportRace(Race):
             worst = float((engine.logits(tokens) - expected).abs().max())
             spent = perf_counter() - start
             run = partial(engine.decode, tokens, self.decode_tokens)
-            engines.append(_Prepared(name, run, engine.size, worst, spent))
+            memory = self._engine_memory(name, thinker, prompt)
+            engines.append(_Prepared(name, run, engine.size, memory, worst, spent))
         prepared = self._graphs("thinker", graph, inputs, decode) + engines
         return self._timed("thinker", prepared, work=self.decode_tokens)
+
+    def _engine_memory(self, name: str, thinker: Thinker, prompt: Tensor) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            paths = {"transformers": self.hf, "llama.cpp": self.gguf}
+            kind: Kind = name  # pyright: ignore[reportAssignmentType]
+            path = paths.get(name) or Path(folder) / "thinker.pt"
+            if name == "omni":
+                torch.save(thinker, path)
+            inputs = {"tokens": prompt[0].numpy()}
+            return peak_of(kind, path, inputs, threads=torch.get_num_threads(), new_tokens=self.decode_tokens)
 
     def _engines(self, thinker: Thinker) -> dict[str, Callable[[], Engine]]:
         found: dict[str, Callable[[], Engine]] = {"omni": partial(Omni, thinker)}
@@ -200,7 +215,8 @@ class ExportRace(Race):
                 spent = perf_counter() - start
                 outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
                 worst = compare(graph, outputs, inputs, name=f"{part} in {name}", allowed=math.inf)
-                prepared.append(_Prepared(name, partial(work, runtime), runtime.size, worst, spent))
+                memory = _memory(runtime, inputs)
+                prepared.append(_Prepared(name, partial(work, runtime), runtime.size, memory, worst, spent))
         return prepared
 
     def _timed(self, part: str, prepared: list["_Prepared"], *, work: int) -> list[RuntimeResult]:
@@ -210,9 +226,8 @@ class ExportRace(Race):
             times = [times[number] / work for times in rounds]
             speedups = [times[0] / times[number] for times in rounds]
             milliseconds = 1000 * statistics.median(times)
-            results.append(
-                RuntimeResult(part, one.name, milliseconds, speedups, one.size, one.difference, one.preparation)
-            )
+            figures = (one.size, one.memory, one.difference, one.preparation)
+            results.append(RuntimeResult(part, one.name, milliseconds, speedups, *figures))
         return results
 
 
@@ -221,12 +236,21 @@ class _Prepared:
     name: str
     block: Callable[[], Any]
     size: int | None
+    memory: int | None
     difference: float
     preparation: float
 
 
+def _memory(runtime: Runtime, inputs: dict[str, Tensor]) -> int | None:
+    if runtime.process is None:
+        return None
+    kind, path = runtime.process
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    return peak_of(kind, path, arrays, threads=torch.get_num_threads())
+
+
 def _row(one: RuntimeResult) -> tuple[str, ...]:
     spread = f"{min(one.speedups):.2f}–{max(one.speedups):.2f}"
-    size = "" if one.size is None else format_size(one.size)
-    cells = (f"{one.milliseconds:.2f}", f"{statistics.median(one.speedups):.2f}", spread, size)
+    sizes = ("" if size is None else format_size(size) for size in (one.size, one.memory))
+    cells = (f"{one.milliseconds:.2f}", f"{statistics.median(one.speedups):.2f}", spread, *sizes)
     return one.part, one.runtime, *cells, f"{one.difference:.1e}", f"{one.preparation:.0f} s", ""

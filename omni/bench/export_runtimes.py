@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
+from omni.bench.export_memory import Kind
 from omni.decoding.sampling import Sampling, generate
 from omni.errors import UserError, install_hint
 from omni.export.archives import compile_archive, has_compiler, load_archive, load_compiled, write_archive
@@ -26,10 +27,12 @@ class Runtime(NamedTuple):
     Attributes:
         run: Computes the outputs.
         size: Bytes on disk; None for one without a file.
+        process: How a process of its own loads it, for `export_memory.peak_of`; None: its memory is not measured.
     """
 
     run: Step
     size: int | None = None
+    process: tuple[Kind, Path] | None = None
 
 
 def runtimes(graph: Graph, folder: Path, *, threads: int, compiled: bool) -> dict[str, Callable[[], Runtime]]:
@@ -41,29 +44,33 @@ def runtimes(graph: Graph, folder: Path, *, threads: int, compiled: bool) -> dic
         threads: Threads of onnxruntime.
         compiled: Whether to use compilers, which take minutes.
     """
-    archive, package, file, small = (
-        folder / name for name in ("archive.pt2", "package.pt2", "graph.onnx", "int8.onnx")
+    module, archive, package, file, small = (
+        folder / name for name in ("module.pt", "archive.pt2", "package.pt2", "graph.onnx", "int8.onnx")
     )
+
+    def eager() -> Runtime:
+        torch.save(graph.module, module)
+        return Runtime(graph.module, process=("eager", module))
 
     def exported() -> Runtime:
         write_archive(graph, archive)
-        return Runtime(load_archive(archive), archive.stat().st_size)
+        return Runtime(load_archive(archive), archive.stat().st_size, ("archive", archive))
 
     def packaged() -> Runtime:
         compile_archive(archive, package)
-        return Runtime(load_compiled(package), package.stat().st_size)
+        return Runtime(load_compiled(package), package.stat().st_size, ("package", package))
 
     def onnx() -> Runtime:
         write_graph(graph, file)
-        return Runtime(_session(file, threads), file.stat().st_size)
+        return Runtime(_session(file, threads), file.stat().st_size, ("onnx", file))
 
     def int8() -> Runtime:
         quantize(file, small)
-        return Runtime(_session(small, threads), small.stat().st_size)
+        return Runtime(_session(small, threads), small.stat().st_size, ("onnx", small))
 
-    found: dict[str, Callable[[], Runtime]] = {"PyTorch": lambda: Runtime(graph.module)}
+    found: dict[str, Callable[[], Runtime]] = {"PyTorch": eager}
     if compiled and has_compiler():
-        found["compiled"] = lambda: Runtime(torch.compile(graph.module, dynamic=True))
+        found["compiled"] = lambda: Runtime(torch.compile(graph.module, dynamic=True), process=("compiled", module))
     found["torch.export"] = exported
     if compiled and has_compiler():
         found["AOTInductor"] = packaged

@@ -1,9 +1,6 @@
 """The Thinker and Hugging Face's Llama of the same size, each with its own loss, cache and decoding."""
 
-import sys
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -11,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from omni.batch import IGNORE
+from omni.bench.peak import peak_resident
 from omni.bench.race import count_parameters, training_step
 from omni.decoding.sampling import Sampling, generate
 from omni.errors import UserError, install_hint
@@ -207,16 +205,7 @@ def _peak(*, reset: bool = False) -> int:
         if reset:
             torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if not status.exists():  # macOS
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    # Not `ru_maxrss`: on Linux a new process starts with that of its parent.
-    if reset:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return peak_resident(reset=reset)
 
 
 def gpu_or_cpu() -> torch.device:

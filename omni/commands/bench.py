@@ -122,7 +122,8 @@ def export(*, race: ExportRace = ExportRace()) -> ExportReport:
 
     Recogniser, image classifier and a step of the Thinker are exported as `torch.export` archives, AOTInductor packages
     and ONNX graphs, and compared with PyTorch. All runtimes alternate, one row at a time; a ratio is the median over
-    rounds.
+    rounds. Memory is the peak of a fresh process that only loads the part and runs it: interpreter, libraries, weights
+    and activations.
 
     Args:
         race: The race.

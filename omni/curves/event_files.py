@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from omni.curves.csv_files import METRICS, read_csv_curves
-from omni.errors import YAML_FAULTS, UserError
+from omni.errors import UserError, yaml_faults
 
 LOGS = Path("lightning_logs")
 
@@ -88,7 +88,7 @@ def read_config(folder: Path) -> Any:
     path = folder / "config.yaml"
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except YAML_FAULTS as error:
+    except yaml_faults() as error:
         raise UserError(f"{path} is not valid YAML ({str(error).splitlines()[0]})") from error
 
 

@@ -5,11 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from omni.decoding.sampling_options import Sampling, random_stream
+from omni.decoding.sampling_options import BELOW_ONE, Sampling, random_stream
 from omni.errors import UserError
 from omni.models.interfaces import Cache, LanguageModel
-
-_BELOW_ONE = 1 - 2.0**-24  # fp32: a product with it is smaller, however it is rounded
 
 
 def choose_tokens(sampling: Sampling, logits: Tensor, seen: Tensor, draws: Tensor) -> Tensor:
@@ -46,7 +44,7 @@ def _draw(probabilities: Tensor, draws: Tensor) -> Tensor:
     """Inverts the cumulative distribution; `probabilities` (batch, choices) need not sum to 1."""
     cumulative = probabilities.cumsum(-1)
     # Less than the total even when rounded: choices of probability 0 may follow the last possible one.
-    wanted = draws[:, None] * (cumulative[:, -1:] * _BELOW_ONE)
+    wanted = draws[:, None] * (cumulative[:, -1:] * BELOW_ONE)
     return torch.searchsorted(cumulative, wanted, right=True)[:, 0]
 
 

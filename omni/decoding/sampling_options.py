@@ -5,6 +5,8 @@ from random import Random
 
 from omni.errors import UserError
 
+BELOW_ONE = 1 - 2.0**-24  # fp32: a product with it is smaller, however it is rounded
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -16,6 +15,7 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.models.classifier import Classifier
 from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
+from omni.runtime.engine import open_session, run_of
 
 OPSET = 20  # the first with Gelu; onnxruntime 1.17 and later run it
 ANY = Dim.DYNAMIC
@@ -131,8 +131,7 @@ def largest_difference(graph: Graph, path: Path, inputs: Mapping[str, Tensor], *
     Raises:
         UserError: If it is over `allowed`.
     """
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = session.run(list(graph.outputs), {name: value.numpy() for name, value in inputs.items()})
+    found = run_of(open_session(path))({name: value.numpy() for name, value in inputs.items()})
     return compare(graph, found, inputs, name=path.name, allowed=allowed)
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_BELOW_ONE = 1 - 2.0**-24  # as in `omni.decoding.sampling`
+from omni.decoding.sampling_options import BELOW_ONE
 
 
 def choose(logits: Tensor, draws: Tensor, options: Tensor) -> Tensor:
@@ -34,4 +34,4 @@ def choose(logits: Tensor, draws: Tensor, options: Tensor) -> Tensor:
 def _draw(probabilities: Tensor, draws: Tensor) -> Tensor:
     """As in `omni.decoding.sampling`; ONNX has no `searchsorted`."""
     cumulative = probabilities.cumsum(-1)
-    return (cumulative <= draws[:, None] * (cumulative[:, -1:] * _BELOW_ONE)).sum(-1)
+    return (cumulative <= draws[:, None] * (cumulative[:, -1:] * BELOW_ONE)).sum(-1)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from omni.errors import YAML_FAULTS, UserError, is_deep, one_line, parser_errors
+from omni.errors import UserError, is_deep, one_line, parser_errors, yaml_faults
 from omni.training.configuration import Configuration, options_of
 from omni.training.shipped import find_config
 
@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"pipeline {path} cannot be read: {error.strerror}") from error
-    except YAML_FAULTS as error:
+    except yaml_faults() as error:
         raise UserError(f"pipeline {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if isinstance(content, dict) and is_deep(content):
         raise UserError(f"pipeline {path}: its values are nested too deeply")

@@ -3,9 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from omni.decoding.sampling_options import Sampling
-
-_BELOW_ONE = np.float32(1 - 2.0**-24)
+from omni.decoding.sampling_options import BELOW_ONE, Sampling
 
 
 def choose(sampling: Sampling, logits: NDArray[np.float32], seen: NDArray[np.bool_], draw: float) -> int:
@@ -42,4 +40,4 @@ def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 def _draw(probabilities: NDArray[np.float32], draw: float) -> int:
     """Inverts the cumulative distribution; the probabilities need not sum to 1."""
     cumulative = probabilities.cumsum()
-    return int(np.searchsorted(cumulative, np.float32(draw) * (cumulative[-1] * _BELOW_ONE), side="right"))
+    return int(np.searchsorted(cumulative, np.float32(draw) * (cumulative[-1] * BELOW_ONE), side="right"))

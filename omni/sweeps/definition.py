@@ -10,7 +10,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from omni.errors import YAML_FAULTS, UserError, is_deep, one_line, parser_errors
+from omni.errors import UserError, is_deep, one_line, parser_errors, yaml_faults
 from omni.pipeline.definition import StageSpec, Target, fit_arguments, read_pipeline
 from omni.sweeps.parameters import Parameters
 from omni.training.configuration import Configuration, options_of
@@ -210,7 +210,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}") from error
-    except YAML_FAULTS as error:
+    except yaml_faults() as error:
         raise UserError(f"not valid YAML: {' '.join(str(error).split())}") from error
     if isinstance(content, dict) and is_deep(content):
         raise UserError("its values are nested too deeply")
@@ -276,7 +276,7 @@ def _found(path: Path, name: str) -> Path:
 def _is_chain(path: Path) -> bool:
     try:
         return "stages" in (yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (OSError, TypeError, *YAML_FAULTS):
+    except (OSError, TypeError, *yaml_faults()):
         return False  # which the parser refuses
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from omni.errors import YAML_FAULTS, UserError, is_deep
+from omni.errors import UserError, is_deep, yaml_faults
 
 _PACKAGED = Path(__file__).resolve().parents[1] / "configs"  # the wheel puts them there; a checkout has none
 CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "configs"
@@ -67,7 +67,7 @@ def without_base(content: str) -> str:
     """A configuration's YAML without its key `base`."""
     try:
         loaded = _load(content)
-    except YAML_FAULTS:
+    except yaml_faults():
         return content  # which the parser refuses
     if BASE not in loaded:
         return content
@@ -90,7 +90,7 @@ def _base(path: Path) -> Path | None:
         return None
     try:
         content = _load(path.read_text(encoding="utf-8"))
-    except YAML_FAULTS as error:
+    except yaml_faults() as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if is_deep(content):
         raise UserError(f"{path}: its values are nested too deeply")

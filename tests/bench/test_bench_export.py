@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,8 +13,10 @@ from toy_export import SIZES, pieces, save, toy_thinker
 
 from omni.bench import export
 from omni.bench.export import ExportReport
+from omni.bench.export_memory import peak_of
 from omni.bench.export_runtimes import Omni, Runtime, Transformers
 from omni.cli import main
+from omni.export.archives import has_compiler
 from omni.export.graphs import Graph
 
 AUDIO = {"num_mels": 16, "dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 32, "conv_channels": 4}
@@ -50,6 +53,7 @@ def wrong(graph: Graph, folder: Path, **_: Any) -> dict[str, Any]:
 
 def test_all_parts_are_timed_and_compared(configs: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(export, "runtimes", wrong)
+    monkeypatch.setattr(export, "peak_of", lambda kind, *_, **__: {"omni": 5 << 20}[kind])
     report = bench("--json", "found.json")
     assert [(one.part, one.runtime) for one in report.results] == [
         *((part, name) for part in export.PARTS for name in ("PyTorch", "wrong")),
@@ -62,7 +66,23 @@ def test_all_parts_are_timed_and_compared(configs: Path, monkeypatch: pytest.Mon
         assert one.difference == pytest.approx(0.5 if one.runtime == "wrong" else 0, abs=1e-6)
     printed = capsys.readouterr().out
     assert "2.0 KiB" in printed or "2 KiB" in printed
-    assert len(json.loads(Path("found.json").read_text())["results"]) == 7
+    assert "5.0 MiB" in printed or "5 MiB" in printed
+    written = json.loads(Path("found.json").read_text())["results"]
+    assert [one["memory"] for one in written] == [None] * 6 + [5 << 20]
+
+
+def test_memory_is_the_peak_of_a_process_of_its_own(tmp_path: Path):
+    helper = pytest.importorskip("onnx").helper
+    values = [helper.make_tensor_value_info(name, 1, ["n"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "negated", values[:1], values[1:])
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]).SerializeToString())
+    small, large = (peak_of("onnx", path, {"x": np.ones(size, dtype=np.float32)}, threads=1) for size in (1, 16 << 20))
+    assert small > 0
+    assert large - small > 2 * (64 << 20)  # the input and the output
+    path.write_bytes(b"no graph")
+    with pytest.raises(RuntimeError, match=r"cannot run as onnx in a process of its own"):
+        peak_of("onnx", path, {"x": np.ones(1, dtype=np.float32)}, threads=1)
 
 
 @pytest.mark.slow
@@ -75,6 +95,23 @@ def test_runtimes_equal_pytorch(part: str, configs: Path):
     assert 1e-4 < found.pop("ONNX int8").difference < 1
     assert all(one.difference < 1e-4 for one in found.values())
     assert [name for name, one in found.items() if one.size] == ["torch.export", "ONNX"]
+    memory = {name: one.memory or 0 for name, one in found.items()}
+    assert min(memory.values()) > 0
+    assert memory.pop("ONNX") < min(memory.values())  # it has no PyTorch
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compilers' own
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+def test_compilers_equal_pytorch(configs: Path):
+    report = bench("--parts", "classifier")
+    found = {one.runtime: one for one in report.results}
+    assert [*found] == ["PyTorch", "compiled", "torch.export", "AOTInductor", "ONNX", "ONNX int8"]
+    for name in ("compiled", "AOTInductor"):
+        assert found[name].difference < 1e-4
+        assert found[name].memory
+        assert found[name].milliseconds > 0
+    assert found["AOTInductor"].size
 
 
 def test_engines_decode_alike(workplace: Path):

@@ -1,6 +1,7 @@
 """The JavaScript of an exported page, run in a browser and compared with the Python that it repeats."""
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,20 @@ def test_speech_is_spelled_as_for_the_talker(run, normalization):
         assert run("new text.Characters(given.state).encode(given.text)", given) == vocabulary.encode(text)
         given["units"] = [0, *vocabulary.encode(text), 0]
         assert run("new text.Characters(given.state).decode(given.units)", given) == vocabulary.normalize(text)
+
+
+def test_numbers_are_spelled_as_for_the_talker(run):
+    generator = random.Random(0)
+    lengths = [*range(1, 37), 37, 60]
+    numbers = ["".join(generator.choices("0012345678", k=length)) for length in lengths for _ in range(3)]
+    numbers += [*map(str, range(130)), "1000", "1001", "1100", "1" + 33 * "0", "007", "00"]
+    numbers += [f"{whole}.{decimals}" for whole, decimals in zip(numbers[:20], numbers[7:27], strict=True)]
+    numbers += [f"{number}{end}" for number in numbers for end in ("st", "TH")]
+    texts = [*numbers, *(f"{number}x" for number in numbers), *(f"{int(number):,}" for number in numbers[:60])]
+    texts += ["1,234,567th of 10,00 or 12,3456", "1.2.3", "3.5thx", "the 2nd. 3rd, 4th-grade", "5km 5é 5_", "x12nd"]
+    vocabulary = CharacterVocabulary()
+    given = {"state": vocabulary.state(), "texts": texts}
+    found = run("given.texts.map(one => new text.Characters(given.state).normalize(one))", given)
+    assert len(set(found)) > 300
+    for text, words in zip(texts, found, strict=True):
+        assert words == vocabulary.normalize(text), text

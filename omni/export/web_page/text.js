@@ -108,14 +108,42 @@ const SMALL = ["zero", "one", "two", "three", "four", "five", "six", "seven", "e
   "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"];
 const TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
 
-/** A whole number in English words; above 999 digit by digit. */
-function spelledNumber(digits) {
-  const value = Number(digits);
-  if (digits.length > 3 || (digits.length > 1 && digits[0] === "0")) return Array.from(digits, digit => SMALL[digit]).join(" ");
-  if (value < 20) return SMALL[value];
-  if (value < 100) return TENS[Math.floor(value / 10)] + (value % 10 ? ` ${SMALL[value % 10]}` : "");
-  const rest = value % 100;
-  return `${SMALL[Math.floor(value / 100)]} hundred` + (rest ? ` ${spelledNumber(String(rest))}` : "");
+const THOUSANDS = ["", " thousand", " million", " billion", " trillion", " quadrillion", " quintillion", " sextillion",
+  " septillion", " octillion", " nonillion", " decillion"];
+const ORDINALS = {ty: "tieth", one: "first", two: "second", three: "third", five: "fifth", eight: "eighth", nine: "ninth",
+  twelve: "twelfth"};
+const NUMBER = /[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?:st|nd|rd|th)?(?![\p{L}\p{N}_])|[0-9]+/giu;
+const LARGEST = 36;
+
+/** A number in English words, as omni.text.normalization has it; of more than 36 characters, digit by digit. */
+function spelledNumber(number) {
+  const plain = number.replaceAll(",", "").toLowerCase();
+  if (plain.length > LARGEST) return Array.from(plain.match(/[0-9.]/g), one => SMALL[one] ?? "point").join(" ");
+  const [, digits, decimals, suffix] = plain.match(/^([0-9]+)(?:\.([0-9]+))?([a-z]*)$/);
+  let words = spelledWhole(digits);
+  if (suffix) {
+    const ordinal = words.replace(/(ty|one|two|three|five|eight|nine|twelve)$/, end => ORDINALS[end]);
+    words = ordinal === words ? `${words}th` : ordinal;
+  }
+  return decimals ? [words, "point", ...Array.from(decimals, digit => SMALL[digit])].join(" ") : words;
+}
+
+function spelledWhole(digits) {
+  const parts = [];
+  for (let end = digits.length, thousands = 0; end > 0; end -= 3, thousands++) {
+    const group = Number(digits.slice(Math.max(0, end - 3), end));
+    if (group) parts.unshift(spelledGroup(group) + THOUSANDS[thousands]);
+  }
+  return parts.join(" ") || "zero";
+}
+
+/** 1 to 999. */
+function spelledGroup(value) {
+  const hundreds = Math.floor(value / 100), rest = value % 100, small = rest < 20 ? rest : rest % 10, parts = [];
+  if (hundreds) parts.push(SMALL[hundreds], "hundred");
+  if (rest >= 20) parts.push(TENS[Math.floor(rest / 10)]);
+  if (small) parts.push(SMALL[small]);
+  return parts.join(" ");
 }
 
 /** Text in the characters of a Talker or recogniser; characters that it does not know are left out. */
@@ -129,7 +157,7 @@ export class Characters {
   normalize(text) {
     const {digits, punctuation, case: letters} = this.normalization;
     text = text.replace(INVISIBLE, "").normalize("NFKC").replace(APOSTROPHES, "'");
-    if (digits === "spell") text = text.replace(/[0-9]+/g, found => ` ${spelledNumber(found)} `);
+    if (digits === "spell") text = text.replace(NUMBER, found => ` ${spelledNumber(found)} `);
     if (punctuation === "remove") {
       for (const [sign, word] of Object.entries(SIGNS)) text = text.replaceAll(sign, word);
       text = text.replace(MARKS, " ");
