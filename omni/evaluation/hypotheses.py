@@ -201,6 +201,11 @@ def _matched(path: Path, lines: Sequence[str], references: References) -> dict[i
     """The text for each utterance, found by its file's name and as many of its folders as make names unique."""
     files = {number: _name_parts(row.audio) for number, row in references.utterances.items()}
     distinct = set(files.values())
+    if len(distinct) < len(files) and any(row.start is not None for row in references.utterances.values()):
+        raise UserError(
+            f"{path}: rows of the reference are parts of the same recording, which `audio` does not distinguish: give "
+            "the hypotheses as .txt, with a line for each row"
+        )
     depths = range(1, max(map(len, distinct), default=1) + 1)
     depth = next(n for n in depths if len({file[-n:] for file in distinct}) == len(distinct))
     texts: dict[tuple[str, ...], str] = {}

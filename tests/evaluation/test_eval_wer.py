@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from any_text import HARD, random_texts
 
@@ -335,6 +336,24 @@ class TestCommand:
         assert report["rows"][3]["reference"] == texts[4]
         assert report["wer"] < 0.2
         assert report["wer"] == 0 or kind == "recognizer"
+
+    def test_parts_of_a_recording_are_scored_each(self, words, fails):
+        """Two words in one file; a `.jsonl` file of hypotheses would have one text for both."""
+        both = [json.loads(line) for line in Path("words.jsonl").read_text().splitlines()[:2]]
+        seconds = [row["duration"] for row in both]
+        soundfile.write("both.wav", np.concatenate([soundfile.read(row["audio"])[0] for row in both]), 16_000)
+        parts = [
+            {"audio_filepath": "both.wav", "text": row["text"], "offset": at, "duration": row["duration"]}
+            for row, at in zip(both, (0.0, seconds[0]), strict=True)
+        ]
+        for name, found in {"parts.jsonl": parts, "files.jsonl": both}.items():
+            manifest = self.write(name, list(map(json.dumps, found)))
+            main(["eval", "wer", "--reference", manifest, "--hypothesis", words["recognizer"], "--json_file", "r.json"])
+            rows = json.loads(Path("r.json").read_text())["rows"]
+            assert [row["hypothesis"] for row in rows] == [row["text"] for row in both]
+        texts = self.write("texts.jsonl", [json.dumps({"audio": "both.wav", "text": "a"})])
+        complaint = fails(main, ["eval", "wer", "--reference", "parts.jsonl", "--hypothesis", texts])
+        assert "texts.jsonl: rows of the reference are parts of the same recording" in complaint
 
     def test_a_reference_without_a_usable_row_is_refused(self, workplace, fails):
         reference, texts = self.write("reference.jsonl", ["{}", "nothing"]), self.write("texts.txt", ["a", "b"])
