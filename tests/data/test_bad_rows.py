@@ -11,13 +11,17 @@ import soundfile
 import torch
 from PIL import Image
 
+from omni.data.checks.findings import Report
+from omni.data.checks.text import TEXT_KINDS, TextCheck
 from omni.data.conversations.data import ConversationData
 from omni.data.images.data import ImageData
 from omni.data.loading.bad_rows import BadRowPolicy, BatchReader, RowErrors
 from omni.data.speech.data import SpeechData
+from omni.data.text.corpus import open_corpus
 from omni.data.text.data import TextData
 from omni.errors import UserError
 from omni.text.media_positions import MediaLayout
+from omni.text.tokenizer import NUM_SPECIALS
 
 ROWS = 8
 RATE = 16_000
@@ -191,8 +195,9 @@ def test_a_recording_whose_header_cannot_be_read_is_left_out_of_conversations(wo
 
 
 class TestText:
-    def make(self, **options: Any) -> TextData:
-        data = TextData("docs.jsonl", "val.jsonl", tokenizer="bytes", context=16, batch_size=2, **options)
+    def make(self, train: str = "docs.jsonl", **options: Any) -> TextData:
+        options = {"tokenizer": "bytes", "context": 16, "batch_size": 2} | options
+        data = TextData(train, "val.jsonl", **options)
         data.setup()
         return data
 
@@ -241,6 +246,34 @@ class TestText:
         with pytest.warns(UserWarning, match="train: 4 rows are left out") as said:
             data.setup()
         assert len(said) == 1
+
+    @pytest.mark.parametrize("separator", [None, r"\n\n+"])
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_a_byte_that_is_not_utf8_costs_its_line_only(self, separator, streaming, monkeypatch):
+        """The text has no other letters than its lines; blocks are shorter than lines."""
+        monkeypatch.setattr("omni.data.text.documents._BLOCK", 16)
+        lines = [f"{letter * 30}\n\n".encode() for letter in "abcdefgh"]
+        Path("bad.txt").write_bytes(b"".join([*lines[:3], b"x\xe9 xx\n\n", *lines[3:6], b"y\0\n", *lines[6:]]))
+        options = {"document_separator": separator, "streaming": streaming, "shuffle_buffer": 2, "batch_size": 1}
+        with pytest.raises(UserError, match=r"bad\.txt: line 7: byte 97 is not UTF-8 .*bad_rows: skip leaves"):
+            self.letters(**options)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert self.letters(**options, bad_rows="skip") == dict.fromkeys("abcdefgh", 30)
+        assert "bad.txt: line 7: byte 97" in str(said[0].message)
+        assert "bad.txt: line 15: byte 200" in str(said[-1].message)
+        report = Report(TEXT_KINDS)
+        TextCheck(report).split("train", open_corpus(["bad.txt"], document_separator=separator))
+        lines = [(finding.kind, finding.where) for finding in report.findings if finding.kind != "empty document"]
+        assert lines == [("bad line", "bad.txt: line 7"), ("bad line", "bad.txt: line 15")]
+
+    def letters(self, **options: Any) -> dict[str, int]:
+        """Number of each letter in an epoch."""
+        data = self.make("bad.txt", **options)
+        batches = data.stream() if options["streaming"] else data.train_dataloader()
+        tokens = [token for batch in batches for token in batch.tokens.flatten().tolist()]
+        text = "".join(chr(token - NUM_SPECIALS) for token in tokens if token >= NUM_SPECIALS)
+        return {letter: text.count(letter) for letter in sorted(set(text)) if letter.isalpha()}
 
 
 class TestBatchReader:
