@@ -84,8 +84,11 @@ class Utterances(ABC):
         If the source consists of parts, `seed` shuffles those.
         """
         for number, row in islice(enumerate(self.rows_or_errors()), share, None, shares):
+            if isinstance(row, UserError):
+                yield row
+                continue
             try:
-                yield row if isinstance(row, UserError) else (row, self.audio(number, row))
+                yield row, self.audio(number, row)
             except AudioError as error:
                 yield UserError(f"{row.where}: {error}")
 
