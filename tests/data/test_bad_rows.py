@@ -92,9 +92,9 @@ class Talk:
         return asked({"type": "audio", "audio": file})
 
     @staticmethod
-    def make(**options: Any) -> ConversationData:
+    def make(train: Any = "train.jsonl", **options: Any) -> ConversationData:
         data = ConversationData(
-            "train.jsonl", "val.jsonl", tokenizer="bytes", num_mels=16, max_tokens=60, batch_tokens=160, **options
+            train, "val.jsonl", tokenizer="bytes", num_mels=16, max_tokens=60, batch_tokens=160, **options
         )
         data.set_layout(MediaLayout(image_grid=(2, 2), mel_frames=8))
         return data
@@ -192,6 +192,23 @@ def test_a_recording_whose_header_cannot_be_read_is_left_out_of_conversations(wo
         Talk.make()
     with pytest.warns(UserWarning, match=r"train: 1 of 8 rows left out: .*3\.flac"):
         assert len(Talk.make(bad_rows="skip").dataset("train")) == ROWS - 1
+
+
+@pytest.mark.filterwarnings("ignore:train")
+def test_rows_of_a_weighted_file_are_counted_each_whenever_an_epoch_draws_them(workplace):
+    """An epoch draws one of the four rows of each of two groups."""
+    for split, first in (("train", 0), ("val", 100)):
+        write(f"{split}.jsonl", [Talk.row(tone(first + number)) for number in range(ROWS)])
+    some = {limit: Talk.make({"train.jsonl": 0.25}, bad_rows="skip", max_bad_rows=limit) for limit in (4, 5)}
+    for number in range(5):
+        spoil(f"{number}.flac")
+    epochs = list(range(2 * 40))
+    for data in some.values():
+        data.setup()
+        assert len(data.dataset("train")) == 2
+    with pytest.raises(UserError, match=r"data\.train: more than 4 rows cannot be used"):
+        some[4].dataset("train").__getitems__(epochs)
+    assert set(some[5].dataset("train").__getitems__(epochs).rows.tolist()) == {5, 6, 7}
 
 
 class TestText:
@@ -304,6 +321,20 @@ class TestBatchReader:
                 reader.read([number, 299], self.read(set(range(210)), 300))
         assert len(said) == 12
         assert "(100 rows so far)" in str(said[10].message)
+
+    def test_a_row_that_may_not_be_left_out_ends_every_attempt(self):
+        reader = BatchReader(RowErrors("train", BadRowPolicy()), 6)
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"row 1: broken \(data\.init_args\.bad_rows: skip"):
+                reader.read([0, 1], self.read({1}))
+
+    def test_an_error_that_comes_again_is_named_and_counted_once(self):
+        """As in the second pass over a stream."""
+        errors = RowErrors("train", BadRowPolicy(skip=True, limit=1), at_once=True)
+        with pytest.warns(UserWarning, match="train: left out: row 1: broken"):
+            errors.add(UserError("row 1: broken"))
+        errors.add(UserError("row 1: broken"))  # a warning would fail the test
+        assert len(errors) == 1
 
     def test_rows_left_out_before_training_count(self):
         errors = RowErrors("train", BadRowPolicy(skip=True, limit=1))
