@@ -27,10 +27,11 @@ from toy_commands import (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How much the slow tests do that search at random."""
+    """How much the slow tests do that search at random or for long."""
     parser.addoption("--fuzz", type=int, default=0, metavar="N", help="inputs of each kind of file (tests/fuzz)")
     parser.addoption("--fuzz_seed", type=int, default=0, metavar="SEED", help="seed of the inputs")
     parser.addoption("--kills", type=int, default=0, metavar="N", help="kills of each stage (test_killed_runs.py)")
+    parser.addoption("--steps", type=int, default=0, metavar="N", help="steps of each work (test_flat_memory.py)")
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.data.speech.opening import open_utterances
 from omni.errors import UserError
-from omni.evaluation.hypotheses import read_hypotheses
+from omni.evaluation.hypotheses import References, read_hypotheses
 from omni.evaluation.repetition import remove_loops
 from omni.evaluation.wer_report import markdown_report, terminal_report
 from omni.evaluation.word_errors import Row, bootstrap, count_errors, grouped, interval, worst_rows
@@ -46,7 +46,8 @@ def evaluate(
 
     All texts are normalised alike: lower case, no punctuation, numbers spelled out; with a checkpoint, as it was
     trained; or as for Whisper. Rates have 95 % intervals from a bootstrap over utterances, with the same draws for all
-    systems. A recording that one of them cannot read is left out for all, named at the end, and the exit code is 2.
+    systems. Malformed rows, and recordings that a system cannot read, are left out for all and named at the end, and
+    the exit code is 2.
 
     Args:
         reference: A manifest (.jsonl, .csv), a folder of LibriSpeech or LJSpeech, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
@@ -66,19 +67,25 @@ def evaluate(
         device: cpu, cuda, or auto.
     """
     (source,) = open_utterances([reference], text_column=text_column, split="test")
-    utterances, specs = list(source.rows()), [hypothesis, *(other or [])]
-    found = [read_hypotheses(spec, source, utterances, device=device, beam=beam) for spec in specs]
+    references, specs = References.of(source), [hypothesis, *(other or [])]
+    unreadable = dict(references.malformed)
+    if unreadable and not references.utterances:
+        raise next(iter(unreadable.values()))
+    found = [read_hypotheses(spec, references, device=device, beam=beam) for spec in specs]
     normalize = found[0].normalize if normalizer == "omni" else WhisperNormalization(normalizer == "whisper")
-    unreadable = {number: error for one in found for number, error in one.unreadable.items()}
-    scored = {number: row for number, row in enumerate(utterances) if normalize(row.text) and number not in unreadable}
+    for hypotheses in found:
+        unreadable |= hypotheses.unreadable
+    rows = references.utterances.items()
+    scored = {number: row for number, row in rows if normalize(row.text) and number not in unreadable}
     if not scored and unreadable:
         raise next(iter(unreadable.values()))
     if not scored:
         raise UserError("the reference has no words: there is nothing to score")
     systems = [_score(scored, hypotheses.texts, normalize, guard=repetition_guard) for hypotheses in found]
     report = {"reference": reference, "normalization": normalize.state(), **_figures(specs, systems)}
-    report |= {"left_out": len(utterances) - len(scored), "repetition_guard": repetition_guard}
-    report |= {"unreadable": [str(error) for error in unreadable.values()]} if unreadable else {}
+    left_out = len(references.utterances) + len(references.malformed) - len(scored)
+    report |= {"left_out": left_out, "repetition_guard": repetition_guard}
+    report |= {"unreadable": [str(unreadable[number]) for number in sorted(unreadable)]} if unreadable else {}
     worst_utterances = worst_rows(systems[0].rows, worst)
     print(terminal_report(report, worst_utterances))
     report["worst"] = [row.name for row in worst_utterances]
@@ -90,13 +97,13 @@ def evaluate(
     if markdown_file is not None:
         write_text(markdown_file, markdown_report(report, worst_utterances))
     if unreadable:
-        for error in unreadable.values():
-            print(f"omni: {error}", file=sys.stderr)
+        for number in sorted(unreadable):
+            print(f"omni: {unreadable[number]}", file=sys.stderr)
         raise SystemExit(2)
 
 
 def _score(
-    scored: Mapping[int, Utterance], texts: Sequence[str], normalize: Callable[[str], str], *, guard: bool
+    scored: Mapping[int, Utterance], texts: Mapping[int, str], normalize: Callable[[str], str], *, guard: bool
 ) -> _System:
     kept = {number: remove_loops(texts[number]) if guard else texts[number] for number in scored}
     rows = [Row(one.where, one.speaker, normalize(one.text), normalize(kept[number])) for number, one in scored.items()]
@@ -126,7 +133,7 @@ def _add_times(
     rows: Sequence[dict[str, Any]],
     source: Utterances,
     scored: Mapping[int, Utterance],
-    texts: Sequence[str],
+    texts: Mapping[int, str],
     checkpoint: str,
     device: str,
 ) -> None:

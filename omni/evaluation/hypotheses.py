@@ -21,30 +21,52 @@ _BATCH = 16  # utterances
 _WHISPER_WINDOW = 30.0  # seconds; longer audio needs timestamps
 
 
+class References(NamedTuple):
+    """The utterances that systems are scored on.
+
+    Attributes:
+        source: Their source.
+        utterances: By their number in the source.
+        malformed: The errors of the other rows, by number.
+    """
+
+    source: Utterances
+    utterances: Mapping[int, Utterance]
+    malformed: Mapping[int, UserError]
+
+    @staticmethod
+    def of(source: Utterances) -> "References":
+        """All rows of a source."""
+        utterances, malformed = {}, {}
+        for number, row in enumerate(source.rows_or_errors()):
+            if isinstance(row, UserError):
+                malformed[number] = row
+            else:
+                utterances[number] = row
+        return References(source, utterances, malformed)
+
+
 class Hypotheses(NamedTuple):
     """A system's texts for utterances.
 
     Attributes:
-        texts: One for each utterance.
+        texts: By the number of the utterance; those that cannot be read have none.
         normalize: The normalization that the system was trained with.
         unreadable: Why an utterance has no text, by its number.
     """
 
-    texts: list[str]
+    texts: Mapping[int, str]
     normalize: TextNormalization = TextNormalization()
     unreadable: Mapping[int, UserError] = {}
 
 
-def read_hypotheses(
-    spec: str, source: Utterances, utterances: Sequence[Utterance], *, device: str, beam: int
-) -> Hypotheses:
+def read_hypotheses(spec: str, references: References, *, device: str, beam: int) -> Hypotheses:
     """A system's hypotheses for utterances.
 
     Args:
         spec: A checkpoint of stage B or E; `hf:` and a model's name on the Hub, or its folder; a `.jsonl` file with
-            `text` and `audio` or `id`; or a `.txt` file with a line for each utterance.
-        source: The source of the utterances.
-        utterances: All of them.
+            `text` and `audio` or `id`; or a `.txt` file with a line for each row of the source.
+        references: The utterances.
         device: The device of a model.
         beam: The beam size of a recogniser (see `Recognizer`).
 
@@ -53,59 +75,62 @@ def read_hypotheses(
     """
     path = Path(spec).expanduser()
     if spec.startswith("hf:"):
-        recognize = load_transformers_recognizer(spec.removeprefix("hf:"), device)
-        rows = tqdm(enumerate(utterances), total=len(utterances), desc="transcribing", leave=False, disable=None)
-        texts, unreadable = [""] * len(utterances), {}
-        for number, row in rows:
-            try:
-                texts[number] = recognize(read_audio(source.audio(number, row)).numpy())
-            except UserError as error:
-                unreadable[number] = error
-        return Hypotheses(texts, unreadable=unreadable)
+        return _transcribed(load_transformers_recognizer(spec.removeprefix("hf:"), device), references)
     if path.suffix == ".ckpt" or path.is_dir():
         checkpoint = Checkpoint(path)
         if "thinker" in checkpoint and "audio_projector" in checkpoint:
-            return _answered(checkpoint, source, utterances, device)
-        return _recognized(checkpoint, source, utterances, device, beam)
+            return _answered(checkpoint, references, device)
+        return _recognized(checkpoint, references, device, beam)
     if not path.is_file():
         raise UserError(f"{spec} does not exist: give a .ckpt checkpoint, hf:MODEL, or hypotheses as .jsonl or .txt")
     lines = _lines(path)
     if path.suffix == ".jsonl":
-        return Hypotheses(_matched(path, lines, utterances))
-    if len(lines) != len(utterances):
-        raise UserError(
-            f"{spec} has {len(lines)} lines, and the reference {len(utterances)} rows: give a line for each"
-        )
-    return Hypotheses(lines)
+        return Hypotheses(_matched(path, lines, references))
+    count = len(references.utterances) + len(references.malformed)
+    if len(lines) != count:
+        raise UserError(f"{spec} has {len(lines)} lines, and the reference {count} rows: give a line for each")
+    return Hypotheses(dict(enumerate(lines)))
 
 
-def _recognized(
-    checkpoint: Checkpoint, source: Utterances, utterances: Sequence[Utterance], device: str, beam: int
-) -> Hypotheses:
+def _transcribed(recognize: Callable[[Any], str], references: References) -> Hypotheses:
+    rows, texts, unreadable = references.utterances.items(), {}, {}
+    for number, row in tqdm(rows, desc="transcribing", leave=False, disable=None):
+        try:
+            texts[number] = recognize(read_audio(references.source.audio(number, row)).numpy())
+        except UserError as error:
+            unreadable[number] = error
+    return Hypotheses(texts, unreadable=unreadable)
+
+
+def _recognized(checkpoint: Checkpoint, references: References, device: str, beam: int) -> Hypotheses:
     recognizer = load_recognizer(checkpoint, device=device, beam=beam)
-    audio = [source.audio(number, row) for number, row in enumerate(utterances)]
-    texts, unreadable = [""] * len(utterances), {}
-    stream = recognizer.stream(audio)
-    for number, transcript in tqdm(stream, total=len(texts), desc="transcribing", leave=False, disable=None):
+    audio, texts, unreadable = {}, {}, {}
+    for number, row in references.utterances.items():
+        try:
+            audio[number] = references.source.audio(number, row)
+        except UserError as error:
+            unreadable[number] = error
+    numbers, stream = list(audio), recognizer.stream(list(audio.values()))
+    for index, transcript in tqdm(stream, total=len(audio), desc="transcribing", leave=False, disable=None):
         if isinstance(transcript, UserError):
-            unreadable[number] = transcript
+            unreadable[numbers[index]] = transcript
         else:
-            texts[number] = transcript.text
+            texts[numbers[index]] = transcript.text
     return Hypotheses(texts, recognizer.units.normalize, unreadable)
 
 
-def _answered(checkpoint: Checkpoint, source: Utterances, utterances: Sequence[Utterance], device: str) -> Hypotheses:
+def _answered(checkpoint: Checkpoint, references: References, device: str) -> Hypotheses:
     """Answers of a model of stage E to the transcription prompts of its training, each row with its own instruction."""
-    content = checkpoint.content
+    content, (source, utterances, _) = checkpoint.content, references
     prompt = TranscriptionPrompt.from_state(content.get("dictation", TranscriptionPrompt().state()))
     max_tokens = content.get("answer_tokens", MAX_TOKENS)
     # As in validation, the answer does not count towards the context.
     context = content.get("context", CONTEXT) + max_tokens
     assistant = Assistant.from_pretrained(checkpoint, context=context, device=device)
-    order = sorted(range(len(utterances)), key=lambda number: utterances[number].duration or 0.0)  # little padding
-    texts: list[str] = [""] * len(utterances)
+    order = sorted(utterances, key=lambda number: utterances[number].duration or 0.0)  # little padding
+    texts: dict[int, str] = {}
     unreadable: dict[int, UserError] = {}
-    with tqdm(total=len(texts), desc="transcribing", leave=False, disable=None) as bar:
+    with tqdm(total=len(order), desc="transcribing", leave=False, disable=None) as bar:
         for first in range(0, len(order), _BATCH):
             batch = order[first : first + _BATCH]
             prompts = {}
@@ -117,8 +142,7 @@ def _answered(checkpoint: Checkpoint, source: Utterances, utterances: Sequence[U
                 except UserError as error:
                     unreadable[number] = UserError(f"{utterances[number].where}: {error}")
             answers = assistant.answer(list(prompts.values()), max_tokens=max_tokens) if prompts else []
-            for number, text in zip(prompts, answers, strict=True):
-                texts[number] = text
+            texts |= zip(prompts, answers, strict=True)
             bar.update(len(batch))
     return Hypotheses(texts, prompt.labels or TextNormalization(), unreadable)
 
@@ -173,13 +197,17 @@ def _lines(path: Path) -> list[str]:
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
-def _matched(path: Path, lines: Sequence[str], utterances: Sequence[Utterance]) -> list[str]:
+def _matched(path: Path, lines: Sequence[str], references: References) -> dict[int, str]:
     """The text for each utterance, found by its file's name and as many of its folders as make names unique."""
-    files = [_name_parts(row.audio) for row in utterances]
-    distinct = set(files)
-    depth = next(
-        n for n in range(1, max(map(len, files)) + 1) if len({file[-n:] for file in distinct}) == len(distinct)
-    )
+    files = {number: _name_parts(row.audio) for number, row in references.utterances.items()}
+    distinct = set(files.values())
+    if len(distinct) < len(files) and any(row.start is not None for row in references.utterances.values()):
+        raise UserError(
+            f"{path}: rows of the reference are parts of the same recording, which `audio` does not distinguish: give "
+            "the hypotheses as .txt, with a line for each row"
+        )
+    depths = range(1, max(map(len, distinct), default=1) + 1)
+    depth = next(n for n in depths if len({file[-n:] for file in distinct}) == len(distinct))
     texts: dict[tuple[str, ...], str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -193,11 +221,12 @@ def _matched(path: Path, lines: Sequence[str], utterances: Sequence[Utterance]) 
             raise UserError(f'{path} row {number}: `text` is {text!r}, not a string: write "" for an empty hypothesis')
         if texts.setdefault(_name_parts(str(key))[-depth:], text) != text:
             raise UserError(f"{path} row {number}: {key} has two different texts: keep one of them")
-    for row, file in zip(utterances, files, strict=True):
+    for number, file in files.items():
         if file[-depth:] not in texts:
+            row = references.utterances[number]
             folders = f" (compared by the last {depth} parts of its path)" if depth > 1 else ""
             raise UserError(f"{path} has no row for {row.audio} ({row.where}){folders}")
-    return [texts[file[-depth:]] for file in files]
+    return {number: texts[file[-depth:]] for number, file in files.items()}
 
 
 def _name_parts(file: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The report of `omni eval wer`, as text and as Markdown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omni.evaluation.word_errors import DRAWS, Row, aligned
@@ -14,8 +14,8 @@ def terminal_report(report: dict[str, Any], worst: Sequence[Row]) -> str:
         worst: The rows to show.
     """
     lines = [report["reference"], f"  as {report['hypothesis']} has it; {_normalization(report)}", ""]
-    if report["left_out"]:
-        lines += [f"{report['left_out']} rows without words in the reference are not scored", ""]
+    if left_out := _left_out(report):
+        lines += [f"not scored: {left_out}", ""]
     lines += [f"{'':24}{'WER':>8}{'CER':>8}{'utt.':>7}{'words':>8}{'subst.':>8}{'deleted':>9}{'inserted':>10}"]
     for label, errors in _groups(report):
         lines.append(
@@ -38,9 +38,7 @@ def terminal_report(report: dict[str, Any], worst: Sequence[Row]) -> str:
 def markdown_report(report: dict[str, Any], worst: Sequence[Row]) -> str:
     """The same as a document; arguments as in `terminal_report`."""
     systems = (report, *report["others"])
-    left_out = (
-        f" {report['left_out']} rows without words in the reference are not scored." if report["left_out"] else ""
-    )
+    left_out = f" Not scored: {found}." if (found := _left_out(report)) else ""
     lines = [
         f"# Word errors on {report['reference']}",
         "",
@@ -68,6 +66,13 @@ def markdown_report(report: dict[str, Any], worst: Sequence[Row]) -> str:
     for row in worst:
         lines += ["", row.name, "", *(f"    {line}" for line in aligned(row))]
     return "\n".join(lines) + "\n"
+
+
+def _left_out(report: Mapping[str, Any]) -> str:
+    """The numbers of rows that are not scored, by reason; empty without any."""
+    unusable = len(report.get("unreadable", ()))
+    reasons = {"without words in the reference": report["left_out"] - unusable, "that cannot be read": unusable}
+    return ", ".join(f"{count} rows {reason}" for reason, count in reasons.items() if count)
 
 
 def _groups(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

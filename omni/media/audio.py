@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni.errors import UserError
 from omni.media.audio_file import AudioFile
 from omni.media.audio_writer import samples_writer
-from omni.media.container import AudioSource, name_of, opened, read_mono, resampled_from
+from omni.media.container import AudioError, AudioSource, name_of, opened, read_mono, resampled_from
 from omni.media.mel_scale import FLOOR, HOP_LENGTH, MEAN, N_FFT, SAMPLE_RATE, STD, mel_filters
 from omni.media.resampling import Resampler, common_ticks, resample
 
@@ -66,8 +65,8 @@ def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | Non
         (samples,), float32, 16 kHz, within ±1 where the file is.
 
     Raises:
-        AudioError: If it cannot be read, is truncated or empty, or has samples that are not finite.
-        UserError: If it ends before `start`.
+        AudioError: If it cannot be read, is truncated or empty, ends before `start`, or holds samples that are not
+            finite.
     """
     with opened(source) as file:
         rate = resampled_from(file)
@@ -77,23 +76,24 @@ def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | Non
         unit = max(0, first // grid - reach)
         stop = file.frames if last is None else min(file.frames, (math.ceil(last / grid) + reach) * step)
         if unit * step >= file.frames > 0:
-            raise UserError(f"{name_of(source)}: has {file.frames / rate:.2f} s, nothing from {start:.2f} s on")
+            there = f"has {file.frames / rate:.2f} s, nothing from {start:.2f} s on"
+            raise AudioError("truncated", f"{name_of(source)}: {there}")
         file.seek(unit * step)
         audio = resample(_read_mono(file, stop - unit * step, source), rate, SAMPLE_RATE)
     offset = first - unit * grid
     return audio[offset:] if last is None else audio[offset : last - unit * grid]
 
 
-def excerpt(source: AudioSource, *, start: float, duration: float) -> bytes:
+def excerpt(source: AudioSource, *, start: float, duration: float | None) -> bytes:
     """A part of a recording as the content of a WAV file of 16 kHz, with the samples of `read_audio`.
 
     Args:
         source: A path, or a file's content as bytes.
         start: Its start in seconds.
-        duration: Its length in seconds.
+        duration: Its length in seconds; None: to the end.
 
     Raises:
-        UserError: As in `read_audio`.
+        AudioError: As in `read_audio`.
     """
     samples, content = read_audio(source, start=start, duration=duration), BytesIO()
     soundfile.write(content, samples.numpy(), SAMPLE_RATE, format="WAV", subtype="FLOAT")

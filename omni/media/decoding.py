@@ -58,7 +58,7 @@ def decoded(file: BinaryIO) -> Iterator[soundfile.SoundFile]:
                 if not container.streams.audio:
                     raise NotDecodable("holds no audio")
                 stream = container.streams.audio[0]
-                stated = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+                stated = _stated(container, stream)
                 _write(copy, _frames(container, stream), stream.rate, stream.channels)
         except FFmpegError as error:
             raise NotDecodable(f"is no audio that can be read ({error.strerror})") from error
@@ -82,6 +82,15 @@ def blocks_in_order(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     """The rest of a file of unknown length or without seeking, (frames, channels) float32."""
     while len(block := read_frames(file, _BLOCK)):
         yield block
+
+
+def _stated(container, stream) -> float:
+    """Seconds of a stream by its header; 0 where that does not say."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    # Matroska states the duration of the longest stream.
+    alone = len(container.streams) == 1
+    return container.duration / 1_000_000 if container.duration and alone else 0.0
 
 
 def _frames(container, stream) -> Iterator[np.ndarray]:

@@ -330,7 +330,11 @@ class TestText:
         assert found("t.txt", document_separator="\n\n").keys() == {"duplicate document"}
         Path("bad.txt").write_bytes(b"caf\xe9")
         Path("none.txt").touch()
-        assert found("bad.txt").keys() == {"bad document", "no documents"}
+        assert found("bad.txt").keys() == {"bad line", "empty document", "no documents"}
+        Path("bad.txt").write_bytes(b"one\n\nt\xe9\n\nnone\x00\n\n \n\n\xc3\xa9")
+        kinds = found("bad.txt", document_separator="\n\n+")
+        assert kinds.keys() == {"bad line", "empty document"}
+        assert [where for where, _ in kinds["bad line"]] == ["bad.txt: line 3", "bad.txt: line 5"]
         assert found("none.txt")["no documents"] == [("none.txt", "holds no text")]
 
     def test_leaks(self, texts, found):

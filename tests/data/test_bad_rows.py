@@ -11,13 +11,17 @@ import soundfile
 import torch
 from PIL import Image
 
+from omni.data.checks.findings import Report
+from omni.data.checks.text import TEXT_KINDS, TextCheck
 from omni.data.conversations.data import ConversationData
 from omni.data.images.data import ImageData
 from omni.data.loading.bad_rows import BadRowPolicy, BatchReader, RowErrors
 from omni.data.speech.data import SpeechData
+from omni.data.text.corpus import open_corpus
 from omni.data.text.data import TextData
 from omni.errors import UserError
 from omni.text.media_positions import MediaLayout
+from omni.text.tokenizer import NUM_SPECIALS
 
 ROWS = 8
 RATE = 16_000
@@ -88,9 +92,9 @@ class Talk:
         return asked({"type": "audio", "audio": file})
 
     @staticmethod
-    def make(**options: Any) -> ConversationData:
+    def make(train: Any = "train.jsonl", **options: Any) -> ConversationData:
         data = ConversationData(
-            "train.jsonl", "val.jsonl", tokenizer="bytes", num_mels=16, max_tokens=60, batch_tokens=160, **options
+            train, "val.jsonl", tokenizer="bytes", num_mels=16, max_tokens=60, batch_tokens=160, **options
         )
         data.set_layout(MediaLayout(image_grid=(2, 2), mel_frames=8))
         return data
@@ -190,9 +194,27 @@ def test_a_recording_whose_header_cannot_be_read_is_left_out_of_conversations(wo
         assert len(Talk.make(bad_rows="skip").dataset("train")) == ROWS - 1
 
 
+@pytest.mark.filterwarnings("ignore:train")
+def test_rows_of_a_weighted_file_are_counted_each_whenever_an_epoch_draws_them(workplace):
+    """An epoch draws one of the four rows of each of two groups."""
+    for split, first in (("train", 0), ("val", 100)):
+        write(f"{split}.jsonl", [Talk.row(tone(first + number)) for number in range(ROWS)])
+    some = {limit: Talk.make({"train.jsonl": 0.25}, bad_rows="skip", max_bad_rows=limit) for limit in (4, 5)}
+    for number in range(5):
+        spoil(f"{number}.flac")
+    epochs = list(range(2 * 40))
+    for data in some.values():
+        data.setup()
+        assert len(data.dataset("train")) == 2
+    with pytest.raises(UserError, match=r"data\.train: more than 4 rows cannot be used"):
+        some[4].dataset("train").__getitems__(epochs)
+    assert set(some[5].dataset("train").__getitems__(epochs).rows.tolist()) == {5, 6, 7}
+
+
 class TestText:
-    def make(self, **options: Any) -> TextData:
-        data = TextData("docs.jsonl", "val.jsonl", tokenizer="bytes", context=16, batch_size=2, **options)
+    def make(self, train: str = "docs.jsonl", **options: Any) -> TextData:
+        options = {"tokenizer": "bytes", "context": 16, "batch_size": 2} | options
+        data = TextData(train, "val.jsonl", **options)
         data.setup()
         return data
 
@@ -242,6 +264,34 @@ class TestText:
             data.setup()
         assert len(said) == 1
 
+    @pytest.mark.parametrize("separator", [None, r"\n\n+"])
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_a_byte_that_is_not_utf8_costs_its_line_only(self, separator, streaming, monkeypatch):
+        """The text has no other letters than its lines; blocks are shorter than lines."""
+        monkeypatch.setattr("omni.data.text.documents._BLOCK", 16)
+        lines = [f"{letter * 30}\n\n".encode() for letter in "abcdefgh"]
+        Path("bad.txt").write_bytes(b"".join([*lines[:3], b"x\xe9 xx\n\n", *lines[3:6], b"y\0\n", *lines[6:]]))
+        options = {"document_separator": separator, "streaming": streaming, "shuffle_buffer": 2, "batch_size": 1}
+        with pytest.raises(UserError, match=r"bad\.txt: line 7: byte 97 is not UTF-8 .*bad_rows: skip leaves"):
+            self.letters(**options)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert self.letters(**options, bad_rows="skip") == dict.fromkeys("abcdefgh", 30)
+        assert "bad.txt: line 7: byte 97" in str(said[0].message)
+        assert "bad.txt: line 15: byte 200" in str(said[-1].message)
+        report = Report(TEXT_KINDS)
+        TextCheck(report).split("train", open_corpus(["bad.txt"], document_separator=separator))
+        lines = [(finding.kind, finding.where) for finding in report.findings if finding.kind != "empty document"]
+        assert lines == [("bad line", "bad.txt: line 7"), ("bad line", "bad.txt: line 15")]
+
+    def letters(self, **options: Any) -> dict[str, int]:
+        """Number of each letter in an epoch."""
+        data = self.make("bad.txt", **options)
+        batches = data.stream() if options["streaming"] else data.train_dataloader()
+        tokens = [token for batch in batches for token in batch.tokens.flatten().tolist()]
+        text = "".join(chr(token - NUM_SPECIALS) for token in tokens if token >= NUM_SPECIALS)
+        return {letter: text.count(letter) for letter in sorted(set(text)) if letter.isalpha()}
+
 
 class TestBatchReader:
     def reader(self, limit: int = 5, items: int = 6) -> BatchReader:
@@ -271,6 +321,20 @@ class TestBatchReader:
                 reader.read([number, 299], self.read(set(range(210)), 300))
         assert len(said) == 12
         assert "(100 rows so far)" in str(said[10].message)
+
+    def test_a_row_that_may_not_be_left_out_ends_every_attempt(self):
+        reader = BatchReader(RowErrors("train", BadRowPolicy()), 6)
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"row 1: broken \(data\.init_args\.bad_rows: skip"):
+                reader.read([0, 1], self.read({1}))
+
+    def test_an_error_that_comes_again_is_named_and_counted_once(self):
+        """As in the second pass over a stream."""
+        errors = RowErrors("train", BadRowPolicy(skip=True, limit=1), at_once=True)
+        with pytest.warns(UserWarning, match="train: left out: row 1: broken"):
+            errors.add(UserError("row 1: broken"))
+        errors.add(UserError("row 1: broken"))  # a warning would fail the test
+        assert len(errors) == 1
 
     def test_rows_left_out_before_training_count(self):
         errors = RowErrors("train", BadRowPolicy(skip=True, limit=1))

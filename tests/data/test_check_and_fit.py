@@ -115,7 +115,21 @@ def tar(*samples, entry="s.tar", patch=bytes):
 INPUTS = {
     "plain": (lambda: jsonl(A), ["one two"], set()),
     "NeMo": (lambda: jsonl({"audio_filepath": "a.wav", "text": "one two", "duration": 2.0}), ["one two"], set()),
-    "a part of a recording": (lambda: jsonl({**A, "offset": 1.5}), [], {"bad row"}),
+    "parts of a recording": (
+        lambda: jsonl(*({**A, "text": text, "offset": at, "duration": 1.0} for text, at in (("one", 0), ("two", 1.0)))),
+        ["one", "two"],
+        set(),
+    ),
+    "parts in a table": (
+        lambda: ("m.csv", "audio,text,offset,duration\na.wav,one,0.25,0.75\na.wav,two,1.0,\n"),
+        ["one", "two"],
+        set(),
+    ),
+    "a part to the end": (lambda: jsonl({**A, "offset": 0.5}), ["one two"], set()),
+    "a part after the end": (lambda: jsonl({**A, "offset": 2.5, "duration": 1.0}), [], {"truncated"}),
+    "a part of no recording": (lambda: jsonl({**A, "audio": "c.wav", "offset": 1, "duration": 1}), [], {"missing"}),
+    "a bad offset": (lambda: jsonl({**A, "offset": -0.5}), [], {"bad row"}),
+    "an offset of text": (lambda: jsonl({**A, "offset": "start"}), [], {"bad row"}),
     "zero width": (
         lambda: jsonl({**A, "text": "o\u200bne\ufeff t\u00adwo\u200e"}),
         ["one two"],
@@ -225,13 +239,16 @@ def test_a_manifest_of_nemo_is_checked_as_speech(folder, capsys):
 class TestPartsAndArchives:
     """Rows whose audio is not a file of its own."""
 
-    @pytest.fixture(params=["Kaldi with segments", "tars"])
+    @pytest.fixture(params=["Kaldi with segments", "tars", "parts in a table"])
     def entry(self, request, folder):
-        return INPUTS[request.param][0]()[0]
+        name, content = INPUTS[request.param][0]()
+        if content is not None:
+            (folder / name).write_text(content, encoding="utf-8")
+        return name
 
     def test_the_samples_are_those_of_the_recording(self, entry):
-        whole = {"kaldi": ("a.wav", "a.wav"), "s-*.tar": ("a.wav", "b.wav")}[entry]
-        parts = {"kaldi": ((0.25, 1.0), (1.0, 2.0)), "s-*.tar": ((0, 2.0), (0, 2.0))}[entry]
+        whole = ("a.wav", "b.wav" if entry == "s-*.tar" else "a.wav")
+        parts = ((0, 2.0), (0, 2.0)) if entry == "s-*.tar" else ((0.25, 1.0), (1.0, 2.0))
         for fresh in (False, True):
             (source,) = open_utterances([entry])
             for number, row in enumerate(source.rows()):
@@ -246,13 +263,21 @@ class TestPartsAndArchives:
         rows = list(source.rows())
         assert [row.messages[1]["content"] for row in rows] == ["one", "two"]
         lengths = [len(samples_of(row.media[0])) / SAMPLE_RATE for row in rows]
-        assert lengths == ([0.75, 1.0] if entry == "kaldi" else [2.0, 2.0])
+        assert lengths == ([2.0, 2.0] if entry == "s-*.tar" else [0.75, 1.0])
         assert len({row.media[0].identity() for row in rows}) == 2
         assert [len(audio) / SAMPLE_RATE for audio, _ in utterances_of([entry], 9)] == lengths  # those of an export
         (speech,) = open_utterances([entry])
         shares = [list(speech.stream(share, 2, seed=1)) for share in range(2)]
         assert [len(share) for share in shares] == [1, 1]
         assert {row.text for share in shares for row, _ in share} == {"one", "two"}
+
+    def test_a_stream_resumes_after_a_part_that_cannot_be_read(self, folder):
+        rows = [{**A, "offset": at, "duration": 0.5} for at in (0, 3, 1)]
+        (folder / "m.jsonl").write_text(jsonl(*rows)[1], encoding="utf-8")
+        (source,) = open_utterances(["m.jsonl"])
+        first, error, last = source.stream(0, 1, seed=0)
+        assert [row[0].start for row in (first, last)] == [0, 1]
+        assert str(error) == "m.jsonl: row 2: a.wav: has 2.00 s, nothing from 3.00 s on"
 
 
 def test_a_pattern_with_numbers_names_tar_files(folder):

@@ -1,6 +1,7 @@
 """The rows that an export is compared on are those that the run held out."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from omni.data.images.held_out import held_out_images, images_of
 from omni.data.loading.run_data import local_entries, run_data
 from omni.data.speech.data import SpeechData
 from omni.data.speech.held_out import held_out_utterances, utterances_of
+from omni.data.text.data import TextData
+from omni.data.text.held_out import held_out_texts
 from omni.errors import UserError
 
 
@@ -45,6 +48,21 @@ def test_images_without_validation_data_are_those_of_the_run(pictures: Path):
     assert source == "held-out images of pictures/train"
     assert held_out_images(config("ImageData", train="pictures/train", val="pictures/val"), 5)[1] == "pictures/val"
     assert len(images_of("pictures/val", 5)) == 5
+
+
+@pytest.mark.parametrize("split", ["tail", "documents"])
+def test_texts_are_those_of_a_run_that_leaves_bad_lines_out(workplace: Path, split):
+    lines = [f"sentence number {number}" for number in range(40)]
+    content = "\n".join(lines).encode()
+    Path("bad.txt").write_bytes(content.replace(b"number 1\n", b"\xe9\n" * 9).replace(b"number 38\n", b"\0\n" * 9))
+    options: dict[str, Any] = {"train": "bad.txt", "val_fraction": 0.2, "val_split": split}
+    options |= {"document_separator": "\n" if split == "documents" else None, "bad_rows": "skip"}
+    data = TextData(**options, tokenizer="bytes", context=8, batch_size=1)
+    with pytest.warns(UserWarning, match="18 rows are left out"):
+        data.setup()
+    wanted = [line for source in data.plan().sources["val"] for text in source.read() for line in text.splitlines()]
+    assert 3 < len(wanted) < 20
+    assert held_out_texts(config("TextData", **options, text_column="text"), 100) == (wanted, "bad.txt")
 
 
 @pytest.mark.parametrize("held_out", [held_out_utterances, held_out_images])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from any_text import HARD, random_texts
 
@@ -304,6 +305,67 @@ class TestCommand:
         report = json.loads(Path("report.json").read_text())
         assert len(report["rows"]) == report["utterances"] == report["others"][0]["utterances"] == 39
         assert report["left_out"] == len(report["unreadable"]) == 1
+
+    @pytest.mark.parametrize("kind", ["recognizer", "txt", "jsonl"])
+    def test_malformed_rows_are_left_out_and_named(self, kind, words, capfd):
+        """The others keep their texts."""
+        lines = Path("words.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        texts = [row["text"] for row in rows]
+        systems = {
+            "recognizer": lambda: words["recognizer"],
+            "txt": lambda: self.write("texts.txt", [*texts[:3], "c", *texts[4:39], "b"]),
+            "jsonl": lambda: self.write("texts.jsonl", lines),
+        }
+        system = systems[kind]()
+        lines[3], lines[39] = json.dumps({"audio": "3.wav"}), lines[39][:-9]
+        self.write("words.jsonl", lines)
+        with pytest.raises(SystemExit) as stop:
+            main(["eval", "wer", "--reference", "words.jsonl", "--hypothesis", system, "--json_file", "report.json",
+                  "--markdown_file", "report.md"])  # fmt: skip
+        assert stop.value.code == 2
+        out, err = capfd.readouterr()
+        named = [line for line in err.splitlines() if line.startswith("omni: ")]
+        assert ["row 4: has no text" in named[0], "row 40: not JSON" in named[1]] == [True, True]
+        report = json.loads(Path("report.json").read_text())
+        assert report["utterances"] == len(report["rows"]) == 38
+        assert report["left_out"] == len(report["unreadable"]) == 2
+        assert "not scored: 2 rows that cannot be read" in out
+        assert "Not scored: 2 rows that cannot be read." in Path("report.md").read_text()
+        assert report["rows"][3]["name"] == "words.jsonl: row 5"
+        assert report["rows"][3]["reference"] == texts[4]
+        assert report["wer"] < 0.2
+        assert report["wer"] == 0 or kind == "recognizer"
+
+    def test_parts_of_a_recording_are_scored_each(self, words, fails):
+        """Two words in one file; a `.jsonl` file of hypotheses would have one text for both."""
+        both = [json.loads(line) for line in Path("words.jsonl").read_text().splitlines()[:2]]
+        seconds = [row["duration"] for row in both]
+        soundfile.write("both.wav", np.concatenate([soundfile.read(row["audio"])[0] for row in both]), 16_000)
+        parts = [
+            {"audio_filepath": "both.wav", "text": row["text"], "offset": at, "duration": row["duration"]}
+            for row, at in zip(both, (0.0, seconds[0]), strict=True)
+        ]
+        for name, found in {"parts.jsonl": parts, "files.jsonl": both}.items():
+            manifest = self.write(name, list(map(json.dumps, found)))
+            main(["eval", "wer", "--reference", manifest, "--hypothesis", words["recognizer"], "--json_file", "r.json"])
+            rows = json.loads(Path("r.json").read_text())["rows"]
+            assert [row["hypothesis"] for row in rows] == [row["text"] for row in both]
+        texts = self.write("texts.jsonl", [json.dumps({"audio": "both.wav", "text": "a"})])
+        complaint = fails(main, ["eval", "wer", "--reference", "parts.jsonl", "--hypothesis", texts])
+        assert "texts.jsonl: rows of the reference are parts of the same recording" in complaint
+
+    def test_a_reference_without_a_usable_row_is_refused(self, workplace, fails):
+        reference, texts = self.write("reference.jsonl", ["{}", "nothing"]), self.write("texts.txt", ["a", "b"])
+        complaint = fails(main, ["eval", "wer", "--reference", reference, "--hypothesis", texts])
+        assert "reference.jsonl: row 1: has no `audio`" in complaint
+
+    def test_a_text_file_needs_a_line_for_each_row_malformed_ones_included(self, words, fails):
+        lines = Path("words.jsonl").read_text().splitlines()
+        self.write("words.jsonl", [*lines, "{}"])
+        texts = self.write("texts.txt", [json.loads(line)["text"] for line in lines])
+        complaint = fails(main, ["eval", "wer", "--reference", "words.jsonl", "--hypothesis", texts])
+        assert "texts.txt has 40 lines, and the reference 41 rows" in complaint
 
 
 def test_alignment_follows_the_words_it_is_given(words):

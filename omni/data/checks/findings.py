@@ -25,7 +25,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 _SHOWN = 3  # findings of a kind that are listed
 _PENDING = 256  # rows that wait to be read
-_PLACE = re.compile(r"(.+?(?:: (?:row|annotation) \d+[^:]*)?): (.*)", re.DOTALL)
+_PLACE = re.compile(r"(.+?(?:: (?:row|line|annotation) \d+[^:]*)?): (.*)", re.DOTALL)
 _CLEAN = str.maketrans({"\n": " ", "\r": " ", "\t": " "})
 
 

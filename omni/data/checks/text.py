@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from omni.data.checks.findings import Kind, Report, spread
-from omni.data.text.documents import Documents
+from omni.data.text.documents import BadLine, Documents
 from omni.errors import UserError
 
 TEXT_KINDS = {
-    "bad document": Kind("error", "Correct or remove it: `fit` refuses it."),
+    "bad document": Kind("error", "Correct or remove it: `fit` leaves it out, or stops there (`bad_rows: error`)."),
+    "bad line": Kind(
+        "error", "Convert the file to UTF-8: `fit` leaves the line out, or stops (`bad_rows: error`).", of_rows=False
+    ),
     "no documents": Kind("error", "Leave the file out, or put text into it: `fit` refuses it."),
     "leaked document": Kind("error", "The same text is in two splits: remove it from one of them."),
     "empty document": Kind("warning", "It is ignored."),
@@ -45,8 +48,12 @@ class TextCheck:
         progress = tqdm(desc=f"reading {name}", unit=" documents", leave=False, disable=None)
         with progress:
             for source in sources:
-                before = len(lengths)
-                for number, text in enumerate(source.rows_or_errors(), start=1):
+                before, number = len(lengths), 0
+                for text in source.rows_or_errors():
+                    if isinstance(text, BadLine):
+                        self.report.add_error("bad line", text)
+                        continue
+                    number += 1
                     progress.update()
                     self.report.rows += 1
                     where = f"{source.name} document {number}"

@@ -79,7 +79,7 @@ class TranscribedSpeech(Conversations):
         for number, found in enumerate(self.utterances.rows_or_errors()):
             if isinstance(found, UserError):
                 yield found
-            elif not self.utterances.whole_files:
+            elif found.start is not None or not self.utterances.whole_files:
                 name = self.utterances.audio_version(found)
                 yield self._conversation(number, found, name, partial(self.utterances.audio, number, found))
             else:

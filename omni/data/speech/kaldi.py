@@ -9,8 +9,6 @@ from typing import NamedTuple, final
 from omni.data.speech.corpora import numbered_lines
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.errors import UserError
-from omni.media.audio import excerpt
-from omni.media.container import AudioSource
 
 _ARCHIVE = re.compile(r"\.ark:\d+$")
 
@@ -26,7 +24,7 @@ class _Part(NamedTuple):
     """A part of a recording, in seconds."""
 
     start: float
-    end: float
+    duration: float
 
 
 @final
@@ -43,8 +41,6 @@ class KaldiFolder(Utterances):
     def __init__(self, folder: Path):
         self.name = str(folder)
         self.folder = folder
-        self.whole_files = not (folder / "segments").is_file()
-        self._parts: dict[int, _Part] = {}  # by the number of the row
 
     def rows_or_errors(self) -> Iterator[Utterance | UserError]:
         try:
@@ -54,36 +50,22 @@ class KaldiFolder(Utterances):
             return
         errors = [error for _, faults in tables.values() for error in faults]
         recordings, texts, segments, speakers, durations = (lines for lines, _ in tables.values())
-        number = -1
-        for number, (key, line) in enumerate((recordings if self.whole_files else segments).items()):
+        named = segments if (self.folder / "segments").is_file() else recordings
+        for key, line in named.items():
             try:
-                name, part = (key, None) if self.whole_files else _segment(line)
+                name, part = (key, None) if named is recordings else _segment(line)
                 audio = self._file(recordings.get(name) or line, name, known=name in recordings)
                 if key not in texts:
                     raise UserError(f"{line.where}: {key} has no line in {self.folder / 'text'}: add its text")
-                duration = _seconds(durations.get(key)) if part is None else part.end - part.start
+                start, duration = (None, _seconds(durations.get(key))) if part is None else part
                 speaker = speakers[key].value if key in speakers else None
-                if part is not None:
-                    self._parts[number] = part
-                yield Utterance(audio, texts[key].value, speaker, duration, line.where)
+                yield Utterance(audio, texts[key].value, speaker, duration, line.where, start)
             except UserError as error:
                 yield error
-        named = recordings if self.whole_files else segments
         yield from errors
         yield from (
             UserError(f"{line.where}: there is no recording {key}") for key, line in texts.items() if key not in named
         )
-
-    def audio(self, number: int, row: Utterance) -> AudioSource:
-        if self.whole_files:
-            return row.audio
-        if not self._parts:  # in a process that has not read the rows
-            list(self.rows_or_errors())
-        start, end = self._parts[number]
-        return excerpt(row.audio, start=start, duration=end - start)
-
-    def audio_version(self, row: Utterance) -> str:
-        return f"{super().audio_version(row)} {'' if self.whole_files else row.where}"
 
     def _table(self, name: str) -> tuple[dict[str, _Line], list[UserError]]:
         """The lines of a table by their keys, and the errors of those with the key of an earlier one."""
@@ -117,13 +99,13 @@ class KaldiFolder(Utterances):
 def _segment(line: _Line) -> tuple[str, _Part]:
     """The recording and the part that a line of `segments` names."""
     try:
-        recording, start, end = line.value.split()
-        part = _Part(float(start), float(end))
+        recording, *times = line.value.split()
+        start, end = map(float, times)
     except ValueError:
         raise UserError(f"{line.where}: not `UTTERANCE RECORDING START END`: correct or remove the row") from None
-    if not 0 <= part.start < part.end < float("inf"):
-        raise UserError(f"{line.where}: {part.start} to {part.end} s is no part of a recording: correct the row")
-    return recording, part
+    if not 0 <= start < end < float("inf"):
+        raise UserError(f"{line.where}: {start} to {end} s is no part of a recording: correct the row")
+    return recording, _Part(start, end - start)
 
 
 def _seconds(line: _Line | None) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, final
 from omni.data.loading.hub import HubSplit
 from omni.data.loading.jsonl import jsonl_rows
 from omni.errors import UserError
+from omni.media.audio import excerpt
 from omni.media.container import AudioError, AudioSource
 
 AUDIO_KEYS = ("audio", "wav", "audio_filepath")  # names that manifests give the column of files; the last is NeMo's
@@ -31,6 +32,8 @@ class Utterance(NamedTuple):
         speaker: Name of the speaker; None where it is not known.
         duration: Seconds; None where the source does not state them.
         where: File and row, for messages.
+        start: Where it starts in the file, in seconds, if it is a part of it of `duration` (None: to the end); None if
+            it is the whole file.
     """
 
     audio: str
@@ -38,6 +41,7 @@ class Utterance(NamedTuple):
     speaker: str | None
     duration: float | None
     where: str
+    start: float | None = None
 
 
 class Utterances(ABC):
@@ -45,7 +49,7 @@ class Utterances(ABC):
 
     Attributes:
         name: What messages call it.
-        whole_files: Whether `Utterance.audio` names a file that is read as a whole.
+        whole_files: Whether `Utterance.audio` names a file.
     """
 
     name: str
@@ -67,16 +71,26 @@ class Utterances(ABC):
             yield row
 
     def audio(self, number: int, row: Utterance) -> AudioSource:
-        """The file or the bytes of an utterance's audio, given its number and row."""
-        return row.audio
+        """The file or the bytes of an utterance's audio, given its number and row.
+
+        Raises:
+            AudioError: If it has to be read for that and cannot be, such as a part of a file.
+        """
+        return row.audio if row.start is None else excerpt(row.audio, start=row.start, duration=row.duration)
 
     def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource] | UserError]:
-        """The utterances of one of `shares` disjoint shares with their audio, or the errors of malformed rows.
+        """The utterances of one of `shares` disjoint shares with their audio, or the errors of those without.
 
         If the source consists of parts, `seed` shuffles those.
         """
         for number, row in islice(enumerate(self.rows_or_errors()), share, None, shares):
-            yield row if isinstance(row, UserError) else (row, self.audio(number, row))
+            if isinstance(row, UserError):
+                yield row
+                continue
+            try:
+                yield row, self.audio(number, row)
+            except AudioError as error:
+                yield UserError(f"{row.where}: {error}")
 
     def exists(self, row: Utterance) -> bool:
         """Whether the file of a row exists."""
@@ -88,13 +102,15 @@ class Utterances(ABC):
             status = os.stat(row.audio)
         except (OSError, ValueError):  # ValueError: not a valid file name
             return f"{row.audio} is not there"
-        return f"{row.audio} {status.st_size} {status.st_mtime_ns}"
+        part = "" if row.start is None else f" {row.start} {row.duration}"
+        return f"{row.audio} {status.st_size} {status.st_mtime_ns}{part}"
 
 
 @final
 class SpeechManifest(Utterances):
     """A `.jsonl`, `.csv` or `.tsv` file with an utterance a row: `audio`, `text`, optional `speaker`, `duration`.
 
+    With `offset`, an utterance is a part of its file: from there on, in seconds, for `duration` or to the end.
     The audio may also be called `wav`, or `audio_filepath` as in NeMo's manifests. Columns of a table are separated by
     commas, semicolons or tabs: by what its first line has. A table of Common Voice, which has `path` and `sentence`, is
     read as it is, with its files in `clips`.
@@ -145,8 +161,6 @@ class SpeechManifest(Utterances):
             raise UserError(
                 f"{where}: has no text in {self.text_column!r}: give the transcript, or set data.text_column"
             )
-        if row.get("offset"):
-            raise UserError(f"{where}: `offset` names a part of a recording: cut it into files of their own")
         speaker = row.get("speaker")
         return Utterance(
             audio=str(self.path.parent / os.path.expanduser(audio)),
@@ -154,6 +168,7 @@ class SpeechManifest(Utterances):
             speaker=None if speaker in (None, "") else str(speaker),
             duration=duration_of(row.get("duration"), where),
             where=where,
+            start=seconds_of(row.get("offset"), where, "offset"),
         )
 
     def _of_common_voice(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -282,17 +297,22 @@ def sha256_of(texts: Iterable[str]) -> str:
 
 
 def duration_of(value: Any, where: str) -> float | None:
-    """Seconds in a cell of a table; None if it is empty or 0.
+    """A duration in a cell of a table, in seconds; None if it is empty or 0; errors as of `seconds_of`."""
+    return seconds_of(value, where, "duration") or None
+
+
+def seconds_of(value: Any, where: str, name: str) -> float | None:
+    """Seconds in a cell of a table; None if it is empty.
 
     Raises:
-        UserError: If it is not a number of seconds.
+        UserError: If it is not a number of seconds; the message calls it `name`.
     """
     if value in (None, ""):
         return None
     try:
-        duration = float(value)
+        seconds = float(value)
     except (TypeError, ValueError):
-        duration = -1.0
-    if not 0 <= duration < float("inf"):
-        raise UserError(f"{where}: the duration {value!r} is not a number of seconds: correct it, or leave it out")
-    return duration or None
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UserError(f"{where}: the {name} {value!r} is not a number of seconds: correct it, or leave it out")
+    return seconds

@@ -1,7 +1,7 @@
 """Documents of text, read one at a time from files and from the Hub."""
 
-import codecs
 import hashlib
+import io
 import json
 import re
 from abc import ABC, abstractmethod
@@ -19,6 +19,10 @@ from omni.errors import UserError
 _BLOCK = 1 << 24  # bytes of a .txt file that are read at once
 _REACH = 4096  # characters before and after a separator that its pattern may look at
 _HUB_BATCH = 64  # rows of the Hub that are read at once
+
+
+class BadLine(UserError):
+    """A line of a text file that cannot be read: a part of a document, not one of its own."""
 
 
 class Documents(ABC):
@@ -104,7 +108,7 @@ class _File(Documents):
 
 @final
 class TextFile(_File):
-    """A `.txt` file in UTF-8.
+    """A `.txt` file in UTF-8. Lines that are not are errors, and left out of their document.
 
     Args:
         path: The file.
@@ -115,9 +119,13 @@ class TextFile(_File):
         super().__init__(path, separator=separator)
 
     def _rows(self) -> Iterator[str | UserError]:
-        blocks = _decoded(self.path)
-        separator = self.options["separator"]
-        return iter(["".join(blocks)]) if separator is None else _split(blocks, re.compile(separator, re.MULTILINE))
+        separator, errors = self.options["separator"], []
+        blocks = _decoded(self.path, errors)
+        texts = ["".join(blocks)] if separator is None else _split(blocks, re.compile(separator, re.MULTILINE))
+        for text in texts:
+            yield from errors
+            errors.clear()
+            yield text
 
 
 @final
@@ -251,26 +259,59 @@ def text_of(row: Mapping[str, Any], column: str, where: str) -> str | UserError:
     return value
 
 
-def _decoded(path: Path) -> Iterator[str]:
-    """The text of a UTF-8 file in blocks, line ends as they are, without a byte order mark."""
-    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
+def _decoded(path: Path, errors: list[UserError]) -> Iterator[str]:
+    """The text of a UTF-8 file in blocks of lines, line ends as they are, without a byte order mark.
+
+    Args:
+        path: The file.
+        errors: Those of lines that are not UTF-8, which are left out, are added to it.
+    """
+    number, offset = 1, 0  # of the next line, and of its first byte
+    for block in _blocks(path):
+        try:
+            text = _decode(block)
+        except UnicodeDecodeError:
+            text = "".join(_readable_lines(path, block, number, offset, errors))
+        yield text.removeprefix("\ufeff") if offset == 0 else text
+        number, offset = number + block.count(b"\n"), offset + len(block)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """A file in blocks that end where a line does."""
     with path.open("rb") as file:
+        pending: list[bytes] = []  # the start of a line
         while block := file.read(_BLOCK):
-            if (nul := block.find(b"\0")) >= 0:
-                raise UserError(f"{path}: byte {offset + nul} is NUL: a binary file (or UTF-16), not UTF-8 text")
-            text = _decode(path, decoder, block, offset)
-            yield text.removeprefix("\ufeff") if offset == 0 else text
-            offset += len(block)
-    _decode(path, decoder, b"", offset)
+            end = block.rfind(b"\n") + 1
+            if end:
+                yield b"".join([*pending, block[:end]])
+                pending = []
+            pending.append(block[end:])
+    if last := b"".join(pending):
+        yield last
 
 
-def _decode(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, offset: int) -> str:
-    pending = len(decoder.getstate()[0])  # bytes of a character that the last block cut
-    try:
-        return decoder.decode(block, final=not block)
-    except UnicodeDecodeError as error:
-        position = offset - pending + error.start
-        raise UserError(f"{path}: byte {position} is not UTF-8 ({error.reason}): convert the file to UTF-8") from None
+def _decode(content: bytes) -> str:
+    """UTF-8 without NUL.
+
+    Raises:
+        UnicodeDecodeError: At the first other byte.
+    """
+    if (nul := content.find(b"\0")) >= 0:
+        raise UnicodeDecodeError("utf-8", content, nul, nul + 1, "NUL")
+    return content.decode()
+
+
+def _readable_lines(path: Path, block: bytes, number: int, offset: int, errors: list[UserError]) -> Iterator[str]:
+    """The lines of a block that are UTF-8; `number` and `offset` are those of its first line, as in `_decoded`."""
+    for line in io.BytesIO(block):
+        try:
+            yield _decode(line)
+        except UnicodeDecodeError as error:
+            nul = error.reason == "NUL"
+            fault = "is NUL: a binary file (or UTF-16)" if nul else f"is not UTF-8 ({error.reason})"
+            where = f"{path}: line {number}: byte {offset + error.start}"
+            errors.append(BadLine(f"{where} {fault}: correct or remove the line, or convert the file to UTF-8"))
+        number, offset = number + 1, offset + len(line)
 
 
 def _split(blocks: Iterator[str], separator: re.Pattern[str]) -> Iterator[str]:

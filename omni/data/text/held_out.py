@@ -1,14 +1,17 @@
 """Texts that a run holds out, and texts of a file: what an export is compared on."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from omni.data.loading.bad_rows import BadRowPolicy, RowErrors
 from omni.data.loading.jsonl import jsonl_rows
 from omni.data.loading.run_data import local_entries, run_data
 from omni.data.text.corpus import DocumentSplit, open_corpus, tail_split
+from omni.data.text.documents import ReadableDocuments
 from omni.errors import UserError
 
 
@@ -31,9 +34,11 @@ def held_out_texts(config: Any, limit: int) -> tuple[list[str], str]:
     # The two ways in which `omni.data.text.data.TextData` splits a corpus without validation data.
     if train and not options.get("val") and data.kind.endswith("TextData"):
         names = [str(path) for path in train]
-        corpus = open_corpus(
+        opened = open_corpus(
             names, text_column=options["text_column"], document_separator=options["document_separator"]
         )
+        policy = BadRowPolicy(skip=options.get("bad_rows") == "skip", limit=options.get("max_bad_rows", sys.maxsize))
+        corpus = [ReadableDocuments(source, RowErrors("train", policy)) for source in opened]
         if options["val_split"] == "tail":
             held = tail_split(corpus, options["val_fraction"])[1]
         else:
