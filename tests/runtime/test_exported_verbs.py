@@ -109,8 +109,8 @@ class TestBadInput:
             ("transcribe", ["a.wav", "--format", "srt"], "has no times of words"),
             ("transcribe", ["a.wav", "--device", "cuda"], "runs on the CPU"),
             ("classify", ["a.png", "--labels", "cat"], "has the trained classes only"),
-            ("generate", ["--image", "a.png"], "--image needs the checkpoint"),
-            ("generate", ["--speak", "a.wav"], "--speak needs the checkpoint"),
+            ("generate", ["--image", "a.png"], "--image needs a model of stage E"),
+            ("generate", ["--speak", "a.wav"], "--speak needs a model of stage E"),
         ):
             assert expected in fails(main, [verb, *options, *checkpoint]), (verb, options)
 

@@ -302,6 +302,8 @@ def _wandb_blobs(content: bytes) -> Iterator[bytes]:
         if (left := -at % 32_768) < 7:
             at += left  # records do not start in the last bytes of a block
         size, kind = struct.unpack_from("<HB", content, at + 4)  # after the checksum
+        if at + 7 + size > len(content):
+            return  # it is being written
         blob += content[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # whole, or the last piece
