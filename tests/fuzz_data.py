@@ -123,7 +123,8 @@ def text() -> Kind:
 
 
 def audio() -> Kind:
-    from omni.media.audio import audio_blocks, audio_info, audio_remarks, native_blocks, read_audio
+    from omni.media.audio import audio_blocks, audio_info, native_blocks, read_audio
+    from omni.media.container import audio_remarks
 
     made = {"a.wav": {}, "b.wav": {"subtype": "FLOAT"}, "c.wav": {"subtype": "IMA_ADPCM"}, "a.flac": {}, "a.mp3": {},
             "a.ogg": {}, "a.aiff": {}, "a.au": {}, "a.caf": {}, "a.w64": {}, "a.rf64": {}}  # fmt: skip

@@ -78,9 +78,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: the export was changed or cut; export again") from error
-    parts = found.get("parts", {}) if isinstance(found, dict) else None
-    sections = [found, *(found.get(name, {}) for name in ("tokenizer", "lineage"))] if parts is not None else [None]
-    if not all(isinstance(each, dict) for each in (*sections, parts, parts and parts.get("thinker", {}))):
+    sections = [found]
+    if isinstance(found, dict):
+        sections += [found.get(name, {}) for name in ("tokenizer", "lineage", "parts")]
+        if isinstance(sections[-1], dict):
+            sections.append(sections[-1].get("thinker", {}))
+    if not all(isinstance(each, dict) for each in sections):
         raise UserError(f"{path} is not the manifest of an export: it was changed or cut; export again")
     return found
 

@@ -76,13 +76,15 @@ def test_compiled_package(tmp_path: Path):
         load_compiled(package)
 
 
-def test_what_cannot_be_read_or_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_cannot_be_read_or_compiled(tmp_path: Path):
     with pytest.raises(UserError, match=r"none.pt2 does not exist"):
         load_archive(tmp_path / "none.pt2")
     path = tmp_path / "classifier.pt2"
     write_archive(classifier(), path)
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(UserError, match=r"needs a C\+\+ compiler"),
+    ):
         compile_archive(path, tmp_path / "compiled.pt2")
     for content in (path.read_bytes()[:-500], b"", b"text"):
         path.write_bytes(content)

@@ -112,7 +112,7 @@ def host(python: Path, *arguments: str, path: str | None = None):
     [
         (
             "whole",
-            "thinker image_embeddings audio_embeddings omni_thinker talker_text talker codec_encoder codec_decoder "
+            "image_embeddings audio_embeddings omni_thinker talker_text talker codec_encoder codec_decoder "
             "vocoder recognizer",
         ),
         ("classifier", "image_classifier"),
