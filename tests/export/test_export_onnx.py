@@ -16,7 +16,7 @@ from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 from omni.errors import UserError
 from omni.export import onnx_folder
-from omni.export.int8 import choose
+from omni.export.int8 import Variant, choose, measure
 from omni.export.parts.image_classifier import ImageClassifierPart
 from omni.export.parts.part import Pictured, Rows
 from omni.export.parts.thinker import ThinkerPart
@@ -156,8 +156,27 @@ def test_int8_is_chosen_only_where_it_is_faster_and_as_good(metric, quality, sma
         "int8": {"milliseconds": 10.0 / fast, "quality": {"metric": metric, "value": small}},
     }
     assert choose(part, measured)[0] == chosen
+    worse = abs(small - quality) > part.quality_loss and (small < quality) == (metric == "accuracy")
+    sized = {name: {**one, "bytes": size} for (name, one), size in zip(measured.items(), (40, 10), strict=True)}
+    assert choose(part, sized, smaller=True)[0] == ("fp32" if worse else "int8")
     measured["int8"]["quality"] = None
     assert choose(part, measured)[0] == "fp32"
+
+
+def test_rows_without_input_are_not_timed(tmp_path: Path):
+    """A conversation without a picture has nothing for the graph of pictures."""
+    part: Any = SimpleNamespace(inputs=lambda items: ({"x": np.full(1, one)} for one in items if one))
+    (tmp_path / "a.onnx").write_bytes(b"1234")
+    seen = []
+
+    def run(inputs):
+        seen.append(float(inputs["x"][0]))
+        return []
+
+    found = measure(part, {"fp32": Variant(tmp_path / "a.onnx", run)}, [0, 0, 3, 4])
+    assert set(seen) == {3.0}
+    assert found["fp32"]["bytes"] == 4
+    assert found["fp32"]["milliseconds"] >= 0
 
 
 @pytest.mark.parametrize(
