@@ -120,10 +120,10 @@ def tempo(*, measurement: TempoTest = TempoTest()) -> WordErrorReport:
 def export(*, race: ExportRace = ExportRace()) -> ExportReport:
     """Measure exported parts in every runtime of this machine, and print a table.
 
-    Recogniser, image classifier and a step of the Thinker are exported as `torch.export` archives, AOTInductor packages
-    and ONNX graphs, and compared with PyTorch. All runtimes alternate, one row at a time; a ratio is the median over
-    rounds. Memory is the peak of a fresh process that only loads the part and runs it: interpreter, libraries, weights
-    and activations.
+    Recogniser, image classifier, a step of the Thinker, and the streams of codec, vocoder and Talker are exported as
+    `torch.export` archives, AOTInductor packages and ONNX graphs, and compared with PyTorch. All runtimes alternate,
+    one row at a time; a ratio is the median over rounds. Memory is the peak of a fresh process that only loads the part
+    and runs it: interpreter, libraries, weights and activations.
 
     Args:
         race: The race.

@@ -84,7 +84,7 @@ class Assistant:
         threads: Number of threads; 0: one for each core.
 
     Attributes:
-        voice: Speaks answers; None where the folder has none.
+        voice: Speaks answers; None where the folder has none, or one that is conditioned on a Thinker.
 
     Raises:
         UserError: If the folder is not a complete export of a model of stage E.
@@ -108,7 +108,8 @@ class Assistant:
         }
         if "audio" in self._readers:
             self._thinker.check_mel(self._readers["audio"].constants["mel"])
-        self.voice = Synthesizer(folder, **options) if all(name in held for name in PARTS) else None
+        speaks = all(name in held for name in PARTS) and "conditioner" not in held
+        self.voice = Synthesizer(folder, **options) if speaks else None
         self.tokenizer: Tokenizer = self._thinker.vocabulary(Tokenizer)
         self._template: Template = self._thinker.constants["template"]
         self._context: int = context or self._thinker.constants["context"]
@@ -157,7 +158,10 @@ class Assistant:
             UserError: If the question is empty or too long, or a medium cannot be read.
         """
         if speak and self.voice is None:
-            raise UserError("there is no voice in the exported folder: export with --voice and --vocoder")
+            raise UserError(
+                "the exported folder has no voice that speaks alone: export with --voice and --vocoder, and a Talker "
+                "that is not conditioned on a Thinker"
+            )
         if speak and self.voice is not None:
             self.voice.speaker_id(speaker)
         asked = self._asked(text, image, audio)

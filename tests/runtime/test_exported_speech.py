@@ -1,6 +1,7 @@
 """The verbs that speak and converse on an exported whole model: the output of the checkpoints, without PyTorch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,24 @@ def test_a_conversation_is_that_of_the_checkpoint():
     assert by_torch.stdout.splitlines()[:-2] == by_graphs.stdout.splitlines()[:-2]
     assert by_torch.stdout.splitlines()[-1] == by_graphs.stdout.splitlines()[-1]
     same_sound("said-wanted/0001.wav", "said/0001.wav")
+
+
+def test_a_conditioned_talker_leaves_answers_in_writing(fails, capfd):
+    shutil.copytree("out", "conditioned", dirs_exist_ok=True)
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    manifest["parts"]["conditioner"] = manifest["parts"]["talker"]
+    manifest["parts"]["talker"]["constants"]["thinker_dim"] = 8
+    Path("conditioned/manifest.json").write_text(json.dumps(manifest))
+    answers = []
+    for folder in ("out", "conditioned"):
+        main(["generate", "--checkpoint", folder, "--text", "abba cd", "--max_tokens", "8"])
+        answers.append(capfd.readouterr().out)
+    assert answers[0] == answers[1]
+    asked = ["generate", "--checkpoint", "conditioned", "--text", "a", "--speak", "a.wav"]
+    assert "has no voice that speaks alone" in fails(main, asked)
+    assert "is conditioned on a Thinker" in fails(
+        main, ["speak", "abc", "--out", "x.wav", "--checkpoint", "conditioned"]
+    )
 
 
 def test_the_oldest_exchanges_are_dropped():
