@@ -372,7 +372,7 @@ class TestSessions:
         with session(
             server, {**MANUAL, "audio": {"input": {"turn_detection": None, "transcription": {}}}}
         ) as connection:
-            say(connection, speech(), SILENCE)
+            say(connection, speech(), SILENCE, SILENCE)  # a word is sent some steps of audio after its end
             until(connection, "conversation.item.input_audio_transcription.delta")
             deadline = time.monotonic() + 5
             while server.service.engine.num_running:
