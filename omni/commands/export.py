@@ -58,7 +58,8 @@ def export(
             checkpoint's run; where that is missing, random input.
         voice: Of `onnx` and `web`: a Talker's checkpoint, whose Talker and codec are exported, too.
         vocoder: Of `onnx` and `web`: a vocoder's checkpoint.
-        recognizer: Of `onnx`: a recogniser's checkpoint.
+        recognizer: Of `onnx` and `web`: a recogniser's checkpoint. With `--int8` it transcribes what the voice says:
+            Talker and codec are chosen by that word error rate. A page does not contain it.
         int8: Of `onnx` and `web`: also write graphs with int8 weights. `onnx` chooses by time and quality on this
             machine, `web` by size and quality.
         opset: Of `onnx` and `web`: version of ONNX's operators; by default 20.
@@ -71,7 +72,7 @@ def export(
         {
             "--voice": (voice, "onnx", "web"),
             "--vocoder": (vocoder, "onnx", "web"),
-            "--recognizer": (recognizer, "onnx"),
+            "--recognizer": (recognizer, "onnx", "web"),
             "--int8": (int8, "onnx", "web"),
             "--opset": (opset is not None, "onnx", "web"),
             "--compiled": (compiled, "torch"),
@@ -163,10 +164,10 @@ def _to_web(
     members = whole.gather(opened, others)
     state = web.page_state(members)
     runtime = web.find_runtime(None if ort_web is None else ort_web.expanduser())
-    members = web.on_page(members)
     with new_export(out) as folder:
         with tempfile.TemporaryDirectory() as made:
-            entries = _export_members(members, Path(made), rows, opset=checked, int8=int8, smaller=True)
+            shown, place = web.on_page(members), Path(made)
+            entries = _export_members(shown, place, rows, opset=checked, int8=int8, smaller=True, judges=members)
             web.write_page(folder, Path(made), entries["parts"], runtime)
         chosen = {name: web.chosen_alone(part) for name, part in entries["parts"].items()}
         write_manifest(folder, opened, target="web", **{**entries, "parts": chosen, "web": state})
@@ -176,10 +177,21 @@ def _to_web(
 
 
 def _export_members(
-    members: Sequence["Member"], folder: Path, rows: Path | None, *, opset: int, int8: bool, smaller: bool = False
+    members: Sequence["Member"],
+    folder: Path,
+    rows: Path | None,
+    *,
+    opset: int,
+    int8: bool,
+    smaller: bool = False,
+    judges: Sequence["Member"] = (),
 ) -> dict[str, Any]:
-    """Writes the graphs of a model's checkpoints; the entries `parts`, `parity` and `members` of its manifest."""
+    """Writes the graphs of a model's checkpoints; the entries `parts`, `parity` and `members` of its manifest.
+
+    `judges` are members with parts that are not exported, but that speech in int8 is judged by.
+    """
     from omni.export import onnx_folder
+    from omni.export.round_trip import choose_by_round_trip
 
     _check_rows(rows, {part.rows for member in members for part in member.parts})
     compared = [_compared_rows(member.checkpoint, member.parts, rows) for member in members]
@@ -200,7 +212,24 @@ def _export_members(
             entries["parity"] |= found["parity"]
             names = [part.name for part in member.parts]
             entries["members"][member.role] = {"parts": names, "lineage": member.checkpoint.lineage}
+        if int8:
+            choose_by_round_trip(
+                judges or members,
+                entries["parts"],
+                folder,
+                _sentences(members, compared),
+                smaller=smaller,
+                progress=bar.set_description_str,
+            )
     return entries
+
+
+def _sentences(members: Sequence["Member"], compared: Sequence[Mapping["RowKind", "PartRows"]]) -> Sequence[Any]:
+    """The rows of the checkpoint that speaks."""
+    for member, given in zip(members, compared, strict=True):
+        if any(part.name == "talker" for part in member.parts):
+            return given["speech"].items
+    return ()
 
 
 def _to_torch(opened: Checkpoint, out: Path, rows: Path | None, *, compiled: bool) -> None:

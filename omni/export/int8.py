@@ -77,11 +77,11 @@ def measure(part: OnnxPart, variants: Mapping[str, Variant], items: Sequence[Any
     }
 
 
-def choose(part: OnnxPart, measured: Mapping[str, Mapping[str, Any]], *, smaller: bool = False) -> tuple[str, str]:
+def choose(allowed: float, measured: Mapping[str, Mapping[str, Any]], *, smaller: bool = False) -> tuple[str, str]:
     """The variant to use, and why.
 
     Args:
-        part: The part.
+        allowed: Most that int8 may be worse, in units of its metric.
         measured: Of `fp32` and `int8`: as of `measure`, with the `quality` of each.
         smaller: Choose int8 for its size, also where it is not faster.
     """
@@ -90,13 +90,13 @@ def choose(part: OnnxPart, measured: Mapping[str, Mapping[str, Any]], *, smaller
         return "fp32", "the quality of int8 is not known: there are no rows with references"
     sign = -1 if full["quality"]["metric"] == "accuracy" else 1
     worse = sign * (small["quality"]["value"] - full["quality"]["value"])
-    if not worse <= part.quality_loss:
+    if not worse <= allowed:
         metric = full["quality"]["metric"]
-        return "fp32", f"the {metric} of int8 is worse by {worse:.4f}, and at most {part.quality_loss:g} is allowed"
+        return "fp32", f"the {metric} of int8 is worse by {worse:.4f}, and at most {allowed:g} is allowed"
     if smaller:
         share = 100 * small["bytes"] / full["bytes"]
-        return "int8", f"int8 has {share:.0f} % of fp32's size, and its quality is within {part.quality_loss:g}"
+        return "int8", f"int8 has {share:.0f} % of fp32's size, and its quality is within {allowed:g}"
     ratio = full["milliseconds"] / small["milliseconds"]
     if not ratio >= _FASTER:
         return "fp32", f"int8 is {ratio:.2f} × as fast as fp32, and at least {_FASTER:g} × is asked"
-    return "int8", f"int8 is {ratio:.2f} × as fast as fp32, and its quality is within {part.quality_loss:g}"
+    return "int8", f"int8 is {ratio:.2f} × as fast as fp32, and its quality is within {allowed:g}"

@@ -159,7 +159,7 @@ def export_onnx(
         if int8:
             progress(f"{part.name}: int8")
             measured = _with_int8(part, path, rows[part.rows], parity[part.name]["quality"])
-            chosen, reason = choose(part, measured, smaller=smaller)
+            chosen, reason = choose(part.quality_loss, measured, smaller=smaller)
             entry |= {"variants": measured, "chosen": chosen, "reason": reason}
         entries[part.name] = entry
     return {"parts": entries, "parity": parity}

@@ -26,7 +26,8 @@ _SCRIPT, _WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 def on_page(members: Sequence[Member]) -> list[Member]:
     """The checkpoints with those of their parts that the page runs."""
     names = {*ANSWERS, *SPEAKS}
-    return [member._replace(parts=[part for part in member.parts if part.name in names]) for member in members]
+    kept = [member._replace(parts=[part for part in member.parts if part.name in names]) for member in members]
+    return [member for member in kept if member.parts]
 
 
 def page_state(members: Sequence[Member]) -> dict[str, Any]:

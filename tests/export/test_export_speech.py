@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from toy_speech import save
-from toy_voice import UNITS, codec_of, save_talker
+from toy_voice import UNITS, codec_of, save_recognizer, save_talker, save_vocoder
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
@@ -53,6 +53,16 @@ def test_talker_with_its_codec(words):
     manifest = exported(save_talker(Path("talker.ckpt"), num_speakers=3), *rows)
     check(manifest, {"talker", "talker_text", "codec_encoder", "codec_decoder"}, "words.jsonl")
     assert manifest["parts"]["talker"]["constants"]["speakers"] == ["x", "y", "z"]
+
+
+def test_int8_of_a_voice_is_chosen_by_its_round_trip(words):
+    others = ["--vocoder", save_vocoder(Path("vocoder.ckpt")), "--recognizer", save_recognizer(Path("audio.ckpt"))]
+    talker = save_talker(Path("talker.ckpt"), num_speakers=3)
+    parts = exported(talker, "--int8", "--rows", "words.jsonl", *others)["parts"]
+    for name in ("talker", "talker_text", "codec_decoder"):  # untrained: nobody understands them
+        assert parts[name]["chosen"] == "fp32"
+        assert "the recogniser transcribes them with a WER of" in parts[name]["reason"]
+    assert "there are no rows with references" in parts["codec_encoder"]["reason"]
 
 
 def test_model_with_images_and_audio(fit_omni):

@@ -60,7 +60,7 @@ class _CodecPart(OnnxPart):
         return random_recordings()
 
     def quality(self, run: Run, items: Sequence[Spoken]) -> Quality | None:
-        return None  # of codes alone there is none: the vocoder's and the recogniser's follow
+        return None  # of codes alone there is none: see `omni.export.round_trip`
 
     def mels(self, item: Spoken) -> NDArray[np.float32]:
         """(1, frames, downsampling, num_mels); the last frame is filled with the last mel frame."""
@@ -104,6 +104,7 @@ class CodecDecoderPart(_CodecPart):
     """`codec_decoder`: codes to mels."""
 
     name = "codec_decoder"
+    quality_loss = 0.01  # of the round trip's WER
 
     def graph_of(self, codec: Codec) -> Graph:
         return codec_decoder_graph(codec)

@@ -70,9 +70,11 @@ class RecognizerPart(OnnxPart):
             found += [self.units.decode(greedy(row[:length])) for row, length in zip(log_probs, lengths, strict=True)]
         return found
 
-    def quality(self, run: Run, items: Sequence[Spoken]) -> Quality:
+    def quality(self, run: Run, items: Sequence[Spoken]) -> Quality | None:
         pairs = zip(items, self.results(run, items), strict=True)
         rows = [Row("", None, self.units.normalize(item.text), self.units.normalize(text)) for item, text in pairs]
         rows = [row for row in rows if row.reference]
+        if not rows:
+            return None
         low, high = interval(bootstrap([rows])[:, 0])
         return Quality("wer", count_errors(rows).wer, low, high, len(rows))

@@ -60,7 +60,7 @@ class VocoderPart(OnnxPart):
         """Length and level of each waveform."""
         found = []
         for item in items:
-            audio = self._audio(run, item)
+            audio = self.audio(run, self._mels(item))
             found.append(f"{len(audio)} samples, {10 * np.log10(np.square(audio).mean() + 1e-12):.1f} dB")
         return found
 
@@ -68,10 +68,17 @@ class VocoderPart(OnnxPart):
         """Mean difference of log-mel values of a recording and of its waveform from the vocoder."""
         errors = []
         for item in items:
-            mel, again = self._mels(item)[0], self._log_mel(torch.from_numpy(self._audio(run, item))).numpy()
-            errors.append(float(np.abs(mel - again).mean()))
+            mels = self._mels(item)
+            again = self._log_mel(torch.from_numpy(self.audio(run, mels))).numpy()
+            errors.append(float(np.abs(mels[0] - again).mean()))
         value, spread = float(np.mean(errors)), 1.96 * float(np.std(errors)) / len(errors) ** 0.5
         return Quality("loss", value, value - spread, value + spread, len(errors))
+
+    def audio(self, run: Run, mels: np.ndarray) -> np.ndarray:
+        """The waveform (samples,) of mels (1, frames, num_mels)."""
+        samples, _, tail = run({"mels": mels, **self._start()})
+        delay = self.vocoder.delay
+        return np.concatenate((samples[0], tail[0, :delay]))[delay:]
 
     def _mels(self, item: Spoken) -> np.ndarray:
         return self._log_mel(item.audio)[None].numpy()
@@ -82,8 +89,3 @@ class VocoderPart(OnnxPart):
             "past": np.zeros_like(example["past"][:, :1].numpy()),
             "tail": np.zeros_like(example["tail"][:1].numpy()),
         }
-
-    def _audio(self, run: Run, item: Spoken) -> np.ndarray:
-        samples, _, tail = run({"mels": self._mels(item), **self._start()})
-        delay = self.vocoder.delay
-        return np.concatenate((samples[0], tail[0, :delay]))[delay:]
