@@ -1,11 +1,13 @@
-"""Runs that are killed (SIGKILL) at a chosen moment of training, and what must be equal at their end."""
+"""Runs that are killed (SIGKILL) or put to sleep at a chosen moment of training, and what is equal at their end."""
 
 import errno
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -67,26 +69,43 @@ class Calls(NamedTuple):
         return Calls(0, rng.randrange(1, self.writes))
 
 
-def run(argv: Sequence[str], folder: Path, *, kill: Calls | None = None) -> tuple[int | None, Calls]:
+def run(
+    argv: Sequence[str], folder: Path, *, kill: Calls | None = None, sleep: float | None = None
+) -> tuple[int | None, Calls]:
     """Runs a command in a folder and a process of its own.
 
     Args:
         argv: The arguments of `omni`.
         folder: The current folder.
         kill: The moment of the kill; its other kind of call is 0.
+        sleep: Seconds that the process stands still at that moment, as on a machine that sleeps, instead of its end.
 
     Returns:
         The exit code, and the calls that were made if it was not killed.
     """
     counts = folder / "calls.txt"
     counts.unlink(missing_ok=True)
-    process = start(partial(_run, list(argv), folder, kill), output=folder / "log.txt")
+    number = signal.SIGKILL if sleep is None else signal.SIGSTOP
+    process = start(partial(_run, list(argv), folder, kill, number), output=folder / "log.txt")
+    if sleep is not None:
+        _wake(process, sleep)
     process.join()
     found = Calls(*map(int, counts.read_text().split())) if counts.exists() else Calls(0, 0)
     return process.exitcode, found
 
 
-def _run(argv: list[str], folder: Path, kill: Calls | None) -> None:
+def _wake(process: BaseProcess, sleep: float) -> None:
+    """Waits until a process stands still, and lets it run again."""
+    state = Path(f"/proc/{process.pid}/stat")
+    while process.is_alive() and state.read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.05)
+    assert process.is_alive(), "the process ended before it stood still"
+    time.sleep(sleep)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGCONT)
+
+
+def _run(argv: list[str], folder: Path, kill: Calls | None, number: int) -> None:
     from lightning.pytorch.loops.fit_loop import _FitLoop
 
     from omni.cli import main
@@ -102,7 +121,7 @@ def _run(argv: list[str], folder: Path, kill: Calls | None) -> None:
         else:
             return
         if kill is not None and (made[0] == kill.python or made[1] == kill.writes > 0):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     train: Callable[[Any], None] = _FitLoop.run
 

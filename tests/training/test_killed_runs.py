@@ -1,9 +1,10 @@
-"""Runs that die at any moment of training: resumed, they equal a run that did not.
+"""Runs that die at any moment of training: resumed, they equal a run that did not; and one on a machine that sleeps.
 
 `--kills N` kills the run of each stage at N moments.
 """
 
 import shutil
+import sys
 from pathlib import Path
 from random import Random
 
@@ -44,6 +45,17 @@ def die_and_compare(stage: str, folder: Path, moments: int) -> list[str]:
 
 def test_a_thinker_dies(workplace):
     assert not die_and_compare("thinker", workplace, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the state of a process is read from /proc")
+def test_a_machine_sleeps(workplace):
+    whole, calls = whole_run("thinker", workplace)
+    for share in (0.2, 0.8):
+        shutil.rmtree(workplace / "lightning_logs", ignore_errors=True)
+        code, _ = run(fit("thinker"), workplace, kill=Calls(int(share * calls.python), 0), sleep=2.0)
+        assert code == 0
+        assert not differences(*(each / "lightning_logs/thinker" for each in (whole, workplace)))
 
 
 @pytest.mark.slow
