@@ -41,7 +41,7 @@ def text_item(text="hello", **more):
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}], **more}
 
 
-def until(connection, *kinds, timeout=20):
+def until(connection, *kinds, timeout=60):
     """The events up to the first of a kind."""
     found = []
     deadline = time.monotonic() + timeout
@@ -59,7 +59,7 @@ def kinds(events):
 
 def is_freed(server):
     """Waits until no answer has a row."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while server.service.engine.batched.num_running:
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -374,7 +374,7 @@ class TestSessions:
         ) as connection:
             say(connection, speech(), SILENCE, SILENCE)  # a word is sent some steps of audio after its end
             until(connection, "conversation.item.input_audio_transcription.delta")
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 30
             while server.service.engine.num_running:
                 assert time.monotonic() < deadline
 

@@ -42,7 +42,7 @@ class TestConnections:
                 pass
             with opened(server, subprotocols=["realtime", "openai-insecure-api-key.secret"]) as socket:
                 assert socket.subprotocol == "realtime"
-                assert json.loads(socket.recv(timeout=20))["type"] == "session.created"
+                assert json.loads(socket.recv(timeout=60))["type"] == "session.created"
 
     @pytest.mark.parametrize(
         ("query", "status", "param"),
@@ -61,7 +61,7 @@ class TestConnections:
         with RunningServer(limits=Limits(max_running=1, max_queue=1)) as server:
             with opened(server) as one, opened(server) as other:
                 for socket in (one, other):
-                    socket.recv(timeout=20)
+                    socket.recv(timeout=60)
                 status, error = refused(server)
                 assert (status, error["code"]) == (429, "sessions_full")
             server.idle()
@@ -89,10 +89,10 @@ class TestConnections:
     def test_a_message_over_the_limit_ends_the_connection(self):
         with RunningServer(limits=Limits(max_upload=0.1)) as server:
             with opened(server) as socket:
-                socket.recv(timeout=20)
+                socket.recv(timeout=60)
                 socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": "A" * 200_000}))
                 with pytest.raises(ConnectionClosed, match="1009"):
-                    socket.recv(timeout=20)
+                    socket.recv(timeout=60)
             server.idle()
             with session(server):
                 pass
@@ -245,12 +245,12 @@ class TestEvents:
     @pytest.mark.parametrize("message", ["", "{", "[]", "3", "null", "[" * 100_000, b"{}", '{"type": "a"} x'])
     def test_what_is_no_event_is_answered_with_an_error(self, server, message):
         with opened(server) as socket:
-            socket.recv(timeout=20)
+            socket.recv(timeout=60)
             socket.send(message)
-            event = json.loads(socket.recv(timeout=20))
+            event = json.loads(socket.recv(timeout=60))
             assert (event["type"], event["error"]["code"]) == ("error", "invalid_json")
             socket.send(json.dumps({"type": "input_audio_buffer.clear"}))
-            assert json.loads(socket.recv(timeout=20))["type"] == "input_audio_buffer.cleared"
+            assert json.loads(socket.recv(timeout=60))["type"] == "input_audio_buffer.cleared"
 
     @pytest.mark.parametrize("wrong", [3, "", []])
     def test_the_id_of_an_event_is_a_text(self, server, wrong):

@@ -59,7 +59,7 @@ class TestTwoRanks:
     def test_end_together(self, fit, how, code, message):
         fails = callback("test_failing_ranks.FailAt", step=3, how=how)
         with Ranks(partial(fit, "fit", fails, trainer__max_steps=100_000, **TWO)) as ranks:
-            assert ranks.wait(30) == [code, code], ranks.output(0) + ranks.output(1)
+            assert ranks.wait(60) == [code, code], ranks.output(0) + ranks.output(1)
         written = ranks.output(0) + ranks.output(1)
         lines = [line for line in written.splitlines() if line.startswith(message)]
         assert len(lines) == 1, written
@@ -71,5 +71,5 @@ class TestTwoRanks:
         """Rank 0 sleeps, as it would in a kernel that waits for rank 1."""
         fails = callback("test_failing_ranks.FailAt", step=3, how="mistake", other_sleeps=True)
         with Ranks(partial(fit, "fit", fails, **TWO)) as ranks:
-            assert ranks.wait(30) == [2, 2], ranks.output(0) + ranks.output(1)
+            assert ranks.wait(60) == [2, 2], ranks.output(0) + ranks.output(1)
         assert (ranks.output(0) + ranks.output(1)).count("omni: row 7") == 1
