@@ -79,6 +79,7 @@ VERBS = {
         "Transcribe audio files, or audio as it comes.",
         ("files+",),
         flags=("live", "overwrite"),
+        inlined=("fusion",),
     ),
     "classify": Verb("omni.commands.classify:classify_files", "Classify images.", ("images+",), ("labels",)),
     "speak": Verb(
@@ -98,6 +99,9 @@ VERBS = {
     ),
     "data world": Verb("omni.commands.data_world:write", "Write the embedded data set, the world.", inlined=("sizes",)),
     "data tokenizer": Verb("omni.commands.data_tokenizer:train_tokenizer", "Train a tokenizer on text."),
+    "data ngram": Verb(
+        "omni.commands.data_ngram:train_language_model", "Train a language model for speech recognition.", ("texts+",)
+    ),
     "data prepare": Verb(
         "omni.commands.data_prepare:prepare", "Write manifests for a speech corpus.", ("kind", "folder")
     ),
@@ -113,6 +117,12 @@ VERBS = {
         (),
         ("other",),
         ("repetition_guard",),
+        inlined=("fusion",),
+    ),
+    "eval lm": Verb(
+        "omni.commands.eval_lm:evaluate_lm",
+        "Choose the weights of a language model by word errors.",
+        lists=("lm_weights", "word_bonuses"),
     ),
     "eval omni": Verb(
         "omni.commands.eval_omni:evaluate_accuracy",

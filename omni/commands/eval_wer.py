@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.data.speech.opening import open_utterances
+from omni.decoding.fusion_options import FusionOptions
 from omni.errors import UserError
 from omni.evaluation.hypotheses import References, read_hypotheses
 from omni.evaluation.repetition import remove_loops
@@ -41,6 +42,7 @@ def evaluate(
     markdown_file: Path | None = None,
     beam: int = 8,
     device: str = "auto",
+    fusion: FusionOptions = FusionOptions(),  # noqa: B008  immutable
 ) -> None:
     """Count word and character errors, by speaker and length, print the worst rows, and compare systems.
 
@@ -65,13 +67,19 @@ def evaluate(
         markdown_file: Write tables and the worst rows to this file.
         beam: Beam size of recognisers of stage B; 1: greedy decoding.
         device: cpu, cuda, or auto.
+        fusion: A language model and hotwords, for the first system only: `other` may name its checkpoint again.
     """
     (source,) = open_utterances([reference], text_column=text_column, split="test")
     references, specs = References.of(source), [hypothesis, *(other or [])]
     unreadable = dict(references.malformed)
     if unreadable and not references.utterances:
         raise next(iter(unreadable.values()))
-    found = [read_hypotheses(spec, references, device=device, beam=beam) for spec in specs]
+    found = [
+        read_hypotheses(spec, references, device=device, beam=beam, fusion=None if number else fusion)
+        for number, spec in enumerate(specs)
+    ]
+    if fusion.used:
+        specs[0] += f" with {fusion.summary}"
     normalize = found[0].normalize if normalizer == "omni" else WhisperNormalization(normalizer == "whisper")
     for hypotheses in found:
         unreadable |= hypotheses.unreadable

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from omni.commands.inputs import media_source
+from omni.decoding.fusion_options import FusionOptions
 from omni.errors import UserError
 from omni.files import check_free, write_text
 from omni.inference.subtitles import subtitles
@@ -36,6 +37,7 @@ def transcribe_files(
     live: bool = False,
     rate: int | None = None,
     runtime: Literal["auto", "onnx", "torch"] = "auto",
+    fusion: FusionOptions = FusionOptions(),  # noqa: B008  immutable
 ) -> None:
     """Transcribe audio files with a recogniser of stage B, or audio as it comes.
 
@@ -57,6 +59,7 @@ def transcribe_files(
         live: Print words while they are spoken, a line for each turn, until the audio ends or Ctrl-C.
         rate: Sample rate in Hz of live audio without a WAV header.
         runtime: `onnx`: `checkpoint` must be an exported folder; `torch`: a checkpoint; auto: either.
+        fusion: A language model and hotwords.
     """
     if live and (timestamps, format, out, len(files)) != (None, "text", None, 1):
         raise UserError("--live prints the text of one source: leave out other files, --timestamps, --format and --out")
@@ -69,14 +72,14 @@ def transcribe_files(
         check_free([out] if targets is None else targets, overwrite=overwrite)
     options: dict[str, Any] = {"window": window, "overlap": overlap}
     if uses_onnx(checkpoint, runtime):
-        _check_exported(live=live, times=timestamps is not None or timed, device=device)
+        _check_exported(live=live, times=timestamps is not None or timed, fused=fusion.used, device=device)
         from omni.runtime.recognizer import Recognizer
 
         recognizer: Any = Recognizer(checkpoint, beam=beam)
     else:
         from omni.inference.recognizer import load_recognizer
 
-        recognizer = load_recognizer(checkpoint, device=device, beam=beam)
+        recognizer = load_recognizer(checkpoint, device=device, beam=beam, fusion=fusion)
         options["timestamps"] = timestamps or ("word" if timed else None)
     if live:
         from omni.commands.transcribe_live import transcribe_live
@@ -104,10 +107,10 @@ def _transcripts(recognizer: Any, files: Sequence[str], options: Mapping[str, An
                 yield number, transcript
 
 
-def _check_exported(*, live: bool, times: bool, device: str) -> None:
-    if live or times:
-        what = "--live" if live else "times of words (--timestamps and subtitles)"
-        raise UserError(f"an exported folder has no {what}: give the checkpoint")
+def _check_exported(*, live: bool, times: bool, fused: bool, device: str) -> None:
+    if live or times or fused:
+        what = "language model or hotwords" if fused else "times of words (--timestamps and subtitles)"
+        raise UserError(f"an exported folder has no {'--live' if live else what}: give the checkpoint")
     check_cpu(device)
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
+from omni.decoding.fusion import FusedPrefix, Fusion
 from omni.decoding.prefix_beam import prefix_beam_search
 from omni.errors import UserError
 from omni.layers.mask import length_mask
@@ -89,7 +90,14 @@ def greedy(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
     return rows
 
 
-def beam_search(log_probs: Tensor, width: int) -> list[int]:
+def beam_search(
+    log_probs: Tensor,
+    width: int,
+    fusion: Fusion | None = None,
+    *,
+    start: FusedPrefix | None = None,
+    complete: bool = True,
+) -> list[int]:
     """Prefix beam search: the most likely text, each prefix summed over its alignments (Graves and Jaitly, 2014).
 
     The most likely path, which `greedy` takes, may spell another text: a unit that is equally likely in two frames
@@ -98,13 +106,16 @@ def beam_search(log_probs: Tensor, width: int) -> list[int]:
     Args:
         log_probs: (sub-frames, vocab_size), of one row without padding.
         width: Number of prefixes kept.
+        fusion: Adds the scores of a language model and of hotwords.
+        start: With `fusion`: the text before the first sub-frame; by default none.
+        complete: With `fusion`: whether the text ends with the last sub-frame; otherwise a word does.
 
     Returns:
         Units of the text.
     """
     values, units = (found.tolist() for found in log_probs.topk(min(width, log_probs.shape[1])))
     likeliest = (list(zip(*row, strict=True)) for row in zip(units, values, strict=True))
-    return prefix_beam_search(log_probs.tolist(), likeliest, width)
+    return prefix_beam_search(log_probs.tolist(), likeliest, width, fusion, start=start, complete=complete)
 
 
 def decode(log_probs: Tensor, lengths: Tensor, *, beam: int) -> list[list[int]]:

@@ -10,10 +10,11 @@ from tqdm import tqdm
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.conversations.speech import TranscriptionPrompt
 from omni.data.speech.manifests import Utterance, Utterances
+from omni.decoding.fusion_options import FusionOptions
 from omni.devices import resolve
 from omni.errors import UserError, install_hint
 from omni.inference.assistant import CONTEXT, MAX_TOKENS, Assistant
-from omni.inference.recognizer import load_recognizer
+from omni.inference.recognizer import Recognizer, load_recognizer
 from omni.media.audio import AUDIO_SUFFIXES, SAMPLE_RATE, read_audio
 from omni.text.normalization import TextNormalization
 
@@ -60,7 +61,9 @@ class Hypotheses(NamedTuple):
     unreadable: Mapping[int, UserError] = {}
 
 
-def read_hypotheses(spec: str, references: References, *, device: str, beam: int) -> Hypotheses:
+def read_hypotheses(
+    spec: str, references: References, *, device: str, beam: int, fusion: FusionOptions | None = None
+) -> Hypotheses:
     """A system's hypotheses for utterances.
 
     Args:
@@ -69,18 +72,22 @@ def read_hypotheses(spec: str, references: References, *, device: str, beam: int
         references: The utterances.
         device: The device of a model.
         beam: The beam size of a recogniser (see `Recognizer`).
+        fusion: A language model and hotwords of a recogniser of stage B.
 
     Raises:
-        UserError: If there is no such system, or its file does not match the utterances.
+        UserError: If there is no such system, its file does not match the utterances, or `fusion` is of another system.
     """
     path = Path(spec).expanduser()
+    fused = fusion is not None and fusion.used
+    if fused and (spec.startswith("hf:") or (path.is_file() and path.suffix != ".ckpt")):
+        raise UserError(f"{spec}: a language model and hotwords are for checkpoints of stage B: leave them out")
     if spec.startswith("hf:"):
         return _transcribed(load_transformers_recognizer(spec.removeprefix("hf:"), device), references)
     if path.suffix == ".ckpt" or path.is_dir():
         checkpoint = Checkpoint(path)
-        if "thinker" in checkpoint and "audio_projector" in checkpoint:
+        if "thinker" in checkpoint and "audio_projector" in checkpoint and not fused:
             return _answered(checkpoint, references, device)
-        return _recognized(checkpoint, references, device, beam)
+        return _recognized(load_recognizer(checkpoint, device=device, beam=beam, fusion=fusion), references)
     if not path.is_file():
         raise UserError(f"{spec} does not exist: give a .ckpt checkpoint, hf:MODEL, or hypotheses as .jsonl or .txt")
     lines = _lines(path)
@@ -102,8 +109,7 @@ def _transcribed(recognize: Callable[[Any], str], references: References) -> Hyp
     return Hypotheses(texts, unreadable=unreadable)
 
 
-def _recognized(checkpoint: Checkpoint, references: References, device: str, beam: int) -> Hypotheses:
-    recognizer = load_recognizer(checkpoint, device=device, beam=beam)
+def _recognized(recognizer: Recognizer, references: References) -> Hypotheses:
     audio, texts, unreadable = {}, {}, {}
     for number, row in references.utterances.items():
         try:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from omni.errors import UserError
-from omni.inference.long_form import ChunkMerger
 from omni.inference.recognizer import Recognizer
 from omni.media.audio import SAMPLE_RATE
 from omni.text.ctc_vocabulary import BLANK
@@ -54,8 +53,7 @@ class LiveRecognizer:
         return "" if unit == BLANK else self.recognizer.units.surface(unit)
 
     def _reset(self) -> None:
-        units, beam = self.recognizer.units, self.recognizer.beam
-        self._merger = ChunkMerger(units, seconds=self._subframe, overlap=0.0, beam=beam, timestamps=None)
+        self._merger = self.recognizer.merger(overlap=0.0)
         self._samples = torch.zeros(0)  # the window
         self._first = 0  # sample of the recording at which it starts, a multiple of a frame
         self._unread = 0
@@ -92,7 +90,7 @@ class LiveRecognizer:
         first = round(self._first / SAMPLE_RATE / self._subframe)
         new = log_probs[self._merger.time - first :]
         length = len(new) if complete else self._length_of_words(new)
-        self._merger.commit(new[:length])
+        self._merger.commit(new[:length], complete=complete)
         self._text = self._merger.partial().text
         self._unread = 0
         start = (self._merger.time * self._subframe - self.context) * SAMPLE_RATE

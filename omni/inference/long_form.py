@@ -1,18 +1,34 @@
 """Long-form transcription: recordings in overlapping chunks, merged at pauses."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omni.decoding.ctc import Span, align, decode
+from omni.decoding.ctc import Span, align, beam_search, decode
+from omni.decoding.fusion import Fusion
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, AudioSource, audio_blocks, audio_info
 from omni.text.ctc_vocabulary import BLANK, CTCVocabulary
 from omni.text.transcript import Timestamps, Transcript, Word
 
 _MARGIN = 0.1  # seconds that a word may start before its first CTC spike, or end after its last
+
+
+class ChunkEmission(NamedTuple):
+    """Outputs of the CTC head for a chunk of a recording.
+
+    Attributes:
+        log_probs: (sub-frames, vocab_size).
+        new_seconds: Seconds of the chunk after the previous one.
+        last: Whether it is the recording's last chunk.
+    """
+
+    log_probs: Tensor
+    new_seconds: float
+    last: bool
 
 
 class ChunkMerger:
@@ -24,12 +40,21 @@ class ChunkMerger:
         overlap: Overlap of two chunks in seconds.
         beam: Beam width of the CTC search.
         timestamps: Kind of timestamps, if any.
+        fusion: Adds the scores of a language model and of hotwords to the search.
     """
 
     def __init__(
-        self, units: CTCVocabulary, *, seconds: float, overlap: float, beam: int, timestamps: Timestamps | None
+        self,
+        units: CTCVocabulary,
+        *,
+        seconds: float,
+        overlap: float,
+        beam: int,
+        timestamps: Timestamps | None,
+        fusion: Fusion | None = None,
     ) -> None:
         self.units, self.seconds, self.beam = units, seconds, beam
+        self.fusion, self.fused = fusion, fusion.start if fusion else None  # the text so far
         self.shared = round(overlap / self.seconds)
         self.timestamps: Timestamps | None = timestamps
         self.pending: Tensor | None = None  # log-probabilities of the last chunk that are not decoded yet
@@ -58,7 +83,7 @@ class ChunkMerger:
     def finish(self) -> Transcript:
         """Decodes the rest and returns the transcript."""
         assert self.pending is not None
-        self.commit(self.pending)
+        self.commit(self.pending, complete=True)
         if self.timestamps is None:
             return self.partial()
         length, duration = self.time, self.duration
@@ -75,8 +100,8 @@ class ChunkMerger:
         """Units of silence: the blank and spaces."""
         return [BLANK, *(unit for unit in range(1, self.units.vocab_size) if self.units.surface(unit).isspace())]
 
-    def commit(self, log_probs: Tensor) -> None:
-        """Decodes the next sub-frames, (sub-frames, vocab_size), for good."""
+    def commit(self, log_probs: Tensor, *, complete: bool = False) -> None:
+        """Decodes the next sub-frames, (sub-frames, vocab_size), for good; `complete`: they are the last ones."""
         if not len(log_probs):
             return
         best = log_probs.argmax(-1)
@@ -85,13 +110,22 @@ class ChunkMerger:
             repeated = int((best != best[0]).to(torch.int).argmax()) or len(best)
             log_probs[:repeated] = log_probs.new_full((), -30.0)  # decoded before the cut already
             log_probs[:repeated, BLANK] = 0.0
-        (units,) = decode(log_probs[None], torch.tensor([len(log_probs)]), beam=self.beam)
+        units = self._decode(log_probs, complete=complete)
         self.decoded += units
         if self.timestamps:
             spans = align(log_probs, units)
             self.spans += [span._replace(start=span.start + self.time, end=span.end + self.time) for span in spans]
         self.time += len(log_probs)
         self.last = int(best[-1])
+
+    def _decode(self, log_probs: Tensor, *, complete: bool) -> list[int]:
+        if self.fusion is None or self.fused is None:
+            return decode(log_probs[None], torch.tensor([len(log_probs)]), beam=self.beam)[0]
+        frames = log_probs.float().cpu()
+        units = beam_search(frames, self.beam, self.fusion, start=self.fused, complete=complete)
+        for unit in units:
+            self.fused = self.fusion.extend(self.fused, unit)
+        return units
 
 
 def timed_words(

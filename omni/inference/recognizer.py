@@ -2,19 +2,31 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from omni.checkpoints.checkpoint import Checkpoint, Source
 from omni.decoding.ctc import align
+from omni.decoding.fusion import Fusion
+from omni.decoding.fusion_options import FusionOptions
 from omni.devices import resolve
 from omni.errors import UserError
-from omni.inference.long_form import ChunkMerger, chunks, timed_words
+from omni.inference.long_form import ChunkEmission, ChunkMerger, chunks, timed_words
 from omni.media.audio import SAMPLE_RATE, AudioSource, LogMel, read_audio
 from omni.models.audio_encoder import AudioEncoder
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.transcript import Timestamps, Transcript, Word
+
+
+class _Pending(NamedTuple):
+    """A chunk of a recording that is not encoded yet."""
+
+    number: int  # of the recording
+    audio: Tensor
+    repeated: float  # seconds of the previous chunk
+    last: bool
 
 
 class Recognizer:
@@ -25,17 +37,26 @@ class Recognizer:
         units: The vocabulary of its CTC head.
         device: Device of the model.
         beam: Beam width of the CTC search; 1: greedy.
+        fusion: Adds the scores of a language model and of hotwords to the search.
 
     Raises:
-        UserError: If the beam is less than 1.
+        UserError: If the beam is less than 1, or 1 with a fusion.
     """
 
     def __init__(
-        self, encoder: AudioEncoder, units: CTCVocabulary, *, device: torch.device | str = "cpu", beam: int = 8
+        self,
+        encoder: AudioEncoder,
+        units: CTCVocabulary,
+        *,
+        device: torch.device | str = "cpu",
+        beam: int = 8,
+        fusion: Fusion | None = None,
     ) -> None:
         if beam < 1:
             raise UserError(f"beam is {beam}: it must be 1 or more")
-        self.encoder, self.units, self.beam = encoder.to(device), units, beam
+        if beam == 1 and fusion is not None:
+            raise UserError("beam is 1: a language model and hotwords choose between texts, give a beam of 2 or more")
+        self.encoder, self.units, self.beam, self.fusion = encoder.to(device), units, beam, fusion
         self.device = torch.device(device)
         self.log_mel = LogMel(encoder.num_mels).to(device)
 
@@ -134,22 +155,56 @@ class Recognizer:
         Yields:
             The number of the source, and its transcript or error.
         """
-        window, overlap = self._chunking(window, overlap)
-        pending: list[tuple[int, Tensor, bool]] = []
         mergers: dict[int, ChunkMerger] = {}
-        for number, chunk, last in chunks(sources, window, overlap):
+        chunked = self.emissions(sources, window=window, overlap=overlap, batch_seconds=batch_seconds)
+        for number, chunk in chunked:
             if isinstance(chunk, UserError):
                 mergers.pop(number, None)
-                pending = [item for item in pending if item[0] != number]
                 yield number, chunk
                 continue
-            longest = max(len(chunk), *(len(audio) for _, audio, _ in pending), 0)
+            if number not in mergers:
+                mergers[number] = self.merger(overlap=overlap, timestamps=timestamps)
+            mergers[number].add(chunk.log_probs, chunk.new_seconds)
+            if progress is not None:
+                progress(chunk.new_seconds)
+            if chunk.last:
+                yield number, mergers.pop(number).finish()
+
+    def emissions(
+        self,
+        sources: Sequence[AudioSource | Tensor],
+        *,
+        window: float = 20.0,
+        overlap: float = 4.0,
+        batch_seconds: float = 80.0,
+    ) -> Iterator[tuple[int, ChunkEmission | UserError]]:
+        """Outputs of the CTC head for the chunks of recordings, in batches, the shortest recordings first.
+
+        Args:
+            sources: As in `transcribe`.
+            window: As in `transcribe`.
+            overlap: As in `transcribe`.
+            batch_seconds: As in `transcribe`.
+
+        Yields:
+            The number of the source, and its next chunk for `merger`, or its error.
+        """
+        window, overlap = self._chunking(window, overlap)
+        pending: list[_Pending] = []
+        started: set[int] = set()
+        for number, chunk, last in chunks(sources, window, overlap):
+            if isinstance(chunk, UserError):
+                pending = [item for item in pending if item.number != number]
+                yield number, chunk
+                continue
+            longest = max(len(chunk), *(len(item.audio) for item in pending), 0)
             if pending and longest * (len(pending) + 1) > batch_seconds * SAMPLE_RATE:
-                yield from self._transcribe(pending, mergers, overlap, timestamps, progress)
+                yield from self._emit(pending)
                 pending = []
-            pending.append((number, chunk, last))
+            pending.append(_Pending(number, chunk, overlap if number in started else 0.0, last))
+            started.add(number)
         if pending:
-            yield from self._transcribe(pending, mergers, overlap, timestamps, progress)
+            yield from self._emit(pending)
 
     def partial_transcripts(
         self,
@@ -175,62 +230,71 @@ class Recognizer:
             UserError: As in `transcribe`.
         """
         window, overlap = self._chunking(window, overlap)
-        mergers: dict[int, ChunkMerger] = {}
+        merger = self.merger(overlap=overlap, timestamps=timestamps)
         for number, chunk, last in chunks([source], window, overlap):
             if isinstance(chunk, UserError):
                 raise chunk
-            for _, transcript in self._transcribe([(number, chunk, last)], mergers, overlap, timestamps, None):
-                yield transcript
-            if not last:
-                yield mergers[number].partial()
+            for _, emission in self._emit(
+                [_Pending(number, chunk, overlap if merger.pending is not None else 0.0, last)]
+            ):
+                merger.add(emission.log_probs, emission.new_seconds)
+            yield merger.finish() if last else merger.partial()
+
+    def merger(
+        self, *, overlap: float = 4.0, timestamps: Timestamps | None = None, fusion: Fusion | None = None
+    ) -> ChunkMerger:
+        """Decodes the chunks of a recording.
+
+        Args:
+            overlap: As in `emissions`.
+            timestamps: As in `transcribe`.
+            fusion: Instead of the recogniser's.
+        """
+        return ChunkMerger(
+            self.units,
+            seconds=self.encoder.subframe_seconds,
+            overlap=self._whole_frames(overlap),
+            beam=self.beam,
+            timestamps=timestamps,
+            fusion=fusion or self.fusion,
+        )
 
     def _chunking(self, window: float, overlap: float) -> tuple[float, float]:
         """The window and overlap of chunks that start at a frame, so that their frames coincide."""
-        frame = self.encoder.downsampling / 100
-        window, overlap = round(window / frame) * frame, round(overlap / frame) * frame
-        if not 0 <= overlap <= window / 2 or window < frame:
+        window, overlap = self._whole_frames(window), self._whole_frames(overlap)
+        if not 0 <= overlap <= window / 2 or not window:
             raise UserError(f"overlap is {overlap:g} s and window {window:g} s: overlap must be at most half of it")
         return window, overlap
 
-    def _transcribe(
-        self,
-        pending: Sequence[tuple[int, Tensor, bool]],
-        mergers: dict[int, ChunkMerger],
-        overlap: float,
-        timestamps: Timestamps | None,
-        progress: Callable[[float], object] | None,
-    ) -> Iterator[tuple[int, Transcript]]:
-        """Encodes a batch of chunks; yields the transcripts that are complete."""
-        emissions = self.emit([audio for _, audio, _ in pending])
-        for (number, audio, last), log_probs in zip(pending, emissions, strict=True):
-            new_seconds = len(audio) / SAMPLE_RATE - (overlap if number in mergers else 0)
-            if number not in mergers:
-                seconds = self.encoder.subframe_seconds
-                mergers[number] = ChunkMerger(
-                    self.units, seconds=seconds, overlap=overlap, beam=self.beam, timestamps=timestamps
-                )
-            merger = mergers[number]
-            merger.add(log_probs, new_seconds)
-            if progress is not None:
-                progress(new_seconds)
-            if last:
-                yield number, mergers.pop(number).finish()
+    def _whole_frames(self, seconds: float) -> float:
+        frame = self.encoder.downsampling / 100
+        return round(seconds / frame) * frame
+
+    def _emit(self, pending: Sequence[_Pending]) -> Iterator[tuple[int, ChunkEmission]]:
+        """Encodes a batch of chunks."""
+        emitted = self.emit([item.audio for item in pending])
+        for (number, audio, repeated, last), log_probs in zip(pending, emitted, strict=True):
+            yield number, ChunkEmission(log_probs, len(audio) / SAMPLE_RATE - repeated, last)
 
 
-def load_recognizer(path: Source, *, device: str = "auto", beam: int = 8) -> Recognizer:
+def load_recognizer(
+    path: Source, *, device: str = "auto", beam: int = 8, fusion: FusionOptions | None = None
+) -> Recognizer:
     """Loads a recogniser.
 
     Args:
         path: A checkpoint with an audio encoder and its CTC vocabulary.
         device: `auto`, or a name that PyTorch knows; see `omni.devices.resolve`.
         beam: See `Recognizer`.
+        fusion: A language model and hotwords.
 
     Raises:
-        UserError: If the checkpoint is missing, damaged or lacks either, or there is no such device.
+        UserError: If the checkpoint is missing, damaged or lacks either, there is no such device, or an option of
+            `fusion` is out of range.
     """
     checkpoint = Checkpoint.open(path)
     encoder, units = checkpoint.part("audio_encoder", AudioEncoder), checkpoint.ctc_vocabulary
-    return Recognizer(encoder, units, device=resolve(device), beam=beam)
+    return Recognizer(encoder, units, device=resolve(device), beam=beam, fusion=fusion.open(units) if fusion else None)
 
 
 def transcribe(
