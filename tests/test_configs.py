@@ -74,7 +74,7 @@ def test_sweeps_are_short_and_every_value_is_accepted(path, tmp_path, monkeypatc
     sweep = read_sweep(path)
     check_values(sweep)
     assert len(path.read_text(encoding="utf-8").splitlines()) < 25
-    assert len(SWEEPS) == 8
+    assert len(SWEEPS) == 9
 
 
 def part_of(path):

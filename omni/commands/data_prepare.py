@@ -50,19 +50,19 @@ def prepare(
     reported; after one of the last two the exit code is 2. Manifests of an earlier run are replaced when all new ones
     are complete. `omni data check` reads all audio completely.
 
-    Corpora with splits keep them: LibriSpeech (one per folder), AN4 (`train`, `test`), Free Spoken Digits (`train`,
-    `test` of indices 0-4, `all`). LJSpeech is split by chapter and a folder by speaker, into `train` and `val`; with a
-    single chapter or speaker it is written as `all`.
+    Corpora with splits keep them: LibriSpeech (one per folder), AN4 (`test`; its training speakers are split into
+    `train` and `val`), Free Spoken Digits (`train`, `test` of indices 0-4, `all`). LJSpeech is split by chapter and a
+    folder by speaker, into `train` and `val`; with a single chapter or speaker it is written as `all`.
 
     easy-VQA, questions about images, becomes conversations: several questions about an image in each training row, one
-    question in each row of the other splits.
+    question in each row of the other splits. Its training images are split into `train` and `val`.
 
     Args:
         kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), easy-vqa, or folder: any tree of audio files
             with a .txt of the same name beside each, and a folder for each speaker.
         folder: The corpus.
         out: Folder for the manifests; by default data/KIND.
-        val_fraction: Least fraction of rows for validation, for a corpus without splits: between 0 and 1.
+        val_fraction: Least fraction of rows for validation, for a corpus without a split for it: between 0 and 1.
         val_speakers: Validation speakers of kind `folder`; by default chosen by a hash of their names.
 
     Raises:
@@ -74,7 +74,7 @@ def prepare(
     if val_speakers and kind != "folder":
         raise UserError(f"--val_speakers is for kind folder: {kind} has its own splits, or one speaker")
     if kind == "easy-vqa":
-        _prepare_questions(folder, out)
+        _prepare_questions(folder, out, val_fraction)
         return
     skipped: dict[str, list[str]] = {}  # rows by reason
     splits = {split: _usable(source, split, skipped) for split, source in _open(kind, folder).items()}
@@ -83,6 +83,9 @@ def prepare(
         raise UserError(f"{folder}: nothing of it can be used; the first problem, {rows[0]}: {reason}")
     if splits.keys() == {"all"}:
         splits = _split(kind, splits["all"], val_fraction, val_speakers)
+    elif kind == "an4" and splits.get("train"):  # its official test split must not choose a checkpoint
+        parts = _split(kind, splits.pop("train"), val_fraction, None)
+        splits = {"train": parts.get("train", parts.get("all", [])), "val": parts.get("val", []), **splits}
     splits = {split: entries for split, entries in splits.items() if entries}
     _write(out, {split: _rows(out, kind, folder, entries) for split, entries in splits.items()})
     for split, entries in splits.items():
@@ -95,8 +98,8 @@ def prepare(
         raise SystemExit(2)
 
 
-def _prepare_questions(folder: Path, out: Path) -> None:
-    splits = read_questions(folder, out)
+def _prepare_questions(folder: Path, out: Path, val_fraction: float) -> None:
+    splits = read_questions(folder, out, val_fraction)
     errors = [error for split in splits for error in split.errors]
     if not any(split.rows for split in splits):
         raise errors[0] if errors else UserError(f"{folder}: has no questions")

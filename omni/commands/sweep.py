@@ -12,7 +12,7 @@ from omni.sweeps.confirmation import Confirmation, Confirmed
 from omni.sweeps.definition import Sweep, read_sweep
 from omni.sweeps.display import SweepTable, format_value, format_values
 from omni.sweeps.preview import preview
-from omni.sweeps.ranking import best_first
+from omni.sweeps.ranking import best_first, mean_of_folds
 from omni.sweeps.results import write_results
 from omni.sweeps.study import SweepStudy, storage_errors
 from omni.sweeps.supervisor import Supervisor, make_slots
@@ -48,6 +48,8 @@ def sweep(
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}: give 1 or more")
     read = read_sweep(file)
+    if confirm is not None and read.file.folds:
+        raise UserError(f"sweep {file}: its trials are folds, of which none is the best: leave --confirm out")
     check_values(read)
     if dry_run:
         for number, values in enumerate(preview(read)):
@@ -93,5 +95,8 @@ def _print_results(read: Sweep, study: SweepStudy, confirmed: list[Confirmed]) -
     best = next(iter(best_first(read, trials)), None)
     if best is None:
         raise UserError(f"sweep {read.path}: none of {len(trials)} trials is complete; {report} says why")
-    print(f"best: trial {best.index}, {read.file.metric} {format_value(best.value)}: {format_values(best.values)}")
+    if read.file.folds:
+        print(mean_of_folds(read, trials))
+    else:
+        print(f"best: trial {best.index}, {read.file.metric} {format_value(best.value)}: {format_values(best.values)}")
     print(f"report: {report} ({format_duration(time.monotonic() - started)} to write)")

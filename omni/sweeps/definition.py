@@ -85,6 +85,8 @@ class SweepFile:
         seeds: Runs of each trial, with different seeds; their mean counts.
         seed: Seed of the sampler.
         scaling: Whether the report fits a scaling law to the trials.
+        folds: Whether the trials are the folds of a cross-validation, such as speakers held out in turn: the report has
+            their mean, and none is the best.
     """
 
     config: str | list[str]
@@ -101,6 +103,7 @@ class SweepFile:
     seeds: int = 1
     seed: int = 0
     scaling: bool = False
+    folds: bool = False
 
 
 @final
@@ -315,6 +318,8 @@ def _check_limits(sweep: Sweep) -> None:
             raise UserError(f"{name} is too small: give a positive number (factor: 2 or more)")
     if file.sampler != "grid" and all(limit is None for limit in asdict(budget).values()):
         raise UserError("no budget: give `budget: {trials: 20}`, `{hours: 8}` or `{steps: 100000}`")
+    if file.folds and (file.sampler, sweep.pruner.kind) != ("grid", "none"):
+        raise UserError("folds are all trained to their end: give `sampler: grid`, and leave `pruner` out")
     if file.sampler == "grid":
         _ = sweep.grid
     if file.constraints.parameters is not None:

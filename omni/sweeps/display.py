@@ -12,7 +12,7 @@ from rich.text import Text
 from omni.pipeline.status import read_progress
 from omni.pipeline.timings import format_duration
 from omni.sweeps.definition import Sweep
-from omni.sweeps.ranking import best_first
+from omni.sweeps.ranking import best_first, mean_of_folds
 from omni.sweeps.study import Trial
 from omni.sweeps.trial_run import TrialRun
 
@@ -103,7 +103,9 @@ class SweepTable:
         details = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         total = "" if self.sweep.trials is None else f" of {self.sweep.trials}"
         parts = [f"{len(ended)}{total} trials" + (f" ({details})" if details else "")]
-        if best := next(iter(best_first(self.sweep, trials)), None):
+        if self.sweep.file.folds:
+            parts.append(mean_of_folds(self.sweep, trials))
+        elif best := next(iter(best_first(self.sweep, trials)), None):
             parts.append(f"best {self.sweep.metric} {format_value(best.value)} (trial {best.index})")
         if (left := self._seconds_left(ended, running)) is not None:
             parts.append(f"{format_duration(left)} left")

@@ -16,6 +16,16 @@ def best_first(sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
     return sorted((trial for trial in trials if trial.value is not None), key=lambda each: sign * (each.value or 0.0))
 
 
+def mean_of_folds(sweep: Sweep, trials: Sequence[Trial]) -> str:
+    """The mean over the complete trials of a sweep over folds, with the smallest and the largest value."""
+    values = [trial.value for trial in trials if trial.value is not None]
+    if not values:
+        return "no fold is complete"
+    folds = f"{len(values)} folds" if len(values) == sweep.trials else f"{len(values)} of {sweep.trials} folds"
+    mean = sum(values) / len(values)
+    return f"mean {sweep.file.metric} of {folds}: {mean:.4g} ({min(values):.4g} to {max(values):.4g})"
+
+
 def table_rows(trials: Sequence[Trial], folder: Path) -> list[dict[str, Any]]:
     """The trials as rows: number, state, value, parameters by key, and how they were run.
 

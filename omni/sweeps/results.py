@@ -19,7 +19,7 @@ from omni.sweeps.definition import Sweep
 from omni.sweeps.display import format_one, format_value, short_names
 from omni.sweeps.figures import save_figures
 from omni.sweeps.parameters import label
-from omni.sweeps.ranking import best_first, table_rows
+from omni.sweeps.ranking import best_first, mean_of_folds, table_rows
 from omni.sweeps.scaling import ScalingLaw, fit_sweep
 from omni.sweeps.stages import TrialStages, loggers_in
 from omni.sweeps.study import SweepStudy, Trial
@@ -139,8 +139,9 @@ def _report(
         f"pruner {sweep.pruner.kind}, seed {sweep.file.seed}. `{sweep.file.metric}` is {sweep.direction}d; it is that "
         "of a run's best checkpoint" + (f", the mean over {sweep.file.seeds} seeds." if sweep.file.seeds > 1 else "."),
         "",
+        *([f"**{mean_of_folds(sweep, trials)}**", ""] if sweep.file.folds else []),
         *_best_table(sweep, best),
-        *_curse(sweep, counts["complete"] + counts["pruned"], confirmed),
+        *([] if sweep.file.folds else _curse(sweep, counts["complete"] + counts["pruned"], confirmed)),
         *_stage_counts(sweep, trials),
     ]
     failures = [trial for trial in trials if trial.state in ("failed", "infeasible")]
@@ -164,6 +165,8 @@ def _best_table(sweep: Sweep, best: Sequence[Trial]) -> list[str]:
         cells = [str(trial.index), f"{trial.value:.4g}", *values]
         cells += [f"{trial.facts.get('steps', 0):,}", format_duration(trial.facts.get("seconds", 0.0))]
         lines.append(f"| {' | '.join(cells)} |")
+    if sweep.file.folds:
+        return [*lines, ""]
     command = "train" if sweep.is_chain else "fit --config"
     repeat = f"`{_threads(sweep)}omni {command} {sweep.folder / 'best.yaml'}` trains the best trial once more"
     return [*lines, "", f"{repeat}; on a CPU with the same result, bit for bit.", ""]

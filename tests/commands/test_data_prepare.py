@@ -107,7 +107,7 @@ def test_manifests_can_be_read_from_any_folder(corpus, tmp_path):
 def test_official_splits_are_used(workplace, capsys):
     for kind, sizes in {
         "librispeech": {"dev-clean": 3, "train-clean-5": 6},
-        "an4": {"test": 2, "train": 4},
+        "an4": {"test": 2, "train": 2, "val": 2},
         "fsdd": {"all": 16, "test": 8, "train": 8},
     }.items():
         globals()[kind](Path(kind))
@@ -121,13 +121,17 @@ def test_official_splits_are_used(workplace, capsys):
     assert all(row["id"].endswith(("_0", "_4")) for row in digits["test"])
     assert {row["text"] for row in digits["test"]} == {"zero", "seven"}
     assert ids(digits["all"]) == ids(digits["train"] + digits["test"])
-    assert manifests("data/an4")["train"][0] == {
-        "audio": "../../an4/wav/an4_clstk/fash/an1-fash-b.wav",
-        "text": "RUBOUT G M",
-        "speaker": "fash",
-        "duration": 0.2,
-        "id": "an1-fash-b",
-    }
+    spelled = manifests("data/an4")
+    assert {row["speaker"] for row in spelled["train"]} != {row["speaker"] for row in spelled["val"]}
+    assert [row for split in ("train", "val") for row in spelled[split] if row["id"] == "an1-fash-b"] == [
+        {
+            "audio": "../../an4/wav/an4_clstk/fash/an1-fash-b.wav",
+            "text": "RUBOUT G M",
+            "speaker": "fash",
+            "duration": 0.2,
+            "id": "an1-fash-b",
+        }
+    ]
 
 
 def test_one_split_of_librispeech_keeps_its_name(workplace):
@@ -206,7 +210,7 @@ def test_missing_audio_and_transcripts_of_an4(workplace, capsys):
     text.write_text(text.read_text().splitlines()[0] + "\n")
     with pytest.raises(SystemExit, match="2"):
         prepare("an4", Path("corpus"))
-    assert {split: len(rows) for split, rows in manifests("data/an4").items()} == {"test": 1, "train": 3}
+    assert {split: len(rows) for split, rows in manifests("data/an4").items()} == {"test": 1, "train": 2, "val": 1}
     printed = capsys.readouterr().out
     assert "skipped, audio missing: 1 (" in printed
     assert "skipped, no text: 1 (" in printed
@@ -351,12 +355,14 @@ def visual_questions(root, splits=("train", "test")):
 def test_questions_about_images_become_conversations(tmp_path, capsys):
     visual_questions(tmp_path / "vqa")
     prepare("easy-vqa", tmp_path / "vqa", tmp_path / "out")
-    assert "train.jsonl: 4 conversations, 14 questions about 2 images" in capsys.readouterr().out
+    assert "train.jsonl: 2 conversations, 7 questions about 1 images" in capsys.readouterr().out
     rows = {}
-    for split in ("train", "test"):
+    for split in ("train", "val", "test"):
         [source] = open_conversations([str(tmp_path / "out" / f"{split}.jsonl")])
         rows[split] = [*source.rows()]
-    assert [len(row.messages) // 2 for row in rows["train"]] == [5, 2, 5, 2]
+    assert [len(row.messages) // 2 for row in rows["train"]] == [5, 2]
+    assert [len(row.messages) for row in rows["val"]] == [2] * 7
+    assert {row.media[0].files for row in rows["val"]}.isdisjoint({row.media[0].files for row in rows["train"]})
     assert [len(row.messages) for row in rows["test"]] == [2] * 14
     assert [row.task for row in rows["test"][:7]] == ["yes-no"] * 5 + ["colour", "shape"]
     assert rows["test"][7].messages[1]["content"] == "no"
@@ -364,7 +370,8 @@ def test_questions_about_images_become_conversations(tmp_path, capsys):
     for split, conversations in rows.items():
         for row in conversations:
             [image] = row.media
-            assert Path(image.files[0]).resolve().parent == (tmp_path / "vqa" / split / "images").resolve()
+            official = "train" if split == "val" else split
+            assert Path(image.files[0]).resolve().parent == (tmp_path / "vqa" / official / "images").resolve()
 
 
 @pytest.mark.parametrize(
@@ -388,12 +395,16 @@ def test_unusable_questions_are_reported(tmp_path, fails, fault, message):
 
 def test_a_question_that_cannot_be_used_costs_its_image_or_itself(tmp_path, capsys):
     visual_questions(tmp_path / "vqa")
-    (tmp_path / "vqa/train/images/1.png").unlink()
+    (tmp_path / "vqa/test/images/1.png").unlink()
     asked = json.loads((tmp_path / "vqa/test/questions.json").read_text())
     (tmp_path / "vqa/test/questions.json").write_text(json.dumps([*asked, ["why?", None, 0], 7]))
     with pytest.raises(SystemExit, match="2"):
         prepare("easy-vqa", tmp_path / "vqa", tmp_path / "out")
-    assert {split: len(rows) for split, rows in manifests(tmp_path / "out").items()} == {"train": 2, "test": 14}
+    assert {split: len(rows) for split, rows in manifests(tmp_path / "out").items()} == {
+        "train": 2,
+        "val": 7,
+        "test": 7,
+    }
     said = capsys.readouterr().err
     assert "1.png: does not exist, but" in said
     assert "test/questions.json: row 15: not [question, answer, image number]" in said

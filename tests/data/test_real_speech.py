@@ -33,9 +33,15 @@ def rows(path):
 def test_manifests_hold_all_files(kind, workplace):
     folder, splits = CORPORA[kind]
     prepare(kind, SPEECH / folder)
-    assert {file.stem for file in Path(f"data/{kind}").iterdir()} == {*splits, *(["all"] if kind == "fsdd" else [])}
+    more = {"fsdd": ["all"], "an4": ["val"]}.get(kind, [])
+    assert {file.stem for file in Path(f"data/{kind}").iterdir()} == {*splits, *more}
     for split, name in splits.items():
         ours, known = rows(Path(f"data/{kind}/{split}.jsonl")), rows(MANIFESTS / f"{name}.jsonl")
+        if (kind, split) == ("an4", "train"):
+            held_out = rows(Path("data/an4/val.jsonl"))
+            assert 95 <= len(held_out) <= 110
+            assert not {row["speaker"] for row in held_out.values()} & {row["speaker"] for row in ours.values()}
+            ours |= held_out
         assert ours.keys() == known.keys()
         for audio, row in known.items():
             assert ours[audio]["text"] == row["text"]

@@ -64,6 +64,21 @@ def hparams_of(trial: int) -> dict[str, float]:
     return {key: value.number_value for key, value in start.hparams.items()}
 
 
+def test_folds_have_a_mean_and_no_best(workplace, capsys, fails):
+    path = grid(folds=True, parameters={"seed_everything": {"values": [1, 2]}})
+    main(["sweep", str(path)])
+    out = capsys.readouterr().out
+    values = [float(row["value"]) for row in csv.DictReader((FOLDER / "trials.csv").read_text().splitlines())]
+    line = f"mean val/loss of 2 folds: {sum(values) / 2:.4g} ({min(values):.4g} to {max(values):.4g})"
+    assert line in out.splitlines()
+    assert "best" not in out
+    report = (FOLDER / "report.md").read_text()
+    assert f"**{line}**" in report
+    assert "winner's curse" not in report
+    assert "none is the best" in fails(main, ["sweep", str(path), "--confirm", "1"])
+    assert "give `sampler: grid`" in fails(main, ["sweep", str(write_sweep("random", folds=True))])
+
+
 def test_a_sweep_from_end_to_end(workplace, capsys):
     path = grid()
     main(["sweep", str(path)])

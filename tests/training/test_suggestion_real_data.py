@@ -25,7 +25,7 @@ SETS = {
     ),
     "an4": (
         *("bench/an4.yaml", f"--data.init_args.train={ROOT}/manifests/an4_train.jsonl"),
-        f"--data.init_args.val={ROOT}/manifests/an4_test.jsonl",
+        *(f"--data.init_args.val={ROOT}/manifests/an4_test.jsonl", "--data.init_args.test=null"),
     ),
     "fashion": ("bench/fashion_mnist.yaml", f"--data.init_args.root={ROOT}/vision"),
 }

@@ -1,4 +1,4 @@
-"""Conversations from the questions about images of easy-VQA.
+"""Conversations from the questions about images of easy-VQA; a share of its training images is held out.
 
 Each split is a folder with `images/NUMBER.png` and `questions.json`, rows of `[question, answer, image number]`.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omni.data.speech.rows import chosen_by_hash
 from omni.errors import UserError
 
 EXCHANGES = 5  # largest number of questions of a training conversation, whose context has the answers so far
@@ -49,14 +50,15 @@ class SplitQuestions(NamedTuple):
         return f"{len(self.rows):,} conversations, {questions:,} questions about {images:,} images"
 
 
-def read_questions(folder: Path, out: Path) -> list[SplitQuestions]:
-    """The splits of a folder.
+def read_questions(folder: Path, out: Path, val_fraction: float) -> list[SplitQuestions]:
+    """The splits of a folder, and `val` of training images if it has none.
 
     A training conversation has up to five questions about an image, one of the other splits a single question.
 
     Args:
         folder: The data set.
         out: The folder that names of images are relative to.
+        val_fraction: Least share of the training questions in `val`.
 
     Raises:
         UserError: If the folder holds no splits.
@@ -64,18 +66,24 @@ def read_questions(folder: Path, out: Path) -> list[SplitQuestions]:
     splits = sorted(path.parent for path in folder.glob("*/questions.json"))
     if not splits:
         raise UserError(f"{folder} is not a corpus of kind easy-vqa: looked for SPLIT/questions.json and SPLIT/images")
-    return [_split(split, out) for split in splits]
+    official = any(split.name == "val" for split in splits)
+    return [part for split in splits for part in _parts(split, out, 0.0 if official else val_fraction)]
 
 
-def _split(split: Path, out: Path) -> SplitQuestions:
-    rows: list[dict[str, Any]] = []
+def _parts(split: Path, out: Path, val_fraction: float) -> list[SplitQuestions]:
+    """A split; the training split in two parts, with a share of its images in `val`."""
     images, errors = _read(split / "questions.json")
+    counts = {str(number): len(questions) for number, questions in images.items()}
+    held_out = set(chosen_by_hash(counts, val_fraction)) if split.name == "train" else set()
+    parts = {name: SplitQuestions(name, [], []) for name in ((split.name, "val") if held_out else (split.name,))}
+    parts[split.name].errors.extend(errors)
     for number, questions in images.items():
+        part = parts["val" if str(number) in held_out else split.name]
         try:
-            rows += _rows(split, number, questions, out)
+            part.rows.extend(_rows(split, part.name, number, questions, out))
         except UserError as error:
-            errors.append(error)
-    return SplitQuestions(split.name, rows, errors)
+            part.errors.append(error)
+    return list(parts.values())
 
 
 def _read(path: Path) -> tuple[Mapping[int, list[Question]], list[UserError]]:
@@ -97,13 +105,13 @@ def _read(path: Path) -> tuple[Mapping[int, list[Question]], list[UserError]]:
     return images, errors
 
 
-def _rows(split: Path, number: int, questions: list[Question], out: Path) -> list[dict[str, Any]]:
-    """The conversations about an image."""
+def _rows(split: Path, name: str, number: int, questions: list[Question], out: Path) -> list[dict[str, Any]]:
+    """The conversations about an image of a split, for the part of this name."""
     file = split.resolve() / "images" / f"{number}.png"
     if not file.is_file():
         raise UserError(f"{file}: does not exist, but {split / 'questions.json'} has questions about it")
     image = {"type": "image", "image": os.path.relpath(file, out.resolve())}
-    size = EXCHANGES if split.name == "train" else 1
+    size = EXCHANGES if name == "train" else 1
     rows = []
     for start in range(0, len(questions), size):
         messages: list[dict[str, Any]] = []
@@ -112,5 +120,5 @@ def _rows(split: Path, number: int, questions: list[Question], out: Path) -> lis
             content = one.question if messages else [image, text]
             messages += [{"role": "user", "content": content}, {"role": "assistant", "content": one.answer}]
         task = questions[start].task if size == 1 else "look"
-        rows.append({"id": f"{split.name}-{number}-{start}", "task": task, "messages": messages})
+        rows.append({"id": f"{name}-{number}-{start}", "task": task, "messages": messages})
     return rows
