@@ -64,10 +64,10 @@ def hparams_of(trial: int) -> dict[str, float]:
     return {key: value.number_value for key, value in start.hparams.items()}
 
 
-def test_folds_have_a_mean_and_no_best(workplace, capsys, fails):
+def test_folds_have_a_mean_and_no_best(workplace, capfd, fails):
     path = grid(folds=True, parameters={"seed_everything": {"values": [1, 2]}})
     main(["sweep", str(path)])
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     values = [float(row["value"]) for row in csv.DictReader((FOLDER / "trials.csv").read_text().splitlines())]
     line = f"mean val/loss of 2 folds: {sum(values) / 2:.4g} ({min(values):.4g} to {max(values):.4g})"
     assert line in out.splitlines()
