@@ -65,7 +65,8 @@ class _FusionScores:
     """Scores of prefixes by a fusion, computed once for each."""
 
     def __init__(self, fusion: Fusion, start: FusedPrefix) -> None:
-        self.fusion, self.fused = fusion, {(): start}
+        self.fusion = fusion
+        self.fused: dict[tuple[int, ...], FusedPrefix] = {(): start}
 
     def likeliest(self, found: _Prefixes, width: int) -> _Prefixes:
         """The prefixes of the highest scores, in order."""
