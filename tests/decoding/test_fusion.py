@@ -11,6 +11,7 @@ from omni.decoding.ctc import beam_search, decode
 from omni.decoding.fusion import Fusion
 from omni.decoding.fusion_options import FusionOptions, surfaces_of
 from omni.errors import UserError
+from omni.inference.long_form import ChunkMerger
 from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.kneser_ney import train_ngrams
 from omni.text.ngram import END
@@ -81,6 +82,20 @@ def test_a_text_in_two_pieces_has_the_score_of_the_whole():
     sure[0, UNITS.encode("a")[0]] = 0.0
     start = fusion.extend(fusion.start, UNITS.encode("b")[0])
     assert beam_search(sure, 4, fusion, start=start) == UNITS.encode("a")
+
+
+def test_a_chunk_continues_the_text_before_it():
+    units = CharacterVocabulary(" abc")
+    lm = train_ngrams([["a", "b"], ["c"]] * 9, 2)
+    fusion = Fusion(surfaces_of(units), lm, lm_weight=1.0)
+    merger = ChunkMerger(units, seconds=0.02, overlap=0.0, beam=8, timestamps=None, fusion=fusion)
+    first, doubt = torch.full((2, 5), -30.0), torch.full((1, 5), -30.0)
+    first[0, units.encode("a")[0]] = first[1, 1] = 0.0  # "a", a space
+    doubt[0, [units.encode(letter)[0] for letter in "bc"]] = torch.tensor([-0.9, -0.5])
+    merger.commit(first)
+    merger.commit(doubt, complete=True)
+    assert merger.partial().text == "a b"
+    assert units.decode(beam_search(doubt, 8, fusion)) == "c"
 
 
 class Pieces:
