@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -158,6 +159,31 @@ class SubwordVocabulary(CTCVocabulary):
 
     def state(self) -> dict[str, Any]:
         return {"kind": "pieces", "model": self.model, "normalization": self.normalize.state()}
+
+
+def characters_of(texts: Iterable[str], normalization: TextNormalization) -> str:
+    """The characters that texts are written with, for a vocabulary of their language.
+
+    Characters of less than 1 in 100,000 are left out, such as those of foreign names. Of a text in the Latin alphabet,
+    letters that do not occur are added, and the apostrophe.
+
+    Args:
+        texts: Transcripts, before normalization.
+        normalization: Applied to them.
+
+    Raises:
+        UserError: If there is no text.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(normalization(text))
+    least = sum(counts.values()) / 100_000
+    found = {character for character, number in counts.items() if number >= least}
+    if not found - {" "}:
+        raise UserError("the transcripts have no characters to write with")
+    if not found.isdisjoint("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"):
+        found |= {character for letter in ENGLISH for character in normalization(letter) or letter}
+    return "".join(sorted({" ", *found}))
 
 
 def open_ctc_vocabulary(

@@ -23,7 +23,7 @@ def spell(text: str, units: CTCVocabulary) -> list[int]:
         UserError: If nothing is left, or there are characters outside the vocabulary.
     """
     if units.outside(text):
-        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+        text = "".join(_known(character, units) for character in unicodedata.normalize("NFC", text))
     if outside := units.outside(text):
         some = " ".join(sorted(outside)[:10])
         raise UserError(f"{_shown(text)!r} cannot be spoken: the Talker was not trained on {some}")
@@ -31,6 +31,13 @@ def spell(text: str, units: CTCVocabulary) -> list[int]:
     if not spelled:
         raise UserError(f"{_shown(text)!r} cannot be spoken: it has no letters or digits")
     return spelled
+
+
+def _known(character: str, units: CTCVocabulary) -> str:
+    """The character, without its accents if the vocabulary lacks it: й stays where и is known too."""
+    if not units.outside(character):
+        return character
+    return "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
 
 
 def _shown(text: str) -> str:
