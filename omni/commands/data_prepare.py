@@ -36,7 +36,7 @@ class _Entry(NamedTuple):
 
 
 def prepare(
-    kind: Literal["librispeech", "ljspeech", "an4", "fsdd", "folder", "easy-vqa"],
+    kind: Literal["librispeech", "ljspeech", "an4", "fsdd", "mls", "fleurs", "css10", "folder", "easy-vqa"],
     folder: Path,
     out: Path | None = None,
     *,
@@ -51,15 +51,16 @@ def prepare(
     are complete. `omni data check` reads all audio completely.
 
     Corpora with splits keep them: LibriSpeech (one per folder), AN4 (`train`, `test`), Free Spoken Digits (`train`,
-    `test` of indices 0-4, `all`). LJSpeech is split by chapter and a folder by speaker, into `train` and `val`; with a
-    single chapter or speaker it is written as `all`.
+    `test` of indices 0-4, `all`), Multilingual LibriSpeech and FLEURS (`train`, `dev`, `test`). LJSpeech is split by
+    chapter, CSS10 by book and a folder by speaker, into `train` and `val`; with a single one it is written as `all`.
 
     easy-VQA, questions about images, becomes conversations: several questions about an image in each training row, one
     question in each row of the other splits.
 
     Args:
-        kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), easy-vqa, or folder: any tree of audio files
-            with a .txt of the same name beside each, and a folder for each speaker.
+        kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), mls (Multilingual LibriSpeech), fleurs, css10,
+            easy-vqa, or folder: any tree of audio files with a .txt of the same name beside each, and a folder for each
+            speaker.
         folder: The corpus.
         out: Folder for the manifests; by default data/KIND.
         val_fraction: Least fraction of rows for validation, for a corpus without splits: between 0 and 1.
@@ -142,8 +143,8 @@ def _split(
     kind: str, entries: list[_Entry], fraction: float, speakers: Sequence[str] | None
 ) -> dict[str, list[_Entry]]:
     """Training and validation by chapter or speaker; `all` if there is only one."""
-    what = "chapter" if kind == "ljspeech" else "speaker"
-    groups = [entry.stem.split("-")[0] if kind == "ljspeech" else entry.utterance.speaker for entry in entries]
+    what = {"ljspeech": "chapter", "css10": "book"}.get(kind, "speaker")
+    groups = [_group(kind, entry) for entry in entries]
     counts = Counter(map(str, groups))
     if speakers is not None:
         if unknown := set(speakers) - counts.keys():
@@ -163,6 +164,13 @@ def _split(
     for entry, group in zip(entries, groups, strict=True):
         splits["val" if str(group) in chosen else "train"].append(entry)
     return splits
+
+
+def _group(kind: str, entry: _Entry) -> str | None:
+    """What a row is split by: the chapter or book of one speaker's corpus, the speaker of others."""
+    if kind == "ljspeech":
+        return entry.stem.split("-")[0]
+    return Path(entry.utterance.audio).parent.name if kind == "css10" else entry.utterance.speaker
 
 
 def _rows(out: Path, kind: str, folder: Path, entries: Sequence[_Entry]) -> Iterator[dict[str, Any]]:

@@ -161,15 +161,15 @@ class SubwordVocabulary(CTCVocabulary):
         return {"kind": "pieces", "model": self.model, "normalization": self.normalize.state()}
 
 
-def characters_of(texts: Iterable[str], normalization: TextNormalization) -> str:
+def characters_of(texts: Iterable[str], normalization: TextNormalization, *, least_share: float = 0.0) -> str:
     """The characters that texts are written with, for a vocabulary of their language.
 
-    Characters of less than 1 in 100,000 are left out, such as those of foreign names. Of a text in the Latin alphabet,
-    letters that do not occur are added, and the apostrophe.
+    To texts in the Latin alphabet, its letters that do not occur are added, and the apostrophe.
 
     Args:
         texts: Transcripts, before normalization.
         normalization: Applied to them.
+        least_share: Share of all characters below which one is left out.
 
     Raises:
         UserError: If there is no text.
@@ -177,7 +177,7 @@ def characters_of(texts: Iterable[str], normalization: TextNormalization) -> str
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(normalization(text))
-    least = sum(counts.values()) / 100_000
+    least = least_share * sum(counts.values())
     found = {character for character, number in counts.items() if number >= least}
     if not found - {" "}:
         raise UserError("the transcripts have no characters to write with")
