@@ -58,9 +58,9 @@ def prepare(
     question in each row of the other splits.
 
     Args:
-        kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), mls (Multilingual LibriSpeech), fleurs, css10,
-            easy-vqa, or folder: any tree of audio files with a .txt of the same name beside each, and a folder for each
-            speaker.
+        kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), mls (Multilingual LibriSpeech), fleurs,
+            css10, easy-vqa, or folder: any tree of audio files with a .txt of the same name beside each, and a folder
+            for each speaker.
         folder: The corpus.
         out: Folder for the manifests; by default data/KIND.
         val_fraction: Least fraction of rows for validation, for a corpus without splits: between 0 and 1.

@@ -157,7 +157,7 @@ def _complete_record(out: Path, arguments: dict[str, Any]) -> dict[str, Any] | N
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
         files = dict(record["files"])
         names = {*arguments, *_LANGUAGE}
-        same = {name: record[name] for name in names & record.keys()} == arguments and _COUNTS <= record.keys()
+        same = {name: record[name] for name in names & record.keys()} == arguments and record.keys() >= _COUNTS
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     intact = (

@@ -187,8 +187,8 @@ def _spelled_in(number: str, language: str) -> str:
         from num2words import num2words  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            f"the number {number[:20]} of a text in {language!r} needs the package num2words: {install_hint('numbers')}, "
-            "or set normalization.digits to keep"
+            f"the number {number[:20]} of a text in {language!r} needs the package num2words: "
+            f"{install_hint('numbers')}, or set normalization.digits to keep"
         ) from error
     decimal = "." if language.lower().partition("-")[0] in _DECIMAL_POINT else ","
     whole, _, fraction = number.partition(decimal)

@@ -10,7 +10,6 @@ from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.pauses import PauseMark, split_pauses
 from omni.text.sentences import split_text
 
-
 _LETTER = re.compile(r"(?s:.)[\u0300-\u036f]*")  # with marks that no composed letter has
 
 

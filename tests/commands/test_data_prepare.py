@@ -73,7 +73,9 @@ def mls(root):
         keys = [f"{speaker}_7_00000{number}" for speaker in speakers for number in (1, 2)]
         for key in keys:
             record(root / split / "audio" / key.split("_")[0] / "7" / f"{key}.flac")
-        (root / split / "transcripts.txt").write_text("".join(f"{key}\tgrüß die füße\n" for key in keys), encoding="utf-8")
+        (root / split / "transcripts.txt").write_text(
+            "".join(f"{key}\tgrüß die füße\n" for key in keys), encoding="utf-8"
+        )
 
 
 def fleurs(root):

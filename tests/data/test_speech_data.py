@@ -51,7 +51,9 @@ def test_characters_are_found_in_the_transcripts_of_training(speech):
     write_rows(speech / "other.jsonl", [{**row, "audio": str(speech / row["audio"])} for row in rows])
     data = make(speech, characters="auto")
     assert data.tokenizer.characters == " 'abcdefghijklmnopqrstuvwxyz"
-    data = SpeechData(str(speech / "other.jsonl"), **{**OPTIONS, "val": str(speech / "val.jsonl"), "characters": "auto"})
+    data = SpeechData(
+        str(speech / "other.jsonl"), **{**OPTIONS, "val": str(speech / "val.jsonl"), "characters": "auto"}
+    )
     data.setup()
     assert data.tokenizer.characters == " 'abcdefghijklmnopqrstuvwxyzäñё"
     with pytest.raises(UserError, match=r"give data\.characters, not auto"):

@@ -1,4 +1,4 @@
-"""Grammar of the world's languages: every phrase of every template with every word, against tables written anew here."""
+"""Grammar of the world's languages: every phrase of every template with every word, against tables of its own."""
 
 import itertools
 import re
@@ -79,9 +79,9 @@ GERMAN_CASES = {  # article, case: masculine, feminine, neuter
     ("kein", "akk"): ("keinen en", "keine e", "kein es"),
 }
 PREPOSITIONS = {
-    **dict.fromkeys("mit von aus zu neben hinter vor".split(), {"dat"}),
-    **dict.fromkeys("durch ohne".split(), {"akk"}),
-    **dict.fromkeys("in auf unter".split(), {"dat", "akk"}),
+    **dict.fromkeys(["mit", "von", "aus", "zu", "neben", "hinter", "vor"], ("dat",)),
+    **dict.fromkeys(["durch", "ohne"], ("akk",)),
+    **dict.fromkeys(["in", "auf", "unter"], ("dat", "akk")),
 }
 WEAK = {"Hase": "Hasen", "Bär": "Bären", "Affe": "Affen"}
 
@@ -187,7 +187,19 @@ def test_french_elision_and_contraction():
         assert words in text, words
 
 
-SPANISH_MASCULINE = {"ratón", "balón", "lápiz", "cojín", "reloj", "estante", "sofá", "sillón", "pan", "pastel", "tomate"}
+SPANISH_MASCULINE = {
+    "ratón",
+    "balón",
+    "lápiz",
+    "cojín",
+    "reloj",
+    "estante",
+    "sofá",
+    "sillón",
+    "pan",
+    "pastel",
+    "tomate",
+}
 SPANISH_MASCULINE |= {"melocotón", "aceite", "azúcar", "parque", "jardín", "bosque", "hotel", "taller"}
 SPANISH_FEMININE = {"foto", "llave", "leche", "sal", "ciudad", "habitación"}
 STRESSED = ("agua", "águila", "aula", "hacha")
@@ -225,7 +237,8 @@ def test_spanish_contractions():
         assert words in text, words
 
 
-RUSSIAN_ADJECTIVES = {  # masculine, feminine, neuter: the six cases, the accusative of things; nominative and genitive of the plural
+# Masculine, feminine and neuter in the six cases, with the accusative of things; nominative and genitive of the plural.
+RUSSIAN_ADJECTIVES = {
     "красный": (
         "красный красного красному красный красным красном",
         "красная красной красной красную красной красной",
@@ -266,7 +279,7 @@ SOFT_STRESS = {"рубль", "конь"}
 def declined(word, gender, animate):
     """The singular by the textbook's tables: first, second and third declension."""
     if gender == "f" and word.endswith("ия"):
-        ending, stem = "ия ии ии ию ией ии".split(), word[:-2]
+        ending, stem = ["ия", "ии", "ии", "ию", "ией", "ии"], word[:-2]
     elif gender == "f" and word[-1] in "ая":
         stem, hard = word[:-1], word[-1] == "а"
         genitive = "и" if not hard or stem[-1] in "гкхжчшщ" else "ы"
@@ -275,7 +288,7 @@ def declined(word, gender, animate):
         if word == "овца":
             ending[4] = "ой"  # stressed
     elif gender == "f":
-        stem, ending = word[:-1], "ь и и ь ью и".split()
+        stem, ending = word[:-1], ["ь", "и", "и", "ь", "ью", "и"]
     elif gender == "n":
         stem, hard = word[:-1], word[-1] == "о"
         ending = [word[-1], *("а у" if hard else "я ю").split(), word[-1], "ом" if hard else "ем", "е"]
@@ -357,8 +370,15 @@ def test_russian_nouns_agree_with_their_number():
         (
             french.number,
             {
-                **{17: "dix-sept", 21: "vingt et un", 70: "soixante-dix", 71: "soixante et onze", 80: "quatre-vingts"},
-                **{81: "quatre-vingt-un", 91: "quatre-vingt-onze", 99: "quatre-vingt-dix-neuf", 100: "cent"},
+                17: "dix-sept",
+                21: "vingt et un",
+                70: "soixante-dix",
+                71: "soixante et onze",
+                80: "quatre-vingts",
+                81: "quatre-vingt-un",
+                91: "quatre-vingt-onze",
+                99: "quatre-vingt-dix-neuf",
+                100: "cent",
             },
         ),
         (
@@ -378,7 +398,11 @@ def test_numbers_in_words(number, words):
 
 
 def test_spanish_and_french_numbers_before_a_noun():
-    assert [spanish.before_noun(spanish.number(value), "m") for value in (1, 21, 31)] == ["un", "veintiún", "treinta y un"]
+    assert [spanish.before_noun(spanish.number(value), "m") for value in (1, 21, 31)] == [
+        "un",
+        "veintiún",
+        "treinta y un",
+    ]
     assert [spanish.before_noun(spanish.number(value), "f") for value in (21, 41)] == ["veintiuna", "cuarenta y una"]
     number, *_ = (word for word in FR.words["number"] if word.value == 21)
     assert FR.phrase([number, FR.words["food"][0]], "nombre") == "vingt et une pommes"

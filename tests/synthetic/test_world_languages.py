@@ -28,8 +28,12 @@ from omni.text.normalization import TextNormalization
 EVERY = pytest.mark.parametrize("code", LANGUAGES)
 SIZES = {"documents": 6, "val_documents": 2, "utterances": 4, "val_utterances": 2, "narrations": 2, "val_narrations": 1}
 SIZES |= {"pictures": 1, "val_pictures": 1}
-DUTCH = [f"De {noun} van {name} is {colour}." for noun in ("hond", "kat", "tas") for name in ("Jan", "Éva", "Piet", "Anouk")
-         for colour in ("groen", "rood", "geel", "blauw")]  # fmt: skip
+DUTCH = [
+    f"De {noun} van {name} is {colour}."
+    for noun in ("hond", "kat", "tas")
+    for name in ("Jan", "Éva", "Piet", "Anouk")
+    for colour in ("groen", "rood", "geel", "blauw")
+]
 
 
 def arguments(out, **options):
@@ -75,7 +79,10 @@ def test_no_training_document_has_a_sentence_of_validation(code):
     for split in ("train", "val"):
         texts = [language.text_row(0, split, index)["text"] for index in range(100)]
         assert len({*texts}) == 100
-        splits = [document_split(text.replace("? ", "?\n").replace("! ", "!\n").replace(". ", ".\n").split("\n")) for text in texts]
+        splits = [
+            document_split(text.replace("? ", "?\n").replace("! ", "!\n").replace(". ", ".\n").split("\n"))
+            for text in texts
+        ]
         assert {*splits} == {split}
 
 
@@ -124,7 +131,9 @@ def test_a_world_is_written_kept_and_replaced_by_that_of_another_language(tmp_pa
 
 def test_the_shipped_chain_is_that_of_german_and_each_stage_waits_for_its_parts(workplace):
     main(arguments("data/world_de", language="de"))
-    shipped, written = (read_pipeline(path) for path in (CONFIGS / "world/language.yaml", Path("data/world_de/chain.yaml")))
+    shipped, written = (
+        read_pipeline(path) for path in (CONFIGS / "world/language.yaml", Path("data/world_de/chain.yaml"))
+    )
     assert [*shipped.stages] == [*written.stages] == ["thinker", "audio", "codec", "talker", "vocoder"]
     for name, stage in written.stages.items():
         assert stage.configuration.strings == shipped.stages[name].configuration.strings

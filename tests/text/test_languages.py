@@ -64,7 +64,9 @@ def test_turkish_has_two_letters_i():
 
 
 def test_signs_are_words_of_the_language():
-    said = {language: TextNormalization(language=language)("a & b +") for language in ("en", "de", "es", "fr", "ru", "xx")}
+    said = {
+        language: TextNormalization(language=language)("a & b +") for language in ("en", "de", "es", "fr", "ru", "xx")
+    }
     assert said == {
         "en": "a and b plus",
         "de": "a und b plus",

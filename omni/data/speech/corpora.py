@@ -150,12 +150,16 @@ class Fleurs(_Corpus):
 
     def rows_or_errors(self) -> Iterator[Utterance | UserError]:
         table = self.folder / f"{self.split}.tsv"
-        audio = next((path for path in (self.folder / "audio" / self.split, self.folder / self.split) if path.is_dir()), None)
+        audio = next(
+            (path for path in (self.folder / "audio" / self.split, self.folder / self.split) if path.is_dir()), None
+        )
         for number, line in numbered_lines(table):
             columns = line.strip("\r").split("\t")
             where = f"{table}: row {number}"
             if len(columns) < 4 or not columns[1].strip():
-                yield UserError(f"{where}: not `id, file, text, normalised text, ...` with tabs: correct or remove the row")
+                yield UserError(
+                    f"{where}: not `id, file, text, normalised text, ...` with tabs: correct or remove the row"
+                )
                 continue
             file = (audio or self.folder / "audio" / self.split) / Path(columns[1].strip()).name
             yield Utterance(str(file), columns[2], None, None, where)

@@ -312,7 +312,7 @@ _STORIES = (
     (
         "{day}, {person} va à {place:le}.",
         "là-bas, {person:il/elle} voit {adjective animal:un}.",
-    "{animal:le} est très {animal:fatigué/fatiguée}.",
+        "{animal:le} est très {animal:fatigué/fatiguée}.",
         "{person} donne {food:un} à {animal:le}.",
         "{time}, tout le monde rentre à la maison.",
     ),
@@ -364,7 +364,7 @@ FRENCH = Language(
         "sum": sums("{a} plus {b} font {c}", "{c} moins {b} font {a}", number),
         "time": _TIMES,
         "day": plain(
-            *"lundi mardi mercredi jeudi vendredi samedi dimanche".split(),
+            *["lundi", "mardi", "mercredi", "jeudi", "vendredi", "samedi", "dimanche"],
             *("aujourd'hui", "demain", "le soir", "le matin", "en été", "en hiver"),
         ),
     },

@@ -15,8 +15,14 @@ _WEAK = {"m": ("e", "en", "en", "en"), "f": ("e", "e", "en", "en"), "n": ("e", "
 _MIXED = {"m": ("er", "en", "en", "en"), "f": ("e", "e", "en", "en"), "n": ("es", "es", "en", "en")}  # after ein, kein
 _PLURAL = ("e", "e", "en", "er")  # of adjectives without an article
 _CONTRACTED = {
-    **{"in dem": "im", "an dem": "am", "zu dem": "zum", "zu der": "zur", "von dem": "vom", "bei dem": "beim"},
-    **{"in das": "ins", "an das": "ans"},
+    "in dem": "im",
+    "an dem": "am",
+    "zu dem": "zum",
+    "zu der": "zur",
+    "von dem": "vom",
+    "bei dem": "beim",
+    "in das": "ins",
+    "an das": "ans",
 }
 _CONTRACTION = re.compile(rf"\b({'|'.join(_CONTRACTED)})\b", re.IGNORECASE)
 
@@ -79,7 +85,10 @@ def _joined(words: str) -> str:
 
 _PEOPLE = tuple(
     Word(name, gender)
-    for gender, names in (("f", "Anna Clara Emma Ida Lena Maria Nora Sofia"), ("m", "Anton Ben David Emil Karl Leo Otto Paul"))
+    for gender, names in (
+        ("f", "Anna Clara Emma Ida Lena Maria Nora Sofia"),
+        ("m", "Anton Ben David Emil Karl Leo Otto Paul"),
+    )
     for name in names.split()
 )
 _ANIMALS = _nouns("""
@@ -174,7 +183,12 @@ _TIMES = plain(
     *("um ein Uhr" if hour == 1 else f"um {number(hour)} Uhr" for hour in range(1, 25)),
     *(f"um halb {number(hour)}" for hour in range(1, 13)),
     *(f"um Viertel {side} {number(hour)}" for hour in range(1, 13) for side in ("vor", "nach")),
-    *(f"um {number(minutes)} {side} {number(hour)}" for hour in range(1, 13) for minutes in (5, 10, 20) for side in ("vor", "nach")),
+    *(
+        f"um {number(minutes)} {side} {number(hour)}"
+        for hour in range(1, 13)
+        for minutes in (5, 10, 20)
+        for side in ("vor", "nach")
+    ),
 )
 _SENTENCES = (
     "{person} hat {colour thing:ein.akk}.",
@@ -277,7 +291,7 @@ GERMAN = Language(
         "sum": sums("{a} plus {b} ist {c}", "{c} minus {b} ist {a}", number),
         "time": _TIMES,
         "day": plain(
-            *(f"am {day}" for day in "Montag Dienstag Mittwoch Donnerstag Freitag Samstag Sonntag".split()),
+            *(f"am {day}" for day in ["Montag", "Dienstag", "Mittwoch", "Donnerstag", "Freitag", "Samstag", "Sonntag"]),
             *("heute", "morgen", "am Abend", "am Morgen", "im Sommer", "im Winter"),
         ),
     },

@@ -1,7 +1,7 @@
 """Russian: cases of nouns and adjectives, agreement of numbers, forms of prepositions; templates.
 
-Forms are cases, `nom`, `gen`, `dat`, `acc`, `ins`, `loc`; `pl.nom` and `pl.gen`; `count` and `count.acc`, a noun after a
-number; `agree`, the adjective alone; and of places `where`, `to` and `from`.
+Forms are cases, `nom`, `gen`, `dat`, `acc`, `ins`, `loc`; `pl.nom` and `pl.gen`; `count` and `count.acc`, a noun after
+a number; `agree`, the adjective alone; and of places `where`, `to` and `from`.
 """
 
 import re
@@ -55,9 +55,7 @@ _UNITS = (
     *("двенадцать", "тринадцать", "четырнадцать", "пятнадцать", "шестнадцать", "семнадцать", "восемнадцать"),
     "девятнадцать",
 )
-_TENS = (
-    *("двадцать", "тридцать", "сорок", "пятьдесят", "шестьдесят", "семьдесят", "восемьдесят", "девяносто", "сто"),
-)
+_TENS = (*("двадцать", "тридцать", "сорок", "пятьдесят", "шестьдесят", "семьдесят", "восемьдесят", "девяносто", "сто"),)
 
 
 def number(value: int, gender: str = "m") -> str:
@@ -258,7 +256,11 @@ _TIMES = plain(
     *(f"в {_hours(hour)}" for hour in range(1, 13)),
     *(f"в половине {ordinal}" for ordinal in _ORDINALS),
     *(f"в {number(minutes)} минут {ordinal}" for ordinal in _ORDINALS for minutes in (5, 10, 20)),
-    *(f"без {part} {'час' if hour == 1 else number(hour)}" for hour in range(1, 13) for part in ("пяти", "десяти", "двадцати", "четверти")),
+    *(
+        f"без {part} {'час' if hour == 1 else number(hour)}"
+        for hour in range(1, 13)
+        for part in ("пяти", "десяти", "двадцати", "четверти")
+    ),
 )
 _SENTENCES = (
     "у {person:gen} есть {colour thing:nom}.",

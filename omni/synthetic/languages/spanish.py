@@ -341,7 +341,7 @@ SPANISH = Language(
         "sum": sums("{a} más {b} son {c}", "{c} menos {b} son {a}", number),
         "time": _TIMES,
         "day": plain(
-            *(f"el {day}" for day in "lunes martes miércoles jueves viernes sábado domingo".split()),
+            *(f"el {day}" for day in ["lunes", "martes", "miércoles", "jueves", "viernes", "sábado", "domingo"]),
             *("hoy", "mañana", "esta tarde", "por la mañana", "en verano", "en invierno"),
         ),
     },

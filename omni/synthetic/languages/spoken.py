@@ -106,7 +106,8 @@ def open_language(code: str, sentences: Path | None = None) -> SpokenLanguage | 
         None for the English of the scenes.
 
     Raises:
-        UserError: If eSpeak NG lacks the language, there are no templates for it and no file, or the file is not usable.
+        UserError: If eSpeak NG lacks the language, there are neither templates for it nor a file, or the file is not
+            usable.
     """
     code = code.lower()
     if code == ENGLISH and sentences is None:
