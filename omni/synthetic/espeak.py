@@ -68,7 +68,7 @@ def version() -> str:
 
 
 def languages() -> list[str]:
-    """The languages that `synthesize` takes as voices, such as "de" or "pt-br"; those without a dictionary are left out.
+    """The languages that `synthesize` takes as voices, such as "de" or "pt-br", but for those without a dictionary.
 
     Raises:
         UserError: If espeakng-loader is not installed.

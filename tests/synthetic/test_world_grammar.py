@@ -128,9 +128,9 @@ FRENCH_GENDERS = genders(
     m="chien chat oiseau lapin ours canard mouton âne hérisson renard cochon singe hibou éléphant ballon sac livre "
     "chapeau couteau verre crayon coussin album lit banc canapé escalier pain gâteau œuf oignon biscuit abricot lait "
     "fromage argent parc jardin musée hôtel village atelier théâtre",
-    f="vache souris poule grenouille chèvre abeille lampe veste robe écharpe boîte cuillère tasse assiette image lettre "
-    "clé bouteille chaussure horloge valise table chaise étagère armoire pomme poire orange tomate pêche cerise eau "
-    "huile soupe confiture cuisine école maison ville forêt chambre bibliothèque église usine",
+    f="vache souris poule grenouille chèvre abeille lampe veste robe écharpe boîte cuillère tasse assiette image "
+    "lettre clé bouteille chaussure horloge valise table chaise étagère armoire pomme poire orange tomate pêche cerise "
+    "eau huile soupe confiture cuisine école maison ville forêt chambre bibliothèque église usine",
 )
 FRENCH_ADJECTIVES = {  # masculine, before a vowel, feminine; plural of both
     "rouge": "rouge rouge rouge rouges rouges",
