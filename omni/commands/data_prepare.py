@@ -19,6 +19,8 @@ from omni.errors import UserError
 from omni.files import atomic_write
 from omni.media.audio import audio_info
 from omni.media.container import AudioError
+from omni.text.ctc_vocabulary import ENGLISH, RARE, characters_of
+from omni.text.normalization import TextNormalization
 
 _SHOWN = 3  # rows that are named for each reason
 _NO_TEXT = "no text"  # of recordings that nobody has transcribed
@@ -88,12 +90,25 @@ def prepare(
     _write(out, {split: _rows(out, kind, folder, entries) for split, entries in splits.items()})
     for split, entries in splits.items():
         print(f"{out / split}.jsonl: {_summary(entries)}")
+    _report_characters(splits)
     for reason, rows in skipped.items():
         rows = sorted(set(rows))  # `all` and another split may both name a row
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         print(f"skipped, {reason}: {len(rows)} ({', '.join(rows[:_SHOWN])}{more})")
     if skipped.keys() - {_NO_TEXT}:
         raise SystemExit(2)
+
+
+def _report_characters(splits: Mapping[str, Sequence[_Entry]]) -> None:
+    """Prints the options for a corpus whose text has other characters than English."""
+    name = next((name for name in splits if name.startswith("train")), next(iter(splits)))
+    texts = (entry.utterance.text for entry in splits[name])
+    characters = characters_of(texts, TextNormalization(), least_share=RARE)
+    if set(characters) - set(ENGLISH):
+        print(
+            f"{len(characters)} characters: train a recogniser with --data.init_args.characters auto "
+            f"--model.init_args.audio_encoder.init_args.vocab_size {len(characters) + 1}"
+        )
 
 
 def _prepare_questions(folder: Path, out: Path) -> None:

@@ -16,6 +16,7 @@ from omni.text.normalization import TextNormalization
 
 BLANK = 0  # the blank of CTC
 ENGLISH = " 'abcdefghijklmnopqrstuvwxyz"
+RARE = 1e-5  # share of the characters of transcripts below which one is mostly of foreign names
 
 
 class CTCVocabulary(ABC):

@@ -21,11 +21,10 @@ from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.media.mel_scale import mel_constants
-from omni.text.ctc_vocabulary import ENGLISH, CTCVocabulary, characters_of, open_ctc_vocabulary
+from omni.text.ctc_vocabulary import ENGLISH, RARE, CTCVocabulary, characters_of, open_ctc_vocabulary
 from omni.text.normalization import TextNormalization
 
 AUTO = "auto"
-LEAST_SHARE = 1e-5  # of a character among those of the transcripts: others are mostly of foreign names
 
 
 @final
@@ -205,7 +204,7 @@ class SpeechData(UtteranceData[FeatureFile]):
         sources = open_utterances(self.entries["train"], text_column=self.text_column, cache_dir=self.cache_dir)
         rows = (row for source in sources for row in source.rows_or_errors())
         texts = (row.text for row in rows if not isinstance(row, UserError))
-        return characters_of(texts, self.normalization, least_share=LEAST_SHARE)
+        return characters_of(texts, self.normalization, least_share=RARE)
 
     def _check_arguments(self) -> None:
         self.check_arguments(num_mels=1)
