@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from omni.synthetic.languages.spoken import open_language
+from omni.synthetic.languages.spoken import SpokenLanguage, open_language
 from omni.synthetic.world import WorldSizes, write_world
+from omni.text.ctc_vocabulary import characters_of
+from omni.text.normalization import TextNormalization
 
 
 def write(
@@ -47,9 +49,14 @@ def write(
     if spoken is not None:
         print("conversations are written only in English: they are left out")
         if record["seconds"]:
-            from omni.pipeline.language_chain import write_language_chain
+            print(f"train it with: omni train {_write_chain(out, spoken)}")
 
-            print(f"train it with: omni train {write_language_chain(out, spoken.code, spoken.texts())}")
+
+def _write_chain(out: Path, language: SpokenLanguage) -> Path:
+    from omni.pipeline.language_chain import write_language_chain  # imports PyTorch
+
+    normalization = TextNormalization(digits="keep", language=language.code)
+    return write_language_chain(out, language.code, characters_of(language.texts(), normalization))
 
 
 def _summary(record: dict[str, Any]) -> str:

@@ -2,30 +2,26 @@
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from omni.files import atomic_write
-from omni.text.ctc_vocabulary import characters_of
-from omni.text.normalization import TextNormalization
 from omni.training.shipped import CONFIGS
 
 _TEMPLATE = CONFIGS / "world/language.yaml"
 _NAME = "world_de"  # in the template: the run's folder, and that of the data
 
 
-def write_language_chain(folder: Path, language: str, texts: Iterable[str]) -> Path:
+def write_language_chain(folder: Path, language: str, characters: str) -> Path:
     """Writes `chain.yaml` into a world's folder.
 
     Args:
         folder: The folder, with the world's text and speech.
         language: Code of the language. The chain's name, and that of its runs, is `world_LANGUAGE`.
-        texts: Texts that have all characters of the language.
+        characters: Those of its text, as `data.characters` takes them.
 
     Returns:
         The file.
     """
-    characters = characters_of(texts, TextNormalization(digits="keep", language=language))
     values = {
         "units": str(len(characters) + 1),
         "characters": json.dumps(characters, ensure_ascii=False),
