@@ -29,7 +29,7 @@ from omni.training.configuration import Configuration
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 LAUNCH = sorted((CONFIGS / "launch").iterdir())  # tested in test_launch.py
-CHAINS = [CONFIGS / name for name in ("chain.yaml", "world/chain.yaml", "world/smoke.yaml")]
+CHAINS = [CONFIGS / name for name in ("chain.yaml", "world/chain.yaml", "world/language.yaml", "world/smoke.yaml")]
 SWEEPS = sorted(CONFIGS.glob("sweeps/*.yaml"))
 NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH, *SWEEPS}
 STAGES = stage_files()

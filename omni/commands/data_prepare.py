@@ -19,6 +19,8 @@ from omni.errors import UserError
 from omni.files import atomic_write
 from omni.media.audio import audio_info
 from omni.media.container import AudioError
+from omni.text.ctc_vocabulary import ENGLISH, RARE, characters_of
+from omni.text.normalization import TextNormalization
 
 _SHOWN = 3  # rows that are named for each reason
 _NO_TEXT = "no text"  # of recordings that nobody has transcribed
@@ -36,7 +38,7 @@ class _Entry(NamedTuple):
 
 
 def prepare(
-    kind: Literal["librispeech", "ljspeech", "an4", "fsdd", "folder", "easy-vqa"],
+    kind: Literal["librispeech", "ljspeech", "an4", "fsdd", "mls", "fleurs", "css10", "folder", "easy-vqa"],
     folder: Path,
     out: Path | None = None,
     *,
@@ -51,15 +53,17 @@ def prepare(
     are complete. `omni data check` reads all audio completely.
 
     Corpora with splits keep them: LibriSpeech (one per folder), AN4 (`test`; its training speakers are split into
-    `train` and `val`), Free Spoken Digits (`train`, `test` of indices 0-4, `all`). LJSpeech is split by chapter and a
-    folder by speaker, into `train` and `val`; with a single chapter or speaker it is written as `all`.
+    `train` and `val`), Free Spoken Digits (`train`, `test` of indices 0-4, `all`), Multilingual LibriSpeech and FLEURS
+    (`train`, `dev`, `test`). LJSpeech is split by chapter, CSS10 by book and a folder by speaker, into `train` and
+    `val`; with a single one it is written as `all`.
 
     easy-VQA, questions about images, becomes conversations: several questions about an image in each training row, one
     question in each row of the other splits. Its training images are split into `train` and `val`.
 
     Args:
-        kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), easy-vqa, or folder: any tree of audio files
-            with a .txt of the same name beside each, and a folder for each speaker.
+        kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), mls (Multilingual LibriSpeech), fleurs,
+            css10, easy-vqa, or folder: any tree of audio files with a .txt of the same name beside each, and a folder
+            for each speaker.
         folder: The corpus.
         out: Folder for the manifests; by default data/KIND.
         val_fraction: Least fraction of rows for validation, for a corpus without a split for it: between 0 and 1.
@@ -90,12 +94,25 @@ def prepare(
     _write(out, {split: _rows(out, kind, folder, entries) for split, entries in splits.items()})
     for split, entries in splits.items():
         print(f"{out / split}.jsonl: {_summary(entries)}")
+    _report_characters(splits)
     for reason, rows in skipped.items():
         rows = sorted(set(rows))  # `all` and another split may both name a row
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         print(f"skipped, {reason}: {len(rows)} ({', '.join(rows[:_SHOWN])}{more})")
     if skipped.keys() - {_NO_TEXT}:
         raise SystemExit(2)
+
+
+def _report_characters(splits: Mapping[str, Sequence[_Entry]]) -> None:
+    """Prints the options for a corpus whose text has other characters than English."""
+    name = next((name for name in splits if name.startswith("train")), next(iter(splits)))
+    texts = (entry.utterance.text for entry in splits[name])
+    characters = characters_of(texts, TextNormalization(), least_share=RARE)
+    if set(characters) - set(ENGLISH):
+        print(
+            f"{len(characters)} characters: train a recogniser with --data.init_args.characters auto "
+            f"--model.init_args.audio_encoder.init_args.vocab_size {len(characters) + 1}"
+        )
 
 
 def _prepare_questions(folder: Path, out: Path, val_fraction: float) -> None:
@@ -145,8 +162,8 @@ def _split(
     kind: str, entries: list[_Entry], fraction: float, speakers: Sequence[str] | None
 ) -> dict[str, list[_Entry]]:
     """Training and validation by chapter or speaker; `all` if there is only one."""
-    what = "chapter" if kind == "ljspeech" else "speaker"
-    groups = [entry.stem.split("-")[0] if kind == "ljspeech" else entry.utterance.speaker for entry in entries]
+    what = {"ljspeech": "chapter", "css10": "book"}.get(kind, "speaker")
+    groups = [_group(kind, entry) for entry in entries]
     counts = Counter(map(str, groups))
     if speakers is not None:
         if unknown := set(speakers) - counts.keys():
@@ -166,6 +183,13 @@ def _split(
     for entry, group in zip(entries, groups, strict=True):
         splits["val" if str(group) in chosen else "train"].append(entry)
     return splits
+
+
+def _group(kind: str, entry: _Entry) -> str | None:
+    """What a row is split by: the chapter or book of one speaker's corpus, the speaker of others."""
+    if kind == "ljspeech":
+        return entry.stem.split("-")[0]
+    return Path(entry.utterance.audio).parent.name if kind == "css10" else entry.utterance.speaker
 
 
 def _rows(out: Path, kind: str, folder: Path, entries: Sequence[_Entry]) -> Iterator[dict[str, Any]]:

@@ -67,6 +67,24 @@ def version() -> str:
         return engine.espeak_Info(None).decode()
 
 
+def languages() -> list[str]:
+    """The languages that `synthesize` takes as voices, such as "de" or "pt-br", but for those without a dictionary.
+
+    Raises:
+        UserError: If espeakng-loader is not installed.
+    """
+    data = _installed()[1]
+    files = [file for file in (data / "lang").rglob("*") if file.is_file()]
+    return sorted(file.name.lower() for file in files if (data / f"{_dictionary(file)}_dict").is_file())
+
+
+def _dictionary(file: Path) -> str:
+    """The dictionary of a voice file: the one that it names, or that of its language without the variety."""
+    lines = (line.split() for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
+    named = (words[1] for words in lines if words[:1] == ["dictionary"] and len(words) > 1)
+    return next(named, file.name.partition("-")[0].lower())
+
+
 def _installed() -> tuple[Path, Path]:
     """The engine's library and its data folder."""
     try:

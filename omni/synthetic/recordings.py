@@ -12,6 +12,7 @@ from pathlib import Path
 import soundfile
 
 from omni.synthetic import espeak
+from omni.synthetic.languages.spoken import SpokenLanguage
 from omni.synthetic.media_folder import Job, MediaFolder, Row
 from omni.synthetic.pool import processes_for
 from omni.synthetic.speech import SAMPLE_RATE, utterance_at, wav
@@ -27,14 +28,22 @@ class RecordingJob(Job):
     Attributes:
         folder: The folder of the manifest.
         checksum: SHA-256 of the file after the last complete run; None if there was none.
+        language: The language; None for the English of the scenes.
     """
 
     folder: Path
     checksum: str | None
+    language: SpokenLanguage | None = None
 
 
 def write_recordings(
-    folder: MediaFolder, *, generator: int, seed: int, sizes: dict[str, int], processes: int | None = None
+    folder: MediaFolder,
+    *,
+    generator: int,
+    seed: int,
+    sizes: dict[str, int],
+    language: SpokenLanguage | None = None,
+    processes: int | None = None,
 ) -> dict[str, float]:
     """Writes the speech of a world; audio files that exist already are kept.
 
@@ -43,6 +52,7 @@ def write_recordings(
         generator: Version of the generator.
         seed: Seed of the world.
         sizes: Number of utterances in each split that has any.
+        language: The language; None for the English of the scenes.
         processes: Number of processes; by default one for each CPU, or fewer for little work.
 
     Returns:
@@ -54,12 +64,13 @@ def write_recordings(
     if not sizes:
         folder.remove()
         return {}
-    folder.set_origin({"generator": generator, "seed": seed, "espeak": espeak.version()})
+    origin = {} if language is None else language.origin()
+    folder.set_origin({"generator": generator, "seed": seed, "espeak": espeak.version(), **origin})
     jobs = []
     for split, size in sizes.items():
         known = folder.checksums(split)
         keys = (Job(seed, split, index) for index in range(size))
-        jobs += [RecordingJob(seed, split, key.index, folder.path, known.get(_file(key))) for key in keys]
+        jobs += [RecordingJob(seed, split, key.index, folder.path, known.get(_file(key)), language) for key in keys]
     missing = sum(not (folder.path / _file(job)).exists() for job in jobs)
     rows = folder.write(make_row, jobs, processes=processes or processes_for(missing, _WORTHWHILE), chunk=_CHUNK)
     seconds = dict.fromkeys(sizes, 0.0)
@@ -70,7 +81,8 @@ def write_recordings(
 
 def make_row(job: RecordingJob) -> Row:
     """The row of a recording and its file: the one that exists, if it is intact, or a new one."""
-    utterance, name = utterance_at(job.seed, job.split, job.index), _file(job)
+    sample = utterance_at if job.language is None else job.language.utterance_at
+    utterance, name = sample(job.seed, job.split, job.index), _file(job)
     path = job.folder / name
     content = path.read_bytes() if path.is_file() else b""
     if not _is_intact(content, job.checksum):

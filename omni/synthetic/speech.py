@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -33,12 +34,12 @@ _ACCENTS = (
     *("en", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland"),  # Great Britain, Received
     # Pronunciation, Lancaster, West Midlands, Scotland; the engine does not find the first as en-gb
 )
-_VARIANTS = (
+TRAIN_VARIANTS = (
     *("f1", "f2", "f4", "f5", "anika", "steph"),
     *("m1", "m2", "m3", "m5", "m6", "m8", "adam", "Andy", "boris", "Mario", "max", "quincy", "victor"),
 )
 SPEAKERS = {
-    "train": (*_ACCENTS, *(f"{accent}+{variant}" for accent in _ACCENTS for variant in _VARIANTS)),
+    "train": (*_ACCENTS, *(f"{accent}+{variant}" for accent in _ACCENTS for variant in TRAIN_VARIANTS)),
     # Variants that do not occur in training.
     "val": ("en-us+f3", "en-us+m4", "en+Annie", "en+rob", "en-gb-scotland+belinda", "en-gb-x-rp+m7"),
     # The voice that a Talker learns. Recognisers that evaluate it know neither the voice nor the sentences.
@@ -60,7 +61,7 @@ class Utterance:
     Attributes:
         id: The id of its row, such as `world-train-000000`.
         text: The sentence, with capitals and punctuation.
-        speaker: One of `SPEAKERS`, a voice of eSpeak NG.
+        speaker: A voice of eSpeak NG: in English one of `SPEAKERS`.
         rate: Words per minute.
         pitch: 0 to 99; 50 is the speaker's own.
     """
@@ -107,9 +108,9 @@ def is_speakable(text: str, split: str) -> bool:
     return len(text.split()) in WORDS and sentence_split(text) == split
 
 
-def assign_voice(id: str, text: str, split: str, rng: Random) -> Utterance:
-    """A sentence in a random voice of the split."""
-    speaker, rate, pitch = pick(rng, SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES)
+def assign_voice(id: str, text: str, split: str, rng: Random, speakers: Sequence[str] | None = None) -> Utterance:
+    """A sentence in a random voice of the split, or one of `speakers`."""
+    speaker, rate, pitch = pick(rng, speakers or SPEAKERS[split]), pick(rng, RATES), pick(rng, PITCHES)
     if split.startswith("narrator"):
         rate, pitch = NARRATION
     return Utterance(id, text, speaker, rate, pitch)

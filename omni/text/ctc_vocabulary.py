@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from omni.text.normalization import TextNormalization
 
 BLANK = 0  # the blank of CTC
 ENGLISH = " 'abcdefghijklmnopqrstuvwxyz"
+RARE = 1e-5  # share of the characters of transcripts below which one is mostly of foreign names
 
 
 class CTCVocabulary(ABC):
@@ -158,6 +160,31 @@ class SubwordVocabulary(CTCVocabulary):
 
     def state(self) -> dict[str, Any]:
         return {"kind": "pieces", "model": self.model, "normalization": self.normalize.state()}
+
+
+def characters_of(texts: Iterable[str], normalization: TextNormalization, *, least_share: float = 0.0) -> str:
+    """The characters that texts are written with, for a vocabulary of their language.
+
+    To texts in the Latin alphabet, its letters that do not occur are added, and the apostrophe.
+
+    Args:
+        texts: Transcripts, before normalization.
+        normalization: Applied to them.
+        least_share: Share of all characters below which one is left out.
+
+    Raises:
+        UserError: If there is no text.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(normalization(text))
+    least = least_share * sum(counts.values())
+    found = {character for character, number in counts.items() if number >= least}
+    if not found - {" "}:
+        raise UserError("the transcripts have no characters to write with")
+    if not found.isdisjoint("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"):
+        found |= {character for letter in ENGLISH for character in normalization(letter) or letter}
+    return "".join(sorted({" ", *found}))
 
 
 def open_ctc_vocabulary(

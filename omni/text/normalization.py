@@ -3,16 +3,30 @@
 import re
 import unicodedata
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any, Literal
 
 from omni.errors import UserError, install_hint
 
-_SIGNS = {"&": " and ", "%": " percent ", "+": " plus ", "=": " equals "}
+# Words of `&`, `%`, `+` and `=`; in a language that is not here the signs are removed, as other punctuation is.
+_SIGNS = {
+    "en": ("and", "percent", "plus", "equals"),
+    "de": ("und", "Prozent", "plus", "gleich"),
+    "es": ("y", "por ciento", "más", "igual a"),
+    "fr": ("et", "pour cent", "plus", "égale"),
+    "ru": ("и", "процентов", "плюс", "равно"),
+}
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:st|nd|rd|th)?\b|\d+", re.IGNORECASE)
+_NUMBERS = {  # by the language's decimal sign; spaces and apostrophes inside may separate thousands
+    ".": re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?"),
+    ",": re.compile(r"\d{1,3}(?:[.' \u00a0\u202f]\d{3})+(?!\d)(?:,\d+)?|\d+(?:,\d+)?"),
+}
+_DECIMAL_POINT = frozenset(("am", "bn", "en", "fa", "he", "hi", "ja", "kn", "ko", "te", "th", "zh"))
 _APOSTROPHES = re.compile("[’ʼ`´]")
 _DIGITS = re.compile(r"\d|\.")
 _LARGEST = 36  # digits of the largest number that inflect spells out
+_SELECTOR = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _MARK = re.compile(r"(?<!\w)'|'(?!\w)|[^\w\s']|_")  # punctuation, except for an apostrophe inside a word
 
 
@@ -31,35 +45,73 @@ class TextNormalization:
     """Normalisation of text, shared by training and scoring of a recogniser.
 
     Removes characters without width (see `invisible_characters`), applies NFKC, maps apostrophes to `'`, and collapses
-    white space.
+    white space. Letters keep their marks: accents, and the vowel signs of Arabic, Hebrew, Thai or the scripts of India.
 
     Args:
         case: `lower`, `upper`, or `keep`.
         punctuation: `remove`, except for an apostrophe inside a word, or `keep`.
-        digits: `spell` numbers out in English ("21" becomes "twenty one", "3rd" "third"; above 36 digits, digit by
-            digit), or `keep`.
+        digits: `spell` numbers out ("21" becomes "twenty one", "3rd" "third"; above 36 digits, digit by digit), or
+            `keep`. In another language than English, numbers are spelled by `num2words`.
+        language: Language of the text, a BCP 47 tag: that of spelled numbers and signs, and of lower case in Turkish.
     """
 
     case: Literal["lower", "upper", "keep"] = "lower"
     punctuation: Literal["remove", "keep"] = "remove"
     digits: Literal["spell", "keep"] = "spell"
+    language: str = "en"
 
     def __call__(self, text: str) -> str:
-        """The normalised text. Accepts any string, lone surrogates included: models may output them."""
+        """The normalised text. Accepts any string, lone surrogates included: models may output them.
+
+        Raises:
+            UserError: If a number is to be spelled in another language than English, and `num2words` is not installed
+                or lacks the language.
+        """
         text = _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)))
+        language = self.language.lower().partition("-")[0]
         if self.digits == "spell":
-            text = _NUMBER.sub(lambda number: f" {_spelled(number[0])} ", text)
+            if language == "en":
+                text = _NUMBER.sub(lambda number: f" {_spelled(number[0])} ", text)
+            else:
+                text = _NUMBERS["." if language in _DECIMAL_POINT else ","].sub(
+                    lambda number: f" {_spelled_in(number[0], self.language)} ", text
+                )
         if self.punctuation == "remove":
-            for sign, word in _SIGNS.items():
-                text = text.replace(sign, word)
-            text = _MARK.sub(" ", text)
+            for sign, word in zip("&%+=", _SIGNS.get(language, ()), strict=False):
+                text = text.replace(sign, f" {word} ")
+            text = _MARK.sub(_unless_mark, text)
         if self.case != "keep":
-            text = text.lower() if self.case == "lower" else text.upper()
+            text = _lower(text, language) if self.case == "lower" else text.upper()
         return " ".join(text.split())
 
     def state(self) -> dict[str, Any]:
         """Plain data; `TextNormalization(**state)` is equal to this one."""
-        return asdict(self)
+        state = asdict(self)
+        if self.language == "en":
+            del state["language"]  # which earlier versions did not have: their fingerprints stay the same
+        return state
+
+
+def _unless_mark(found: re.Match[str]) -> str:
+    """A space, or a mark on a letter, which `\\w` does not match."""
+    text, at = found.string, found.start()
+    if not _is_mark(text[at]):
+        return " "
+    while at and _is_mark(text[at]):
+        at -= 1
+    return found[0] if text[at].isalpha() else " "
+
+
+def _is_mark(character: str) -> bool:
+    """Whether it is an accent or a vowel sign; the selectors that follow emoji are not."""
+    return unicodedata.category(character) in ("Mn", "Mc") and not _SELECTOR.match(character)
+
+
+def _lower(text: str, language: str) -> str:
+    """Lower case; Turkish and Azerbaijani have an i with and one without a dot."""
+    if language in ("tr", "az"):
+        text = text.replace("İ", "i").replace("I", "ı")
+    return text.lower()
 
 
 class WhisperNormalization:
@@ -126,3 +178,33 @@ def _spelled(number: str) -> str:
         return " ".join("point" if one == "." else _spelled(one) for one in _DIGITS.findall(whole))
     words = _engine().number_to_words(whole.lower(), andword="", comma="")
     return words.replace("-", " ")
+
+
+@lru_cache(10_000)
+def _spelled_in(number: str, language: str) -> str:
+    """A number in another language than English; above 36 digits, digit by digit."""
+    try:
+        from num2words import num2words  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            f"the number {number[:20]} of a text in {language!r} needs the package num2words: "
+            f"{install_hint('numbers')}, or set normalization.digits to keep"
+        ) from error
+    decimal = "." if language.lower().partition("-")[0] in _DECIMAL_POINT else ","
+    whole, _, fraction = number.partition(decimal)
+    whole = "".join(filter(str.isdigit, whole))
+    try:
+        if len(whole) + len(fraction) > _LARGEST:
+            words = " ".join(num2words(int(digit), lang=_package_language(language)) for digit in whole + fraction)
+        else:
+            value = Decimal(f"{int(whole)}.{fraction}") if fraction else int(whole)
+            words = num2words(value, lang=_package_language(language))
+    except NotImplementedError as error:
+        raise UserError(f"num2words has no language {language!r}: set normalization.digits to keep") from error
+    return words.replace("-", " ")
+
+
+def _package_language(language: str) -> str:
+    """A BCP 47 tag as num2words writes it: `pt_BR`."""
+    name, _, region = language.partition("-")
+    return f"{name.lower()}_{region.upper()}" if region else name.lower()

@@ -1,5 +1,6 @@
 """Spelling of a text in the characters that a Talker knows, cut into segments at pauses."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,6 +9,8 @@ from omni.errors import UserError
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.pauses import PauseMark, split_pauses
 from omni.text.sentences import split_text
+
+_LETTER = re.compile(r"(?s:.)[\u0300-\u036f]*")  # with marks that no composed letter has
 
 
 def spell(text: str, units: CTCVocabulary) -> list[int]:
@@ -23,7 +26,7 @@ def spell(text: str, units: CTCVocabulary) -> list[int]:
         UserError: If nothing is left, or there are characters outside the vocabulary.
     """
     if units.outside(text):
-        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+        text = "".join(_known(letter, units) for letter in _LETTER.findall(unicodedata.normalize("NFC", text)))
     if outside := units.outside(text):
         some = " ".join(sorted(outside)[:10])
         raise UserError(f"{_shown(text)!r} cannot be spoken: the Talker was not trained on {some}")
@@ -31,6 +34,13 @@ def spell(text: str, units: CTCVocabulary) -> list[int]:
     if not spelled:
         raise UserError(f"{_shown(text)!r} cannot be spoken: it has no letters or digits")
     return spelled
+
+
+def _known(letter: str, units: CTCVocabulary) -> str:
+    """A letter with its marks, or without them if the vocabulary lacks it: й stays where it is known, as и is."""
+    if not units.outside(letter):
+        return letter
+    return "".join(c for c in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(c))
 
 
 def _shown(text: str) -> str:

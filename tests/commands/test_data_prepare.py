@@ -14,7 +14,7 @@ from omni.data.conversations.opening import open_conversations
 from omni.data.speech.opening import open_utterances
 from omni.errors import UserError
 
-KINDS = ["an4", "folder", "fsdd", "librispeech", "ljspeech"]
+KINDS = ["an4", "css10", "fleurs", "folder", "fsdd", "librispeech", "ljspeech", "mls"]
 
 
 def record(path, seconds=0.2, seed=0):
@@ -68,6 +68,35 @@ def folder(root):
             (root / speaker / f"{number}.txt").write_text(f"hello\n{speaker}\n")
 
 
+def mls(root):
+    for split, speakers in {"train": ("10", "20"), "dev": ("30",), "test": ("40",)}.items():
+        keys = [f"{speaker}_7_00000{number}" for speaker in speakers for number in (1, 2)]
+        for key in keys:
+            record(root / split / "audio" / key.split("_")[0] / "7" / f"{key}.flac")
+        (root / split / "transcripts.txt").write_text(
+            "".join(f"{key}\tgrüß die füße\n" for key in keys), encoding="utf-8"
+        )
+
+
+def fleurs(root):
+    for split, number in {"train": 3, "dev": 1, "test": 2}.items():
+        rows = ""
+        for index in range(number):
+            record(root / "audio" / split / f"{split}{index}.wav")
+            rows += f"{index}\t{split}{index}.wav\tÉtait-ce l'été ?\tétait-ce l'été\té t a i t\t1600\tFEMALE\n"
+        (root / f"{split}.tsv").write_text(rows, encoding="utf-8")
+
+
+def css10(root):
+    rows = ""
+    for book in ("quijote", "marianela"):
+        for number in (1, 2, 3):
+            name = f"{book}/{book}_000{number}.wav"
+            record(root / name)
+            rows += f"{name}|¿Año 2?|¿Año dos?|0.2\n"
+    (root / "transcript.txt").write_text(rows, encoding="utf-8")
+
+
 @pytest.fixture(params=KINDS)
 def corpus(request, workplace):
     """A corpus of each kind, in the folder `corpus`."""
@@ -100,7 +129,7 @@ def test_manifests_can_be_read_from_any_folder(corpus, tmp_path):
                 assert utterance.duration == soundfile.info(utterance.audio).duration
                 assert Path(utterance.audio).resolve().is_relative_to(Path("corpus").resolve())
                 assert row["text"] == row["text"].strip() != ""
-                assert row["speaker"] == utterance.speaker
+                assert row.get("speaker") == utterance.speaker
             assert len(set(ids(rows))) == len(rows)
 
 
@@ -109,6 +138,8 @@ def test_official_splits_are_used(workplace, capsys):
         "librispeech": {"dev-clean": 3, "train-clean-5": 6},
         "an4": {"test": 2, "train": 2, "val": 2},
         "fsdd": {"all": 16, "test": 8, "train": 8},
+        "mls": {"dev": 2, "test": 2, "train": 4},
+        "fleurs": {"dev": 1, "test": 2, "train": 3},
     }.items():
         globals()[kind](Path(kind))
         prepare(kind, Path(kind))
@@ -116,7 +147,7 @@ def test_official_splits_are_used(workplace, capsys):
         assert {split: len(rows) for split, rows in found.items()} == sizes
         printed = capsys.readouterr().out
         for split, size in sizes.items():
-            assert f"data/{kind}/{split}.jsonl: {size} utterances, 0.00 hours, " in printed
+            assert f"data/{kind}/{split}.jsonl: {size} utterances, 0.00 hours" in printed
     digits = manifests("data/fsdd")
     assert all(row["id"].endswith(("_0", "_4")) for row in digits["test"])
     assert {row["text"] for row in digits["test"]} == {"zero", "seven"}
@@ -132,6 +163,33 @@ def test_official_splits_are_used(workplace, capsys):
             "id": "an1-fash-b",
         }
     ]
+
+
+def test_corpora_of_other_languages_keep_their_letters_speakers_and_splits(workplace, capsys):
+    for kind in ("mls", "fleurs", "css10"):
+        globals()[kind](Path(kind))
+        prepare(kind, Path(kind))
+        printed = capsys.readouterr().out
+        assert "characters: train a recogniser with --data.init_args.characters auto " in printed
+    row = manifests("data/mls")["dev"][0]
+    assert row == {
+        "audio": "../../mls/dev/audio/30/7/30_7_000001.flac",
+        "text": "grüß die füße",
+        "speaker": "30",
+        "duration": 0.2,
+        "id": "30_7_000001",
+    }
+    assert manifests("data/fleurs")["dev"] == [
+        {"audio": "../../fleurs/audio/dev/dev0.wav", "text": "Était-ce l'été ?", "duration": 0.2, "id": "dev0"}
+    ]
+    spoken = manifests("data/css10")
+    assert {row["text"] for row in spoken["train"] + spoken["val"]} == {"¿Año dos?"}
+    books = {split: {row["id"].split("_")[0] for row in rows} for split, rows in spoken.items()}
+    assert sorted(books["train"] | books["val"]) == ["marianela", "quijote"]
+    assert not books["train"] & books["val"]
+    assert "validation by book: " in printed
+    prepare("mls", Path("mls/dev"), Path("out"))
+    assert list(manifests("out")) == ["dev"]
 
 
 def test_one_split_of_librispeech_keeps_its_name(workplace):
@@ -234,9 +292,27 @@ def spoil_folder(corpus):
     (corpus / "anna/0.txt").write_bytes(b"caf\xe9")
 
 
+def spoil_mls(corpus):
+    with (corpus / "train/transcripts.txt").open("a") as file:
+        file.write("10_7 no tab\n")
+
+
+def spoil_fleurs(corpus):
+    with (corpus / "dev.tsv").open("a") as file:
+        file.write("9\tdev9.wav\n")
+
+
+def spoil_css10(corpus):
+    with (corpus / "transcript.txt").open("a") as file:
+        file.write("../outside.wav|a|b|0.2\n")
+
+
 @pytest.mark.parametrize(
     ("kind", "left", "named"),
     [
+        ("mls", 8, "train/transcripts.txt: row 5: not `SPEAKER_BOOK_NUMBER, tab, text`: correct or remove the row"),
+        ("fleurs", 6, "dev.tsv: row 2: not `id, file, text, normalised text, ...` with tabs"),
+        ("css10", 6, "transcript.txt: row 7: not `BOOK/FILE.wav|text|normalised text|seconds`"),
         ("ljspeech", 6, "metadata.csv: row 7: not `id|text|normalised text`: correct or remove the row"),
         ("librispeech", 6, "84-1.trans.txt: is not UTF-8 (byte 13): convert the file to UTF-8"),
         ("an4", 6, "an4_train.transcription: row 5: not `WORDS (id)`"),
@@ -292,6 +368,9 @@ def test_an_unexpected_file_among_the_digits_is_reported(workplace, capsys):
         ("librispeech", r"looked for SPLIT/SPEAKER/CHAPTER/\*\.trans\.txt"),
         ("ljspeech", r"looked for metadata\.csv and wavs/"),
         ("an4", r"looked for etc/an4_train\.fileids"),
+        ("mls", r"looked for SPLIT/transcripts\.txt"),
+        ("fleurs", r"looked for SPLIT\.tsv and audio/SPLIT/"),
+        ("css10", r"looked for transcript\.txt"),
         ("fsdd", r"looked for recordings/DIGIT_SPEAKER_INDEX\.wav"),
         ("folder", r"looked for audio \(\.wav, .*\) with a \.txt of the same name beside it"),
     ],

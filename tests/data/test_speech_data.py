@@ -45,6 +45,21 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
 
+def test_characters_are_found_in_the_transcripts_of_training(speech):
+    rows = rows_of(speech / "train.jsonl")
+    rows[0]["text"] = "Ña\u0308 ё"  # in NFC: ñä ё
+    write_rows(speech / "other.jsonl", [{**row, "audio": str(speech / row["audio"])} for row in rows])
+    data = make(speech, characters="auto")
+    assert data.tokenizer.characters == " 'abcdefghijklmnopqrstuvwxyz"
+    data = SpeechData(
+        str(speech / "other.jsonl"), **{**OPTIONS, "val": str(speech / "val.jsonl"), "characters": "auto"}
+    )
+    data.setup()
+    assert data.tokenizer.characters == " 'abcdefghijklmnopqrstuvwxyzäñё"
+    with pytest.raises(UserError, match=r"give data\.characters, not auto"):
+        SpeechData("x.jsonl", "y.jsonl", characters="auto", streaming=True)
+
+
 def test_a_batch_is_the_log_mels_and_units_of_its_rows(speech):
     data = make(speech)
     said = rows_of(speech / "val.jsonl")

@@ -117,6 +117,75 @@ class FreeSpokenDigits(_Corpus):
 
 
 @final
+class MLS(_Corpus):
+    """One split of Multilingual LibriSpeech (arXiv:2012.03411): `transcripts.txt`, and `audio/SPEAKER/BOOK/`.
+
+    Args:
+        folder: The one with `transcripts.txt`.
+        split: `train`, `dev` or `test`.
+    """
+
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
+        transcripts = self.folder / "transcripts.txt"
+        for number, line in numbered_lines(transcripts):
+            where = f"{transcripts}: row {number}"
+            key, tab, text = line.strip("\r").partition("\t")
+            parts = key.strip().split("_")
+            if not tab or len(parts) != 3 or not all(parts):
+                yield UserError(f"{where}: not `SPEAKER_BOOK_NUMBER, tab, text`: correct or remove the row")
+                continue
+            stem = self.folder / "audio" / parts[0] / parts[1] / key.strip()
+            audio = _with_some_suffix(stem, (".flac", ".opus", ".wav", ".ogg", ".mp3"))
+            yield Utterance(str(audio), text, parts[0], None, where)
+
+
+@final
+class Fleurs(_Corpus):
+    """One split of FLEURS (arXiv:2205.12446): `SPLIT.tsv`, and `audio/SPLIT/`. Its speakers are unknown.
+
+    Args:
+        folder: The one of a language, such as `de_de`, with `train.tsv`.
+        split: `train`, `dev` or `test`.
+    """
+
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
+        table = self.folder / f"{self.split}.tsv"
+        audio = next(
+            (path for path in (self.folder / "audio" / self.split, self.folder / self.split) if path.is_dir()), None
+        )
+        for number, line in numbered_lines(table):
+            columns = line.strip("\r").split("\t")
+            where = f"{table}: row {number}"
+            if len(columns) < 4 or not columns[1].strip():
+                yield UserError(
+                    f"{where}: not `id, file, text, normalised text, ...` with tabs: correct or remove the row"
+                )
+                continue
+            file = (audio or self.folder / "audio" / self.split) / Path(columns[1].strip()).name
+            yield Utterance(str(file), columns[2], None, None, where)
+
+
+@final
+class CSS10(_Corpus):
+    """The layout of CSS10 (arXiv:1903.11269): `transcript.txt` with `BOOK/FILE.wav|text|normalised text|seconds`.
+
+    Args:
+        folder: The one of a language, with `transcript.txt`. It has one speaker, who reads one or several books.
+    """
+
+    def rows_or_errors(self) -> Iterator[Utterance | UserError]:
+        transcript = self.folder / "transcript.txt"
+        for number, line in numbered_lines(transcript):
+            columns = line.strip("\r").split("|")
+            where = f"{transcript}: row {number}"
+            path = self.folder / columns[0].strip()
+            if len(columns) < 3 or not path.resolve().is_relative_to(self.folder):
+                yield UserError(f"{where}: not `BOOK/FILE.wav|text|normalised text|seconds`: correct or remove the row")
+                continue
+            yield Utterance(str(path), columns[2] if columns[2].strip() else columns[1], "CSS10", None, where)
+
+
+@final
 class AudioFolder(_Corpus):
     """A tree of audio files, each with a `.txt` of the same name beside it, and a folder for each speaker.
 
@@ -177,6 +246,27 @@ def ljspeech_splits(folder: Path) -> Mapping[str, Utterances]:
     return {"all": LJSpeech(folder)} if whole else {}
 
 
+def mls_splits(folder: Path) -> Mapping[str, Utterances]:
+    """`train`, `dev` and `test` of Multilingual LibriSpeech, in the folder of a language or of one split."""
+    if (folder / "transcripts.txt").is_file():
+        return {folder.name: MLS(folder, folder.name)}
+    return {
+        split: MLS(folder / split, split)
+        for split in ("train", "dev", "test")
+        if (folder / split / "transcripts.txt").is_file()
+    }
+
+
+def fleurs_splits(folder: Path) -> Mapping[str, Utterances]:
+    """`train`, `dev` and `test` of a language of FLEURS."""
+    return {split: Fleurs(folder, split) for split in ("train", "dev", "test") if (folder / f"{split}.tsv").is_file()}
+
+
+def css10_splits(folder: Path) -> Mapping[str, Utterances]:
+    """All of a language of CSS10."""
+    return {"all": CSS10(folder)} if (folder / "transcript.txt").is_file() else {}
+
+
 def folder_splits(folder: Path) -> Mapping[str, Utterances]:
     """All files of a tree."""
     return {"all": AudioFolder(folder)} if next(iter(_audio_files(folder)), None) else {}
@@ -188,6 +278,9 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Mapping[str, Utterances]], str]] = {
     "ljspeech": (ljspeech_splits, "metadata.csv and wavs/"),
     "an4": (an4_splits, "etc/an4_train.fileids, etc/an4_train.transcription and the same of an4_test"),
     "fsdd": (fsdd_splits, "recordings/DIGIT_SPEAKER_INDEX.wav, such as 7_jackson_12.wav"),
+    "mls": (mls_splits, "SPLIT/transcripts.txt and SPLIT/audio/SPEAKER/BOOK/, with the splits train, dev and test"),
+    "fleurs": (fleurs_splits, "SPLIT.tsv and audio/SPLIT/, with the splits train, dev and test"),
+    "css10": (css10_splits, "transcript.txt and a folder of WAV files for each book"),
     "folder": (folder_splits, f"audio ({', '.join(AUDIO_SUFFIXES)}) with a .txt of the same name beside it"),
 }
 

@@ -21,8 +21,10 @@ from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.media.mel_scale import mel_constants
-from omni.text.ctc_vocabulary import ENGLISH, CTCVocabulary, open_ctc_vocabulary
+from omni.text.ctc_vocabulary import ENGLISH, RARE, CTCVocabulary, characters_of, open_ctc_vocabulary
 from omni.text.normalization import TextNormalization
+
+AUTO = "auto"
 
 
 @final
@@ -40,7 +42,8 @@ class SpeechData(UtteranceData[FeatureFile]):
         val_speakers: Speakers to hold out where `val` is not given; by default chosen by a hash of their names.
         val_fraction: Smallest share of the rows to hold out, where neither is given.
         units: Output vocabulary: `characters`, a SentencePiece .model file, or a recogniser's .ckpt file.
-        characters: Of `characters`.
+        characters: Of `characters`; `auto`: those of the transcripts of `train`, without any that are fewer than 1 in
+            100,000, and with the whole Latin alphabet if they use it.
         normalization: Of the transcripts, in training and scoring.
         num_mels: Mel filters of the encoder.
         crop: Seconds of the random part of each utterance that training reads, without its text; 0: all of it.
@@ -194,7 +197,14 @@ class SpeechData(UtteranceData[FeatureFile]):
     def _units(self) -> CTCVocabulary:
         if self.units_spec.endswith(".ckpt") or Path(self.units_spec).is_dir():
             return Checkpoint(self.units_spec).ctc_vocabulary
-        return open_ctc_vocabulary(self.units_spec, characters=self.characters, normalization=self.normalization)
+        characters = self._found_characters() if self.characters == AUTO else self.characters
+        return open_ctc_vocabulary(self.units_spec, characters=characters, normalization=self.normalization)
+
+    def _found_characters(self) -> str:
+        sources = open_utterances(self.entries["train"], text_column=self.text_column, cache_dir=self.cache_dir)
+        rows = (row for source in sources for row in source.rows_or_errors())
+        texts = (row.text for row in rows if not isinstance(row, UserError))
+        return characters_of(texts, self.normalization, least_share=RARE)
 
     def _check_arguments(self) -> None:
         self.check_arguments(num_mels=1)
@@ -205,6 +215,8 @@ class SpeechData(UtteranceData[FeatureFile]):
             )
         if self.streaming and "val" not in self.entries:
             raise UserError("data.streaming cannot hold rows out of train: give data.val")
+        if self.streaming and self.characters == AUTO:
+            raise UserError("data.streaming does not read all of train first: give data.characters, not auto")
         if self.streaming and self.cache_features:
             raise UserError("data.streaming keeps nothing on disk: set data.cache_features to false")
         if self.val_speakers is not None and "val" in self.entries:

@@ -103,7 +103,9 @@ export function encodeChat(tokenizer, messages) {
 
 const APOSTROPHES = /[’ʼ`´]/g, INVISIBLE = /[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 const SIGNS = {"&": " and ", "%": " percent ", "+": " plus ", "=": " equals "};
-const MARKS = /(?<![\p{L}\p{N}_])'|'(?![\p{L}\p{N}_])|[^\p{L}\p{N}_\s']|_/gu;
+const ACCENT = "(?![\\ufe00-\\ufe0f\\u{e0100}-\\u{e01ef}])[\\p{Mn}\\p{Mc}]";   // or a vowel sign
+const MARKS = new RegExp(
+  `(?<![\\p{L}\\p{N}_])'|'(?![\\p{L}\\p{N}_])|(?!(?<=\\p{L}(?:${ACCENT})*)${ACCENT})[^\\p{L}\\p{N}_\\s']|_`, "gu");
 const SMALL = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
   "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"];
 const TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
@@ -155,14 +157,15 @@ export class Characters {
   }
 
   normalize(text) {
-    const {digits, punctuation, case: letters} = this.normalization;
+    const {digits, punctuation, case: letters, language = "en"} = this.normalization;
+    const english = language.startsWith("en");   // in other languages digits and signs are left out
     text = text.replace(INVISIBLE, "").normalize("NFKC").replace(APOSTROPHES, "'");
-    if (digits === "spell") text = text.replace(NUMBER, found => ` ${spelledNumber(found)} `);
+    if (digits === "spell" && english) text = text.replace(NUMBER, found => ` ${spelledNumber(found)} `);
     if (punctuation === "remove") {
-      for (const [sign, word] of Object.entries(SIGNS)) text = text.replaceAll(sign, word);
+      if (english) for (const [sign, word] of Object.entries(SIGNS)) text = text.replaceAll(sign, word);
       text = text.replace(MARKS, " ");
     }
-    if (letters === "lower") text = text.toLowerCase();
+    if (letters === "lower") text = /^(tr|az)/.test(language) ? text.toLocaleLowerCase("tr") : text.toLowerCase();
     if (letters === "upper") text = text.toUpperCase();
     return text.split(/\s+/).filter(Boolean).join(" ");
   }
@@ -170,11 +173,14 @@ export class Characters {
   /** The units of a text, 0 never among them. */
   encode(text) {
     let normal = this.normalize(text);
-    if (Array.from(normal).some(character => !this.numbers.has(character))) {
-      normal = this.normalize(text.normalize("NFKD").replace(/\p{M}/gu, ""));
+    if (!this.knows(normal)) {
+      const known = one => this.knows(this.normalize(one)) ? one : one.normalize("NFKD").replace(/\p{M}/gu, "");
+      normal = this.normalize(text.normalize("NFC").replace(/.[\u0300-\u036f]*/gsu, known));
     }
     return Array.from(normal).map(character => this.numbers.get(character)).filter(number => number !== undefined);
   }
+
+  knows(normal) { return Array.from(normal).every(character => this.numbers.has(character)); }
 
   decode(units) { return units.filter(unit => unit).map(unit => this.characters[unit - 1]).join(""); }
 }
