@@ -13,7 +13,6 @@ from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.dataset import FeatureExtractor, SpeechDataset
 from omni.data.speech.features import FeatureFile
 from omni.data.speech.manifests import sha256_of
-from omni.data.speech.opening import open_utterances
 from omni.data.speech.rows import SpeechRow, rows_fingerprint, split_by_speaker
 from omni.data.speech.stream import SpeechStream
 from omni.data.speech.utterance_data import UtteranceData, UtterancePlan
@@ -140,7 +139,7 @@ class SpeechData(UtteranceData[FeatureFile]):
 
     def stream(self) -> SpeechStream:
         stream = SpeechStream(
-            open_utterances(self.entries["train"], text_column=self.text_column, cache_dir=self.cache_dir),
+            self.sources("train"),
             self.tokenizer,
             extract=self._extractor("train"),
             min_duration=self.min_duration,
