@@ -236,13 +236,13 @@ def test_sets_are_fetched_once_and_then_read_without_the_hub(hub, workplace, cap
     assert ": 12 rows\n" in capsys.readouterr().out
 
 
-def test_what_a_pipeline_reads_is_fetched(hub, workplace, capsys, fails):
+def test_what_a_pipeline_reads_is_fetched(hub, workplace, capfd, fails):
     stage = f"{{config: {CONFIGS / 'real/audio.yaml'}, metric: val/wer}}"
     Path("chain.yaml").write_text(f"name: a\nstages: {{audio: {stage}}}\n", encoding="utf-8")
     main(["data", "fetch", "chain.yaml"])
     splits = ("train.100[0:28539]", "validation[0:2703]", "test[0:2620]")
     lines = [f"hub:openslr/librispeech_asr:clean:{split}: 12 rows" for split in splits]
-    assert capsys.readouterr().out.splitlines()[:3] == lines
+    assert capfd.readouterr().out.splitlines()[:3] == lines
     Path("chain.yaml").write_text(
         f"name: a\nstages: {{audio: {stage.replace('real/audio', 'audio')}}}\n", encoding="utf-8"
     )
@@ -252,9 +252,13 @@ def test_what_a_pipeline_reads_is_fetched(hub, workplace, capsys, fails):
 @pytest.mark.parametrize("rows", ["", "[5:]"])
 def test_a_downloaded_set_is_read_offline(replicas, workplace, monkeypatch, rows):
     files = {"full": [str(path) for path in sorted((replicas / "MikhailT/lj-speech").glob("*/full-*"))]}
-    cache = str(workplace / "cache/hub")
-    named = {"dataset_name": "lj-speech", "repo_id": "MikhailT/lj-speech", "config_name": "default", "hash": "1a2b"}
-    Parquet(cache_dir=cache, data_files=files, **named).download_and_prepare()  # as a download from the Hub does
+    cache = workplace / "cache/hub"
+    named = {"dataset_name": "lj-speech", "config_name": "default", "hash": "1a2b"}
+    Parquet(cache_dir=str(cache), data_files=files, **named).download_and_prepare()
+    (cache / "MikhailT___lj-speech").mkdir()  # where a download from the Hub lies
+    next(path for path in (cache / "lj-speech").iterdir() if path.is_dir()).rename(
+        cache / "MikhailT___lj-speech/default"
+    )
     for settings, name in ((datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE")):
         monkeypatch.setattr(settings, name, True)
     entry = f"hub:MikhailT/lj-speech@main::full{rows}"
