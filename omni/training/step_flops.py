@@ -1,13 +1,21 @@
 """Floating-point operations of a training step, counted with fake tensors."""
 
+from collections.abc import Sequence
+
 import torch
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 from omni.training.configuration import Configuration
 from omni.training.memory import MemoryTracker
 from omni.training.memory_plan import example_batch, fake_tensors
 
-_IN_PLACE: dict[object, object] = {torch.ops.aten.addmm_: addmm_flop}  # of omni.losses.linear_cross_entropy
+
+def _product_flops(total: Sequence[int], left: Sequence[int], right: Sequence[int], **_: object) -> int:
+    """Operations of `total.addmm_(left, right)`, from the shapes."""
+    return 2 * left[0] * left[1] * right[1]
+
+
+_IN_PLACE: dict[object, object] = {torch.ops.aten.addmm_: _product_flops}  # of omni.losses.linear_cross_entropy
 
 
 def step_flops(configuration: Configuration) -> int:
