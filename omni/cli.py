@@ -48,7 +48,10 @@ class Verb(NamedTuple):
 
 VERBS = {
     "train": Verb(
-        "omni.commands.train:train", "Train all stages of a pipeline: omni train configs/chain.yaml", ("pipeline",)
+        "omni.commands.train:train",
+        "Train all stages of a pipeline: omni train configs/chain.yaml",
+        ("pipeline",),
+        flags=("dry_run",),
     ),
     "sweep": Verb(
         "omni.commands.sweep:sweep",
@@ -103,8 +106,14 @@ VERBS = {
         "omni.commands.data_ngram:train_language_model", "Train a language model for speech recognition.", ("texts+",)
     ),
     "data prepare": Verb(
-        "omni.commands.data_prepare:prepare", "Write manifests for a speech corpus.", ("kind", "folder")
+        "omni.commands.data_prepare:prepare",
+        "Write manifests for a speech corpus, or conversations.",
+        ("kind", "folder"),
     ),
+    "data list": Verb(
+        "omni.commands.data_list:list_sets", "List public data sets that are known, with their licences."
+    ),
+    "data fetch": Verb("omni.commands.data_fetch:fetch", "Load public data sets beforehand.", ("names+",)),
     "data check": Verb(
         "omni.commands.data_check:check",
         "Check data for faults that would harm training.",

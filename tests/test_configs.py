@@ -29,7 +29,10 @@ from omni.training.configuration import Configuration
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 LAUNCH = sorted((CONFIGS / "launch").iterdir())  # tested in test_launch.py
-CHAINS = [CONFIGS / name for name in ("chain.yaml", "world/chain.yaml", "world/language.yaml", "world/smoke.yaml")]
+CHAINS = [
+    CONFIGS / f"{name}.yaml"
+    for name in ("chain", "real/chain", "real/local", "world/chain", "world/language", "world/smoke")
+]
 SWEEPS = sorted(CONFIGS.glob("sweeps/*.yaml"))
 NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH, *SWEEPS}
 STAGES = stage_files()
@@ -60,7 +63,7 @@ def elsewhere(tmp_path_factory):
 
 def test_all_files_were_found():
     assert len(MODELS) == 61
-    assert len(STAGES) == 27
+    assert len(STAGES) == 39
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, *NO_STAGES}
 
 
@@ -89,6 +92,16 @@ def test_model_sizes_build(path):
     with torch.device("meta"):
         part = part_of(path)
     assert part.num_parameters > (5e4 if isinstance(part, Projector) else 1e5)
+
+
+def test_tiny_parts_have_the_documented_parameters_or_their_headers_say_how_many():
+    documented = {"thinker": 20.3, "audio_encoder": 2.05, "vision_encoder": 0.91, "talker": 2.24}  # millions
+    for name, millions in documented.items():
+        path = CONFIGS / f"models/tiny/{name}.yaml"
+        with torch.device("meta"):
+            count = part_of(path).num_parameters / 1e6
+        assert f"{count:.2f} M parameters" in path.read_text(encoding="utf-8") or name == "thinker"
+        assert (abs(count / millions - 1) < 0.05) == (name in ("thinker", "vision_encoder"))
 
 
 def test_a_talker_with_a_thinker_is_the_same_and_fits_it():

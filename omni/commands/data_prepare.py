@@ -1,4 +1,4 @@
-"""`omni data prepare`: manifests of speech corpora, and conversations of easy-VQA."""
+"""`omni data prepare`: manifests of speech corpora, and conversations of sets of questions."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from omni.data.conversations.visual_questions import read_questions
+from omni.data.conversations.question_sets import QUESTION_SETS
 from omni.data.speech.corpora import LAYOUTS
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.data.speech.rows import chosen_by_hash
@@ -38,14 +38,27 @@ class _Entry(NamedTuple):
 
 
 def prepare(
-    kind: Literal["librispeech", "ljspeech", "an4", "fsdd", "mls", "fleurs", "css10", "folder", "easy-vqa"],
+    kind: Literal[
+        "librispeech",
+        "ljspeech",
+        "an4",
+        "fsdd",
+        "mls",
+        "fleurs",
+        "css10",
+        "folder",
+        "easy-vqa",
+        "nlvr",
+        "flickr8k",
+        "gsm8k",
+    ],
     folder: Path,
     out: Path | None = None,
     *,
     val_fraction: float = 0.1,
     val_speakers: list[str] | None = None,
 ) -> None:
-    """Write manifests for a speech corpus, or conversations for easy-VQA; the corpus itself does not change.
+    """Write manifests for a speech corpus, or conversations of a set of questions; the corpus itself does not change.
 
     Each split gets `SPLIT.jsonl` with one row per utterance: `audio` (relative to the manifest), `text`, `speaker`,
     `duration` in seconds, `id`. Rows without text, malformed rows, and audio with an unreadable header, are skipped and
@@ -57,13 +70,15 @@ def prepare(
     (`train`, `dev`, `test`). LJSpeech is split by chapter, CSS10 by book and a folder by speaker, into `train` and
     `val`; with a single one it is written as `all`.
 
-    easy-VQA, questions about images, becomes conversations: several questions about an image in each training row, one
-    question in each row of the other splits. Its training images are split into `train` and `val`.
+    Questions become conversations: of easy-VQA several about an image in each training row and one in each row of the
+    other splits, its training images split into `train` and `val`; of NLVR whether a statement about an image is true;
+    of Flickr8k the captions as descriptions; of GSM8K the question and the worked answer. NLVR and GSM8K are split by a
+    hash where there is one split alone, Flickr8k by its official lists.
 
     Args:
         kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), mls (Multilingual LibriSpeech), fleurs,
-            css10, easy-vqa, or folder: any tree of audio files with a .txt of the same name beside each, and a folder
-            for each speaker.
+            css10, easy-vqa, nlvr, flickr8k, gsm8k, or folder: any tree of audio files with a .txt of the same name
+            beside each, and a folder for each speaker.
         folder: The corpus.
         out: Folder for the manifests; by default data/KIND.
         val_fraction: Least fraction of rows for validation, for a corpus without a split for it: between 0 and 1.
@@ -77,8 +92,8 @@ def prepare(
         raise UserError(f"--val_fraction is {val_fraction}: it must lie between 0 and 1")
     if val_speakers and kind != "folder":
         raise UserError(f"--val_speakers is for kind folder: {kind} has its own splits, or one speaker")
-    if kind == "easy-vqa":
-        _prepare_questions(folder, out, val_fraction)
+    if kind in QUESTION_SETS:
+        _prepare_questions(kind, folder, out, val_fraction)
         return
     skipped: dict[str, list[str]] = {}  # rows by reason
     splits = {split: _usable(source, split, skipped) for split, source in _open(kind, folder).items()}
@@ -115,8 +130,8 @@ def _report_characters(splits: Mapping[str, Sequence[_Entry]]) -> None:
         )
 
 
-def _prepare_questions(folder: Path, out: Path, val_fraction: float) -> None:
-    splits = read_questions(folder, out, val_fraction)
+def _prepare_questions(kind: str, folder: Path, out: Path, val_fraction: float) -> None:
+    splits = QUESTION_SETS[kind](folder, out, val_fraction)
     errors = [error for split in splits for error in split.errors]
     if not any(split.rows for split in splits):
         raise errors[0] if errors else UserError(f"{folder}: has no questions")

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 
 from omni.errors import UserError, parser_errors
 from omni.pipeline.definition import Pipeline, StageSpec, read_pipeline
+from omni.pipeline.forecast import StageForecast, forecast, forecast_table
 from omni.pipeline.rewriting import with_configs
 from omni.training.configuration import Configuration
 from omni.training.memory import format_count, format_size, parse_size
@@ -21,13 +22,15 @@ _FLAGS = ("suggest", "check", "dry_run")
 _OWN = ("gpu_memory", "devices", "strategy", "write", *_FLAGS)
 
 
-def run(argv: list[str]) -> Plan | list[Suggestion] | list[Check]:
+def run(argv: list[str]) -> Plan | list[Suggestion] | list[Check] | list[StageForecast]:
     """Counts the parameters and the memory of a configuration, or suggests one that fits its data, and prints it.
 
     To count, only the configuration is read: no data, no GPU, no memory for weights. The stage is built with fake
     tensors, which have shapes but no storage, and makes a training step while allocations are counted; gradient
     checkpointing, precision, experts and frozen parts are therefore included. Not counted: a device's libraries (CUDA's
     context, cuBLAS's workspace), fragmentation, memory inside kernels, and communication buffers.
+
+    With `--chain` alone, every stage is counted for a GPU of `--gpu_memory`, 12GB by default, with hours on some GPUs.
 
     With `--suggest` the data is read, see `omni.training.suggestion.suggest`.
 
@@ -68,7 +71,8 @@ class _PlanCLI(Configuration):
     def init_parser(self, **kwargs: Any) -> Any:
         description = (
             "Count a configuration's parameters and memory, or with --suggest fit it to its data and a GPU. Takes the "
-            "options of `omni fit`, and these of its own; or --chain with a pipeline instead of --config."
+            "options of `omni fit`, and these of its own; or --chain with a pipeline instead of --config, whose stages "
+            "are counted, with hours on some GPUs."
         )
         return super().init_parser(**kwargs, prog="omni plan", description=description)
 
@@ -113,7 +117,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def _plan_chain(argv: list[str]) -> list[Any]:
-    """Suggestions for all stages of a pipeline, or checks of those that can be trained now."""
+    """A forecast or suggestions for all stages of a pipeline, or checks of those that can be trained now."""
     parser = ArgumentParser(exit_on_error=False, prog="omni plan")
     parser.add_argument("--chain", type=Path, help="The pipeline's YAML file, such as configs/world/chain.yaml.")
     add_options(parser)
@@ -125,7 +129,10 @@ def _plan_chain(argv: list[str]) -> list[Any]:
         return _suggest_chain(read_pipeline(options["chain"]), options)
     if options["check"]:
         return _check_chain(read_pipeline(options["chain"]), options)
-    raise UserError("--chain: give --suggest or --check too; to count one stage give its --config")
+    gpu_memory = options["gpu_memory"] or "12GB"
+    stages = forecast(read_pipeline(options["chain"]), gpu_memory=parse_size(gpu_memory))
+    print(forecast_table(stages, gpu_memory=gpu_memory))
+    return stages
 
 
 def _check_chain(pipeline: Pipeline, options: dict[str, Any]) -> list[Check]:

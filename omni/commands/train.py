@@ -12,9 +12,12 @@ from omni.pipeline.scheduler import Scheduler
 from omni.pipeline.status import stage_status
 from omni.pipeline.table import PipelineTable
 from omni.pipeline.timings import StageTimings, format_duration
+from omni.training.memory import parse_size
 
 
-def train(pipeline: Path, *, jobs: int = 1, report: bool = True) -> None:
+def train(
+    pipeline: Path, *, jobs: int = 1, report: bool = True, dry_run: bool = False, gpu_memory: str = "12GB"
+) -> None:
     """Train all stages of a pipeline, each by `omni fit` with its own configuration, in order of their dependencies.
 
     Finished stages are kept unless their configuration, data or ancestors have changed; interrupted ones are resumed.
@@ -25,11 +28,18 @@ def train(pipeline: Path, *, jobs: int = 1, report: bool = True) -> None:
         pipeline: The pipeline's YAML file, such as configs/world/chain.yaml.
         jobs: Most stages that run at the same time. They share the CPU's cores and the GPU.
         report: Whether to write the report.
+        dry_run: Train nothing: read every configuration and print parameters, memory, and hours on some GPUs.
+        gpu_memory: Of the GPU that a dry run is for, such as 12GB or 24GiB.
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}: give 1 or more")
     started = time.monotonic()
     read = read_pipeline(pipeline)
+    if dry_run:
+        from omni.pipeline.forecast import forecast, forecast_table
+
+        print(forecast_table(forecast(read, gpu_memory=parse_size(gpu_memory)), gpu_memory=gpu_memory))
+        return
     timings = run_pipeline(read, jobs=jobs)
     if report:
         from omni.pipeline.report import write_report

@@ -25,7 +25,7 @@ class Medium(NamedTuple):
             video, those of its frames.
         times: Times of the frames of a video, in seconds.
         duration: Duration of audio in seconds, if the source gives it.
-        source: Returns audio that is not a file of its own, or its samples; `files` then holds its name.
+        source: Returns an image or audio that is not a file of its own, or its samples; `files` then holds its name.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Medium(NamedTuple):
 
     @property
     def sound(self) -> Any:
-        """The source of audio, for `read_audio`."""
+        """The source of audio, for `read_audio`, or of an image, for `read_image`."""
         return self.files[0] if self.source is None else self.source()
 
     def identity(self) -> str:

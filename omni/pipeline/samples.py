@@ -120,7 +120,9 @@ def _answer(configuration: Configuration, checkpoint: Path, out: Path) -> Sample
     """The answer to the first question about one image, or to the first question."""
     opened = Checkpoint(checkpoint)
     prompt = TranscriptionPrompt.from_state(opened.content["dictation"])
-    sources = open_conversations(_entries(configuration), transcription_prompt=prompt)
+    data = _data(configuration)
+    hub = {"cache_dir": Path(data["cache_dir"]), "columns": data["columns"], "split": "val"}
+    sources = open_conversations(_entries(configuration), transcription_prompt=prompt, **hub)
     rows = [row for source in sources for row in islice(source.rows(), _CONVERSATIONS)]
     if not rows:
         raise UserError("data.init_args.val has no conversations")
@@ -162,6 +164,7 @@ def _utterance(configuration: Configuration) -> tuple[str, Tensor]:
     """The text and the samples of a recording."""
     data = _data(configuration)
     options = {"text_column": data["text_column"], "cache_dir": Path(data["cache_dir"]), "split": "val"}
+    options |= {"columns": data["columns"]}
     for source in open_utterances(_entries(configuration), **options):
         for number, row in enumerate(source.rows()):
             return row.text, read_audio(source.audio(number, row))
@@ -172,7 +175,7 @@ def _images(configuration: Configuration) -> list[ImageRow]:
     """The first few images."""
     data = _data(configuration)
     folder = None if data["image_folder"] is None else Path(data["image_folder"])
-    location = Location(root=Path(data["root"]), image_folder=folder, cache_dir=Path(data["cache_dir"]))
+    location = Location(Path(data["root"]), folder, cache_dir=Path(data["cache_dir"]), columns=data["columns"])
     source = open_images(_entries(configuration)[0], "val", location)
     rows = list(islice(source.rows(RowErrors("val", BadRowPolicy(skip=True))), _LABELS))
     if not rows:

@@ -173,7 +173,7 @@ def measure(
     for name in stage.frozen:
         stage.part(name).requires_grad_(False)
     stage.train()
-    batch = _example_batch(stage, data)
+    batch = example_batch(stage, data)
     trained = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     if not trained:
         raise UserError("model.init_args.frozen names every part: nothing is left to train")
@@ -226,7 +226,12 @@ def _autocast(precision: str) -> AbstractContextManager[Any]:
     return nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)  # the device of fake tensors
 
 
-def _example_batch(stage: Stage, data: Mapping[str, Any]) -> Any:
+def example_batch(stage: Stage, data: Mapping[str, Any]) -> Any:
+    """The largest batch of a data module with these arguments.
+
+    Raises:
+        UserError: If they do not define the size of a batch.
+    """
     try:
         return stage.example_batch(data)
     except KeyError as error:

@@ -453,6 +453,62 @@ def test_questions_about_images_become_conversations(tmp_path, capsys):
             assert Path(image.files[0]).resolve().parent == (tmp_path / "vqa" / official / "images").resolve()
 
 
+def rows_of(kind, folder, out):
+    """The conversations of each split of a set of questions."""
+    main(["data", "prepare", kind, str(folder), "--out", str(out)])
+    return {path.stem: [*open_conversations([str(path)])[0].rows()] for path in sorted(out.glob("*.jsonl"))}
+
+
+def test_statements_about_images_become_conversations(tmp_path, capsys):
+    images = tmp_path / "nlvr/dev/images/2"
+    images.mkdir(parents=True)
+    with (tmp_path / "nlvr/dev/dev.json").open("w") as file:
+        for number in range(40):
+            row = {"sentence": "There is a box ", "label": "true", "identifier": f"{number // 2}-{number % 2}"}
+            file.write(json.dumps({**row, "directory": "2"}) + "\n")
+            for order in range(2):
+                (images / f"dev-{row['identifier']}-{order}.png").write_bytes(b"any")
+    rows = rows_of("nlvr", tmp_path / "nlvr", tmp_path / "out")
+    assert sum(map(len, rows.values())) == 80
+    groups = {split: {Path(row.media[0].files[0]).stem.split("-")[1] for row in each} for split, each in rows.items()}
+    assert groups["train"]
+    assert groups["val"]
+    assert not groups["train"] & groups["val"]
+    assert rows["train"][0].messages[0]["content"][1]["text"] == "True or false: There is a box"
+    assert rows["train"][0].messages[1]["content"] == "True."
+    (images / "dev-3-0-0.png").unlink()
+    (images / "dev-3-0-1.png").unlink()
+    with pytest.raises(SystemExit, match="2"):
+        rows_of("nlvr", tmp_path / "nlvr", tmp_path / "out")
+    assert "dev.json: row 7: " in capsys.readouterr().err
+
+
+def test_captions_and_mathematics_become_conversations(tmp_path, fails):
+    (tmp_path / "f/Images").mkdir(parents=True)
+    for name in "abc":
+        (tmp_path / f"f/Images/{name}.jpg").write_bytes(b"any")
+    captions = "".join(f"{name}.jpg,A dog {number} .\n" for name in "abc" for number in range(5))
+    (tmp_path / "f/captions.txt").write_text(f"image,caption\n{captions}")
+    (tmp_path / "f/Flickr_8k.trainImages.txt").write_text("a.jpg\nb.jpg\n")
+    (tmp_path / "f/Flickr_8k.devImages.txt").write_text("c.jpg\n")
+    rows = rows_of("flickr8k", tmp_path / "f", tmp_path / "captions")
+    assert {split: len(each) for split, each in rows.items()} == {"train": 10, "val": 1}
+    assert rows["val"][0].messages[1]["content"] == "A dog 0."
+    assert Path(rows["val"][0].media[0].files[0]).resolve() == (tmp_path / "f/Images/c.jpg").resolve()
+
+    (tmp_path / "g").mkdir()
+    answer = "She sold 48/2 = <<48/2=24>>24 clips.\n#### 24"
+    lines = [json.dumps({"question": f"How many, {number}?", "answer": answer}) for number in range(30)]
+    (tmp_path / "g/train.jsonl").write_text("\n".join(lines))
+    rows = rows_of("gsm8k", tmp_path / "g", tmp_path / "sums")
+    assert len(rows["train"]) + len(rows["val"]) == 30
+    assert rows["val"]
+    assert rows["train"][0].messages[1]["content"] == "She sold 48/2 = 24 clips.\nThe answer is 24."
+    for kind in ("nlvr", "flickr8k", "gsm8k"):
+        complaint = fails(main, ["data", "prepare", kind, str(tmp_path), "--out", str(tmp_path / "none")])
+        assert f"is not a corpus of kind {kind}: looked for" in complaint
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -9,10 +9,10 @@ from omni.data.text.corpus import open_corpus
 from omni.errors import UserError
 
 
-def test_a_name_has_up_to_three_parts():
-    assert HubName.parse("hub:a/b") == ("a/b", "", "")
-    assert HubName.parse("hub:a/b:c") == ("a/b", "c", "")
-    assert HubName.parse("hub:a/b::d") == ("a/b", "", "d")
+def test_a_name_has_up_to_three_parts_a_revision_and_rows():
+    assert HubName.parse("hub:a/b") == ("a/b", "", "", "", None)
+    assert HubName.parse("hub:a/b:c") == ("a/b", "c", "", "", None)
+    assert HubName.parse("hub:a/b@main::d[:5]") == ("a/b", "", "d", "main", (0, 5))
     for wrong in ("hub:", "hub::c", "hub:a/b:c:d:e"):
         with pytest.raises(UserError, match=f"'{wrong}' does not name a data set: write hub:OWNER/NAME"):
             HubName.parse(wrong)

@@ -324,7 +324,7 @@ class TestChain:
         (["--suggest", "--data.init_args.train=nothing.txt"], "nothing.txt"),
         (["--suggest", "--gpu_memory=1kB"], "the smallest batch"),
         (["--suggest", "--gpu_memory=12"], "is not an amount of memory"),
-        (["--chain=corpus.txt"], "--chain: give --suggest or --check too"),
+        (["--chain=no.yaml"], "pipeline no.yaml cannot be read"),
         (["--chain=no.yaml", "--suggest"], "pipeline no.yaml cannot be read"),
         (
             ["--chain=no.yaml", "--suggest", "--write=corpus.txt"],

@@ -178,7 +178,7 @@ class ConversationData(BucketedData[_Plan]):
                     _Source(self._read(split, entry, tokenizer), weight) for entry, weight in weights.items()
                 ]
         for entry, weight in self.replay.items():
-            opened = open_corpus([entry], cache_dir=self.cache_dir)
+            opened = open_corpus([entry], cache_dir=self.cache_dir, columns=self.columns)
             documents = [ReadableDocuments(source, self.row_errors("replay")) for source in opened]
             rows = [*replay_rows(documents, tokenizer, max_tokens=self.max_tokens)]
             sources["train"].append(_Source(rows, weight))
@@ -242,7 +242,11 @@ class ConversationData(BucketedData[_Plan]):
 
     def _sources(self, split: str, entries: Sequence[str]) -> list[Conversations]:
         return open_conversations(
-            entries, transcription_prompt=self.transcription_prompt, cache_dir=self.cache_dir, split=split
+            entries,
+            transcription_prompt=self.transcription_prompt,
+            cache_dir=self.cache_dir,
+            split=split,
+            columns=self.columns,
         )
 
     def _read(self, split: str, entry: str, tokenizer: Tokenizer) -> list[ConversationRow]:

@@ -71,7 +71,8 @@ class MediaReader:
                 mels.append(self.extract_features(samples_of(medium)))
                 keys.append(hash_of(medium.identity().encode(errors="surrogatepass")))
             else:
-                images += [self.preprocessing(read_image(file)) for file in medium.files]
+                files = medium.files if medium.source is None else (medium.sound,)
+                images += [self.preprocessing(read_image(file)) for file in files]
         laid = laid_out(row, self.layout, [len(mel) for mel in mels])
         return LoadedConversation(number, row, laid, images, mels, keys)
 

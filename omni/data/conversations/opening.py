@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omni.data.conversations.sources import ConversationFile, Conversations, HubConversations
 from omni.data.conversations.speech import TranscribedSpeech, TranscriptionPrompt, is_speech
-from omni.data.loading.hub import HUB
+from omni.data.loading.hub import HUB, Columns
 from omni.data.speech.opening import open_utterances
 from omni.errors import UserError
 
@@ -16,6 +17,7 @@ def open_conversations(
     transcription_prompt: TranscriptionPrompt | None = None,
     cache_dir: Path = Path("data/cache"),
     split: str = "train",
+    columns: Columns | None = None,
 ) -> list[Conversations]:
     """Finds the sources that a list of names stands for.
 
@@ -25,21 +27,23 @@ def open_conversations(
         transcription_prompt: Turns speech into conversations.
         cache_dir: Folder of downloads from the Hub.
         split: `train`, `val` or `test`: the Hub's split where an entry names none.
+        columns: Names of columns by data set of the Hub; see `HubSplit`.
 
     Raises:
         UserError: If a source does not exist or its format is not known.
     """
     prompt = transcription_prompt or TranscriptionPrompt()
-    return [_open(entry, prompt, cache_dir, split) for entry in entries]
+    hub: dict[str, Any] = {"cache_dir": cache_dir, "split": split, "columns": columns}
+    return [_open(entry, prompt, hub) for entry in entries]
 
 
-def _open(entry: str, prompt: TranscriptionPrompt, cache_dir: Path, split: str) -> Conversations:
+def _open(entry: str, prompt: TranscriptionPrompt, hub: dict[str, Any]) -> Conversations:
     if entry.startswith(HUB):
-        conversations = HubConversations(entry, split, cache_dir)
+        conversations = HubConversations(entry, **hub)
         if conversations.has_messages:
             return conversations
     if entry.startswith(HUB) or is_speech(entry):
-        [utterances] = open_utterances([entry], text_column=prompt.text_column, cache_dir=cache_dir, split=split)
+        [utterances] = open_utterances([entry], text_column=prompt.text_column, **hub)
         return TranscribedSpeech(utterances, prompt)
     path = Path(entry).expanduser()
     if not path.is_file():

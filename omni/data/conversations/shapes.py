@@ -1,9 +1,10 @@
-"""The shapes in which conversations are written: OpenAI's API, LLaVA, ShareGPT, ms-swift; one shape for all."""
+"""The shapes in which conversations are written: OpenAI's API, LLaVA, Alpaca and others; one shape for all."""
 
 import base64
 import binascii
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from omni.errors import UserError
@@ -15,6 +16,7 @@ MEDIA_COLUMNS = {
 }  # columns with the media of placeholders, and of parts that name no file
 
 _TAG = re.compile("<(image|audio|video)>")
+_ALPACA = {"instruction", "output"}
 _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 
 
@@ -24,8 +26,10 @@ def standard_messages(row: Mapping[str, Any], where: str) -> list[Any]:
     Args:
         row: `messages` with `role` and `content`, whose parts may be those of OpenAI's API (`image_url` with `data:` or
             a file's name, `input_audio`); or `conversations` with `from` and `value`, as of ShareGPT and LLaVA; or
-            `query`, `response`, `history` and `system`, as of ms-swift. `<image>` and `<audio>` in texts stand for the
-            files in the columns `images` and `audios`; if there are none, these are put before the first question.
+            `query`, `response`, `history` and `system`, as of ms-swift, where media may be the question; or
+            `instruction`, `input` and `output`, as of Alpaca; or `texts` with `user` and `assistant`, as of The
+            Cauldron. `<image>` and `<audio>` in texts stand for the files in the columns `images` and `audios`; if
+            there are none, these are put before the first question.
         where: Its name in messages.
 
     Raises:
@@ -34,7 +38,12 @@ def standard_messages(row: Mapping[str, Any], where: str) -> list[Any]:
     listed = next((row[name] for name in (MESSAGES, "conversations") if isinstance(row.get(name), list)), None)
     if listed is not None:
         messages = [_message(message) for message in listed]
-    elif holds_conversations(row.keys()) and "query" in row:
+    elif isinstance(row.get("texts"), list):
+        messages = _of_texts(row["texts"], where)
+    elif row.keys() >= _ALPACA:
+        question = "\n".join(str(row[name]) for name in ("instruction", "input") if row.get(name))
+        messages = _of_query({"query": question, "response": row["output"], "history": row.get("history")}, where)
+    elif _is_query(row.keys()):
         messages = _of_query(row, where)
     else:
         raise UserError(f"{where}: has no list of `{MESSAGES}`, only {sorted(row)}: write a conversation in each row")
@@ -48,7 +57,13 @@ def standard_messages(row: Mapping[str, Any], where: str) -> list[Any]:
 def holds_conversations(columns: Iterable[str]) -> bool:
     """Whether rows with these columns are conversations."""
     columns = set(columns)
-    return not columns.isdisjoint((MESSAGES, "conversations")) or columns >= {"query", "response"}
+    listed = not columns.isdisjoint((MESSAGES, "conversations", "texts"))
+    return listed or columns >= _ALPACA or _is_query(columns)
+
+
+def _is_query(columns: Iterable[str]) -> bool:
+    """Whether rows with these columns have a question, which may be a medium alone, and its answer."""
+    return "response" in columns and not {"query", *chain.from_iterable(MEDIA_COLUMNS.values())}.isdisjoint(columns)
 
 
 def media_column(row: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
@@ -63,7 +78,10 @@ def _has_system(messages: Sequence[Any]) -> bool:
 
 def _of_query(row: Mapping[str, Any], where: str) -> list[Any]:
     """A question and its answer, after earlier ones."""
-    pairs = [*(row.get("history") or []), [row["query"], row.get("response")]]
+    asked = row.get("query")
+    if asked is None and any(media_column(row, names) for names in MEDIA_COLUMNS.values()):
+        asked = ""  # the medium is the question
+    pairs = [*(row.get("history") or []), [asked, row.get("response")]]
     messages = []
     for pair in pairs:
         match pair:
@@ -71,6 +89,18 @@ def _of_query(row: Mapping[str, Any], where: str) -> list[Any]:
                 messages += [{"role": "user", "content": query}, {"role": "assistant", "content": response}]
             case _:
                 raise UserError(f"{where}: `query`, `response` and `history` hold {pair!r}: give pairs of texts")
+    return messages
+
+
+def _of_texts(texts: list[Any], where: str) -> list[Any]:
+    """Questions and answers about the same images."""
+    messages = []
+    for text in texts:
+        match text:
+            case {"user": str(question), "assistant": str(answer)}:
+                messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            case _:
+                raise UserError(f"{where}: `texts` holds {text!r}: give `user` and `assistant`, a text each")
     return messages
 
 

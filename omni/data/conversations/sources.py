@@ -3,6 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -11,7 +12,7 @@ from omni.data.conversations.shapes import MEDIA_COLUMNS, holds_conversations, m
 from omni.data.loading.hub import HubSplit
 from omni.data.loading.jsonl import json_rows, jsonl_rows
 from omni.errors import UserError
-from omni.media.attachments import Medium, media_of
+from omni.media.attachments import Medium, hash_of, media_of
 
 
 class Conversation(NamedTuple):
@@ -84,41 +85,62 @@ class HubConversations(HubSplit, Conversations):
     """Conversations of the Hub.
 
     Parts that name no file take theirs, one after the other, from the columns `image` or `images`, `audio` or `audios`.
+    Rows without `task` have the name of the set's configuration, or of the set.
     """
 
     def rows_or_errors(self) -> Iterator[Conversation | UserError]:
-        return self._conversations(self.table)
+        for number, found in enumerate(self._conversations(self.table)):
+            yield found if isinstance(found, UserError) else self._unloaded(found, number)
+
+    def _unloaded(self, found: Conversation, number: int) -> Conversation:
+        """The conversation without the content of its media, which stays on disk until it is needed."""
+        media = tuple(
+            medium
+            if not isinstance(medium.files[0], bytes)
+            else medium._replace(
+                files=(f"{found.where} {hash_of(medium.files[0])}",), source=partial(self._content, number, index)
+            )
+            for index, medium in enumerate(found.media)
+        )
+        return found._replace(media=media)
+
+    def _content(self, number: int, index: int) -> bytes:
+        """The content of a medium of a row."""
+        return parse(self.table[number], f"{self.name}: row {number + 1}", None).media[index].files[0]
 
     def stream(self, share: int, shares: int, seed: int) -> Iterator[Conversation | UserError]:
         return self._conversations(self.stream_rows(share, shares, seed))
 
     def _conversations(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Conversation | UserError]:
         folder = Path(self.repository) if os.path.isdir(self.repository) else None
+        task = self.config or Path(self.repository).name
         for number, row in enumerate(rows, start=1):
-            yield parsed_or_error(row, f"{self.name}: row {number}", folder)
+            yield parsed_or_error(row, f"{self.name}: row {number}", folder, task)
 
     @property
     def has_messages(self) -> bool:
-        """Whether its rows are conversations, by the columns of its first row."""
-        table = self.open(streaming=True)
-        return holds_conversations(table.features or next(iter(table), {}))
+        """Whether its rows are conversations, by their columns."""
+        return holds_conversations({*self.stored_names, *self.columns})
 
 
-def parsed_or_error(row: Mapping[str, Any], where: str, folder: Path | None) -> Conversation | UserError:
+def parsed_or_error(
+    row: Mapping[str, Any], where: str, folder: Path | None, task: str = "all"
+) -> Conversation | UserError:
     """See `parse`; an error is returned instead of raised."""
     try:
-        return parse(row, where, folder)
+        return parse(row, where, folder, task)
     except UserError as error:
         return error
 
 
-def parse(row: Mapping[str, Any], where: str, folder: Path | None) -> Conversation:
+def parse(row: Mapping[str, Any], where: str, folder: Path | None, task: str = "all") -> Conversation:
     """A row as a conversation.
 
     Args:
         row: Its columns.
         where: Its name in messages.
         folder: Folder that its file names are relative to; None: the current one.
+        task: Its task if it names none.
 
     Raises:
         UserError: If it has no messages, or a medium without a file.
@@ -126,7 +148,7 @@ def parse(row: Mapping[str, Any], where: str, folder: Path | None) -> Conversati
     messages = standard_messages(row, where)
     columns = {kind: iter(media_column(row, names)) for kind, names in MEDIA_COLUMNS.items()}
     media = media_of(messages, where=where, folder=folder, shelves=columns)
-    task = row.get("task")
-    task = task if isinstance(task, str) and task else "all"
+    named = row.get("task")
+    task = named if isinstance(named, str) and named else task
     speech = chain.from_iterable(media_of(messages, where=where, folder=folder, of_answers=True))
     return Conversation(messages, tuple(chain.from_iterable(media)), task, where, tuple(speech))

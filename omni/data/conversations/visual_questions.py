@@ -31,7 +31,7 @@ class Question(NamedTuple):
 
 
 class SplitQuestions(NamedTuple):
-    """A split of easy-VQA as conversations.
+    """A split of a data set as conversations.
 
     Attributes:
         name: Its name.
@@ -45,9 +45,11 @@ class SplitQuestions(NamedTuple):
 
     @property
     def summary(self) -> str:
-        questions = sum(len(row["messages"]) // 2 for row in self.rows)
-        images = len({row["id"].split("-")[-2] for row in self.rows})
-        return f"{len(self.rows):,} conversations, {questions:,} questions about {images:,} images"
+        messages = [message for row in self.rows for message in row["messages"]]
+        parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+        images = len({part["image"] for part in parts if part["type"] == "image"})
+        about = f" about {images:,} images" if images else ""
+        return f"{len(self.rows):,} conversations, {len(messages) // 2:,} questions{about}"
 
 
 def read_questions(folder: Path, out: Path, val_fraction: float) -> list[SplitQuestions]:

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, final
 
@@ -118,7 +119,7 @@ class HubImages(HubSplit, ImageSource):
     """Images of the Hub.
 
     The columns are found by their types: the first of images, the first of class labels, and `captions`, `caption`,
-    `sentences` or `text`.
+    `sentences` or `text`, or the list of columns that `data.columns` gives for `captions`.
 
     Args:
         entry: See `HubSplit`, as for the next argument.
@@ -130,7 +131,7 @@ class HubImages(HubSplit, ImageSource):
     """
 
     def __init__(self, entry: str, split: str, location: Location):
-        super().__init__(entry, split, location.cache_dir)
+        super().__init__(entry, split, location.cache_dir, location.columns)
         import datasets
 
         self.streaming = location.streaming
@@ -140,7 +141,7 @@ class HubImages(HubSplit, ImageSource):
             raise UserError(f"{self.name}: no column of images, only {', '.join(features)}")
         self._image = image
         self._label = _first(features, datasets.ClassLabel)
-        self._caption = next((name for name in _CAPTIONS if name in features), None)
+        self._captions = self._caption_columns(features)
         self.classes = {ATTRIBUTE: tuple(features[self._label].names)} if self._label else {}
 
     def rows(self, errors: RowErrors) -> Iterator[ImageRow]:
@@ -155,10 +156,18 @@ class HubImages(HubSplit, ImageSource):
         for number, columns in enumerate(self.stream_rows(share, shares, seed, batch_size=_STREAM_BATCH)):
             yield self._row(columns, number)
 
+    def _caption_columns(self, features: Any) -> list[str]:
+        given = self.columns.get("captions")
+        if not isinstance(given, list):
+            return [name for name in _CAPTIONS if name in features][:1]
+        if missing := [name for name in given if name not in features]:
+            raise UserError(self.missing_column(missing[0], features))
+        return given
+
     def _row(self, columns: dict[str, Any], number: int) -> ImageRow:
         image: Any = columns[self._image] or {}
-        captions = columns[self._caption] if self._caption else ()
-        captions = (captions,) if isinstance(captions, str) else tuple(captions or ())
+        cells = [columns[name] or () for name in self._captions]
+        captions = tuple(chain.from_iterable([cell] if isinstance(cell, str) else cell for cell in cells))
         label = columns[self._label] if self._label else None
         classes = self.classes.get(ATTRIBUTE, ())
         return ImageRow(

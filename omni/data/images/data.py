@@ -116,7 +116,9 @@ class ImageData(FixedSizeData[_Plan]):
         self.memory_gb = memory_gb
         self.shuffle_buffer = shuffle_buffer
         folder = None if image_folder is None else Path(image_folder).expanduser()
-        self.location = Location(Path(root).expanduser(), folder, download, self.cache_dir, self.streaming)
+        self.location = Location(
+            Path(root).expanduser(), folder, download, self.cache_dir, self.streaming, self.columns
+        )
         self._check_arguments()
 
     def find_fingerprint(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from omni.data.images.rows import ImageRow
 from omni.data.loading.bad_rows import RowErrors
+from omni.data.loading.hub import Columns
 
 ATTRIBUTE = "label"  # name of the attribute that classes without one belong to
 
@@ -47,6 +48,7 @@ class Location(NamedTuple):
         download: Whether torchvision may download.
         cache_dir: Folder of downloads from the Hub.
         streaming: Whether the Hub is streamed.
+        columns: Names of columns by data set of the Hub; see `HubSplit`.
     """
 
     root: Path = Path("data/images")
@@ -54,6 +56,7 @@ class Location(NamedTuple):
     download: bool = False
     cache_dir: Path = Path("data/cache")
     streaming: bool = False
+    columns: Columns | None = None
 
 
 def natural_key(name: str) -> list[Any]:

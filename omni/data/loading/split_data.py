@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Sampler
 
 from omni.data.loading.bad_rows import BadRowPolicy, BadRows, RowErrors
+from omni.data.loading.hub import Columns
 from omni.data.loading.resumable import ResumableData
 from omni.data.loading.statistics import DataStatistics
 from omni.data.loading.streaming import SourceStream, StreamLoader
@@ -29,6 +30,8 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
         max_bad_rows: With `skip`: the run ends if more rows of a split than this cannot be read. Each device, and each
             worker of a stream, counts its own.
         streaming: Read `train` while training, for data too large to prepare. Resuming reads up to its place again.
+        columns: By data set of the Hub (`OWNER/NAME`), its names of the columns that are read: `{OWNER/NAME: {text:
+            normalized_text}}`. `captions` may be a list of columns.
         num_workers: Processes that load batches; 0: the training process does.
         seed: Of shuffling and augmentation.
         cache_dir: Folder of downloads and of whatever is computed once.
@@ -56,6 +59,7 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
         bad_rows: BadRows = "error",
         max_bad_rows: int = 1000,
         streaming: bool = False,
+        columns: Columns | None = None,
         num_workers: int = 0,
         seed: int = 0,
         cache_dir: str = "data/cache",
@@ -70,6 +74,7 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
         self.bad_rows: BadRows = bad_rows
         self.max_bad_rows = max_bad_rows
         self.streaming = streaming
+        self.columns: Columns = columns or {}
         self.datasets: dict[str, Any] = {}
         self._plan: Plan | None = None
         self._row_errors: dict[str, RowErrors] = {}
@@ -181,7 +186,8 @@ class SplitData(ResumableData, ABC, Generic[Plan]):
     @property
     def stream_identity(self) -> str:
         """What the order of the stream depends on, apart from the number of its readers."""
-        return f"{self.fingerprint} {self.shuffle_buffer}"
+        columns = f" {sorted(self.columns.items())}" if self.columns else ""
+        return f"{self.fingerprint} {self.shuffle_buffer}{columns}"
 
     def state_dict(self) -> dict[str, Any]:
         if not self.streaming or self.trainer is None:

@@ -13,7 +13,6 @@ from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.dataset import FeatureExtractor, SpeechDataset
 from omni.data.speech.features import FeatureFile
 from omni.data.speech.manifests import sha256_of
-from omni.data.speech.opening import open_utterances
 from omni.data.speech.rows import SpeechRow, rows_fingerprint, split_by_speaker
 from omni.data.speech.stream import SpeechStream
 from omni.data.speech.utterance_data import UtteranceData, UtterancePlan
@@ -143,7 +142,7 @@ class SpeechData(UtteranceData[FeatureFile]):
 
     def stream(self) -> SpeechStream:
         stream = SpeechStream(
-            open_utterances(self.entries["train"], text_column=self.text_column, cache_dir=self.cache_dir),
+            self.sources("train"),
             self.tokenizer,
             extract=self._extractor("train"),
             min_duration=self.min_duration,
@@ -201,8 +200,7 @@ class SpeechData(UtteranceData[FeatureFile]):
         return open_ctc_vocabulary(self.units_spec, characters=characters, normalization=self.normalization)
 
     def _found_characters(self) -> str:
-        sources = open_utterances(self.entries["train"], text_column=self.text_column, cache_dir=self.cache_dir)
-        rows = (row for source in sources for row in source.rows_or_errors())
+        rows = (row for source in self.sources("train") for row in source.rows_or_errors())
         texts = (row.text for row in rows if not isinstance(row, UserError))
         return characters_of(texts, self.normalization, least_share=RARE)
 

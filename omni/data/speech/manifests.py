@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from omni.data.loading.hub import HubSplit
+from omni.data.loading.hub import Columns, HubSplit
 from omni.data.loading.jsonl import jsonl_rows
 from omni.errors import UserError
 from omni.media.audio import excerpt
@@ -226,10 +226,11 @@ class HubUtterances(HubSplit, Utterances):
         split: `train`, `val` or `test`.
         text_column: Column of the text.
         cache_dir: Folder of downloads.
+        columns: See `HubSplit`.
     """
 
-    def __init__(self, entry: str, split: str, *, text_column: str, cache_dir: Path):
-        super().__init__(entry, split, cache_dir)
+    def __init__(self, entry: str, split: str, *, text_column: str, cache_dir: Path, columns: Columns | None = None):
+        super().__init__(entry, split, cache_dir, columns)
         self.text_column = text_column
 
     def rows_or_errors(self) -> Iterator[Utterance | UserError]:
@@ -257,9 +258,10 @@ class HubUtterances(HubSplit, Utterances):
 
     def content(self, cell: Any) -> AudioSource:
         """The audio in a cell of the table: its bytes, or the file it names."""
-        if not isinstance(cell, dict) or not (cell.get("bytes") or cell.get("path")):
+        audio = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
+        if not isinstance(audio, bytes | str) or not audio:
             raise AudioError("missing", f"{self.name}: column {self.audio_key!r} holds no audio")
-        return cell["bytes"] or cell["path"]
+        return audio
 
     def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource] | UserError]:
         for number, row in enumerate(self.stream_rows(share, shares, seed)):
@@ -276,13 +278,11 @@ class HubUtterances(HubSplit, Utterances):
         return f"{row.audio} {self.table._fingerprint}"
 
     def undecoded(self, table: Any) -> Any:
-        import datasets
-
-        features = table.features or {}
+        features = self.names_of(table)
         self.audio_key = next((key for key in AUDIO_KEYS if key in features), AUDIO_KEYS[0])
         if self.audio_key not in features:
             raise UserError(f"{self.name}: no column `audio`, only {sorted(features)}")
-        return table.cast_column(self.audio_key, datasets.Audio(decode=False))
+        return super().undecoded(table)
 
     audio_key: str = AUDIO_KEYS[0]
     whole_files = False

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from omni.data.loading.hub import HUB
+from omni.data.loading.hub import HUB, Columns
 from omni.data.speech.archives import TarUtterances, tar_files
 from omni.data.speech.corpora import LibriSpeech, ljspeech_splits
 from omni.data.speech.kaldi import KaldiFolder
@@ -19,6 +19,7 @@ def open_utterances(
     text_column: str = "text",
     cache_dir: Path = Path("data/cache"),
     split: str = "train",
+    columns: Columns | None = None,
 ) -> list[Utterances]:
     """Finds the sources that a list of names stands for.
 
@@ -28,16 +29,17 @@ def open_utterances(
         text_column: Column of the text in manifests and on the Hub.
         cache_dir: Folder of downloads from the Hub.
         split: `train`, `val` or `test`: the Hub's split where an entry names none.
+        columns: Names of columns by data set of the Hub; see `HubSplit`.
 
     Raises:
         UserError: If a source does not exist or its format is not known.
     """
-    return [_open(entry, split, text_column, cache_dir) for entry in entries]
+    return [_open(entry, split, text_column, cache_dir, columns or {}) for entry in entries]
 
 
-def _open(entry: str, split: str, text_column: str, cache_dir: Path) -> Utterances:
+def _open(entry: str, split: str, text_column: str, cache_dir: Path, columns: Columns) -> Utterances:
     if entry.startswith(HUB):
-        return HubUtterances(entry, split, text_column=text_column, cache_dir=cache_dir)
+        return HubUtterances(entry, split, text_column=text_column, cache_dir=cache_dir, columns=columns)
     path = Path(entry).expanduser()
     if path.is_dir():
         return _open_folder(path, split, text_column)

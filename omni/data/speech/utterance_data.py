@@ -10,6 +10,7 @@ from omni.data.loading.batched_data import BucketedData
 from omni.data.loading.row_file import RowFile
 from omni.data.loading.skipped import report_skipped
 from omni.data.loading.statistics import DataStatistics
+from omni.data.speech.manifests import Utterances
 from omni.data.speech.opening import open_utterances
 from omni.data.speech.rows import SpeechRow, read_rows
 from omni.errors import UserError
@@ -109,7 +110,7 @@ class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
     def read_split(self, split: str, *, may_write: bool) -> list[SpeechRow]:
         """The rows of a split that can be used; the others are reported."""
         rows, skipped = read_rows(
-            open_utterances(self.entries[split], text_column=self.text_column, cache_dir=self.cache_dir, split=split),
+            self.sources(split),
             self.tokenizer,
             min_duration=self.min_duration,
             max_duration=self.max_duration,
@@ -120,6 +121,16 @@ class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
         rows = self.selected(rows, split)
         report_skipped(split, skipped, len(rows))
         return rows
+
+    def sources(self, split: str) -> list[Utterances]:
+        """The sources of a split."""
+        return open_utterances(
+            self.entries[split],
+            text_column=self.text_column,
+            cache_dir=self.cache_dir,
+            split=split,
+            columns=self.columns,
+        )
 
     def selected(self, rows: list[SpeechRow], split: str) -> list[SpeechRow]:
         """The rows of a split that are wanted; all of them, unless a subclass selects."""

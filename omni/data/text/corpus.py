@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
-from omni.data.loading.hub import HUB
+from omni.data.loading.hub import HUB, Columns
 from omni.data.text.documents import Documents, HubDocuments, JsonlFile, ParquetFile, TextFile
 from omni.errors import UserError
 
@@ -24,6 +24,7 @@ def open_corpus(
     cache_dir: Path = Path("data/cache"),
     streaming: bool = False,
     split: str = "train",
+    columns: Columns | None = None,
 ) -> list[Documents]:
     """Finds the sources that a list of names stands for; reads nothing yet.
 
@@ -34,6 +35,7 @@ def open_corpus(
         cache_dir: Folder of downloads from the Hub.
         streaming: Whether the Hub is streamed instead of downloaded.
         split: `train`, `val` or `test`: the Hub's split where an entry names none.
+        columns: Names of columns by data set of the Hub; see `HubSplit`.
 
     Raises:
         UserError: If a source does not exist or its format is not known.
@@ -41,7 +43,7 @@ def open_corpus(
     sources: list[Documents] = []
     for entry in entries:
         if entry.startswith(HUB):
-            options: Any = {"column": text_column, "cache_dir": cache_dir, "streaming": streaming}
+            options: Any = {"column": text_column, "cache_dir": cache_dir, "streaming": streaming, "columns": columns}
             sources.append(HubDocuments(entry, split, **options))
             continue
         for path in _files(entry):

@@ -177,6 +177,7 @@ class TextData(FixedSizeData[_Plan]):
             "document_separator": self.document_separator,
             "cache_dir": self.cache_dir,
             "streaming": self.streaming,
+            "columns": self.columns,
         }
         splits = {split: self._open(split, names, **options) for split, names in self.entries.items()}
         train = splits["train"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from omni.data.loading.bad_rows import RowErrors
-from omni.data.loading.hub import HubSplit
+from omni.data.loading.hub import Columns, HubSplit
 from omni.data.loading.jsonl import jsonl_rows
 from omni.errors import UserError
 
@@ -170,10 +170,20 @@ class HubDocuments(HubSplit, Documents):
         column: Column of the text.
         cache_dir: Folder of downloads.
         streaming: Whether documents are read over the network when they are needed; nothing is stored.
+        columns: See `HubSplit`.
     """
 
-    def __init__(self, entry: str, split: str, *, column: str, cache_dir: Path, streaming: bool):
-        super().__init__(entry, split, cache_dir)
+    def __init__(
+        self,
+        entry: str,
+        split: str,
+        *,
+        column: str,
+        cache_dir: Path,
+        streaming: bool,
+        columns: Columns | None = None,
+    ):
+        super().__init__(entry, split, cache_dir, columns)
         self.column, self.streaming = column, streaming
 
     def read(self) -> Iterator[str]:
@@ -186,7 +196,7 @@ class HubDocuments(HubSplit, Documents):
         return _filled(self._texts(self.stream_rows(share, shares, seed, batch_size=_HUB_BATCH)))
 
     def fingerprint(self, *, content: bool) -> str:
-        return f"{self.name} {self.builder.hash} {self.column}"
+        return f"{self.name} {self.version} {self.columns.get(self.column, self.column)}"
 
     def _texts(self, rows: Iterator[dict[str, Any]]) -> Iterator[str | UserError]:
         for number, row in enumerate(rows, start=1):
