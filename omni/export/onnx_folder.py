@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from omni.export.parts.vocoder import VocoderPart
 from omni.runtime.engine import Run, onnxruntime, open_session, run_of
 from omni.runtime.vocabulary import write_vocabulary
 
+_SHOWN = 80  # characters of a result in an error
 _COMPARED = 48  # rows that run in PyTorch, too; quality is of all
 _CHOICES = 0.999  # smallest share of equal codes: a choice between two may hang on rounding
 PARTS: tuple[type[OnnxPart], ...] = (
@@ -198,8 +200,9 @@ def compare(part: OnnxPart, run: Run, rows: Rows) -> dict[str, Any]:
     if sum(same) < part.agreement * len(same):
         row = same.index(False)
         raise UserError(
-            f"the exported {part.name} gives {found[row]!r} for row {row + 1} of {source}, and PyTorch "
-            f"{wanted[row]!r}; nothing was written"
+            f"the exported {part.name} gives {shorten(repr(found[row]), _SHOWN)} for row {row + 1} of {source}, and "
+            f"PyTorch {shorten(repr(wanted[row]), _SHOWN)}: {same.count(False)} of {len(same)} results differ; nothing "
+            "was written"
         )
     return {
         "against": f"torch {torch.__version__}, fp32, CPU",
