@@ -17,6 +17,7 @@ from omni.runtime.talker import frames
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.spelling import SpeechSegment, speech_segments
 
+_LEAD = 0.16  # seconds that are decoded at once, as in `omni.inference.speech_renderer`
 PARTS = ("talker_text", "talker", "codec_decoder", "vocoder")
 
 Samples = NDArray[np.float32]
@@ -98,8 +99,9 @@ class Synthesizer:
         self, units: Sequence[int], speaker: int | None, number: int, sampling: SpeechSampling, chunk: float
     ) -> Iterator[Samples]:
         """The sound of a segment, without silence at both ends."""
-        trimmer, waiting, size = Trimmer(), [], 1
-        longest = max(1, round(chunk * self._constants["frame_rate"]))
+        trimmer, waiting, rate = Trimmer(), [], self._constants["frame_rate"]
+        longest = max(1, round(chunk * rate))
+        size = max(1, min(longest, round(_LEAD * rate)))
         state = _Rendering(self._codec, self._vocoder)
         for codes in self._codes(units, speaker, number, sampling):
             waiting.append(codes)

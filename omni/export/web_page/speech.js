@@ -1,7 +1,7 @@
 // Speech of a text with the Talker, the codec and the vocoder, as omni.decoding.talker and omni.inference have it.
 import {Trimmer} from "./audio.js";
 
-const CHUNK = 16, PAUSE = 0.25, RATE = 16_000;
+const CHUNK = 16, LEAD = 0.16, PAUSE = 0.25, RATE = 16_000;  // LEAD: seconds that are decoded at once
 
 /** Sentences of a text, and clauses of long ones. */
 export function clauses(text) {
@@ -38,10 +38,10 @@ export async function* frames(parts, units, {draw = Math.random, speaker = 0, sa
 
 /** The samples of a text at 16 kHz, in growing chunks that can be played one after the other. */
 export async function* speak(parts, units, options = {}) {
-  const {num_codebooks: codebooks} = parts.constants("talker"), {delay} = parts.constants("vocoder");
+  const {num_codebooks: codebooks, frame_rate: rate} = parts.constants("talker"), {delay} = parts.constants("vocoder");
   const trimmer = new Trimmer(), waiting = [];
   let codec = parts.start("codec_decoder", "past"), past = parts.start("vocoder", "past"), tail = parts.start("vocoder", "tail");
-  let size = 1, skip = delay;
+  let size = Math.max(1, Math.min(CHUNK, Math.round(LEAD * rate))), skip = delay;
   const play = samples => {
     const kept = samples.slice(Math.min(skip, samples.length));
     skip -= samples.length - kept.length;
