@@ -15,7 +15,6 @@ from omni.media.trimming import Trimmer
 from omni.models.speech_codec import CausalCodec, SpeechCodec
 from omni.models.speech_vocoder import CausalVocoder, SpeechVocoder
 
-
 # Seconds that are decoded at once: speech starts with the silence that Talkers are trained with. Measured with the
 # world's Talker on a loaded core: the first sound after 99 ms without, 64 ms with 0.12 s, 49 ms with 0.16 s.
 LEAD = 0.16
@@ -56,8 +55,8 @@ class SpeechRenderer:
         Args:
             codes: Frames (1, 1, codebooks).
             timer: Knows the position of each frame that was read from `codes`.
-            chunk_frames: Most frames per chunk. After `LEAD` seconds, the frames before the first sound are decoded one by
-                one, later ones in growing chunks.
+            chunk_frames: Most frames per chunk. After `LEAD` seconds frames are decoded one by one up to the first
+                sound, and then in growing chunks.
 
         Yields:
             Joined, the audio and words of `render`; both may be empty.
