@@ -27,7 +27,7 @@ _APOSTROPHES = re.compile("[’ʼ`´]")
 _DIGITS = re.compile(r"\d|\.")
 _LARGEST = 36  # digits of the largest number that inflect spells out
 _SELECTOR = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-_MARK = re.compile(r"(?<!\w)'|'(?!\w)|[^\w\s']|_")  # punctuation, except for an apostrophe inside a word
+_MARK = re.compile(r"(?<!\w)'|'(?!\w)|(?:[^\w\s']|_)+")  # punctuation, except for an apostrophe inside a word
 
 
 # Characters without width, as in texts from web pages and office programs: soft hyphens, spaces and joiners of zero
@@ -79,7 +79,7 @@ class TextNormalization:
         if self.punctuation == "remove":
             for sign, word in zip("&%+=", _SIGNS.get(language, ()), strict=False):
                 text = text.replace(sign, f" {word} ")
-            text = _MARK.sub(_unless_mark, text)
+            text = _MARK.sub(_marks_of_letters, text)
         if self.case != "keep":
             text = _lower(text, language) if self.case == "lower" else text.upper()
         return " ".join(text.split())
@@ -92,14 +92,14 @@ class TextNormalization:
         return state
 
 
-def _unless_mark(found: re.Match[str]) -> str:
-    """A space, or a mark on a letter, which `\\w` does not match."""
-    text, at = found.string, found.start()
-    if not _is_mark(text[at]):
-        return " "
-    while at and _is_mark(text[at]):
-        at -= 1
-    return found[0] if text[at].isalpha() else " "
+def _marks_of_letters(found: re.Match[str]) -> str:
+    """Spaces for a run of characters, apart from the marks on the letter before it, which `\\w` does not match."""
+    start = found.start()
+    kept, on_letter = [], start > 0 and found.string[start - 1].isalpha()
+    for character in found[0]:
+        on_letter = on_letter and _is_mark(character)
+        kept.append(character if on_letter else " ")
+    return "".join(kept)
 
 
 def _is_mark(character: str) -> bool:
