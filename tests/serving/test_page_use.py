@@ -40,7 +40,7 @@ def test_settings_are_sent(page, sent):
     assert said
     answer(page)
     assert "modalities" not in sent[-1]
-    assert sent[-1]["messages"][-2]["content"].strip() == said
+    assert sent[-1]["messages"][-2]["content"].strip() == said.strip()
 
 
 def test_the_key_is_sent(browser):

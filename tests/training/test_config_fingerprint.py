@@ -27,15 +27,15 @@ EFFECTIVE = {
     "VocoderTraining": "vocoder discriminators codec audio_encoder codec_share adversarial_start weights "
     "quality_utterances",
     "CodesData": "train val codec recognizer val_fraction speakers silence min_score min_speed max_speed batch_seconds "
-    "max_batch_rows min_duration max_duration text_column seed",
+    "max_batch_rows min_duration max_duration text_column columns seed",
     "ConversationData": "train val tokenizer replay image_size fit num_mels template instructions labels text_column "
-    "noise_share max_tokens batch_tokens max_batch_rows streaming seed",
+    "columns noise_share max_tokens batch_tokens max_batch_rows streaming seed",
     "ImageData": "train val image_size fit load_size augmentation batch_size val_batch_size val_fraction tokenizer "
-    "vocab_size caption_tokens root image_folder streaming seed",
+    "vocab_size caption_tokens root image_folder columns streaming seed",
     "SpeechData": "train val val_speakers val_fraction units characters normalization num_mels batch_seconds "
-    "max_batch_rows min_duration max_duration crop audio augmentation text_column streaming seed",
+    "max_batch_rows min_duration max_duration crop audio augmentation text_column columns streaming seed",
     "TextData": "train val tokenizer vocab_size context batch_size val_fraction val_split document_separator "
-    "text_column streaming seed",
+    "text_column columns streaming seed",
 }
 
 
