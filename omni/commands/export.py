@@ -79,6 +79,8 @@ def export(
             "--ort_web": (ort_web, "web"),
         },
     )
+    if to == "web" and recognizer and not int8:
+        raise UserError("--recognizer judges the voice of a page in int8: give --int8, too, or leave it out")
     opened = Checkpoint(Path(checkpoint).expanduser())
     out = (out or Path("lightning_logs/export") / f"{opened.lineage['stage']}-{to}").expanduser()
     others = {"voice": voice, "vocoder": vocoder, "recognizer": recognizer}

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from omni.cli import main
 from omni.errors import UserError
 from omni.export import web
 from omni.export.web import (
@@ -141,3 +142,8 @@ def npm(folder, script):
     path = folder / "npm"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_a_recognizer_that_has_nothing_to_judge_is_refused(fails):
+    line = fails(main, ["export", "omni.ckpt", "--to", "web", "--recognizer", "audio.ckpt"])
+    assert "--recognizer judges the voice of a page in int8: give --int8, too, or leave it out" in line

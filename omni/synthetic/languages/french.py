@@ -7,7 +7,7 @@ and `accord`, the adjective alone.
 import re
 from collections.abc import Sequence
 
-from omni.synthetic.languages.templates import Language, Word, numbers, plain, sums
+from omni.synthetic.languages.templates import Language, Word, numbers, people, plain, sums
 
 _ARTICLES = {"le": ("le", "la"), "un": ("un", "une"), "son": ("son", "sa")}
 _PLURALS = ("les", "des", "pluriel", "nombre")
@@ -111,14 +111,7 @@ def _joined(words: str) -> str:
     return joined.capitalize() if words[0].isupper() else joined
 
 
-_PEOPLE = tuple(
-    Word(name, gender)
-    for gender, names in (
-        ("f", "Anne Claire Emma Hélène Inès Julie Léa Zoé"),
-        ("m", "Antoine Bruno Émile Jules Marc Louis Paul Victor"),
-    )
-    for name in names.split()
-)
+_PEOPLE = people(f="Anne Claire Emma Hélène Inès Julie Léa Zoé", m="Antoine Bruno Émile Jules Marc Louis Paul Victor")
 _ANIMALS = _nouns("""
 un chien chiens
 un chat chats

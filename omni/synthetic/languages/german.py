@@ -6,7 +6,7 @@ Forms are `ARTICLE.CASE`. Articles: `der`, `ein`, `kein`; `pl`, a plural without
 import re
 from collections.abc import Sequence
 
-from omni.synthetic.languages.templates import Language, Word, numbers, plain, sums
+from omni.synthetic.languages.templates import Language, Word, numbers, people, plain, sums
 
 _CASES = ("nom", "akk", "dat", "gen")
 _DER = {"m": ("der", "den", "dem", "des"), "f": ("die", "die", "der", "der"), "n": ("das", "das", "dem", "des")}
@@ -83,14 +83,7 @@ def _joined(words: str) -> str:
     return joined.capitalize() if words[0].isupper() else joined
 
 
-_PEOPLE = tuple(
-    Word(name, gender)
-    for gender, names in (
-        ("f", "Anna Clara Emma Ida Lena Maria Nora Sofia"),
-        ("m", "Anton Ben David Emil Karl Leo Otto Paul"),
-    )
-    for name in names.split()
-)
+_PEOPLE = people(f="Anna Clara Emma Ida Lena Maria Nora Sofia", m="Anton Ben David Emil Karl Leo Otto Paul")
 _ANIMALS = _nouns("""
 der Hund Hundes Hunde
 die Katze Katze Katzen

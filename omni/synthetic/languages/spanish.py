@@ -7,7 +7,7 @@ Forms are articles, `el`, `un`, `los`, `unos`; `nudo` and `plural`, without one;
 import re
 from collections.abc import Sequence
 
-from omni.synthetic.languages.templates import Language, Word, numbers, plain, sums
+from omni.synthetic.languages.templates import Language, Word, numbers, people, plain, sums
 
 _ARTICLES = {"el": ("el", "la"), "un": ("un", "una"), "los": ("los", "las"), "unos": ("unos", "unas")}
 _PLURALS = ("los", "unos", "plural", "numero")
@@ -94,14 +94,7 @@ def contract(text: str) -> str:
     return f"¿{text[0].upper()}{text[1:]}" if text.endswith("?") else text
 
 
-_PEOPLE = tuple(
-    Word(name, gender)
-    for gender, names in (
-        ("f", "Ana Carmen Elena Inés Lucía María Rosa Sofía"),
-        ("m", "Andrés Carlos Diego Íñigo Juan Luis Mario Pablo"),
-    )
-    for name in names.split()
-)
+_PEOPLE = people(f="Ana Carmen Elena Inés Lucía María Rosa Sofía", m="Andrés Carlos Diego Íñigo Juan Luis Mario Pablo")
 _ANIMALS = _nouns("""
 un perro perros
 un gato gatos

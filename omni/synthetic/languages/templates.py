@@ -153,6 +153,11 @@ def plain(*texts: str) -> tuple[Word, ...]:
     return tuple(Word(text) for text in texts)
 
 
+def people(**names: str) -> tuple[Word, ...]:
+    """Names of people by gender, separated by spaces."""
+    return tuple(Word(name, gender) for gender, text in names.items() for name in text.split())
+
+
 def numbers(spelled: Callable[[int], str], least: int = 2) -> tuple[Word, ...]:
     """The numbers from `least` to 100 as words."""
     return tuple(Word(spelled(number), value=number) for number in range(least, 101))
