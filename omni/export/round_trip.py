@@ -1,6 +1,7 @@
 """int8 of the parts that speak, chosen by what a recogniser understands of their speech."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -105,8 +106,12 @@ def choose_by_round_trip(
     listener = RecognizerPart(holders[RecognizerPart])
     trip = RoundTrip(Speakers(talker, codec, vocoder), listener, talker.texts(texts, most=_SENTENCES))
 
+    @cache
+    def run(name: str, variant: str) -> Run:
+        return run_of(open_session(folder / entries[name]["variants"][variant]["file"]))
+
     def quality(chosen: Mapping[str, str]) -> dict[str, Any] | None:
-        found = trip.quality({name: _run(folder, entries[name], variant) for name, variant in chosen.items()})
+        found = trip.quality({name: run(name, variant) for name, variant in chosen.items()})
         return None if found is None else found._asdict()
 
     spoken = {part.name: entries[part.name] for part in _SPEAKS}
@@ -147,7 +152,3 @@ def choose_in_turn(
         entry["variants"]["int8"]["quality"] = quality({**chosen, part.name: "int8"})
         entry["chosen"], entry["reason"] = choose(part.quality_loss, entry["variants"], smaller=smaller)
         chosen[part.name] = entry["chosen"]
-
-
-def _run(folder: Path, entry: Mapping[str, Any], variant: str) -> Run:
-    return run_of(open_session(folder / entry["variants"][variant]["file"]))

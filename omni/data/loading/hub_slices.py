@@ -47,7 +47,7 @@ class SliceFolder:
         """The rows as a `datasets.Dataset`, mapped from the disk.
 
         Raises:
-            UserError: If they cannot be read over the network, or there is none.
+            UserError: If they cannot be read over the network, or there is no network.
         """
         from datasets import Dataset, concatenate_datasets
 
@@ -90,7 +90,7 @@ class SliceFolder:
                     writer.finalize()
                 total += size
                 bar.update(size)
-        raise AssertionError
+        raise AssertionError  # `count` has no end
 
     def _keep_parts_of(self, version: str) -> None:
         """Removes parts of another version of the data set."""
