@@ -92,7 +92,7 @@ def test_memory_is_the_peak_of_a_process_of_its_own(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # the exporters' own use of PyTorch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the exporters' own use of PyTorch
 @pytest.mark.parametrize("part", export.PARTS)
 def test_runtimes_equal_pytorch(part: str, configs: Path):
     report = bench("--parts", part, "--compiled", "false")
@@ -107,7 +107,7 @@ def test_runtimes_equal_pytorch(part: str, configs: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # the compilers' own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the compilers' own
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_compilers_equal_pytorch(configs: Path):
     report = bench("--parts", "classifier")

@@ -22,7 +22,7 @@ from omni.models.thinker import Thinker
 from omni.models.vision_encoder import VisionEncoder
 
 # The exporter's own use of PyTorch.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]
 
 
 def classifier() -> Graph:

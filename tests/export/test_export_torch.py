@@ -17,7 +17,7 @@ from omni.runtime.manifest import read_manifest
 from omni.runtime.vocabulary import read_vocabulary
 
 # The exporter's own use of PyTorch.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 def export(*args: str) -> None:

@@ -20,7 +20,7 @@ from omni.runtime.vocabulary import write_vocabulary
 from omni.text.tokenizer import ByteTokenizer
 
 # The exporter's own use of PyTorch.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
 @pytest.mark.slow

@@ -324,7 +324,7 @@ class TestCompile:
 
     @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-    @pytest.mark.filterwarnings("ignore")  # raised by the compiler itself
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # raised by the compiler itself
     def test_changes_no_result(self, fit):
         fit()
         eager = scalars(RUN, "train/loss")
