@@ -20,27 +20,10 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 KEPT = Path(__file__).with_name("resolved_configs.jsonl")
 
 # Old to new names of keys that are not arguments of a class with a class path; None: removed, and never set.
-KEYS = {
-    "data.init_args.augmentation.crop": "data.init_args.augmentation.min_crop_area",
-    "data.init_args.augmentation.erase": None,
-    "data.init_args.augmentation.rooms": None,
-}
+KEYS: dict[str, str | None] = {}
 
 # Prefixes of keys whose values changed on purpose, by file.
-CHANGED = {
-    **dict.fromkeys(  # every run keeps its best checkpoint
-        ("bench/cifar10.yaml", "bench/fashion_mnist.yaml"), ("trainer.callbacks.StageCheckpoint[best]",)
-    ),
-    **dict.fromkeys(  # what is reported chooses no checkpoint
-        ("bench/an4.yaml", "bench/librispeech.yaml", "bench/easy_vqa.yaml"),
-        ("data.init_args.val", "data.init_args.test"),
-    ),
-    "bench/free_spoken_digits.yaml": ("trainer.val_check_interval",),
-    **dict.fromkeys(  # the stage gets its codec and its recogniser from the data; both are frozen
-        ("talker.yaml", "world/talker.yaml", "world/talker_tuned.yaml"),
-        tuple(f"model.init_args.{name}" for name in ("frozen", "recognizer", "speech_codec")),
-    ),
-}
+CHANGED: dict[str, tuple[str, ...]] = {}
 
 # Arguments of the trainer that omni's configurations set; all others are Lightning's, which differ by version.
 TRAINER = {

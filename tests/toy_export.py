@@ -17,7 +17,7 @@ def pieces() -> SentencePieceTokenizer:
     return train_sentencepiece(WORDS, vocab_size=340)
 
 
-def toy_thinker(*, shared_scales: bool = False, **options: Any) -> Thinker:
+def toy_thinker(**options: Any) -> Thinker:
     """A Thinker whose norms are not all 1, as after training."""
     torch.manual_seed(1)
     thinker = Thinker(vocab_size=352, **{**SIZES, **options}).eval()
@@ -27,10 +27,6 @@ def toy_thinker(*, shared_scales: bool = False, **options: Any) -> Thinker:
                 parameter.copy_(torch.rand_like(parameter) + 0.5)
             if "qk_norm" in name:
                 parameter.neg_().mul_(torch.rand_like(parameter).sub(0.3).sign())  # trained scales may be negative
-            if "qk_norm" in name and shared_scales:
-                heads = parameter.view(-1, thinker.transformer.head_dim)
-                count = thinker.transformer.num_heads
-                heads[:count], heads[count:] = heads[:1].clone(), heads[-1:].clone()
     return thinker
 
 

@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from omni.layers.cache import KVCache
-from omni.layers.norm import RMSNorm
+from omni.layers.norm import QKNorm
 from omni.layers.rotary import rotate
 
 
@@ -20,6 +20,7 @@ class Attention(nn.Module):
         head_dim: Size of a head.
         causal: Whether a position attends only to itself and earlier ones.
         dropout: Dropout of attention weights.
+        shared_qk_scales: Whether the norms of queries and keys share their scales over heads.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Attention(nn.Module):
         head_dim: int,
         causal: bool = True,
         dropout: float = 0.0,
+        shared_qk_scales: bool = False,
     ) -> None:
         super().__init__()
         if num_heads % num_kv_heads:
@@ -38,7 +40,7 @@ class Attention(nn.Module):
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.causal, self.dropout = causal, dropout
         self.qkv = nn.Linear(dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
-        self.qk_norm = RMSNorm(num_heads + num_kv_heads, head_dim)
+        self.qk_norm = QKNorm(num_heads, num_kv_heads, head_dim, shared=shared_qk_scales)
         self.out = nn.Linear(num_heads * head_dim, dim, bias=False)
 
     def forward(

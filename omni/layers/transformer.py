@@ -86,6 +86,7 @@ class Transformer(nn.Module):
         num_experts: 0 for a dense network, or the number of experts in each block.
         experts_per_token: Experts chosen for each token.
         conv_kernel: 0, or the span in frames of a Conformer convolution in each block.
+        shared_qk_scales: Whether the norms of queries and keys share their scales over heads, as in Qwen3.
         gradient_checkpointing: Whether activations of blocks are recomputed in the backward pass.
     """
 
@@ -106,6 +107,7 @@ class Transformer(nn.Module):
         num_experts: int = 0,
         experts_per_token: int = 2,
         conv_kernel: int = 0,
+        shared_qk_scales: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -128,6 +130,7 @@ class Transformer(nn.Module):
                     head_dim=self.head_dim,
                     causal=causal,
                     dropout=dropout,
+                    shared_qk_scales=shared_qk_scales,
                 ),
                 ffn=MixtureOfExperts(
                     dim, ffn_dim, num_experts=num_experts, experts_per_token=experts_per_token, activation=activation

@@ -27,10 +27,10 @@ transformers = pytest.importorskip("transformers")
 
 KINDS: dict[str, dict[str, Any]] = {
     "dense": {"num_kv_heads": 4, "rope_axes": 3},
-    "grouped, tied": {"shared_scales": True},
+    "grouped, tied": {"shared_qk_scales": True},
     "untied, wide heads": {"tied": False, "head_dim": 10, "dim": 40},
     "experts": {"num_experts": 4, "experts_per_token": 2},
-    "experts, untied": {"num_experts": 3, "experts_per_token": 1, "tied": False, "shared_scales": True},
+    "experts, untied": {"num_experts": 3, "experts_per_token": 1, "tied": False, "shared_qk_scales": True},
 }
 
 
@@ -63,7 +63,7 @@ def test_transformers_computes_the_same_and_omni_reads_it_back(kind: str, rows: 
     model = transformers.AutoModelForCausalLM.from_pretrained("out").eval()
     assert type(model).__name__ == ("Qwen3MoeForCausalLM" if "experts" in kind else "Qwen3ForCausalLM")
     assert model.config.tie_word_embeddings == ("untied" not in kind)
-    assert model.config.head_dim == thinker.transformer.head_dim * (1 if KINDS[kind].get("shared_scales") else 2)
+    assert model.config.head_dim == thinker.transformer.head_dim * (1 if KINDS[kind].get("shared_qk_scales") else 2)
     tokens = torch.randint(32, 340, (2, 40), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = thinker(tokens).logits

@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 
 KINDS: dict[str, dict[str, Any]] = {
     "heads of twice the size": {},
-    "untied": {"tied": False, "head_dim": 16, "shared_scales": True},
-    "experts": {"num_experts": 4, "experts_per_token": 2, "shared_scales": True},
+    "untied": {"tied": False, "head_dim": 16, "shared_qk_scales": True},
+    "experts": {"num_experts": 4, "experts_per_token": 2, "shared_qk_scales": True},
 }
 NEW = 40
 TEXTS = [*WORDS[:4], " two  spaces ", "line\nline", "naïve 你好 😀", "<|bos|><0x41>"]

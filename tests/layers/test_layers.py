@@ -11,7 +11,7 @@ from omni.layers.attention import Attention
 from omni.layers.conv import ConvModule
 from omni.layers.feedforward import FeedForward, activate
 from omni.layers.moe import MixtureOfExperts
-from omni.layers.norm import RMSNorm
+from omni.layers.norm import QKNorm, RMSNorm
 from omni.layers.rotary import RotaryEmbedding, rotate
 from omni.layers.transformer import Transformer
 
@@ -158,7 +158,7 @@ def naive_attention(attention, x, theta=10_000.0):
     projected = (x @ attention.qkv.weight.T).unflatten(-1, (heads + 2 * kv_heads, size))
     queries_keys, values = projected[:, :, : heads + kv_heads], projected[:, :, heads + kv_heads :]
     queries_keys = queries_keys / (queries_keys.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    queries_keys = queries_keys * attention.qk_norm.weight.view(-1, attention.head_dim)
+    queries_keys = queries_keys * attention.qk_norm.scale()
     frequencies = theta ** (-torch.arange(size // 2) * 2 / size)
     turns = torch.polar(torch.ones(()), torch.arange(x.shape[1])[:, None, None] * frequencies)
     turned = torch.complex(*queries_keys.chunk(2, dim=-1)) * turns
@@ -173,12 +173,14 @@ def naive_attention(attention, x, theta=10_000.0):
     return torch.cat(outputs, dim=-1) @ attention.out.weight.T
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
 @torch.no_grad()
-def test_attention_equals_the_formula_with_repeated_heads(num_kv_heads, causal):
+def test_attention_equals_the_formula_with_repeated_heads(num_kv_heads, causal, shared):
     torch.manual_seed(0)
-    attention = unlike(Attention(32, num_heads=4, num_kv_heads=num_kv_heads, head_dim=8, causal=causal))
+    options = {"num_kv_heads": num_kv_heads, "causal": causal, "shared_qk_scales": shared}
+    attention = unlike(Attention(32, num_heads=4, head_dim=8, **options))
     x = noise(2, 9, 32)
     close(attention(x, RotaryEmbedding(8)(torch.arange(9))), naive_attention(attention, x))
 
@@ -188,6 +190,25 @@ def test_fewer_heads_of_keys_and_values_are_fewer_parameters_and_a_smaller_cache
     count = [sum(p.numel() for p in attention.parameters()) for attention in (full, grouped)]
     assert count[0] - count[1] == 2 * 3 * 8 * 32 + 3 * 8  # keys, values and the keys' norms of three heads
     assert transformer(num_kv_heads=1).new_cache(2, 5).keys.numel() * 4 == transformer().new_cache(2, 5).keys.numel()
+
+
+def test_shared_scales_are_two_and_each_head_has_them():
+    norm = unlike(QKNorm(4, 2, 8, shared=True))
+    assert norm.weight.shape == (16,)
+    for heads, weight in ((norm.scale()[:4], norm.weight[:8]), (norm.scale()[4:], norm.weight[8:])):
+        assert all(torch.equal(head, weight) for head in heads)
+    norm(noise(2, 3, 6, 8)).square().sum().backward()
+    assert norm.weight.grad is not None
+    assert norm.weight.grad.all()
+
+
+def test_scales_of_an_older_checkpoint_are_kept():
+    older, norm = unlike(QKNorm(4, 2, 8)), QKNorm(4, 2, 8, shared=True)
+    norm.load_state_dict(older.state_dict())
+    x = noise(2, 3, 6, 8)
+    assert torch.equal(norm(x), older(x))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        QKNorm(4, 2, 8, shared=True).load_state_dict({"weight": torch.ones(24)})
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ _KINDS = ("qwen3", "qwen3_moe")
 # Arguments of the Thinker that the configuration represents, or that do not change its output in inference.
 _KNOWN = {
     *("vocab_size", "tied", "dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_dim", "rope_axes"),
-    *("num_experts", "experts_per_token", "dropout", "gradient_checkpointing"),
+    *("num_experts", "experts_per_token", "dropout", "shared_qk_scales", "gradient_checkpointing"),
 }
 
 
@@ -111,6 +111,7 @@ def from_qwen3(config: Mapping[str, Any], weights: Mapping[str, Tensor], source:
         num_kv_heads=config["num_key_value_heads"],
         head_dim=head_dim // 2 if doubled else head_dim,
         ffn_dim=config["moe_intermediate_size" if mixture else "intermediate_size"],
+        shared_qk_scales=not doubled,
         **experts,
     ).eval()
     factor = thinker.dim**0.5
@@ -206,7 +207,7 @@ def check_config(config: Mapping[str, Any], source: str) -> None:
 
 def _scales(attention: Attention) -> tuple[Tensor, Tensor]:
     """Scales of queries and of keys after their norm, (heads, head_dim) each."""
-    weight = attention.qk_norm.weight.detach().float().view(-1, attention.head_dim)
+    weight = attention.qk_norm.scale().detach().float()
     return weight[: attention.num_heads], weight[attention.num_heads :]
 
 
@@ -277,8 +278,7 @@ def _fill_attention(attention: Attention, own: Mapping[str, Tensor], doubled: bo
             matrices[name], scales[name] = _halved(matrices[name], scales[name] / factor)
         matrices["v"], out = matrices["v"][:, : attention.head_dim], out[..., : attention.head_dim]
     attention.qkv.weight.copy_(torch.cat([matrices[name].flatten(0, 1) for name in "qkv"]))
-    each = [scales[name].expand(heads[name], attention.head_dim) for name in "qk"]
-    attention.qk_norm.weight.copy_(torch.cat(each).flatten())
+    attention.qk_norm.weight.copy_(torch.cat([scales[name].flatten() for name in "qk"]))
     attention.out.weight.copy_(out.flatten(1))
 
 
