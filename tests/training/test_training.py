@@ -17,9 +17,11 @@ from toy_runs import RUN, callback, same, scalars, step_of, weights
 
 import omni
 from omni.checkpoints.checkpoint import Checkpoint
-from omni.layers.transformer import Transformer
+from omni.layers.transformer import Block, Transformer
 from omni.models.thinker import Thinker
 from omni.optim.precision import best_precision
+from omni.stages import compilation
+from omni.stages.compilation import trained_blocks
 from omni.training.callbacks.checkpointing import AtomicCheckpointIO
 from omni.training.callbacks.progress import StepBar
 
@@ -316,11 +318,33 @@ class TestOptimisation:
 
 
 class TestCompile:
-    def test_compiles_every_transformer_in_place(self, fit, monkeypatch):
-        compiled = []
-        monkeypatch.setattr(Transformer, "compile", lambda module: compiled.append(module))
+    @pytest.fixture
+    def compiled(self, monkeypatch) -> list[Block]:
+        found: list[Block] = []
+        monkeypatch.setattr(Block, "compile", lambda module, **options: found.append(module))
+        return found
+
+    def test_compiles_every_block_in_place(self, fit, compiled):
         cli = fit(model__init_args__compile=True, trainer__max_steps=1)
-        assert compiled == [cli.model.thinker.transformer]
+        assert compiled == [*cli.model.thinker.transformer.blocks]
+
+    @pytest.mark.parametrize(
+        ("parameters", "batches", "compiler", "expected"),
+        [(0, 0, True, 1), (10**9, 0, True, 0), (0, 10**9, True, 0), (0, 0, False, 0)],
+    )
+    def test_auto_compiles_long_runs_of_large_parts(
+        self, fit, compiled, monkeypatch, parameters, batches, compiler, expected
+    ):
+        monkeypatch.setattr(compilation, "_PARAMETERS", parameters)
+        monkeypatch.setattr(compilation, "_BATCHES", {"cpu": batches})
+        monkeypatch.setattr(compilation, "has_compiler", lambda kind: compiler)
+        cli = fit(model__init_args__compile="auto", trainer__max_steps=1)
+        assert len(compiled) == expected * len(cli.model.thinker.transformer.blocks)
+
+    def test_frozen_parts_are_not_compiled(self):
+        layers = Transformer(dim=8, num_layers=2, num_heads=2, ffn_dim=8)
+        layers.blocks[0].requires_grad_(False)
+        assert trained_blocks(layers) == [layers.blocks[1]]
 
     @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
