@@ -374,6 +374,18 @@ class TestInitFrom:
         ancestor = Checkpoint(RUN / "last.ckpt").lineage["ancestors"]["thinker"]
         assert ancestor == Checkpoint(first / "best.ckpt").lineage
 
+    def test_scales_of_each_head_are_kept(self, fit, workplace):
+        shared = {"model__init_args__thinker__init_args__shared_qk_scales": True}
+        fit(**dict.fromkeys(shared, False))
+        first = RUN.rename("first")
+        fit("fit", f"--init_from.thinker={first}/best.ckpt", trainer__max_steps=1, **shared)
+        name = "transformer.blocks.0.attention.qk_norm.weight"
+        made = Checkpoint(RUN / "last.ckpt").part("thinker", Thinker)
+        assert made.state_dict()[name].shape == weights(first / "best.ckpt")[f"thinker.{name}"].shape
+        assert not made.recipe["init_args"]["shared_qk_scales"]
+        fit("fit", "--ckpt_path=last", trainer__max_steps=3, **shared)
+        assert Checkpoint(RUN / "last.ckpt").lineage["step"] == 3
+
     def test_ancestors_are_needed_only_to_start(self, fit, workplace):
         fit()
         Path("first.ckpt").write_bytes((RUN / "best.ckpt").read_bytes())
