@@ -37,7 +37,11 @@ def pays(blocks: list[Block], device: torch.device, batches: float) -> bool:
 
 
 def compile_blocks(blocks: list[Block]) -> None:
-    """Compiles blocks in place, so that the names of weights stay. Blocks of one shape share the compiled code."""
+    """Compiles blocks in place, so that the names of weights stay. Blocks of one shape share the compiled code.
+
+    The code is for any number of rows and positions, and does not depend on those that come first: a resumed run makes
+    the steps of one that was not stopped.
+    """
     config: Any = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, 32)  # all blocks share it: of encoder, decoder, both modes
     for block in blocks:

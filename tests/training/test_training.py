@@ -17,11 +17,10 @@ from toy_runs import RUN, callback, same, scalars, step_of, weights
 
 import omni
 from omni.checkpoints.checkpoint import Checkpoint
-from omni.layers.transformer import Block, Transformer
+from omni.layers.transformer import Block
 from omni.models.thinker import Thinker
 from omni.optim.precision import best_precision
 from omni.stages import compilation
-from omni.stages.compilation import trained_blocks
 from omni.training.callbacks.checkpointing import AtomicCheckpointIO
 from omni.training.callbacks.progress import StepBar
 
@@ -341,20 +340,21 @@ class TestCompile:
         cli = fit(model__init_args__compile="auto", trainer__max_steps=1)
         assert len(compiled) == expected * len(cli.model.thinker.transformer.blocks)
 
-    def test_frozen_parts_are_not_compiled(self):
-        layers = Transformer(dim=8, num_layers=2, num_heads=2, ffn_dim=8)
-        layers.blocks[0].requires_grad_(False)
-        assert trained_blocks(layers) == [layers.blocks[1]]
-
     @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # raised by the compiler itself
-    def test_changes_no_result(self, fit):
-        fit()
+    @pytest.mark.filterwarnings(  # raised by the compiler itself
+        "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The .grad attribute:UserWarning"
+    )
+    def test_changes_no_result_and_resumes(self, fit):
+        fit(model__init_args__schedule="constant")
         eager = scalars(RUN, "train/loss")
-        fit(model__init_args__compile=True)
+        fit(model__init_args__compile=True, model__init_args__schedule="constant")
         assert scalars(RUN, "train/loss") == pytest.approx(eager, rel=1e-4)
         assert "thinker.embedding.weight" in weights(RUN / "last.ckpt")
+        whole = weights(RUN / "last.ckpt")
+        fit(model__init_args__compile=True, model__init_args__schedule="constant", trainer__max_steps=2)
+        fit("fit", "--ckpt_path=last", model__init_args__compile=True, model__init_args__schedule="constant")
+        assert same(weights(RUN / "last.ckpt"), whole)
 
 
 class TestInitFrom:
