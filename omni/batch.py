@@ -157,6 +157,8 @@ class ConversationBatch(NamedTuple):
         positions: (3, batch, time), fp32: in time, height and width (see `omni.text.media_positions`).
         rows: (batch,), int64. Row indices in the data set.
         num_tokens: Number of tokens of all rows, padding left out.
+        scored: (targets,), int64: where the flattened `targets` are not `IGNORE`. Only there are logits computed; None
+            for all positions.
         images: (images, 3, height, width), fp32, pixels from 0 to 1, in the order of their placeholders, with video
             frames. None without any.
         image_rows: Row of the batch of each image.
@@ -175,6 +177,7 @@ class ConversationBatch(NamedTuple):
     positions: Tensor
     rows: Tensor
     num_tokens: int
+    scored: Tensor | None = None
     images: Tensor | None = None
     image_rows: tuple[int, ...] = ()
     mels: Tensor | None = None

@@ -1,4 +1,7 @@
-"""The device that an option names."""
+"""The device that an option names, and whether code can be compiled for it."""
+
+import os
+import shutil
 
 import torch
 
@@ -22,3 +25,19 @@ def resolve(name: str | torch.device, *, option: str = "device") -> torch.device
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
         raise UserError(f"{option} {str(name)!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def has_compiler(kind: str = "cpu") -> bool:
+    """Whether PyTorch can compile for a kind of device: with a C++ compiler, on CUDA with Triton and a C compiler."""
+    if kind == "cuda":
+        from torch.utils._triton import has_triton
+
+        return has_triton() and any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True

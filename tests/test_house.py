@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "decoding": "layers models text",
     "inference": "batch checkpoints decoding devices layers media models text",
     "data": "batch checkpoints decoding devices distributed media models text",
-    "stages": "batch checkpoints decoding distributed inference layers losses media metrics models optim text",
+    "stages": "batch checkpoints decoding devices distributed inference layers losses media metrics models optim text",
     "evaluation": "batch checkpoints data decoding devices inference media text",
     "runtime": "decoding media text",
     "export": "batch checkpoints decoding devices evaluation inference layers media models runtime text",

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from omni.bench.export_memory import Kind
 from omni.decoding.sampling import Sampling, generate
+from omni.devices import has_compiler
 from omni.errors import UserError, install_hint
-from omni.export.archives import compile_archive, has_compiler, load_archive, load_compiled, write_archive
+from omni.export.archives import compile_archive, load_archive, load_compiled, write_archive
 from omni.export.graphs import Graph, write_graph
 from omni.export.int8 import quantize
 from omni.models.thinker import Thinker

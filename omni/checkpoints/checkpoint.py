@@ -157,7 +157,7 @@ class Checkpoint:
         return {key.removeprefix(prefix): w for key, w in self.weights.items() if key.startswith(prefix)}
 
     def check_fit(self, part: nn.Module, name: str) -> None:
-        """Compares a part with the weights of the part called `name`.
+        """Compares a part with the weights of the part called `name`, after it has adapted to them.
 
         Raises:
             UserError: If there are none, if names or shapes differ, or if they belong to another pretrained model.
@@ -165,8 +165,10 @@ class Checkpoint:
         weights = self.weights_of(name)
         if not weights and name not in self.content.get("origins", {}):
             raise self._no_part(name)
-        if isinstance(part, Part) and part.omitted_weights - weights.keys():
-            self._check_origin(part, name)
+        if isinstance(part, Part):
+            part.adapt_to(weights)
+            if part.omitted_weights - weights.keys():
+                self._check_origin(part, name)
         if found := differences(part, weights):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(f"{name} of {self} does not fit this configuration: {found[0]}{more}")

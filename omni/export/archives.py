@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from omni.devices import has_compiler
 from omni.errors import UserError
 from omni.export.graphs import Graph
 
@@ -72,18 +73,6 @@ def load_compiled(path: Path) -> Run:
         return _tupled(torch._inductor.aoti_load_package(str(path)))
     except RuntimeError as error:
         raise _unreadable(path, kind) from error
-
-
-def has_compiler() -> bool:
-    """Whether PyTorch finds a C++ compiler."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return False
-    return True
 
 
 def _tupled(module: Callable[..., Any]) -> Run:

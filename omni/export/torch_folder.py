@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from omni.checkpoints.checkpoint import Checkpoint
+from omni.devices import has_compiler
 from omni.errors import UserError
 from omni.export.archives import Run as Archive
-from omni.export.archives import compile_archive, has_compiler, load_archive, load_compiled, write_archive
+from omni.export.archives import compile_archive, load_archive, load_compiled, write_archive
 from omni.export.onnx_folder import compare, find_parts
 from omni.export.parts.part import OnnxPart, RowKind, Rows
 from omni.runtime.engine import Run

@@ -1,7 +1,7 @@
 """Root-mean-square normalisation."""
 
 import math
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -51,26 +51,24 @@ class QKNorm(RMSNorm):
         num_kv_heads: Heads of keys.
         head_dim: Size of a head.
         shared: Whether all heads of queries have the same scale, and all of keys, as in Qwen3 (arXiv:2505.09388).
-            A checkpoint with a scale for each head keeps them.
     """
 
     def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, *, shared: bool = False) -> None:
         super().__init__(num_heads + num_kv_heads, head_dim)
         self._heads = (num_heads, num_kv_heads)
+        self.shared = shared
         if shared:
             self.weight = nn.Parameter(torch.ones(2 * head_dim))
 
+    def unshare(self) -> None:
+        """Gives each head a scale of its own: the one that it shared."""
+        self.weight, self.shared = nn.Parameter(self.scale().detach().flatten()), False
+
     def scale(self) -> Tensor:
-        if self.weight.numel() == math.prod(self.shape):
+        if not self.shared:
             return super().scale()
         queries, keys = (
             weight.expand(count, -1)
             for weight, count in zip(self.weight.view(2, self.shape[-1]), self._heads, strict=True)
         )
         return torch.cat((queries, keys))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        stored = state_dict.get(f"{prefix}weight")
-        if stored is not None and self.weight.numel() < stored.numel() == math.prod(self.shape):
-            self.weight = nn.Parameter(self.weight.new_ones(stored.shape))
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,9 +1,10 @@
 """The base class of the model's parts: modules that remember the arguments they were made with."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Part(nn.Module):
@@ -43,6 +44,9 @@ class Part(nn.Module):
 
     def keep_weights(self, names: set[str]) -> None:
         """Removes names from `omitted_weights`: their values are no longer the pretrained ones."""
+
+    def adapt_to(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes on what earlier weights had, where both forms are supported, before they are loaded."""
 
     @property
     def origin(self) -> dict[str, Any] | None:

@@ -1,11 +1,14 @@
 """The Thinker: a decoder language model."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from omni import losses
 from omni.layers.cache import KVCache
+from omni.layers.norm import QKNorm
 from omni.layers.readout import readout
 from omni.layers.transformer import Transformer, TransformerOutput
 from omni.models.interfaces import LanguageModel
@@ -93,6 +96,15 @@ class Thinker(LanguageModel):
         for block in self.transformer.blocks:
             multiplied -= getattr(block.ffn, "num_idle_parameters", 0)
         return 6.0 * multiplied
+
+    def adapt_to(self, weights: Mapping[str, Tensor]) -> None:
+        """Unshares the scales of queries and keys if the weights have one for each head, as all earlier ones have."""
+        norms = {name: module for name, module in self.named_modules() if isinstance(module, QKNorm) and module.shared}
+        for name, norm in norms.items():
+            stored = weights.get(f"{name}.weight")
+            if stored is not None and stored.numel() == math.prod(norm.shape):
+                norm.unshare()
+                self._arguments["shared_qk_scales"] = False
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Looks up tokens (batch, time): (batch, time, dim), times `sqrt(dim)` (arXiv:1706.03762, section 3.4).

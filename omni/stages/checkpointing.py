@@ -137,7 +137,9 @@ class CheckpointedModule(LightningModule):
         parts, own, state_dict = self.parts, self.state_dict(), with_current_names(state_dict)
         omitted = {f"{name}.{key}" for name, part in parts.items() for key in part.omitted_weights} - state_dict.keys()
         for name, part in parts.items():
-            part.keep_weights({key.removeprefix(f"{name}.") for key in state_dict if key.startswith(f"{name}.")})
+            given = {key.removeprefix(f"{name}."): w for key, w in state_dict.items() if key.startswith(f"{name}.")}
+            part.keep_weights(set(given))
+            part.adapt_to(given)
         return super().load_state_dict({**state_dict, **{key: own[key] for key in omitted}}, strict, assign)
 
     def on_train_start(self) -> None:

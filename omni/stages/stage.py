@@ -5,18 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from omni.errors import UserError
-from omni.layers.transformer import Transformer
 from omni.losses import Loss
 from omni.metrics import MeanOfItems
 from omni.optim.optimizers import OptimizerName, Schedule, adamw, lr_factor, muon, scale_gradients
 from omni.optim.precision import check_precision
 from omni.stages.checkpointing import CheckpointedModule
+from omni.stages.compilation import Compile, compile_blocks, pays, trained_blocks
 from omni.stages.finite_loss import FiniteLossCheck
 
 # The backward pass starts from losses divided by this, because the number of scored items is known only after the last
@@ -41,8 +43,9 @@ class Stage(CheckpointedModule, ABC):
         warmup_steps: Optimizer steps of linear warm-up.
         final_lr: Learning rate at the end, as a share of the peak.
         frozen: Names of parts that are not trained; they stay in eval mode.
-        compile: Whether Transformers are compiled by `torch.compile`, which takes half a minute and makes steps faster.
-            It needs a C++ compiler, on a GPU a C compiler.
+        compile: Whether the blocks of trained Transformers are compiled by `torch.compile`, which takes up to a minute
+            and makes steps faster. It needs a C++ compiler, on a GPU a C compiler. `auto`: where there is one, in runs
+            that are long enough for it. Results are equal up to rounding.
     """
 
     no_effect: ClassVar[frozenset[str]] = frozenset({"compile"})
@@ -59,7 +62,7 @@ class Stage(CheckpointedModule, ABC):
         warmup_steps: int = 100,
         final_lr: float = 0.1,
         frozen: Sequence[str] = (),
-        compile: bool = False,
+        compile: Compile = "auto",
     ) -> None:
         super().__init__()
         if lr <= 0:
@@ -96,10 +99,6 @@ class Stage(CheckpointedModule, ABC):
                 part.keep_weights({name for name, parameter in part.named_parameters() if parameter.requires_grad})
         if stage == "fit" and not any(parameter.requires_grad for parameter in self.parameters()):
             raise UserError("model.init_args.frozen leaves nothing to train: remove a part from it")
-        if self.compiled:
-            for module in self.modules():
-                if isinstance(module, Transformer):
-                    module.compile()  # in place: the names of the weights do not change
         for name, lineage in self.ancestors.items():
             if self.reads_tokens(name) and lineage["tokenizer"] != self.tokenizer.fingerprint:
                 raise UserError(
@@ -180,6 +179,18 @@ class Stage(CheckpointedModule, ABC):
         """Puts frozen parts in eval mode and all others in train mode, which Lightning does not do here."""
         super().on_train_start()
         self.train()
+        self._compile()
+
+    def _compile(self) -> None:
+        blocks, chosen = trained_blocks(self), self.compiled
+        if chosen == "auto":
+            batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
+            sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
+            chosen = not sharded and pays(blocks, self.device, batches)
+            if chosen:
+                rank_zero_info(f"{len(blocks)} blocks are compiled, which takes up to a minute (compile: auto)")
+        if chosen:
+            compile_blocks(blocks)
 
     # ------------------------------------------------------------------ evaluation
 

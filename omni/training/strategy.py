@@ -37,7 +37,7 @@ def _sharded_strategy(config: Any, stage: Stage) -> Any:
         raise UserError(f"{wrong} cannot shard the parts of {kind}: give ddp")
     if config["precision"] not in ("32-true", "bf16-mixed"):
         raise UserError(f"{wrong} does not support trainer.precision {config['precision']}: give bf16-mixed or 32-true")
-    if stage.compiled:
+    if stage.compiled is True:
         raise UserError(f"{wrong} does not support compilation: set model.init_args.compile to false")
     from omni.training.sharding import TAKES_UNUSED, ShardedStrategy  # takes 0.5 s, only needed here
 

@@ -16,7 +16,7 @@ from omni.bench.export import ExportReport
 from omni.bench.export_memory import peak_of
 from omni.bench.export_runtimes import Omni, Runtime, Transformers
 from omni.cli import main
-from omni.export.archives import has_compiler
+from omni.devices import has_compiler
 from omni.export.graphs import Graph
 
 AUDIO = {"num_mels": 16, "dim": 16, "num_layers": 1, "num_heads": 2, "ffn_dim": 32, "conv_channels": 4}

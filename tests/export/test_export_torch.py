@@ -10,8 +10,9 @@ from toy_export import WORDS, pieces, save, toy_thinker
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
+from omni.devices import has_compiler
 from omni.export import torch_folder
-from omni.export.archives import has_compiler, load_archive
+from omni.export.archives import load_archive
 from omni.export.parts.thinker import ThinkerPart
 from omni.runtime.manifest import read_manifest
 from omni.runtime.vocabulary import read_vocabulary

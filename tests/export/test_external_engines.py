@@ -20,7 +20,10 @@ from omni.text.chat_template import encode_chat
 from omni.text.tokenizer import BOS
 
 pytest.importorskip("transformers")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]  # the engines' own
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]  # the engines' own
 
 KINDS: dict[str, dict[str, Any]] = {
     "heads of twice the size": {},

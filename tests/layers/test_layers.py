@@ -202,13 +202,12 @@ def test_shared_scales_are_two_and_each_head_has_them():
     assert norm.weight.grad.all()
 
 
-def test_scales_of_an_older_checkpoint_are_kept():
-    older, norm = unlike(QKNorm(4, 2, 8)), QKNorm(4, 2, 8, shared=True)
-    norm.load_state_dict(older.state_dict())
-    x = noise(2, 3, 6, 8)
-    assert torch.equal(norm(x), older(x))
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        QKNorm(4, 2, 8, shared=True).load_state_dict({"weight": torch.ones(24)})
+def test_unshared_scales_are_those_that_were_shared():
+    norm, x = unlike(QKNorm(4, 2, 8, shared=True)), noise(2, 3, 6, 8)
+    before = norm(x)
+    norm.unshare()
+    assert norm.weight.shape == (48,)
+    assert torch.equal(norm(x), before)
 
 
 @torch.no_grad()

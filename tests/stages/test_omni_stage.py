@@ -210,7 +210,9 @@ def test_the_balance_loss_of_the_thinkers_experts_is_added(fit_omni):
     model.balance = 0.0
     free = model.loss(batch)
     assert held.terms["thinker_balance"] >= 0.99
-    torch.testing.assert_close(held.total - free.total, 0.01 * held.terms["thinker_balance"] * held.num_items)
+    torch.testing.assert_close(
+        held.total - free.total, 0.01 * held.terms["thinker_balance"] * held.num_items, rtol=1e-4, atol=1e-5
+    )
     router = model.thinker.transformer.blocks[0].ffn.router.weight
     assert torch.autograd.grad(held.terms["thinker_balance"], router)[0].norm() > 0
     model.frozen = ("thinker",)

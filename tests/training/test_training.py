@@ -17,9 +17,10 @@ from toy_runs import RUN, callback, same, scalars, step_of, weights
 
 import omni
 from omni.checkpoints.checkpoint import Checkpoint
-from omni.layers.transformer import Transformer
+from omni.layers.transformer import Block
 from omni.models.thinker import Thinker
 from omni.optim.precision import best_precision
+from omni.stages import compilation
 from omni.training.callbacks.checkpointing import AtomicCheckpointIO
 from omni.training.callbacks.progress import StepBar
 
@@ -316,21 +317,44 @@ class TestOptimisation:
 
 
 class TestCompile:
-    def test_compiles_every_transformer_in_place(self, fit, monkeypatch):
-        compiled = []
-        monkeypatch.setattr(Transformer, "compile", lambda module: compiled.append(module))
+    @pytest.fixture
+    def compiled(self, monkeypatch) -> list[Block]:
+        found: list[Block] = []
+        monkeypatch.setattr(Block, "compile", lambda module, **options: found.append(module))
+        return found
+
+    def test_compiles_every_block_in_place(self, fit, compiled):
         cli = fit(model__init_args__compile=True, trainer__max_steps=1)
-        assert compiled == [cli.model.thinker.transformer]
+        assert compiled == [*cli.model.thinker.transformer.blocks]
+
+    @pytest.mark.parametrize(
+        ("parameters", "batches", "compiler", "expected"),
+        [(0, 0, True, 1), (10**9, 0, True, 0), (0, 10**9, True, 0), (0, 0, False, 0)],
+    )
+    def test_auto_compiles_long_runs_of_large_parts(
+        self, fit, compiled, monkeypatch, parameters, batches, compiler, expected
+    ):
+        monkeypatch.setattr(compilation, "_PARAMETERS", parameters)
+        monkeypatch.setattr(compilation, "_BATCHES", {"cpu": batches})
+        monkeypatch.setattr(compilation, "has_compiler", lambda kind: compiler)
+        cli = fit(model__init_args__compile="auto", trainer__max_steps=1)
+        assert len(compiled) == expected * len(cli.model.thinker.transformer.blocks)
 
     @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # raised by the compiler itself
-    def test_changes_no_result(self, fit):
-        fit()
+    @pytest.mark.filterwarnings(  # raised by the compiler itself
+        "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The .grad attribute:UserWarning"
+    )
+    def test_changes_no_result_and_resumes(self, fit):
+        fit(model__init_args__schedule="constant")
         eager = scalars(RUN, "train/loss")
-        fit(model__init_args__compile=True)
+        fit(model__init_args__compile=True, model__init_args__schedule="constant")
         assert scalars(RUN, "train/loss") == pytest.approx(eager, rel=1e-4)
         assert "thinker.embedding.weight" in weights(RUN / "last.ckpt")
+        whole = weights(RUN / "last.ckpt")
+        fit(model__init_args__compile=True, model__init_args__schedule="constant", trainer__max_steps=2)
+        fit("fit", "--ckpt_path=last", model__init_args__compile=True, model__init_args__schedule="constant")
+        assert same(weights(RUN / "last.ckpt"), whole)
 
 
 class TestInitFrom:
@@ -349,6 +373,18 @@ class TestInitFrom:
             torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-6)
         ancestor = Checkpoint(RUN / "last.ckpt").lineage["ancestors"]["thinker"]
         assert ancestor == Checkpoint(first / "best.ckpt").lineage
+
+    def test_scales_of_each_head_are_kept(self, fit, workplace):
+        shared = {"model__init_args__thinker__init_args__shared_qk_scales": True}
+        fit(**dict.fromkeys(shared, False))
+        first = RUN.rename("first")
+        fit("fit", f"--init_from.thinker={first}/best.ckpt", trainer__max_steps=1, **shared)
+        name = "transformer.blocks.0.attention.qk_norm.weight"
+        made = Checkpoint(RUN / "last.ckpt").part("thinker", Thinker)
+        assert made.state_dict()[name].shape == weights(first / "best.ckpt")[f"thinker.{name}"].shape
+        assert not made.recipe["init_args"]["shared_qk_scales"]
+        fit("fit", "--ckpt_path=last", trainer__max_steps=3, **shared)
+        assert Checkpoint(RUN / "last.ckpt").lineage["step"] == 3
 
     def test_ancestors_are_needed_only_to_start(self, fit, workplace):
         fit()

@@ -150,6 +150,7 @@ def make_batch(
     images = [image for one in rows for image in one.images]
     mels = [mel for one in rows for mel in one.mels]
     positions = pad_sequence([one.positions.T for one in laid], batch_first=True)
+    targets = pad_sequence([targets_of(one) for one in laid], batch_first=True, padding_value=IGNORE)
     answers, prompts = [], []
     for one in rows:
         start, end = one.row.answer
@@ -158,10 +159,11 @@ def make_batch(
         prompts.append(len(one.laid.tokens) - remaining)
     return ConversationBatch(
         tokens=pad_sequence([one.tokens for one in laid], batch_first=True, padding_value=PAD),
-        targets=pad_sequence([targets_of(one) for one in laid], batch_first=True, padding_value=IGNORE),
+        targets=targets,
         positions=positions.permute(2, 0, 1).contiguous(),
         rows=torch.tensor([one.number for one in rows]),
         num_tokens=sum(len(one.tokens) for one in laid),
+        scored=(targets.flatten() != IGNORE).nonzero()[:, 0],
         images=to_pixels(torch.stack(images)) if images else None,
         image_rows=tuple(index for index, one in enumerate(rows) for _ in one.images),
         mels=pad_sequence(mels, batch_first=True, padding_value=silence) if mels else None,
