@@ -166,6 +166,9 @@ VERBS = {
         "Race the Thinker against Hugging Face's Llama of the same size.",
         inlined=("race",),
     ),
+    "bench nanogpt": Verb(
+        "omni.commands.bench:nanogpt", "Race the Thinker to the loss of nanoGPT's character model.", inlined=("race",)
+    ),
     "bench audio": Verb(
         "omni.commands.bench:audio", "Race the audio encoder against torchaudio's Conformer.", inlined=("race",)
     ),

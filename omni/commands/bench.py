@@ -13,6 +13,7 @@ import torch
 from omni.bench.audio import AudioRace
 from omni.bench.export import ExportRace, ExportReport
 from omni.bench.gpu import GpuCheck, markdown
+from omni.bench.nanogpt import NanoGPTRace
 from omni.bench.race import Race, Report
 from omni.bench.recognition import LookAheadTest, RecognitionTest, TempoTest, WordErrorReport
 from omni.bench.serve import LoadReport, ServerLoad
@@ -47,6 +48,18 @@ def thinker(*, race: ThinkerRace = ThinkerRace()) -> Report:
     Both train on the same random tokens with the same optimizer and their own losses, and both decode greedily with
     their own caches. They alternate, so that what slows the machine for a while slows both; a ratio is the median over
     rounds.
+
+    Args:
+        race: The race.
+    """
+    return _run(race, race.run)
+
+
+def nanogpt(*, race: NanoGPTRace = NanoGPTRace()) -> Report:
+    """Race the Thinker to the held-out loss of nanoGPT's character model on the same text, and print a table.
+
+    nanoGPT trains as published for a CPU: 4 layers of 128, 2,000 steps of 12 × 64 characters. The Thinker of the same
+    size trains with the shipped optimizer and a shorter schedule. The time is that of training, without evaluations.
 
     Args:
         race: The race.
