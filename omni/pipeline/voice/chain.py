@@ -1,0 +1,176 @@
+"""The chain of a voice: `configs/voice.yaml` with its paths and the sizes of the checkpoints that it starts from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from omni.checkpoints.checkpoint import Checkpoint
+from omni.checkpoints.weights import weights_fingerprint
+from omni.errors import UserError
+from omni.files import write_text
+from omni.models.audio_encoder import AudioEncoder
+from omni.models.talker import Talker
+from omni.text.ctc_vocabulary import CharacterVocabulary
+from omni.training.shipped import CONFIGS
+
+_TEMPLATE = CONFIGS / "voice.yaml"
+_ADVERSARIAL_START = 500  # steps of a new vocoder before its new discriminators start
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoiceParts:
+    """The checkpoints that a voice starts from.
+
+    Attributes:
+        recognizer: With a recogniser, which is not trained.
+        codec: With a codec; None: a new one is trained. The same for the next two.
+        talker: With a Talker.
+        vocoder: With a vocoder.
+    """
+
+    recognizer: Checkpoint
+    codec: Checkpoint | None
+    talker: Checkpoint | None
+    vocoder: Checkpoint | None
+
+
+def open_parts(*, recognizer: str | None, codec: str | None, talker: str | None, vocoder: str | None) -> VoiceParts:
+    """Opens checkpoints; the codec and the recogniser are those of the Talker's, unless given.
+
+    Raises:
+        UserError: If there is no recogniser, or a checkpoint lacks its part, or parts do not fit each other.
+    """
+    spoken = None if talker is None else Checkpoint(talker)
+    if recognizer is None and spoken is None:
+        raise UserError(
+            "a recogniser aligns the transcripts, and writes missing ones: give --recognizer, such as "
+            "lightning_logs/audio/best.ckpt, or --talker with the checkpoint of a Talker, which holds one"
+        )
+    own = spoken if codec is None else Checkpoint.open(codec, opened=spoken)
+    listener = Checkpoint.open(recognizer, opened=spoken) if recognizer is not None else spoken
+    assert listener is not None
+    sound = None if vocoder is None else Checkpoint.open(vocoder, opened=spoken)
+    parts = VoiceParts(recognizer=listener, codec=own, talker=spoken, vocoder=sound)
+    _check(parts)
+    return parts
+
+
+def _check(parts: VoiceParts) -> None:
+    encoder = parts.recognizer.part("audio_encoder", AudioEncoder)
+    if not isinstance(parts.recognizer.ctc_vocabulary, CharacterVocabulary):
+        raise UserError(
+            f"the recogniser of {parts.recognizer} has word pieces for units: a Talker needs one with characters"
+        )
+    for name, checkpoint in (("codec", parts.codec), ("vocoder", parts.vocoder)):
+        if checkpoint is None:
+            continue
+        _recipe(checkpoint, name)
+        filters = checkpoint.content["parts"][name]["init_args"].get("num_mels", encoder.num_mels)
+        if filters != encoder.num_mels:
+            raise UserError(
+                f"the {name} of {checkpoint} reads {filters} mel filters and the recogniser of {parts.recognizer} "
+                f"{encoder.num_mels}: give one that was trained with num_mels {encoder.num_mels}"
+            )
+    if parts.talker is not None and parts.codec is not None:
+        _check_talker(parts.talker, parts.codec, parts.recognizer)
+
+
+def _check_talker(spoken: Checkpoint, codec: Checkpoint, recognizer: Checkpoint) -> None:
+    talker = spoken.part("talker", Talker)
+    if talker.condition is not None:
+        raise UserError(f"the Talker of {spoken} is conditioned on a Thinker: give one that was trained without")
+    if weights_fingerprint(spoken.weights_of("codec")) != weights_fingerprint(codec.weights_of("codec")):
+        raise UserError(
+            f"the Talker of {spoken} was trained on the codes of another codec than that of {codec}: leave --codec "
+            "out, and the codec in the Talker's checkpoint is taken"
+        )
+    if spoken.ctc_vocabulary.fingerprint != recognizer.ctc_vocabulary.fingerprint:
+        raise UserError(
+            f"the Talker of {spoken} and the recogniser of {recognizer} have different characters: leave --recognizer "
+            "out, and the recogniser in the Talker's checkpoint is taken; or leave --talker out"
+        )
+
+
+def write_chain(out: Path, name: str, parts: VoiceParts, *, longest: float) -> Path:
+    """Writes `chain.yaml` into the folder of a voice's data set.
+
+    Args:
+        out: The folder, with `train.jsonl` and `val.jsonl`.
+        name: Of the chain, whose runs are in `lightning_logs/NAME`.
+        parts: The checkpoints to start from.
+        longest: Most seconds of an utterance.
+    """
+    content = yaml.safe_load(_TEMPLATE.read_text(encoding="utf-8"))
+    content["name"] = name
+    shared: dict[str, Any] = {
+        "data.init_args.train": (out / "train.jsonl").as_posix(),
+        "data.init_args.val": (out / "val.jsonl").as_posix(),
+        "data.init_args.max_duration": float(longest),
+    }
+    for stage, own in (("codec", _codec), ("talker", _talker), ("vocoder", _vocoder)):
+        overrides = {"trainer.logger.init_args.name": f"{name}/{stage}", **own(name, parts), **shared}
+        content["stages"][stage]["overrides"] = overrides
+    path = out / "chain.yaml"
+    header = f"# Written by `omni adapt voice`: omni train {path.as_posix()}\n"
+    write_text(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    return path
+
+
+def _codec(name: str, parts: VoiceParts) -> dict[str, Any]:
+    found = {"audio_encoder": parts.recognizer, **({} if parts.codec is None else {"codec": parts.codec})}
+    return {**_of_recognizer(parts, "codec"), **_started(found)}
+
+
+def _vocoder(name: str, parts: VoiceParts) -> dict[str, Any]:
+    found = {"audio_encoder": parts.recognizer}
+    values: dict[str, Any] = {"model.init_args.adversarial_start": _ADVERSARIAL_START}
+    if parts.vocoder is not None:
+        found["vocoder"] = parts.vocoder
+        if "discriminators" in parts.vocoder:
+            found["discriminators"], values = parts.vocoder, {}
+    values |= {**_of_recognizer(parts, "codec", "vocoder"), **_started(found, codec=_run(name, "codec"))}
+    if parts.codec is not None:
+        values["model.init_args.codec"] = _recipe(parts.codec, "codec")
+    return values
+
+
+def _talker(name: str, parts: VoiceParts) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "data.init_args.codec": _run(name, "codec"),
+        "data.init_args.recognizer": str(parts.recognizer),
+    }
+    if parts.talker is not None:
+        return {**_started({"talker": parts.talker}), **values}
+    values |= {"init_from": {}}
+    values["model.init_args.talker.init_args.vocab_size"] = parts.recognizer.ctc_vocabulary.vocab_size
+    if parts.codec is not None:
+        codec: Any = parts.codec.part("codec")
+        for size in ("num_codebooks", "codebook_size", "frame_rate"):
+            values[f"model.init_args.talker.init_args.{size}"] = getattr(codec, size)
+    return values
+
+
+def _started(found: dict[str, Checkpoint], **runs: str) -> dict[str, Any]:
+    """The sizes of parts, and the checkpoints that they start from."""
+    sizes = {f"model.init_args.{name}": _recipe(checkpoint, name) for name, checkpoint in found.items()}
+    return {"init_from": {**{name: str(checkpoint) for name, checkpoint in found.items()}, **runs}, **sizes}
+
+
+def _of_recognizer(parts: VoiceParts, *trained: str) -> dict[str, Any]:
+    """The characters and the mel filters of data and parts, which are the recogniser's."""
+    filters = parts.recognizer.part("audio_encoder", AudioEncoder).num_mels
+    sizes = {f"model.init_args.{part}.init_args.num_mels": filters for part in trained}
+    return {"data.init_args.units": str(parts.recognizer), "data.init_args.num_mels": filters, **sizes}
+
+
+def _recipe(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """What rebuilds a part."""
+    if name not in checkpoint:
+        checkpoint.part(name)  # raises
+    return checkpoint.content["parts"][name]
+
+
+def _run(name: str, stage: str) -> str:
+    return f"lightning_logs/{name}/{stage}/best.ckpt"
