@@ -32,7 +32,9 @@ def pitch(audio: Tensor) -> Tensor:
     # A lag of n samples sums n products less: each is divided by the energy of what it overlaps.
     energy = frames.square().cumsum(1)
     lags = torch.arange(_FRAME // 2)
-    overlap = (energy[:, _FRAME - 1 - lags] * (energy[:, -1:] - torch.cat((energy[:, :1] * 0, energy), 1)[:, lags])).sqrt()
+    overlap = (
+        energy[:, _FRAME - 1 - lags] * (energy[:, -1:] - torch.cat((energy[:, :1] * 0, energy), 1)[:, lags])
+    ).sqrt()
     normalised = correlation / overlap.clamp(min=1e-9)
     shortest, longest = int(SAMPLE_RATE / _HIGHEST), int(SAMPLE_RATE / _LOWEST)
     inside = normalised[:, shortest : longest + 1]

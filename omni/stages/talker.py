@@ -109,7 +109,9 @@ class TalkerTraining(Stage):
         self.advance_loss = MeanOfItems()
         self.round_trip = RoundTrip(sampling, beam)
         self.transcripts: list[Transcript] = []  # of the sentences spoken in the last validation
-        self._init_codec: tuple[str, Lineage] | None = None  # fingerprint and lineage of the codec of `init_from.talker`
+        self._init_codec: tuple[str, Lineage] | None = (
+            None  # fingerprint and lineage of the codec of `init_from.talker`
+        )
 
     @property
     def flops_per_work(self) -> float:

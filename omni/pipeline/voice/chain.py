@@ -111,7 +111,7 @@ def write_chain(out: Path, name: str, parts: VoiceParts, *, longest: float) -> P
     }
     for stage, own in (("codec", _codec), ("talker", _talker), ("vocoder", _vocoder)):
         overrides = {"trainer.logger.init_args.name": f"{name}/{stage}", **own(name, parts), **shared}
-        content["stages"][stage]["overrides"] = overrides
+        content["stages"][stage]["overrides"] = {**content["stages"][stage].get("overrides", {}), **overrides}
     path = out / "chain.yaml"
     header = f"# Written by `omni adapt voice`: omni train {path.as_posix()}\n"
     write_text(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))

@@ -89,7 +89,7 @@ def write_splits(
     longest: float,
     progress: Callable[[Sequence[Recording]], Any] = lambda recordings: recordings,
 ) -> VoiceSplits:
-    """Cuts, aligns and splits recordings, and writes `wavs/`, `train.jsonl`, `val.jsonl`, `test.jsonl` and `voice.json`.
+    """Cuts, aligns and splits recordings; writes `wavs/`, a manifest of each split, and `voice.json`, the record.
 
     No sentence is in two splits. Rows have `audio`, `text`, `speaker`, `duration`, `id`, and where they are `from`.
 

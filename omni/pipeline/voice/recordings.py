@@ -111,7 +111,9 @@ def _of_one_speaker(path: Path, rows: list[Recording], speaker: str | None) -> l
         raise UserError(f"--speaker: {path} has no speaker {speaker!r}; it has: {', '.join(sorted(counts)) or 'none'}")
     if speaker is None and len(counts) > 1:
         some = ", ".join(f"{name} ({count})" for name, count in counts.most_common(3))
-        raise UserError(f"{path} has {len(counts)} speakers, and a voice is of one: name it with --speaker: {some}, ...")
+        raise UserError(
+            f"{path} has {len(counts)} speakers, and a voice is of one: name it with --speaker: {some}, ..."
+        )
     return rows if speaker is None else [one for one in rows if one.row.speaker == speaker]
 
 

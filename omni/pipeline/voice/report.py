@@ -10,7 +10,6 @@ from torch import Tensor
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.speech.held_out import utterances_of
-from omni.decoding.sampling_options import SpeechSampling
 from omni.decoding.speech_options import GRIFFIN_LIM
 from omni.evaluation.word_errors import Row, count_errors
 from omni.files import atomic_write, write_text
@@ -108,8 +107,7 @@ def _sentences(pipeline: Pipeline, out: Path, count: int) -> list[_Sentence]:
         "voice": load_synthesizer(runs["talker"], vocoder=runs["vocoder"], device="cpu"),
         "voice_griffin_lim": load_synthesizer(runs["talker"], device="cpu"),
     }
-    options = {"sampling": SpeechSampling(seed=0), "batch_size": 16}
-    said = {name: each.speak([text for _, text in held_out], **options) for name, each in talkers.items()}
+    said = {name: each.speak([text for _, text in held_out]) for name, each in talkers.items()}
     found = []
     for number, (audio, text) in enumerate(held_out):
         mel = log_mel(audio)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from omni.data.speech.rows import encode_text
-from omni.decoding.ctc import align, ctc_nll, decode, least_subframes
+from omni.decoding.ctc import align, ctc_nll, decode
 from omni.errors import UserError
 from omni.inference.long_form import timed_words
 from omni.inference.recognizer import Recognizer
