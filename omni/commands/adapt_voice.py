@@ -52,7 +52,7 @@ def adapt_voice(
         name: Name of the voice: of its runs in lightning_logs.
         out: Folder of the data set and the chain; by default data/NAME.
         speaker: The speaker, in a manifest with several.
-        longest: Most seconds of an utterance: longer recordings are cut at pauses.
+        longest: Most seconds of an utterance, 2 to 20: longer recordings are cut at pauses.
         sentences: Most test sentences of the report.
         jobs: Most stages that run at the same time.
         device: Where recordings are transcribed and aligned: cpu, cuda, or auto.
@@ -63,8 +63,8 @@ def adapt_voice(
     """
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"--name is {name!r}: give the name of a folder in lightning_logs")
-    if not 2 <= longest <= 60:
-        raise UserError(f"--longest is {longest:g} s: give 2 to 60")
+    if not 2 <= longest <= 20:
+        raise UserError(f"--longest is {longest:g} s: give 2 to 20")
     if min(jobs, sentences) < 1:
         raise UserError("--jobs and --sentences must be 1 or more")
     out = Path("data", name) if out is None else out.expanduser()

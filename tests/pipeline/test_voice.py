@@ -1,7 +1,6 @@
 """`omni adapt voice`: recordings of tones to a data set, its chain, and its report."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import soundfile
 import torch
 import yaml
 from conftest import tones
+from stage_process import launch
 from toy_speech import NUM_MELS, ToneEncoder, save
 from toy_talker import make
 
@@ -19,6 +19,7 @@ from omni.models.codec import Codec
 from omni.models.discriminators import Discriminators
 from omni.models.vocoder import Vocos
 from omni.pipeline.definition import read_pipeline
+from omni.pipeline.launcher import Launcher
 from omni.text.ctc_vocabulary import CharacterVocabulary
 
 UNITS = CharacterVocabulary(" abc")
@@ -115,11 +116,12 @@ def test_what_cannot_be_used_is_left_out_by_reason(place, capsys):
 
 @pytest.mark.parametrize("with_text", [True, False])
 def test_a_long_recording_is_cut_at_pauses_and_each_part_gets_its_words(place, with_text, capsys):
-    sentences = [f"{text} {text[::-1]}" for text in TEXTS]
+    sentences = [f"{text} {text[::-1]}" for text in TEXTS]  # of which the toy recogniser hears no spaces
     pieces = [np.concatenate((tones(text), silence(0.7))) for text in sentences]
     record("long", np.concatenate(pieces), " ".join(sentences) if with_text else None)
     adapt("--longest", "4")
-    assert sorted(row["text"] for row in rows()) == sorted(sentences)
+    found = sorted(row["text"] for row in rows())
+    assert found == sorted(text if with_text else text.replace(" ", "") for text in sentences)
     assert ("transcribed by the recogniser: 12" in capsys.readouterr().out) == (not with_text)
     assert all(row["from"].startswith(str(place / "mine/long.wav")) for row in rows())
 
@@ -201,8 +203,7 @@ def test_the_chain_starts_from_the_checkpoints_that_are_given(place):
         },
     }
     for stage in chain.stages.values():
-        with torch.device("meta"):
-            parts = stage.configuration.make("model").parts
+        parts = stage.configuration.make("model").parts
         assert parts.get("codec", make()).num_parameters < 1e5
         assert stage.configuration.make("data")
 
@@ -229,8 +230,7 @@ def test_the_whole_voice_at_toy_size(place, monkeypatch, capsys):
             entry["overrides"]["model.init_args.codebook_weights"] = []
     Path("template.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     monkeypatch.setattr("omni.pipeline.voice.chain._TEMPLATE", Path("template.yaml"))
-    tests = str(Path(__file__).parents[1])  # where the toy recogniser's class is
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH")))))
+    monkeypatch.setattr(Launcher, "__call__", launch)  # in processes that have everything imported
     main(["adapt", "voice", "mine", "--talker", "talker.ckpt", "--vocoder", "vocoder.ckpt", "--sentences", "2"])
     assert "speak with it: omni speak" in capsys.readouterr().out
     report = Path("lightning_logs/voice/voice.md").read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.training.shipped import CONFIGS
 
 _TEMPLATE = CONFIGS / "voice.yaml"
+_VOCODER_BATCH = 12.0  # seconds, of configs/voice/vocoder.yaml; a batch holds the longest utterance at least
 _ADVERSARIAL_START = 500  # steps of a new vocoder before its new discriminators start
 
 
@@ -110,6 +111,8 @@ def write_chain(out: Path, name: str, parts: VoiceParts, *, longest: float) -> P
         "data.init_args.max_duration": float(longest),
     }
     for stage, own in (("codec", _codec), ("talker", _talker), ("vocoder", _vocoder)):
+        if stage == "vocoder" and longest > _VOCODER_BATCH:
+            shared["data.init_args.batch_seconds"] = float(longest)
         overrides = {"trainer.logger.init_args.name": f"{name}/{stage}", **own(name, parts), **shared}
         content["stages"][stage]["overrides"] = {**content["stages"][stage].get("overrides", {}), **overrides}
     path = out / "chain.yaml"
