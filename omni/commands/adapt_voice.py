@@ -10,9 +10,11 @@ from omni.inference.recognizer import load_recognizer
 from omni.pipeline.definition import read_pipeline
 from omni.pipeline.report import write_report
 from omni.pipeline.voice.chain import open_parts, write_chain
-from omni.pipeline.voice.preparation import VoiceSplits, earlier_splits, key_of, write_splits
+from omni.pipeline.voice.preparation import RECORD, VoiceSplits, earlier_splits, key_of, write_splits
 from omni.pipeline.voice.recordings import read_recordings
 from omni.pipeline.voice.report import write_voice_report
+
+_FEW = 0.1  # share of utterances: the pitch of some is always misread
 
 
 def adapt_voice(
@@ -35,7 +37,7 @@ def adapt_voice(
 
     The recordings are checked as by `omni data check`, cut at pauses, freed of silence at their ends, and aligned with
     their transcripts; those without are transcribed. What cannot be used, such as silence, music or the transcript of
-    another recording, is left out, counted and reported. Two voices in one recording are not detected.
+    another recording, is left out, counted and reported. Two voices are noticed if their pitch differs.
 
     Then `chain.yaml` in the data set's folder is run as by `omni train`: the same command resumes it, and
     `omni train OUT/chain.yaml` after changes to that file. The report, lightning_logs/NAME/voice.md, compares the voice
@@ -110,5 +112,8 @@ def _print_splits(out: Path, splits: VoiceSplits) -> None:
         print(f"{out / split}.jsonl: {count} utterances, {splits.seconds[split] / 60:.1f} minutes")
     if splits.transcribed:
         print(f"transcribed by the recogniser: {splits.transcribed} utterances; read some of the texts before training")
+    if splits.other_pitch > _FEW * sum(splits.utterances.values()):
+        what = f"{splits.other_pitch} utterances have another pitch than most: are there two voices?"
+        print(f"warning: {what} They are listed in {out / RECORD}")
     for reason, count in splits.left_out.items():
         print(f"left out, {reason}: {count}")

@@ -11,12 +11,13 @@ from omni.checkpoints.weights import weights_fingerprint
 from omni.errors import UserError
 from omni.files import write_text
 from omni.models.audio_encoder import AudioEncoder
+from omni.models.part import Part
 from omni.models.talker import Talker
-from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.training.shipped import CONFIGS
 
 _TEMPLATE = CONFIGS / "voice.yaml"
 _VOCODER_BATCH = 12.0  # seconds, of configs/voice/vocoder.yaml; a batch holds the longest utterance at least
+_WEIGHTED_CODEBOOKS = 6  # of configs/world/talker.yaml
 _ADVERSARIAL_START = 500  # steps of a new vocoder before its new discriminators start
 
 
@@ -60,7 +61,7 @@ def open_parts(*, recognizer: str | None, codec: str | None, talker: str | None,
 
 def _check(parts: VoiceParts) -> None:
     encoder = parts.recognizer.part("audio_encoder", AudioEncoder)
-    if not isinstance(parts.recognizer.ctc_vocabulary, CharacterVocabulary):
+    if parts.recognizer.ctc_vocabulary.state()["kind"] != "characters":
         raise UserError(
             f"the recogniser of {parts.recognizer} has word pieces for units: a Talker needs one with characters"
         )
@@ -144,12 +145,14 @@ def _talker(name: str, parts: VoiceParts) -> dict[str, Any]:
         "data.init_args.codec": _run(name, "codec"),
         "data.init_args.recognizer": str(parts.recognizer),
     }
+    codec: Any = None if parts.codec is None else parts.codec.part("codec", Part)
+    if codec is not None and codec.num_codebooks != _WEIGHTED_CODEBOOKS:
+        values["model.init_args.codebook_weights"] = []  # all 1
     if parts.talker is not None:
         return {**_started({"talker": parts.talker}), **values}
     values |= {"init_from": {}}
     values["model.init_args.talker.init_args.vocab_size"] = parts.recognizer.ctc_vocabulary.vocab_size
-    if parts.codec is not None:
-        codec: Any = parts.codec.part("codec")
+    if codec is not None:
         for size in ("num_codebooks", "codebook_size", "frame_rate"):
             values[f"model.init_args.talker.init_args.{size}"] = getattr(codec, size)
     return values
