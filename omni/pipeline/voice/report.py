@@ -1,5 +1,6 @@
 """The report of a voice: how well it is understood and how near it is to the recordings, with sounds."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +83,8 @@ def write_voice_report(pipeline: Pipeline, out: Path, splits: VoiceSplits, *, re
         "|---|---|",
         *(f"| {_MEANING[name]} | {rate:.1%} |" for name, rate in rates.items()),
         "",
+        f"By another recogniser: `omni eval wer {pipeline.folder}/voice/voice.jsonl CHECKPOINT`, and so on.",
+        "",
         *_pitch_lines(spoken),
         "",
         "Speaker similarity is not measured: omni has no encoder of speakers.",
@@ -89,6 +92,7 @@ def write_voice_report(pipeline: Pipeline, out: Path, splits: VoiceSplits, *, re
         *_stage_lines(pipeline),
         "",
     ]
+    _write_sounds(spoken, pipeline.folder / "voice")
     for number, one in enumerate(spoken[:_SHOWN]):
         said = {name: texts[number] for name, texts in transcripts.items()}
         lines += _shown(one, said, pipeline.folder / "voice" / f"{number}")
@@ -134,6 +138,17 @@ def _transcripts(spoken: Sequence[_Sentence], recognizer: str) -> dict[str, list
     return found
 
 
+def _write_sounds(spoken: Sequence[_Sentence], folder: Path) -> None:
+    """Writes all sounds, and a manifest of each kind, which any recogniser may be measured on."""
+    for name in _MEANING:
+        rows = []
+        for number, one in enumerate(spoken):
+            if len(one.sounds[name]):
+                write_audio(folder / f"{number}-{name}.wav", one.sounds[name])
+                rows.append(json.dumps({"audio": f"{number}-{name}.wav", "text": one.text}, ensure_ascii=False) + "\n")
+        write_text(folder / f"{name}.jsonl", "".join(rows))
+
+
 def _data_lines(splits: VoiceSplits) -> list[str]:
     counts = ", ".join(
         f"{name} {count} ({splits.seconds[name] / 60:.1f} minutes)" for name, count in splits.utterances.items()
@@ -168,12 +183,11 @@ def _stage_lines(pipeline: Pipeline) -> list[str]:
 
 
 def _shown(one: _Sentence, transcripts: Mapping[str, str], stem: Path) -> list[str]:
-    """Writes the sounds and the spectrograms of a sentence."""
+    """The sounds of a sentence, and its spectrograms, which are written."""
     lines = [f"## {one.text}", ""]
     for name, sound in one.sounds.items():
         if len(sound):
-            write_audio(file := stem.with_name(f"{stem.name}-{name}.wav"), sound)
-            lines.append(f"- [{_MEANING[name]}](voice/{file.name}): {transcripts[name]}")
+            lines.append(f"- [{_MEANING[name]}](voice/{stem.name}-{name}.wav): {transcripts[name]}")
     picture = stem.with_suffix(".png")
     with atomic_write(picture) as file:
         _figure(one).savefig(file, format="png")
