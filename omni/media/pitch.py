@@ -27,6 +27,8 @@ def pitch(audio: Tensor) -> Tensor:
     frames = frames - frames.mean(1, keepdim=True)
     level = frames.square().mean(1).sqrt()
     frames = frames[level > _QUIET * level.max()]
+    if not len(frames):  # digital silence
+        return torch.zeros(0)
     spectrum = torch.fft.rfft(frames, 2 * _FRAME)
     correlation = torch.fft.irfft(spectrum.abs().square())[:, : _FRAME // 2]
     # A lag of n samples sums n products less: each is divided by the energy of what it overlaps.

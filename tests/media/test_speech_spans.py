@@ -59,3 +59,4 @@ def test_noise_has_no_pitch():
     noise = torch.randn(16_000, generator=torch.Generator().manual_seed(0))
     assert len(pitch(noise)) < 5
     assert not len(pitch(noise[:100]))
+    assert not len(pitch(torch.zeros(16_000)))
