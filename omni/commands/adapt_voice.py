@@ -41,7 +41,7 @@ def adapt_voice(
 
     Then `chain.yaml` in the data set's folder is run as by `omni train`: the same command resumes it, and
     `omni train OUT/chain.yaml` after changes to that file. The report, lightning_logs/NAME/voice.md, compares the voice
-    with the recordings on sentences that no stage has read: word errors, pitch, sounds and spectrograms.
+    with the recordings on held-out sentences: word errors, pitch, sounds and spectrograms.
 
     Args:
         folder: Audio files, each with or without a .txt of the same name beside it; or a manifest (.jsonl, .csv, .tsv),
@@ -87,20 +87,20 @@ def adapt_voice(
 
 
 def _prepared(
-    folder: Path, out: Path, recognizer: str, *, speaker: str | None, longest: float, device: str
+    folder: Path, out: Path, checkpoint: str, *, speaker: str | None, longest: float, device: str
 ) -> VoiceSplits:
     """The data set, written unless it is complete already."""
-    listener = load_recognizer(recognizer, device=device)
-    checked = read_recordings(folder, listener, speaker=speaker)
+    recognizer = load_recognizer(checkpoint, device=device)
+    checked = read_recordings(folder, recognizer, speaker=speaker)
     for warning in checked.warnings:
         print(f"warning: {warning}")
-    key = key_of(checked, listener, longest)
+    key = key_of(checked, recognizer, longest)
     if (splits := earlier_splits(out, key)) is not None:
         return splits
     return write_splits(
         out,
         checked,
-        listener,
+        recognizer,
         key=key,
         longest=longest,
         progress=lambda recordings: tqdm(recordings, "cutting and aligning", leave=False, disable=None),

@@ -118,7 +118,7 @@ def test_what_cannot_be_used_is_left_out_by_reason(place, capsys):
 
 @pytest.mark.parametrize("with_text", [True, False])
 def test_a_long_recording_is_cut_at_pauses_and_each_part_gets_its_words(place, with_text, capsys):
-    sentences = [f"{text} {text[::-1]}" for text in TEXTS]  # of which the toy recogniser hears no spaces
+    sentences = [f"{text} {text[::-1]}" for text in TEXTS]  # of which the toy recogniser outputs no spaces
     pieces = [np.concatenate((tones(text), silence(0.7))) for text in sentences]
     record("long", np.concatenate(pieces), " ".join(sentences) if with_text else None)
     adapt("--longest", "4")

@@ -44,17 +44,20 @@ def open_parts(*, recognizer: str | None, codec: str | None, talker: str | None,
     Raises:
         UserError: If there is no recogniser, or a checkpoint lacks its part, or parts do not fit each other.
     """
-    spoken = None if talker is None else Checkpoint(talker)
-    if recognizer is None and spoken is None:
+    talker_checkpoint = None if talker is None else Checkpoint(talker)
+    if recognizer is None and talker_checkpoint is None:
         raise UserError(
             "a recogniser aligns the transcripts, and writes missing ones: give --recognizer, such as "
             "lightning_logs/audio/best.ckpt, or --talker with the checkpoint of a Talker, which holds one"
         )
-    own = spoken if codec is None else Checkpoint.open(codec, opened=spoken)
-    listener = Checkpoint.open(recognizer, opened=spoken) if recognizer is not None else spoken
-    assert listener is not None
-    sound = None if vocoder is None else Checkpoint.open(vocoder, opened=spoken)
-    parts = VoiceParts(recognizer=listener, codec=own, talker=spoken, vocoder=sound)
+    own = talker_checkpoint if recognizer is None else Checkpoint.open(recognizer, opened=talker_checkpoint)
+    assert own is not None
+    parts = VoiceParts(
+        recognizer=own,
+        codec=talker_checkpoint if codec is None else Checkpoint.open(codec, opened=talker_checkpoint),
+        talker=talker_checkpoint,
+        vocoder=None if vocoder is None else Checkpoint.open(vocoder, opened=talker_checkpoint),
+    )
     _check(parts)
     return parts
 
@@ -79,19 +82,19 @@ def _check(parts: VoiceParts) -> None:
         _check_talker(parts.talker, parts.codec, parts.recognizer)
 
 
-def _check_talker(spoken: Checkpoint, codec: Checkpoint, recognizer: Checkpoint) -> None:
-    talker = spoken.part("talker", Talker)
+def _check_talker(checkpoint: Checkpoint, codec: Checkpoint, recognizer: Checkpoint) -> None:
+    talker = checkpoint.part("talker", Talker)
     if talker.condition is not None:
-        raise UserError(f"the Talker of {spoken} is conditioned on a Thinker: give one that was trained without")
-    if weights_fingerprint(spoken.weights_of("codec")) != weights_fingerprint(codec.weights_of("codec")):
+        raise UserError(f"the Talker of {checkpoint} is conditioned on a Thinker: give one that was trained without")
+    if weights_fingerprint(checkpoint.weights_of("codec")) != weights_fingerprint(codec.weights_of("codec")):
         raise UserError(
-            f"the Talker of {spoken} was trained on the codes of another codec than that of {codec}: leave --codec "
+            f"the Talker of {checkpoint} was trained on the codes of another codec than that of {codec}: leave --codec "
             "out, and the codec in the Talker's checkpoint is taken"
         )
-    if spoken.ctc_vocabulary.fingerprint != recognizer.ctc_vocabulary.fingerprint:
+    if checkpoint.ctc_vocabulary.fingerprint != recognizer.ctc_vocabulary.fingerprint:
         raise UserError(
-            f"the Talker of {spoken} and the recogniser of {recognizer} have different characters: leave --recognizer "
-            "out, and the recogniser in the Talker's checkpoint is taken; or leave --talker out"
+            f"the Talker of {checkpoint} and the recogniser of {recognizer} have different characters or normalisation: "
+            "leave --recognizer out, and the recogniser in the Talker's checkpoint is taken; or leave --talker out"
         )
 
 

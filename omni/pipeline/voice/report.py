@@ -64,10 +64,10 @@ def write_voice_report(pipeline: Pipeline, out: Path, splits: VoiceSplits, *, re
     """
     spoken = _sentences(pipeline, out, sentences)
     transcripts = _transcripts(spoken, recognizer)
-    listener = Checkpoint(recognizer).ctc_vocabulary
+    units = Checkpoint(recognizer).ctc_vocabulary
     rates = {
         name: count_errors(
-            Row(str(number), None, listener.normalize(one.text), text)
+            Row(str(number), None, units.normalize(one.text), text)
             for number, (one, text) in enumerate(zip(spoken, texts, strict=True))
         ).wer
         for name, texts in transcripts.items()
@@ -77,7 +77,7 @@ def write_voice_report(pipeline: Pipeline, out: Path, splits: VoiceSplits, *, re
         "",
         *_data_lines(splits),
         "",
-        f"Word errors of the recogniser {recognizer} on {len(spoken)} sentences that no stage has read:",
+        f"Word errors of the recogniser {recognizer} on {len(spoken)} held-out sentences:",
         "",
         "| sound | word error rate |",
         "|---|---|",
@@ -129,11 +129,11 @@ def _sentences(pipeline: Pipeline, out: Path, count: int) -> list[_Sentence]:
 
 def _transcripts(spoken: Sequence[_Sentence], recognizer: str) -> dict[str, list[str]]:
     """The transcripts of all sentences, by the name of the sound; empty for a sound without samples."""
-    listener = load_recognizer(recognizer, device="cpu")
+    model = load_recognizer(recognizer, device="cpu")
     found: dict[str, list[str]] = {}
     for name in _MEANING:
         sounds = [one.sounds[name] for one in spoken]
-        texts = iter(listener.transcribe([sound for sound in sounds if len(sound)]))
+        texts = iter(model.transcribe([sound for sound in sounds if len(sound)]))
         found[name] = [next(texts).text if len(sound) else "" for sound in sounds]
     return found
 

@@ -173,9 +173,11 @@ def fitting(found: Sequence[Candidate], recognizer: Recognizer) -> list[bool]:
 def of_other_pitch(found: Sequence[Candidate]) -> list[Candidate]:
     """Utterances whose median pitch is more than six semitones from the median of all: of another voice, perhaps.
 
-    Two voices of the same pitch are not told apart.
+    Two voices of the same pitch are not distinguished.
     """
-    heights = [float(hertz.median().log2()) * 12 if len(hertz) else None for hertz in (pitch(o.audio) for o in found)]
+    heights = [
+        float(hertz.median().log2()) * 12 if len(hertz) else None for hertz in (pitch(one.audio) for one in found)
+    ]
     known = sorted(height for height in heights if height is not None)
     if not known:
         return []
