@@ -93,7 +93,7 @@ def _check_talker(checkpoint: Checkpoint, codec: Checkpoint, recognizer: Checkpo
         )
     if checkpoint.ctc_vocabulary.fingerprint != recognizer.ctc_vocabulary.fingerprint:
         raise UserError(
-            f"the Talker of {checkpoint} and the recogniser of {recognizer} have different characters or normalisation: "
+            f"the Talker of {checkpoint} and the recogniser of {recognizer} differ in characters or normalisation: "
             "leave --recognizer out, and the recogniser in the Talker's checkpoint is taken; or leave --talker out"
         )
 
