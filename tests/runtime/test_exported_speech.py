@@ -24,7 +24,10 @@ from omni.inference.synthesizer import load_synthesizer
 from omni.runtime import Assistant, Synthesizer
 from omni.runtime.talker import frames
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")]  # the exporter's own use of PyTorch
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]  # the exporter's own use of PyTorch
 CHECKPOINTS = {"--voice": "talker.ckpt", "--vocoder": "vocoder.ckpt"}
 ASKED = ["--max_tokens", "24", "--text", "abba cd", "--image", "picture.png", "--audio", "speech.wav"]
 
