@@ -39,7 +39,8 @@ class Verb(NamedTuple):
     """A verb.
 
     Attributes:
-        target: `module:function`; its signature is the verb's arguments, its docstring their help.
+        target: `module:function`; its signature is the verb's arguments, its docstring their help, its `Example` the
+            last line of it.
         help: What it does, in a line.
         positionals: Arguments given by position; with `+` the last one takes one or more values, with `?` none or one.
         lists: Options that take one or more values, as in `--labels cat dog`.
@@ -323,6 +324,7 @@ def _add_arguments(parser: Any, function: Any, verb: Verb) -> None:
 
     docstring = parse(function.__doc__ or "")
     parser.description = "\n\n".join(filter(None, (docstring.short_description, docstring.long_description)))
+    parser.epilog = "\n".join(f"Example: {example.description}" for example in docstring.examples) or None
     help_of = {parameter.arg_name: parameter.description for parameter in docstring.params}
     types = get_type_hints(function)
     for positional in verb.positionals:

@@ -29,7 +29,7 @@ def name_of(page: Path) -> str:
 
 def blocks(text: str) -> Iterator[Block]:
     """The blocks of code of a page, in order."""
-    pattern = r"^( *)```(\w+)\n(.*?)^\1```$|(?<=\n\n)((?:    \S.*\n(?:\n(?=    ))?)+)"
+    pattern = r"^( *)```(\w+)\n(.*?)^\1```$|(?<=\n\n)((?:    \S[^\n]*\n(?:\n(?=    ))?)+)"
     for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
         indent, language, fenced, indented = match.groups()
         lines = (indented if fenced is None else fenced).splitlines()

@@ -1,13 +1,14 @@
 """The command: its verbs, its overrides, and user errors, which end in one line and exit code 2."""
 
 import io
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from omni.checkpoints.checkpoint import Checkpoint
-from omni.cli import TRAINER_VERBS, VERBS, main
+from omni.cli import KINDS, PARSING_VERBS, TRAINER_VERBS, VERBS, main, verb_parser, verbs_by_kind
 from omni.text.tokenizer import ByteTokenizer
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "thinker.yaml")
@@ -27,6 +28,19 @@ class TestVerbs:
             main([*verb.split(), "--help"])
         assert stop.value.code == 0
         assert "--" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("verb", sorted(VERBS.keys() - set(PARSING_VERBS)))
+    def test_help_of_a_verb_ends_with_an_example_that_it_accepts(self, verb):
+        parser = verb_parser(verb, VERBS[verb])
+        title, _, example = parser.epilog.partition(": ")
+        assert title == "Example"
+        assert example.startswith(f"omni {verb}")
+        parser.parse_args(shlex.split(example)[len(f"omni {verb}".split()) :])
+
+    def test_each_verb_is_of_one_kind(self):
+        kinds = verbs_by_kind()
+        listed = [verb for kind in KINDS for verb in kinds[kind]]
+        assert sorted(listed) == sorted((*TRAINER_VERBS, *VERBS))
 
     def test_print_config_shows_merged_values(self, capsys):
         with pytest.raises(SystemExit) as stop:
