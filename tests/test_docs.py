@@ -13,6 +13,7 @@ import pytest
 import yaml
 from doc_pages import PAGES, ROOT, anchors, blocks, commands, links, name_of, without_blocks
 
+import omni
 from omni.cli import PARSING_VERBS, TRAINER_VERBS, VERBS, verb_parser
 from omni.commands.plan import _PlanCLI, add_options
 from omni.errors import parser_errors
@@ -218,7 +219,9 @@ def test_links_resolve(page):
 def test_pages_use_fences_with_a_language():
     for page in (page for page in PAGES if page.parent != ROOT):
         text = read(page)
-        assert not re.findall(r"^ *```$(?=\n\S)", re.sub(r"^ *```\w.*?^ *```$", "", text, flags=re.M | re.S), re.M), page
+        assert not re.findall(r"^ *```$(?=\n\S)", re.sub(r"^ *```\w.*?^ *```$", "", text, flags=re.M | re.S), re.M), (
+            page
+        )
         assert not [block for block in blocks(without_blocks(text)) if not block.language], page
 
 
@@ -283,5 +286,17 @@ def test_the_faq_quotes_messages_that_exist():
     quoted = re.findall(r"^\*\*`([^`]+)`\*\*", read(ROOT / "docs/faq.md"), re.MULTILINE)
     assert len(quoted) > 8
     for message in quoted:
-        pattern = ".*".join(re.escape(part.strip()) for part in message.removeprefix("omni: ").split("…") if part.strip())
+        pattern = ".*".join(
+            re.escape(part.strip()) for part in message.removeprefix("omni: ").split("…") if part.strip()
+        )
         assert any(re.search(pattern, each, re.DOTALL) for each in messages()), message
+
+
+def test_the_citation_has_the_version_and_templates_have_names():
+    citation = yaml.safe_load(read(ROOT / "CITATION.cff"))
+    assert citation["version"] == omni.__version__
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    templates = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.md"))
+    assert len(templates) == 2
+    for path in templates:
+        assert yaml.safe_load(read(path).split("---")[1]).keys() == {"name", "about"}
