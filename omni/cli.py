@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import omni
+from omni.completion import bash_completion
 from omni.errors import UserError, parser_errors
 from omni.files import NO_ROOM
 
@@ -272,6 +273,9 @@ def _dispatch(argv: list[str]) -> Any:
     if argv[0] == "--version":
         print(f"omni {omni.__version__}")
         return None
+    if argv[0] == "--completion":
+        print(bash_completion({verb: _option_names(verb) for verb in (*TRAINER_VERBS, *VERBS)}))
+        return None
     if argv[0] in TRAINER_VERBS:
         from omni.training.lightning_cli import run
 
@@ -311,6 +315,13 @@ def verb_parser(verb: str, what: Verb) -> Any:
     parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
     _add_arguments(parser, _function(what), what)
     return parser
+
+
+def _option_names(verb: str) -> list[str]:
+    """Options of a verb, of those of LightningCLI only the shared ones."""
+    if verb in TRAINER_VERBS or verb in PARSING_VERBS:
+        return ["--config", "--ckpt_path", "--print_config", "--help"]
+    return [name for action in verb_parser(verb, VERBS[verb])._actions for name in action.option_strings]
 
 
 def _function(verb: Verb) -> Any:
@@ -382,7 +393,13 @@ def _help() -> str:
     lines = ["usage: omni VERB [options]"]
     for kind, verbs in kinds.items():
         lines += ["", f"{kind}:", *(f"  {verb:<{width}}  {line}" for verb, line in verbs.items())]
-    return "\n".join([*lines, "", "`omni VERB --help` prints its options."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "`omni VERB --help` prints its options, `omni --completion` a script for bash that completes them.",
+        ]
+    )
 
 
 def _fail(message: str, code: int) -> None:

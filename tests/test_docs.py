@@ -21,7 +21,7 @@ from omni.errors import parser_errors
 CHAINED = {"train": 0, "sweep": 0}  # verbs whose first argument is a shipped file
 # Configurations that a reader makes: by an earlier command, by hand, or a placeholder.
 MADE = r".*\.\.\.|FILE|CHAIN\.yaml|(fitted|theirs|mine)\.yaml|data/world_\w+/chain\.yaml|.*/STAGE\.yaml|.*/best\.yaml"
-NO_VERBS = ("--help", "--version", "VERB", "words")  # the last is the example of CONTRIBUTING.md
+NO_VERBS = ("--help", "--version", "--completion", "VERB", "words")  # the last is the example of CONTRIBUTING.md
 ELLIPSES = ("...", "…")
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
