@@ -5,22 +5,26 @@ import importlib
 import importlib.util
 import inspect
 import re
+from argparse import SUPPRESS
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 from doc_pages import PAGES, ROOT, anchors, blocks, commands, links, name_of, without_blocks
+from jsonargparse import ArgumentParser
 
 import omni
 from omni.cli import PARSING_VERBS, TRAINER_VERBS, VERBS, verb_parser
 from omni.commands.plan import _PlanCLI, add_options
 from omni.errors import parser_errors
 
-CHAINED = {"train": 0, "sweep": 0}  # verbs whose first argument is a shipped file
+CHAINED = ("train", "sweep")  # verbs whose first argument is a shipped file
 # Configurations that a reader makes: by an earlier command, by hand, or a placeholder.
-MADE = r".*\.\.\.|FILE|CHAIN\.yaml|(fitted|theirs|mine)\.yaml|data/world_\w+/chain\.yaml|.*/STAGE\.yaml|.*/best\.yaml"
+MADE = (
+    r".*\.\.\.|FILE|CHAIN\.yaml|(fitted|theirs|mine)\.yaml|mine/chain\.yaml|data/world_\w+/chain\.yaml|.*/STAGE\.yaml"
+    r"|.*/best\.yaml"
+)
 NO_VERBS = ("--help", "--version", "--completion", "VERB", "words")  # the last is the example of CONTRIBUTING.md
 ELLIPSES = ("...", "…")
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -79,9 +83,9 @@ def check_trainer_verb(words):
     files = [words[number + 1] for number, word in enumerate(words[:-1]) if word in ("--config", "--chain")]
     assert all(map(shipped, files)), files
     if "--chain" in words:
-        parser = SimpleNamespace(names=["--chain"], add_argument=lambda name, **_: parser.names.append(name))
+        parser = ArgumentParser()
         add_options(parser)
-        assert set(options(words)) <= set(parser.names)
+        assert set(options(words)) <= {"--chain", *parser._option_string_actions}
     elif files and not set(ELLIPSES) & set(words):
         trainer_options(tuple(words))
 
@@ -258,8 +262,8 @@ def test_the_reference_has_every_verb_and_option():
         assert f"### omni {verb} {{" in page
         if verb in VERBS and verb not in PARSING_VERBS:
             section = page.split(f"### omni {verb} {{")[1].split("\n### ")[0]
-            names = {action.option_strings[0] for action in parser_of(verb)._actions if action.option_strings}
-            missing = names - set(re.findall(r"^`(--\w+)`", section, re.MULTILINE))
+            shown = (each for each in parser_of(verb)._actions if each.option_strings and each.help != SUPPRESS)
+            missing = {each.option_strings[0] for each in shown} - set(re.findall(r"^`(--\w+)`", section, re.MULTILINE))
             assert missing <= {"-h", "--help", "--config", "--print_config"}, verb
 
 
