@@ -263,7 +263,9 @@ def test_the_reference_has_every_verb_and_option():
         if verb in VERBS and verb not in PARSING_VERBS:
             section = page.split(f"### omni {verb} {{")[1].split("\n### ")[0]
             shown = (each for each in parser_of(verb)._actions if each.option_strings and each.help != SUPPRESS)
-            missing = {each.option_strings[0] for each in shown} - set(re.findall(r"^`(--\w+)`", section, re.MULTILINE))
+            missing = {each.option_strings[0] for each in shown} - set(
+                re.findall(r"^`(--[\w.]+)`", section, re.MULTILINE)
+            )
             assert missing <= {"-h", "--help", "--config", "--print_config"}, verb
 
 
