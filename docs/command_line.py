@@ -31,7 +31,7 @@ def _verb(verb: str, line: str) -> list[str]:
         return [f"{line.rstrip('.')}. Its options are [configuration keys](configuration.md)."]
     parser = verb_parser(verb, VERBS[verb])
     actions = [action for action in parser._actions if action.dest not in EVERYWHERE and action.help != SUPPRESS]
-    example = ["```bash", parser.epilog.removeprefix("Example: "), "```", ""]
+    example = ["```bash", parser.epilog.removeprefix("Example: "), "```", ""] if parser.epilog else []
     return [_prose(parser.description) or line, "", *example, *(text for each in actions for text in _option(each))]
 
 

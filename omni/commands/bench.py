@@ -64,6 +64,9 @@ def nanogpt(*, race: NanoGPTRace = NanoGPTRace()) -> Report:
     nanoGPT trains as published for a CPU: 4 layers of 128, 2,000 steps of 12 × 64 characters. The Thinker of the same
     size trains with the shipped optimizer and a shorter schedule. The time is that of training, without evaluations.
 
+    Example:
+        omni bench nanogpt --file input.txt
+
     Args:
         race: The race.
     """
