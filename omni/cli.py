@@ -23,7 +23,7 @@ TRAINER_VERBS = {
 
 # The sections of `omni --help`, with the first words of their verbs.
 KINDS = {
-    "train": ("fit", "train", "sweep", "plan", "configs"),
+    "train": ("fit", "train", "adapt", "sweep", "plan", "configs"),
     "use": ("generate", "chat", "transcribe", "classify", "speak", "codec", "serve", "predict"),
     "data": ("data",),
     "evaluate": ("validate", "test", "eval"),

@@ -22,7 +22,7 @@ from omni.errors import parser_errors
 CHAINED = ("train", "sweep")  # verbs whose first argument is a shipped file
 # Configurations that a reader makes: by an earlier command, by hand, or a placeholder.
 MADE = (
-    r".*\.\.\.|FILE|CHAIN\.yaml|(fitted|theirs|mine)\.yaml|mine/chain\.yaml|data/world_\w+/chain\.yaml|.*/STAGE\.yaml"
+    r".*\.\.\.|FILE|CHAIN\.yaml|(fitted|theirs|mine)\.yaml|mine/chain\.yaml|data/\w+/chain\.yaml|.*/STAGE\.yaml"
     r"|.*/best\.yaml"
 )
 NO_VERBS = ("--help", "--version", "--completion", "VERB", "words")  # the last is the example of CONTRIBUTING.md
