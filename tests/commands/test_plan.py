@@ -67,7 +67,8 @@ def parameters_of(size: dict[str, Any]) -> int:
     """Number of parameters of a Thinker with QK-norm and SwiGLU, from its formula."""
     dim, heads, layers, ffn = size["dim"], size["num_heads"], size["num_layers"], size["ffn_dim"]
     head, kv_heads, experts = dim // heads, size.get("num_kv_heads", heads), size.get("num_experts", 0)
-    attention = dim * dim + 2 * dim * kv_heads * head + dim * dim + (heads + kv_heads) * head
+    scales = 2 if size.get("shared_qk_scales") else heads + kv_heads
+    attention = dim * dim + 2 * dim * kv_heads * head + dim * dim + scales * head
     network = max(1, experts) * 3 * dim * ffn + experts * dim
     matrices = 1 if size.get("tied", True) else 2
     return matrices * size["vocab_size"] * dim + layers * (attention + network + 2 * dim) + dim
