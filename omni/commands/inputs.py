@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from omni.errors import UserError
-from omni.media.audio import AUDIO_SUFFIXES
-from omni.media.container import PipedAudio
+from omni.media.container import AUDIO_SUFFIXES, PipedAudio
 
 
 def read_text(file: str) -> str:

@@ -12,7 +12,8 @@ import torchaudio
 from torch import Tensor
 
 from omni.errors import UserError
-from omni.media.audio import AUDIO_SUFFIXES, HOP_LENGTH, SAMPLE_RATE, STD, LogMel, read_audio
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, STD, LogMel, read_audio
+from omni.media.container import AUDIO_SUFFIXES
 from omni.media.mel_scale import SILENCE
 
 COLOURED = "coloured"  # generated noise instead of recordings
