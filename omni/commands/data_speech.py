@@ -116,7 +116,7 @@ def sentences(
                     continue
                 sentence = spell(segment.text)
                 words = plain(sentence)
-                foreign = spell.language == ENGLISH and not set(words) <= set(ENGLISH_CHARACTERS)
+                foreign = spell.language.startswith(ENGLISH) and not set(words) <= set(ENGLISH_CHARACTERS)
                 if len(sentence) <= longest and any(map(str.isalpha, words)) and not foreign:
                     yield sentence
 
