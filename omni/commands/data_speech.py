@@ -54,7 +54,7 @@ def write(
         language: Language of eSpeak NG, a BCP 47 tag; `en` has eight accents.
         spelled: Share of utterances that are words of the texts, letter by letter ("c a t").
         numbers: Share of utterances that are numbers: digit by digit, as years, or whole.
-        longest: Characters of the longest sentence; 200 take about 15 seconds.
+        longest: Most characters read at once; 200 take about 15 seconds. Longer sentences are split.
         text_column: Column of the text in .jsonl files.
         seed: Of voices, numbers and the order of the sentences.
 
@@ -71,7 +71,7 @@ def write(
     splits = {split: [text for text in found if sentence_split(text) == split] for split in ("train", "val")}
     if len(found) < _FEWEST or not all(splits.values()):
         raise UserError(
-            f"{', '.join(texts)}: {len(found)} different sentences of up to {longest} characters, {len(splits['val'])} of "
+            f"{', '.join(texts)}: {len(found)} different sentences that can be read aloud, {len(splits['val'])} of "
             "them for validation: give some hundred"
         )
     readings = Readings(splits, language, spelled, numbers, spell, seed)
@@ -88,8 +88,8 @@ def write(
     voices = len({one.speaker for one in spoken["train"]})
     print(
         f"{out}: {len(found):,} different sentences; {size:,} and {val_utterances:,} utterances, "
-        f"{sum(seconds.values()) / 3600:.2f} hours; {voices} voices in training, at {RATES[0]} to {RATES[-1]} words per "
-        f"minute and pitches of {PITCHES[0]} to {PITCHES[-1]}"
+        f"{sum(seconds.values()) / 3600:.2f} hours; {voices} voices in training, "
+        f"{RATES[0]} to {RATES[-1]} words per minute, pitches of {PITCHES[0]} to {PITCHES[-1]}"
     )
 
 
@@ -104,20 +104,20 @@ def sentences(
     Args:
         texts: .txt and .jsonl files.
         spell: Spells digits.
-        longest: Characters of the longest sentence.
+        longest: Most characters of a sentence; longer ones are split.
         text_column: Column of the text in .jsonl files.
     """
     plain = TextNormalization(language=spell.language)
     for path in map(Path, texts):
         for text in read_texts(path.expanduser(), text_column):
             text = _JOINED.sub("", unicodedata.normalize("NFC", text))
-            for segment in split_text(text.lower() if text.isupper() else text, max_length=10**6):
+            for segment in split_text(text.lower() if text.isupper() else text, max_length=longest):
                 if _STRANGE.search(segment.text):
                     continue
                 sentence = spell(segment.text)
                 words = plain(sentence)
                 foreign = spell.language.startswith(ENGLISH) and not set(words) <= set(ENGLISH_CHARACTERS)
-                if len(sentence) <= longest and any(map(str.isalpha, words)) and not foreign:
+                if any(map(str.isalpha, words)) and not foreign:
                     yield sentence
 
 

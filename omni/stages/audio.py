@@ -31,8 +31,8 @@ class SpeechRecognition(Stage):
     With `intermediate_ctc_block`, the encoder's intermediate output is trained by CTC, too. Metrics other than
     `train/loss` and its terms are of the final output.
 
-    With `consistency`, the encoder reads each utterance with two draws of the data's masks, CTC trains both outputs, and
-    each of them approaches the other (CR-CTC, arXiv:2410.05101). The masks should be more than without.
+    With `consistency`, the encoder reads each utterance with two draws of the data's masks, CTC trains both outputs,
+    and each of them approaches the other (CR-CTC, arXiv:2410.05101). It needs more masks than plain CTC.
 
     Args:
         audio_encoder: The model.

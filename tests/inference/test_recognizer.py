@@ -197,7 +197,10 @@ class TestCommand:
         data = SpeechData("labels/all.jsonl", str(speech / "val.jsonl"), min_confidence=least, characters=" abc")
         data.setup()
         assert len(data.dataset("train")) == len(some)
-        for wrong, told in ((["--min_confidence", "2"], "between 0 and 1"), (["--out", "speech"], "writes one manifest")):
+        for wrong, told in (
+            (["--min_confidence", "2"], "between 0 and 1"),
+            (["--out", "speech"], "writes one manifest"),
+        ):
             assert told in fails(main, [*arguments, "--min_confidence", "0", *wrong])
         Path("empty").mkdir()
         assert "empty holds no audio" in fails(main, ["transcribe", "empty", "--checkpoint", words["recognizer"]])

@@ -10,6 +10,7 @@ from two_ranks import rows_of
 
 from omni.batch import SpeechBatch
 from omni.checkpoints.checkpoint import Checkpoint
+from omni.cli import main
 from omni.models.audio_encoder import AudioEncoder
 from omni.stages.audio import SpeechRecognition
 
@@ -240,7 +241,10 @@ def test_a_run_with_two_views_is_resumed_exactly(fit_audio):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"data__init_args__augmentation__time_masks": 0, "data__init_args__augmentation__freq_masks": 0}, "time_masks"),
+        (
+            {"data__init_args__augmentation__time_masks": 0, "data__init_args__augmentation__freq_masks": 0},
+            "time_masks",
+        ),
         ({"data__init_args__batch_seconds": 30, "data__init_args__max_duration": 20}, "twice with model.consistency"),
     ],
 )
@@ -248,12 +252,20 @@ def test_two_views_need_masks_and_room(fit_audio, fails, overrides, words):
     assert words in fails(fit_audio, **{**CONSISTENT, **overrides})
 
 
-def test_word_pieces_are_learned_from_the_transcripts(fit_audio, fails):
+def test_word_pieces_are_learned_and_decoded_with_a_language_model(fit_audio, fails):
     pieces = {"data__init_args__units": "pieces", "data__init_args__vocab_size": 34}
     assert "vocab_size to 34" in fails(fit_audio, **pieces)
-    fit_audio(**pieces, model__init_args__audio_encoder__init_args__vocab_size=34)
+    fit_audio(**pieces, model__init_args__audio_encoder__init_args__vocab_size=34, trainer__max_steps=30)
     units = Checkpoint(RUN / "last.ckpt").ctc_vocabulary
     assert units.vocab_size == 34
     assert len(units.encode("abc aa")) < len("abc aa")
     assert units.decode(units.encode("it's abc")) == "it's abc"  # letters of no transcript
-    assert 0 <= scalars("val/wer")[-1]
+    Path("words.txt").write_text("ab ca\n")
+    main(["data", "ngram", "words.txt", "--out", "lm.arpa"])
+    wer = ["eval", "wer", "--reference", "speech/val.jsonl", "--hypothesis", str(RUN / "last.ckpt"), "--greedy"]
+    main([*wer, "--lm", "lm.arpa", "--lm_weight", "50", "--word_bonus", "30", "--json_file", "report.json"])
+    report = json.loads(Path("report.json").read_text())
+    assert {word for row in report["rows"] for word in row["hypothesis"].split()} <= {"ab", "ca"}
+    (greedy,) = report["others"]
+    assert greedy["hypothesis"].endswith("last.ckpt, greedy")
+    assert greedy["interval"][0] <= greedy["wer"] <= greedy["interval"][1]

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
 
-import numpy as np
-
 from omni.data.conversations.sources import Conversation, Conversations
 from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.skipped import SkippedRow

@@ -43,8 +43,8 @@ class SpeechData(UtteranceData[FeatureFile]):
         test: The same, for `omni test` and `omni predict`.
         val_speakers: Speakers to hold out where `val` is not given; by default chosen by a hash of their names.
         val_fraction: Smallest share of the rows to hold out, where neither is given.
-        units: Output vocabulary: `characters`, `pieces` (of words, learned from the transcripts of `train` at first use),
-            a SentencePiece .model file, or a recogniser's .ckpt file.
+        units: Output vocabulary: `characters`, `pieces` (of words, learned from the transcripts of `train` at first
+            use), a SentencePiece .model file, or a recogniser's .ckpt file.
         vocab_size: Of `pieces`: number of units, blank included.
         characters: Of `characters`; `auto`: those of the transcripts of `train`, without any that are fewer than 1 in
             100,000, and with the whole Latin alphabet if they use it.
