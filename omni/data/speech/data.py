@@ -49,8 +49,8 @@ class SpeechData(UtteranceData[FeatureFile]):
         characters: Of `characters`; `auto`: those of the transcripts of `train`, without any that are fewer than 1 in
             100,000, and with the whole Latin alphabet if they use it.
         normalization: Of the transcripts, in training and scoring.
-        min_confidence: Training rows with a lower `confidence`, as `omni transcribe --format json` writes it, are left
-            out; 0–1.
+        min_confidence: Training rows with a lower `confidence`, as `omni transcribe --min_confidence` writes it, are
+            left out; 0–1.
         num_mels: Mel filters of the encoder.
         crop: Seconds of the random part of each utterance that training reads, without its text; 0: all of it.
         audio: Which batches hold waveforms beside spectrograms: `none`, `validation` or `all`. In training, the

@@ -112,7 +112,7 @@ class Utterances(ABC):
 class SpeechManifest(Utterances):
     """A `.jsonl`, `.csv` or `.tsv` file with an utterance a row: `audio`, `text`, optional `speaker`, `duration`.
 
-    `confidence` is that of a transcript by a recogniser, as `omni transcribe --format json` writes it.
+    `confidence` is that of a transcript by a recogniser, as `omni transcribe --min_confidence` writes it.
     With `offset`, an utterance is a part of its file: from there on, in seconds, for `duration` or to the end.
     The audio may also be called `wav`, or `audio_filepath` as in NeMo's manifests. Columns of a table are separated by
     commas, semicolons or tabs: by what its first line has. A table of Common Voice, which has `path` and `sentence`, is
