@@ -130,10 +130,11 @@ class _PseudoLabels(NamedTuple):
         folder = None if self.manifest is None else self.manifest.absolute().parent
         kept, seconds = {}, 0.0
         for number, one in transcripts.items():
-            if one.text and one.confidence is not None and one.confidence >= self.min_confidence:
+            confidence = round(one.confidence or 0.0, 4)
+            if one.text and confidence >= self.min_confidence:
                 file = files[number] if folder is None else os.path.relpath(Path(files[number]).absolute(), folder)
                 row = {"audio": file, "text": one.text, "duration": round(one.duration, 3)}
-                kept[number] = json.dumps(row | {"confidence": round(one.confidence, 4)}, ensure_ascii=False)
+                kept[number] = json.dumps(row | {"confidence": confidence}, ensure_ascii=False)
                 seconds += one.duration
         print(
             f"{len(kept)} of {len(transcripts)} transcripts have a confidence of {self.min_confidence:g} or more: "

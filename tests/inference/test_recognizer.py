@@ -195,7 +195,8 @@ class TestCommand:
         assert f"{len(some)} of 32 transcripts" in capfd.readouterr().err
         assert {row["confidence"] for row in some} == {one for row in rows if (one := row["confidence"]) >= least}
         data = SpeechData("labels/all.jsonl", str(speech / "val.jsonl"), min_confidence=least, characters=" abc")
-        data.setup()
+        with pytest.warns(UserWarning, match="less certain"):
+            data.setup()
         assert len(data.dataset("train")) == len(some)
         for wrong, told in (
             (["--min_confidence", "2"], "between 0 and 1"),

@@ -24,7 +24,7 @@ def check_weights(split: str, weights: Mapping[str, float]) -> None:
         raise UserError(f"data.{split}: the weight of {wrong} is {weights[wrong]}: it must be over 0")
 
 
-def groups(lengths: Sequence[int], weight: float) -> list[np.ndarray]:
+def groups(lengths: Sequence[float], weight: float) -> list[np.ndarray]:
     """Groups of a source's rows, of which an epoch reads one row each.
 
     A weight of 1 reads every row once, of 2 twice; of 0.25 one of every four rows, which are of similar length, so that
