@@ -41,7 +41,9 @@ SAMPLINGS = {
     "few": Sampling(top_k=5),
     "likely": Sampling(top_p=0.8),
 }
-WAITS = {"audio": ["aten::_ctc_loss.Tensor"]}  # see `omni.decoding.ctc.ctc_nll`
+WAITS = dict.fromkeys(
+    ("audio", "audio_with_consistency"), ["aten::_ctc_loss.Tensor"]
+)  # see `omni.decoding.ctc.ctc_nll`
 
 
 class _Backend:

@@ -120,8 +120,8 @@ class SpeechRecognition(Stage):
         valid = length_mask(emissions.lengths, probs.shape[1])
         if paired:
             terms.setdefault("ctc", nll.sum().detach() / num_units)
-            views = emissions.log_probs.chunk(2)
-            divergence = consistency_loss(*views, (valid & feasible[:, None]).chunk(2)[0])
+            first, second = emissions.log_probs.chunk(2)
+            divergence = consistency_loss(first, second, (valid & feasible[:, None])[: len(first)])
             terms["consistency"] = divergence.detach() / num_units
             total = total + self.consistency * divergence
         entropy = -(probs.exp() * probs).sum(-1)
