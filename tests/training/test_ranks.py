@@ -41,7 +41,8 @@ def one_row_less(path: str) -> None:
 @pytest.mark.parametrize("consistency", [0.0, 0.2])
 def test_audio(fit_audio, consistency):
     one_row_less("speech/val.jsonl")
-    data = {"data__init_args__augmentation__silence": 0, "data__init_args__batch_seconds": 20}
+    seconds = 40 if consistency else 20  # two views are counted
+    data = {"data__init_args__augmentation__silence": 0, "data__init_args__batch_seconds": seconds}
     compare(fit_audio, {**STEPS, **STILL, **data, "model__init_args__consistency": consistency}, shares)
 
 
