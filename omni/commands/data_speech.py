@@ -52,7 +52,7 @@ def write(
         utterances: Number of training utterances, instead of `hours`.
         val_utterances: Number of validation utterances.
         language: Language of eSpeak NG, a BCP 47 tag; `en` has eight accents.
-        spelled: Share of utterances that are words of the texts, letter by letter ("c a t").
+        spelled: Share of utterances that are letters ("c a t"): of words of the texts, or of none.
         numbers: Share of utterances that are numbers: digit by digit, as years, or whole.
         longest: Most characters read at once; 200 take about 15 seconds. Longer sentences are split.
         text_column: Column of the text in .jsonl files.

@@ -25,7 +25,7 @@ class Readings:
     Attributes:
         sentences: Of each split, `train` and `val`.
         language: Of eSpeak NG; `en` has all accents of English.
-        spelled: Share of the utterances that are words of the sentences, letter by letter.
+        spelled: Share of the utterances that are letters, half of them those of words of the sentences.
         numbers: Share of the utterances that are numbers, digit by digit, as years, or whole.
         spell: Spells the digits of a text.
         seed: Of everything that is drawn.
@@ -84,10 +84,12 @@ def spoken_form(text: str, *, pauses: bool) -> str | None:
 
 
 def _spelled_word(text: str, rng: Random) -> str:
-    """The letters of a word of a text, or random ones if no word has the length."""
+    """The letters of a word of a text, or, in half of the cases, of no word."""
     words = [word for word in re.findall(r"[^\W\d_]+", text.lower()) if len(word) in _LETTERS]
-    word = pick(rng, words) if words else "".join(pick(rng, "abcdefghijklmnopqrstuvwxyz") for _ in range(4))
-    return " ".join(word)
+    if words and rng.random() < 0.5:
+        return " ".join(pick(rng, words))
+    letters = sorted(set("".join(re.findall(r"[^\W\d_]+", text.lower())))) or ["a"]
+    return " ".join(pick(rng, letters) for _ in range(rng.randint(2, 7)))
 
 
 def _number(rng: Random) -> str:
