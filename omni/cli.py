@@ -53,6 +53,12 @@ VERBS = {
         ("pipeline",),
         flags=("dry_run",),
     ),
+    "adapt voice": Verb(
+        "omni.commands.adapt_voice:adapt_voice",
+        "Train a Talker with your own voice: omni adapt voice FOLDER --talker CHECKPOINT",
+        ("folder",),
+        flags=("prepare_only",),
+    ),
     "sweep": Verb(
         "omni.commands.sweep:sweep",
         "Find the best values of a configuration: omni sweep configs/sweeps/learning_rate.yaml",

@@ -31,7 +31,7 @@ MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 LAUNCH = sorted((CONFIGS / "launch").iterdir())  # tested in test_launch.py
 CHAINS = [
     CONFIGS / f"{name}.yaml"
-    for name in ("chain", "real/chain", "real/local", "world/chain", "world/language", "world/smoke")
+    for name in ("chain", "real/chain", "real/local", "world/chain", "world/language", "world/smoke", "voice")
 ]
 SWEEPS = sorted(CONFIGS.glob("sweeps/*.yaml"))
 NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH, *SWEEPS}
@@ -63,7 +63,7 @@ def elsewhere(tmp_path_factory):
 
 def test_all_files_were_found():
     assert len(MODELS) == 61
-    assert len(STAGES) == 40
+    assert len(STAGES) == 43
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, *NO_STAGES}
 
 

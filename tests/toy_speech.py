@@ -40,7 +40,9 @@ class ToneEncoder(AudioEncoder):
 
     def __init__(self) -> None:
         super().__init__(vocab_size=5, num_mels=NUM_MELS, dim=8, num_layers=1, num_heads=1, ffn_dim=8, conv_channels=2)
-        self.tone = [int(LogMel(NUM_MELS)(torch.from_numpy(tones(letter))).max(0).values.argmax()) for letter in "abc"]
+        with torch.device("cpu"):  # also where parameters are only counted
+            log_mel = LogMel(NUM_MELS)
+            self.tone = [int(log_mel(torch.from_numpy(tones(letter))).max(0).values.argmax()) for letter in "abc"]
 
     def forward(self, mels, lengths):
         padded = torch.nn.functional.pad(mels, (0, 0, 0, -mels.shape[1] % 8), value=SILENCE)

@@ -12,6 +12,7 @@ from omni.bench.peak import peak_resident
 from omni.bench.race import count_parameters, training_step
 from omni.decoding.sampling import Sampling, generate
 from omni.errors import UserError, install_hint
+from omni.layers.compilation import compile_blocks, trained_blocks
 from omni.models.thinker import Thinker
 from omni.optim.optimizers import adamw, muon
 
@@ -30,6 +31,10 @@ class BenchmarkModel(Protocol):
 
     def loss(self, tokens: Tensor) -> Tensor:
         """The mean loss of tokens (batch, time), without the first of each row."""
+        ...
+
+    def compile(self) -> None:
+        """Compiles the model for training."""
         ...
 
     def transpose_weights_for_decoding(self) -> None:
@@ -55,6 +60,10 @@ class OmniThinker:
         """See `BenchmarkModel`."""
         targets = torch.cat((tokens[:, 1:], tokens.new_full((len(tokens), 1), IGNORE)), dim=1)
         return self.model.cross_entropy(self.model.encode(tokens).hidden, targets) / tokens[:, 1:].numel()
+
+    def compile(self) -> None:
+        """See `BenchmarkModel`: its blocks, as in long runs."""
+        compile_blocks(trained_blocks(self.model))
 
     def transpose_weights_for_decoding(self) -> None:
         """See `BenchmarkModel`."""
@@ -109,6 +118,10 @@ class HuggingFaceLlama:
     def loss(self, tokens: Tensor) -> Tensor:
         """See `BenchmarkModel`."""
         return self.model(input_ids=tokens, labels=tokens).loss
+
+    def compile(self) -> None:
+        """See `BenchmarkModel`: the whole model, as `torch_compile` of its Trainer does."""
+        self.model.compile()
 
     def transpose_weights_for_decoding(self) -> None:
         """Does nothing: Llama decodes with the weights as trained."""

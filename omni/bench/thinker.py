@@ -23,6 +23,7 @@ from omni.bench.language_models import (
     training_memory,
 )
 from omni.bench.race import Comparison, Race, Report
+from omni.devices import has_compiler
 from omni.errors import UserError
 from omni.optim.precision import best_precision
 from omni.training.shipped import CONFIGS
@@ -45,6 +46,7 @@ class ThinkerRace(Race):
         decode_tokens: Tokens decoded after a prompt of 16, for one row and for eight rows at a time.
         precision: Precision of both models; auto is the one that omni trains with on this machine. With bf16-mixed,
             decoding uses bf16 weights.
+        compiled: Whether training is also measured compiled, as in long runs, which takes minutes and a C++ compiler.
         memory: Whether to measure the peak memory of training, each model in a process of its own.
     """
 
@@ -56,6 +58,7 @@ class ThinkerRace(Race):
     context: int = 256
     decode_tokens: int = 64
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    compiled: bool = True
     memory: bool = True
 
     def __post_init__(self) -> None:
@@ -99,12 +102,18 @@ class ThinkerRace(Race):
             "hf": ("32-true", "trainer"),
         }
         work = self.steps * self.batch_size * self.context
+        ways = {"": False, " compiled": True} if self.compiled and has_compiler(gpu_or_cpu().type) else {"": False}
         for label, choices in (("training", same), ("as shipped", shipped)):
             blocks = {}
             for name, (precision, optimizer) in choices.items():
                 options = {**task, "precision": precision, "optimizer": optimizer}
-                blocks[name] = self._repeated(model_training_step(build_model(name, size), **options))
-            yield self.compare(f"{setting}: {label}", "tokens/s", blocks, work=work)
+                for way, compiled in ways.items():
+                    model = build_model(name, size)
+                    if compiled:
+                        model.compile()
+                    blocks[f"{name}{way}"] = self._repeated(model_training_step(model, **options))
+            best_first = sorted(blocks.items(), key=lambda block: block[0] != f"omni{[*ways][-1]}")
+            yield self.compare(f"{setting}: {label}", "tokens/s", dict(best_first), work=work)
 
     def _repeated(self, step: Callable[[], None]) -> Callable[[], Any]:
         return lambda: [step() for _ in range(self.steps)]

@@ -13,12 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from omni.errors import UserError
+from omni.layers.compilation import compile_blocks, trained_blocks
 from omni.losses import Loss
 from omni.metrics import MeanOfItems
 from omni.optim.optimizers import OptimizerName, Schedule, adamw, lr_factor, muon, scale_gradients
 from omni.optim.precision import check_precision
 from omni.stages.checkpointing import CheckpointedModule
-from omni.stages.compilation import Compile, compile_blocks, pays, trained_blocks
+from omni.stages.compilation import Compile, pays
 from omni.stages.finite_loss import FiniteLossCheck
 
 # The backward pass starts from losses divided by this, because the number of scored items is known only after the last

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from omni.batch import IGNORE, CodesBatch
-from omni.checkpoints.checkpoint import Checkpoint
+from omni.checkpoints.checkpoint import Checkpoint, Lineage
 from omni.checkpoints.weights import weights_fingerprint
 from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
@@ -42,6 +42,9 @@ class TalkerTraining(Stage):
     With a `thinker`, its hidden states condition the Talker, one for each character (after Qwen2.5-Omni,
     arXiv:2503.20215). It reads each sentence alone, is never trained, and is saved in the checkpoints.
     `init_from.talker` may then be a Talker that was trained without a Thinker.
+
+    `init_from.talker` may also be of an earlier state of the codec, from which the data's was trained further
+    (`init_from.codec` of `CodecTraining`): most entries of its codebooks keep their meaning.
 
     Codec and recogniser are those of the data (`data.init_args.codec` and `recognizer`). They are frozen, and saved in
     the Talker's checkpoints, which therefore need no others to speak. A checkpoint that was trained on the codes of
@@ -106,7 +109,9 @@ class TalkerTraining(Stage):
         self.advance_loss = MeanOfItems()
         self.round_trip = RoundTrip(sampling, beam)
         self.transcripts: list[Transcript] = []  # of the sentences spoken in the last validation
-        self._init_codec: str | None = None  # fingerprint of the codec of `init_from.talker`
+        self._init_codec: tuple[str, Lineage] | None = (
+            None  # fingerprint and lineage of the codec of `init_from.talker`
+        )
 
     @property
     def flops_per_work(self) -> float:
@@ -129,7 +134,7 @@ class TalkerTraining(Stage):
             checkpoint.weights.setdefault("talker.condition.weight", unconditioned)
         super().init_part(name, checkpoint)
         if name == "talker" and (codec := checkpoint.weights_of("codec")):
-            self._init_codec = weights_fingerprint(codec)
+            self._init_codec = weights_fingerprint(codec), checkpoint.lineage_of("codec")
         if name == "thinker":
             self._thinker_tokenizer = checkpoint.tokenizer
 
@@ -138,11 +143,7 @@ class TalkerTraining(Stage):
         if self.codec is None or self.audio_encoder is None:
             raise UserError("the Talker needs a codec and a recogniser: give data.init_args.codec and recognizer")
         super().setup(stage)
-        if self._init_codec not in (None, self._codec_fingerprint):
-            raise UserError(
-                "init_from.talker was trained on the codes of another codec than data.init_args.codec: give that "
-                "checkpoint as data.init_args.codec too"
-            )
+        self._check_init_codec()
         self._check_fit({"vocab_size": self.units.vocab_size}, "the recogniser's characters")
         names = ("num_codebooks", "codebook_size", "frame_rate")
         self._check_fit({name: getattr(self.codec, name) for name in names}, "the codec")
@@ -154,6 +155,19 @@ class TalkerTraining(Stage):
         elif num_speakers > 1:
             rank_zero_warn(f"the data has {num_speakers} speakers and the Talker a single voice: set its num_speakers")
         self.ancestors = {**self.ancestors, **self.data.encoder.ancestors}
+
+    def _check_init_codec(self) -> None:
+        """Refuses an `init_from.talker` of another codec, unless the data's was trained further from that one."""
+        if self._init_codec is None or self._init_codec[0] == self._codec_fingerprint:
+            return
+        lineage: Any = self.data.encoder.codec_lineage
+        while (lineage := lineage["ancestors"].get("codec")) is not None:
+            if lineage == self._init_codec[1]:
+                return
+        raise UserError(
+            "init_from.talker was trained on the codes of another codec than data.init_args.codec: give that "
+            "checkpoint as data.init_args.codec too, or a codec that started from it"
+        )
 
     def _check_fit(self, wanted: Mapping[str, float], what: str) -> None:
         for name, value in wanted.items():

@@ -22,6 +22,7 @@ from omni.bench.language_models import (
 from omni.bench.race import count_parameters
 from omni.bench.thinker import ThinkerRace
 from omni.cli import main
+from omni.devices import has_compiler
 from omni.errors import UserError
 
 TOY: dict[str, Any] = {
@@ -57,6 +58,7 @@ def _transformers():
 def test_a_race(toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "out.json"
     arguments = f"--settings {toy} --repeats 2 --steps 1 --batch_size 2 --context 16 --decode_tokens 4 --memory false"
+    arguments += " --compiled false"
     report = main(
         ["bench", "thinker", *arguments.split(), "--precision", "32-true", "--threads", "1", "--json", str(path)]
     )
@@ -74,6 +76,17 @@ def test_a_race(toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "training" in err  # progress bar
     table = [line for line in out.splitlines() if line.startswith(toy)]
     assert len({line.index(" ×") for line in table}) == 1  # aligned
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # raised by the compiler itself
+@pytest.mark.usefixtures("_transformers")
+def test_a_race_of_compiled_models(toy: str):
+    arguments = f"--settings {toy} --repeats 1 --steps 1 --batch_size 2 --context 16 --decode_tokens 4 --memory false"
+    report = main(["bench", "thinker", *arguments.split(), "--precision", "32-true"])
+    assert [*report.results[0].values] == ["omni compiled", "omni", "hf", "hf compiled"]
+    assert report.results[0].ratios.keys() == {"omni", "hf", "hf compiled"}
 
 
 @pytest.mark.usefixtures("_transformers")

@@ -150,6 +150,18 @@ def test_another_codec_is_refused(fit_talker, fails, workplace):
     assert set(Checkpoint(RUN / "last.ckpt").lineage["ancestors"]) == {"talker", "codec", "audio_encoder"}
 
 
+def test_a_codec_that_was_trained_further_is_taken(fit_talker, workplace):
+    fit_talker()
+    (RUN / "last.ckpt").rename("first.ckpt")
+    before = Checkpoint("codec.ckpt").lineage
+    save(workplace / "codec.ckpt", "codec", ToneCodec(2.5), CharacterVocabulary(" abc"))
+    later = torch.load("codec.ckpt")
+    later["lineage"]["ancestors"] = {"codec": before}
+    torch.save(later, "codec.ckpt")
+    fit_talker("fit", f"--init_from={json.dumps({'talker': 'first.ckpt'})}")
+    assert weights(RUN / "last.ckpt")["codec.level"] == 2.5
+
+
 def test_another_recognizer_may_score(fit_talker, workplace):
     fit_talker()
     save(workplace / "recognizer.ckpt", "audio_encoder", ToneEncoder(), CharacterVocabulary(" abc"))

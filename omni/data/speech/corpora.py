@@ -44,7 +44,7 @@ class LibriSpeech(_Corpus):
                 continue
             for number, line in lines:
                 key, _, text = line.strip().partition(" ")
-                audio = _with_some_suffix(transcript.parent / key, (".flac", ".wav", ".ogg", ".mp3"))
+                audio = _with_some_suffix(transcript.parent / key, (".flac", ".wav", ".ogg", ".opus", ".mp3"))
                 yield Utterance(str(audio), text, key.split("-")[0], None, f"{transcript}: row {number}")
 
 
@@ -64,7 +64,7 @@ class LJSpeech(_Corpus):
             if len(columns) < 2:
                 yield UserError(f"{where}: not `id|text|normalised text`: correct or remove the row")
                 continue
-            audio = _with_some_suffix(self.folder / "wavs" / columns[0], (".wav", ".flac", ".ogg", ".mp3"))
+            audio = _with_some_suffix(self.folder / "wavs" / columns[0], (".wav", ".flac", ".ogg", ".opus", ".mp3"))
             yield Utterance(str(audio), columns[2] if len(columns) > 2 else columns[1], "LJ", None, where)
 
 

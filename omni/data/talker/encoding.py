@@ -74,6 +74,7 @@ class CodesEncoder:
         audio_encoder: The recogniser.
         units: Its characters.
         ancestors: The lineages of both.
+        codec_lineage: The lineage of the codec's checkpoint.
         fingerprint: Identifies both models and the silence.
 
     Raises:
@@ -106,6 +107,7 @@ class CodesEncoder:
         self.ratio = round(MEL_RATE / part.frame_rate)
         self.margin = round(silence * MEL_RATE)
         self.log_mel = LogMel(part.num_mels)
+        self.codec_lineage = codec_checkpoint.lineage
         self.ancestors = {
             "codec": codec_checkpoint.lineage_of("codec"),
             "audio_encoder": asr_checkpoint.lineage_of("audio_encoder"),

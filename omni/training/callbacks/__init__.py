@@ -4,6 +4,7 @@ A run's `config.yaml` holds these paths, so that moving a class between the file
 """
 
 from omni.training.callbacks.checkpointing import StageCheckpoint
+from omni.training.callbacks.converged import Converged
 from omni.training.callbacks.graceful_stop import GracefulStop
 from omni.training.callbacks.hub_push import HubPush
 from omni.training.callbacks.loss_drops import LossDropNote
@@ -12,6 +13,7 @@ from omni.training.callbacks.progress import Progress, StepBar
 from omni.training.callbacks.throughput import Throughput
 
 __all__ = [
+    "Converged",
     "GracefulStop",
     "HubPush",
     "LossDropNote",

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from omni.devices import has_compiler
+from omni.layers.compilation import compile_blocks, trained_blocks
 from omni.layers.transformer import Transformer
-from omni.stages.compilation import compile_blocks, trained_blocks
 
 
 def test_frozen_blocks_are_left_out():
@@ -17,7 +17,9 @@ def test_frozen_blocks_are_left_out():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # raised by the compiler itself
+@pytest.mark.filterwarnings(  # raised by the compiler itself
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The .grad attribute:UserWarning"
+)
 def test_the_shape_that_comes_first_does_not_matter():
     """A resumed run compiles for another first batch than the run that it continues, and must make the same steps."""
     torch.manual_seed(0)

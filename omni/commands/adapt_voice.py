@@ -1,0 +1,119 @@
+"""`omni adapt voice`: a Talker with your own voice, from recordings."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from omni.commands.train import run_pipeline
+from omni.errors import UserError
+from omni.inference.recognizer import load_recognizer
+from omni.pipeline.definition import read_pipeline
+from omni.pipeline.report import write_report
+from omni.pipeline.voice.chain import open_parts, write_chain
+from omni.pipeline.voice.preparation import RECORD, VoiceSplits, earlier_splits, key_of, write_splits
+from omni.pipeline.voice.recordings import read_recordings
+from omni.pipeline.voice.report import write_voice_report
+
+_FEW = 0.1  # share of utterances: the pitch of some is always misread
+
+
+def adapt_voice(
+    folder: Path,
+    *,
+    recognizer: str | None = None,
+    codec: str | None = None,
+    talker: str | None = None,
+    vocoder: str | None = None,
+    name: str = "voice",
+    out: Path | None = None,
+    speaker: str | None = None,
+    longest: float = 12.0,
+    sentences: int = 50,
+    jobs: int = 1,
+    device: str = "auto",
+    prepare_only: bool = False,
+) -> None:
+    """Train a Talker with its codec and its vocoder on recordings of one person.
+
+    The recordings are checked as by `omni data check`, cut at pauses, freed of silence at their ends, and aligned with
+    their transcripts; those without are transcribed. What cannot be used, such as silence, music or the transcript of
+    another recording, is left out, counted and reported. Two voices are noticed if their pitch differs.
+
+    Then `chain.yaml` in the data set's folder is run as by `omni train`: the same command resumes it, and
+    `omni train OUT/chain.yaml` after changes to that file. The report, lightning_logs/NAME/voice.md, compares the voice
+    with the recordings on held-out sentences: word errors, pitch, sounds and spectrograms.
+
+    Args:
+        folder: Audio files, each with or without a .txt of the same name beside it; or a manifest (.jsonl, .csv, .tsv),
+            or a corpus, such as LJSpeech with metadata.csv and wavs/.
+        recognizer: A checkpoint with a recogniser of characters, which aligns, transcribes and scores; by default that
+            of the Talker's checkpoint.
+        codec: A checkpoint with the codec to start from; by default that of the Talker's checkpoint, or a new one.
+        talker: A checkpoint with the Talker to start from; by default a new one.
+        vocoder: A checkpoint with the vocoder to start from; by default a new one.
+        name: Name of the voice: of its runs in lightning_logs.
+        out: Folder of the data set and the chain; by default data/NAME.
+        speaker: The speaker, in a manifest with several.
+        longest: Most seconds of an utterance, 2 to 20: longer recordings are cut at pauses.
+        sentences: Most test sentences of the report.
+        jobs: Most stages that run at the same time.
+        device: Where recordings are transcribed and aligned: cpu, cuda, or auto.
+        prepare_only: Write the data set and the chain, and train nothing.
+
+    Raises:
+        UserError: If there are no recordings, too few of them can be used, or checkpoints do not fit each other.
+    """
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"--name is {name!r}: give the name of a folder in lightning_logs")
+    if not 2 <= longest <= 20:
+        raise UserError(f"--longest is {longest:g} s: give 2 to 20")
+    if min(jobs, sentences) < 1:
+        raise UserError("--jobs and --sentences must be 1 or more")
+    out = Path("data", name) if out is None else out.expanduser()
+    parts = open_parts(recognizer=recognizer, codec=codec, talker=talker, vocoder=vocoder)
+    splits = _prepared(folder, out, str(parts.recognizer), speaker=speaker, longest=longest, device=device)
+    _print_splits(out, splits)
+    chain = write_chain(out, name, parts, longest=longest)
+    if prepare_only:
+        print(f"train it with: omni train {chain}")
+        return
+    pipeline = read_pipeline(chain)
+    timings = run_pipeline(pipeline, jobs=jobs)
+    print(f"report: {write_report(pipeline, timings)}")
+    report = write_voice_report(pipeline, out, splits, recognizer=str(parts.recognizer), sentences=sentences)
+    print(f"report of the voice: {report}")
+    runs = {stage: pipeline.stages[stage].folder / "best.ckpt" for stage in ("talker", "vocoder")}
+    print(f'speak with it: omni speak "Hello." --checkpoint {runs["talker"]} --vocoder {runs["vocoder"]}')
+
+
+def _prepared(
+    folder: Path, out: Path, checkpoint: str, *, speaker: str | None, longest: float, device: str
+) -> VoiceSplits:
+    """The data set, written unless it is complete already."""
+    recognizer = load_recognizer(checkpoint, device=device)
+    checked = read_recordings(folder, recognizer, speaker=speaker)
+    for warning in checked.warnings:
+        print(f"warning: {warning}")
+    key = key_of(checked, recognizer, longest)
+    if (splits := earlier_splits(out, key)) is not None:
+        return splits
+    return write_splits(
+        out,
+        checked,
+        recognizer,
+        key=key,
+        longest=longest,
+        progress=lambda recordings: tqdm(recordings, "cutting and aligning", leave=False, disable=None),
+    )
+
+
+def _print_splits(out: Path, splits: VoiceSplits) -> None:
+    for split, count in splits.utterances.items():
+        print(f"{out / split}.jsonl: {count} utterances, {splits.seconds[split] / 60:.1f} minutes")
+    if splits.transcribed:
+        print(f"transcribed by the recogniser: {splits.transcribed} utterances; read some of the texts before training")
+    if splits.other_pitch > _FEW * sum(splits.utterances.values()):
+        what = f"{splits.other_pitch} utterances have another pitch than most: are there two voices?"
+        print(f"warning: {what} They are listed in {out / RECORD}")
+    for reason, count in splits.left_out.items():
+        print(f"left out, {reason}: {count}")
