@@ -8,7 +8,7 @@ JOBS ?= 1
 DEPRECATIONS := -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 SENTENCE := The small red star is above the large blue circle.
 
-.PHONY: quickstart serve smoke gpu test test-slow test-install test-latest test-lowest lint check install lock clean
+.PHONY: quickstart serve smoke gpu test test-slow test-install test-latest test-lowest lint docs check install lock clean
 
 # The seventh of the world's held-out conversations is a spoken question about a picture.
 quickstart: data/world/world.json  ## the world, all stages; a written and spoken answer to a question about a picture; a sentence, synthesised and transcribed
@@ -68,6 +68,9 @@ lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+
+docs: .venv/installed  ## the documentation, in build/docs; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: lint test  ## what CI runs
 

@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import omni
+from omni.completion import bash_completion
 from omni.errors import UserError, parser_errors
 from omni.files import NO_ROOM
 
@@ -20,6 +21,16 @@ TRAINER_VERBS = {
     "predict": "Write a checkpoint's outputs for data.",
 }
 
+# The sections of `omni --help`, with the first words of their verbs.
+KINDS = {
+    "train": ("fit", "train", "adapt", "sweep", "plan", "configs"),
+    "use": ("generate", "chat", "transcribe", "classify", "speak", "codec", "serve", "predict"),
+    "data": ("data",),
+    "evaluate": ("validate", "test", "eval"),
+    "share": ("export", "hub"),
+    "measure": ("plot", "bench"),
+}
+
 # On a CPU, oneDNN and PyTorch each keep up to 1,024 compiled primitives, one for each shape. Batches of utterances or
 # questions have ever new shapes: without a limit the memory of training, and of a server, grows for hours.
 PRIMITIVE_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
@@ -29,7 +40,8 @@ class Verb(NamedTuple):
     """A verb.
 
     Attributes:
-        target: `module:function`; its signature is the verb's arguments, its docstring their help.
+        target: `module:function`; its signature is the verb's arguments, its docstring their help, its `Example` the
+            last line of it.
         help: What it does, in a line.
         positionals: Arguments given by position; with `+` the last one takes one or more values, with `?` none or one.
         lists: Options that take one or more values, as in `--labels cat dog`.
@@ -264,6 +276,9 @@ def _dispatch(argv: list[str]) -> Any:
     if argv[0] == "--version":
         print(f"omni {omni.__version__}")
         return None
+    if argv[0] == "--completion":
+        print(bash_completion({verb: _option_names(verb) for verb in (*TRAINER_VERBS, *VERBS)}))
+        return None
     if argv[0] in TRAINER_VERBS:
         from omni.training.lightning_cli import run
 
@@ -277,15 +292,11 @@ def _dispatch(argv: list[str]) -> Any:
 
 
 def _call(verb: str, what: Verb, argv: list[str]) -> Any:
-    from jsonargparse import ArgumentParser
-
-    module, _, name = what.target.partition(":")
-    function = getattr(import_module(module), name)
+    function = _function(what)
     if verb in PARSING_VERBS:
         return function(argv)
     with parser_errors(verb):
-        parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
-        _add_arguments(parser, function, what)
+        parser = verb_parser(verb, what)
         arguments = parser.instantiate(parser.parse_args(argv)).as_dict()
     arguments.pop("config")
     for name in what.inlined:
@@ -295,12 +306,39 @@ def _call(verb: str, what: Verb, argv: list[str]) -> Any:
     return function(**arguments)
 
 
+def verb_parser(verb: str, what: Verb) -> Any:
+    """The parser of a verb's arguments: an `ArgumentParser` of jsonargparse that raises its errors.
+
+    Args:
+        verb: The verb's name, such as `data world`; not one of `TRAINER_VERBS` or `PARSING_VERBS`.
+        what: Its row of the table.
+    """
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"omni {verb}", exit_on_error=False)
+    _add_arguments(parser, _function(what), what)
+    return parser
+
+
+def _option_names(verb: str) -> list[str]:
+    """Options of a verb, of those of LightningCLI only the shared ones."""
+    if verb in TRAINER_VERBS or verb in PARSING_VERBS:
+        return ["--config", "--ckpt_path", "--print_config", "--help"]
+    return [name for action in verb_parser(verb, VERBS[verb])._actions for name in action.option_strings]
+
+
+def _function(verb: Verb) -> Any:
+    module, _, name = verb.target.partition(":")
+    return getattr(import_module(module), name)
+
+
 def _add_arguments(parser: Any, function: Any, verb: Verb) -> None:
     """Adds a function's arguments to a parser."""
     from docstring_parser import parse
 
     docstring = parse(function.__doc__ or "")
     parser.description = "\n\n".join(filter(None, (docstring.short_description, docstring.long_description)))
+    parser.epilog = "\n".join(f"Example: {example.description}" for example in docstring.examples) or None
     help_of = {parameter.arg_name: parameter.description for parameter in docstring.params}
     types = get_type_hints(function)
     for positional in verb.positionals:
@@ -341,11 +379,30 @@ def _added_verbs() -> dict[str, Verb]:
     return {each.name: Verb(each.value, f"Added by {each.value}.") for each in entry_points(group="omni.verbs")}
 
 
+def verbs_by_kind() -> dict[str, dict[str, str]]:
+    """The lines of `omni --help`: what each verb does, by kind of verb; verbs of other packages come last."""
+    rows = {**TRAINER_VERBS, **{verb: what.help for verb, what in VERBS.items()}}
+    kinds = {
+        kind: {verb: line for word in words for verb, line in rows.items() if verb.split()[0] == word}
+        for kind, words in KINDS.items()
+    }
+    added = {verb: what.help for verb, what in _added_verbs().items()}
+    return {**kinds, "added": added} if added else kinds
+
+
 def _help() -> str:
-    rows = {**TRAINER_VERBS, **{verb: what.help for verb, what in {**_added_verbs(), **VERBS}.items()}}
-    width = max(map(len, rows))
-    verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in rows.items())
-    return f"usage: omni VERB [options]\n\n{verbs}\n\n`omni VERB --help` prints its options."
+    kinds = verbs_by_kind()
+    width = max(len(verb) for verbs in kinds.values() for verb in verbs)
+    lines = ["usage: omni VERB [options]"]
+    for kind, verbs in kinds.items():
+        lines += ["", f"{kind}:", *(f"  {verb:<{width}}  {line}" for verb, line in verbs.items())]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "`omni VERB --help` prints its options, `omni --completion` a script for bash that completes them.",
+        ]
+    )
 
 
 def _fail(message: str, code: int) -> None:

@@ -1,13 +1,17 @@
 """The command: its verbs, its overrides, and user errors, which end in one line and exit code 2."""
 
 import io
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 from omni.checkpoints.checkpoint import Checkpoint
-from omni.cli import TRAINER_VERBS, VERBS, main
+from omni.cli import KINDS, PARSING_VERBS, TRAINER_VERBS, VERBS, main, verb_parser, verbs_by_kind
+from omni.completion import bash_completion
 from omni.text.tokenizer import ByteTokenizer
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "thinker.yaml")
@@ -27,6 +31,47 @@ class TestVerbs:
             main([*verb.split(), "--help"])
         assert stop.value.code == 0
         assert "--" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("verb", sorted(VERBS.keys() - set(PARSING_VERBS)))
+    def test_help_of_a_verb_ends_with_an_example_that_it_accepts(self, verb):
+        parser = verb_parser(verb, VERBS[verb])
+        title, _, example = parser.epilog.partition(": ")
+        assert title == "Example"
+        assert example.startswith(f"omni {verb}")
+        parser.parse_args(shlex.split(example)[len(f"omni {verb}".split()) :])
+
+    def test_each_verb_is_of_one_kind(self):
+        kinds = verbs_by_kind()
+        listed = [verb for kind in KINDS for verb in kinds[kind]]
+        assert sorted(listed) == sorted((*TRAINER_VERBS, *VERBS))
+
+    @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+    @pytest.mark.parametrize(
+        ("typed", "expected"),
+        [
+            (["sp"], ["speak"]),
+            (["data", "w"], ["world"]),
+            (["configs", ""], ["copy", "--out"]),
+            (["speak", "a text", "--o"], ["--out"]),
+            (["data", "world", "--"], ["--docs"]),
+            (["speak", "a"], []),
+        ],
+    )
+    def test_bash_completes(self, typed, expected):
+        verbs = {"speak": ["--out", "--file"], "data world": ["--docs"], "configs": ["--out"], "configs copy": ["--to"]}
+        words = shlex.join(["omni", *typed])
+        ask = f'COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _omni; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        script = f"{bash_completion(verbs)}\n{ask}"
+        result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        assert result.stderr == ""
+        assert result.stdout.split() == expected
+
+    def test_completion_knows_every_verb_and_its_options(self, capsys):
+        main(["--completion"])
+        lines = capsys.readouterr().out.splitlines()
+        for verb in VERBS.keys() - set(PARSING_VERBS):
+            [line] = [each for each in lines if each.strip().startswith(f"'{verb}'*)")]
+            assert "--help" in line
 
     def test_print_config_shows_merged_values(self, capsys):
         with pytest.raises(SystemExit) as stop:

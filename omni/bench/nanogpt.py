@@ -137,7 +137,7 @@ class NanoGPTRace(Race):
         file: The text, such as tiny Shakespeare.
         steps: Steps of nanoGPT's whole run.
         thinker_steps: Steps of the Thinker's run.
-        evaluate_every: Steps between two evaluations, whose time does not count.
+        evaluate_every: Steps of the Thinker between two evaluations, whose time does not count.
         repeats: Runs of both, from different seeds.
     """
 
@@ -145,7 +145,7 @@ class NanoGPTRace(Race):
 
     file: Path = Path("input.txt")
     steps: int = 2000
-    thinker_steps: int = 400
+    thinker_steps: int = 300
     evaluate_every: int = 20
     repeats: int = 3
 
@@ -182,25 +182,26 @@ class NanoGPTRace(Race):
         """The Thinker's losses, and nanoGPT's last."""
         torch.manual_seed(seed)
         nanogpt, thinker = _nanogpt(text.num_characters, self.steps), _thinker(self.thinker_steps)
-        goal = self._train(f"nanoGPT {seed}", nanogpt, text, seed)[-1]
-        return self._train(f"omni {seed}", thinker, text, seed), goal
+        goal = _train(f"nanoGPT {seed}", nanogpt, text, seed, evaluate_every=self.steps)[-1]
+        return _train(f"omni {seed}", thinker, text, seed, evaluate_every=self.evaluate_every), goal
 
-    def _train(self, label: str, recipe: Recipe, text: Text, seed: int) -> list[Point]:
-        """The held-out losses during a run, the last after its last step."""
-        generator, peak = torch.Generator().manual_seed(seed), [group["lr"] for group in recipe.optimizer.param_groups]
-        batch: list[tuple[Tensor, Tensor]] = []
-        step = training_step(recipe.model, lambda: recipe.loss(*batch[-1]) / batch[-1][0].numel(), recipe.optimizer)
-        points, spent = [], 0.0
-        for number in tqdm(range(recipe.steps), label):
-            start = time.perf_counter()
-            batch[:] = [text.batch(generator)]
-            for group, lr in zip(recipe.optimizer.param_groups, peak, strict=True):
-                group["lr"] = recipe.lr_curve(number) * lr
-            step()
-            spent += time.perf_counter() - start
-            if (number + 1) % self.evaluate_every == 0 or number + 1 == recipe.steps:
-                points.append(Point(spent, held_out_loss(recipe, text)))
-        return points
+
+def _train(label: str, recipe: Recipe, text: Text, seed: int, *, evaluate_every: int) -> list[Point]:
+    """The held-out losses during a run, the last after its last step."""
+    generator, peak = torch.Generator().manual_seed(seed), [group["lr"] for group in recipe.optimizer.param_groups]
+    batch: list[tuple[Tensor, Tensor]] = []
+    step = training_step(recipe.model, lambda: recipe.loss(*batch[-1]) / batch[-1][0].numel(), recipe.optimizer)
+    points, spent = [], 0.0
+    for number in tqdm(range(recipe.steps), label):
+        start = time.perf_counter()
+        batch[:] = [text.batch(generator)]
+        for group, lr in zip(recipe.optimizer.param_groups, peak, strict=True):
+            group["lr"] = recipe.lr_curve(number) * lr
+        step()
+        spent += time.perf_counter() - start
+        if (number + 1) % evaluate_every == 0 or number + 1 == recipe.steps:
+            points.append(Point(spent, held_out_loss(recipe, text)))
+    return points
 
 
 @torch.no_grad()

@@ -43,6 +43,9 @@ def adapt_voice(
     `omni train OUT/chain.yaml` after changes to that file. The report, lightning_logs/NAME/voice.md, compares the voice
     with the recordings on held-out sentences: word errors, pitch, sounds and spectrograms.
 
+    Example:
+        omni adapt voice FOLDER --talker lightning_logs/world/talker/best.ckpt
+
     Args:
         folder: Audio files, each with or without a .txt of the same name beside it; or a manifest (.jsonl, .csv, .tsv),
             or a corpus, such as LJSpeech with metadata.csv and wavs/.

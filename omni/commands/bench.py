@@ -49,6 +49,9 @@ def thinker(*, race: ThinkerRace = ThinkerRace()) -> Report:
     their own caches. They alternate, so that what slows the machine for a while slows both; a ratio is the median over
     rounds.
 
+    Example:
+        omni bench thinker --steps 2
+
     Args:
         race: The race.
     """
@@ -60,6 +63,9 @@ def nanogpt(*, race: NanoGPTRace = NanoGPTRace()) -> Report:
 
     nanoGPT trains as published for a CPU: 4 layers of 128, 2,000 steps of 12 × 64 characters. The Thinker of the same
     size trains with the shipped optimizer and a shorter schedule. The time is that of training, without evaluations.
+
+    Example:
+        omni bench nanogpt --file input.txt
 
     Args:
         race: The race.
@@ -73,6 +79,9 @@ def audio(*, race: AudioRace = AudioRace()) -> Report:
     Both have the same number of parameters (within 2 %) and emit the same number of sub-frames per second, and both
     train with the same optimizer on the same batches. They alternate, and a ratio is the median over rounds. Then each
     learns the world's speech until half of the words of held-out rows are right, at the better of the learning rates.
+
+    Example:
+        omni bench audio
 
     Args:
         race: The race.
@@ -88,6 +97,9 @@ def vision(*, race: VisionRace = VisionRace()) -> Report:
     alternate, and a ratio is the median over rounds. The data pipelines, which read, crop, mirror and normalise JPEG
     photographs, race too: training waits where a pipeline gives fewer images per second than training takes.
 
+    Example:
+        omni bench vision
+
     Args:
         race: The race.
     """
@@ -101,6 +113,9 @@ def speech(*, race: SpeechRace = SpeechRace()) -> Report:
     Codecs alternate, and a ratio is the median over rounds. EnCodec and Mimi turn codes into waveforms, as codec and
     vocoder do together; the codec alone, which makes spectrograms, has a row of its own.
 
+    Example:
+        omni bench speech --vocoder configs/models/laptop/vocoder.yaml
+
     Args:
         race: The race.
     """
@@ -113,6 +128,9 @@ def live(*, measurement: LookAheadTest = LookAheadTest()) -> WordErrorReport:
     The look-ahead is the time for which `omni.inference.live_recognizer` waits after a word. The first half of the
     recordings chooses the one with the fewest word errors, the shortest of equals; the second half reports it.
 
+    Example:
+        omni bench live --recognizer lightning_logs/audio/best.ckpt --data val.jsonl
+
     Args:
         measurement: The measurement.
     """
@@ -123,6 +141,9 @@ def tempo(*, measurement: TempoTest = TempoTest()) -> WordErrorReport:
     """Measure the word errors of a recogniser on recordings whose tempo is changed, as `omni speak --speed` does.
 
     The tempo of the spectrogram is changed, and Griffin–Lim makes audio of it; beside it torchaudio's phase vocoder.
+
+    Example:
+        omni bench tempo --recognizer lightning_logs/audio/best.ckpt --data val.jsonl
 
     Args:
         measurement: The measurement.
@@ -137,6 +158,9 @@ def export(*, race: ExportRace = ExportRace()) -> ExportReport:
     `torch.export` archives, AOTInductor packages and ONNX graphs, and compared with PyTorch. All runtimes alternate,
     one row at a time; a ratio is the median over rounds. Memory is the peak of a fresh process that only loads the part
     and runs it: interpreter, libraries, weights and activations.
+
+    Example:
+        omni bench export --parts recognizer --threads 1
 
     Args:
         race: The race.
@@ -154,6 +178,9 @@ def serve(
 
     A soak is one long run, in which some clients leave, send garbage or stall: it reports errors that none of them
     provoked, the memory after a warm-up and at the end, and the throughput. The exit code is 1 if there were errors.
+
+    Example:
+        omni bench serve --url http://127.0.0.1:8000 --clients 1 8
 
     Args:
         clients: Numbers of clients; by default 1, 4, 16 and 32, and 32 of a soak.
@@ -196,6 +223,9 @@ def turns(*, comparison: TurnComparison = TurnComparison()) -> TurnReport:
     Recordings are joined with pauses, in several kinds of noise. The threshold of each detector is chosen on the
     recordings of `train`, and what is printed is of the voices of `val`.
 
+    Example:
+        omni bench turns --train train.jsonl --val val.jsonl
+
     Args:
         comparison: The comparison.
     """
@@ -211,6 +241,9 @@ def gpu(*, check: GpuCheck = GpuCheck(), out: Path = Path("build")) -> None:
 
     A measurement that fails is reported in its row and does not end the others; the exit code is then 1. The check has
     not run on a GPU yet.
+
+    Example:
+        omni bench gpu --minutes 8
 
     Args:
         check: The check.

@@ -46,6 +46,9 @@ def chat(
     and the conversation continues; if standard input is not a terminal, the exit code is then 2. When the conversation
     exceeds the context, its oldest exchanges are dropped, with a note.
 
+    Example:
+        omni chat --checkpoint lightning_logs/omni/best.ckpt
+
     Args:
         checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt; or a folder of
             `omni export --to onnx`, which runs without PyTorch on the CPU.

@@ -22,6 +22,9 @@ def classify_files(
 
     An image that cannot be read is reported in one line, the others are classified, and the exit code is 2.
 
+    Example:
+        omni classify holiday.jpg --checkpoint lightning_logs/vision/best.ckpt
+
     Args:
         images: Files of any size (JPEG, PNG, WebP, GIF, TIFF, ...); `-` reads standard input.
         checkpoint: A checkpoint of stage C, such as lightning_logs/vision/best.ckpt; or a folder of `omni export --to

@@ -35,6 +35,9 @@ def encode_files(
     of the codec that can decode them. A file that cannot be read is reported in one line, the others are encoded, and
     the exit code is 2.
 
+    Example:
+        omni codec encode talk.wav --checkpoint lightning_logs/codec/best.ckpt --out talk.npz
+
     Args:
         files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...).
         checkpoint: A checkpoint that holds a codec, such as lightning_logs/codec/best.ckpt.
@@ -73,6 +76,9 @@ def decode_files(
     """Decode codes to audio with the codec and a vocoder or Griffin-Lim, one WAV file for each .npz file.
 
     A file that cannot be decoded is reported in one line, the others are decoded, and the exit code is 2.
+
+    Example:
+        omni codec decode talk.npz --checkpoint lightning_logs/codec/best.ckpt --out again.wav
 
     Args:
         files: Files from `omni codec encode`.

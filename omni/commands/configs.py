@@ -12,7 +12,11 @@ from omni.training.shipped import CONFIGS
 
 
 def list_configs() -> None:
-    """List the configurations that come with omni, by the names that `--config` and `omni train` take."""
+    """List the configurations that come with omni, by the names that `--config` and `omni train` take.
+
+    Example:
+        omni configs
+    """
     paths = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "models" not in path.parts]
     names = [path.relative_to(CONFIGS).as_posix() for path in paths]
     width = max(map(len, names))
@@ -25,6 +29,9 @@ def list_configs() -> None:
 
 def copy_configs(names: list[str], *, out: Path = Path("configs")) -> None:
     """Copy configurations that come with omni, with the files that they name: bases, stages of a chain, model sizes.
+
+    Example:
+        omni configs copy world/thinker.yaml --out mine
 
     Args:
         names: Names as `omni configs` lists them, such as world/thinker.yaml, or `all`.

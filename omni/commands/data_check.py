@@ -130,6 +130,9 @@ def check(
     Conversations: invalid rows, missing media or answers, silence. All: duplicates, and the same item in two splits;
     copies of audio are recognised by their samples, copies of images by their pixels.
 
+    Example:
+        omni data check data/an4/train.jsonl --val data/an4/val.jsonl
+
     Args:
         manifests: Speech: manifests (.jsonl, .csv, .tsv), folders (LibriSpeech, LJSpeech, Common Voice, Kaldi, ESPnet),
             tar files. Text: .txt, .jsonl, .parquet,

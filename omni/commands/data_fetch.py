@@ -15,6 +15,9 @@ def fetch(names: list[str], *, cache_dir: Path = Path("data/cache")) -> None:
     files by their hashes. HF_HOME or HF_DATASETS_CACHE is where they lie, HF_ENDPOINT a mirror, HF_TOKEN the token for
     gated sets. Nothing is loaded twice.
 
+    Example:
+        omni data fetch real
+
     Args:
         names: Names that `omni data list` shows, real for those of configs/real/chain.yaml, a pipeline's YAML file for
             all that it reads from the Hub, or hub:OWNER/NAME[@REVISION][:CONFIG[:SPLIT[[START:STOP]]]].

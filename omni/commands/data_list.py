@@ -4,7 +4,11 @@ from omni.data.loading.known_sets import ALL, KNOWN_SETS
 
 
 def list_sets() -> None:
-    """List public data sets that `omni data fetch` knows: size of the download, licence, and what reads them."""
+    """List public data sets that `omni data fetch` knows: size of the download, licence, and what reads them.
+
+    Example:
+        omni data list
+    """
     rows = [("name", "download", "licence", "read by configs/real", "on the Hub")]
     for name, known in KNOWN_SETS.items():
         repository = known.entries[0].partition("@")[0]

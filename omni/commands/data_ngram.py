@@ -25,6 +25,9 @@ def train_language_model(
     The smoothing is interpolated modified Kneser-Ney (Chen and Goodman, 1999). All n-grams are kept in memory, about
     0.3 kB each.
 
+    Example:
+        omni data ngram books.txt data/an4/train.jsonl --out lm.arpa
+
     Args:
         texts: .txt files with a sentence on each line, and .jsonl manifests. Leave out the texts of the recordings that
             are transcribed, or their word error rate means nothing.

@@ -75,6 +75,9 @@ def prepare(
     of Flickr8k the captions as descriptions; of GSM8K the question and the worked answer. NLVR and GSM8K are split by a
     hash where there is one split alone, Flickr8k by its official lists.
 
+    Example:
+        omni data prepare an4 an4 --out data/an4
+
     Args:
         kind: librispeech, ljspeech, an4, fsdd (Free Spoken Digit Dataset), mls (Multilingual LibriSpeech), fleurs,
             css10, easy-vqa, nlvr, flickr8k, gsm8k, or folder: any tree of audio files with a .txt of the same name

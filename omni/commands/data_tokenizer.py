@@ -18,6 +18,9 @@ def train_tokenizer(
 ) -> None:
     """Train a byte-pair tokenizer on text and save it.
 
+    Example:
+        omni data tokenizer --text train.txt --out text.model --vocab_size 4096
+
     Args:
         text: Files (.txt, .jsonl, .parquet), patterns, folders, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
         out: The .model file to write.

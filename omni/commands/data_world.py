@@ -27,6 +27,9 @@ def write(
     their English captions and labels, and there are no conversations. `chain.yaml` in the folder is then a chain for
     `omni train`: the Thinker, the recogniser, the codec, the Talker and the vocoder of the language.
 
+    Example:
+        omni data world --language de
+
     Args:
         out: Folder to write into; by default data/world, or data/world_LANGUAGE. `text/`, `speech/`, `images/` and
             `conversations/` get a manifest `train.jsonl` and `val.jsonl` each, `speech/` also `narrator.jsonl` and

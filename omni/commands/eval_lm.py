@@ -52,6 +52,9 @@ def evaluate_lm(
     The recordings are encoded once and searched with each pair of weights. The best pair is chosen on these rows: give
     rows that are neither trained on nor reported, and report `omni eval wer` with the pair on others.
 
+    Example:
+        omni eval lm --checkpoint lightning_logs/audio/best.ckpt --lm lm.arpa --rows val.jsonl
+
     Args:
         checkpoint: A checkpoint that holds an audio encoder, such as lightning_logs/audio/best.ckpt.
         lm: A language model in ARPA format (.arpa, .gz).

@@ -46,6 +46,9 @@ def evaluate_accuracy(
     by the word errors of a recogniser. A conversation that cannot be answered, such as one with a broken recording, is
     named, the others are answered, and the exit code is 2.
 
+    Example:
+        omni eval omni --checkpoint lightning_logs/omni/best.ckpt --data val.jsonl
+
     Args:
         checkpoint: A checkpoint of stage E, such as lightning_logs/omni/best.ckpt.
         data: Conversations: .jsonl files or hub:OWNER/NAME[:CONFIG[:SPLIT]]; or speech with transcripts, with the

@@ -52,6 +52,9 @@ def evaluate(
     systems. Malformed rows, and recordings that a system cannot read, are left out for all and named at the end, and
     the exit code is 2.
 
+    Example:
+        omni eval wer --reference test.jsonl --hypothesis lightning_logs/audio/best.ckpt --worst 10
+
     Args:
         reference: A manifest (.jsonl, .csv), a folder of LibriSpeech or LJSpeech, or hub:OWNER/NAME[:CONFIG[:SPLIT]].
         hypothesis: A system: a checkpoint of stage B or E; hf: and the name or folder of a speech recogniser of

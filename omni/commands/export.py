@@ -49,6 +49,9 @@ def export(
     `--compiled` as packages for `torch._inductor.aoti_load_package`. The folder is compared with omni on real rows, and
     is kept only if both agree; `manifest.json` has the result.
 
+    Example:
+        omni export lightning_logs/audio/best.ckpt --to onnx --int8 --out hearing
+
     Args:
         checkpoint: A checkpoint, such as lightning_logs/thinker/best.ckpt.
         to: `hf`, `onnx`, `torch` or `web`.

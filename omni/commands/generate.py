@@ -51,6 +51,9 @@ def generate(
     A checkpoint of stage A continues texts. One of stage E answers: each text is a question about the given images,
     recordings and videos. Several prompts run in one batch and are printed in order.
 
+    Example:
+        omni generate --checkpoint lightning_logs/omni/best.ckpt --image a.png --text "What is this?"
+
     Args:
         checkpoint: A checkpoint that holds a Thinker, such as lightning_logs/thinker/best.ckpt or omni/best.ckpt; or a
             folder of `omni export --to onnx`, which runs without PyTorch on the CPU.

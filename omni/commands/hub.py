@@ -19,6 +19,9 @@ def push(
     The card lists parts, data, metrics and lineage, from the checkpoint and from the configuration and curves of its
     run; an existing card is replaced. Log in first: `hf auth login`.
 
+    Example:
+        omni hub push lightning_logs/audio/best.ckpt OWNER/NAME --license cc-by-4.0
+
     Args:
         checkpoint: A .ckpt file, or a pulled folder.
         repository: OWNER/NAME on the Hub, created if needed; or a local folder: ./NAME, /NAME or ~/NAME.
@@ -38,6 +41,9 @@ def push(
 
 def pull(repository: str, *, out: Path | None = None, revision: str | None = None) -> None:
     """Fetch a published model: a folder that every verb takes as a checkpoint.
+
+    Example:
+        omni hub pull OWNER/NAME --out recogniser
 
     Args:
         repository: OWNER/NAME on the Hub; or a local folder: ./NAME, /NAME or ~/NAME.

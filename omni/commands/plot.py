@@ -32,6 +32,9 @@ def plot_runs(
     Their last values are printed. Without `--metrics`: training and validation loss, gradient norm, word error rate,
     and the metric that selects `best.ckpt`. Sudden drops of the training loss after a plateau are marked.
 
+    Example:
+        omni plot audio an4 --metrics val/wer --out curves.png
+
     Args:
         runs: Folders of runs, or their names in lightning_logs: `audio world/audio`.
         out: The picture to write: .png, .svg or .pdf.

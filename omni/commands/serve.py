@@ -47,6 +47,9 @@ def serve(
     line of JSON; GET /metrics has counters for Prometheus, /health and /ready the state. SIGTERM or Ctrl-C lets running
     requests end and refuses new ones.
 
+    Example:
+        omni serve --checkpoint lightning_logs/omni/best.ckpt --voice lightning_logs/talker/best.ckpt
+
     Args:
         models: The models.
         host: Address to listen at; 0.0.0.0 for all of this machine's.

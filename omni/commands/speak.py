@@ -61,6 +61,9 @@ def speak_texts(
     silence, 10 seconds at most. If --out is a folder, a line that cannot be spoken is reported, the others are spoken,
     and the exit code is 2.
 
+    Example:
+        omni speak "The first words." --out words.wav --checkpoint lightning_logs/talker/best.ckpt
+
     Args:
         checkpoint: A checkpoint that holds a Talker and its codec, such as lightning_logs/talker/best.ckpt; or a folder
             of `omni export --to onnx --vocoder VOCODER`, which runs without PyTorch on the CPU.

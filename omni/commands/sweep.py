@@ -35,6 +35,9 @@ def sweep(
     running trials, which save first. Results are in lightning_logs/sweeps/NAME: report.md, best.yaml, trials.csv and
     figures.
 
+    Example:
+        omni sweep configs/sweeps/learning_rate.yaml --jobs 2
+
     Args:
         file: The sweep's YAML file, such as configs/sweeps/learning_rate.yaml.
         jobs: Trials that run at the same time, instead of those in the file. Each has a GPU, or a share of the cores.

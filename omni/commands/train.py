@@ -24,6 +24,9 @@ def train(
     The same command therefore starts a pipeline, resumes it, and brings it up to date. Ctrl-C stops the running stages,
     which save first. At the end lightning_logs/NAME/report.md compares each stage with its target.
 
+    Example:
+        omni train configs/world/chain.yaml --jobs 2
+
     Args:
         pipeline: The pipeline's YAML file, such as configs/world/chain.yaml.
         jobs: Most stages that run at the same time. They share the CPU's cores and the GPU.

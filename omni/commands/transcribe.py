@@ -44,6 +44,9 @@ def transcribe_files(
 
     A file that cannot be read is reported in one line, the others are transcribed, and the exit code is 2.
 
+    Example:
+        omni transcribe talk.mp3 --checkpoint lightning_logs/audio/best.ckpt --format srt
+
     Args:
         files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...), or folders of such files;
             `-` reads standard input. With --live one of `-`, a named pipe (WAV or 16-bit PCM), and `microphone`.

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,9 +54,9 @@ def exported(**options: Any) -> Continue:
 def documented(first: str) -> str:
     """The code in docs/export.md that starts with a line."""
     text = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
-    block = re.search(rf"^    {first}\n(?:    .*\n|\n(?=\n?    ))*", text, re.MULTILINE)
+    block = re.search(rf"^```python\n({first}\n.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert block is not None
-    return textwrap.dedent(block[0])
+    return block[1]
 
 
 def run(*command: str) -> None:
