@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -44,6 +45,7 @@ class SpeechBatch(NamedTuple):
         seconds: Seconds of audio in the batch, padding left out.
         audio: (batch, mel frames × 160), float32, 16 kHz: the waveforms of `mels`, zeros after each row's end; None if
             not requested.
+        other_mels: `mels` with other masks of SpecAugment, the same shape; None if not requested.
     """
 
     mels: Tensor
@@ -53,11 +55,22 @@ class SpeechBatch(NamedTuple):
     rows: Tensor
     seconds: float
     audio: Tensor | None = None
+    other_mels: Tensor | None = None
 
     @property
     def work(self) -> tuple[float, str]:
-        """Amount of training data in the batch, and its unit."""
-        return self.seconds, "audio_seconds"
+        """Amount of training data in the batch, and its unit; utterances that are masked twice count twice."""
+        return self.seconds * (1 if self.other_mels is None else 2), "audio_seconds"
+
+    def both_views(self) -> "SpeechBatch":
+        """The utterances with `mels`, followed by the same ones with `other_mels`; without these, the batch."""
+        if self.other_mels is None:
+            return self
+        names = ("mel_lengths", "targets", "target_lengths", "rows")
+        twice = {name: torch.cat((part := getattr(self, name), part)) for name in names}
+        audio = None if self.audio is None else torch.cat((self.audio, self.audio))
+        mels = torch.cat((self.mels, self.other_mels))
+        return self._replace(mels=mels, seconds=2 * self.seconds, audio=audio, other_mels=None, **twice)
 
 
 class Attribute(NamedTuple):

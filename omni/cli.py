@@ -119,6 +119,9 @@ VERBS = {
         "omni.commands.codec:decode_files", "Decode codes to audio files.", ("files+",), flags=("overwrite",)
     ),
     "data world": Verb("omni.commands.data_world:write", "Write the embedded data set, the world.", inlined=("sizes",)),
+    "data speech": Verb(
+        "omni.commands.data_speech:write", "Write speech of given sentences in many voices.", ("texts+",)
+    ),
     "data tokenizer": Verb("omni.commands.data_tokenizer:train_tokenizer", "Train a tokenizer on text."),
     "data ngram": Verb(
         "omni.commands.data_ngram:train_language_model", "Train a language model for speech recognition.", ("texts+",)
@@ -143,7 +146,7 @@ VERBS = {
         "Count word errors, by speaker and length, or compare systems.",
         (),
         ("other",),
-        ("repetition_guard",),
+        ("repetition_guard", "greedy"),
         inlined=("fusion",),
     ),
     "eval lm": Verb(

@@ -195,6 +195,25 @@ def classification_loss(
     return torch.stack(parts).sum(0)
 
 
+def consistency_loss(log_probs: Tensor, others: Tensor, mask: Tensor) -> Tensor:
+    """Sum over positions of the divergence between two predictions of the same (CR-CTC, arXiv:2410.05101).
+
+    Each prediction approaches the other one, which is a constant: the Kullback-Leibler divergences in both directions,
+    in nats.
+
+    Args:
+        log_probs: (batch, time, vocab), of the first predictions.
+        others: The same shape, of the second.
+        mask: (batch, time), bool: positions that are counted.
+
+    Returns:
+        A scalar, fp32.
+    """
+    pairs = ((log_probs.float(), others.float()), (others.float(), log_probs.float()))
+    both = [F.kl_div(one, two.detach(), log_target=True, reduction="none").sum(-1) for one, two in pairs]
+    return (both[0] + both[1]).masked_fill(~mask, 0).sum()
+
+
 def contrastive_loss(scores: Tensor, caption_ids: Tensor, *, kind: Literal["sigmoid", "softmax"]) -> Tensor:
     """Sum over images of the contrastive loss against the batch's captions.
 

@@ -41,7 +41,8 @@ SAMPLINGS = {
     "few": Sampling(top_k=5),
     "likely": Sampling(top_p=0.8),
 }
-WAITS = {"audio": ["aten::_ctc_loss.Tensor"]}  # see `omni.decoding.ctc.ctc_nll`
+CTC = ["aten::_ctc_loss.Tensor"]
+WAITS = {"audio": CTC, "audio_with_consistency": CTC}  # see `omni.decoding.ctc.ctc_nll`
 
 
 class _Backend:

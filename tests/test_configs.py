@@ -63,7 +63,7 @@ def elsewhere(tmp_path_factory):
 
 def test_all_files_were_found():
     assert len(MODELS) == 61
-    assert len(STAGES) == 42
+    assert len(STAGES) == 43
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, *NO_STAGES}
 
 

@@ -282,3 +282,19 @@ def test_scaled_gradients_below_the_smallest_fp16_number_survive(share):
     for gradient, wanted in zip(found, expected, strict=True):
         pair = [each.view(8, 8)[others].float() for each in (gradient * share, wanted)]
         torch.testing.assert_close(*pair, rtol=0.01, atol=1e-9)
+
+
+# ---------------------------------------------------------------- consistency
+
+
+def test_consistency_is_the_divergence_in_both_directions_with_constant_targets():
+    generator = torch.Generator().manual_seed(0)
+    one, two = (torch.randn(2, 3, 5, generator=generator, dtype=torch.double).requires_grad_() for _ in range(2))
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    log_probs = one.log_softmax(-1), two.log_softmax(-1)
+    loss = losses.consistency_loss(*log_probs, mask)
+    p, q = (probs.exp().detach() for probs in log_probs)
+    close(loss, (((p - q) * (p.log() - q.log())).sum(-1) * mask).sum())  # Jeffreys' divergence
+    for gradient, own, other in zip(torch.autograd.grad(loss, (one, two)), (p, q), (q, p), strict=True):
+        close(gradient, ((own - other) * mask[..., None]).double())  # of the cross-entropy with a constant target
+    assert losses.consistency_loss(log_probs[0], log_probs[0], mask) == 0

@@ -59,9 +59,11 @@ def thinker(folder: Path, **options: Any) -> Toy:
     return _toy(stage, TextBatch(tokens, tokens.roll(-1, 1), torch.arange(3)), tokenizer=TOKENIZER)
 
 
-def audio(folder: Path) -> Toy:
-    stage = SpeechRecognition(AudioEncoder(**HEARING, intermediate_ctc_block=1, conv_kernel=3), **OPTIONS)
-    return _toy(stage, _speech(), tokenizer=UNITS)
+def audio(folder: Path, *, consistency: float) -> Toy:
+    encoder = AudioEncoder(**HEARING, intermediate_ctc_block=1, conv_kernel=3)
+    batch = _speech()
+    batch = batch._replace(other_mels=batch.mels.roll(1, 2) if consistency else None)
+    return _toy(SpeechRecognition(encoder, consistency=consistency, **OPTIONS), batch, tokenizer=UNITS)
 
 
 def vision(folder: Path, *, contrast: bool) -> Toy:
@@ -143,7 +145,8 @@ OPTIONS: dict[str, Any] = {"optimizer": "adamw"}
 STAGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "thinker": (thinker, {"dropout": 0.1, "gradient_checkpointing": True}),
     "thinker_moe": (thinker, {"num_experts": 4}),
-    "audio": (audio, {}),
+    "audio": (audio, {"consistency": 0.0}),
+    "audio_with_consistency": (audio, {"consistency": 0.2}),
     "vision_classes": (vision, {"contrast": False}),
     "vision_contrast": (vision, {"contrast": True}),
     "codec": (codec, {}),

@@ -53,7 +53,9 @@ def trimmed(batch: Any) -> Any:
     if isinstance(batch, SpeechBatch):
         frames, units = int(batch.mel_lengths.max()), int(batch.target_lengths.max())
         audio = None if batch.audio is None else batch.audio[:, : frames * HOP_LENGTH]
-        return batch._replace(mels=batch.mels[:, :frames], targets=batch.targets[:, :units], audio=audio)
+        others = None if batch.other_mels is None else batch.other_mels[:, :frames]
+        mels, targets = batch.mels[:, :frames], batch.targets[:, :units]
+        return batch._replace(mels=mels, targets=targets, audio=audio, other_mels=others)
     if isinstance(batch, CodesBatch):
         characters, frames = int(batch.text_lengths.max()), int((batch.advances != IGNORE).sum(1).max())
         text, codes, advances = batch.text[:, :characters], batch.codes[:, :frames], batch.advances[:, :frames]

@@ -65,19 +65,24 @@ def read_sentences(
         UserError: If a file cannot be read, or a row has no text.
     """
     for path in map(Path, texts):
-        for text in _texts(path.expanduser(), text_column):
+        for text in read_texts(path.expanduser(), text_column):
             if words := normalize(text).split():
                 yield words
 
 
-def _texts(path: Path, column: str) -> Iterator[str]:
+def read_texts(path: Path, column: str) -> Iterator[str]:
+    """The lines of a .txt file, or the texts of a .jsonl file.
+
+    Raises:
+        UserError: If it cannot be read, or a row has no text.
+    """
     if not path.is_file():
         raise UserError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give .txt or .jsonl files")
     if path.suffix == ".txt":
         yield from (line for _, line in numbered_lines(path))
         return
     if path.suffix != ".jsonl":
-        raise UserError(f"{path}: the texts of a language model are .txt files with a sentence on each line, or .jsonl")
+        raise UserError(f"{path}: texts are .txt files with a sentence on each line, or .jsonl")
     for where, row in jsonl_rows(path):
         if isinstance(row, UserError):
             raise row

@@ -41,6 +41,7 @@ def evaluate(
     json_file: Path | None = None,
     markdown_file: Path | None = None,
     beam: int = 8,
+    greedy: bool = False,
     device: str = "auto",
     fusion: FusionOptions = FusionOptions(),  # noqa: B008  immutable
 ) -> None:
@@ -69,6 +70,7 @@ def evaluate(
         json_file: Write all figures, and every row, to this file.
         markdown_file: Write tables and the worst rows to this file.
         beam: Beam size of recognisers of stage B; 1: greedy decoding.
+        greedy: Compare with greedy decoding by the first system, too, without language model and hotwords.
         device: cpu, cuda, or auto.
         fusion: A language model and hotwords, for the first system only: `other` may name its checkpoint again.
     """
@@ -81,6 +83,9 @@ def evaluate(
         read_hypotheses(spec, references, device=device, beam=beam, fusion=None if number else fusion)
         for number, spec in enumerate(specs)
     ]
+    if greedy:
+        found.append(read_hypotheses(hypothesis, references, device=device, beam=1))
+        specs.append(f"{hypothesis}, greedy")
     if fusion.used:
         specs[0] += f" with {fusion.summary}"
     normalize = found[0].normalize if normalizer == "omni" else WhisperNormalization(normalizer == "whisper")

@@ -3,12 +3,12 @@
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from omni.errors import UserError
-from omni.media.container import PipedAudio
+from omni.media.container import AUDIO_SUFFIXES, PipedAudio
 
 
 def read_text(file: str) -> str:
@@ -41,6 +41,24 @@ def media_source(file: str) -> Path | bytes:
         return PipedAudio(path.read_bytes(), file)
     except (OSError, ValueError):  # the reader of files reports what is missing
         return path
+
+
+def files_of_folders(files: Sequence[str]) -> list[str]:
+    """The files, with the audio files in a folder and its folders, sorted, in the place of the folder.
+
+    Raises:
+        UserError: If a folder holds no audio.
+    """
+    found: list[str] = []
+    for file in files:
+        if file == "-" or not Path(file).is_dir():
+            found.append(file)
+            continue
+        inside = sorted(path for path in Path(file).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+        if not inside:
+            raise UserError(f"{file} holds no audio: name files, or a folder with {', '.join(AUDIO_SUFFIXES[:4])}, ...")
+        found += map(str, inside)
+    return found
 
 
 @contextmanager

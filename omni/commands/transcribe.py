@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from omni.commands.inputs import media_source
+from omni.commands.inputs import files_of_folders, media_source
 from omni.decoding.fusion_options import FusionOptions
 from omni.errors import UserError
 from omni.files import check_free, write_text
@@ -36,6 +36,7 @@ def transcribe_files(
     device: str = "auto",
     live: bool = False,
     rate: int | None = None,
+    min_confidence: float | None = None,
     runtime: Literal["auto", "onnx", "torch"] = "auto",
     fusion: FusionOptions = FusionOptions(),  # noqa: B008  immutable
 ) -> None:
@@ -47,8 +48,8 @@ def transcribe_files(
         omni transcribe talk.mp3 --checkpoint lightning_logs/audio/best.ckpt --format srt
 
     Args:
-        files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...); `-` reads standard input.
-            With --live one of `-`, a named pipe (WAV or 16-bit PCM), and `microphone`.
+        files: Audio of any rate, length and number of channels (WAV, FLAC, OGG, MP3, ...), or folders of such files;
+            `-` reads standard input. With --live one of `-`, a named pipe (WAV or 16-bit PCM), and `microphone`.
         checkpoint: A checkpoint that holds an audio encoder, such as lightning_logs/audio/best.ckpt; or a folder of
             `omni export --to onnx`, which runs without PyTorch on the CPU.
         timestamps: Times of words or characters in `json`, and in `text` as lines of `start end text`.
@@ -61,6 +62,8 @@ def transcribe_files(
         device: cpu, cuda, or auto.
         live: Print words while they are spoken, a line for each turn, until the audio ends or Ctrl-C.
         rate: Sample rate in Hz of live audio without a WAV header.
+        min_confidence: With `json`: write a manifest that a recogniser can be trained on (pseudo-labels). Each row has
+            `confidence`, the mean probability of its units; less certain transcripts and empty ones are left out.
         runtime: `onnx`: `checkpoint` must be an exported folder; `torch`: a checkpoint; auto: either.
         fusion: A language model and hotwords.
     """
@@ -68,14 +71,17 @@ def transcribe_files(
         raise UserError("--live prints the text of one source: leave out other files, --timestamps, --format and --out")
     if rate is not None and not live:
         raise UserError("--rate is of live audio: give --live, or leave it out")
+    files = files if live else files_of_folders(files)
     timed, to_folder = format in ("srt", "vtt"), out is not None and out.is_dir()
+    labels = _PseudoLabels.checked(min_confidence, format, out)
     _check_subtitles(format, timestamps, len(files), to_folder)
     targets = _targets(files, out, format) if out is not None and to_folder else None
     if out is not None:
         check_free([out] if targets is None else targets, overwrite=overwrite)
     options: dict[str, Any] = {"window": window, "overlap": overlap}
     if uses_onnx(checkpoint, runtime):
-        _check_exported(live=live, times=timestamps is not None or timed, fused=fusion.used, device=device)
+        times = timestamps is not None or timed or labels is not None
+        _check_exported(live=live, times=times, fused=fusion.used, device=device)
         from omni.runtime.recognizer import Recognizer
 
         recognizer: Any = Recognizer(checkpoint, beam=beam)
@@ -83,20 +89,62 @@ def transcribe_files(
         from omni.inference.recognizer import load_recognizer
 
         recognizer = load_recognizer(checkpoint, device=device, beam=beam, fusion=fusion)
-        options["timestamps"] = timestamps or ("word" if timed else None)
+        options["timestamps"] = timestamps or ("word" if timed or labels else None)
     if live:
         from omni.commands.transcribe_live import transcribe_live
 
         return transcribe_live(files[0], recognizer, rate)
-    texts = {
-        number: formatted(transcript, format, file=files[number] if len(files) > 1 else None)
-        for number, transcript in _transcripts(recognizer, files, options)
-    }
+    found = dict(_transcripts(recognizer, files, options))
+    if labels is not None:
+        texts = labels.rows(found, files)
+    else:
+        named = len(files) > 1
+        texts = {number: formatted(one, format, file=files[number] if named else None) for number, one in found.items()}
     _write(texts, targets, out)
     _print_remarks(files)
-    if len(texts) < len(files):
+    if len(found) < len(files):
         raise SystemExit(2)
     return None
+
+
+class _PseudoLabels(NamedTuple):
+    """Transcripts as rows of a manifest."""
+
+    min_confidence: float
+    manifest: Path | None
+
+    @staticmethod
+    def checked(min_confidence: float | None, format: Format, out: Path | None) -> "_PseudoLabels | None":
+        """None without `min_confidence`.
+
+        Raises:
+            UserError: If it is out of range, or the output is not a manifest.
+        """
+        if min_confidence is None:
+            return None
+        if not 0 <= min_confidence <= 1:
+            raise UserError(f"min_confidence is {min_confidence}: it must lie between 0 and 1")
+        if format != "json" or (out is not None and out.is_dir()):
+            raise UserError("--min_confidence writes one manifest: give --format json, and a .jsonl file as --out")
+        return _PseudoLabels(min_confidence, out)
+
+    def rows(self, transcripts: Mapping[int, Transcript], files: Sequence[str]) -> dict[int, str]:
+        """The rows of certain transcripts; the number of the others is printed. File names are relative to the file."""
+        folder = None if self.manifest is None else self.manifest.absolute().parent
+        kept, seconds = {}, 0.0
+        for number, one in transcripts.items():
+            confidence = round(one.confidence or 0.0, 4)
+            if one.text and confidence >= self.min_confidence:
+                file = files[number] if folder is None else os.path.relpath(Path(files[number]).absolute(), folder)
+                row = {"audio": file, "text": one.text, "duration": round(one.duration, 3)}
+                kept[number] = json.dumps(row | {"confidence": confidence}, ensure_ascii=False)
+                seconds += one.duration
+        print(
+            f"{len(kept)} of {len(transcripts)} transcripts have a confidence of {self.min_confidence:g} or more: "
+            f"{seconds / 3600:.2f} hours",
+            file=sys.stderr,
+        )
+        return kept
 
 
 def _transcripts(recognizer: Any, files: Sequence[str], options: Mapping[str, Any]) -> Iterator[tuple[int, Transcript]]:

@@ -15,7 +15,8 @@ from omni.devices import resolve
 from omni.errors import UserError, install_hint
 from omni.inference.assistant import CONTEXT, MAX_TOKENS, Assistant
 from omni.inference.recognizer import Recognizer, load_recognizer
-from omni.media.audio import AUDIO_SUFFIXES, SAMPLE_RATE, read_audio
+from omni.media.audio import SAMPLE_RATE, read_audio
+from omni.media.container import AUDIO_SUFFIXES
 from omni.text.normalization import TextNormalization
 
 _BATCH = 16  # utterances

@@ -90,7 +90,9 @@ class ChunkMerger:
         words = timed_words(
             self.spans, self.units, self.timestamps, seconds=self.seconds, length=length, duration=duration
         )
-        return Transcript(self.partial().text, tuple(words), duration)
+        scores = [span.score for span in self.spans]
+        confidence = sum(scores) / len(scores) if scores else None
+        return Transcript(self.partial().text, tuple(words), duration, confidence)
 
     def partial(self) -> Transcript:
         """The text that no later chunk changes, and the duration so far."""

@@ -18,9 +18,6 @@ from omni.media.container import AudioError, AudioSource, name_of, opened, read_
 from omni.media.mel_scale import FLOOR, HOP_LENGTH, MEAN, N_FFT, SAMPLE_RATE, STD, mel_filters
 from omni.media.resampling import Resampler, common_ticks, resample
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf", ".sph")
-AUDIO_SUFFIXES += (".m4a", ".aac", ".webm")  # with PyAV
-
 _BLOCK_SECONDS = 30.0  # read at a time: memory does not grow with the file
 
 

@@ -20,6 +20,9 @@ from omni.media.mel_scale import SAMPLE_RATE
 from omni.media.splice import Splice
 from omni.media.stream_parts import UNKNOWN_LENGTH, Remark, parts_of
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf", ".sph")
+AUDIO_SUFFIXES += (".m4a", ".aac", ".webm")  # with PyAV
+
 AudioSource = str | os.PathLike[str] | bytes
 AudioFault = Literal["missing", "folder", "empty", "unreadable", "truncated", "not finite"]
 

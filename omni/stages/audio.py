@@ -11,7 +11,7 @@ from omni.batch import SpeechBatch
 from omni.decoding.ctc import ctc_nll, decode
 from omni.errors import UserError
 from omni.layers.mask import length_mask
-from omni.losses import Loss
+from omni.losses import Loss, consistency_loss
 from omni.models.audio_encoder import INTERMEDIATE_CTC_WEIGHT, AudioEncoder, AudioFeatures, Emissions
 from omni.stages.example_batches import speech_batch
 from omni.stages.reporting.transcripts import Recognition, TranscriptReporter
@@ -31,9 +31,14 @@ class SpeechRecognition(Stage):
     With `intermediate_ctc_block`, the encoder's intermediate output is trained by CTC, too. Metrics other than
     `train/loss` and its terms are of the final output.
 
+    With `consistency`, the encoder reads each utterance with two draws of the data's masks, CTC trains both outputs,
+    and each of them approaches the other (CR-CTC, arXiv:2410.05101). It needs more masks than plain CTC.
+
     Args:
         audio_encoder: The model.
         intermediate_ctc_weight: Weight of the intermediate CTC loss in the training loss, in [0, 1).
+        consistency: Weight of the divergence between the two outputs (nats per unit, both directions); 0: one draw.
+            The paper's is 0.2.
         shown: Utterances shown at each validation.
         beam: Width of the beam search for transcripts; 1 takes the likeliest unit of each sub-frame.
         kwargs: See `Stage`.
@@ -47,6 +52,7 @@ class SpeechRecognition(Stage):
         audio_encoder: AudioEncoder,
         *,
         intermediate_ctc_weight: float = INTERMEDIATE_CTC_WEIGHT,
+        consistency: float = 0.0,
         shown: int = 4,
         beam: int = 8,
         **kwargs: Any,
@@ -59,13 +65,20 @@ class SpeechRecognition(Stage):
             raise ValueError(
                 f"intermediate_ctc_weight is {intermediate_ctc_weight}: it must be 0 or more and less than 1"
             )
-        self.intermediate_ctc_weight, self.shown, self.beam = intermediate_ctc_weight, shown, beam
+        if not 0 <= consistency < float("inf"):
+            raise ValueError(f"consistency is {consistency}: it must be 0 or more")
+        self.intermediate_ctc_weight, self.consistency = intermediate_ctc_weight, consistency
+        self.shown, self.beam = shown, beam
         self.wer, self.cer = WordErrorRate(), CharErrorRate()
 
     @property
     def flops_per_work(self) -> float:
         """See `AudioEncoder.flops_per_second`."""
         return self.audio_encoder.flops_per_second
+
+    def configure_data(self, data: Any) -> None:
+        if self.consistency:
+            data.mask_twice()
 
     def setup(self, stage: str) -> None:
         """Checks that encoder and data fit together, and leaves out utterances that are too short for their text."""
@@ -83,6 +96,7 @@ class SpeechRecognition(Stage):
             )
         if data.crop:
             raise UserError("data.init_args.crop cuts speech without its text: set it to 0")
+        self.configure_data(data)
         data.keep_feasible(encoder.num_subframes)
 
     def emit(self, batch: SpeechBatch) -> Emissions:
@@ -90,7 +104,9 @@ class SpeechRecognition(Stage):
         return self.audio_encoder.emit(self.audio_encoder(batch.mels, batch.mel_lengths))
 
     def loss(self, batch: SpeechBatch) -> Loss:
-        """CTC, without infeasible rows."""
+        """CTC, without infeasible rows, and the consistency of two views."""
+        paired = batch.other_mels is not None
+        batch = batch.both_views()
         features: AudioFeatures = self.audio_encoder(batch.mels, batch.mel_lengths)
         emissions = self.audio_encoder.emit(features)
         nll, feasible = ctc_nll(*emissions, batch.targets, batch.target_lengths)
@@ -102,6 +118,12 @@ class SpeechRecognition(Stage):
             total = (1 - self.intermediate_ctc_weight) * total + self.intermediate_ctc_weight * intermediate
         probs = emissions.log_probs.detach()
         valid = length_mask(emissions.lengths, probs.shape[1])
+        if paired:
+            terms.setdefault("ctc", nll.sum().detach() / num_units)
+            first, second = emissions.log_probs.chunk(2)
+            divergence = consistency_loss(first, second, (valid & feasible[:, None])[: len(first)])
+            terms["consistency"] = divergence.detach() / num_units
+            total = total + self.consistency * divergence
         entropy = -(probs.exp() * probs).sum(-1)
         stats = {
             "infeasible_rows": (~feasible).sum().float(),
@@ -112,7 +134,10 @@ class SpeechRecognition(Stage):
         return Loss(total, num_units, terms=terms, stats=stats)
 
     def example_batch(self, data: Mapping[str, Any]) -> SpeechBatch:
-        return speech_batch(data)
+        if not self.consistency:
+            return speech_batch(data)
+        batch = speech_batch({**data, "batch_seconds": data["batch_seconds"] / 2})
+        return batch._replace(other_mels=batch.mels)
 
     # ------------------------------------------------------------------ evaluation
 

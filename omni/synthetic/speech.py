@@ -64,6 +64,7 @@ class Utterance:
         speaker: A voice of eSpeak NG: in English one of `SPEAKERS`.
         rate: Words per minute.
         pitch: 0 to 99; 50 is the speaker's own.
+        spoken: What eSpeak NG reads; None: the text.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Utterance:
     speaker: str
     rate: int
     pitch: int
+    spoken: str | None = None
 
 
 def normalised(text: str) -> str:
@@ -152,7 +154,8 @@ def waveform(utterance: Utterance) -> np.ndarray:
     """
     import torch  # here, so that text alone needs no PyTorch
 
-    wave, sample_rate = espeak.synthesize(utterance.text, utterance.speaker, utterance.rate, utterance.pitch)
+    text = utterance.text if utterance.spoken is None else utterance.spoken
+    wave, sample_rate = espeak.synthesize(text, utterance.speaker, utterance.rate, utterance.pitch)
     wave = _resampler(sample_rate)(torch.from_numpy(wave.astype(np.float64)))
     return wave.round().clamp(-(2**15), 2**15 - 1).to(torch.int16).numpy()
 

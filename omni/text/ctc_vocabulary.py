@@ -205,7 +205,8 @@ def open_ctc_vocabulary(
     path = Path(spec)
     if not path.is_file():
         raise UserError(
-            f"data.units is {spec!r}: give `characters`, a SentencePiece .model file, or a recogniser's .ckpt file"
+            f"data.units is {spec!r}: give `characters`, a SentencePiece .model file, a recogniser's .ckpt file, or "
+            "in training `pieces`"
         )
     try:
         return SubwordVocabulary(path.read_bytes(), normalization)

@@ -69,6 +69,41 @@ def train_sentencepiece(
     return SentencePieceTokenizer(model.getvalue())
 
 
+def train_pieces(texts: Iterable[str], *, vocab_size: int, characters: str) -> bytes:
+    """Trains byte-pair pieces for CTC: of words, without control and byte pieces. Deterministic.
+
+    Args:
+        texts: Normalised texts, each some words separated by single spaces.
+        vocab_size: Number of pieces, with one for unknown characters.
+        characters: Characters that become pieces even if no text has them.
+
+    Returns:
+        The content of a SentencePiece `.model` file.
+
+    Raises:
+        UserError: If there is too little text for `vocab_size`, or it is too small for the characters.
+    """
+    model = BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            character_coverage=1.0,
+            required_chars=characters.replace(" ", ""),
+            bos_id=-1,
+            eos_id=-1,
+            normalization_rule_name="identity",
+            max_sentence_length=2**20,
+            num_threads=1,  # stored in the model
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _training_error(str(error), vocab_size) from None
+    return model.getvalue()
+
+
 def _training_lines(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
     """Yields lines within SentencePiece's limit, without line ends and space marks, which are encoded as bytes."""
     num_bytes = 0

@@ -28,8 +28,10 @@ class Transcript(NamedTuple):
         text: The text.
         words: Words or characters with times; empty without timestamps.
         duration: Duration of the audio in seconds.
+        confidence: Mean probability of the text's units, 0–1; None without text or timestamps.
     """
 
     text: str
     words: tuple[Word, ...]
     duration: float
+    confidence: float | None = None

@@ -52,7 +52,7 @@ def test_texts_are_read_and_normalised(workplace, fails, capfd):
     for texts, out, complaint in (
         ("a.txt", "lm.bin", "out is lm.bin: its suffix must be .arpa"),
         ("none.txt", "lm.arpa", "none.txt does not exist"),
-        ("c.csv", "lm.arpa", "c.csv: the texts of a language model are .txt files"),
+        ("c.csv", "lm.arpa", "c.csv: texts are .txt files"),
         ("c.jsonl", "lm.arpa", "c.jsonl: row 2: has no text in `text`"),
         ("d.txt", "lm.arpa", "d.txt: is not UTF-8 (byte 1)"),
         ("e.txt", "lm.arpa", "no words"),

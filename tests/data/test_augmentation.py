@@ -31,6 +31,7 @@ def test_the_defaults_change_nothing():
     assert torch.equal(plain.of_waveform(AUDIO, rng()), AUDIO)
     mel = torch.randn(50, 16)
     assert torch.equal(plain.of_mel(mel, rng()), mel)
+    assert torch.equal(plain.masked(mel, rng()), mel)
     assert plain.silences(rng()) == (0, 0)
 
 
@@ -46,7 +47,7 @@ def test_masks_are_bounded_and_leave_the_input_unchanged():
     augmentation = SpeechAugmentation(time_masks=1, time_mask=0.3, freq_masks=1, freq_mask=0.25)
     shares = []
     for seed in range(50):
-        masked = augmentation.of_mel(mel, rng(seed))
+        masked = augmentation.masked(mel, rng(seed))
         frames, bins = (masked == 0).all(1).sum(), (masked == 0).all(0).sum()
         assert frames <= 20  # a fifth of the utterance
         assert bins <= 10

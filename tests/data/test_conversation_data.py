@@ -11,7 +11,7 @@ from toy_omni import MELS, TOKENIZER
 
 from omni.batch import IGNORE
 from omni.data.conversations.data import ConversationData
-from omni.data.conversations.rows import groups
+from omni.data.loading.weights import groups
 from omni.errors import UserError
 from omni.media.audio import LogMel, read_audio, write_audio
 from omni.text.media_positions import MediaLayout

@@ -343,6 +343,6 @@ class TestSpokenAnswers:
         )
         (source,) = open_utterances([path])
         first, second, error = source.rows_or_errors()
-        assert first == (str(tmp_path / "a.wav"), "Two.", "anna", 1.5, f"{path}: row 1", None)
-        assert second == ("/b.wav", "Two.", None, None, f"{path}: row 3", None)
+        assert first == (str(tmp_path / "a.wav"), "Two.", "anna", 1.5, f"{path}: row 1", None, None)
+        assert second == ("/b.wav", "Two.", None, None, f"{path}: row 3", None, None)
         assert str(error).startswith(f"{path}: row 3: has no `audio`")

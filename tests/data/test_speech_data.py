@@ -271,7 +271,7 @@ def test_durations_are_measured_once(speech, monkeypatch):
         ({"min_duration": 5.0}, "must be less than"),
         ({"batch_seconds": 1.0}, "must hold an utterance"),
         ({"val_speakers": ["x"]}, "not both"),
-        ({"units": "pieces"}, "data.units is 'pieces'"),
+        ({"units": "words"}, "data.units is 'words'"),
         ({"cache_features": True, "augmentation": SpeechAugmentation(gain=3)}, "turn one of them off"),
         ({"val": []}, "is an empty list"),
         ({"test": "nowhere.jsonl"}, "nowhere.jsonl: does not exist"),
@@ -346,3 +346,51 @@ main(sys.argv[1:])
         for number, row in enumerate(data.rows):
             expected = mel_of(data.extract.log_mel, read(row), MARGIN, MARGIN)
             torch.testing.assert_close(data.stored.read(data.numbers[number]), expected, msg=f"{split} {number}")
+
+
+def test_weights_are_the_shares_of_sources_that_an_epoch_reads(speech):
+    train, val = str(speech / "train.jsonl"), str(speech / "val.jsonl")
+    data = SpeechData({val: 2.0, train: 0.25}, **{**OPTIONS, "val": val, "cache_dir": str(speech)})
+    data.setup()
+    data.keep_feasible(lambda frames: frames)
+    loader, epochs = data.train_dataloader(), []
+    for _ in range(3):
+        epochs.append([row for batch in loader for row in batch.rows.tolist()])
+        assert len(epochs[-1]) == 2 * 8 + 6
+        assert sorted(row for row in epochs[-1] if row < 8) == sorted([*range(8)] * 2)
+    drawn = [{row for row in epoch if row >= 8} for epoch in epochs]
+    assert [len(rows) for rows in drawn] == [6, 6, 6]
+    assert len(set.union(*drawn)) > 6
+    again = SpeechData({val: 2.0, train: 0.25}, **{**OPTIONS, "val": val, "cache_dir": str(speech)})
+    again.setup()
+    assert [row for batch in again.train_dataloader() for row in batch.rows.tolist()] == epochs[0]
+    assert again.fingerprint != SpeechData([val, train], **{**OPTIONS, "val": val}).fingerprint
+    assert sum(again.statistics().train_sizes) < sum(row.duration for row in again.dataset("train").rows)
+
+
+def test_weights_that_cannot_be_used_are_refused():
+    with pytest.raises(UserError, match=r"the weight of a\.jsonl is 0\.0: it must be over 0"):
+        SpeechData({"a.jsonl": 0.0}, "b.jsonl")
+    with pytest.raises(UserError, match="reads each row once"):
+        SpeechData({"a.jsonl": 0.5}, "b.jsonl", streaming=True)
+
+
+def test_uncertain_transcripts_of_a_recogniser_are_left_out_of_training(speech, capfd):
+    rows = rows_of(speech / "train.jsonl")
+    write_rows(speech / "train.jsonl", [{**row, "confidence": number / 24} for number, row in enumerate(rows)])
+    assert len(make(speech).datasets["train"]) == 24
+    with pytest.warns(UserWarning, match=r"12 of 24 rows left out: less certain than data\.min_confidence, 0\.5"):
+        assert len(make(speech, min_confidence=0.5).datasets["train"]) == 12
+    stream = make(speech, min_confidence=0.5, streaming=True).train_dataloader()
+    with pytest.warns(UserWarning, match="less certain"):
+        seen = [row for batch, _ in zip(stream, range(4), strict=False) for row in batch.rows.tolist()]
+    assert seen
+    assert {number % 24 for number in seen} <= set(range(12, 24))
+    write_rows(speech / "val.jsonl", [{**row, "confidence": 0.1} for row in rows_of(speech / "val.jsonl")])
+    with pytest.warns(UserWarning, match="of train|train: 12"):
+        assert len(make(speech, min_confidence=0.5).datasets["val"]) == 8
+    write_rows(speech / "train.jsonl", [{**rows[0], "confidence": "high"}])
+    with pytest.raises(UserError, match=r"row 1: the confidence 'high' is not between 0 and 1"):
+        make(speech, bad_rows="error")
+    with pytest.raises(UserError, match="must lie between 0 and 1"):
+        make(speech, min_confidence=2.0)

@@ -12,9 +12,10 @@ from omni.decoding.fusion import Fusion
 from omni.decoding.fusion_options import FusionOptions, surfaces_of
 from omni.errors import UserError
 from omni.inference.long_form import ChunkMerger
-from omni.text.ctc_vocabulary import CharacterVocabulary
+from omni.text.ctc_vocabulary import CharacterVocabulary, SubwordVocabulary
 from omni.text.kneser_ney import train_ngrams
 from omni.text.ngram import END
+from omni.text.sentencepiece_training import train_pieces
 
 UNITS = CharacterVocabulary(" ab")
 LM = train_ngrams([["a", "ba"], ["ba", "ab"], ["a", "ba", "b"], ["ab"], ["a", "ba"]], 3)
@@ -189,3 +190,16 @@ def test_options_that_make_no_sense_are_refused(options, complaint, workplace):
     with pytest.raises(UserError) as error:
         FusionOptions(**options).open(UNITS)
     assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("word", ["abc", "abd"])
+def test_words_of_learned_pieces_are_scored_as_words(word):
+    """The audio leaves the last letter open; the language model knows one of the two words."""
+    units = SubwordVocabulary(train_pieces(["ab", "ab c", "d"], vocab_size=8, characters="abcd"))
+    numbers = {units.surface(unit): unit for unit in range(1, units.vocab_size)}
+    assert " ab" in numbers
+    log_probs = torch.full((2, units.vocab_size), -20.0)
+    log_probs[0, numbers[" ab"]] = 0.0
+    log_probs[1, [numbers["c"], numbers["d"]]] = -math.log(2)
+    fusion = Fusion(surfaces_of(units), train_ngrams([[word], [word], ["c"], ["d"]], 2), lm_weight=1.0)
+    assert units.decode(beam_search(log_probs, 8, fusion)) == word

@@ -10,6 +10,7 @@ import torch
 
 from omni.cli import main
 from omni.commands.transcribe import formatted
+from omni.data.speech.data import SpeechData
 from omni.errors import UserError
 from omni.inference.long_form import ChunkMerger
 from omni.inference.recognizer import Recognizer
@@ -180,6 +181,30 @@ class TestCommand:
               "--out", str(tmp_path / "out")])  # fmt: skip
         assert all(path.read_text().startswith("WEBVTT") for path in (tmp_path / "out").glob("*.vtt"))
         assert len(list((tmp_path / "out").iterdir())) == 2
+
+    def test_pseudo_labels_are_a_manifest_of_certain_transcripts(self, words, speech, capfd, fails):
+        arguments = ["transcribe", str(speech), "--checkpoint", words["recognizer"], "--format", "json"]
+        main([*arguments, "--min_confidence", "0", "--out", "labels/all.jsonl"])
+        rows = [json.loads(line) for line in Path("labels/all.jsonl").read_text().splitlines()]
+        assert len(rows) == 32  # all recordings of the folder
+        assert all(0 < row["confidence"] <= 1 and "words" not in row for row in rows)
+        least = sorted(row["confidence"] for row in rows)[16]
+        capfd.readouterr()
+        main([*arguments, "--min_confidence", str(least), "--out", "some.jsonl"])
+        some = [json.loads(line) for line in Path("some.jsonl").read_text().splitlines()]
+        assert f"{len(some)} of 32 transcripts" in capfd.readouterr().err
+        assert {row["confidence"] for row in some} == {one for row in rows if (one := row["confidence"]) >= least}
+        data = SpeechData("labels/all.jsonl", str(speech / "val.jsonl"), min_confidence=least, characters=" abc")
+        with pytest.warns(UserWarning, match="less certain"):
+            data.setup()
+        assert len(data.dataset("train")) == len(some)
+        for wrong, told in (
+            (["--min_confidence", "2"], "between 0 and 1"),
+            (["--out", "speech"], "writes one manifest"),
+        ):
+            assert told in fails(main, [*arguments, "--min_confidence", "0", *wrong])
+        Path("empty").mkdir()
+        assert "empty holds no audio" in fails(main, ["transcribe", "empty", "--checkpoint", words["recognizer"]])
 
     def test_scores_a_manifest_and_compares(self, checkpoint, speech, capfd):
         val = str(speech / "val.jsonl")

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from two_ranks import rows_of
 
 from omni.batch import SpeechBatch
 from omni.checkpoints.checkpoint import Checkpoint
+from omni.cli import main
 from omni.models.audio_encoder import AudioEncoder
 from omni.stages.audio import SpeechRecognition
 
@@ -174,3 +176,96 @@ def test_the_intermediate_ctc_loss_has_its_weight():
     )
     with pytest.raises(ValueError, match="intermediate_ctc_weight is 1"):
         SpeechRecognition(encoder, intermediate_ctc_weight=1)
+
+
+CONSISTENT = {
+    "model__init_args__consistency": 0.5,
+    "data__init_args__augmentation__time_masks": 3,
+    "data__init_args__augmentation__freq_masks": 1,
+}
+
+
+def test_consistency_is_added_to_the_mean_of_both_views():
+    stage, batch = stage_and_batch()
+    other = torch.randn(batch.mels.shape, generator=torch.Generator().manual_seed(1))
+    pair = batch._replace(other_mels=other)
+    loss = stage.loss(pair)
+    first, second = stage.loss(batch), stage.loss(batch._replace(mels=other))
+    assert loss.num_items == 2 * first.num_items
+    assert loss.total.item() == pytest.approx((first.total + second.total).item(), rel=1e-5)
+    assert loss.terms["ctc"].item() == pytest.approx(loss.mean.item(), rel=1e-5)
+    consistent = SpeechRecognition(stage.audio_encoder, consistency=0.5).loss(pair)
+    assert loss.terms["consistency"] > 0
+    expected = loss.mean + 0.5 * loss.terms["consistency"]
+    assert consistent.mean.item() == pytest.approx(expected.item(), rel=1e-5)
+    same = SpeechRecognition(stage.audio_encoder, consistency=0.5).loss(batch._replace(other_mels=batch.mels))
+    assert same.terms["consistency"].item() == pytest.approx(0, abs=1e-6)
+    assert same.mean.item() == pytest.approx(first.mean.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="consistency is -1"):
+        SpeechRecognition(stage.audio_encoder, consistency=-1)
+
+
+def test_micro_batches_of_two_views_add_up_to_the_batch():
+    stage, batch = stage_and_batch()
+    stage.consistency = 0.5
+    batch = batch._replace(other_mels=batch.mels.roll(1, 2))
+    parts = [rows_of(batch, rows) for rows in ([0], [1, 2])]
+    whole, losses = stage.loss(batch), [stage.loss(part) for part in parts]
+    assert whole.num_items == sum(loss.num_items for loss in losses)
+    assert whole.total.item() == pytest.approx(sum(loss.total.item() for loss in losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_two_views_are_trained_and_one_is_validated(fit_audio, streaming):
+    stage = fit_audio(**CONSISTENT, data__init_args__streaming=streaming).model
+    assert all(value > 0 for value in scalars("train/loss/consistency"))
+    data = stage.trainer.datamodule
+    train, val = next(iter(data.train_dataloader())), next(iter(data.val_dataloader()))
+    assert val.other_mels is None
+    assert train.other_mels.shape == train.mels.shape
+    assert not torch.equal(train.other_mels, train.mels)
+    masked = (train.mels == 0) | (train.other_mels == 0)
+    assert torch.equal(train.mels[~masked], train.other_mels[~masked])
+    assert 2 * train.mels.shape[0] * train.mels.shape[1] <= 100 * data.batch_seconds + 2 * 100
+
+
+def test_a_run_with_two_views_is_resumed_exactly(fit_audio):
+    still = {**CONSISTENT, "model__init_args__schedule": "constant", "trainer__val_check_interval": 6}
+    still["model__init_args__audio_encoder__init_args__dropout"] = 0.1
+    whole = fit_audio(**still, trainer__max_steps=6).model.state_dict()
+    fit_audio(**still, trainer__max_steps=2)
+    resumed = fit_audio("fit", "--ckpt_path", str(RUN / "last.ckpt"), **still, trainer__max_steps=6).model.state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            {"data__init_args__augmentation__time_masks": 0, "data__init_args__augmentation__freq_masks": 0},
+            "time_masks",
+        ),
+        ({"data__init_args__batch_seconds": 30, "data__init_args__max_duration": 20}, "twice with model.consistency"),
+    ],
+)
+def test_two_views_need_masks_and_room(fit_audio, fails, overrides, words):
+    assert words in fails(fit_audio, **{**CONSISTENT, **overrides})
+
+
+def test_word_pieces_are_learned_and_decoded_with_a_language_model(fit_audio, fails):
+    pieces = {"data__init_args__units": "pieces", "data__init_args__vocab_size": 34}
+    assert "vocab_size to 34" in fails(fit_audio, **pieces)
+    fit_audio(**pieces, model__init_args__audio_encoder__init_args__vocab_size=34)
+    units = Checkpoint(RUN / "last.ckpt").ctc_vocabulary
+    assert units.vocab_size == 34
+    assert len(units.encode("abc aa")) < len("abc aa")
+    assert units.decode(units.encode("it's abc")) == "it's abc"  # letters of no transcript
+    Path("words.txt").write_text("ab ca\n")
+    main(["data", "ngram", "words.txt", "--out", "lm.arpa"])
+    wer = ["eval", "wer", "--reference", "speech/val.jsonl", "--hypothesis", str(RUN / "last.ckpt"), "--greedy"]
+    main([*wer, "--lm", "lm.arpa", "--lm_weight", "0.5", "--json_file", "report.json"])
+    report = json.loads(Path("report.json").read_text())
+    assert report["hypothesis"].endswith("last.ckpt with lm lm.arpa, lm_weight 0.5")
+    (greedy,) = report["others"]
+    assert greedy["hypothesis"].endswith("last.ckpt, greedy")
+    assert greedy["interval"][0] <= greedy["wer"] <= greedy["interval"][1]

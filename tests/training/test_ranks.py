@@ -38,10 +38,12 @@ def one_row_less(path: str) -> None:
     Path(path).write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
 
 
-def test_audio(fit_audio):
+@pytest.mark.parametrize("consistency", [0.0, 0.2])
+def test_audio(fit_audio, consistency):
     one_row_less("speech/val.jsonl")
-    data = {"data__init_args__augmentation__silence": 0, "data__init_args__batch_seconds": 20}
-    compare(fit_audio, {**STEPS, **STILL, **data}, shares)
+    seconds = 40 if consistency else 20  # two views are counted
+    data = {"data__init_args__augmentation__silence": 0, "data__init_args__batch_seconds": seconds}
+    compare(fit_audio, {**STEPS, **STILL, **data, "model__init_args__consistency": consistency}, shares)
 
 
 def record_reports(patch: pytest.MonkeyPatch) -> None:

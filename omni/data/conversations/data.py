@@ -14,9 +14,7 @@ from omni.data.conversations.rows import (
     conversation_rows,
     encode_conversation,
     fitted,
-    groups,
     replay_rows,
-    weighted,
 )
 from omni.data.conversations.sources import Conversations
 from omni.data.conversations.speech import TranscriptionPrompt, noise_conversation
@@ -24,6 +22,7 @@ from omni.data.conversations.stream import ConversationStream
 from omni.data.loading.batched_data import BucketedData
 from omni.data.loading.skipped import SkippedRow, report_skipped
 from omni.data.loading.statistics import DataStatistics
+from omni.data.loading.weights import check_weights, groups, weighted
 from omni.data.speech.manifests import sha256_of
 from omni.data.text.corpus import open_corpus
 from omni.data.text.documents import ReadableDocuments
@@ -307,7 +306,6 @@ class ConversationData(BucketedData[_Plan]):
         if self.streaming and (self.replay or any(weight != 1 for weight in self.weights["train"].values())):
             raise UserError("data.streaming reads each row once: leave replay and weights out, or prepare the data")
         for name, weights in {**self.weights, "replay": self.replay}.items():
-            if wrong := next((entry for entry, weight in weights.items() if not weight > 0), None):
-                raise UserError(f"data.{name}: the weight of {wrong} is {weights[wrong]}: it must be over 0")
+            check_weights(name, weights)
         if twice := self.weights["train"].keys() & self.weights["val"].keys():
             raise UserError(f"{min(twice)} is in data.train and in data.val: leave it out of one")

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
 
-import numpy as np
-
 from omni.data.conversations.sources import Conversation, Conversations
 from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.skipped import SkippedRow
@@ -190,29 +188,3 @@ def fitted(row: ConversationRow, layout: MediaLayout, max_tokens: int) -> tuple[
 def laid_out(row: ConversationRow, layout: MediaLayout, mel_frames: Sequence[int]) -> PositionedTokens:
     """The row with a token for each feature of its media, given the mel frames of each audio."""
     return expand_placeholders(row.chat, spans(row, layout, mel_frames))
-
-
-def groups(lengths: Sequence[int], weight: float) -> list[np.ndarray]:
-    """Groups of a source's rows, of which an epoch reads one row each.
-
-    A weight of 1 reads every row once, of 2 twice; of 0.25 one of every four rows, which are of similar length, so that
-    the size of a batch does not depend on the row that is drawn.
-
-    Args:
-        lengths: Tokens of each row.
-        weight: Number of rows that an epoch reads, as a share of all rows; over 0.
-    """
-    whole, part = divmod(weight, 1)
-    alone = [np.array([row]) for row in range(len(lengths))]
-    number = round(part * len(lengths))
-    if not whole:
-        number = max(1, number)
-    some = np.array_split(np.argsort(lengths, kind="stable"), number) if number else []
-    return alone * int(whole) + some
-
-
-def weighted(entries: str | Sequence[str] | dict[str, float]) -> dict[str, float]:
-    """Entries with their weights, which are 1 by default."""
-    if isinstance(entries, str):
-        return {entries: 1.0}
-    return dict(entries) if isinstance(entries, dict) else dict.fromkeys(entries, 1.0)

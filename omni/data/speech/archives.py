@@ -13,8 +13,7 @@ import numpy as np
 
 from omni.data.speech.manifests import Utterance, Utterances, duration_of
 from omni.errors import UserError
-from omni.media.audio import AUDIO_SUFFIXES
-from omni.media.container import AudioError, AudioSource
+from omni.media.container import AUDIO_SUFFIXES, AudioError, AudioSource
 
 _BLOCK = 512  # bytes of a header in a tar file
 _MOST_TEXT = 1 << 20  # bytes of a transcript

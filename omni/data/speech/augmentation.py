@@ -12,7 +12,8 @@ import torchaudio
 from torch import Tensor
 
 from omni.errors import UserError
-from omni.media.audio import AUDIO_SUFFIXES, HOP_LENGTH, SAMPLE_RATE, STD, LogMel, read_audio
+from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, STD, LogMel, read_audio
+from omni.media.container import AUDIO_SUFFIXES
 from omni.media.mel_scale import SILENCE
 
 COLOURED = "coloured"  # generated noise instead of recordings
@@ -80,7 +81,12 @@ class SpeechAugmentation:
     @property
     def changes_mel(self) -> bool:
         """Whether spectrograms no longer match the waveform."""
-        return bool(self.tempo or self.vocal_tract or self.equalizer or self.time_masks or self.freq_masks)
+        return bool(self.tempo or self.vocal_tract or self.equalizer or self.masks)
+
+    @property
+    def masks(self) -> bool:
+        """Whether parts of spectrograms are masked."""
+        return bool(self.time_masks or self.freq_masks)
 
     def of_waveform(self, audio: Tensor, rng: np.random.Generator) -> Tensor:
         """Changes speed, noise and level: (samples,) to (samples,)."""
@@ -102,19 +108,20 @@ class SpeechAugmentation:
         return lead, tail
 
     def of_mel(self, mel: Tensor, rng: np.random.Generator) -> Tensor:
-        """Changes tempo, vocal tract, equalizer and masks: (frames, num_mels) to (new frames, num_mels).
-
-        Masked values are 0, the mean of speech.
-        """
+        """Changes tempo, vocal tract and equalizer: (frames, num_mels) to (new frames, num_mels)."""
         if self.tempo:
             mel = _stretch_time(mel, (1 + self.tempo) ** rng.uniform(-1, 1))
-        frames, num_mels = mel.shape
         if self.vocal_tract:
             mel = _stretch_frequency(mel, (1 + self.vocal_tract) ** rng.uniform(-1, 1))
         if self.equalizer:
             mel = _equalized(mel, rng.uniform(-self.equalizer, self.equalizer, size=_BANDS + 1))
-        if not (self.time_masks or self.freq_masks):
+        return mel
+
+    def masked(self, mel: Tensor, rng: np.random.Generator) -> Tensor:
+        """A spectrogram (frames, num_mels) with masks of SpecAugment; masked values are 0, the mean of speech."""
+        if not self.masks:
             return mel
+        frames, num_mels = mel.shape
         mel = mel.clone()
         for _ in range(self.time_masks):
             width = int(rng.integers(0, min(round(self.time_mask * SAMPLE_RATE / HOP_LENGTH), frames // 5) + 1))

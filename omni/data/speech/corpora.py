@@ -8,7 +8,7 @@ from typing import final
 
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.errors import UserError
-from omni.media.audio import AUDIO_SUFFIXES
+from omni.media.container import AUDIO_SUFFIXES
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _FSDD_TEST = range(5)  # indices of the test recordings of each digit and speaker, as its authors define them

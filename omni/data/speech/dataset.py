@@ -1,6 +1,7 @@
 """Batches of utterances: read, augmented, padded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple, final
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch.utils.data import Dataset
 
 from omni.batch import SpeechBatch
 from omni.data.loading.bad_rows import BatchReader, RowErrors
+from omni.data.loading.weights import groups
 from omni.data.speech.augmentation import SpeechAugmentation
 from omni.data.speech.features import FeatureFile, between_silences, in_silence
+from omni.data.speech.manifests import Utterances
 from omni.data.speech.rows import SpeechRow
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, LogMel
 from omni.media.mel_scale import SILENCE
@@ -25,10 +28,12 @@ class SpeechFeatures(NamedTuple):
     Attributes:
         mel: (frames, num_mels).
         audio: (frames × 160,): the waveform; None where it is not asked for.
+        other_mel: (frames, num_mels): the same with other masks; None where it is not asked for.
     """
 
     mel: Tensor
     audio: Tensor | None = None
+    other_mel: Tensor | None = None
 
 
 class FeatureExtractor:
@@ -39,13 +44,20 @@ class FeatureExtractor:
         augmentation: Of the utterances; None for validation.
         crop: Seconds of the random part that is kept of each; 0: all of it.
         audio: Whether waveforms are returned too.
+        two_views: Whether each utterance is masked twice; without a crop.
     """
 
     def __init__(
-        self, num_mels: int, *, augmentation: SpeechAugmentation | None = None, crop: float = 0.0, audio: bool = False
+        self,
+        num_mels: int,
+        *,
+        augmentation: SpeechAugmentation | None = None,
+        crop: float = 0.0,
+        audio: bool = False,
+        two_views: bool = False,
     ):
         self.log_mel = LogMel(num_mels)
-        self.augmentation, self.crop, self.audio = augmentation, crop, audio
+        self.augmentation, self.crop, self.audio, self.two_views = augmentation, crop, audio, two_views
 
     def __call__(self, waveform: Tensor, rng: np.random.Generator) -> SpeechFeatures:
         """The features of a waveform (samples,); `rng` decides augmentation and crop."""
@@ -62,10 +74,14 @@ class FeatureExtractor:
 
     def _finished(self, mel: Tensor, audio: Tensor | None, rng: np.random.Generator) -> SpeechFeatures:
         """Augments and crops a spectrogram, and crops its waveform."""
-        mel = self.augmentation.of_mel(mel, rng) if self.augmentation else mel
+        other = None
+        if self.augmentation:
+            plain = self.augmentation.of_mel(mel, rng)
+            mel = self.augmentation.masked(plain, rng)
+            other = self.augmentation.masked(plain, rng) if self.two_views else None
         frames = round(self.crop * SAMPLE_RATE / HOP_LENGTH)
         if not frames or len(mel) <= frames:
-            return SpeechFeatures(mel, audio)
+            return SpeechFeatures(mel, audio, other)
         first = int(rng.integers(0, len(mel) - frames + 1))
         part = None if audio is None else audio[first * HOP_LENGTH : (first + frames) * HOP_LENGTH]
         return SpeechFeatures(mel[first : first + frames], part)
@@ -75,14 +91,19 @@ class FeatureExtractor:
 class SpeechDataset(Dataset[SpeechBatch]):
     """Utterances by number, a whole batch at a time.
 
-    Numbers beyond the last row are the same rows in later epochs, in which they are augmented differently.
+    An item is a group of rows, of which an epoch reads one. Numbers beyond the last group are the same groups in later
+    epochs, in which other rows are drawn, and augmented differently.
 
     Args:
-        rows: The utterances.
+        rows: The utterances, source after source.
         extract: Makes their features.
         errors: Of rows that cannot be read.
         stored: Their spectrograms, if these are kept on disk.
-        seed: Of the augmentation.
+        weights: Of sources, other than 1; see `omni.data.loading.weights.groups`.
+        seed: Of draws and augmentation.
+
+    Attributes:
+        groups: Numbers of the rows of each group.
     """
 
     def __init__(
@@ -92,21 +113,22 @@ class SpeechDataset(Dataset[SpeechBatch]):
         *,
         errors: RowErrors,
         stored: FeatureFile | None = None,
+        weights: Mapping[Utterances, float] | None = None,
         seed: int = 0,
     ):
-        self.rows, self.extract = rows, extract
+        self.rows, self.extract, self.weights = rows, extract, weights or {}
         self.numbers: Sequence[int] = range(len(rows))  # of each row in `stored`
         self.errors, self.stored, self.seed = errors, stored, seed
-        self._reader = BatchReader(errors, len(rows))
+        self._group()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.groups)
 
     def keep(self, numbers: Sequence[int]) -> None:
         """Leaves out all other rows."""
         self.rows = [self.rows[number] for number in numbers]
         self.numbers = [self.numbers[number] for number in numbers]
-        self._reader = BatchReader(self.errors, len(self.rows))
+        self._group()
 
     def __getitems__(self, numbers: list[int]) -> SpeechBatch:
         features, used = zip(*self._reader.read(numbers, self._features), strict=True)
@@ -114,11 +136,38 @@ class SpeechDataset(Dataset[SpeechBatch]):
 
     def _features(self, number: int) -> tuple[SpeechFeatures, int]:
         """The features of an item, and the number of its row."""
-        epoch, index = divmod(number, len(self.rows))
-        rng, row = np.random.default_rng([self.seed, epoch, index]), self.rows[index]
+        epoch, item = divmod(number, len(self.groups))
+        rng, index = np.random.default_rng([self.seed, epoch, item]), self._drawn(number)
+        row = self.rows[index]
         if self.stored is None:
             return self.extract(row.read(), rng), index
         return self.extract.of_stored(self.stored.read(self.numbers[index]), row.read, rng), index
+
+    def _group(self) -> None:
+        self.groups = row_groups(self.rows, self.weights)
+        self._reader = BatchReader(self.errors, len(self.groups), num_rows=len(self.rows), row_of=self._drawn)
+
+    def _drawn(self, number: int) -> int:
+        """The row that an item is in its epoch."""
+        epoch, item = divmod(number, len(self.groups))
+        group = self.groups[item]
+        return int(group[0] if len(group) == 1 else np.random.default_rng([self.seed, epoch, item, 1]).choice(group))
+
+
+def row_groups(rows: Sequence[SpeechRow], weights: Mapping[Utterances, float]) -> list[np.ndarray]:
+    """Groups of rows, of which an epoch reads one each; see `omni.data.loading.weights.groups`.
+
+    Args:
+        rows: Source after source.
+        weights: Of sources; 1 for others.
+    """
+    found: list[np.ndarray] = []
+    first = 0
+    for source, part in groupby(rows, key=lambda row: row.source):
+        durations = [row.duration for row in part]
+        found += [group + first for group in groups(durations, weights.get(source, 1.0))]
+        first += len(durations)
+    return found
 
 
 def make_batch(features: Sequence[SpeechFeatures], units: Sequence[Sequence[int]], rows: Sequence[int]) -> SpeechBatch:
@@ -130,6 +179,7 @@ def make_batch(features: Sequence[SpeechFeatures], units: Sequence[Sequence[int]
         rows: Numbers of the rows.
     """
     mels, waveforms = [one.mel for one in features], [one.audio for one in features if one.audio is not None]
+    others = [one.other_mel for one in features if one.other_mel is not None]
     lengths = torch.tensor([len(mel) for mel in mels])
     targets = [torch.tensor(ids, dtype=torch.long) for ids in units]
     return SpeechBatch(
@@ -140,4 +190,5 @@ def make_batch(features: Sequence[SpeechFeatures], units: Sequence[Sequence[int]
         rows=torch.tensor(rows),
         seconds=lengths.sum().item() * HOP_LENGTH / SAMPLE_RATE,
         audio=pad_sequence(waveforms, batch_first=True) if waveforms else None,
+        other_mels=pad_sequence(others, batch_first=True, padding_value=SILENCE) if others else None,
     )

@@ -34,6 +34,7 @@ class Utterance(NamedTuple):
         where: File and row, for messages.
         start: Where it starts in the file, in seconds, if it is a part of it of `duration` (None: to the end); None if
             it is the whole file.
+        confidence: Of a transcript by a recogniser, 0–1; None if the source does not state it.
     """
 
     audio: str
@@ -42,6 +43,7 @@ class Utterance(NamedTuple):
     duration: float | None
     where: str
     start: float | None = None
+    confidence: float | None = None
 
 
 class Utterances(ABC):
@@ -110,6 +112,7 @@ class Utterances(ABC):
 class SpeechManifest(Utterances):
     """A `.jsonl`, `.csv` or `.tsv` file with an utterance a row: `audio`, `text`, optional `speaker`, `duration`.
 
+    `confidence` is that of a transcript by a recogniser, as `omni transcribe --min_confidence` writes it.
     With `offset`, an utterance is a part of its file: from there on, in seconds, for `duration` or to the end.
     The audio may also be called `wav`, or `audio_filepath` as in NeMo's manifests. Columns of a table are separated by
     commas, semicolons or tabs: by what its first line has. A table of Common Voice, which has `path` and `sentence`, is
@@ -169,6 +172,7 @@ class SpeechManifest(Utterances):
             duration=duration_of(row.get("duration"), where),
             where=where,
             start=seconds_of(row.get("offset"), where, "offset"),
+            confidence=_confidence(row.get("confidence"), where),
         )
 
     def _of_common_voice(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -198,6 +202,19 @@ class SpeechManifest(Utterances):
             yield self.name, UserError(f"{self.name}: is not UTF-8 ({error.reason}): convert the file to UTF-8")
         except csv.Error as error:
             yield self.name, UserError(f"{self.name}: not CSV ({error}): correct the file")
+
+
+def _confidence(value: Any, where: str) -> float | None:
+    """A confidence in a cell of a table; None if it is empty."""
+    if value in (None, ""):
+        return None
+    try:
+        confidence = float(value)
+    except (TypeError, ValueError):
+        confidence = -1.0
+    if not 0 <= confidence <= 1:
+        raise UserError(f"{where}: the confidence {value!r} is not between 0 and 1: correct it, or leave it out")
+    return confidence
 
 
 def table_delimiter(header: str) -> str:

@@ -69,6 +69,7 @@ def read_rows(
     cache_dir: Path,
     may_write: bool,
     errors: RowErrors,
+    min_confidence: float = 0.0,
 ) -> tuple[list[SpeechRow], list[SkippedRow]]:
     """The rows of all sources that can be used, and those that cannot.
 
@@ -80,6 +81,7 @@ def read_rows(
         cache_dir: Folder of measured durations.
         may_write: Whether this process may write to it.
         errors: Of malformed rows, and of those whose audio cannot be read.
+        min_confidence: Transcripts by a recogniser that are less certain are left out.
 
     Raises:
         UserError: At the first of these rows, unless they are left out.
@@ -98,6 +100,8 @@ def read_rows(
                 reason = f"shorter than data.min_duration, {min_duration} s"
             elif duration > max_duration:
                 reason = f"longer than data.max_duration, {max_duration} s"
+            elif is_uncertain(utterance, min_confidence):
+                reason = f"less certain than data.min_confidence, {min_confidence}"
             else:
                 ids, reason = encode_text(utterance.text, units)
             if reason is None:
@@ -117,6 +121,11 @@ def _parsed(source: Utterances, errors: RowErrors) -> tuple[list[tuple[int, Utte
         else:
             found.append((number, row))
     return found, malformed
+
+
+def is_uncertain(utterance: Utterance, min_confidence: float) -> bool:
+    """Whether it has a transcript by a recogniser with less than this confidence."""
+    return utterance.confidence is not None and utterance.confidence < min_confidence
 
 
 def encode_text(text: str, units: CTCVocabulary) -> tuple[list[int], str | None]:

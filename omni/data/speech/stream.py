@@ -12,7 +12,7 @@ from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.streaming import BucketedStream
 from omni.data.speech.dataset import FeatureExtractor, make_batch
 from omni.data.speech.manifests import Utterance, Utterances
-from omni.data.speech.rows import encode_text
+from omni.data.speech.rows import encode_text, is_uncertain
 from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
 from omni.media.audio import SAMPLE_RATE, LogMel, read_audio
@@ -37,6 +37,7 @@ class SpeechStream(BucketedStream[tuple[Utterance, AudioSource] | UserError, _Lo
         min_duration: Shorter utterances are left out, in seconds.
         max_duration: Longer ones are left out.
         errors: Of rows that cannot be read.
+        min_confidence: Transcripts by a recogniser that are less certain are left out.
         **options: Of `BucketedStream`; `capacity` in seconds.
 
     Attributes:
@@ -52,11 +53,13 @@ class SpeechStream(BucketedStream[tuple[Utterance, AudioSource] | UserError, _Lo
         min_duration: float,
         max_duration: float,
         errors: RowErrors,
+        min_confidence: float = 0.0,
         **options: Any,
     ):
         super().__init__(sources, **options)
         self.units, self.extract = units, extract
         self.min_duration, self.max_duration, self.errors = min_duration, max_duration, errors
+        self.min_confidence = min_confidence
         self.subframes: Callable[[int], int] | None = None
 
     def load(
@@ -66,6 +69,8 @@ class SpeechStream(BucketedStream[tuple[Utterance, AudioSource] | UserError, _Lo
             if isinstance(row, UserError):
                 raise row
             units, reason = encode_text(row[0].text, self.units)
+            if is_uncertain(row[0], self.min_confidence):
+                reason = f"less certain than data.min_confidence, {self.min_confidence}"
             if reason is None:
                 audio = read_audio(row[1], duration=self.max_duration + 1)
                 reason = self._fault(audio, units)
@@ -79,7 +84,7 @@ class SpeechStream(BucketedStream[tuple[Utterance, AudioSource] | UserError, _Lo
 
     def size(self, item: _LoadedUtterance) -> float:
         seconds = len(item.audio) / SAMPLE_RATE
-        return min(seconds, self.extract.crop) if self.extract.crop else seconds
+        return min(seconds, self.extract.crop) if self.extract.crop else seconds * (1 + self.extract.two_views)
 
     def collate(self, items: Sequence[_LoadedUtterance]) -> SpeechBatch:
         seeds = [[self.seed, self.epoch, item.number] for item in items]

@@ -1,6 +1,7 @@
 """The base of the data modules whose rows are utterances."""
 
 from abc import ABC
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -49,16 +50,18 @@ class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
     Attributes:
         tokenizer: Encodes the transcripts.
         silence: Seconds that are added before and after each utterance.
+        min_confidence: Training transcripts by a recogniser that are less certain are left out; 0–1.
     """
 
     row_name: ClassVar[str] = "utterances"
 
     tokenizer: CTCVocabulary
     silence: float = 0.0
+    min_confidence: float = 0.0
 
     def __init__(
         self,
-        entries: dict[str, str | list[str] | None],
+        entries: Mapping[str, str | list[str] | dict[str, float] | None],
         *,
         batch_seconds: float = 100.0,
         max_batch_rows: int = 64,
@@ -93,19 +96,19 @@ class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
         return self.statistics_of(
             "hours",
             counts,
-            {split: self.batch_sizes(seconds, split) for split, seconds in durations.items()},
+            {split: self.item_sizes(part, split) for split, part in rows.items()},
             batch_argument="batch_seconds",
             smallest_batch=self.max_duration + 2 * self.silence,
         )
 
-    def batch_sizes(self, durations: np.ndarray, split: str) -> np.ndarray:
-        """Seconds of a batch that each utterance of a split takes.
+    def item_sizes(self, rows: Sequence[SpeechRow], split: str) -> np.ndarray:
+        """Seconds of a batch that each item of an epoch takes; an item is an utterance.
 
         Args:
-            durations: (utterances,) seconds of their recordings.
-            split: Name of the split.
+            rows: The utterances of the split.
+            split: Its name.
         """
-        return durations + 2 * self.silence
+        return np.array([row.duration for row in rows]) + 2 * self.silence
 
     def read_split(self, split: str, *, may_write: bool) -> list[SpeechRow]:
         """The rows of a split that can be used; the others are reported."""
@@ -117,6 +120,7 @@ class UtteranceData(BucketedData[UtterancePlan[File]], ABC):
             cache_dir=self.cache_dir,
             may_write=may_write,
             errors=self.row_errors(split),
+            min_confidence=self.min_confidence if split == "train" else 0.0,
         )
         rows = self.selected(rows, split)
         report_skipped(split, skipped, len(rows))

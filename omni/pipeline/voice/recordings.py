@@ -12,7 +12,7 @@ from omni.data.speech.manifests import AUDIO_KEYS, MANIFEST_SUFFIXES, Utterance,
 from omni.data.speech.opening import is_speech_folder, open_utterances
 from omni.errors import UserError
 from omni.inference.recognizer import Recognizer
-from omni.media.audio import AUDIO_SUFFIXES
+from omni.media.container import AUDIO_SUFFIXES
 
 _LEFT_OUT = {"duplicate"}  # kinds of warnings whose rows are left out, as those of errors are
 _HARMLESS = {"no text", "too long", "too short"}  # transcribed, split, or left out later
