@@ -44,6 +44,9 @@ def write(
     Validation has other voices and other sentences. The same arguments give the same files with the same eSpeak NG; an
     interrupted run is resumed.
 
+    Example:
+        omni data speech data/an4/train.jsonl books.txt --out data/spoken --hours 6 --spelled 0.2 --numbers 0.2
+
     Args:
         texts: .txt files (sentences, or paragraphs, which are split into sentences) and .jsonl manifests. Leave out the
             texts of recordings that are reported.
