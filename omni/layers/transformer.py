@@ -56,11 +56,14 @@ class Block(nn.Module):
         mask: Tensor | None,
         cache: KVCache | None,
         layer: int,
+        scored: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """One block: (batch, time, dim) to the same shape, and the balance loss of its experts."""
+        """One block: (batch, time, dim) to the same shape, or to (scored, dim), and the balance loss of its experts."""
         x = x + self.dropout(self.attention(self.attention_norm(x), angles, mask=mask, cache=cache, layer=layer))
         if self.conv is not None and self.conv_norm is not None:
             x = x + self.dropout(self.conv(self.conv_norm(x), valid))
+        if scored is not None:
+            x = x.flatten(0, 1).index_select(0, scored)
         if isinstance(self.ffn, MixtureOfExperts):
             update, balance = self.ffn(self.ffn_norm(x), valid)
         else:
@@ -183,6 +186,7 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         between: Callable[[int, Tensor], Tensor] | None = None,
         num_blocks: int | None = None,
+        scored: Tensor | None = None,
     ) -> TransformerOutput:
         """Runs all blocks, or the first `num_blocks`.
 
@@ -194,26 +198,32 @@ class Transformer(nn.Module):
             between: Called with the number of blocks run and the output of the last, (batch, time, dim); its result is
                 the input of the next block.
             num_blocks: Number of blocks to run; all if not given. The final norm is always applied.
+            scored: (scored,) of int64: positions of the flattened rows whose hidden states are wanted; all if not
+                given. The last feed-forward network computes no others.
 
         Returns:
-            Hidden states and balance loss.
+            Hidden states, with `scored` (scored, dim), and balance loss.
         """
         time = x.shape[1]
         if positions is None:
             positions = torch.arange(time, device=x.device) if cache is None else cache.slots(time)
         attention_mask = self._attention_mask(mask, cache, time)
         angles = self.rotary(positions)
-        balances = []
-        for layer, block in enumerate(self._blocks[:num_blocks]):
+        balances, blocks = [], self._blocks[:num_blocks]
+        for layer, block in enumerate(blocks):
+            # The balance of experts is that of all positions.
+            last = scored if block is blocks[-1] and not self.num_experts else None
             # In eval mode too: gradients pass through a frozen part.
             if self.gradient_checkpointing and torch.is_grad_enabled() and cache is None:
-                x, balance = checkpoint(block, x, angles, mask, attention_mask, cache, layer, use_reentrant=False)
+                x, balance = checkpoint(block, x, angles, mask, attention_mask, cache, layer, last, use_reentrant=False)
             else:
-                x, balance = block(x, angles, mask, attention_mask, cache, layer)
+                x, balance = block(x, angles, mask, attention_mask, cache, layer, last)
             if balance is not None:
                 balances.append(balance)
             if between is not None and layer + 1 < self.num_layers:
                 x = between(layer + 1, x)
+        if scored is not None and x.dim() == 3:
+            x = x.flatten(0, 1).index_select(0, scored)
         balance_loss = torch.stack(balances).mean() if balances else x.new_zeros(())
         return TransformerOutput(self.norm(x), balance_loss)
 

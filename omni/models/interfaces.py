@@ -66,6 +66,7 @@ class LanguageModel(Part, ABC):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Any = None,
+        scored: Tensor | None = None,
     ) -> TransformerOutput:
         """Runs the model without its head.
 
@@ -76,12 +77,23 @@ class LanguageModel(Part, ABC):
                 given.
             mask: (batch, time) of bool, false at padding; padding at the end needs none.
             cache: Earlier keys and values, from `new_cache`. New ones are appended, and counted by `cache.advance`.
+            scored: (scored,) of int64: positions of the flattened rows whose hidden states are wanted, which are then
+                (scored, dim); all if not given.
         """
         if embeddings is None and tokens is not None:
             embeddings = self.embed(tokens)
         elif embeddings is None or tokens is not None:
             raise ValueError("a Thinker takes either tokens or embeddings")
-        return self.encode_embeddings(embeddings, positions, mask, cache)
+        if scored is None:
+            return self.encode_embeddings(embeddings, positions, mask, cache)
+        return self.encode_scored(embeddings, positions, mask, scored)
+
+    def encode_scored(
+        self, embeddings: Tensor, positions: Tensor | None, mask: Tensor | None, scored: Tensor
+    ) -> TransformerOutput:
+        """Does what `encode` describes for `scored`; a model may leave out what no other position needs."""
+        hidden, balance_loss = self.encode_embeddings(embeddings, positions, mask, None)
+        return TransformerOutput(hidden.flatten(0, 1).index_select(0, scored), balance_loss)
 
     @abstractmethod
     def encode_embeddings(

@@ -140,6 +140,7 @@ class Omni(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
+        scored: Tensor | None = None,
     ) -> TransformerOutput:
         """Runs the Thinker without its head.
 
@@ -149,9 +150,10 @@ class Omni(nn.Module):
                 token indices instead.
             mask: (batch, time) of bool, false at padding; padding at the end needs none.
             cache: Earlier keys and values.
+            scored: As in `LanguageModel.encode`.
         """
         positions = self.rotary_positions(positions)
-        return self.thinker.encode(embeddings=embeddings, positions=positions, mask=mask, cache=cache)
+        return self.thinker.encode(embeddings=embeddings, positions=positions, mask=mask, cache=cache, scored=scored)
 
     def rotary_positions(self, positions: Tensor | None) -> Tensor | None:
         """Positions (3, batch, time) for the Thinker; None if it has a single axis, and uses token indices."""

@@ -118,6 +118,11 @@ class Thinker(LanguageModel):
     ) -> TransformerOutput:
         return self.transformer(embeddings, positions=positions, mask=mask, cache=cache)
 
+    def encode_scored(
+        self, embeddings: Tensor, positions: Tensor | None, mask: Tensor | None, scored: Tensor
+    ) -> TransformerOutput:
+        return self.transformer(embeddings, positions=positions, mask=mask, scored=scored)
+
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden)
 

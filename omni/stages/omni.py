@@ -202,11 +202,11 @@ class OmniTuning(Stage):
         mixture = isinstance(self.thinker, Thinker) and self.thinker.mixture
         mask = batch.tokens != PAD if mixture and self.training else None  # the balance loss ignores padding
         inputs, router_uses = self.embed(batch)
-        encoded = self.omni.encode(inputs, positions=batch.positions, mask=mask)
-        hidden, targets = encoded.hidden.flatten(0, 1), batch.targets.flatten()
+        encoded = self.omni.encode(inputs, positions=batch.positions, mask=mask, scored=batch.scored)
+        targets = batch.targets
         if batch.scored is not None:
-            hidden, targets = hidden.index_select(0, batch.scored), targets.index_select(0, batch.scored)
-        total = self.thinker.cross_entropy(hidden, targets)
+            targets = targets.flatten().index_select(0, batch.scored)
+        total = self.thinker.cross_entropy(encoded.hidden, targets)
         count = (targets != IGNORE).sum()
         stats = {"padding": torch.full((), 1 - batch.num_tokens / batch.tokens.numel())}
         if not self.training:

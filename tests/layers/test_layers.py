@@ -445,6 +445,32 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(options, drop
         assert torch.equal(kept, recomputed)
 
 
+@kinds
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_hidden_states_of_some_positions_equal_those_of_all(options, gradient_checkpointing):
+    model, x = transformer(gradient_checkpointing=gradient_checkpointing, **options), noise(2, 6, 32)
+    scored = torch.tensor([1, 4, 5, 9])
+    every, balance = model(x)
+    some, same_balance = model(x, scored=scored)
+    close(some, every.flatten(0, 1)[scored])
+    assert torch.equal(balance, same_balance)
+    grads = []
+    for hidden in (some, every.flatten(0, 1)[scored]):
+        model.zero_grad()
+        hidden.square().sum().backward()
+        grads.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*grads, strict=True):
+        close(one, other, 1e-4)
+
+
+def test_the_last_feed_forward_network_computes_no_other_positions(monkeypatch):
+    rows = []
+    forward = FeedForward.forward
+    monkeypatch.setattr(FeedForward, "forward", lambda self, x: rows.append(x.shape[:-1].numel()) or forward(self, x))
+    transformer()(noise(2, 6, 32), scored=torch.tensor([1, 4, 5]))
+    assert rows == [12, 3]
+
+
 @pytest.mark.parametrize("num_layers", [1, 8])
 @pytest.mark.parametrize("num_experts", [0, 3])
 def test_residual_projections_are_initialised_smaller_with_depth(num_layers, num_experts):

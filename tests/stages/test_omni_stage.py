@@ -13,7 +13,7 @@ from PIL import Image
 from toy_commands import CONFIGS, TOY_OMNI, arguments
 from toy_omni import toy_omni
 
-from omni.batch import ConversationBatch
+from omni.batch import IGNORE, ConversationBatch
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 from omni.metrics import AccuracyByTask
@@ -200,6 +200,23 @@ def test_loss_does_not_depend_on_how_a_batch_is_divided(fit_omni):
         losses.append(float(again.trainer.callback_metrics["val/loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0] == pytest.approx(float(cli.trainer.callback_metrics["val/loss"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("num_experts", [0, 4])
+def test_only_what_the_assistant_says_is_computed_and_the_loss_is_equal(fit_omni, num_experts):
+    options = {"model__init_args__thinker__init_args__num_experts": num_experts}
+    model = fit_omni(trainer__max_steps=1, trainer__limit_val_batches=0, **options).model.train()
+    batch = next(iter(model.trainer.datamodule.train_dataloader()))
+    assert torch.equal(batch.scored, (batch.targets.flatten() != IGNORE).nonzero()[:, 0])
+    assert 0 < len(batch.scored) < batch.targets.numel()
+    found = []
+    for given in (batch, batch._replace(scored=None)):
+        model.zero_grad()
+        loss = model.loss(given)
+        loss.total.backward()
+        found.append((loss.total, loss.num_items, *(p.grad for p in model.thinker.parameters())))
+    for scored, every in zip(*found, strict=True):
+        torch.testing.assert_close(scored, every, rtol=1e-4, atol=1e-4)
 
 
 def test_the_balance_loss_of_the_thinkers_experts_is_added(fit_omni):
