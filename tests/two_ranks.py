@@ -28,15 +28,16 @@ def rows_of(batch: Any, rows: Sequence[int]) -> Any:
         parts = {k: v[rows] for k, v in batch._asdict().items() if isinstance(v, Tensor) and len(v) == size}
         return trimmed(batch._replace(**parts))
     if not rows:  # a batch of one row: the other rank has it
-        return rows_of(batch, [0])._replace(targets=torch.full_like(batch.targets[:1], IGNORE))
+        first = rows_of(batch, [0])
+        return with_targets(first, torch.full_like(first.targets, IGNORE))
     images, audios = (
         [number for number, row in enumerate(owners) if row in rows] for owners in (batch.image_rows, batch.audio_rows)
     )
     time = int((batch.tokens[rows] != PAD).sum(1).max())
     frames = int(batch.mel_lengths[audios].max()) if audios else 0
+    batch = with_targets(batch, batch.targets[rows, :time])
     return batch._replace(
         tokens=batch.tokens[rows, :time],
-        targets=batch.targets[rows, :time],
         positions=batch.positions[:, rows, :time],
         rows=batch.rows[rows],
         images=batch.images[images] if images else None,
@@ -46,6 +47,11 @@ def rows_of(batch: Any, rows: Sequence[int]) -> Any:
         audio_rows=tuple(rows.index(batch.audio_rows[number]) for number in audios),
         audio_keys=tuple(batch.audio_keys[number] for number in audios) if batch.audio_keys else (),
     )
+
+
+def with_targets(batch: ConversationBatch, targets: Tensor) -> ConversationBatch:
+    """A batch with other targets."""
+    return batch._replace(targets=targets, scored=(targets.flatten() != IGNORE).nonzero()[:, 0])
 
 
 def trimmed(batch: Any) -> Any:

@@ -51,6 +51,7 @@ def test_the_english_world_is_what_it_was_before_there_were_languages():
     texts = [text_row(3, split, index) for split in ("train", "val") for index in range(20)]
     splits = ("train", "val", "narrator", "narrator_val")
     said = [asdict(utterance_at(3, split, index)) for split in splits for index in range(20)]
+    assert not any(one.pop("spoken") for one in said)
     found = hashlib.sha256(json.dumps([texts, said]).encode()).hexdigest()
     assert found == "09c1f471df1a0bcf9ca9a4d6cd2a816461d868010c9994f531aa0991cb367a8c"
 

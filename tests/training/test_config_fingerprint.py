@@ -16,7 +16,7 @@ from omni.training.fingerprint import config_fingerprint
 # Arguments that change the weights, or which of them are best: a new argument is listed here or in `no_effect`.
 EFFECTIVE = {
     "Stage": "optimizer lr betas weight_decay schedule warmup_steps final_lr frozen",
-    "SpeechRecognition": "audio_encoder intermediate_ctc_weight beam",
+    "SpeechRecognition": "audio_encoder intermediate_ctc_weight consistency beam",
     "CodecTraining": "codec audio_encoder commitment quality_utterances",
     "OmniTuning": "thinker vision_encoder vision_projector audio_encoder audio_projector rates projector_steps "
     "frame_dropout balance excluded_tasks answer_tokens",
@@ -32,7 +32,7 @@ EFFECTIVE = {
     "columns noise_share max_tokens batch_tokens max_batch_rows streaming seed",
     "ImageData": "train val image_size fit load_size augmentation batch_size val_batch_size val_fraction tokenizer "
     "vocab_size caption_tokens root image_folder columns streaming seed",
-    "SpeechData": "train val val_speakers val_fraction units characters normalization num_mels batch_seconds "
+    "SpeechData": "train val val_speakers val_fraction units vocab_size min_confidence characters normalization num_mels batch_seconds "
     "max_batch_rows min_duration max_duration crop audio augmentation text_column columns streaming seed",
     "TextData": "train val tokenizer vocab_size context batch_size val_fraction val_split document_separator "
     "text_column columns streaming seed",
