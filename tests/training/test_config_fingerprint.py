@@ -32,8 +32,9 @@ EFFECTIVE = {
     "columns noise_share max_tokens batch_tokens max_batch_rows streaming seed",
     "ImageData": "train val image_size fit load_size augmentation batch_size val_batch_size val_fraction tokenizer "
     "vocab_size caption_tokens root image_folder columns streaming seed",
-    "SpeechData": "train val val_speakers val_fraction units vocab_size min_confidence characters normalization num_mels batch_seconds "
-    "max_batch_rows min_duration max_duration crop audio augmentation text_column columns streaming seed",
+    "SpeechData": "train val val_speakers val_fraction units vocab_size min_confidence characters normalization "
+    "num_mels batch_seconds max_batch_rows min_duration max_duration crop audio augmentation text_column columns "
+    "streaming seed",
     "TextData": "train val tokenizer vocab_size context batch_size val_fraction val_split document_separator "
     "text_column columns streaming seed",
 }
