@@ -77,6 +77,8 @@ def opened(source: AudioSource) -> Iterator[AudioFile]:
         raise AudioError("unreadable", f"{name}: {error}") from error
     except EOFError as error:
         raise AudioError("truncated", f"{name}: is cut off: {error}") from error
+    except FileNotFoundError as error:  # deleted since it was checked
+        raise AudioError("missing", f"{name}: does not exist") from error
     except PermissionError as error:
         raise AudioError("unreadable", f"{name}: may not be read") from error
     except soundfile.SoundFileError as error:
@@ -173,7 +175,10 @@ def _check_place(source: AudioSource) -> None:
             raise AudioError("folder", f"{source}: is a folder, and an audio file is needed")
         if not os.path.exists(source):  # unlike Path.exists, accepts invalid names
             raise AudioError("missing", f"{source}: does not exist")
-        size = os.path.getsize(source) if os.path.isfile(source) else 1
+        try:
+            size = os.path.getsize(source) if os.path.isfile(source) else 1
+        except FileNotFoundError as error:  # deleted since the line before
+            raise AudioError("missing", f"{source}: does not exist") from error
     if not size:
         raise AudioError("empty", f"{name_of(source)}: is empty (0 bytes)")
 

@@ -307,3 +307,9 @@ def test_filters_are_those_of_torchaudio(num_mels):
     options: dict[str, Any] = {"n_mels": num_mels, "norm": None, "mel_scale": "slaney"}
     filters = torchaudio.functional.melscale_fbanks(257, 0.0, 8000.0, sample_rate=16_000, **options)
     torch.testing.assert_close(LogMel(num_mels).filters, filters, atol=2e-5, rtol=0)  # torchaudio's rounding
+
+
+def test_a_file_that_is_deleted_after_the_check_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr("omni.media.container._check_place", lambda source: None)
+    with pytest.raises(UserError, match=r"gone\.wav: does not exist"):
+        read_audio(tmp_path / "gone.wav")
