@@ -62,7 +62,8 @@ class QKNorm(RMSNorm):
 
     def unshare(self) -> None:
         """Gives each head a scale of its own: the one that it shared."""
-        self.weight, self.shared = nn.Parameter(self.scale().detach().flatten()), False
+        self.weight = nn.Parameter(self.scale().detach().flatten(), requires_grad=self.weight.requires_grad)
+        self.shared = False
 
     def scale(self) -> Tensor:
         if not self.shared:

@@ -86,6 +86,8 @@ class LanguageModel(Part, ABC):
             raise ValueError("a Thinker takes either tokens or embeddings")
         if scored is None:
             return self.encode_embeddings(embeddings, positions, mask, cache)
+        if cache is not None:
+            raise ValueError("give scored positions or a cache, not both")
         return self.encode_scored(embeddings, positions, mask, scored)
 
     def encode_scored(

@@ -205,8 +205,9 @@ def test_shared_scales_are_two_and_each_head_has_them():
 def test_unshared_scales_are_those_that_were_shared():
     norm, x = unlike(QKNorm(4, 2, 8, shared=True)), noise(2, 3, 6, 8)
     before = norm(x)
-    norm.unshare()
+    norm.requires_grad_(False).unshare()
     assert norm.weight.shape == (48,)
+    assert not norm.weight.requires_grad
     assert torch.equal(norm(x), before)
 
 
