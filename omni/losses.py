@@ -33,7 +33,7 @@ class Loss(NamedTuple):
         return self.total / self.num_items.clamp(min=1)
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, item_weights: Tensor | None = None) -> Tensor:
     """Sum of the cross-entropies of `hidden @ weight.T`, without ever holding all logits.
 
     The logits of a large vocabulary take more memory than everything else (32 k × 8 × 512 positions are 524 MB in
@@ -45,13 +45,39 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
         hidden: (..., dim).
         weight: (vocab, dim).
         targets: (...), int64; `IGNORE` is not scored.
+        item_weights: (...), fp32: what each position's loss is multiplied by; None for 1.
 
     Returns:
         A scalar, fp32.
     """
     if not torch.is_grad_enabled():
-        return token_nll(hidden, weight, targets).sum()
-    return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten())
+        nll = token_nll(hidden, weight, targets)
+        return (nll if item_weights is None else nll * item_weights).sum()
+    flat = None if item_weights is None else item_weights.flatten()
+    return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), flat)
+
+
+@torch.no_grad()
+def answer_weights(targets: Tensor, exponent: float) -> Tensor:
+    """The weight of each target: n^-exponent in an answer of n tokens.
+
+    With 0 a token of a long answer counts as much as one of a short answer; with 1 each answer counts as much as any
+    other; 0.5 is the square averaging of InternVL 2.5 (arXiv:2412.05271).
+
+    Args:
+        targets: (batch, time), int64: an answer is a run of targets that are not `IGNORE`. Each row ends with one that
+            is, so that answers of two rows do not join.
+        exponent: 0 or more.
+
+    Returns:
+        (batch, time), fp32; 0 where the target is `IGNORE`.
+    """
+    scored = (targets != IGNORE).flatten()
+    first = scored.clone()
+    first[1:] &= ~scored[:-1]
+    answer = first.cumsum(0)  # of each position, from 1
+    sizes = scored.new_zeros(len(scored) + 1, dtype=torch.long).scatter_add_(0, answer, scored.long())
+    return (sizes[answer].clamp(min=1).float() ** -exponent * scored).view(targets.shape)
 
 
 @torch.no_grad()
@@ -97,33 +123,35 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, item_weights: Tensor | None) -> Tensor:
         inputs, matrix = _in_product_precision(hidden, weight)
         weight_wanted = ctx.needs_input_grad[1]  # False for a frozen head
         ctx.dtypes = hidden.dtype, weight.dtype if weight_wanted else None
         ctx.in_backward = matrix.dtype == torch.float16
         if any(ctx.needs_input_grad) and not ctx.in_backward:
-            total, *gradients = _with_gradients(inputs, matrix, targets, None, ctx.dtypes)
+            total, *gradients = _with_gradients(inputs, matrix, targets, item_weights, None, ctx.dtypes)
             ctx.save_for_backward(*gradients)
             return total
         if ctx.in_backward:
-            ctx.save_for_backward(inputs, matrix, targets)
-        return token_nll(inputs, matrix, targets).sum()
+            ctx.save_for_backward(inputs, matrix, targets, item_weights)
+        nll = token_nll(inputs, matrix, targets)
+        return (nll if item_weights is None else nll * item_weights).sum()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         if ctx.in_backward:
-            inputs, matrix, targets = ctx.saved_tensors
-            _, hidden_grad, weight_grad = _with_gradients(inputs, matrix, targets, grads[0], ctx.dtypes)
-            return hidden_grad, weight_grad, None
+            inputs, matrix, targets, item_weights = ctx.saved_tensors
+            _, hidden_grad, weight_grad = _with_gradients(inputs, matrix, targets, item_weights, grads[0], ctx.dtypes)
+            return hidden_grad, weight_grad, None, None
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None
+        return hidden_grad * grads[0], None if weight_grad is None else weight_grad * grads[0], None, None
 
 
 def _with_gradients(
     inputs: Tensor,
     matrix: Tensor,
     targets: Tensor,
+    item_weights: Tensor | None,
     scale: Tensor | None,
     dtypes: tuple[torch.dtype, torch.dtype | None],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -133,6 +161,7 @@ def _with_gradients(
         inputs: (positions, dim), in the precision of the products.
         matrix: (vocab, dim), in the same.
         targets: (positions,).
+        item_weights: (positions,), what each loss is multiplied by; None for 1.
         scale: A scalar, multiplied before rounding to the precision of the products; None for 1.
         dtypes: Those of the two gradients; None for the second if the matrix is frozen.
     """
@@ -145,9 +174,12 @@ def _with_gradients(
             part, target = inputs[start : start + chunk], targets[start : start + chunk]
             index, scored = target.clamp(min=0)[:, None], (target != IGNORE)[:, None]
             log_probs = F.log_softmax((part @ matrix.T).float(), dim=-1)
-            total -= (log_probs.gather(1, index) * scored).sum()
+            weight = 1.0 if item_weights is None else item_weights[start : start + chunk, None]
+            total -= (log_probs.gather(1, index) * scored * weight).sum()
             slope = log_probs.exp_()  # d loss / d logits = softmax − one-hot
             slope.scatter_add_(1, index, -torch.ones_like(index, dtype=slope.dtype))
+            if item_weights is not None:
+                slope *= weight
             if scale is not None:
                 slope *= scale
             slope = slope.to(matrix.dtype)

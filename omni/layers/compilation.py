@@ -9,11 +9,16 @@ from omni.layers.transformer import Block
 
 
 def trained_blocks(module: nn.Module) -> list[Block]:
-    """The blocks of Transformers with trained weights; a frozen encoder's forward pass gains too little."""
+    """The blocks of Transformers with trained weights; a frozen encoder's forward pass gains too little.
+
+    Blocks with a convolution are left out: PyTorch 2.14 compiles the backward pass of one anew for each length.
+    """
     return [
         block
         for block in module.modules()
-        if isinstance(block, Block) and any(parameter.requires_grad for parameter in block.parameters())
+        if isinstance(block, Block)
+        and block.conv is None
+        and any(parameter.requires_grad for parameter in block.parameters())
     ]
 
 

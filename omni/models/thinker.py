@@ -131,9 +131,9 @@ class Thinker(LanguageModel):
         hidden, balance_loss = self.encode(tokens, **inputs)
         return ThinkerOutput(self.logits(hidden), hidden, balance_loss)
 
-    def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def cross_entropy(self, hidden: Tensor, targets: Tensor, item_weights: Tensor | None = None) -> Tensor:
         """Sum of the next-token losses over hidden states, in chunks (see `losses.linear_cross_entropy`)."""
-        return losses.linear_cross_entropy(hidden, self.head.weight, targets)
+        return losses.linear_cross_entropy(hidden, self.head.weight, targets, item_weights)
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Each position's next-token loss in nats, without gradient (see `losses.token_nll`)."""

@@ -13,6 +13,7 @@ def test_frozen_blocks_are_left_out():
     layers = Transformer(dim=8, num_layers=2, num_heads=2, ffn_dim=8)
     layers.blocks[0].requires_grad_(False)
     assert trained_blocks(layers) == [layers.blocks[1]]
+    assert trained_blocks(Transformer(dim=8, num_layers=1, num_heads=2, ffn_dim=8, causal=False, conv_kernel=3)) == []
 
 
 @pytest.mark.slow
@@ -20,19 +21,25 @@ def test_frozen_blocks_are_left_out():
 @pytest.mark.filterwarnings(  # raised by the compiler itself
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The .grad attribute:UserWarning"
 )
-def test_the_shape_that_comes_first_does_not_matter():
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_shape_that_comes_first_does_not_matter(causal):
     """A resumed run compiles for another first batch than the run that it continues, and must make the same steps."""
     torch.manual_seed(0)
-    model = Transformer(dim=64, num_layers=2, num_heads=2, ffn_dim=96)
+    model = Transformer(dim=64, num_layers=2, num_heads=2, ffn_dim=96, causal=causal)
 
     def gradients(first: tuple[int, int]) -> list[Tensor]:
         torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
         compile_blocks(trained_blocks(model))
-        found = []
+        found, graphs = [], []
         for batch, time in (first, (5, 40), (1, 23)):
             model.zero_grad()
-            model(torch.linspace(-1, 1, batch * time * 64).view(batch, time, 64)).hidden.square().sum().backward()
+            x = torch.linspace(-1, 1, batch * time * 64).view(batch, time, 64)
+            mask = None if causal else torch.arange(time).expand(batch, time) < time - 2
+            model(x, mask=mask).hidden.square().sum().backward()
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
             found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        assert graphs[0] == graphs[1]  # one row, which is the third batch, is compiled separately
         return found[1:]
 
     for one, other in zip(gradients((3, 50)), gradients((8, 7)), strict=True):

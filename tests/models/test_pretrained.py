@@ -289,6 +289,9 @@ def test_the_loss_of_a_head_with_a_soft_cap_equals_that_of_its_logits(models, mo
     logits = thinker.logits(hidden)
     assert logits[..., NUM_SPECIALS:].abs().max() <= 0.2
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    weights = torch.rand(targets.shape)
+    each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    close(thinker.cross_entropy(hidden, targets, weights), (each * weights.flatten()).sum())
     loss = thinker.cross_entropy(hidden, targets)
     close(loss, expected)
     parameters = [hidden, thinker.model.lm_head.weight]

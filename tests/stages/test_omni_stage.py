@@ -219,6 +219,29 @@ def test_only_what_the_assistant_says_is_computed_and_the_loss_is_equal(fit_omni
         torch.testing.assert_close(scored, every, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("scored", [True, False])
+def test_in_training_answers_are_weighted_by_their_length(fit_omni, scored):
+    options = {"model__init_args__answer_weighting": 0.5, "trainer__limit_val_batches": 0}
+    model = fit_omni(trainer__max_steps=1, **options).model
+    batch = next(iter(model.trainer.datamodule.train_dataloader()))
+    batch = batch if scored else batch._replace(scored=None)
+    assert model.eval().loss(batch).num_items == (batch.targets != IGNORE).sum()
+    with torch.no_grad():
+        weighted = model.train().loss(batch)
+        nll = model.thinker.nll(
+            model.omni.encode(model.embed(batch).embeddings, positions=batch.positions).hidden, batch.targets
+        )
+    expected = total = 0.0
+    for row, losses in zip(batch.targets, nll, strict=True):
+        runs = ((row != IGNORE).long().diff(prepend=torch.tensor([0])) == 1).cumsum(0) * (row != IGNORE)
+        for answer in range(1, int(runs.max()) + 1):
+            length = int((runs == answer).sum())
+            expected += float(losses[runs == answer].sum()) / length**0.5
+            total += length**0.5
+    assert float(weighted.total) == pytest.approx(expected, rel=1e-3)
+    assert float(weighted.num_items) == pytest.approx(total, rel=1e-5)
+
+
 def test_the_balance_loss_of_the_thinkers_experts_is_added(fit_omni):
     part = "model__init_args__thinker__init_args__"
     model = fit_omni(trainer__max_steps=1, trainer__limit_val_batches=0, **{part + "num_experts": 4}).model.train()

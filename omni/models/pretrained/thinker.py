@@ -109,7 +109,7 @@ class PretrainedThinker(PretrainedPart, LanguageModel):
         """Applies the head to hidden states (..., dim): (..., vocab), with -inf for omni's special tokens."""
         return F.pad(self._own_logits(hidden), (NUM_SPECIALS, 0), value=-torch.inf)
 
-    def cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def cross_entropy(self, hidden: Tensor, targets: Tensor, item_weights: Tensor | None = None) -> Tensor:
         """Sum of the next-token losses over hidden states, in chunks (see `losses.linear_cross_entropy`).
 
         The logits of a head with a bias, a soft cap or LoRA are computed twice.
@@ -117,13 +117,16 @@ class PretrainedThinker(PretrainedPart, LanguageModel):
         wanted = torch.where(targets == IGNORE, IGNORE, targets - NUM_SPECIALS)
         plain = isinstance(self._head, nn.Linear) and self._head.bias is None  # LoRA wraps the head
         if plain and self.logit_softcap is None:
-            return losses.linear_cross_entropy(hidden * self.logit_scale, self._head.weight, wanted)
+            return losses.linear_cross_entropy(hidden * self.logit_scale, self._head.weight, wanted, item_weights)
         chunk = losses.positions_per_chunk(self.vocab_size)
-        parts = zip(hidden.flatten(0, -2).split(chunk), wanted.flatten().split(chunk), strict=True)
+        item_weights = (targets != IGNORE).float() if item_weights is None else item_weights
+        flat = hidden.flatten(0, -2), wanted.flatten(), item_weights.flatten()
+        parts = zip(*(tensor.split(chunk) for tensor in flat), strict=True)
         return torch.stack([checkpoint(self._chunk_loss, *part, use_reentrant=False) for part in parts]).sum()
 
-    def _chunk_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self._own_logits(hidden).float(), targets, ignore_index=IGNORE, reduction="sum")
+    def _chunk_loss(self, hidden: Tensor, targets: Tensor, item_weights: Tensor) -> Tensor:
+        nll = F.cross_entropy(self._own_logits(hidden).float(), targets, ignore_index=IGNORE, reduction="none")
+        return (nll * item_weights).sum()
 
     def new_cache(self, batch_size: int, max_length: int) -> PretrainedCache:
         argument = cache_argument(self._body.forward)
