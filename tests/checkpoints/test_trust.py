@@ -1,4 +1,4 @@
-"""Files from strangers run no code, and reach no file outside of their folder: the promises of docs/trust.md."""
+"""Untrusted files run no code, and reach no file outside of their folder: the promises of docs/trust.md."""
 
 import ast
 import contextlib
