@@ -32,7 +32,7 @@ def output(shell, script):
     return result.stdout
 
 
-@pytest.mark.parametrize("shell", map(needs, SHELLS))
+@pytest.mark.parametrize("shell", list(map(needs, SHELLS)))
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
@@ -55,7 +55,7 @@ def test_completes(shell, typed, expected, tmp_path, monkeypatch):
     assert sorted(chosen) == sorted(expected)
 
 
-@pytest.mark.parametrize("shell", map(needs, SHELLS))
+@pytest.mark.parametrize("shell", list(map(needs, SHELLS)))
 def test_the_whole_script_is_one_that_the_shell_accepts(shell, tmp_path, capsys):
     main(["--completion", shell])
     script = tmp_path / "script"
