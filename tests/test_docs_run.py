@@ -26,7 +26,7 @@ NOT_RUN = {
     (
         "docs/export.md",
         1,
-    ): "needs onnxruntime-genai: tests/export/test_external_engines.py runs it where it is installed",
+    ): "needs onnxruntime-genai: tests/export/test_external_engines.py makes these calls where it is installed",
 }
 
 
