@@ -28,7 +28,7 @@ serve: .venv/installed  ## serves the quickstart's models through OpenAI's API, 
 	    --recognizer $(RUNS)/audio/best.ckpt \
 	    $(if $(wildcard $(RUNS)/vocoder/best.ckpt),--vocoder $(RUNS)/vocoder/best.ckpt)
 
-smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in build/smoke; and the notebooks on it
+smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in build/smoke; the notebooks and the Python of the pages on it
 	rm -rf build/smoke/lightning_logs && mkdir -p build/smoke
 	cd build/smoke && ../../$(BIN)/omni data world --documents 300 --val_documents 20 --utterances 80 \
 	    --val_utterances 12 --narrations 40 --val_narrations 8 --pictures 300 --val_pictures 40 \
@@ -36,13 +36,13 @@ smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in buil
 	cd build/smoke && ../../$(BIN)/omni train ../../configs/world/smoke.yaml --jobs 2
 	cd build/smoke && ../../$(BIN)/omni train ../../configs/world/smoke.yaml | tee again.txt
 	test $$(grep --count "done before" build/smoke/again.txt) = 6
-	$(BIN)/python -m pytest -n 0 -m slow tests/test_notebooks.py
+	$(BIN)/python -m pytest -n 0 -m slow tests/test_notebooks.py tests/test_docs_run.py
 
 test: .venv/installed  ## the tests
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed  ## the tests that take minutes, except the notebooks' (see `make smoke`)
-	$(BIN)/python -m pytest -m slow --ignore tests/test_notebooks.py
+test-slow: .venv/installed  ## the tests that take minutes, except the notebooks' and pages' (see `make smoke`)
+	$(BIN)/python -m pytest -m slow --ignore tests/test_notebooks.py --ignore tests/test_docs_run.py
 
 test-latest: pyproject.toml  ## the tests with the newest versions in the ranges; deprecations are reported, not fatal
 	$(PYTHON) -m venv --clear build/latest

@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import omni
-from omni.completion import bash_completion
+from omni.completion import completion
 from omni.errors import UserError, parser_errors
 from omni.files import NO_ROOM
 
@@ -277,7 +277,7 @@ def _dispatch(argv: list[str]) -> Any:
         print(f"omni {omni.__version__}")
         return None
     if argv[0] == "--completion":
-        print(bash_completion({verb: _option_names(verb) for verb in (*TRAINER_VERBS, *VERBS)}))
+        print(completion({verb: _option_names(verb) for verb in (*TRAINER_VERBS, *VERBS)}, *argv[1:2]))
         return None
     if argv[0] in TRAINER_VERBS:
         from omni.training.lightning_cli import run
@@ -400,7 +400,8 @@ def _help() -> str:
         [
             *lines,
             "",
-            "`omni VERB --help` prints its options, `omni --completion` a script for bash that completes them.",
+            "`omni VERB --help` prints its options, `omni --completion SHELL` a script for bash, zsh or fish that "
+            "completes them.",
         ]
     )
 

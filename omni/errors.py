@@ -38,13 +38,23 @@ class UserError(Exception):
 
     The message says in one line what is wrong, where (file, row, key), and what to do. The command prints only that
     line and exits with code 2; nothing else in omni catches the exception.
+
+    Args:
+        args: The message.
+        page: The page that helps, and its heading, as a path below `docs`: `howto/install.md#extras`. The message ends
+            with it.
     """
 
-    def __init__(self, *args: object) -> None:
+    def __init__(self, *args: object, page: str | None = None) -> None:
         if args and str(args[0]).startswith("Caught UserError in DataLoader worker process"):
             # Its message is the traceback of the worker, which ends with the original message.
             args = (str(args[0]).rpartition(f"\n{__name__}.UserError: ")[2].strip(),)
-        super().__init__(*args)
+        super().__init__(*args if page is None else (f"{args[0]}{see(page)}",))
+
+
+def see(page: str) -> str:
+    """The end of a message: the page of the repository that helps, a path below `docs`."""
+    return f" (see docs/{page})"
 
 
 def install_hint(extra: str) -> str:
@@ -52,7 +62,7 @@ def install_hint(extra: str) -> str:
 
     omni is not on PyPI: the package of that name there is another one.
     """
-    return f"run `pip install -e '.[{extra}]'` in omni's repository"
+    return f"run `pip install -e '.[{extra}]'` in omni's repository{see('howto/install.md#extras')}"
 
 
 @contextmanager

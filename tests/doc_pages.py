@@ -12,6 +12,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+SMOKE = ROOT / "build/smoke"  # `make smoke` writes it
 SHELL = ("bash", "")  # languages of blocks of commands: fenced, or indented
 
 

@@ -2,8 +2,6 @@
 
 import io
 import shlex
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,6 @@ import torch
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import KINDS, PARSING_VERBS, TRAINER_VERBS, VERBS, main, verb_parser, verbs_by_kind
-from omni.completion import bash_completion
 from omni.text.tokenizer import ByteTokenizer
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "thinker.yaml")
@@ -44,34 +41,6 @@ class TestVerbs:
         kinds = verbs_by_kind()
         listed = [verb for kind in KINDS for verb in kinds[kind]]
         assert sorted(listed) == sorted((*TRAINER_VERBS, *VERBS))
-
-    @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-    @pytest.mark.parametrize(
-        ("typed", "expected"),
-        [
-            (["sp"], ["speak"]),
-            (["data", "w"], ["world"]),
-            (["configs", ""], ["copy", "--out"]),
-            (["speak", "a text", "--o"], ["--out"]),
-            (["data", "world", "--"], ["--docs"]),
-            (["speak", "a"], []),
-        ],
-    )
-    def test_bash_completes(self, typed, expected):
-        verbs = {"speak": ["--out", "--file"], "data world": ["--docs"], "configs": ["--out"], "configs copy": ["--to"]}
-        words = shlex.join(["omni", *typed])
-        ask = f'COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _omni; printf "%s\\n" "${{COMPREPLY[@]}}"'
-        script = f"{bash_completion(verbs)}\n{ask}"
-        result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-        assert result.stderr == ""
-        assert result.stdout.split() == expected
-
-    def test_completion_knows_every_verb_and_its_options(self, capsys):
-        main(["--completion"])
-        lines = capsys.readouterr().out.splitlines()
-        for verb in VERBS.keys() - set(PARSING_VERBS):
-            [line] = [each for each in lines if each.strip().startswith(f"'{verb}'*)")]
-            assert "--help" in line
 
     def test_print_config_shows_merged_values(self, capsys):
         with pytest.raises(SystemExit) as stop:

@@ -193,6 +193,14 @@ def test_python_runs_on_a_toy_checkpoint(page, trained, capsys):
     assert capsys.readouterr().out.strip()
 
 
+def test_python_runs_on_a_pretrained_model_with_lora(fit_llm):
+    fit_llm()
+    fit_llm("asr_llm_lora", model__init_args__thinker__init_args__lora_targets='["q_proj"]')
+    for text in python_blocks(read(ROOT / "docs/howto/llm.md")):
+        exec(compile(text, "docs/howto/llm.md", "exec"), {})
+    assert Path("merged/model.safetensors").is_file()
+
+
 def test_the_program_of_agents_finds_what_missed_its_target(tmp_path):
     [text] = python_blocks(read(ROOT / "AGENTS.md"))
     names = {}

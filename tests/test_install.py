@@ -71,5 +71,5 @@ def test_the_distribution_has_its_own_name_and_no_hint_names_another_package():
     assert len(pages) > 200
     wrong = re.compile(r"pip install (-e )?['\"]?omni\b(?!-lightning)")
     assert not [str(path) for path in pages if wrong.search(path.read_text(encoding="utf-8"))]
-    assert install_hint("hf") == "run `pip install -e '.[hf]'` in omni's repository"
+    assert install_hint("hf") == "run `pip install -e '.[hf]'` in omni's repository (see docs/howto/install.md#extras)"
     assert {"hf", "world"} <= PROJECT["optional-dependencies"].keys()

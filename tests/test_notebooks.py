@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from doc_pages import SMOKE
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 FIGURES = {  # of each notebook
@@ -17,7 +18,6 @@ FIGURES = {  # of each notebook
     "6-sweeps": 4,
     "7-your-part": 1,
 }
-SMOKE = Path(__file__).parents[1] / "build/smoke"  # `make smoke` writes it
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)

@@ -20,6 +20,7 @@ All of it is plain data and tensors: reading a checkpoint never runs code from i
 
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypedDict, TypeVar
 
 import torch
@@ -247,7 +248,10 @@ def _read(path: Path) -> dict[str, Any]:
         return read_hf(Path(str(path).removeprefix(PREFIX)).expanduser())
     content = read_folder(path) if is_folder(path) else _read_file(path)
     if not isinstance(content, dict) or not {"state_dict", "parts", "lineage"} <= content.keys():
-        raise UserError(f"checkpoint {path} was not written by omni: it has no parts and no lineage")
+        raise UserError(
+            f"checkpoint {path} was not written by omni: it has no parts and no lineage",
+            page="reference/checkpoints.md",
+        )
     check_layout(content, str(path))
     there, here = content.get("audio"), mel_constants()
     if there is not None and there != here:
@@ -267,6 +271,11 @@ def _read_file(path: Path) -> Any:
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:  # objects that only code of the file could make, or damage
+        raise UserError(
+            f"checkpoint {path} cannot be read: it is damaged, or holds more than tensors and plain data",
+            page="trust.md",
+        ) from error
     except Exception as error:  # PyTorch's reader meets damage with nearly any of them
         raise UserError(f"checkpoint {path} cannot be read: it is damaged, or not a checkpoint") from error
 

@@ -193,5 +193,6 @@ def _hub_errors(repository: str) -> Iterator[None]:
         # `from None`: the error's text may contain the request
         raise UserError(
             f"{repository}: Hub error ({reason}): check the name, the network and `hf auth whoami`, or give a "
-            "local folder as ./NAME"
+            "local folder as ./NAME",
+            page="howto/share.md",
         ) from None

@@ -57,7 +57,8 @@ def _check_trust(module: str, class_path: str) -> None:
     trusted = {each.strip() for each in os.environ.get(TRUSTED, "").split(",")} - {""}
     if not (module.startswith(_OWN) or module in sys.modules or package in trusted):
         raise UserError(
-            f"the checkpoint needs {class_path}, whose code is not omni's: if you trust it, set {TRUSTED}={package}"
+            f"the checkpoint needs {class_path}, whose code is not omni's: if you trust it, set {TRUSTED}={package}",
+            page="trust.md",
         )
 
 

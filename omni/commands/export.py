@@ -108,7 +108,7 @@ def _refuse_options(to: str, options: Mapping[str, tuple[Any, ...]]) -> None:
 def _to_hf(opened: Checkpoint, out: Path, rows: Path | None) -> None:
     if "thinker" not in opened:
         held = ", ".join(sorted(opened.content["parts"])) or "none"
-        raise UserError(f"{opened} holds no Thinker, which --to hf exports; its parts: {held}")
+        raise UserError(f"{opened} holds no Thinker, which --to hf exports; its parts: {held}", page="howto/export.md")
     compared = _rows(opened, rows)
     with new_export(out) as folder:
         entries = export_hf(opened, folder, compared)

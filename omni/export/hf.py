@@ -54,7 +54,7 @@ def export_hf(checkpoint: Checkpoint, folder: Path, rows: Rows) -> dict[str, Any
     try:
         model = to_qwen3(thinker)
     except UserError as error:
-        raise UserError(f"{checkpoint}: {error}") from None
+        raise UserError(f"{checkpoint}: {error}", page="howto/export.md") from None
     template = _template(checkpoint)
     context = int(checkpoint.content.get("context") or CONTEXT)
     stop = stop_token(tokenizer, template or "plain")

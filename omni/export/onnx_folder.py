@@ -81,7 +81,8 @@ def find_parts(
     because = f" ({why})" if why else ""
     raise UserError(
         f"{checkpoint} holds nothing that --to {target} exports{because}; its parts: {held}; "
-        f"what can be exported: {what}"
+        f"what can be exported: {what}",
+        page="howto/export.md",
     )
 
 

@@ -41,15 +41,22 @@ def page_state(members: Sequence[Member]) -> dict[str, Any]:
     """
     holders = {part.name: member.checkpoint for member in members for part in member.parts}
     if ANSWERS[0] not in holders:
-        raise UserError(f"{members[0].checkpoint} has no Thinker that reads media: give a checkpoint of stage E")
+        raise UserError(
+            f"{members[0].checkpoint} has no Thinker that reads media: give a checkpoint of stage E",
+            page="howto/export.md#to-a-page-in-a-browser",
+        )
     state = {"onnxruntime_web": ORT_WEB, "tokenizer": tokenizer_state(holders[ANSWERS[0]].tokenizer)}
     if "talker" in holders or "vocoder" in holders:
         if missing := [name for name in SPEAKS if name not in holders]:
             raise UserError(
-                f"to speak, the page needs {', '.join(missing)}, too: give --voice and --vocoder, or neither"
+                f"to speak, the page needs {', '.join(missing)}, too: give --voice and --vocoder, or neither",
+                page="howto/export.md#to-a-page-in-a-browser",
             )
         if "conditioner" in holders:
-            raise UserError(f"{holders['talker']} is conditioned on a Thinker: a page needs a Talker that is not")
+            raise UserError(
+                f"{holders['talker']} is conditioned on a Thinker: a page needs a Talker that is not",
+                page="howto/export.md#to-a-page-in-a-browser",
+            )
         state["characters"] = characters_state(holders["talker"].ctc_vocabulary)
     return state
 

@@ -151,7 +151,10 @@ def _read(path: Path) -> dict[str, Any]:
     if isinstance(content, dict) and is_deep(content):
         raise UserError(f"pipeline {path}: its values are nested too deeply")
     if not isinstance(content, dict) or not isinstance(content.get("stages"), dict) or not content["stages"]:
-        raise UserError(f"pipeline {path} has no stages: write `name:` and `stages:`, as in configs/world/chain.yaml")
+        raise UserError(
+            f"pipeline {path} has no stages: write `name:` and `stages:`, as in configs/world/chain.yaml",
+            page="howto/chain.md",
+        )
     if unknown := sorted(map(str, content.keys() - {"name", "stages"})):
         raise UserError(f"pipeline {path}: unknown key {unknown[0]!r}: it has `name` and `stages`")
     name = content.get("name")
@@ -227,7 +230,8 @@ def _needs(stage: StageSpec, after: Sequence[str], stages: Mapping[str, StageSpe
         elif not Path(value).expanduser().is_file():
             raise UserError(
                 f"{key} is {value}, which does not exist and which no stage writes: add the stage that writes it, or "
-                "give an existing checkpoint"
+                "give an existing checkpoint",
+                page="howto/chain.md",
             )
     return tuple(needs)
 
@@ -254,7 +258,8 @@ def _check_tokenizer(stage: StageSpec, stages: Mapping[str, StageSpec]) -> None:
     if found != expected:
         raise UserError(
             f"starts from the Thinker of stage {writer}, which is trained with the tokenizer {expected}, but its data "
-            f"is tokenized with {found}: set data.init_args.tokenizer to {thinker}"
+            f"is tokenized with {found}: set data.init_args.tokenizer to {thinker}",
+            page="explanation/lineage.md",
         )
 
 

@@ -110,14 +110,16 @@ class CheckpointedModule(LightningModule):
         if stage != type(self).__name__:
             raise UserError(
                 f"{checkpoint} is a checkpoint of stage {stage}, which {type(self).__name__} cannot continue; "
-                "to start from its parts, give --init_from"
+                "to start from its parts, give --init_from",
+                page="explanation/resume.md",
             )
         for name, part in self.parts.items():
             checkpoint.check_fit(part, name)
         if more := sorted(checkpoint.content["parts"].keys() - self.parts.keys()):
             raise UserError(
                 f"{checkpoint} also holds {', '.join(more)}, which this configuration lacks: add "
-                f"model.init_args.{more[0]}, or start from some of its parts by --init_from"
+                f"model.init_args.{more[0]}, or start from some of its parts by --init_from",
+                page="explanation/resume.md",
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -126,7 +128,8 @@ class CheckpointedModule(LightningModule):
         if lineage["tokenizer"] != self.tokenizer.fingerprint:
             raise UserError(
                 "the data's tokenizer is not the one this checkpoint was trained with: set data.init_args.tokenizer "
-                "(of text) or data.init_args.units (of speech) to the checkpoint"
+                "(of text) or data.init_args.units (of speech) to the checkpoint",
+                page="explanation/lineage.md",
             )
         self.ancestors = lineage["ancestors"]
         self._metrics = dict(checkpoint.get("metrics", {}))

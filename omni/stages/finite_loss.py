@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from omni.distributed import gather_objects, sum_over_ranks
-from omni.errors import UserError
+from omni.errors import UserError, see
 
 
 @final
@@ -74,4 +74,5 @@ def _message(step: int, batch_idx: int, batch: Any) -> str:
     return (
         f"the training loss is not finite at step {step} (batch {batch_idx}{where}): lower model.init_args.lr, "
         "raise the precision, or look at these rows; checkpoints written before this step are good"
+        + see("faq.md#it-does-not-learn")
     )

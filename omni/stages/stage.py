@@ -104,7 +104,8 @@ class Stage(CheckpointedModule, ABC):
             if self.reads_tokens(name) and lineage["tokenizer"] != self.tokenizer.fingerprint:
                 raise UserError(
                     f"init_from.{name} was trained with another tokenizer than the data's: give that checkpoint as "
-                    "data.init_args.tokenizer (of text) or data.init_args.units (of speech)"
+                    "data.init_args.tokenizer (of text) or data.init_args.units (of speech)",
+                    page="explanation/lineage.md",
                 )
 
     def check_vocabulary(self, part: str) -> None:

@@ -219,7 +219,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError("its values are nested too deeply")
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or not content["parameters"]:
         raise UserError("it has no parameters: write `config:`, `parameters:`, `metric:` and `budget:`, as in "
-                        "configs/sweeps/learning_rate.yaml")  # fmt: skip
+                        "configs/sweeps/learning_rate.yaml", page="howto/sweep.md")  # fmt: skip
     return content
 
 
@@ -288,7 +288,10 @@ def _metric(metric: str, stages: Mapping[str, StageSpec], *, is_chain: bool) -> 
         return next(iter(stages)), metric
     stage, _, name = metric.partition(".")
     if stage not in stages or not name:
-        raise UserError(f"metric is {metric}: in a chain give STAGE.METRIC, with one of the stages {', '.join(stages)}")
+        raise UserError(
+            f"metric is {metric}: in a chain give STAGE.METRIC, with one of the stages {', '.join(stages)}",
+            page="howto/sweep.md",
+        )
     return stage, name
 
 
@@ -317,7 +320,9 @@ def _check_limits(sweep: Sweep) -> None:
         if value is not None and value <= 0:
             raise UserError(f"{name} is too small: give a positive number (factor: 2 or more)")
     if file.sampler != "grid" and all(limit is None for limit in asdict(budget).values()):
-        raise UserError("no budget: give `budget: {trials: 20}`, `{hours: 8}` or `{steps: 100000}`")
+        raise UserError(
+            "no budget: give `budget: {trials: 20}`, `{hours: 8}` or `{steps: 100000}`", page="howto/sweep.md"
+        )
     if file.folds and (file.sampler, sweep.pruner.kind) != ("grid", "none"):
         raise UserError("folds are all trained to their end: give `sampler: grid`, and leave `pruner` out")
     if file.sampler == "grid":

@@ -261,7 +261,8 @@ def _parameter(name: str, content: Any) -> Parameter:
     except UserError as error:
         raise UserError(
             f"parameters.{name}: {error}: give one of log: [LOW, HIGH], range: [LOW, HIGH], int: [LOW, HIGH], "
-            "values: [...] or same_as: OTHER"
+            "values: [...] or same_as: OTHER",
+            page="howto/sweep.md",
         ) from error
 
 

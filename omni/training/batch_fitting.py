@@ -91,7 +91,8 @@ def fit_batch(
     raise UserError(
         f"--gpu_memory {format_size(gpu_memory)}: the smallest batch, data.init_args.{argument} {candidates[-1][0]:g}, "
         f"takes {format_size(min(needed))}, and {1 - USABLE:.0%} must stay free: take a smaller model"
-        + ("" if strategy == "model_parallel" else ", or several devices with --strategy model_parallel")
+        + ("" if strategy == "model_parallel" else ", or several devices with --strategy model_parallel"),
+        page="scaling.md",
     )
 
 

@@ -15,7 +15,8 @@ def worker_error(error: BaseException) -> UserError | None:
     if killed := _KILLED.search(text):
         return UserError(
             f"a process that loads data has died, for lack of memory perhaps ({killed[0]}): resume with --ckpt_path "
-            "last, with a lower data.init_args.num_workers"
+            "last, with a lower data.init_args.num_workers",
+            page="faq.md#it-stops",
         )
     last = text.rstrip().rpartition("\n")[2]
     if _CAUGHT.match(text) and (meant := _MEANT.fullmatch(last)):

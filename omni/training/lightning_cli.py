@@ -48,6 +48,7 @@ from omni.training.data_workers import worker_error
 from omni.training.earlier_run import EarlierRun, claim_folder
 from omni.training.fingerprint import FINGERPRINTED, config_fingerprint
 from omni.training.loggers import SaveConfig, check_loggers, close_loggers, folder_of, open_loggers
+from omni.training.memory import memory_error
 from omni.training.rank_watch import RankWatch
 from omni.training.shipped import CONFIGS, find_configs, without_base
 from omni.training.strategy import checked_strategy, prepare_strategy
@@ -278,7 +279,8 @@ class OmniCLI(LightningCLI):
         if others := sorted(path.name for path in folder.glob("*.ckpt")):
             raise UserError(
                 f"--ckpt_path auto: {folder} holds {', '.join(others)} but no last.ckpt: give one of these as "
-                "--ckpt_path, or leave --ckpt_path out to start from scratch"
+                "--ckpt_path, or leave --ckpt_path out to start from scratch",
+                page="howto/run.md#stop-and-resume",
             )
         rank_zero_info(f"ckpt_path auto: {folder} holds no checkpoint: starting a new run")
         return None
@@ -327,7 +329,7 @@ def _run(verb: str) -> OmniCLI:
     except MisconfigurationException as error:
         raise UserError(one_line(error)) from error
     except (RuntimeError, UserError) as error:
-        if (meant := worker_error(error)) is None:
+        if (meant := worker_error(error) or memory_error(error)) is None:
             raise
         raise meant from error
     except ValueError as error:

@@ -89,6 +89,17 @@ FAKES: dict[Any, Callable[..., Any]] = {
 }
 
 
+def memory_error(error: BaseException) -> UserError | None:
+    """The error that a user can correct, of a device that had no memory left; None for any other error."""
+    if not isinstance(error, torch.OutOfMemoryError):
+        return None
+    return UserError(
+        f"{' '.join(str(error).partition(' GPU ')[0].split()).rstrip('.')}: take a smaller batch, which "
+        "`omni plan --suggest --gpu_memory 12GB` finds, or a smaller model",
+        page="howto/run.md#plan-before-training",
+    )
+
+
 def parse_size(text: str) -> int:
     """Bytes of a size such as `12GB` (powers of 1000) or `24GiB` (of 1024).
 

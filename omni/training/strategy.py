@@ -25,16 +25,21 @@ def checked_strategy(config: Any, stage: Stage) -> Any:
     if name == "model_parallel":
         return _sharded_strategy(config, stage)
     if not (name == "auto" or name.startswith("ddp") or isinstance(given, DDPStrategy | SingleDeviceStrategy)):
-        raise UserError(f"trainer.strategy {name} is not supported: give auto, ddp or model_parallel (FSDP2)")
+        raise UserError(
+            f"trainer.strategy {name} is not supported: give auto, ddp or model_parallel (FSDP2)",
+            page="explanation/ranks.md",
+        )
     return given
 
 
 def _sharded_strategy(config: Any, stage: Stage) -> Any:
     kind, wrong = type(stage).__name__, "trainer.strategy model_parallel"
     if str(config["devices"]) == "1" and str(config["num_nodes"]) == "1":
-        raise UserError(f"{wrong} needs several devices: set trainer.devices, or give auto")
+        raise UserError(
+            f"{wrong} needs several devices: set trainer.devices, or give auto", page="explanation/ranks.md"
+        )
     if not stage.sharded_parts:
-        raise UserError(f"{wrong} cannot shard the parts of {kind}: give ddp")
+        raise UserError(f"{wrong} cannot shard the parts of {kind}: give ddp", page="explanation/ranks.md")
     if config["precision"] not in ("32-true", "bf16-mixed"):
         raise UserError(f"{wrong} does not support trainer.precision {config['precision']}: give bf16-mixed or 32-true")
     if stage.compiled is True:

@@ -69,7 +69,8 @@ class RowErrors:
         if count > self.policy.limit:
             raise UserError(
                 f"data.{self.split}: more than {self.policy.limit} rows cannot be used (data.init_args.max_bad_rows); "
-                f"the first: {self._first()}"
+                f"the first: {self._first()}",
+                page="faq.md#rows-are-missing",
             )
 
     def while_training(self) -> "RowErrors":

@@ -26,7 +26,7 @@ def hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, DatasetsError, httpx.HTTPError) as error:
-        raise UserError(f"{name}: {_explained(error)}") from error
+        raise UserError(f"{name}: {_explained(error)}", page="howto/public-data.md") from error
 
 
 def _explained(error: BaseException) -> str:

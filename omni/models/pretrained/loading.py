@@ -133,7 +133,8 @@ class source_errors:
             raise UserError(f"{self.source}: cannot be loaded ({_first_line(error)})") from error
         raise UserError(
             f"{self.source}: cannot be loaded from the Hub ({_first_line(error)}); without network, download it "
-            f"elsewhere (`hf download {self.source} --local-dir FOLDER`) and give the folder"
+            f"elsewhere (`hf download {self.source} --local-dir FOLDER`) and give the folder",
+            page="howto/llm.md",
         ) from error
 
 

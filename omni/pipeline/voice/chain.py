@@ -48,7 +48,8 @@ def open_parts(*, recognizer: str | None, codec: str | None, talker: str | None,
     if recognizer is None and talker_checkpoint is None:
         raise UserError(
             "a recogniser aligns the transcripts, and writes missing ones: give --recognizer, such as "
-            "lightning_logs/audio/best.ckpt, or --talker with the checkpoint of a Talker, which holds one"
+            "lightning_logs/audio/best.ckpt, or --talker with the checkpoint of a Talker, which holds one",
+            page="voice.md",
         )
     own = talker_checkpoint if recognizer is None else Checkpoint.open(recognizer, opened=talker_checkpoint)
     assert own is not None

@@ -139,14 +139,16 @@ def _check_enough(kept: Sequence[Candidate], left_out: Mapping[str, Sequence[str
     if misfits > len(kept):
         raise UserError(
             f"{misfits} of {misfits + len(kept)} recordings do not fit their transcripts (the first: "
-            f"{left_out[MISFIT][0]}): are these of other recordings? Or the recogniser does not know this language"
+            f"{left_out[MISFIT][0]}): are these of other recordings? Or the recogniser does not know this language",
+            page="voice.md#what-is-left-out",
         )
     if len({one.text for one in kept}) >= _FEWEST:
         return
     reasons = ", ".join(f"{reason} ({len(places)})" for reason, places in left_out.items())
     raise UserError(
         f"only {len(kept)} utterances can be used, and a voice needs at least {_FEWEST} with different texts"
-        + (f"; left out: {reasons}" if reasons else "")
+        + (f"; left out: {reasons}" if reasons else ""),
+        page="voice.md#what-is-left-out",
     )
 
 

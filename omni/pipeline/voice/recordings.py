@@ -66,7 +66,9 @@ def read_recordings(path: Path, recognizer: Recognizer, *, speaker: str | None) 
         else:
             rows.append(Recording(source, number, row))
     if not rows and not left_out:
-        raise UserError(f"{path} has no recordings: give a folder of {', '.join(AUDIO_SUFFIXES[:5])} files, ...")
+        raise UserError(
+            f"{path} has no recordings: give a folder of {', '.join(AUDIO_SUFFIXES[:5])} files, ...", page="voice.md"
+        )
     if not isinstance(source, AudioFolder):  # whose subfolders may be anything
         rows = _of_one_speaker(path, rows, speaker)
     elif speaker is not None:
@@ -112,7 +114,8 @@ def _of_one_speaker(path: Path, rows: list[Recording], speaker: str | None) -> l
     if speaker is None and len(counts) > 1:
         some = ", ".join(f"{name} ({count})" for name, count in counts.most_common(3))
         raise UserError(
-            f"{path} has {len(counts)} speakers, and a voice is of one: name it with --speaker: {some}, ..."
+            f"{path} has {len(counts)} speakers, and a voice is of one: name it with --speaker: {some}, ...",
+            page="voice.md",
         )
     return rows if speaker is None else [one for one in rows if one.row.speaker == speaker]
 

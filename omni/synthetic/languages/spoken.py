@@ -115,13 +115,17 @@ def open_language(code: str, sentences: Path | None = None) -> SpokenLanguage | 
     known = espeak.languages()
     if code not in known:
         some = ", ".join(one for one in _EXAMPLES if one in known)
-        raise UserError(f"--language is {code!r}: eSpeak NG has no such language; it has {len(known)}, such as {some}")
+        raise UserError(
+            f"--language is {code!r}: eSpeak NG has no such language; it has {len(known)}, such as {some}",
+            page="howto/language.md",
+        )
     if sentences is not None:
         sentences_of(sentences := sentences.expanduser().resolve())
     elif code.partition("-")[0] not in LANGUAGES:
         raise UserError(
             f"--language is {code!r}, and there are sentences only for {ENGLISH}, {', '.join(LANGUAGES)}: give "
-            f"--sentences FILE, a text file with a sentence of {code!r} on each line"
+            f"--sentences FILE, a text file with a sentence of {code!r} on each line",
+            page="howto/language.md",
         )
     return SpokenLanguage(code, sentences)
 
