@@ -48,7 +48,7 @@ def test_every_block_is_run_or_has_a_reason():
     found = {(name_of(page), number) for page in PAGES for number in range(len(python_blocks(page)))}
     run = {(name, number) for name, texts in RUN.items() for number in texts}
     elsewhere = {(name, number) for name, number in found if name in ELSEWHERE}
-    assert len(run) > 10
+    assert len(run) >= 10
     assert elsewhere
     assert found == run | elsewhere | NOT_RUN.keys()
 
