@@ -58,29 +58,6 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, item_w
 
 
 @torch.no_grad()
-def answer_weights(targets: Tensor, exponent: float) -> Tensor:
-    """The weight of each target: n^-exponent in an answer of n tokens.
-
-    With 0 a token of a long answer counts as much as one of a short answer; with 1 each answer counts as much as any
-    other; 0.5 is the square averaging of InternVL 2.5 (arXiv:2412.05271).
-
-    Args:
-        targets: (batch, time), int64: an answer is a run of targets that are not `IGNORE`. Each row ends with one that
-            is, so that answers of two rows do not join.
-        exponent: 0 or more.
-
-    Returns:
-        (batch, time), fp32; 0 where the target is `IGNORE`.
-    """
-    scored = (targets != IGNORE).flatten()
-    first = scored.clone()
-    first[1:] &= ~scored[:-1]
-    answer = first.cumsum(0)  # of each position, from 1
-    sizes = scored.new_zeros(len(scored) + 1, dtype=torch.long).scatter_add_(0, answer, scored.long())
-    return (sizes[answer].clamp(min=1).float() ** -exponent * scored).view(targets.shape)
-
-
-@torch.no_grad()
 def token_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The cross-entropy of each position in nats, without gradient: (...), fp32; 0 where the target is `IGNORE`.
 

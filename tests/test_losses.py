@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from omni import losses
 from omni.batch import IGNORE
-from omni.losses import Loss, answer_weights, linear_cross_entropy, token_nll
+from omni.losses import Loss, linear_cross_entropy, token_nll
 from omni.metrics import MeanOfItems, TokenLoss
 from omni.text.tokenizer import BOS, EOS, ByteTokenizer
 
@@ -165,18 +165,6 @@ def test_weights_multiply_losses_and_gradients(chunk, precision):
         assert (found - wanted).norm() < tolerance * wanted.norm()
     with torch.no_grad():
         close(linear_cross_entropy(hidden, weight, targets, weights), expected)
-
-
-def test_the_weights_of_an_answer_depend_on_its_length_alone():
-    targets = torch.full((2, 9), IGNORE)
-    targets[0, 0:4] = targets[0, 5:6] = targets[1, 7:8] = 3  # answers of 4 tokens, one and one
-    targets[1, 0:1] = 0
-    expected = torch.zeros(2, 9)
-    expected[0, 0:4], expected[0, 5], expected[1, 7], expected[1, 0] = 0.5, 1, 1, 1
-    close(answer_weights(targets, 0.5), expected)
-    assert torch.equal(answer_weights(targets, 0.0), (targets != IGNORE).float())
-    close(answer_weights(targets, 1.0).sum(), torch.tensor(4.0))  # as many as answers
-    assert not answer_weights(torch.full((1, 3), IGNORE), 0.5).any()
 
 
 def test_large_logits_stay_finite(chunk):

@@ -13,7 +13,7 @@ from omni.decoding.sampling import Sampling, generate
 from omni.distributed import is_distributed, mean_over_ranks, sum_over_ranks
 from omni.errors import UserError
 from omni.layers.moe import RouterUse, router_losses
-from omni.losses import Loss, answer_weights
+from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH
 from omni.media.speech_preprocessing import silence_value
 from omni.models.audio_encoder import AudioEncoder
@@ -26,6 +26,7 @@ from omni.models.vision_encoder import VisionEncoder
 from omni.optim.optimizers import split_by_part
 from omni.stages.answer_metrics import MEDIA, AnswerMetrics, blank, rows_with
 from omni.stages.encoder_cache import FeatureCache
+from omni.stages.prompt_loss import with_prompts
 from omni.stages.reporting.conversations import Answers, ConversationReporter
 from omni.stages.stage import Stage
 from omni.text.tokenizer import PAD
@@ -55,9 +56,8 @@ class OmniTuning(Stage):
         rates: Learning rates by part; `lr` for all others.
         projector_steps: Optimizer steps in which only projectors are trained; the warm-up of all other parts follows.
         frame_dropout: Probability with which a frame of the audio encoder is dropped in training.
-        answer_weighting: Exponent p of the weight n^-p of each token of an answer of n tokens in training: 0 for the
-            mean over tokens, in which descriptions and transcriptions count most; 1 for the mean over answers; 0.5 as
-            in InternVL 2.5 (arXiv:2412.05271).
+        prompt_weight: Weight in the training loss of the text of prompts, beside 1 of the assistant's (arXiv:2405.14394).
+            Where questions are longer than answers, what they mention teaches the model to read their media.
         balance: Weight of the experts' balance loss, for projectors and trained Thinkers with experts.
         feature_cache: Folder of the cached frames of a frozen audio encoder, which then encodes each recording once.
         modality_ablation: Whether validation also asks with blank images and blank audio.
@@ -83,7 +83,7 @@ class OmniTuning(Stage):
         rates: dict[str, float] | None = None,
         projector_steps: int = 0,
         frame_dropout: float = 0.0,
-        answer_weighting: float = 0.0,
+        prompt_weight: float = 0.0,
         balance: float = 0.01,
         feature_cache: str | None = None,
         modality_ablation: bool = True,
@@ -99,7 +99,7 @@ class OmniTuning(Stage):
         self.layout = self.omni.layout  # of media among the tokens
         self.frame_dropout, self.balance = frame_dropout, balance
         self.cache = None if feature_cache is None else FeatureCache(feature_cache)
-        self.answer_weighting = answer_weighting
+        self.prompt_weight = prompt_weight
         self.rates, self.projector_steps = dict(rates or {}), projector_steps
         self.modality_ablation, self.excluded_tasks = modality_ablation, tuple(excluded_tasks)
         self.answer_tokens, self.shown = answer_tokens, shown
@@ -113,8 +113,8 @@ class OmniTuning(Stage):
             raise UserError(f"model.init_args.rates.{wrong} is {self.rates[wrong]}: it must be over 0; or freeze it")
         if not 0 <= self.frame_dropout < 1:
             raise UserError(f"model.init_args.frame_dropout must be 0 or more and under 1, not {self.frame_dropout}")
-        if not 0 <= self.answer_weighting <= 1:
-            raise UserError(f"model.init_args.answer_weighting must be from 0 to 1, not {self.answer_weighting}")
+        if not 0 <= self.prompt_weight <= 1:
+            raise UserError(f"model.init_args.prompt_weight must be from 0 to 1, not {self.prompt_weight}")
         if self.projector_steps < 0:
             raise UserError(f"model.init_args.projector_steps must be 0 or more, not {self.projector_steps}")
         if self.projector_steps and not self._projectors:
@@ -206,16 +206,16 @@ class OmniTuning(Stage):
 
     def loss(self, batch: ConversationBatch) -> Loss:
         """Cross-entropy of the assistant's tokens; in training with the router losses of projectors and Thinker."""
+        weights = None
+        if self.training and self.prompt_weight:
+            batch, weights = with_prompts(batch, self.prompt_weight)
         mixture = isinstance(self.thinker, Thinker) and self.thinker.mixture
         mask = batch.tokens != PAD if mixture and self.training else None  # the balance loss ignores padding
         inputs, router_uses = self.embed(batch)
         encoded = self.omni.encode(inputs, positions=batch.positions, mask=mask, scored=batch.scored)
-        targets, weights = batch.targets, None
-        if self.training and self.answer_weighting:
-            weights = answer_weights(targets, self.answer_weighting)
+        targets = batch.targets
         if batch.scored is not None:
             targets = targets.flatten().index_select(0, batch.scored)
-            weights = None if weights is None else weights.flatten().index_select(0, batch.scored)
         total = self.thinker.cross_entropy(encoded.hidden, targets, weights)
         count = (targets != IGNORE).sum() if weights is None else weights.sum()
         stats = {"padding": torch.full((), 1 - batch.num_tokens / batch.tokens.numel())}

@@ -158,7 +158,7 @@ def test_streamed_speech_resumes_within_an_epoch(fit_llm):
         ({"data__init_args__tokenizer": "bytes"}, "set data.init_args.tokenizer to pretrained:llm"),
         ({"model__init_args__audio_projector__init_args__in_dim": 8}, "in_dim must be 16"),
         ({"model__init_args__frame_dropout": 1.0}, "frame_dropout must be 0 or more and under 1"),
-        ({"model__init_args__answer_weighting": 1.5}, "answer_weighting must be from 0 to 1, not 1.5"),
+        ({"model__init_args__prompt_weight": 1.5}, "prompt_weight must be from 0 to 1, not 1.5"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(fit_llm, fails, options, complaint):

@@ -25,7 +25,7 @@ from omni.pipeline.samples import sample
 from omni.stages.answer_metrics import blank
 from omni.stages.omni import OmniTuning
 from omni.stages.reporting.conversations import conversation_figure
-from omni.text.tokenizer import ByteTokenizer
+from omni.text.tokenizer import NUM_SPECIALS, ByteTokenizer
 from omni.training.configuration import Configuration
 
 
@@ -220,26 +220,22 @@ def test_only_what_the_assistant_says_is_computed_and_the_loss_is_equal(fit_omni
 
 
 @pytest.mark.parametrize("scored", [True, False])
-def test_in_training_answers_are_weighted_by_their_length(fit_omni, scored):
-    options = {"model__init_args__answer_weighting": 0.5, "trainer__limit_val_batches": 0}
+def test_in_training_the_text_of_prompts_counts_with_its_weight(fit_omni, scored):
+    options = {"model__init_args__prompt_weight": 0.25, "trainer__limit_val_batches": 0}
     model = fit_omni(trainer__max_steps=1, **options).model
     batch = next(iter(model.trainer.datamodule.train_dataloader()))
     batch = batch if scored else batch._replace(scored=None)
-    assert model.eval().loss(batch).num_items == (batch.targets != IGNORE).sum()
+    answers = batch.targets != IGNORE
+    assert model.eval().loss(batch).num_items == answers.sum()
     with torch.no_grad():
-        weighted = model.train().loss(batch)
-        nll = model.thinker.nll(
-            model.omni.encode(model.embed(batch).embeddings, positions=batch.positions).hidden, batch.targets
-        )
-    expected = total = 0.0
-    for row, losses in zip(batch.targets, nll, strict=True):
-        runs = ((row != IGNORE).long().diff(prepend=torch.tensor([0])) == 1).cumsum(0) * (row != IGNORE)
-        for answer in range(1, int(runs.max()) + 1):
-            length = int((runs == answer).sum())
-            expected += float(losses[runs == answer].sum()) / length**0.5
-            total += length**0.5
-    assert float(weighted.total) == pytest.approx(expected, rel=1e-3)
-    assert float(weighted.num_items) == pytest.approx(total, rel=1e-5)
+        loss = model.train().loss(batch)
+        hidden = model.omni.encode(model.embed(batch).embeddings, positions=batch.positions).hidden
+        nll = model.thinker.nll(hidden[:, :-1], batch.tokens[:, 1:])
+    prompts = (batch.tokens[:, 1:] >= NUM_SPECIALS) & ~answers[:, :-1]
+    assert prompts.any(1).all()
+    expected = nll[answers[:, :-1]].sum() + 0.25 * nll[prompts].sum()
+    torch.testing.assert_close(loss.total, expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(loss.num_items, answers.sum() + 0.25 * prompts.sum())
 
 
 def test_the_balance_loss_of_the_thinkers_experts_is_added(fit_omni):

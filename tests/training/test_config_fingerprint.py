@@ -19,7 +19,7 @@ EFFECTIVE = {
     "SpeechRecognition": "audio_encoder intermediate_ctc_weight consistency beam",
     "CodecTraining": "codec audio_encoder commitment quality_utterances",
     "OmniTuning": "thinker vision_encoder vision_projector audio_encoder audio_projector rates projector_steps "
-    "frame_dropout answer_weighting balance excluded_tasks answer_tokens",
+    "frame_dropout prompt_weight balance excluded_tasks answer_tokens",
     "TalkerTraining": "talker thinker speech_codec recognizer codebook_weights advance_weight sentences sampling beam",
     "ThinkerPretraining": "thinker balance",
     "VisionPretraining": "vision_encoder classifier contrast text_encoder thinker label_smoothing "
