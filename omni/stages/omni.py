@@ -56,8 +56,8 @@ class OmniTuning(Stage):
         rates: Learning rates by part; `lr` for all others.
         projector_steps: Optimizer steps in which only projectors are trained; the warm-up of all other parts follows.
         frame_dropout: Probability with which a frame of the audio encoder is dropped in training.
-        prompt_weight: Weight in the training loss of the text of prompts, beside 1 of the assistant's (arXiv:2405.14394).
-            Where questions are longer than answers, what they mention teaches the model to read their media.
+        prompt_weight: Weight of the text of prompts in the training loss; the assistant's is 1 (arXiv:2405.14394). What
+            long questions mention teaches the model to read their media.
         balance: Weight of the experts' balance loss, for projectors and trained Thinkers with experts.
         feature_cache: Folder of the cached frames of a frozen audio encoder, which then encodes each recording once.
         modality_ablation: Whether validation also asks with blank images and blank audio.
