@@ -17,7 +17,7 @@ class TestDescription:
         assert [each.needs for each in pipeline.stages.values()] == [(), ("thinker",), ("again",)]
         assert pipeline.stages["again"].folder == Path("lightning_logs/again")
 
-    @pytest.mark.parametrize("name", ["chain.yaml", "world/chain.yaml", "world/smoke.yaml"])
+    @pytest.mark.parametrize("name", ["chain.yaml", "world/chain.yaml", "world/smoke.yaml", "world/speedrun.yaml"])
     def test_shipped_pipelines_are_valid(self, name, workplace):
         pipeline = read_pipeline(CONFIGS / name)
         needs = {name: set(each.needs) for name, each in pipeline.stages.items()}
