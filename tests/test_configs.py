@@ -31,7 +31,8 @@ MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 LAUNCH = sorted((CONFIGS / "launch").iterdir())  # tested in test_launch.py
 CHAINS = [
     CONFIGS / f"{name}.yaml"
-    for name in ("chain", "real/chain", "real/local", "world/chain", "world/language", "world/smoke", "world/speedrun", "voice")
+    for name in ("chain", "real/chain", "real/local", "voice")
+    + tuple(f"world/{name}" for name in ("chain", "language", "smoke", "speedrun"))
 ]
 SWEEPS = sorted(CONFIGS.glob("sweeps/*.yaml"))
 NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH, *SWEEPS}
