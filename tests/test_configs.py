@@ -29,11 +29,8 @@ from omni.training.configuration import Configuration
 CONFIGS = Path(__file__).parents[1] / "configs"
 MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 LAUNCH = sorted((CONFIGS / "launch").iterdir())  # tested in test_launch.py
-CHAINS = [
-    CONFIGS / f"{name}.yaml"
-    for name in ("chain", "real/chain", "real/local", "voice")
-    + tuple(f"world/{name}" for name in ("chain", "language", "smoke", "speedrun"))
-]
+_WORLD_CHAINS = ("world/chain", "world/language", "world/smoke", "world/speedrun")
+CHAINS = [CONFIGS / f"{name}.yaml" for name in ("chain", "real/chain", "real/local", *_WORLD_CHAINS, "voice")]
 SWEEPS = sorted(CONFIGS.glob("sweeps/*.yaml"))
 NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH, *SWEEPS}
 STAGES = stage_files()
