@@ -146,7 +146,8 @@ def test_what_people_have_is_read_to_its_end(kind, tmp_path):
     assert audio_info(path).duration == pytest.approx(len(whole) / SAMPLE_RATE, abs=1e-4)
     assert torch.equal(read_audio(content), whole)
     assert [remark.kind for remark in audio_remarks(path)] == remarks
-    assert torch.equal(torch.cat(list(audio_blocks(path, 0.3))), whole)
+    blocks = torch.cat(list(audio_blocks(path, 0.3)))
+    torch.testing.assert_close(blocks, whole, rtol=0, atol=1e-6)  # on some CPUs rounding depends on a block's length
     native, rate = torch.cat(list(native_blocks(path, 0.3))), audio_info(path).sample_rate
     assert len(native) / rate == pytest.approx(audio_info(path).duration)
     assert rate != SAMPLE_RATE or torch.allclose(native, whole)
