@@ -38,7 +38,7 @@ def test_runs_on_the_smoke_chain(name, figures):
     client = pytest.importorskip("nbclient").NotebookClient
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     os.environ.setdefault("PYTHONPATH", str(NOTEBOOKS.parent))
-    client(notebook, timeout=300, resources={"metadata": {"path": str(SMOKE)}}).execute()
+    client(notebook, timeout=900, resources={"metadata": {"path": str(SMOKE)}}).execute()
     kinds = [kind for cell in notebook.cells for output in cell.get("outputs", ()) for kind in output.get("data", {})]
     assert kinds.count("image/png") == figures
 
