@@ -132,8 +132,10 @@ def test_talker(fit_talker):
 
 
 class TestOmni:
-    def test_one_rank_without_images_and_audio(self, fit_omni):
-        compare(fit_omni, STEPS, media_apart, each={"trainer__strategy": "auto"})  # resolves to DDP here
+    @pytest.mark.parametrize("prompt_weight", [0, 0.3])
+    def test_one_rank_without_images_and_audio(self, fit_omni, prompt_weight):
+        options = {**STEPS, "model__init_args__prompt_weight": prompt_weight}
+        compare(fit_omni, options, media_apart, each={"trainer__strategy": "auto"})  # resolves to DDP here
 
     def test_a_strategy_without_unused_parameters_is_refused(self, fit_omni, fails):
         strategy = {"class_path": "lightning.pytorch.strategies.DDPStrategy"}
