@@ -39,7 +39,8 @@ def test_the_shape_that_comes_first_does_not_matter(causal):
             model(x, mask=mask).hidden.square().sum().backward()
             graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
             found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-        assert graphs[0] == graphs[1]  # one row, which is the third batch, is compiled separately
+        # One graph for an input without a gradient, one for that of the second block; a single row is compiled again.
+        assert graphs[:2] == [2, 2]
         return found[1:]
 
     for one, other in zip(gradients((3, 50)), gradients((8, 7)), strict=True):
