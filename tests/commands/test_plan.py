@@ -300,6 +300,13 @@ class Pair(Stage):
         return stage_of({}).example_batch(data)
 
 
+def test_the_configuration_of_stage_e_is_planned():
+    plan = main(["plan", "--config", str(CONFIGS / "world/omni.yaml")])  # with the text of prompts in its loss
+    trained = ("thinker", "vision_projector", "audio_projector")
+    assert plan.trained_parameters == sum(plan.parameters[name] for name in trained)
+    assert plan.gradients == 4 * plan.trained_parameters
+
+
 def test_frozen_parts_have_no_gradients_and_no_state():
     with fake_tensors():
         plan = measure(Pair(frozen=["second"]), DATA)
