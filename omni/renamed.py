@@ -42,7 +42,6 @@ REMOVED: dict[str, dict[str, Any]] = {
     "Codec": {"cosine": False},
     "ImageAugmentation": {"erase": 0.0},
     "OmniTuning": {"router_z": 1e-3},
-    "SpeechAugmentation": {"rooms": None},
     "TextEncoder": {"activation": "gelu"},
     "Thinker": {"activation": "swiglu", "logit_softcap": None, "qk_norm": True, "rope_theta": 10_000.0},
     "VisionEncoder": {"activation": "gelu", "pooling": "mean", "qk_norm": True, "rope_theta": 100.0},

@@ -48,7 +48,9 @@ def audio_info(source: AudioSource) -> AudioInfo:
         return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
 
 
-def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | None = None) -> Tensor:
+def read_audio(
+    source: AudioSource, *, start: float = 0.0, duration: float | None = None, first_channel: bool = False
+) -> Tensor:
     """Reads any format of libsndfile (WAV, FLAC, OGG, MP3, ...), sample rate and number of channels.
 
     Channels are averaged and other rates resampled (band-limited sinc); an excerpt equals that part of the whole.
@@ -57,6 +59,7 @@ def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | Non
         source: A path, or a file's content as bytes.
         start: Seconds to skip.
         duration: Most seconds to read; all by default.
+        first_channel: Whether only the first channel is read, instead of the mean of all.
 
     Returns:
         (samples,), float32, 16 kHz, within ±1 where the file is.
@@ -75,6 +78,8 @@ def read_audio(source: AudioSource, *, start: float = 0.0, duration: float | Non
         if unit * step >= file.frames > 0:
             there = f"has {file.frames / rate:.2f} s, nothing from {start:.2f} s on"
             raise AudioError("truncated", f"{name_of(source)}: {there}")
+        if first_channel:
+            file.mixing = file.mixing._replace(channel=0)
         file.seek(unit * step)
         audio = resample(_read_mono(file, stop - unit * step, source), rate, SAMPLE_RATE)
     offset = first - unit * grid

@@ -183,7 +183,7 @@ def test_a_stopped_run_resumes_at_the_next_batch(fit_audio, workers, monkeypatch
         return spy.seen
 
     monkeypatch.setattr("omni.training.callbacks.Throughput.on_train_batch_end", lambda *args: None)
-    constant = {"model__init_args__schedule": "constant"}
+    constant = {"model__init_args__schedule": "constant", "data__init_args__augmentation__rooms": 0.5}
     whole = spied(trainer__max_steps=8, **constant)
     first = spied(trainer__max_steps=4, **constant)
     rest = spied("--ckpt_path", "lightning_logs/audio/last.ckpt", trainer__max_steps=8, **constant)

@@ -1,9 +1,8 @@
 """Random changes of training speech."""
 
 import math
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -11,13 +10,15 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
+from omni.data.speech.audio_folder import AudioFolder
+from omni.data.speech.rooms import direct_path, in_room, read_response, responses_of, simulated_response
 from omni.errors import UserError
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, STD, LogMel, read_audio
-from omni.media.container import AUDIO_SUFFIXES
 from omni.media.mel_scale import SILENCE
 
 COLOURED = "coloured"  # generated noise instead of recordings
 _BANDS = 5  # of the equalizer
+_OPTION = "data.init_args.augmentation"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class SpeechAugmentation:
         noise: Folder of noises to add, or `coloured`: Gaussian noise of random spectral slope, from blue to brown.
             Added with probability 0.5.
         snr: Smallest and largest signal-to-noise ratio, in dB.
+        rooms: Probability that an utterance is convolved with a room impulse response; 0–1. Timing, length and level
+            of the speech stay the same. Noise is added afterwards.
+        rooms_folder: Folder of recorded impulse responses, such as RIRS_NOISES (OpenSLR 28): the first channel of each
+            audio file, with the peak as its direct path. By default responses are simulated.
+        rt60: Shortest and longest reverberation time of simulated rooms, in seconds.
+        drr: Smallest and largest direct-to-reverberant ratio of simulated rooms, in dB.
     """
 
     silence: float = 0.5
@@ -55,28 +62,45 @@ class SpeechAugmentation:
     gain: float = 0.0
     noise: str | None = None
     snr: tuple[float, float] = (5.0, 25.0)
+    # Not in the representation, so that the fingerprint of data without rooms is that of earlier versions.
+    rooms: float = field(default=0.0, repr=False)
+    rooms_folder: str | None = field(default=None, repr=False)
+    rt60: tuple[float, float] = field(default=(0.1, 0.8), repr=False)
+    drr: tuple[float, float] = field(default=(-3.0, 12.0), repr=False)
 
     def check(self) -> None:
         """Checks the options.
 
         Raises:
-            UserError: If one is out of range, or the folder of noises holds no audio.
+            UserError: If one is out of range, or a folder holds no audio that can be read.
         """
-        option = "data.init_args.augmentation"
         for name, value in vars(self).items():
             if isinstance(value, int | float) and value < 0:
-                raise UserError(f"{option}.{name} is {value}: it must be 0 or more")
+                raise UserError(f"{_OPTION}.{name} is {value}: it must be 0 or more")
         if any(not 0.5 <= factor <= 2 for factor in self.speed):
-            raise UserError(f"{option}.speed is {list(self.speed)}: factors must lie between 0.5 and 2")
-        if self.snr[0] > self.snr[1]:
-            raise UserError(f"{option}.snr is {list(self.snr)}: the smaller one must come first")
+            raise UserError(f"{_OPTION}.speed is {list(self.speed)}: factors must lie between 0.5 and 2")
+        for name in ("snr", "rt60", "drr"):
+            first, last = getattr(self, name)
+            if not first <= last:
+                raise UserError(f"{_OPTION}.{name} is {[first, last]}: the smaller one must come first")
+        if not self.rooms <= 1:
+            raise UserError(f"{_OPTION}.rooms is {self.rooms}: a probability, between 0 and 1")
+        if self.rt60[0] < 0.05 or self.rt60[1] > 5:
+            raise UserError(f"{_OPTION}.rt60 is {list(self.rt60)}: seconds, between 0.05 and 5")
         if self.noise and self.noise != COLOURED:
-            _audio_files(self.noise, f"{option}.noise")
+            _noises(self.noise).check()
+        if self.rooms and self.rooms_folder:
+            _responses(self.rooms_folder).check()
+
+    @property
+    def room_options(self) -> tuple[object, ...]:
+        """The options of rooms, empty without rooms; they are not in the representation."""
+        return (self.rooms, self.rooms_folder, self.rt60, self.drr) if self.rooms else ()
 
     @property
     def changes_waveform(self) -> bool:
         """Whether spectrograms must be computed in each epoch."""
-        return bool(self.speed or self.gain or self.noise)
+        return bool(self.speed or self.gain or self.noise or self.rooms)
 
     @property
     def changes_mel(self) -> bool:
@@ -89,13 +113,15 @@ class SpeechAugmentation:
         return bool(self.time_masks or self.freq_masks)
 
     def of_waveform(self, audio: Tensor, rng: np.random.Generator) -> Tensor:
-        """Changes speed, noise and level: (samples,) to (samples,)."""
+        """Changes speed, room, noise and level: (samples,) to (samples,)."""
         if self.speed:
             factor = round(float(rng.choice(self.speed)), 2)
             if factor != 1:
                 audio = torchaudio.functional.resample(audio, round(SAMPLE_RATE * factor), SAMPLE_RATE)
+        if self.rooms and rng.random() < self.rooms:
+            audio = self._in_room(audio, rng)
         if self.noise and rng.random() < 0.5:
-            noise = _coloured(len(audio), rng) if self.noise == COLOURED else _pick(self.noise, rng)
+            noise = _coloured(len(audio), rng) if self.noise == COLOURED else _noises(self.noise).draw(rng)
             audio = self._in_noise(audio, noise, rng)
         if self.gain:
             audio = audio * 10 ** (rng.uniform(-self.gain, self.gain) / 20)
@@ -132,6 +158,14 @@ class SpeechAugmentation:
             first = int(rng.integers(0, num_mels - width + 1))
             mel[:, first : first + width] = 0
         return mel
+
+    def _in_room(self, audio: Tensor, rng: np.random.Generator) -> Tensor:
+        """The utterance in a random room."""
+        if self.rooms_folder:
+            response = _responses(self.rooms_folder).draw(rng)
+            return in_room(audio, response, direct_path(response))
+        rt60, drr = rng.uniform(*self.rt60), rng.uniform(*self.drr)
+        return in_room(audio, simulated_response(rng, rt60=rt60, drr=drr))
 
     def _in_noise(self, audio: Tensor, noise: Tensor, rng: np.random.Generator) -> Tensor:
         """The utterance with a random part of a noise, repeated if it is shorter."""
@@ -178,19 +212,11 @@ def _centres(num_mels: int) -> np.ndarray:
 
 
 @cache
-def _audio_files(folder: str, option: str) -> tuple[Path, ...]:
-    path = Path(folder).expanduser()
-    files = tuple(sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES))
-    if not files:
-        raise UserError(f"{option}: {folder} " + ("holds no audio" if path.is_dir() else "does not exist"))
-    return files
+def _noises(folder: str) -> AudioFolder:
+    return AudioFolder(folder, f"{_OPTION}.noise", partial(read_audio, duration=60))
 
 
 @cache
-def _recording(path: Path) -> Tensor:
-    return read_audio(path, duration=60)
-
-
-def _pick(folder: str, rng: np.random.Generator) -> Tensor:
-    files = _audio_files(folder, folder)
-    return _recording(files[int(rng.integers(len(files)))])
+def _responses(folder: str) -> AudioFolder:
+    option, what = f"{_OPTION}.rooms_folder", "room impulse responses"
+    return AudioFolder(folder, option, read_response, what=what, select=responses_of)

@@ -109,6 +109,7 @@ class SpeechData(UtteranceData[FeatureFile]):
         fingerprints = self.plan().fingerprints
         train = " ".join(self.entries["train"]) if self.streaming else fingerprints["train"]
         options = [self.tokenizer.fingerprint, self.batch_seconds, self.max_batch_rows, self.augmentation]
+        options += [rooms] if (rooms := self.augmentation.room_options) else []
         options += [self.crop] if self.crop else []
         options += ["two views"] if self.two_views else []
         weights = [weight for weight in self.weights.values() if weight != 1]
@@ -289,6 +290,6 @@ class SpeechData(UtteranceData[FeatureFile]):
             )
         if self.cache_features and self.augmentation.changes_waveform:
             raise UserError(
-                "data.cache_features keeps spectrograms, and data.augmentation changes waveforms (speed, gain or "
-                "noise): turn one of them off"
+                "data.cache_features keeps spectrograms, and data.augmentation changes waveforms (speed, rooms, "
+                "noise or gain): turn one of them off"
             )
