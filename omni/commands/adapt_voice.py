@@ -46,7 +46,8 @@ def adapt_voice(
 
     Then `chain.yaml` in the data set's folder is run as by `omni train`: the same command resumes it, and
     `omni train OUT/chain.yaml` after changes to that file. The report, lightning_logs/NAME/voice.md, compares the voice
-    with the recordings on held-out sentences: word errors, pitch, sounds and spectrograms.
+    with the recordings on held-out sentences: word errors, pitch, sounds and spectrograms; with --speaker_encoder also
+    speaker similarity.
 
     Example:
         omni adapt voice FOLDER --talker lightning_logs/world/talker/best.ckpt

@@ -13,7 +13,9 @@ from toy_speech import NUM_MELS, ToneEncoder, save
 from toy_voice import talker_of
 
 from omni.cli import main
+from omni.media.audio import read_audio
 from omni.models.codec import Codec
+from omni.models.pretrained.speaker_encoder import PretrainedSpeakerEncoder
 from omni.models.vocoder import Vocos
 from omni.pipeline.voice.similarity import SpeakerComparison, similarity_lines
 from omni.text.ctc_vocabulary import CharacterVocabulary
@@ -44,14 +46,14 @@ def place(workplace):
     """The current folder, with parts, and recordings of two speakers in the manifest `mine/all.jsonl`."""
     save_parts()
     Path("mine").mkdir()
-    rows = []
+    lines = []
     for speaker, pitch in (("eva", 1.0), ("tom", 0.9)):
         for number, text in enumerate(TEXTS):
             audio = np.concatenate((np.zeros(8_000), pitch * tones(text), np.zeros(8_000)))
             noise = 1e-4 * np.random.default_rng(number).standard_normal(len(audio))
             soundfile.write(f"mine/{speaker}{number}.wav", audio + noise, 16_000)
-            rows.append({"audio": f"{speaker}{number}.wav", "text": text, "speaker": speaker})
-    Path("mine/all.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+            lines.append({"audio": f"{speaker}{number}.wav", "text": text, "speaker": speaker})
+    Path("mine/all.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     return workplace
 
 
@@ -69,11 +71,15 @@ def adapt(*options):
     )
 
 
+def rows(manifest):
+    return [json.loads(line) for line in Path(manifest).read_text(encoding="utf-8").splitlines()]
+
+
 def table(lines):
     """The cells of each sound by its meaning: similarity, standard deviation, number of sounds."""
     start = lines.index("| sound | speaker similarity | standard deviation | sounds |") + 2
-    rows = [line.strip("| ").split(" | ") for line in lines[start : lines.index("", start)]]
-    return {meaning: cells for meaning, *cells in rows}
+    cells = [line.strip("| ").split(" | ") for line in lines[start : lines.index("", start)]]
+    return {meaning: rest for meaning, *rest in cells}
 
 
 # ---------------------------------------------------------------------- a fake encoder
@@ -131,7 +137,14 @@ def test_the_report_with_an_encoder_of_transformers(place, encoder, monkeypatch)
         assert -1 <= float(mean) <= 1
         assert 0 <= float(deviation) <= 1
     assert found["recordings of other speakers"][2] == "12 of 12"
-    assert len({mean for mean, *_ in found.values()}) > 3
+    embed = PretrainedSpeakerEncoder(source=encoder)
+    known = [read_audio(Path("data/voice", row["audio"])) for row in rows("data/voice/val.jsonl")]
+    known = torch.stack([torch.nn.functional.normalize(embed(audio), dim=0) for audio in known]).mean(0)
+    for kind, meaning in (("recording", "recordings"), ("voice", "**the voice**")):
+        sounds = [read_audio(path) for path in Path("lightning_logs/voice/voice").glob(f"*-{kind}.wav")]
+        cosines = [torch.nn.functional.cosine_similarity(embed(audio), known, dim=0).item() for audio in sounds]
+        assert float(found[meaning][0]) == pytest.approx(np.mean(cosines), abs=2e-3)  # files have 16 bits
+        assert float(found[meaning][1]) == pytest.approx(np.std(cosines), abs=2e-3)
 
 
 def test_a_mistake_is_reported_before_anything_is_read(place, fails, monkeypatch):
