@@ -18,12 +18,12 @@ class SpeakerSimilarity(NamedTuple):
     Attributes:
         mean: Mean cosine, -1 to 1; nan without sounds.
         deviation: Standard deviation over the sounds.
-        count: Number of sounds that were compared.
+        sounds: Number of sounds that were compared.
     """
 
     mean: float
     deviation: float
-    count: int
+    sounds: int
 
 
 def cosines_to_mean(embeddings: Tensor, references: Tensor) -> Tensor:

@@ -54,6 +54,6 @@ def test_sounds_that_are_too_short_are_not_judged():
     references = embed([voice(0), voice(90, 0.4)], encode)
     assert len(references) == 1
     found = speaker_similarity([voice(0), voice(180, 0.4), torch.zeros(0)], references, encode)
-    assert found.count == 1
+    assert found.sounds == 1
     assert found.mean == pytest.approx(1)
     assert math.isnan(speaker_similarity([torch.zeros(0)], references, encode).mean)

@@ -71,7 +71,7 @@ def similarity_lines(
     ]
     for meaning, several in {**sounds, **others}.items():
         found = speaker_similarity(several, known, comparison.encode)
-        lines.append(f"| {meaning} | {_cells(found)} | {found.count} of {len(several)} |")
+        lines.append(f"| {meaning} | {_cells(found)} | {found.sounds} of {len(several)} |")
     lines += ["", f"Sounds shorter than {SHORTEST:g} s or unreadable are left out."]
     if not others:
         lines += ["", "Without --talker or a manifest of several speakers there is no lower bound."]
@@ -79,7 +79,7 @@ def similarity_lines(
 
 
 def _cells(found: SpeakerSimilarity) -> str:
-    return f"{found.mean:.3f} | {found.deviation:.3f}" if found.count else "– | –"
+    return f"{found.mean:.3f} | {found.deviation:.3f}" if found.sounds else "– | –"
 
 
 def _other_speakers(comparison: SpeakerComparison, texts: Sequence[str]) -> dict[str, list[Tensor]]:
