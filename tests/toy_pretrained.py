@@ -71,6 +71,24 @@ def encoder(folder: Path, kind: str = "whisper", *, seed: int = 0, sampling_rate
     return str(folder)
 
 
+def speaker_encoder(folder: Path, kind: str = "WavLM", *, head: bool = True, sampling_rate: int = 16_000) -> str:
+    """Saves an x-vector model of two layers, of width 16, with its feature extractor; or the model below the head."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    sizes |= {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+    config = getattr(transformers, f"{kind}Config")(**sizes, tdnn_dim=[16] * 5, xvector_output_dim=12)
+    model = getattr(transformers, f"{kind}ForXVector" if head else f"{kind}Model")(config)
+    for name, weight in model.named_parameters():
+        if name.split(".")[0] in ("projector", "tdnn", "feature_extractor"):
+            torch.nn.init.normal_(weight, std=0.4)  # large: embeddings depend on the recording
+    model.save_pretrained(folder)
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True, sampling_rate=sampling_rate)
+    extractor.save_pretrained(folder)
+    return str(folder)
+
+
 def eyes(folder: Path, kind: str = "siglip") -> str:
     """Saves a vision tower of two layers, of width 16, for images of 16 × 16 in patches of 4, with its processor."""
     import transformers

@@ -1,5 +1,6 @@
 """`omni adapt voice`: a Talker with your own voice, from recordings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -7,12 +8,14 @@ from tqdm import tqdm
 from omni.commands.train import run_pipeline
 from omni.errors import UserError
 from omni.inference.recognizer import load_recognizer
+from omni.models.pretrained.speaker_encoder import PretrainedSpeakerEncoder
 from omni.pipeline.definition import read_pipeline
 from omni.pipeline.report import write_report
 from omni.pipeline.voice.chain import open_parts, write_chain
 from omni.pipeline.voice.preparation import RECORD, VoiceSplits, earlier_splits, key_of, write_splits
-from omni.pipeline.voice.recordings import read_recordings
+from omni.pipeline.voice.recordings import Recording, read_recordings
 from omni.pipeline.voice.report import write_voice_report
+from omni.pipeline.voice.similarity import SpeakerComparison
 
 _FEW = 0.1  # share of utterances: the pitch of some is always misread
 
@@ -31,6 +34,8 @@ def adapt_voice(
     sentences: int = 50,
     jobs: int = 1,
     device: str = "auto",
+    speaker_encoder: str | None = None,
+    speaker_encoder_revision: str | None = None,
     prepare_only: bool = False,
 ) -> None:
     """Train a Talker with its codec and its vocoder on recordings of one person.
@@ -41,7 +46,8 @@ def adapt_voice(
 
     Then `chain.yaml` in the data set's folder is run as by `omni train`: the same command resumes it, and
     `omni train OUT/chain.yaml` after changes to that file. The report, lightning_logs/NAME/voice.md, compares the voice
-    with the recordings on held-out sentences: word errors, pitch, sounds and spectrograms.
+    with the recordings on held-out sentences: word errors, pitch, sounds and spectrograms; with --speaker_encoder also
+    speaker similarity.
 
     Example:
         omni adapt voice FOLDER --talker lightning_logs/world/talker/best.ckpt
@@ -61,10 +67,14 @@ def adapt_voice(
         sentences: Most test sentences of the report.
         jobs: Most stages that run at the same time.
         device: Where recordings are transcribed and aligned: cpu, cuda, or auto.
+        speaker_encoder: A speaker-verification model that measures how near the voice is to the speaker: a name on the
+            Hub, such as microsoft/wavlm-base-plus-sv, or a folder (extra `hf`); by default that is not measured.
+        speaker_encoder_revision: Its commit, branch or tag on the Hub.
         prepare_only: Write the data set and the chain, and train nothing.
 
     Raises:
-        UserError: If there are no recordings, too few of them can be used, or checkpoints do not fit each other.
+        UserError: If there are no recordings, too few of them can be used, checkpoints do not fit each other, or there
+            is no such speaker encoder.
     """
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"--name is {name!r}: give the name of a folder in lightning_logs")
@@ -74,7 +84,8 @@ def adapt_voice(
         raise UserError("--jobs and --sentences must be 1 or more")
     out = Path("data", name) if out is None else out.expanduser()
     parts = open_parts(recognizer=recognizer, codec=codec, talker=talker, vocoder=vocoder)
-    splits = _prepared(folder, out, str(parts.recognizer), speaker=speaker, longest=longest, device=device)
+    encoder = _speaker_encoder(speaker_encoder, speaker_encoder_revision)
+    splits, others = _prepared(folder, out, str(parts.recognizer), speaker=speaker, longest=longest, device=device)
     _print_splits(out, splits)
     chain = write_chain(out, name, parts, longest=longest)
     if prepare_only:
@@ -83,24 +94,39 @@ def adapt_voice(
     pipeline = read_pipeline(chain)
     timings = run_pipeline(pipeline, jobs=jobs)
     print(f"report: {write_report(pipeline, timings)}")
-    report = write_voice_report(pipeline, out, splits, recognizer=str(parts.recognizer), sentences=sentences)
+    comparison = None
+    if encoder is not None:
+        comparison = SpeakerComparison(encoder, encoder.version, parts.talker, parts.vocoder, others)
+    report = write_voice_report(
+        pipeline, out, splits, recognizer=str(parts.recognizer), sentences=sentences, comparison=comparison
+    )
     print(f"report of the voice: {report}")
     runs = {stage: pipeline.stages[stage].folder / "best.ckpt" for stage in ("talker", "vocoder")}
     print(f'speak with it: omni speak "Hello." --checkpoint {runs["talker"]} --vocoder {runs["vocoder"]}')
 
 
+def _speaker_encoder(source: str | None, revision: str | None) -> PretrainedSpeakerEncoder | None:
+    """The encoder, loaded before the training: a mistake is reported at once, and later the Hub is not needed."""
+    if source is None:
+        if revision is not None:
+            raise UserError("--speaker_encoder_revision is of --speaker_encoder: give both, or neither")
+        return None
+    source = str(Path(source).expanduser()) if source.startswith("~") else source
+    return PretrainedSpeakerEncoder(source=source, revision=revision)
+
+
 def _prepared(
     folder: Path, out: Path, checkpoint: str, *, speaker: str | None, longest: float, device: str
-) -> VoiceSplits:
-    """The data set, written unless it is complete already."""
+) -> tuple[VoiceSplits, Sequence[Recording]]:
+    """The data set, written unless it is complete already, and recordings of other speakers."""
     recognizer = load_recognizer(checkpoint, device=device)
     checked = read_recordings(folder, recognizer, speaker=speaker)
     for warning in checked.warnings:
         print(f"warning: {warning}")
     key = key_of(checked, recognizer, longest)
     if (splits := earlier_splits(out, key)) is not None:
-        return splits
-    return write_splits(
+        return splits, checked.others
+    splits = write_splits(
         out,
         checked,
         recognizer,
@@ -108,6 +134,7 @@ def _prepared(
         longest=longest,
         progress=lambda recordings: tqdm(recordings, "cutting and aligning", leave=False, disable=None),
     )
+    return splits, checked.others
 
 
 def _print_splits(out: Path, splits: VoiceSplits) -> None:

@@ -10,6 +10,7 @@ import torch
 import yaml
 from conftest import tones
 from stage_process import launch
+from toy_pretrained import speaker_encoder
 from toy_speech import NUM_MELS, ToneEncoder, save
 from toy_talker import make
 
@@ -244,11 +245,20 @@ def test_the_whole_voice_at_toy_size(place, monkeypatch, capsys):
     Path("template.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     monkeypatch.setattr("omni.pipeline.voice.chain._TEMPLATE", Path("template.yaml"))
     monkeypatch.setattr(Launcher, "__call__", launch)  # in processes that have everything imported
-    main(["adapt", "voice", "mine", "--talker", "talker.ckpt", "--vocoder", "vocoder.ckpt", "--sentences", "2"])
+    command = ["adapt", "voice", "mine", "--talker", "talker.ckpt", "--vocoder", "vocoder.ckpt", "--sentences", "2"]
+    main(command)
     assert "speak with it: omni speak" in capsys.readouterr().out
     report = Path("lightning_logs/voice/voice.md").read_text(encoding="utf-8")
     assert "| recordings |" in report
     assert len(Path("lightning_logs/voice/voice/codec.jsonl").read_text(encoding="utf-8").splitlines()) == 2
     assert "| **the voice** |" in report
     assert len(list(Path("lightning_logs/voice/voice").glob("*.png"))) >= 1
-    assert "talker" in Checkpoint("lightning_logs/voice/talker/best.ckpt")
+    best = Path("lightning_logs/voice/talker/best.ckpt")
+    assert "talker" in Checkpoint(best)
+    assert "Speaker similarity was not measured" in report
+    pytest.importorskip("transformers", reason="transformers is not installed: the extra hf")
+    before = best.stat().st_mtime_ns
+    main([*command, "--speaker_encoder", speaker_encoder(place / "encoder")])
+    report = Path("lightning_logs/voice/voice.md").read_text(encoding="utf-8")
+    assert "| the Talker before training, talker.ckpt |" in report
+    assert best.stat().st_mtime_ns == before  # nothing is trained again

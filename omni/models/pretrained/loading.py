@@ -52,7 +52,8 @@ class PretrainedPart(Part, ABC):
         Raises:
             UserError: If it cannot be loaded.
         """
-        options: dict[str, Any] = {"dtype": getattr(torch, self.dtype), "attn_implementation": "sdpa"}
+        # Attention is by default SDPA, or that of the models which do not support it, such as WavLM.
+        options: dict[str, Any] = {"dtype": getattr(torch, self.dtype)}
         with source_errors(self.source):
             import transformers
 

@@ -39,11 +39,13 @@ class CheckedRecordings(NamedTuple):
         usable: Those that can be used.
         left_out: Places of the others, by reason.
         warnings: Kinds of faults of usable recordings, with advice.
+        others: Recordings of the other speakers of a manifest; they are not checked.
     """
 
     usable: list[Recording]
     left_out: dict[str, list[str]]
     warnings: list[str]
+    others: Sequence[Recording] = ()
 
 
 def read_recordings(path: Path, recognizer: Recognizer, *, speaker: str | None) -> CheckedRecordings:
@@ -69,7 +71,10 @@ def read_recordings(path: Path, recognizer: Recognizer, *, speaker: str | None) 
         raise UserError(
             f"{path} has no recordings: give a folder of {', '.join(AUDIO_SUFFIXES[:5])} files, ...", page="voice.md"
         )
+    others: list[Recording] = []
     if not isinstance(source, AudioFolder):  # whose subfolders may be anything
+        if speaker is not None:
+            others = [one for one in rows if one.row.speaker not in (None, speaker)]
         rows = _of_one_speaker(path, rows, speaker)
     elif speaker is not None:
         raise UserError(f"--speaker is for a manifest with speakers: give the folder of {speaker}'s recordings")
@@ -84,7 +89,7 @@ def read_recordings(path: Path, recognizer: Recognizer, *, speaker: str | None) 
         for kind, count in kinds.items()
         if kind not in _HARMLESS | _LEFT_OUT
     ]
-    return CheckedRecordings([one for one in rows if one.row.where not in faults], left_out, warnings)
+    return CheckedRecordings([one for one in rows if one.row.where not in faults], left_out, warnings, others)
 
 
 def _open(path: Path) -> Utterances:

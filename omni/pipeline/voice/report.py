@@ -22,6 +22,7 @@ from omni.media.pitch import pitch
 from omni.models.codec import Codec
 from omni.pipeline.definition import Pipeline
 from omni.pipeline.voice.preparation import VoiceSplits
+from omni.pipeline.voice.similarity import REFERENCES, SpeakerComparison, similarity_lines
 from omni.training.callbacks.converged import late_gain
 from omni.training.history import read_validations
 
@@ -49,7 +50,15 @@ class _Sentence(NamedTuple):
 
 
 @torch.no_grad()
-def write_voice_report(pipeline: Pipeline, out: Path, splits: VoiceSplits, *, recognizer: str, sentences: int) -> Path:
+def write_voice_report(
+    pipeline: Pipeline,
+    out: Path,
+    splits: VoiceSplits,
+    *,
+    recognizer: str,
+    sentences: int,
+    comparison: SpeakerComparison | None = None,
+) -> Path:
     """Speaks the test sentences of a trained voice, and writes `voice.md` with sounds and pictures in `voice/`.
 
     Args:
@@ -58,6 +67,7 @@ def write_voice_report(pipeline: Pipeline, out: Path, splits: VoiceSplits, *, re
         splits: The data set.
         recognizer: Checkpoint that transcribes.
         sentences: Most test sentences.
+        comparison: Measures speaker similarity; None: it is not measured.
 
     Returns:
         The Markdown file.
@@ -87,7 +97,7 @@ def write_voice_report(pipeline: Pipeline, out: Path, splits: VoiceSplits, *, re
         "",
         *_pitch_lines(spoken),
         "",
-        "Speaker similarity is not measured: omni has no encoder of speakers.",
+        *_similarity_lines(spoken, out, comparison),
         "",
         *_stage_lines(pipeline),
         "",
@@ -155,6 +165,12 @@ def _data_lines(splits: VoiceSplits) -> list[str]:
     )
     left_out = "; ".join(f"{reason}: {count}" for reason, count in splits.left_out.items()) or "nothing"
     return [f"Utterances: {counts}; {splits.transcribed} transcribed by the recogniser. Left out: {left_out}."]
+
+
+def _similarity_lines(spoken: Sequence[_Sentence], out: Path, comparison: SpeakerComparison | None) -> list[str]:
+    references = [] if comparison is None else utterances_of([str(out / "val.jsonl")], REFERENCES)
+    sounds = {meaning: [one.sounds[name] for one in spoken] for name, meaning in _MEANING.items()}
+    return similarity_lines(comparison, [audio for audio, _ in references], [one.text for one in spoken], sounds)
 
 
 def _pitch_lines(spoken: Sequence[_Sentence]) -> list[str]:
