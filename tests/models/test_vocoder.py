@@ -66,7 +66,7 @@ def test_frames_are_aligned_with_those_of_the_spectrogram(vocoder):
     padded = torch.nn.functional.pad(audio, (vocoder.delay, vocoder.delay))
     windows = padded.unfold(1, vocoder.n_fft, HOP_LENGTH) * torch.hann_window(vocoder.n_fft)
     assert windows.shape[1] == LogMel.num_frames(audio.shape[1])
-    again = overlap_add(windows * vocoder.window)[:, vocoder.delay :][:, : audio.shape[1]]
+    again = overlap_add(windows * vocoder.window, HOP_LENGTH)[:, vocoder.delay :][:, : audio.shape[1]]
     inner = slice(vocoder.n_fft, -vocoder.n_fft)
     torch.testing.assert_close(again[:, inner], audio[:, inner], atol=1e-6, rtol=1e-5)
 

@@ -88,14 +88,14 @@ class SpeechAugmentation:
         """Whether parts of spectrograms are masked."""
         return bool(self.time_masks or self.freq_masks)
 
-    def of_waveform(self, audio: Tensor, rng: np.random.Generator) -> Tensor:
-        """Changes speed, noise and level: (samples,) to (samples,)."""
+    def of_waveform(self, audio: Tensor, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE) -> Tensor:
+        """Changes speed, noise and level: (samples,) to (samples,), both at `sample_rate` Hz."""
         if self.speed:
             factor = round(float(rng.choice(self.speed)), 2)
             if factor != 1:
-                audio = torchaudio.functional.resample(audio, round(SAMPLE_RATE * factor), SAMPLE_RATE)
+                audio = torchaudio.functional.resample(audio, round(sample_rate * factor), sample_rate)
         if self.noise and rng.random() < 0.5:
-            noise = _coloured(len(audio), rng) if self.noise == COLOURED else _pick(self.noise, rng)
+            noise = _coloured(len(audio), rng) if self.noise == COLOURED else _pick(self.noise, rng, sample_rate)
             audio = self._in_noise(audio, noise, rng)
         if self.gain:
             audio = audio * 10 ** (rng.uniform(-self.gain, self.gain) / 20)
@@ -187,10 +187,10 @@ def _audio_files(folder: str, option: str) -> tuple[Path, ...]:
 
 
 @cache
-def _recording(path: Path) -> Tensor:
-    return read_audio(path, duration=60)
+def _recording(path: Path, sample_rate: int) -> Tensor:
+    return read_audio(path, duration=60, sample_rate=sample_rate)
 
 
-def _pick(folder: str, rng: np.random.Generator) -> Tensor:
+def _pick(folder: str, rng: np.random.Generator, sample_rate: int) -> Tensor:
     files = _audio_files(folder, folder)
-    return _recording(files[int(rng.integers(len(files)))])
+    return _recording(files[int(rng.integers(len(files)))], sample_rate)
