@@ -65,7 +65,7 @@ class Trimmer:
         return np.concatenate((ready, buffer[:-fade], buffer[-fade:] * self._ramp[::-1])).clip(-1, 1)
 
 
-def trimmed(samples: Samples) -> Samples:
-    """Trims whole audio (samples,); see `Trimmer`."""
-    trimmer = Trimmer()
+def trimmed(samples: Samples, sample_rate: int = SAMPLE_RATE) -> Samples:
+    """Trims whole audio (samples,) at a rate in Hz; see `Trimmer`."""
+    trimmer = Trimmer(sample_rate)
     return np.concatenate((trimmer.push(samples), trimmer.finish()))

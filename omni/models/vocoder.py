@@ -1,7 +1,7 @@
 """The vocoder: from log-mel spectrograms to waveforms."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -79,6 +79,23 @@ class Vocos(Part):
     def delay(self) -> int:
         """Latency of a stream in samples: frame `t` changes the waveform from sample `hop_length t - delay` on."""
         return (self.n_fft - self.hop_length) // 2
+
+    def converted(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of a vocoder of 16 kHz for one of a higher rate and the same frame length in seconds.
+
+        The waveform up to 8 kHz stays. Each bin above has the magnitude of the last one below, and new phases.
+        """
+        bins = self.n_fft * SAMPLE_RATE // self.sample_rate // 2 + 1
+        rows = {name: weights.get(f"head.{name}") for name in ("weight", "bias")}
+        if self.sample_rate == SAMPLE_RATE or any(given is None or len(given) != 2 * bins for given in rows.values()):
+            return weights
+        found = dict(weights)
+        for name, own in self.head.state_dict().items():
+            levels, phases = found[f"head.{name}"].chunk(2)
+            new = own.to(phases).chunk(2)[1][bins:]
+            above = levels[-2:-1].expand_as(new)  # not of the last bin, 8 kHz, which has no phase
+            found[f"head.{name}"] = torch.cat((levels, above, phases, new))
+        return found
 
     @property
     def flops_per_second(self) -> float:

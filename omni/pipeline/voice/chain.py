@@ -94,10 +94,10 @@ def _check(parts: VoiceParts) -> None:
                 f"the {name} of {checkpoint} reads {filters} mel filters and the recogniser of {parts.recognizer} "
                 f"{encoder.num_mels}: give one that was trained with num_mels {encoder.num_mels}"
             )
-    if parts.vocoder is not None and (rate := _rate(parts.vocoder)) != parts.sample_rate:
+    if parts.vocoder is not None and (rate := _rate(parts.vocoder)) > parts.sample_rate:
         raise UserError(
-            f"the vocoder of {parts.vocoder} outputs {rate:,} Hz: leave --sample_rate out, or leave --vocoder out to "
-            f"train a new one at {parts.sample_rate:,} Hz"
+            f"the vocoder of {parts.vocoder} outputs {rate:,} Hz, and --sample_rate is {parts.sample_rate}: give no "
+            "lower rate than that, or leave --vocoder out to train a new one"
         )
     if parts.talker is not None and parts.codec is not None:
         _check_talker(parts.talker, parts.codec, parts.recognizer)
@@ -156,14 +156,23 @@ def _vocoder(name: str, parts: VoiceParts) -> dict[str, Any]:
     values: dict[str, Any] = {"model.init_args.adversarial_start": _ADVERSARIAL_START}
     if parts.vocoder is not None:
         found["vocoder"] = parts.vocoder
-        if "discriminators" in parts.vocoder:
+        if "discriminators" in parts.vocoder and _rate(parts.vocoder) == parts.sample_rate:
             found["discriminators"], values = parts.vocoder, {}
-    if parts.sample_rate != SAMPLE_RATE:
-        values["model.init_args.vocoder.init_args.sample_rate"] = parts.sample_rate
     values |= {**_of_recognizer(parts, "codec", "vocoder"), **_started(found, codec=_run(name, "codec"))}
+    if parts.sample_rate != SAMPLE_RATE:
+        values |= _at_rate(parts)
     if parts.codec is not None:
         values["model.init_args.codec"] = _recipe(parts.codec, "codec")
     return values
+
+
+def _at_rate(parts: VoiceParts) -> dict[str, Any]:
+    """The sample rate of the vocoder, and a frame that lasts as long as that of the one to start from."""
+    found: dict[str, Any] = {"sample_rate": parts.sample_rate}
+    earlier = {} if parts.vocoder is None else _recipe(parts.vocoder, "vocoder")["init_args"]
+    if (n_fft := earlier.get("n_fft")) is not None and parts.vocoder is not None:
+        found["n_fft"] = n_fft * parts.sample_rate // _rate(parts.vocoder)
+    return {f"model.init_args.vocoder.init_args.{key}": value for key, value in found.items()}
 
 
 def _talker(name: str, parts: VoiceParts) -> dict[str, Any]:
