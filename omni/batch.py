@@ -43,8 +43,8 @@ class SpeechBatch(NamedTuple):
         target_lengths: (batch,), int64: units of each row.
         rows: (batch,), int64. Row indices in the data set.
         seconds: Seconds of audio in the batch, padding left out.
-        audio: (batch, mel frames × 160), float32, 16 kHz: the waveforms of `mels`, zeros after each row's end; None if
-            not requested.
+        audio: (batch, samples), float32, 10 ms for each mel frame: the waveforms of `mels` at 16 kHz, or at the rate of
+            a vocoder; zeros after each row's end; None if not requested.
         other_mels: `mels` with other masks of SpecAugment, the same shape; None if not requested.
     """
 

@@ -18,6 +18,7 @@ Besides Lightning's own entries, a checkpoint of omni holds:
 All of it is plain data and tensors: reading a checkpoint never runs code from it.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
@@ -141,13 +142,14 @@ class Checkpoint:
         return part.eval()
 
     def fill(self, part: nn.Module, name: str) -> None:
-        """Loads the weights of the part called `name` into `part`, strictly.
+        """Loads the weights of the part called `name` into `part`, strictly; see `Part.converted`.
 
         Raises:
             UserError: As in `check_fit`, or if weights are not finite.
         """
-        self.check_fit(part, name)
-        weights = self.weights_of(name)
+        weights: Mapping[str, Tensor] = self.weights_of(name)
+        weights = part.converted(weights) if isinstance(part, Part) else weights
+        self.check_fit(part, name, weights)
         if broken := next((key for key, weight in weights.items() if not weight.isfinite().all()), None):
             raise UserError(f"{name} of {self} holds numbers that are not finite ({broken}): its training diverged")
         load_weights(part, weights)
@@ -157,13 +159,18 @@ class Checkpoint:
         prefix = f"{name}."
         return {key.removeprefix(prefix): w for key, w in self.weights.items() if key.startswith(prefix)}
 
-    def check_fit(self, part: nn.Module, name: str) -> None:
+    def check_fit(self, part: nn.Module, name: str, weights: Mapping[str, Tensor] | None = None) -> None:
         """Compares a part with the weights of the part called `name`, after it has adapted to them.
+
+        Args:
+            part: The part.
+            name: Its name.
+            weights: The weights, if they were converted for the part.
 
         Raises:
             UserError: If there are none, if names or shapes differ, or if they belong to another pretrained model.
         """
-        weights = self.weights_of(name)
+        weights = self.weights_of(name) if weights is None else weights
         if not weights and name not in self.content.get("origins", {}):
             raise self._no_part(name)
         if isinstance(part, Part):

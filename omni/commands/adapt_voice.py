@@ -11,7 +11,7 @@ from omni.inference.recognizer import load_recognizer
 from omni.models.pretrained.speaker_encoder import PretrainedSpeakerEncoder
 from omni.pipeline.definition import read_pipeline
 from omni.pipeline.report import write_report
-from omni.pipeline.voice.chain import open_parts, write_chain
+from omni.pipeline.voice.chain import VoiceParts, open_parts, write_chain
 from omni.pipeline.voice.preparation import RECORD, VoiceSplits, earlier_splits, key_of, write_splits
 from omni.pipeline.voice.recordings import Recording, read_recordings
 from omni.pipeline.voice.report import write_voice_report
@@ -30,6 +30,7 @@ def adapt_voice(
     name: str = "voice",
     out: Path | None = None,
     speaker: str | None = None,
+    sample_rate: int | None = None,
     longest: float = 12.0,
     sentences: int = 50,
     jobs: int = 1,
@@ -63,6 +64,8 @@ def adapt_voice(
         name: Name of the voice: of its runs in lightning_logs.
         out: Folder of the data set and the chain; by default data/NAME.
         speaker: The speaker, in a manifest with several.
+        sample_rate: Of the voice in Hz, 16000 or 24000; by default that of the vocoder to start from, or 16000.
+            Recordings of 16 kHz or less are left out at 24000.
         longest: Most seconds of an utterance, 2 to 20: longer recordings are cut at pauses.
         sentences: Most test sentences of the report.
         jobs: Most stages that run at the same time.
@@ -83,9 +86,9 @@ def adapt_voice(
     if min(jobs, sentences) < 1:
         raise UserError("--jobs and --sentences must be 1 or more")
     out = Path("data", name) if out is None else out.expanduser()
-    parts = open_parts(recognizer=recognizer, codec=codec, talker=talker, vocoder=vocoder)
+    parts = open_parts(recognizer=recognizer, codec=codec, talker=talker, vocoder=vocoder, sample_rate=sample_rate)
     encoder = _speaker_encoder(speaker_encoder, speaker_encoder_revision)
-    splits, others = _prepared(folder, out, str(parts.recognizer), speaker=speaker, longest=longest, device=device)
+    splits, others = _prepared(folder, out, parts, speaker=speaker, longest=longest, device=device)
     _print_splits(out, splits)
     chain = write_chain(out, name, parts, longest=longest)
     if prepare_only:
@@ -116,14 +119,14 @@ def _speaker_encoder(source: str | None, revision: str | None) -> PretrainedSpea
 
 
 def _prepared(
-    folder: Path, out: Path, checkpoint: str, *, speaker: str | None, longest: float, device: str
+    folder: Path, out: Path, parts: VoiceParts, *, speaker: str | None, longest: float, device: str
 ) -> tuple[VoiceSplits, Sequence[Recording]]:
     """The data set, written unless it is complete already, and recordings of other speakers."""
-    recognizer = load_recognizer(checkpoint, device=device)
+    recognizer = load_recognizer(str(parts.recognizer), device=device)
     checked = read_recordings(folder, recognizer, speaker=speaker)
     for warning in checked.warnings:
         print(f"warning: {warning}")
-    key = key_of(checked, recognizer, longest)
+    key = key_of(checked, recognizer, longest, parts.sample_rate)
     if (splits := earlier_splits(out, key)) is not None:
         return splits, checked.others
     splits = write_splits(
@@ -132,6 +135,7 @@ def _prepared(
         recognizer,
         key=key,
         longest=longest,
+        sample_rate=parts.sample_rate,
         progress=lambda recordings: tqdm(recordings, "cutting and aligning", leave=False, disable=None),
     )
     return splits, checked.others

@@ -16,6 +16,7 @@ from omni.inference.codec_files import Coded, decode, encode, vocode
 from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio
 from omni.media.audio_writer import written_by_omni
 from omni.media.griffin_lim import GriffinLim
+from omni.media.mel_scale import samples_of
 from omni.models.codec import Codec
 from omni.models.vocoder import Vocos
 
@@ -96,7 +97,8 @@ def decode_files(
     targets = _targets(files, out, ".wav")
     check_free(targets, overwrite=overwrite, is_ours=written_by_omni)
     codec = Checkpoint(checkpoint).part("codec", Codec).to(target_device)
-    synthesize, fingerprint = _vocoder(codec, vocoder, iterations, target_device), codec.fingerprint
+    synthesize, sample_rate = _vocoder(codec, vocoder, iterations, target_device)
+    fingerprint = codec.fingerprint
     with reported_errors() as reported:
         for file, target in zip(files, targets, strict=True):
             with reported():
@@ -104,23 +106,25 @@ def decode_files(
                 _check(coded, codec, fingerprint, file)
                 _check_codebooks(codebooks, coded.codes.shape[1], file)
                 codes = torch.from_numpy(coded.codes[:, :codebooks]).long().to(target_device)
-                audio = synthesize(decode(codec, codes))[: coded.num_samples]
-                write_audio(target, audio)
-                print(f"{target}: {len(audio) / SAMPLE_RATE:.2f} s")
+                audio = synthesize(decode(codec, codes))[: samples_of(coded.num_samples, sample_rate)]
+                write_audio(target, audio, sample_rate=sample_rate)
+                print(f"{target}: {len(audio) / sample_rate:.2f} s")
 
 
-def _vocoder(codec: Codec, checkpoint: str | None, iterations: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A function from a spectrogram (frames, num_mels) to audio (samples,)."""
+def _vocoder(
+    codec: Codec, checkpoint: str | None, iterations: int, device: torch.device
+) -> tuple[Callable[[Tensor], Tensor], int]:
+    """A function from a spectrogram (frames, num_mels) to audio (samples,), and its sample rate in Hz."""
     if checkpoint is None:
         griffin_lim = GriffinLim(codec.num_mels, iterations=iterations).to(device)
-        return lambda mels: griffin_lim(mels[None])[0]
+        return lambda mels: griffin_lim(mels[None])[0], SAMPLE_RATE
     vocoder = Checkpoint(checkpoint).part("vocoder", Vocos)
     if vocoder.num_mels != codec.num_mels:
         raise UserError(
             f"the vocoder of {checkpoint} reads {vocoder.num_mels} mel filters and the codec outputs {codec.num_mels}: "
             "give a vocoder with the codec's num_mels"
         )
-    return partial(vocode, vocoder.to(device))
+    return partial(vocode, vocoder.to(device)), vocoder.sample_rate
 
 
 def _check_codebooks(codebooks: int | None, available: int, owner: str) -> None:

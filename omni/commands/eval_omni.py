@@ -136,7 +136,7 @@ def _round_trip(
     segments = {text: speech.read(text) for text in dict.fromkeys(texts)}
     texts = [text for text in texts if segments[text] and normalize(text)]
     spoken = voice.speak([segments[text] for text in texts], speaker=speaker, sampling=SpeechSampling())
-    transcripts = recognizer.transcribe([one.audio for one in spoken]) if texts else []
+    transcripts = recognizer.transcribe([one.resampled() for one in spoken]) if texts else []
     rows = [
         Row(str(number), None, normalize(text), transcript.text)
         for number, (text, transcript) in enumerate(zip(texts, transcripts, strict=True))

@@ -12,7 +12,6 @@ from omni.commands.talker_options import TalkerOptions
 from omni.decoding.sampling_options import Sampling
 from omni.errors import UserError
 from omni.media.audio_writer import audio_format, samples_writer
-from omni.media.mel_scale import SAMPLE_RATE
 from omni.runtime.assistant import Assistant as ExportedAssistant
 from omni.runtime.assistant import Reply
 from omni.runtime.exported import check_cpu, parts_of, uses_onnx
@@ -197,19 +196,19 @@ def print_response(response: "StreamedResponse", out: Path | None = None) -> Non
     from omni.inference.response import TextDelta
 
     pieces = (one.text if isinstance(one, TextDelta) else one.samples.numpy() for one in response)
-    _print_pieces(pieces, response.unspoken, out)
+    _print_pieces(pieces, response.unspoken, out, response.sample_rate)
 
 
 def print_reply(reply: Reply, out: Path | None = None) -> None:
     """As `print_response`, of an exported model."""
-    _print_pieces(reply, reply.unspoken, out)
+    _print_pieces(reply, reply.unspoken, out, reply.sample_rate)
 
 
-def _print_pieces(pieces: Iterable[Any], unspoken: Sequence[str], out: Path | None) -> None:
+def _print_pieces(pieces: Iterable[Any], unspoken: Sequence[str], out: Path | None, sample_rate: int) -> None:
     """Prints the texts of an answer, and writes its samples."""
     samples = 0
     with ExitStack() as stack:
-        write = None if out is None else stack.enter_context(samples_writer(out))
+        write = None if out is None else stack.enter_context(samples_writer(out, sample_rate=sample_rate))
         try:
             for piece in pieces:
                 if isinstance(piece, str):
@@ -222,7 +221,7 @@ def _print_pieces(pieces: Iterable[Any], unspoken: Sequence[str], out: Path | No
     for line in unspoken:
         print(f"omni: {line}", file=sys.stderr)
     if out is not None:
-        print(f"{out}: {samples / SAMPLE_RATE:.2f} s{'' if samples else ', silent'}")
+        print(f"{out}: {samples / sample_rate:.2f} s{'' if samples else ', silent'}")
 
 
 def _prompts(text: list[str] | str | None, file: str | None) -> list[str]:

@@ -16,7 +16,6 @@ from omni.decoding.speech_options import GRIFFIN_LIM, check_speed
 from omni.errors import UserError
 from omni.files import check_free, write_text
 from omni.media.audio_writer import audio_format, samples_writer, written_by_omni
-from omni.media.mel_scale import SAMPLE_RATE
 from omni.runtime.exported import check_cpu, uses_onnx
 from omni.text.transcript import Transcript
 
@@ -70,8 +69,9 @@ def speak_texts(
         text: The text; `-` reads it from standard input.
         file: A file with one text per line instead; `-` reads standard input. Empty lines are skipped.
         out: An audio file (.wav, .flac, ...) for all texts, or a folder for one WAV file per line, named by its number.
-        stream: Write raw samples to standard output as they are generated: 16 bits, little-endian, 16 kHz, mono.
-            Griffin-Lim outputs whole sentences; a causal vocoder starts after the first frames of a sentence.
+        stream: Write raw samples to standard output as they are generated: 16 bits, little-endian, mono, 16 kHz or the
+            vocoder's rate. Griffin-Lim outputs whole sentences; a causal vocoder starts after the first frames of a
+            sentence.
         speaker: The number or name of a voice, for a Talker with several; by default the first.
         vocoder: griffin-lim, or a checkpoint that holds a vocoder, such as lightning_logs/vocoder/best.ckpt.
         speed: Tempo, 0.25 to 4: 2 takes half the time. The pitch stays.
@@ -110,10 +110,11 @@ def speak_texts(
     targets = [files[line.number] for line in spoken]
     texts = [line.text for line in spoken]
     if uses_onnx(checkpoint, runtime):
-        _write_streams(((number, synthesizer.stream(text, **options)) for number, text in enumerate(texts)), targets)
+        streams = ((number, synthesizer.stream(text, **options)) for number, text in enumerate(texts))
+        _write_streams(streams, targets, synthesizer.sample_rate)
     else:
         parts = synthesizer.sentences(texts, batch_size=batch_size, **options)
-        _write(parts, targets, None if timestamps is None else format)
+        _write(parts, targets, synthesizer.sample_rate, None if timestamps is None else format)
     if len(spoken) < len(lines):
         raise SystemExit(2)
 
@@ -180,45 +181,48 @@ def _stream(lines: list[Line], synthesizer: Any, options: dict[str, Any]) -> Non
             sys.stdout.buffer.flush()
 
 
-def _write(parts: Iterable[tuple[int, "Speech"]], targets: list[Path], format: Format | None) -> None:
+def _write(parts: Iterable[tuple[int, "Speech"]], targets: list[Path], sample_rate: int, format: Format | None) -> None:
     """Writes speech to files as it is generated; consecutive texts may share a file.
 
     Args:
         parts: Speech, with the number of its text.
         targets: The file of each text.
+        sample_rate: Of the speech in Hz.
         format: Of a further file with the times of the words; None: no such file.
     """
     from omni.inference.speech import shifted
 
     for target, group in groupby(parts, key=lambda part: targets[part[0]]):
         samples, words = 0, []
-        with samples_writer(target) as write:
+        with samples_writer(target, sample_rate=sample_rate) as write:
             for _, speech in group:
                 write(speech.audio.numpy())
-                words += shifted(speech.words, samples)
+                words += shifted(speech.words, samples / sample_rate)
                 samples += len(speech.audio)
-        report = _report(target, samples)
+        report = _report(target, samples / sample_rate)
         if format is not None:
-            transcript = Transcript(" ".join(word.text for word in words), tuple(words), samples / SAMPLE_RATE)
+            transcript = Transcript(" ".join(word.text for word in words), tuple(words), samples / sample_rate)
             times = target.with_suffix(f".words.{'txt' if format == 'text' else format}")
             write_text(times, formatted(transcript, format) + "\n")
             report += f", times of the words in {times}"
         print(report)
 
 
-def _write_streams(parts: Iterable[tuple[int, Iterable[NDArray[np.float32]]]], targets: list[Path]) -> None:
+def _write_streams(
+    parts: Iterable[tuple[int, Iterable[NDArray[np.float32]]]], targets: list[Path], sample_rate: int
+) -> None:
     """As `_write`, of samples that arrive in pieces."""
     for target, group in groupby(parts, key=lambda part: targets[part[0]]):
         samples = 0
-        with samples_writer(target) as write:
+        with samples_writer(target, sample_rate=sample_rate) as write:
             for piece in (piece for _, pieces in group for piece in pieces):
                 write(piece)
                 samples += len(piece)
-        print(_report(target, samples))
+        print(_report(target, samples / sample_rate))
 
 
-def _report(target: Path, samples: int) -> str:
-    return f"{target}: {samples / SAMPLE_RATE:.2f} s{'' if samples else ', silent'}"
+def _report(target: Path, seconds: float) -> str:
+    return f"{target}: {seconds:.2f} s{'' if seconds else ', silent'}"
 
 
 def _pcm(samples: NDArray[np.float32]) -> bytes:

@@ -16,6 +16,8 @@ from omni.export.parts.recognizer import RecognizerPart
 from omni.export.parts.talker import TalkerStepPart, TalkerTextPart
 from omni.export.parts.vocoder import VocoderPart
 from omni.export.whole import Member
+from omni.media.mel_scale import SAMPLE_RATE
+from omni.media.resampling import resample
 from omni.runtime.engine import Run, open_session, run_of
 
 _SENTENCES = 200
@@ -58,7 +60,11 @@ class RoundTrip:
             runs: By part its graph.
         """
         units = self._speakers.talker.units
-        spoken = [Spoken(torch.from_numpy(self._speak(text, runs)), units.decode(text)) for text in self._sentences]
+        rate = self._speakers.vocoder.vocoder.sample_rate
+        spoken = [
+            Spoken(resample(torch.from_numpy(self._speak(text, runs)), rate, SAMPLE_RATE), units.decode(text))
+            for text in self._sentences
+        ]
         found = self._listener.quality(self._listener.module_run(), spoken)
         return None if found is None else found._replace(metric="round_trip_wer")
 

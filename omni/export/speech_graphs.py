@@ -10,7 +10,6 @@ from omni.errors import UserError
 from omni.export.graphs import ANY, Graph
 from omni.export.passed_state import PassedCache, PassedFrames, no_entries, no_frames
 from omni.export.sampling_graph import choose
-from omni.media.audio import HOP_LENGTH
 from omni.models.codec import Codec
 from omni.models.talker import MAX_ADVANCE, Talker
 from omni.models.vocoder import Vocos, overlap_add
@@ -41,17 +40,17 @@ def codec_decoder_graph(codec: Codec) -> Graph:
 def vocoder_graph(vocoder: Vocos) -> Graph:
     """`mels` (batch, frames, num_mels), `past` and `tail` to `samples`, `present` and `new_tail`.
 
-    `samples` is (batch, frames × 160) at 16 kHz. The first `vocoder.delay` samples of a stream precede it and are
-    dropped; the first `delay` samples of the last `new_tail` are its end. `past`, (blocks, batch, dim,
-    kernel_size - 1), and `tail`, (batch, n_fft - 160), are zeros at the start, and `present` and `new_tail` in the
-    next call.
+    `samples` is (batch, frames × hop_length) at the vocoder's sample rate. The first `vocoder.delay` samples of a
+    stream precede it and are dropped; the first `delay` samples of the last `new_tail` are its end. `past`, (blocks,
+    batch, dim, kernel_size - 1), and `tail`, (batch, n_fft - hop_length), are zeros at the start, and `present` and
+    `new_tail` in the next call.
 
     Raises:
         UserError: If the vocoder is not causal.
     """
     if not vocoder.causal:
         raise UserError("this vocoder reads future frames (causal is false): only a causal one is exported as a stream")
-    tail = torch.zeros(2, vocoder.n_fft - HOP_LENGTH)
+    tail = torch.zeros(2, vocoder.n_fft - vocoder.hop_length)
     example = {"mels": torch.zeros(2, 5, vocoder.num_mels), "past": no_frames([vocoder], 2), "tail": tail}
     dynamic = {"mels": {0: ANY, 1: ANY}, "past": {1: ANY}, "tail": {0: ANY}}
     return Graph(_Vocoder(vocoder).eval(), example, dynamic, ("samples", "present", "new_tail"))
@@ -145,9 +144,9 @@ class _Vocoder(nn.Module):
         cache = PassedFrames([self.vocoder], past)
         magnitude, phase = self.vocoder.spectrum(mels, cache)
         parts = torch.cat((magnitude * phase.cos(), magnitude * phase.sin()), dim=-1)
-        audio = overlap_add(parts @ self.basis)
+        audio = overlap_add(parts @ self.basis, self.vocoder.hop_length)
         audio = audio + F.pad(tail, (0, audio.shape[1] - tail.shape[1]))
-        complete = mels.shape[1] * HOP_LENGTH
+        complete = mels.shape[1] * self.vocoder.hop_length
         return audio[:, :complete], cache.present, audio[:, complete:]
 
 

@@ -191,7 +191,9 @@ class Assistant:
         prompt = self.prompt_reader.prompt(turns, answer=max_tokens)
         streamer = self._speech_streamer(speaker, speech) if speak else None
         pieces = self._pieces(prompt, asked, streamer, max_tokens, sampling)
-        self._reply = StreamedResponse(pieces, prompt.forgotten, [] if streamer is None else streamer.unspoken)
+        heard = {} if streamer is None else {"sample_rate": streamer.sample_rate}
+        unspoken = [] if streamer is None else streamer.unspoken
+        self._reply = StreamedResponse(pieces, prompt.forgotten, unspoken, **heard)
         return self._reply
 
     def speak(self, text: str, *, speaker: int | str | None = None, speech: SpeechSampling | None = None) -> Speech:

@@ -75,7 +75,7 @@ def decode(codec: Codec, codes: Tensor) -> Tensor:
 
 
 def vocode(vocoder: Vocos, mels: Tensor) -> Tensor:
-    """Audio of a spectrogram, in chunks if the vocoder is causal: (frames, num_mels) to (frames × 160,)."""
+    """Audio of a spectrogram, in chunks if the vocoder is causal: (frames, num_mels) to (samples,)."""
     if not vocoder.causal:
         with torch.no_grad():
             return vocoder(mels[None])[0]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from omni.media.mel_scale import SAMPLE_RATE
 from omni.text.transcript import Word
 
 
@@ -23,7 +24,7 @@ class AudioChunk(NamedTuple):
     """A piece of the speech of an answer.
 
     Attributes:
-        samples: (samples,), float32 within ±1, 16 kHz, on the CPU. Joined, the chunks are the speech.
+        samples: (samples,), float32 within ±1, on the CPU. Joined, the chunks are the speech.
         words: The words that end in it, with their times since the start of the speech; see `omni.inference.speech`.
     """
 
@@ -37,12 +38,20 @@ class StreamedResponse:
     An error in the generation is raised by the iteration, and again by `text` and `audio`.
 
     Attributes:
+        sample_rate: Of the speech in Hz.
         forgotten: Number of the oldest messages that did not fit into the context.
         unspoken: Why parts of the answer were not synthesised, one line each.
     """
 
-    def __init__(self, pieces: Generator[TextDelta | AudioChunk], forgotten: int, unspoken: list[str]) -> None:
-        self.forgotten, self.unspoken = forgotten, unspoken
+    def __init__(
+        self,
+        pieces: Generator[TextDelta | AudioChunk],
+        forgotten: int,
+        unspoken: list[str],
+        *,
+        sample_rate: int = SAMPLE_RATE,
+    ) -> None:
+        self.forgotten, self.unspoken, self.sample_rate = forgotten, unspoken, sample_rate
         self._pieces = pieces
         self._error: Exception | None = None
         self._texts: list[str] = []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from omni.media.audio import SAMPLE_RATE, write_audio
+from omni.media.resampling import resample
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.transcript import Word
 
@@ -30,20 +31,24 @@ class Speech:
     words: tuple[Word, ...] = ()
     sample_rate: int = SAMPLE_RATE
 
+    def resampled(self, sample_rate: int = SAMPLE_RATE) -> Tensor:
+        """The audio (samples,) at another rate in Hz, such as the 16 kHz that recognisers read."""
+        return resample(self.audio, self.sample_rate, sample_rate)
+
     def save(self, path: str | Path) -> None:
         """Writes an audio file; see `omni.media.audio.write_audio`."""
         write_audio(path, self.audio, sample_rate=self.sample_rate)
 
     @classmethod
     def join(cls, parts: Sequence["Speech"]) -> "Speech":
-        """The speech of several parts, one after the other; at least one."""
+        """The speech of several parts of one sample rate, one after the other; at least one."""
         words: list[Word] = []
-        samples = 0
+        samples, sample_rate = 0, parts[0].sample_rate
         for part in parts:
-            words += shifted(part.words, samples)
+            words += shifted(part.words, samples / sample_rate)
             samples += len(part.audio)
         audio, codes = torch.cat([part.audio for part in parts]), torch.cat([part.codes for part in parts])
-        return cls(audio=audio, codes=codes, words=tuple(words))
+        return cls(audio=audio, codes=codes, words=tuple(words), sample_rate=sample_rate)
 
 
 class SpeechChunk(NamedTuple):
@@ -58,9 +63,8 @@ class SpeechChunk(NamedTuple):
     words: tuple[Word, ...] = ()
 
 
-def shifted(words: Iterable[Word], samples: int) -> tuple[Word, ...]:
-    """Words that follow this number of samples."""
-    seconds = samples / SAMPLE_RATE
+def shifted(words: Iterable[Word], seconds: float) -> tuple[Word, ...]:
+    """Words that follow this many seconds of speech."""
     return tuple(word._replace(start=word.start + seconds, end=word.end + seconds) for word in words)
 
 
@@ -77,10 +81,13 @@ class WordTimer:
         units: Input of the Talker.
         vocabulary: The vocabulary of the units.
         samples: Samples per frame.
+        sample_rate: Of the audio in Hz.
     """
 
-    def __init__(self, units: Sequence[int], vocabulary: CTCVocabulary, samples: float) -> None:
-        self._samples, self._frames = samples, 0
+    def __init__(
+        self, units: Sequence[int], vocabulary: CTCVocabulary, samples: float, *, sample_rate: int = SAMPLE_RATE
+    ) -> None:
+        self._samples, self._sample_rate, self._frames = samples, sample_rate, 0
         self._texts, self._places = _words(units, vocabulary)
         self._starts: list[int] = []  # frame of each word that has started
         self._ends: list[int] = []
@@ -115,7 +122,7 @@ class WordTimer:
             start, end = (places[number] * self._samples - skipped for places in (self._starts, self._ends))
             if end > length and not complete:
                 break
-            start, end = (min(max(0.0, place), length) / SAMPLE_RATE for place in (start, end))
+            start, end = (min(max(0.0, place), length) / self._sample_rate for place in (start, end))
             found.append(Word(self._texts[number], start, end, 1.0))
         self._taken += len(found)
         return tuple(found)

@@ -13,7 +13,7 @@ from omni.inference.speech import SpeechChunk, WordTimer
 from omni.media.tempo import TempoChanger, change_tempo
 from omni.media.trimming import Trimmer
 from omni.models.speech_codec import CausalCodec, SpeechCodec
-from omni.models.speech_vocoder import CausalVocoder, SpeechVocoder
+from omni.models.speech_vocoder import CausalVocoder, SpeechVocoder, sample_rate_of
 
 # Seconds that are decoded at once: speech starts with the silence that Talkers are trained with. Measured with the
 # world's Talker on a loaded core: the first sound after 99 ms without, 64 ms with 0.12 s, 49 ms with 0.16 s.
@@ -29,6 +29,9 @@ class SpeechRenderer:
         vocoder: Spectrograms to audio.
         speed: Tempo, 0.25 to 4; see `TempoChanger`.
 
+    Attributes:
+        sample_rate: Of the audio in Hz, which is the vocoder's.
+
     Raises:
         UserError: If the speed is out of range.
     """
@@ -36,6 +39,7 @@ class SpeechRenderer:
     def __init__(self, codec: SpeechCodec, vocoder: SpeechVocoder, *, speed: float = 1.0) -> None:
         check_speed(speed)
         self.codec, self.vocoder, self.speed = codec, vocoder, speed
+        self.sample_rate = sample_rate_of(vocoder)
 
     def render(self, codes: Tensor, timer: WordTimer) -> SpeechChunk:
         """The speech of a segment.
@@ -44,7 +48,7 @@ class SpeechRenderer:
             codes: (frames, codebooks).
             timer: Knows the position of each frame.
         """
-        trimmer, mels = Trimmer(), change_tempo(self.codec.decode(codes[None]), self.speed)
+        trimmer, mels = Trimmer(self.sample_rate), change_tempo(self.codec.decode(codes[None]), self.speed)
         pieces = (trimmer.push(_as_array(self.vocoder(mels)[0])), trimmer.finish())
         samples = torch.from_numpy(np.concatenate(pieces))
         return SpeechChunk(samples, timer.take(trimmer.skipped, len(samples), complete=True))
@@ -65,7 +69,7 @@ class SpeechRenderer:
         vocoder: Any = self.vocoder
         assert isinstance(codec, CausalCodec)
         assert isinstance(vocoder, CausalVocoder)
-        trimmer, tempo, length = Trimmer(), TempoChanger(self.speed), 0
+        trimmer, tempo, length = Trimmer(self.sample_rate), TempoChanger(self.speed), 0
         waiting, size = [], max(1, min(chunk_frames, round(LEAD * self.codec.frame_rate)))
 
         def chunk(audio: NDArray[np.float32], *, complete: bool = False) -> SpeechChunk:

@@ -10,7 +10,6 @@ from omni.decoding.sampling_options import SpeechSampling
 from omni.decoding.speech_options import check_speed
 from omni.inference.speech import Speech, SpeechChunk, shifted
 from omni.inference.synthesizer import Synthesizer
-from omni.media.audio import SAMPLE_RATE
 from omni.text.segment_queue import Queued, SegmentQueue
 from omni.text.spelling import SpeechSegment
 
@@ -28,6 +27,7 @@ class SpeechStreamer:
         chunk: As in `Synthesizer.stream_chunks`.
 
     Attributes:
+        sample_rate: Of the audio in Hz.
         unspoken: Why clauses and marks were skipped, one line each.
 
     Raises:
@@ -45,7 +45,7 @@ class SpeechStreamer:
     ) -> None:
         voice.speaker_id(speaker)  # raises for an unknown speaker
         check_speed(speed)
-        self.voice, self._chunk = voice, chunk
+        self.voice, self.sample_rate, self._chunk = voice, voice.sample_rate, chunk
         self._options: dict[str, Any] = {"speaker": speaker, "sampling": sampling, "speed": speed}
         self._queue = SegmentQueue(voice.units)
         self.unspoken = self._queue.unspoken
@@ -82,14 +82,15 @@ class SpeechStreamer:
         """Synthesises a whole text."""
         found = self.read(text)
         if not found:
-            return Speech(audio=torch.zeros(0), codes=torch.zeros(0, self.voice.talker.num_codebooks, dtype=torch.long))
+            codes = torch.zeros(0, self.voice.talker.num_codebooks, dtype=torch.long)
+            return Speech(audio=torch.zeros(0), codes=codes, sample_rate=self.sample_rate)
         (speech,) = self.voice.speak([found], **self._options)
         return speech
 
     def _speak(self, queued: Queued) -> Iterator[SpeechChunk]:
         if queued.pause:
-            yield SpeechChunk(torch.zeros(round(queued.pause / self._options["speed"] * SAMPLE_RATE)))
-        before = self._samples
+            yield SpeechChunk(torch.zeros(round(queued.pause / self._options["speed"] * self.sample_rate)))
+        before = self._samples / self.sample_rate
         options = {"first": queued.number, "chunk": self._chunk, **self._options}
         for chunk in self.voice.stream_chunks([queued.segment], **options):
             yield chunk._replace(words=shifted(chunk.words, before))

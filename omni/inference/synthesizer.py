@@ -18,12 +18,11 @@ from omni.errors import UserError
 from omni.inference.speech import Speech, SpeechChunk, WordTimer, shifted
 from omni.inference.speech_renderer import SpeechRenderer
 from omni.inference.talker_conditioning import Conditioner
-from omni.media.audio import SAMPLE_RATE
 from omni.media.griffin_lim import GriffinLim
 from omni.models.part import Part
 from omni.models.pretrained.thinker import PretrainedThinker
 from omni.models.speech_codec import CausalCodec, SpeechCodec
-from omni.models.speech_vocoder import SpeechVocoder, streams
+from omni.models.speech_vocoder import SpeechVocoder, sample_rate_of, streams
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 from omni.text.ctc_vocabulary import CTCVocabulary
@@ -76,6 +75,11 @@ class Synthesizer:
                 f"the vocoder takes {vocoder.num_mels} mel filters and the codec outputs {codec.num_mels}: give a "
                 f"vocoder that was trained with num_mels {codec.num_mels}, or {GRIFFIN_LIM}"
             )
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the audio in Hz, which is the vocoder's."""
+        return sample_rate_of(self.vocoder)
 
     @property
     def causal(self) -> bool:
@@ -156,15 +160,17 @@ class Synthesizer:
             options = self._options(units, turns, chosen, sampling)
             found = iter(utterances(self.talker, units, **options) if units else ())
             for number, _, segment in batch:
-                pause = _silence(segment.silence(speed))
+                pause = self._silence(segment.silence(speed))
                 if not segment.units:
-                    yield number, Speech(audio=pause, codes=torch.zeros(0, self.talker.num_codebooks, dtype=torch.long))
+                    codes = torch.zeros(0, self.talker.num_codebooks, dtype=torch.long)
+                    yield number, Speech(audio=pause, codes=codes, sample_rate=self.sample_rate)
                     continue
                 utterance, timer = next(found), self._timer(segment, speed)
                 for position in utterance.positions.tolist():
                     timer.add(position)
                 samples, words = renderer.render(utterance.codes, timer)
-                yield number, Speech(audio=torch.cat((samples, pause)), codes=utterance.codes.cpu(), words=words)
+                audio, codes = torch.cat((samples, pause)), utterance.codes.cpu()
+                yield number, Speech(audio=audio, codes=codes, words=words, sample_rate=self.sample_rate)
 
     def stream(self, text: str | Sequence[SpeechSegment], **options: Any) -> Iterator[Tensor]:
         """The samples of `stream_chunks`, with its arguments; empty ones are left out."""
@@ -210,7 +216,7 @@ class Synthesizer:
             before, parts = spoken, self._stream_segment(segment, turn, chosen, sampling, renderer, chunk_frames)
             for samples, words in parts:
                 if len(samples) or words:
-                    yield SpeechChunk(samples, shifted(words, before))
+                    yield SpeechChunk(samples, shifted(words, before / self.sample_rate))
                     spoken += len(samples)
 
     def _stream_segment(
@@ -231,7 +237,7 @@ class Synthesizer:
                 yield from renderer.stream(codes, timer, chunk_frames=chunk_frames)
             else:
                 yield renderer.render(torch.cat([*codes], dim=1)[0], timer)
-        yield SpeechChunk(_silence(segment.silence(renderer.speed)))
+        yield SpeechChunk(self._silence(segment.silence(renderer.speed)))
 
     def _options(
         self, units: Sequence[list[int]], turns: Sequence[int], speaker: int | None, sampling: SpeechSampling | None
@@ -245,7 +251,11 @@ class Synthesizer:
         }
 
     def _timer(self, segment: SpeechSegment, speed: float) -> WordTimer:
-        return WordTimer(segment.units, self.units, SAMPLE_RATE / self.talker.frame_rate / speed)
+        rate = self.sample_rate
+        return WordTimer(segment.units, self.units, rate / self.talker.frame_rate / speed, sample_rate=rate)
+
+    def _silence(self, seconds: float) -> Tensor:
+        return torch.zeros(round(seconds * self.sample_rate))
 
 
 def _numbered(segments: Sequence[SpeechSegment], first: int = 0) -> Iterator[tuple[int, SpeechSegment]]:
@@ -260,10 +270,6 @@ def _codes(frames: Iterator[Frame], timer: WordTimer) -> Iterator[Tensor]:
     for frame in frames:
         timer.add(int(frame.positions))
         yield frame.codes[:, None]
-
-
-def _silence(seconds: float) -> Tensor:
-    return torch.zeros(round(seconds * SAMPLE_RATE))
 
 
 def load_synthesizer(path: Source, *, vocoder: Source = GRIFFIN_LIM, device: str = "auto") -> Synthesizer:

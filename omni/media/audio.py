@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from omni.media.audio_file import AudioFile
 from omni.media.audio_writer import samples_writer
 from omni.media.container import AudioError, AudioSource, name_of, opened, read_mono, resampled_from
-from omni.media.mel_scale import FLOOR, HOP_LENGTH, MEAN, N_FFT, SAMPLE_RATE, STD, mel_filters
+from omni.media.mel_scale import FLOOR, HOP_LENGTH, MEAN, N_FFT, SAMPLE_RATE, STD, mel_filters, samples_of
 from omni.media.resampling import Resampler, common_ticks, resample
 
 _BLOCK_SECONDS = 30.0  # read at a time: memory does not grow with the file
@@ -49,7 +49,12 @@ def audio_info(source: AudioSource) -> AudioInfo:
 
 
 def read_audio(
-    source: AudioSource, *, start: float = 0.0, duration: float | None = None, first_channel: bool = False
+    source: AudioSource,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    first_channel: bool = False,
 ) -> Tensor:
     """Reads any format of libsndfile (WAV, FLAC, OGG, MP3, ...), sample rate and number of channels.
 
@@ -59,10 +64,11 @@ def read_audio(
         source: A path, or a file's content as bytes.
         start: Seconds to skip.
         duration: Most seconds to read; all by default.
+        sample_rate: Of the result in Hz.
         first_channel: Whether only the first channel is read, instead of the mean of all.
 
     Returns:
-        (samples,), float32, 16 kHz, within ±1 where the file is.
+        (samples,), float32, within ±1 where the file is.
 
     Raises:
         AudioError: If it cannot be read, is truncated or empty, ends before `start`, or holds samples that are not
@@ -70,9 +76,9 @@ def read_audio(
     """
     with opened(source) as file:
         rate = resampled_from(file)
-        first, last = round(start * SAMPLE_RATE), None if duration is None else round((start + duration) * SAMPLE_RATE)
+        first, last = round(start * sample_rate), None if duration is None else round((start + duration) * sample_rate)
         # Resampling starts at a time where both rates have a sample, before `start` by more than the filter's reach.
-        step, grid, reach = common_ticks(rate, SAMPLE_RATE)
+        step, grid, reach = common_ticks(rate, sample_rate)
         unit = max(0, first // grid - reach)
         stop = file.frames if last is None else min(file.frames, (math.ceil(last / grid) + reach) * step)
         if unit * step >= file.frames > 0:
@@ -81,7 +87,7 @@ def read_audio(
         if first_channel:
             file.mixing = file.mixing._replace(channel=0)
         file.seek(unit * step)
-        audio = resample(_read_mono(file, stop - unit * step, source), rate, SAMPLE_RATE)
+        audio = resample(_read_mono(file, stop - unit * step, source), rate, sample_rate)
     offset = first - unit * grid
     return audio[offset:] if last is None else audio[offset : last - unit * grid]
 
@@ -184,29 +190,34 @@ class LogMel(nn.Module):
     with zeros, so padding a batch with zeros changes nothing. Differentiable.
 
     Args:
-        num_mels: Number of filters between 0 and 8,000 Hz, 80 or 128.
+        num_mels: Number of filters between 0 and half the sample rate, 80 or 128.
+        sample_rate: Of the audio in Hz. Models read spectrograms of 16 kHz; those of other rates, whose hop and window
+            last as long and whose values have the same scale, are for losses.
     """
 
-    def __init__(self, num_mels: int = 128) -> None:
+    def __init__(self, num_mels: int = 128, *, sample_rate: int = SAMPLE_RATE) -> None:
         super().__init__()
         self.num_mels = num_mels
+        self.hop_length, self.n_fft = samples_of(HOP_LENGTH, sample_rate), samples_of(N_FFT, sample_rate)
         self.window: Tensor
         self.filters: Tensor
-        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
-        self.register_buffer("filters", torch.tensor(mel_filters(num_mels)), persistent=False)
+        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
+        filters = torch.tensor(mel_filters(num_mels, sample_rate)) * (N_FFT / self.n_fft)
+        self.register_buffer("filters", filters, persistent=False)
 
     @staticmethod
     def num_frames(num_samples: Any) -> Any:
-        """Number of frames, of an int or a tensor; the last frame may be padded."""
+        """Number of frames at 16 kHz, of an int or a tensor; the last frame may be padded."""
         return (num_samples + HOP_LENGTH - 1) // HOP_LENGTH
 
     def forward(self, audio: Tensor) -> Tensor:
         """Maps (batch, samples) or (samples,) to (batch, frames, num_mels) or (frames, num_mels), float32."""
-        frames = self.num_frames(audio.shape[-1])
-        margin = (N_FFT - HOP_LENGTH) // 2
-        audio = F.pad(audio.float(), (margin, frames * HOP_LENGTH - audio.shape[-1] + margin))
+        size, hop = self.n_fft, self.hop_length
+        frames = (audio.shape[-1] + hop - 1) // hop
+        margin = (size - hop) // 2
+        audio = F.pad(audio.float(), (margin, frames * hop - audio.shape[-1] + margin))
         with torch.autocast(audio.device.type, enabled=False):
-            spectrum = torch.stft(audio, N_FFT, HOP_LENGTH, window=self.window, center=False, return_complex=True).abs()
+            spectrum = torch.stft(audio, size, hop, window=self.window, center=False, return_complex=True).abs()
             mel = spectrum.transpose(-1, -2) @ self.filters
         return (mel.clamp(min=FLOOR).log() - MEAN) / STD
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def resample(audio: Tensor, rate: int, new_rate: int) -> Tensor:
-    """Resamples whole audio (samples,) from `rate` to `new_rate` in Hz."""
+    """Resamples whole audio (..., samples) from `rate` to `new_rate` in Hz."""
     return audio if rate == new_rate else torchaudio.functional.resample(audio, rate, new_rate)
 
 

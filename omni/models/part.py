@@ -48,6 +48,10 @@ class Part(nn.Module):
     def adapt_to(self, weights: Mapping[str, Tensor]) -> None:
         """Takes on what earlier weights had, where both forms are supported, before they are loaded."""
 
+    def converted(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Earlier weights in the form of this part, where it can start from another form; else as they are."""
+        return weights
+
     @property
     def origin(self) -> dict[str, Any] | None:
         """`source`, `revision` and `fingerprint` of the omitted weights; None for a part that is not pretrained."""

@@ -5,10 +5,14 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from omni.media.mel_scale import SAMPLE_RATE
+
 
 @runtime_checkable
 class SpeechVocoder(Protocol):
     """Log-mel spectrograms to waveforms; a module with these members is a vocoder.
+
+    One whose waveforms are not at 16 kHz has an attribute `sample_rate`; see `sample_rate_of`.
 
     Attributes:
         num_mels: Number of mel filters of its spectrograms.
@@ -17,7 +21,7 @@ class SpeechVocoder(Protocol):
     num_mels: int
 
     def __call__(self, mels: Tensor) -> Tensor:
-        """Maps mels (batch, frames, num_mels) to (batch, frames × 160) samples at 16 kHz."""
+        """Maps mels (batch, frames, num_mels) to (batch, samples), 10 ms per frame."""
         ...
 
 
@@ -45,3 +49,8 @@ class CausalVocoder(SpeechVocoder, Protocol):
 def streams(vocoder: SpeechVocoder) -> bool:
     """Whether a vocoder can stream. One with a choice has an attribute `causal`."""
     return isinstance(vocoder, CausalVocoder) and getattr(vocoder, "causal", True)
+
+
+def sample_rate_of(vocoder: object) -> int:
+    """Sample rate of a vocoder's waveforms in Hz, 16,000 unless it has an attribute `sample_rate`."""
+    return getattr(vocoder, "sample_rate", SAMPLE_RATE)

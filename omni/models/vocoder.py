@@ -1,7 +1,7 @@
 """The vocoder: from log-mel spectrograms to waveforms."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -14,26 +14,32 @@ from omni.layers.mask import length_mask
 from omni.layers.norm import RMSNorm
 from omni.layers.readout import readout
 from omni.media.audio import HOP_LENGTH, MEAN, N_FFT, SAMPLE_RATE, STD, LogMel
+from omni.media.mel_scale import VOCODER_RATES, samples_of
 from omni.models.part import Part
 
 
 class Vocos(Part):
-    """Log-mel spectrograms to 16 kHz waveforms: ConvNeXt blocks and an inverse STFT (Vocos, arXiv:2306.00814).
+    """Log-mel spectrograms to waveforms: ConvNeXt blocks and an inverse STFT (Vocos, arXiv:2306.00814).
 
-    The head predicts the phase of each bin, and its magnitude relative to an estimate from the mel filters. Frame `t`
-    is centred at sample `160 t + 80`, as in `omni.media.audio.LogMel`, and squared windows add up to a constant: a
-    stream has a latency of `delay` samples.
+    The head predicts the phase of each bin, and its magnitude relative to an estimate from the mel filters, above 8 kHz
+    from the last one. Frame `t` is centred at sample `(t + 1/2) hop_length`, as in `omni.media.audio.LogMel`, and
+    squared windows add up to a constant: a stream has a latency of `delay` samples.
 
     Args:
         num_mels: Mel filters.
         dim: Width.
         causal: Whether blocks read past frames only, so that spectrograms can be streamed.
         num_layers: Number of blocks.
-        n_fft: Frame length in samples, a multiple of 160, 480 or more.
+        n_fft: Frame length in samples, a multiple of 160 at 16 kHz and of 240 at 24 kHz, three times that or more; by
+            default four times, 40 ms.
+        sample_rate: Of the waveforms in Hz: 16000, or 24000. Spectrograms are those of audio at 16 kHz at both rates.
         blocks: Further options of `ConvNeXtStack`.
 
+    Attributes:
+        hop_length: Samples per frame of a spectrogram, 10 ms.
+
     Raises:
-        ValueError: If `n_fft` is out of range.
+        ValueError: If `n_fft` or `sample_rate` is out of range.
     """
 
     def __init__(
@@ -43,12 +49,18 @@ class Vocos(Part):
         dim: int = 256,
         causal: bool = True,
         num_layers: int = 6,
-        n_fft: int = 640,
+        n_fft: int | None = None,
+        sample_rate: int = SAMPLE_RATE,
         **blocks: Any,
     ) -> None:
         super().__init__()
-        if n_fft % HOP_LENGTH or n_fft < 3 * HOP_LENGTH:
-            raise ValueError(f"n_fft must be a multiple of {HOP_LENGTH}, 480 or more, not {n_fft}")
+        if sample_rate not in VOCODER_RATES:
+            raise ValueError(f"sample_rate must be {' or '.join(map(str, VOCODER_RATES))} Hz, not {sample_rate}")
+        self.sample_rate, self.hop_length = sample_rate, samples_of(HOP_LENGTH, sample_rate)
+        n_fft = 4 * self.hop_length if n_fft is None else n_fft
+        if n_fft % self.hop_length or n_fft < 3 * self.hop_length:
+            least = f"{self.hop_length}, {3 * self.hop_length} or more at {sample_rate} Hz"
+            raise ValueError(f"n_fft must be a multiple of {least}, not {n_fft}")
         self.num_mels, self.n_fft, self.causal = num_mels, n_fft, causal
         self.input = nn.Linear(num_mels, dim)
         self.backbone = ConvNeXtStack(dim, num_layers, causal=causal, **blocks)
@@ -58,15 +70,32 @@ class Vocos(Part):
         self.shares: Tensor
         self.offsets: Tensor
         # Squared Hann windows of which r overlap add up to 3 r / 8.
-        window = torch.hann_window(n_fft) * (HOP_LENGTH / n_fft * 8 / 3)
+        window = torch.hann_window(n_fft) * (self.hop_length / n_fft * 8 / 3)
         self.register_buffer("window", window, persistent=False)
-        for name, values in zip(("shares", "offsets"), _envelope(num_mels, n_fft), strict=True):
+        for name, values in zip(("shares", "offsets"), _envelope(num_mels, n_fft, sample_rate), strict=True):
             self.register_buffer(name, values, persistent=False)
 
     @property
     def delay(self) -> int:
-        """Latency of a stream in samples: frame `t` changes the waveform from sample `160 t - delay` on."""
-        return (self.n_fft - HOP_LENGTH) // 2
+        """Latency of a stream in samples: frame `t` changes the waveform from sample `hop_length t - delay` on."""
+        return (self.n_fft - self.hop_length) // 2
+
+    def converted(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of a vocoder of 16 kHz for one of a higher rate and the same frame length in seconds.
+
+        The waveform up to 8 kHz stays. Each bin above has the magnitude of the last one below, and new phases.
+        """
+        bins = self.n_fft * SAMPLE_RATE // self.sample_rate // 2 + 1
+        rows = {name: weights.get(f"head.{name}") for name in ("weight", "bias")}
+        if self.sample_rate == SAMPLE_RATE or any(given is None or len(given) != 2 * bins for given in rows.values()):
+            return weights
+        found = dict(weights)
+        for name, own in self.head.state_dict().items():
+            levels, phases = found[f"head.{name}"].chunk(2)
+            new = own.to(phases).chunk(2)[1][bins:]
+            above = levels[-2:-1].expand_as(new)  # not of the last bin, 8 kHz, which has no phase
+            found[f"head.{name}"] = torch.cat((levels, above, phases, new))
+        return found
 
     @property
     def flops_per_second(self) -> float:
@@ -81,15 +110,16 @@ class Vocos(Part):
             lengths: (batch,), int64: frames of each row; all if not given.
 
         Returns:
-            (batch, frames × 160), fp32, at 16 kHz; zeros after a row's end.
+            (batch, frames × hop_length), fp32, at `sample_rate`; zeros after a row's end.
 
         Raises:
             ValueError: If there are no frames, or the number of filters differs.
         """
         self._check(mels)
         mask = None if lengths is None else length_mask(lengths, mels.shape[1])
-        audio = overlap_add(self._frames(mels, mask=mask))[:, self.delay :][:, : mels.shape[1] * HOP_LENGTH]
-        return audio if mask is None else audio * mask.repeat_interleave(HOP_LENGTH, dim=1)
+        hop = self.hop_length
+        audio = overlap_add(self._frames(mels, mask=mask), hop)[:, self.delay :][:, : mels.shape[1] * hop]
+        return audio if mask is None else audio * mask.repeat_interleave(hop, dim=1)
 
     @contextmanager
     def streaming(self) -> Iterator["VocosStream"]:
@@ -155,10 +185,10 @@ class VocosStream:
         The output is `delay` samples late.
         """
         self.vocoder._check(mels)
-        audio = overlap_add(self.vocoder._frames(mels, self._cache))
+        audio = overlap_add(self.vocoder._frames(mels, self._cache), self.vocoder.hop_length)
         if self._tail is not None:
             audio = audio + F.pad(self._tail, (0, audio.shape[1] - self._tail.shape[1]))
-        complete = mels.shape[1] * HOP_LENGTH
+        complete = mels.shape[1] * self.vocoder.hop_length
         self._tail = audio[:, complete:]
         return self._trimmed(audio[:, :complete])
 
@@ -185,16 +215,16 @@ class VocosStream:
         return audio[:, dropped:]
 
 
-def overlap_add(frames: Tensor) -> Tensor:
-    """Adds frames (batch, frames, size) 160 samples apart: (batch, (frames - 1) × 160 + size), size a multiple."""
+def overlap_add(frames: Tensor, hop_length: int) -> Tensor:
+    """Adds frames (batch, frames, size), one each hop: (batch, (frames - 1) × hop + size), size a multiple of hop."""
     batch, count, size = frames.shape
-    hops = frames.view(batch, count, size // HOP_LENGTH, HOP_LENGTH)
+    hops = frames.view(batch, count, size // hop_length, hop_length)
     overlap = hops.shape[2]
     shifted = [F.pad(hops[:, :, i], (0, 0, i, overlap - 1 - i)) for i in range(overlap)]
     return torch.stack(shifted).sum(0).flatten(1)
 
 
-def _envelope(num_mels: int, n_fft: int) -> tuple[Tensor, Tensor]:
+def _envelope(num_mels: int, n_fft: int, sample_rate: int) -> tuple[Tensor, Tensor]:
     """Coefficients of a smooth spectrum from log mel magnitudes: `log_mels @ shares + offsets` are log magnitudes.
 
     A filter's magnitude is spread evenly over its bins; bins between the centres of two filters are interpolated.
@@ -203,8 +233,8 @@ def _envelope(num_mels: int, n_fft: int) -> tuple[Tensor, Tensor]:
         shares (num_mels, bins) and offsets (bins,), for frames of `n_fft` samples.
     """
     filters = LogMel(num_mels).filters
-    widths = filters.sum(0)
-    middles = torch.arange(len(filters), dtype=filters.dtype) @ filters / widths * (n_fft / N_FFT)  # in bins of n_fft
+    widths, size = filters.sum(0), samples_of(N_FFT, sample_rate)
+    middles = torch.arange(len(filters), dtype=filters.dtype) @ filters / widths * (n_fft / size)  # in bins of n_fft
     bins = torch.arange(n_fft // 2 + 1, dtype=filters.dtype).clamp(middles[0], middles[-1])
     above = torch.searchsorted(middles, bins).clamp(1, num_mels - 1)
     share = (bins - middles[above - 1]) / (middles[above] - middles[above - 1])

@@ -28,9 +28,11 @@ from omni.inference.codec_files import decode, encode
 from omni.inference.recognizer import load_recognizer
 from omni.inference.synthesizer import load_synthesizer, load_vocoder
 from omni.inference.text import load
-from omni.media.audio import LogMel, read_audio, write_audio
+from omni.media.audio import SAMPLE_RATE, LogMel, read_audio, write_audio
 from omni.media.images import read_image
+from omni.media.mel_scale import samples_of
 from omni.models.codec import Codec
+from omni.models.speech_vocoder import sample_rate_of
 from omni.training.configuration import Configuration, muted_logs
 
 Sample = dict[str, str | Path]  # texts, and files of images and audio, by name
@@ -105,15 +107,20 @@ def _speech(configuration: Configuration, checkpoint: Path, out: Path) -> Sample
     [speech] = load_synthesizer(checkpoint).speak(text)
     if not len(speech.audio):
         raise UserError("the Talker's output is empty")
-    [transcript] = load_recognizer(checkpoint).transcribe([speech.audio])
-    return {"text": text, "transcript of the speech": transcript.text, "speech": _wav(out, speech.audio)}
+    [transcript] = load_recognizer(checkpoint).transcribe([speech.resampled()])
+    return {
+        "text": text,
+        "transcript of the speech": transcript.text,
+        "speech": _wav(out, speech.audio, speech.sample_rate),
+    }
 
 
 def _resynthesis(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
     reference, audio = _utterance(configuration)
     num_mels = int(Checkpoint(checkpoint).content["parts"]["vocoder"]["init_args"]["num_mels"])
-    sound: Tensor = load_vocoder(checkpoint, num_mels)(LogMel(num_mels)(audio)[None])[0]
-    return {"reference": reference, "resynthesis": _wav(out, sound[: len(audio)])}
+    vocoder = load_vocoder(checkpoint, num_mels)
+    sound, rate = vocoder(LogMel(num_mels)(audio)[None])[0], sample_rate_of(vocoder)
+    return {"reference": reference, "resynthesis": _wav(out, sound[: samples_of(len(audio), rate)], rate)}
 
 
 def _answer(configuration: Configuration, checkpoint: Path, out: Path) -> Sample:
@@ -183,9 +190,9 @@ def _images(configuration: Configuration) -> list[ImageRow]:
     return rows
 
 
-def _wav(out: Path, audio: Tensor) -> Path:
+def _wav(out: Path, audio: Tensor, sample_rate: int = SAMPLE_RATE) -> Path:
     path = out.with_suffix(".wav")
-    write_audio(path, audio.clamp(-1, 1))
+    write_audio(path, audio.clamp(-1, 1), sample_rate=sample_rate)
     return path
 
 

@@ -53,15 +53,23 @@ class Turn(NamedTuple):
 
 @final
 class Reply:
-    """The pieces of an answer while it is generated: text as `str`, speech as samples (samples,) at 16 kHz.
+    """The pieces of an answer while it is generated: text as `str`, speech as samples (samples,).
 
     Attributes:
+        sample_rate: Of the speech in Hz.
         forgotten: Number of the oldest messages that did not fit into the context.
         unspoken: Why parts of the answer were not spoken, one line each.
     """
 
-    def __init__(self, pieces: Generator[str | Samples], forgotten: int, unspoken: list[str]) -> None:
-        self.forgotten, self.unspoken = forgotten, unspoken
+    def __init__(
+        self,
+        pieces: Generator[str | Samples],
+        forgotten: int,
+        unspoken: list[str],
+        *,
+        sample_rate: int = SAMPLE_RATE,
+    ) -> None:
+        self.forgotten, self.unspoken, self.sample_rate = forgotten, unspoken, sample_rate
         self._pieces = pieces
 
     def __iter__(self) -> Iterator[str | Samples]:
@@ -178,7 +186,8 @@ class Assistant:
             turn=True,
         )
         pieces = self._pieces(answer, asked, queue, speaker, speech)
-        return Reply(pieces, forgotten, [] if queue is None else queue.unspoken)
+        sample_rate = SAMPLE_RATE if self.voice is None else self.voice.sample_rate
+        return Reply(pieces, forgotten, [] if queue is None else queue.unspoken, sample_rate=sample_rate)
 
     def _asked(self, text: str, image: Sequence[Media], audio: Sequence[Recording]) -> Turn:
         kinds = ["image"] * len(image) + ["audio"] * len(audio)
@@ -279,5 +288,5 @@ class Assistant:
             if (queued := queue.take()) is None:
                 yield None
                 continue
-            yield np.zeros(round(queued.pause * SAMPLE_RATE), dtype=np.float32)
+            yield np.zeros(round(queued.pause * self.voice.sample_rate), dtype=np.float32)
             yield from self.voice.stream([queued.segment], speaker=speaker, sampling=speech, first=queued.number)

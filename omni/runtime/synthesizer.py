@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from omni.decoding.sampling_options import SpeechSampling, random_stream
 from omni.decoding.speech_options import speaker_number
 from omni.errors import UserError
-from omni.media.mel_scale import SAMPLE_RATE
 from omni.media.trimming import Trimmer
 from omni.runtime.exported import ExportedPart, parts_of
 from omni.runtime.talker import frames
@@ -35,6 +34,7 @@ class Synthesizer:
     Attributes:
         units: The vocabulary of the Talker.
         speakers: Names of the Talker's speakers, by number.
+        sample_rate: Of the speech in Hz.
 
     Raises:
         UserError: If the folder is not a complete export of them, or the Talker needs a Thinker.
@@ -51,6 +51,7 @@ class Synthesizer:
             raise UserError(f"the Talker of {folder} is conditioned on a Thinker: speak with its checkpoint")
         self.units: CTCVocabulary = self._talker.vocabulary(CTCVocabulary)
         self.speakers: list[str] = self._constants["speakers"]
+        self.sample_rate = int(self._vocoder.constants["sample_rate"])
 
     def read(self, text: str) -> list[SpeechSegment]:
         """The segments of a text; see `omni.text.spelling.speech_segments`."""
@@ -61,7 +62,7 @@ class Synthesizer:
         return speaker_number(speaker, self.speakers, self._constants["num_speakers"])
 
     def speak(self, text: str, *, speaker: int | str | None = None, sampling: SpeechSampling | None = None) -> Samples:
-        """The speech (samples,) of a text of any length, 16 kHz; arguments as in `stream`."""
+        """The speech (samples,) of a text of any length; arguments as in `stream`."""
         return np.concatenate([*self.stream(text, speaker=speaker, sampling=sampling), np.zeros(0, dtype=np.float32)])
 
     def stream(
@@ -83,7 +84,7 @@ class Synthesizer:
             chunk: Longest piece of a sentence in seconds.
 
         Yields:
-            (samples,), 16 kHz, within ±1; may be empty.
+            (samples,), within ±1; may be empty.
 
         Raises:
             UserError: If the text cannot be spoken, or there is no such speaker.
@@ -93,13 +94,13 @@ class Synthesizer:
             if segment.units:
                 yield from self._spoken(segment.units, number, first, sampling, chunk)
                 first += 1
-            yield np.zeros(round(segment.pause * SAMPLE_RATE), dtype=np.float32)
+            yield np.zeros(round(segment.pause * self.sample_rate), dtype=np.float32)
 
     def _spoken(
         self, units: Sequence[int], speaker: int | None, number: int, sampling: SpeechSampling, chunk: float
     ) -> Iterator[Samples]:
         """The sound of a segment, without silence at both ends."""
-        trimmer, waiting, rate = Trimmer(), [], self._constants["frame_rate"]
+        trimmer, waiting, rate = Trimmer(self.sample_rate), [], self._constants["frame_rate"]
         longest = max(1, round(chunk * rate))
         size = max(1, min(longest, round(_LEAD * rate)))
         state = _Rendering(self._codec, self._vocoder)

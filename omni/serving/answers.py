@@ -43,7 +43,7 @@ class AnswerEnd(NamedTuple):
 
 
 class AnswerAudio(NamedTuple):
-    """A piece of the speech of an answer: (samples,) at 16 kHz."""
+    """A piece of the speech of an answer: (samples,), at the sample rate of the voice."""
 
     samples: Tensor
 
@@ -111,7 +111,7 @@ class AnswerSpeech:
     """
 
     def __init__(self, streamer: SpeechStreamer) -> None:
-        self.streamer, self.playback = streamer, Playback()
+        self.streamer, self.playback = streamer, Playback(streamer.sample_rate)
         self._complete = False
 
     def listen(self, text: str | None) -> None:

@@ -104,7 +104,7 @@ def _sampling(default: Sampling, request: ChatRequest) -> Sampling:
 async def _counted(service: Service, http: Request, reply: Reply) -> AsyncIterator[Mapping[str, Any]]:
     """The chunks of a stream after the first ones."""
     completion, reasons, tokens, transcript = reply.completion, dict[int, str](), 0, ""
-    encoder = None if reply.streamer is None else FormatEncoder("pcm")
+    encoder = None if reply.streamer is None else FormatEncoder("pcm", sample_rate=reply.streamer.sample_rate)
     async for event in reply.job:
         if isinstance(event, AnswerText):
             service.first(http, "token")
@@ -143,7 +143,7 @@ async def _whole(service: Service, http: Request, reply: Reply) -> dict[str, Any
             reasons[event.choice], tokens = event.reason, tokens + event.num_tokens
     speech = None
     if reply.request.audio is not None and reply.streamer is not None:
-        speech = await service.encode(torch.cat(audio), reply.request.audio.format)
+        speech = await service.encode(torch.cat(audio), reply.request.audio.format, reply.streamer.sample_rate)
         service.spoken.add(reply.completion.audio_id, Spoken(texts[0], reply.completion.expires_at))
     _note_end(service, http, reply, tokens)
     return reply.completion.whole(texts, reasons, usage_of(reply.prompt_tokens, tokens), speech)

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection
@@ -96,10 +97,10 @@ class Service:
         """Calls a function in one of the threads that decode media."""
         return asyncio.get_running_loop().run_in_executor(self._preparing, function, *arguments)
 
-    def encode(self, audio: Tensor, name: str) -> Awaitable[bytes]:
-        """Encodes whole speech in one of OpenAI's formats."""
+    def encode(self, audio: Tensor, name: str, sample_rate: int) -> Awaitable[bytes]:
+        """Encodes whole speech, whose sample rate is in Hz, in one of OpenAI's formats."""
         kind: AudioFormat = "pcm" if name == "pcm16" else name  # pyright: ignore[reportAssignmentType]
-        return self.prepare(encode_audio, audio, kind)
+        return self.prepare(partial(encode_audio, sample_rate=sample_rate), audio, kind)
 
     def fetch(self, function: Callable[..., T], *arguments: Any) -> Awaitable[T]:
         """Calls a function in one of the threads that may wait for other servers."""

@@ -9,7 +9,6 @@ from starlette.responses import Response, StreamingResponse
 
 from omni.errors import UserError
 from omni.inference.synthesizer import Synthesizer
-from omni.media.audio import SAMPLE_RATE
 from omni.media.encoding import FormatEncoder
 from omni.serving.bodies import read_json
 from omni.serving.engine import Job, Steps, Work
@@ -53,7 +52,8 @@ async def create_speech(http: Request) -> Response:
         raise ApiError(400, f"{error}.", param="input") from error
     if (silence := sum(segment.pause for segment in segments)) > _MAX_SILENCE:
         raise ApiError(400, f"The input has {silence:,.0f} s of pauses: at most {_MAX_SILENCE:g} s.", param="input")
-    encoder, playback = FormatEncoder(request.response_format), Playback()
+    rate = synthesizer.sample_rate
+    encoder, playback = FormatEncoder(request.response_format, sample_rate=rate), Playback(rate)
     steps = _steps(synthesizer, segments, speaker, request.speed, encoder, playback)
     job = service.engine.submit(Work(steps, playback.urgency))
     parts = _parts(service, http, job, playback)
@@ -115,6 +115,6 @@ async def _events(parts: AsyncIterator[Part], characters: int, playback: Playbac
         if part.words:
             words = [{"word": one.text, "start": round(one.start, 3), "end": round(one.end, 3)} for one in part.words]
             yield {"type": "speech.audio.words", "words": words}
-    made = round(playback.seconds * SAMPLE_RATE)
+    made = round(playback.seconds * playback.sample_rate)
     usage = {"input_tokens": characters, "output_tokens": made, "total_tokens": characters + made}
     yield {"type": "speech.audio.done", "usage": usage}

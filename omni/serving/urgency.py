@@ -13,11 +13,15 @@ class Playback:
 
     Speech that has not started is more urgent than all that has, the oldest first.
 
+    Args:
+        sample_rate: Of the speech in Hz.
+
     Attributes:
         seconds: Speech that was sent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sample_rate: int = SAMPLE_RATE) -> None:
+        self.sample_rate = sample_rate
         self._asked = time.monotonic()
         self._started: float | None = None
         self.seconds = 0.0
@@ -26,7 +30,7 @@ class Playback:
         """Counts samples that were sent."""
         if self._started is None:
             self._started = time.monotonic()
-        self.seconds += samples / SAMPLE_RATE
+        self.seconds += samples / self.sample_rate
 
     def urgency(self) -> float:
         """Seconds until the client has played everything; less is more urgent."""

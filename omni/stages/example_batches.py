@@ -23,8 +23,14 @@ def largest_utterances(data: Mapping[str, Any], *, silence: float = 0.0) -> tupl
     return max(1, min(data["max_batch_rows"], int(data["batch_seconds"] / seconds))), seconds
 
 
-def speech_batch(data: Mapping[str, Any], *, audio: bool = False) -> SpeechBatch:
-    """As many of the longest utterances, or of the crops, as `batch_seconds` holds, at 15 units a second."""
+def speech_batch(data: Mapping[str, Any], *, audio: bool = False, hop_length: int = HOP_LENGTH) -> SpeechBatch:
+    """As many of the longest utterances, or of the crops, as `batch_seconds` holds, at 15 units a second.
+
+    Args:
+        data: Arguments of the data module.
+        audio: Whether it holds waveforms.
+        hop_length: Their samples per frame.
+    """
     rows, seconds = largest_utterances(data)
     frames, units = math.ceil(seconds * 100), math.ceil(seconds * UNITS_PER_SECOND)
     return SpeechBatch(
@@ -34,5 +40,5 @@ def speech_batch(data: Mapping[str, Any], *, audio: bool = False) -> SpeechBatch
         target_lengths=torch.full((rows,), units),
         rows=torch.zeros(rows, dtype=torch.long),
         seconds=float(rows * seconds),
-        audio=torch.zeros(rows, frames * HOP_LENGTH) if audio else None,
+        audio=torch.zeros(rows, frames * hop_length) if audio else None,
     )

@@ -43,8 +43,8 @@ class SoundQuality(nn.Module):
         """Adds sounds.
 
         Args:
-            audio: (batch, samples).
-            batch: The originals.
+            audio: (batch, samples), 16 kHz.
+            batch: The originals, 16 kHz.
             recognizer: The recogniser.
             units: Its vocabulary.
 

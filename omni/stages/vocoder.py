@@ -14,8 +14,10 @@ from omni.batch import SpeechBatch
 from omni.errors import UserError
 from omni.layers.mask import length_mask
 from omni.losses import Loss, discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss, spectral_distance
-from omni.media.audio import HOP_LENGTH, LogMel
+from omni.media.audio import SAMPLE_RATE, LogMel
 from omni.media.griffin_lim import GriffinLim
+from omni.media.mel_scale import samples_of
+from omni.media.resampling import resample
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec
 from omni.models.discriminators import Discriminators
@@ -30,6 +32,7 @@ from omni.stages.speech_quality import (
 )
 from omni.stages.stage import Stage
 
+_N_FFTS = (256, 512, 1024)  # frame lengths at 16 kHz of the spectra that are compared
 _SUFFIXES = {"original": "", "rebuilt": "_rebuilt"}  # of logged names, by the spectrograms that are read
 
 
@@ -38,7 +41,7 @@ class VocoderWeights:
     """Weights of the losses.
 
     Args:
-        mel: Of the mean absolute error of the log-mel spectrogram.
+        mel: Of the mean absolute error of the log-mel spectrogram, up to half the sample rate of the vocoder.
         spectral: Of the distance of spectra at several resolutions.
         adversarial: Of the generator's hinge loss.
         feature_matching: Of the distance of the discriminators' features.
@@ -65,6 +68,9 @@ class VocoderTraining(Stage):
     recogniser `val/wer`, and the same for Griffin–Lim on the same spectrograms (`val/mel_distance_griffin_lim`, ...).
     With a codec, all of these also for the spectrograms that it rebuilds (`val/stoi_rebuilt`,
     `val/stoi_rebuilt_griffin_lim`, ...).
+
+    A vocoder of 24 kHz reads the spectrograms of the recordings at 16 kHz and is trained on the recordings at 24 kHz.
+    Its metrics are those of its output at 16 kHz, as Griffin–Lim's; its losses are those of all of its band.
 
     Args:
         vocoder: The model.
@@ -101,12 +107,13 @@ class VocoderTraining(Stage):
         pretrained = [name for name, part in (("codec", codec), ("audio_encoder", audio_encoder)) if part is not None]
         kwargs["frozen"] = sorted({*kwargs.get("frozen", ()), *pretrained})
         super().__init__(**kwargs)
-        self.vocoder, self.discriminators = vocoder, discriminators
+        self.vocoder, self.discriminators, self.sample_rate = vocoder, discriminators, vocoder.sample_rate
         self.codec, self.audio_encoder = codec, audio_encoder
         self.codec_share = codec_share if codec is not None else 0.0
         self.adversarial_start, self.weights = adversarial_start, weights
         self.quality_utterances, self.shown = quality_utterances, shown
         self.log_mel, self.griffin_lim = LogMel(vocoder.num_mels), GriffinLim(vocoder.num_mels)
+        self.output_mel = LogMel(vocoder.num_mels, sample_rate=vocoder.sample_rate)  # of the losses
         inputs = ("original", "rebuilt") if codec is not None else ("original",)
 
         def qualities() -> nn.ModuleDict:
@@ -131,6 +138,8 @@ class VocoderTraining(Stage):
         check_spectrograms(self)
         if stage != "predict" and self.data.audio != "all":
             raise UserError(f"data.init_args.audio is {self.data.audio}: a vocoder needs waveforms, set it to all")
+        if stage != "predict":
+            self.data.read_at(self.sample_rate)
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -163,10 +172,11 @@ class VocoderTraining(Stage):
 
     def _distance(self, generated: Tensor, audio: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted distance of generated from real audio, and its terms."""
-        mask = length_mask(lengths, generated.shape[1] // HOP_LENGTH)
-        difference = (self.log_mel(generated) - self.log_mel(audio)).abs().mean(-1)
+        mask = length_mask(lengths, generated.shape[1] // self.output_mel.hop_length)
+        difference = (self.output_mel(generated) - self.output_mel(audio)).abs().mean(-1)
         mel = (difference * mask).sum() / mask.sum()
-        spectral = spectral_distance(generated, audio)
+        n_ffts = [samples_of(n_fft, self.sample_rate) for n_fft in _N_FFTS]
+        spectral = spectral_distance(generated, audio, n_ffts=n_ffts)
         return self.weights.mel * mel + self.weights.spectral * spectral, {"mel": mel, "spectral": spectral}
 
     def _adversarial_loss(
@@ -210,7 +220,7 @@ class VocoderTraining(Stage):
                 nn.utils.clip_grad_norm_(part.parameters(), gradient_clip_val)
 
     def example_batch(self, data: Mapping[str, Any]) -> SpeechBatch:
-        return speech_batch(data, audio=True)
+        return speech_batch(data, audio=True, hop_length=self.output_mel.hop_length)
 
     # ------------------------------------------------------------------ evaluation
 
@@ -220,7 +230,7 @@ class VocoderTraining(Stage):
     def evaluate(self, batch: SpeechBatch, split: str) -> Reconstructed | None:
         generated, audio = self.vocoder(batch.mels, batch.mel_lengths), _audio_of(batch)
         for row, frames in enumerate(batch.mel_lengths.tolist()):  # without padding: the same in any batch
-            one, samples = slice(row, row + 1), slice(frames * HOP_LENGTH)
+            one, samples = slice(row, row + 1), slice(frames * self.output_mel.hop_length)
             distance, _ = self._distance(generated[one, samples], audio[one, samples], batch.mel_lengths[one])
             self.val_loss.update(distance * frames, batch.mel_lengths[row])
         chosen = (batch.rows < self.quality_utterances).nonzero().flatten().tolist()
@@ -233,18 +243,25 @@ class VocoderTraining(Stage):
             inputs["rebuilt"] = self.codec(batch.mels, batch.mel_lengths).mels
         units = None if self.audio_encoder is None else self.units
         audio, transcripts = {"recording": _audio_of(batch)}, {}
+        batch = batch._replace(audio=self._at_16_khz(audio["recording"]))
         for name, mels in inputs.items():
             audio["vocoder" + _SUFFIXES[name]] = generated = self.vocoder(mels, batch.mel_lengths)
-            transcripts[name] = _quality(self.quality, name).update(generated, batch, self.audio_encoder, units)
+            heard = self._at_16_khz(generated)
+            transcripts[name] = _quality(self.quality, name).update(heard, batch, self.audio_encoder, units)
             if split not in self._griffin_lim_values:
                 baseline = _quality(self.griffin_lim_quality, name)
                 baseline.update(self.griffin_lim(mels), batch, self.audio_encoder, units)
         return Reconstructed(
-            self.log_mel(audio["vocoder"]),
+            self.log_mel(self._at_16_khz(audio["vocoder"])),
             mels={"griffin_lim" + _SUFFIXES[name]: mels for name, mels in inputs.items()},
             audio=audio,
             texts={"transcript": transcripts["original"]} if transcripts["original"] else {},
+            sample_rate=self.sample_rate,
         )
+
+    def _at_16_khz(self, audio: Tensor) -> Tensor:
+        """The vocoder's output, or its target, as the spectrograms of metrics and recognisers need it."""
+        return resample(audio, self.sample_rate, SAMPLE_RATE)
 
     def compute_metrics(self, split: str) -> dict[str, Tensor]:
         values = {"loss": self.val_loss.compute()}
@@ -256,7 +273,7 @@ class VocoderTraining(Stage):
 
     def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[Tensor]:
         """The sound of each row: (samples,)."""
-        lengths = (batch.mel_lengths * HOP_LENGTH).tolist()
+        lengths = (batch.mel_lengths * self.output_mel.hop_length).tolist()
         return [row[:n].cpu() for row, n in zip(self.vocoder(batch.mels, batch.mel_lengths), lengths, strict=True)]
 
 

@@ -62,14 +62,14 @@ def test_codec_in_pieces(tmp_path):
 
 
 @pytest.mark.slow
-def test_vocoder_in_pieces(tmp_path):
+@pytest.mark.parametrize(("sample_rate", "n_fft"), [(16_000, 480), (24_000, 960)])
+def test_vocoder_in_pieces(tmp_path, sample_rate, n_fft):
     torch.manual_seed(0)
-    n_fft = 480
-    vocoder = Vocos(num_mels=16, dim=16, num_layers=2, n_fft=n_fft).eval()
+    vocoder = Vocos(num_mels=16, dim=16, num_layers=2, n_fft=n_fft, sample_rate=sample_rate).eval()
     run = Run(vocoder_graph(vocoder), tmp_path / "vocoder.onnx")
     for batch, frames, sizes in ((1, 9, (1, 1, 5)), (2, 30, (13, 2))):
         mels = torch.randn(batch, frames, 16)
-        state = {"past": torch.zeros(2, batch, 16, 6), "tail": torch.zeros(batch, n_fft - 160)}
+        state = {"past": torch.zeros(2, batch, 16, 6), "tail": torch.zeros(batch, n_fft - vocoder.hop_length)}
         found, state = streamed(run, mels, sizes, **state)
         found = torch.cat((found, state["tail"][:, : vocoder.delay]), dim=1)[:, vocoder.delay :]
         with torch.no_grad():

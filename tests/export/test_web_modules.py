@@ -67,19 +67,21 @@ def test_the_spectrogram_is_that_of_training(run, num_mels, length):
     assert np.abs(np.reshape(found["data"], expected.shape) - expected.numpy()).max() < 1e-3
 
 
-TRIM = """given.reduce((state, part) => {
+TRIM = """given.parts.reduce((state, part) => {
     state.parts.push(state.trimmer.push(Float32Array.from(part)));
     return state;
-}, {trimmer: new audio.Trimmer(), parts: []})"""
+}, {trimmer: new audio.Trimmer(given.rate), parts: []})"""
 
 
 @pytest.mark.parametrize("quiet", [(0, 0), (1000, 700), (5000, 5001)])
-@pytest.mark.parametrize("size", [100_000, 999])
-def test_silence_is_trimmed_from_a_stream(run, quiet, size):
+@pytest.mark.parametrize(("size", "rate"), [(100_000, 16_000), (999, 16_000), (999, 24_000)])
+def test_silence_is_trimmed_from_a_stream(run, quiet, size, rate):
     loud = 1.2 * torch.as_tensor(tones("a")).float()
     samples = torch.cat((torch.zeros(quiet[0]), loud[:3333], torch.zeros(quiet[1])))
-    found = run(f"audio.joined((({{trimmer, parts}}) => [...parts, trimmer.finish()])({TRIM}))", parts(samples, size))
-    np.testing.assert_allclose(found, trimmed(samples.numpy()), atol=1e-5, rtol=0)
+    found = run(
+        f"audio.joined((({{trimmer, parts}}) => [...parts, trimmer.finish()])({TRIM}))", parts(samples, size, rate)
+    )
+    np.testing.assert_allclose(found, trimmed(samples.numpy(), rate), atol=1e-5, rtol=0)
 
 
 def test_silence_alone_has_no_sound(run):
@@ -88,8 +90,8 @@ def test_silence_alone_has_no_sound(run):
     )
 
 
-def parts(samples, size):
-    return [part.tolist() for part in samples.split(size)]
+def parts(samples, size, rate=16_000):
+    return {"parts": [part.tolist() for part in samples.split(size)], "rate": rate}
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])

@@ -19,6 +19,7 @@ from omni.media.griffin_lim import GriffinLim
 from omni.media.trimming import trimmed
 from omni.models.part import Part
 from omni.models.talker import Talker
+from omni.models.vocoder import Vocos
 
 TEXT = "Abc da. Cab bad? A dab, a cad!"
 LONG = " ".join(["abc dab"] * 1250)  # 10,000 characters without an end of a sentence
@@ -34,6 +35,32 @@ def test_streaming_equals_the_whole(chunk):
     assert (torch.cat(parts) - whole.audio).abs().max() < 1e-4
     assert whole.audio.abs().max() > 0.05
     assert len(parts) > 3 + 2
+
+
+def test_a_vocoder_of_24_khz_sets_the_rate():
+    torch.manual_seed(0)
+    options = {"num_mels": NUM_MELS, "dim": 16, "num_layers": 1}
+    narrow = Vocos(**options).eval()
+    wide = Vocos(**options, sample_rate=24_000).eval()
+    wide.load_state_dict(wide.converted(narrow.state_dict()))
+    text = f"{TEXT} [pause 1] Abc."
+    (low,), (high,) = (synthesizer(vocoder).speak(text) for vocoder in (narrow, wide))
+    assert (low.sample_rate, high.sample_rate) == (16_000, 24_000)
+    assert len(high.audio) / 24_000 == pytest.approx(len(low.audio) / 16_000, abs=0.1)
+    assert torch.equal(low.codes, high.codes)
+    assert [word.text for word in high.words] == [word.text for word in low.words]
+    for one, other in zip(high.words, low.words, strict=True):
+        assert (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.1)
+    assert high.words[-1].end <= len(high.audio) / 24_000 + 1e-6
+    assert high.resampled().shape == (-(-len(high.audio) * 2 // 3),)
+    chunks = list(synthesizer(wide).stream_chunks(text, chunk=0.1))
+    together = torch.cat([chunk.samples for chunk in chunks])
+    assert together.shape == high.audio.shape
+    assert (together - high.audio).abs().max() < 1e-4
+    words = [word for chunk in chunks for word in chunk.words]
+    assert [word.text for word in words] == [word.text for word in high.words]
+    for one, other in zip(words, high.words, strict=True):
+        assert (one.start, one.end) == pytest.approx((other.start, other.end), abs=1e-3)
 
 
 def test_audio_is_yielded_while_the_talker_generates(monkeypatch):

@@ -69,3 +69,10 @@ def test_the_input_is_unchanged():
     before = whole.copy()
     trimmed(whole)
     assert np.array_equal(whole, before)
+
+
+def test_blocks_last_as_long_at_any_rate():
+    """Every sample of 16 kHz three times is 48 kHz."""
+    cut, longer = trimmed(sound()), trimmed(sound().repeat(3), sample_rate=48_000)
+    assert len(longer) == 3 * len(cut)
+    assert np.array_equal(longer[300:-300:3], cut[100:-100])

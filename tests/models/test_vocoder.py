@@ -5,14 +5,15 @@ import torch
 from torch import Tensor
 
 from omni.inference.codec_files import vocode
-from omni.media.audio import HOP_LENGTH, LogMel
+from omni.media.audio import SAMPLE_RATE, LogMel
+from omni.media.resampling import resample
 from omni.models.discriminators import Discriminators
 from omni.models.vocoder import Vocos, overlap_add
 
 TOY = {"num_mels": 16, "dim": 24, "num_layers": 2, "kernel_size": 5}
 
 
-@pytest.fixture(params=[{}, {"n_fft": 480}, {"n_fft": 800, "num_layers": 1}], ids=str)
+@pytest.fixture(params=[{}, {"n_fft": 480}, {"n_fft": 800, "num_layers": 1}, {"sample_rate": 24000}], ids=str)
 def vocoder(request: pytest.FixtureRequest) -> Vocos:
     torch.manual_seed(0)
     return Vocos(**TOY | request.param).eval()
@@ -23,16 +24,16 @@ def test_streaming_equals_the_whole(vocoder, pieces):
     mels = torch.randn(2, 45, 16) + 1
     with torch.no_grad():
         whole = vocoder(mels)
-    assert whole.shape == (2, 45 * HOP_LENGTH)
+    assert whole.shape == (2, 45 * vocoder.hop_length)
     with vocoder.streaming() as stream:
         sounds = [stream.decode(piece) for piece in mels.split(pieces, dim=1)]
         seen = sum(sound.shape[1] for sound in sounds)
-        assert seen == 45 * HOP_LENGTH - vocoder.delay
+        assert seen == 45 * vocoder.hop_length - vocoder.delay
         sounds.append(stream.flush())
     assert whole.abs().max() > 0.01
     assert (torch.cat(sounds, dim=1) - whole).abs().max() < 1e-6
     with vocoder.streaming() as stream:
-        assert stream.decode(mels[:, :1]).shape[1] == max(0, HOP_LENGTH - vocoder.delay)
+        assert stream.decode(mels[:, :1]).shape[1] == max(0, vocoder.hop_length - vocoder.delay)
         assert torch.equal(stream.flush()[:, -1], vocoder(mels[:, :1])[:, -1])
 
 
@@ -43,7 +44,7 @@ def test_it_is_causal_up_to_its_delay(vocoder):
     changed[:, 25:] += 1
     apart = (vocoder(mels) - vocoder(changed))[0].abs() > 1e-7
     first = int(apart.nonzero()[0])
-    assert 25 * HOP_LENGTH - vocoder.delay <= first < 25 * HOP_LENGTH - vocoder.delay + 8
+    assert 25 * vocoder.hop_length - vocoder.delay <= first < 25 * vocoder.hop_length - vocoder.delay + 8
 
 
 @torch.no_grad()
@@ -62,27 +63,30 @@ def test_a_batch_equals_single_rows(causal):
 
 def test_frames_are_aligned_with_those_of_the_spectrogram(vocoder):
     """Overlap-adding the spectra of windows around the centres of frames gives the audio itself."""
-    audio = torch.randn(1, 30 * HOP_LENGTH) / 10
+    audio = torch.randn(1, 30 * vocoder.hop_length) / 10
     padded = torch.nn.functional.pad(audio, (vocoder.delay, vocoder.delay))
-    windows = padded.unfold(1, vocoder.n_fft, HOP_LENGTH) * torch.hann_window(vocoder.n_fft)
-    assert windows.shape[1] == LogMel.num_frames(audio.shape[1])
-    again = overlap_add(windows * vocoder.window)[:, vocoder.delay :][:, : audio.shape[1]]
+    windows = padded.unfold(1, vocoder.n_fft, vocoder.hop_length) * torch.hann_window(vocoder.n_fft)
+    assert windows.shape[1] == 30
+    again = overlap_add(windows * vocoder.window, vocoder.hop_length)[:, vocoder.delay :][:, : audio.shape[1]]
     inner = slice(vocoder.n_fft, -vocoder.n_fft)
     torch.testing.assert_close(again[:, inner], audio[:, inner], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_mels", [80, 128])
-def test_an_untrained_head_has_about_the_rms_of_the_spectrogram(num_mels):
+@pytest.mark.parametrize("sample_rate", [16_000, 24_000])
+def test_an_untrained_head_has_about_the_rms_of_the_spectrogram(num_mels, sample_rate):
     torch.manual_seed(0)
-    audio = torch.randn(1, 100 * HOP_LENGTH) / 10
-    audio[:, 50 * HOP_LENGTH :] /= 100
-    vocoder, mels = Vocos(num_mels=num_mels, dim=24, num_layers=0), LogMel(num_mels)(audio)
+    vocoder = Vocos(num_mels=num_mels, dim=24, num_layers=0, sample_rate=sample_rate)
+    audio = torch.randn(1, 100 * vocoder.hop_length) / 10
+    audio[:, 50 * vocoder.hop_length :] /= 100
+    mels = LogMel(num_mels)(resample(audio, sample_rate, SAMPLE_RATE))
     torch.nn.init.zeros_(vocoder.head.weight)
     torch.nn.init.uniform_(vocoder.head.bias[vocoder.n_fft // 2 + 1 :], -3, 3)
     with torch.no_grad(), torch.random.fork_rng():
         vocoder.head.bias[: vocoder.n_fft // 2 + 1] = 0
         made = vocoder(mels)
-    for part in (slice(1000, 7000), slice(9000, 15000)):
+    for first, last in ((7, 43), (57, 93)):
+        part = slice(first * vocoder.hop_length, last * vocoder.hop_length)
         assert 0.3 < made[:, part].norm() / audio[:, part].norm() < 3
 
 
@@ -100,6 +104,41 @@ def test_inputs_that_are_no_spectrogram_are_refused(vocoder):
     for n_fft in (320, 500):
         with pytest.raises(ValueError, match="n_fft must be a multiple of 160, 480 or more"):
             Vocos(**TOY, n_fft=n_fft)
+    with pytest.raises(ValueError, match="n_fft must be a multiple of 240, 720 or more at 24000 Hz, not 640"):
+        Vocos(**TOY, n_fft=640, sample_rate=24_000)
+    for sample_rate in (8_000, 22_050, 48_000, 0):
+        with pytest.raises(ValueError, match="sample_rate must be 16000 or 24000 Hz, not"):
+            Vocos(**TOY, sample_rate=sample_rate)
+
+
+def test_the_sample_rate_does_not_change_a_vocoder_of_16_khz():
+    torch.manual_seed(0)
+    earlier = Vocos(**TOY, n_fft=640).eval()  # as checkpoints had it before there was a choice
+    given = Vocos(**TOY, sample_rate=16_000).eval()
+    assert "sample_rate" not in earlier.recipe["init_args"]
+    given.load_state_dict(earlier.state_dict())
+    mels = torch.randn(1, 20, 16)
+    assert (earlier.sample_rate, earlier.hop_length, earlier.n_fft) == (16_000, 160, given.n_fft)
+    assert torch.equal(earlier(mels), given(mels))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_fft", [None, 480])
+def test_one_of_24_khz_starts_with_the_sound_of_one_of_16_khz(n_fft):
+    torch.manual_seed(0)
+    earlier = Vocos(**TOY, n_fft=n_fft).eval()
+    vocoder = Vocos(**TOY, n_fft=None if n_fft is None else 720, sample_rate=24_000).eval()
+    vocoder.load_state_dict(vocoder.converted(earlier.state_dict()))
+    mels = torch.randn(1, 60, 16)
+    wanted = earlier(mels)
+    assert vocoder(mels).shape == (1, 60 * 240)
+    bins = earlier.n_fft // 2 + 1
+    vocoder.head.bias[bins : vocoder.n_fft // 2 + 1] = -99  # nothing above 8 kHz
+    made = resample(vocoder(mels), 24_000, 16_000)
+    assert (made - wanted).norm() < 0.2 * wanted.norm()  # the resampler takes some of what is just below 8 kHz
+    own = vocoder.state_dict()
+    assert vocoder.converted(own) is own
+    assert earlier.converted(own) is own
 
 
 @torch.no_grad()

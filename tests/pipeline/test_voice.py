@@ -16,6 +16,7 @@ from toy_talker import make
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
+from omni.media.resampling import resample
 from omni.media.speech_spans import Span
 from omni.models.codec import Codec
 from omni.models.discriminators import Discriminators
@@ -38,9 +39,9 @@ def place(workplace):
     return workplace
 
 
-def record(name, audio, text=None):
-    noise = 1e-4 * np.random.default_rng(0).standard_normal(len(audio))
-    soundfile.write(f"mine/{name}.wav", audio + noise, 16_000)
+def record(name, audio, text=None, rate=16_000):
+    audio = audio + 1e-4 * np.random.default_rng(0).standard_normal(len(audio))
+    soundfile.write(f"mine/{name}.wav", resample(torch.from_numpy(audio), 16_000, rate).numpy(), rate)
     if text is not None:
         Path(f"mine/{name}.txt").write_text(text, encoding="utf-8")
 
@@ -49,10 +50,10 @@ def silence(seconds):
     return np.zeros(round(16_000 * seconds))
 
 
-def record_all(*, texts=True):
+def record_all(*, texts=True, rate=16_000):
     for number, text in enumerate(TEXTS):
         audio = np.concatenate((silence(0.5), tones(text), silence(0.8)))
-        record(f"{number:02d}", audio, text.upper() + "." if texts else None)
+        record(f"{number:02d}", audio, text.upper() + "." if texts else None, rate)
 
 
 def adapt(*options):
@@ -222,6 +223,35 @@ def test_the_chain_starts_from_the_checkpoints_that_are_given(place):
         parts = stage.configuration.make("model").parts
         assert parts.get("codec", make()).num_parameters < 1e5
         assert stage.configuration.make("data")
+
+
+def test_a_voice_of_24_khz(place, capsys):
+    record_all(rate=48_000)
+    record("low", tones("abcabc"), "abcabc")
+    record("between", tones("cabcab"), "cabcab", rate=22_050)
+    save_parts()
+    given = ("--talker", "talker.ckpt", "--vocoder", "vocoder.ckpt", "--sample_rate")
+    main(["adapt", "voice", "mine", "--prepare_only", *given, "24000"])
+    assert "left out, sampled at 16,000 Hz or less: 1" in capsys.readouterr().out
+    assert sorted(row["text"] for row in rows()) == sorted([*TEXTS, "cabcab"])
+    for row in rows():
+        info = soundfile.info(f"data/voice/{row['audio']}")
+        assert info.samplerate == (22_050 if row["text"] == "cabcab" else 24_000)
+        assert info.duration == pytest.approx(row["duration"], abs=1e-3)
+    stage = read_pipeline(Path("data/voice/chain.yaml")).stages["vocoder"].configuration
+    assert stage.init_from.keys() == {"vocoder", "codec", "audio_encoder"}  # the discriminators are new
+    assert stage.make("model").part("vocoder").sample_rate == 24_000
+    adapt("--sample_rate", "24000")
+    stage = read_pipeline(Path("data/voice/chain.yaml")).stages["vocoder"].configuration
+    assert stage.make("model").part("vocoder").sample_rate == 24_000
+    save(Path("vocoder.ckpt"), "vocoder", Vocos(num_mels=NUM_MELS, dim=16, sample_rate=24_000), UNITS)
+    main(["adapt", "voice", "mine", "--prepare_only", *given[:-1]])  # as the vocoder
+    stage = read_pipeline(Path("data/voice/chain.yaml")).stages["vocoder"].configuration
+    assert stage.make("model").part("vocoder").sample_rate == 24_000
+    assert "outputs 24,000 Hz, and --sample_rate is 16000" in fails(capsys, *given, "16000")
+    assert "--sample_rate is 22050: give 16000 or 24000" in fails(capsys, *given, "22050")
+    record_all()
+    assert "left out: sampled at 16,000 Hz or less" in fails(capsys, *given, "24000", "--out", "data/low")
 
 
 def test_parts_that_do_not_fit_are_refused_before_anything_is_read(place, capsys):

@@ -10,10 +10,12 @@ import torch
 from conftest import tones
 from server_fixtures import openai_client, toy_server  # noqa: F401  fixtures
 from toy_server import CHAT, SPEECH, TRANSCRIPTION, RunningServer, events, recording, samples_of, toy_models, wav
+from toy_voice import NUM_MELS, synthesizer
 
 from omni.inference.recognizer import Recognizer
 from omni.media.audio import read_audio
 from omni.media.resampling import resample
+from omni.models.vocoder import Vocos
 
 TEXT = "abc dab. cab bad, dad! "
 HEADERS = {"Authorization": "Bearer x"}
@@ -135,6 +137,21 @@ class TestSpeech:
         assert len(heard) == pytest.approx(len(wanted), abs=400)
         if kind != "opus":
             assert torch.allclose(heard, wanted.clamp(-1, 1), atol=1e-3)
+
+    def test_a_vocoder_of_24_khz(self):
+        """`pcm` is its output as it is, and the header of a WAV file has its rate."""
+        torch.manual_seed(0)
+        voice = synthesizer(Vocos(num_mels=NUM_MELS, dim=16, num_layers=1, sample_rate=24_000).eval(), num_speakers=3)
+        body = {"model": SPEECH, "voice": "x", "input": TEXT}
+        with RunningServer(toy_models(assistant=None, synthesizer=voice)) as server, server.http() as http:
+            wav, pcm = (
+                http.post("/v1/audio/speech", json={**body, "response_format": kind}) for kind in ("wav", "pcm")
+            )
+        wanted = torch.cat([*voice.stream(TEXT, speaker=0, chunk=0.32)])
+        assert int.from_bytes(wav.content[24:28], "little") == 24_000
+        assert pcm.headers["content-type"] == "audio/pcm;rate=24000"
+        assert wav.content[44:] == pcm.content
+        assert torch.allclose(samples_of(pcm.content).float() / 32767, wanted.clamp(-1, 1), atol=1e-3)
 
     def test_the_client_reads_it_while_it_is_made(self, client):
         options = {"model": "tts-1", "voice": "x", "input": TEXT, "response_format": "wav"}

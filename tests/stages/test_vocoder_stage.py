@@ -305,6 +305,10 @@ def test_the_vocoder_decodes_codes(ancestors, speech, fails):
         ({"data__init_args__audio": "none"}, "set it to all"),
         ({"data__init_args__augmentation__time_masks": 1}, "waveforms must fit their spectrograms"),
         ({"model__init_args__vocoder__init_args__n_fft": 500}, "n_fft must be a multiple of 160"),
+        (
+            {"model__init_args__vocoder__init_args__sample_rate": 22050},
+            "must be 16000 or 24000 Hz, not 22050",
+        ),
         ({"model__init_args__codec_share": 1.5}, "codec_share is 1.5"),
         ({"model__init_args__frozen": '["vocoder", "discriminators"]'}, "leaves nothing to train"),
     ],

@@ -112,16 +112,17 @@ class SpeechAugmentation:
         """Whether parts of spectrograms are masked."""
         return bool(self.time_masks or self.freq_masks)
 
-    def of_waveform(self, audio: Tensor, rng: np.random.Generator) -> Tensor:
-        """Changes speed, room, noise and level: (samples,) to (samples,)."""
+    def of_waveform(self, audio: Tensor, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE) -> Tensor:
+        """Changes speed, room, noise and level: (samples,) to (samples,), both at `sample_rate` Hz."""
         if self.speed:
             factor = round(float(rng.choice(self.speed)), 2)
             if factor != 1:
-                audio = torchaudio.functional.resample(audio, round(SAMPLE_RATE * factor), SAMPLE_RATE)
+                audio = torchaudio.functional.resample(audio, round(sample_rate * factor), sample_rate)
         if self.rooms and rng.random() < self.rooms:
-            audio = self._in_room(audio, rng)
+            audio = self._in_room(audio, rng, sample_rate)
         if self.noise and rng.random() < 0.5:
-            noise = _coloured(len(audio), rng) if self.noise == COLOURED else _noises(self.noise).draw(rng)
+            coloured = self.noise == COLOURED
+            noise = _coloured(len(audio), rng) if coloured else _noises(self.noise, sample_rate).draw(rng)
             audio = self._in_noise(audio, noise, rng)
         if self.gain:
             audio = audio * 10 ** (rng.uniform(-self.gain, self.gain) / 20)
@@ -159,13 +160,13 @@ class SpeechAugmentation:
             mel[:, first : first + width] = 0
         return mel
 
-    def _in_room(self, audio: Tensor, rng: np.random.Generator) -> Tensor:
+    def _in_room(self, audio: Tensor, rng: np.random.Generator, sample_rate: int) -> Tensor:
         """The utterance in a random room."""
         if self.rooms_folder:
-            response = _responses(self.rooms_folder).draw(rng)
+            response = _responses(self.rooms_folder, sample_rate).draw(rng)
             return in_room(audio, response, direct_path(response))
         rt60, drr = rng.uniform(*self.rt60), rng.uniform(*self.drr)
-        return in_room(audio, simulated_response(rng, rt60=rt60, drr=drr))
+        return in_room(audio, simulated_response(rng, rt60=rt60, drr=drr, sample_rate=sample_rate))
 
     def _in_noise(self, audio: Tensor, noise: Tensor, rng: np.random.Generator) -> Tensor:
         """The utterance with a random part of a noise, repeated if it is shorter."""
@@ -212,11 +213,12 @@ def _centres(num_mels: int) -> np.ndarray:
 
 
 @cache
-def _noises(folder: str) -> AudioFolder:
-    return AudioFolder(folder, f"{_OPTION}.noise", partial(read_audio, duration=60))
+def _noises(folder: str, sample_rate: int = SAMPLE_RATE) -> AudioFolder:
+    return AudioFolder(folder, f"{_OPTION}.noise", partial(read_audio, duration=60, sample_rate=sample_rate))
 
 
 @cache
-def _responses(folder: str) -> AudioFolder:
+def _responses(folder: str, sample_rate: int = SAMPLE_RATE) -> AudioFolder:
     option, what = f"{_OPTION}.rooms_folder", "room impulse responses"
-    return AudioFolder(folder, option, read_response, what=what, select=responses_of)
+    read = partial(read_response, sample_rate=sample_rate)
+    return AudioFolder(folder, option, read, what=what, select=responses_of)

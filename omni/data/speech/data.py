@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.loading.skipped import SkippedRow, report_skipped
@@ -15,7 +15,7 @@ from omni.data.speech.dataset import FeatureExtractor, SpeechDataset, row_groups
 from omni.data.speech.features import FeatureFile
 from omni.data.speech.manifests import Utterances, sha256_of
 from omni.data.speech.pieces import find_pieces
-from omni.data.speech.rows import SpeechRow, rows_fingerprint, split_by_speaker
+from omni.data.speech.rows import SpeechRow, rows_fingerprint, sample_rates, split_by_speaker
 from omni.data.speech.stream import SpeechStream
 from omni.data.speech.utterance_data import UtteranceData, UtterancePlan
 from omni.decoding.ctc import least_subframes
@@ -96,7 +96,7 @@ class SpeechData(UtteranceData[FeatureFile]):
         self.units_spec, self.characters, self.normalization = units, characters, normalization
         self.vocab_size, self.min_confidence = vocab_size, min_confidence
         self.weights = weighted(train)
-        self.two_views = False
+        self.two_views, self.sample_rate = False, SAMPLE_RATE
         self._source_weights: dict[Utterances, float] = {}
         self.num_mels = num_mels
         self.crop, self.audio = crop, audio
@@ -112,6 +112,7 @@ class SpeechData(UtteranceData[FeatureFile]):
         options += [rooms] if (rooms := self.augmentation.room_options) else []
         options += [self.crop] if self.crop else []
         options += ["two views"] if self.two_views else []
+        options += [f"{self.sample_rate} Hz"] if self.sample_rate != SAMPLE_RATE else []
         weights = [weight for weight in self.weights.values() if weight != 1]
         options += [list(self.weights.values())] if weights else []
         return sha256_of([train, fingerprints["val"], *map(str, options)])
@@ -151,6 +152,43 @@ class SpeechData(UtteranceData[FeatureFile]):
         self.two_views, self._fingerprint = True, None
         if "train" in self.datasets:
             self.datasets["train"].extract.two_views = True
+
+    def read_at(self, sample_rate: int) -> None:
+        """Reads waveforms at another rate than 16 kHz, for a vocoder; called by a stage in `setup`.
+
+        Files of 16 kHz or less are left out, as they have nothing to add. Others below `sample_rate` are counted.
+
+        Args:
+            sample_rate: In Hz. Spectrograms stay those of 16 kHz.
+
+        Raises:
+            UserError: If no row of a split is left, or the data is streamed.
+        """
+        if sample_rate == SAMPLE_RATE:
+            return
+        if self.streaming:
+            raise UserError(
+                f"data.streaming reads audio at {SAMPLE_RATE:,} Hz and the vocoder outputs {sample_rate:,} Hz: set "
+                "data.streaming to false"
+            )
+        self.sample_rate, self._fingerprint = sample_rate, None
+        for split, data in self.datasets.items():
+            rates = sample_rates(data.rows, self.cache_dir, may_write=True)
+            low = [number for number, rate in enumerate(rates) if not isinstance(rate, str) and rate <= SAMPLE_RATE]
+            reason = f"sampled at {SAMPLE_RATE:,} Hz or less, and the vocoder outputs {sample_rate:,} Hz"
+            skipped = [SkippedRow(data.rows[number].utterance.where, reason) for number in low]
+            report_skipped(split, skipped, len(data.rows) - len(low))
+            between = [rate for rate in rates if not isinstance(rate, str) and SAMPLE_RATE < rate < sample_rate]
+            if between:
+                rank_zero_warn(
+                    f"{split}: {len(between)} of {len(rates)} rows are sampled at less than {sample_rate:,} Hz (the "
+                    f"lowest at {min(between):,} Hz): nothing above half of that is learned from them"
+                )
+            if low:
+                data.keep(sorted({*range(len(rates))} - {*low}))
+            data.extract.sample_rate = sample_rate
+        if "train" in self.datasets:
+            self.report_batches()
 
     def keep_feasible(self, subframes: Callable[[int], int]) -> None:
         """Leaves out the rows with text too long for CTC; called by a stage in `setup`.

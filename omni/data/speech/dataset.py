@@ -1,6 +1,7 @@
 """Batches of utterances: read, augmented, padded."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple, final
 
@@ -18,7 +19,8 @@ from omni.data.speech.features import FeatureFile, between_silences, in_silence
 from omni.data.speech.manifests import Utterances
 from omni.data.speech.rows import SpeechRow
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, LogMel
-from omni.media.mel_scale import SILENCE
+from omni.media.mel_scale import SILENCE, samples_of
+from omni.media.resampling import resample
 from omni.text.ctc_vocabulary import BLANK
 
 
@@ -27,7 +29,7 @@ class SpeechFeatures(NamedTuple):
 
     Attributes:
         mel: (frames, num_mels).
-        audio: (frames × 160,): the waveform; None where it is not asked for.
+        audio: (frames × samples in 10 ms,): the waveform; None where it is not asked for.
         other_mel: (frames, num_mels): the same with other masks; None where it is not asked for.
     """
 
@@ -45,6 +47,9 @@ class FeatureExtractor:
         crop: Seconds of the random part that is kept of each; 0: all of it.
         audio: Whether waveforms are returned too.
         two_views: Whether each utterance is masked twice; without a crop.
+
+    Attributes:
+        sample_rate: Of waveforms, in Hz. Spectrograms are those of the same audio at 16 kHz.
     """
 
     def __init__(
@@ -56,21 +61,29 @@ class FeatureExtractor:
         audio: bool = False,
         two_views: bool = False,
     ):
-        self.log_mel = LogMel(num_mels)
+        self.log_mel, self.sample_rate = LogMel(num_mels), SAMPLE_RATE
         self.augmentation, self.crop, self.audio, self.two_views = augmentation, crop, audio, two_views
 
     def __call__(self, waveform: Tensor, rng: np.random.Generator) -> SpeechFeatures:
         """The features of a waveform (samples,); `rng` decides augmentation and crop."""
         lead, tail = self.augmentation.silences(rng) if self.augmentation else (0, 0)
-        changed = self.augmentation.of_waveform(waveform, rng) if self.augmentation else waveform
-        changed = in_silence(changed, lead, tail)
-        return self._finished(self.log_mel(changed), changed if self.audio else None, rng)
+        changed, rate = waveform, self.sample_rate
+        if self.augmentation:
+            changed = self.augmentation.of_waveform(waveform, rng, rate)
+        changed = in_silence(changed, lead, tail, hop_length=self._hop_length)
+        mel = self.log_mel(resample(changed, rate, SAMPLE_RATE))
+        return self._finished(mel, changed if self.audio else None, rng)
 
     def of_stored(self, mel: Tensor, read: Callable[[], Tensor], rng: np.random.Generator) -> SpeechFeatures:
         """The same, from a spectrogram of a `FeatureFile`; `read` reads the waveform."""
         lead, tail = self.augmentation.silences(rng) if self.augmentation else (0, 0)
-        audio = in_silence(read(), lead, tail) if self.audio else None
+        audio = in_silence(read(), lead, tail, hop_length=self._hop_length) if self.audio else None
         return self._finished(between_silences(mel, lead, tail), audio, rng)
+
+    @property
+    def _hop_length(self) -> int:
+        """Samples of the waveform in a frame of the spectrogram."""
+        return samples_of(HOP_LENGTH, self.sample_rate)
 
     def _finished(self, mel: Tensor, audio: Tensor | None, rng: np.random.Generator) -> SpeechFeatures:
         """Augments and crops a spectrogram, and crops its waveform."""
@@ -83,7 +96,8 @@ class FeatureExtractor:
         if not frames or len(mel) <= frames:
             return SpeechFeatures(mel, audio, other)
         first = int(rng.integers(0, len(mel) - frames + 1))
-        part = None if audio is None else audio[first * HOP_LENGTH : (first + frames) * HOP_LENGTH]
+        hop = self._hop_length
+        part = None if audio is None else audio[first * hop : (first + frames) * hop]
         return SpeechFeatures(mel[first : first + frames], part)
 
 
@@ -138,10 +152,10 @@ class SpeechDataset(Dataset[SpeechBatch]):
         """The features of an item, and the number of its row."""
         epoch, item = divmod(number, len(self.groups))
         rng, index = np.random.default_rng([self.seed, epoch, item]), self._drawn(number)
-        row = self.rows[index]
+        read = partial(self.rows[index].read, self.extract.sample_rate)
         if self.stored is None:
-            return self.extract(row.read(), rng), index
-        return self.extract.of_stored(self.stored.read(self.numbers[index]), row.read, rng), index
+            return self.extract(read(), rng), index
+        return self.extract.of_stored(self.stored.read(self.numbers[index]), read, rng), index
 
     def _group(self) -> None:
         self.groups = row_groups(self.rows, self.weights)

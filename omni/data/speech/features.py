@@ -22,10 +22,10 @@ MARGIN = 2  # frames beyond either end whose windows, of 3.2 frames, still overl
 _RECORD = np.dtype([("frames", "<i8")])
 
 
-def in_silence(audio: Tensor, lead: int = 0, tail: int = 0) -> Tensor:
+def in_silence(audio: Tensor, lead: int = 0, tail: int = 0, *, hop_length: int = HOP_LENGTH) -> Tensor:
     """An utterance (samples,) with `lead` and `tail` frames of silence; its last frame is padded."""
-    filled = -len(audio) % HOP_LENGTH
-    return F.pad(audio, (lead * HOP_LENGTH, filled + tail * HOP_LENGTH))
+    filled = -len(audio) % hop_length
+    return F.pad(audio, (lead * hop_length, filled + tail * hop_length))
 
 
 def mel_of(log_mel: LogMel, audio: Tensor, lead: int = 0, tail: int = 0) -> Tensor:

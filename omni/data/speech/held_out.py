@@ -11,7 +11,7 @@ from omni.data.loading.run_data import local_entries, run_data
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.data.speech.opening import open_utterances
 from omni.data.speech.rows import chosen_by_hash, encode_text
-from omni.media.audio import read_audio
+from omni.media.audio import SAMPLE_RATE, read_audio
 from omni.text.ctc_vocabulary import CTCVocabulary
 
 
@@ -61,13 +61,15 @@ def held_out_utterances(
     return _read(held_out, limit), f"held-out speakers of {', '.join(train)}"
 
 
-def utterances_of(entries: Sequence[str], limit: int, *, text_column: str = "text") -> list[tuple[Tensor, str]]:
-    """The first utterances of manifests or folders: audio (samples,) at 16 kHz, and text.
+def utterances_of(
+    entries: Sequence[str], limit: int, *, text_column: str = "text", sample_rate: int = SAMPLE_RATE
+) -> list[tuple[Tensor, str]]:
+    """The first utterances of manifests or folders: audio (samples,) at `sample_rate` Hz, and text.
 
     Raises:
         UserError: If a source or a recording cannot be read.
     """
-    return _read(_rows(entries, text_column), limit)
+    return _read(_rows(entries, text_column), limit, sample_rate)
 
 
 def _rows(entries: Sequence[str], text_column: str) -> list[_Row]:
@@ -75,5 +77,8 @@ def _rows(entries: Sequence[str], text_column: str) -> list[_Row]:
     return [_Row(source, number, row) for source in sources for number, row in enumerate(source.rows())]
 
 
-def _read(rows: Iterable[_Row], limit: int) -> list[tuple[Tensor, str]]:
-    return [(read_audio(source.audio(number, row)), row.text) for source, number, row in islice(rows, limit)]
+def _read(rows: Iterable[_Row], limit: int, sample_rate: int = SAMPLE_RATE) -> list[tuple[Tensor, str]]:
+    return [
+        (read_audio(source.audio(number, row), sample_rate=sample_rate), row.text)
+        for source, number, row in islice(rows, limit)
+    ]

@@ -80,6 +80,10 @@ class Utterances(ABC):
         """
         return row.audio if row.start is None else excerpt(row.audio, start=row.start, duration=row.duration)
 
+    def whole_audio(self, number: int, row: Utterance) -> AudioSource:
+        """As `audio`, but the whole file where the utterance is a part of one."""
+        return self.audio(number, row) if row.start is None else row.audio
+
     def stream(self, share: int, shares: int, seed: int) -> Iterator[tuple[Utterance, AudioSource] | UserError]:
         """The utterances of one of `shares` disjoint shares with their audio, or the errors of those without.
 

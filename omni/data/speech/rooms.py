@@ -16,7 +16,9 @@ _VOLUMES = (20.0, 200.0)  # of simulated rooms, in m³: bathrooms to classrooms
 _LONGEST = 10.0  # seconds of a file that are read
 
 
-def simulated_response(rng: np.random.Generator, *, rt60: float, drr: float) -> Tensor:
+def simulated_response(
+    rng: np.random.Generator, *, rt60: float, drr: float, sample_rate: int = SAMPLE_RATE
+) -> Tensor:
     """Draws the impulse response of a random room from a statistical model.
 
     Reflections arrive at random, their density grows with the square of time (Kuttruff, Room Acoustics, section 4.1),
@@ -28,28 +30,29 @@ def simulated_response(rng: np.random.Generator, *, rt60: float, drr: float) -> 
         rng: Decides volume and reflections.
         rt60: Time in which the energy decays by 60 dB, in seconds.
         drr: Ratio of the energy of the direct path to that of all reflections, in dB.
+        sample_rate: Of the response in Hz.
 
     Returns:
-        (1 + 16,000 × rt60,), float32: the direct path, 1 at the first sample, and the reflections.
+        (1 + sample_rate × rt60,), float32: the direct path, 1 at the first sample, and the reflections.
     """
     volume = math.exp(rng.uniform(*np.log(_VOLUMES)))
     distance = 0.057 * math.sqrt(volume / rt60) * 10 ** (-drr / 20)
-    time = np.arange(1, round(rt60 * SAMPLE_RATE) + 1) / SAMPLE_RATE  # since the direct path arrived
+    time = np.arange(1, round(rt60 * sample_rate) + 1) / sample_rate  # since the direct path arrived
     travelled = distance + _SPEED_OF_SOUND * time
-    density = np.minimum(4 * math.pi * _SPEED_OF_SOUND * travelled**2 / volume / SAMPLE_RATE, 1)  # per sample
+    density = np.minimum(4 * math.pi * _SPEED_OF_SOUND * travelled**2 / volume / sample_rate, 1)  # per sample
     present = rng.random(len(time)) < density
     tail = present * rng.standard_normal(len(time)) / np.sqrt(density) * 10 ** (-3 * time / rt60)
     tail *= 10 ** (-drr / 20) / max(_norm(tail), 1e-9)
     return torch.from_numpy(np.concatenate([[1.0], tail])).float()
 
 
-def read_response(path: Path) -> Tensor:
-    """Reads the first channel of a room impulse response: (samples,), 16 kHz.
+def read_response(path: Path, *, sample_rate: int = SAMPLE_RATE) -> Tensor:
+    """Reads the first channel of a room impulse response: (samples,), at `sample_rate` Hz.
 
     Raises:
         UserError: If it cannot be read, or is silent.
     """
-    response = read_audio(path, duration=_LONGEST, first_channel=True)
+    response = read_audio(path, duration=_LONGEST, sample_rate=sample_rate, first_channel=True)
     if not response.any():
         raise UserError(f"{path}: holds only silence")
     return response

@@ -3,10 +3,11 @@
 import json
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from tqdm import tqdm
@@ -47,14 +48,20 @@ class SpeechRow(NamedTuple):
     duration: float
     units: list[int]
 
-    def read(self) -> Tensor:
-        """Its audio: (samples,).
+    def read(self, sample_rate: int = SAMPLE_RATE) -> Tensor:
+        """Its audio (samples,) at a rate in Hz.
 
         Raises:
             UserError: If it cannot be read, or is more than a second longer than the source states.
         """
-        audio = read_audio(self.source.audio(self.number, self.utterance), duration=self.duration + 2)
-        if len(audio) > (self.duration + 1) * SAMPLE_RATE:
+        start = self.utterance.start
+        if start is None or sample_rate == SAMPLE_RATE:
+            source = self.source.audio(self.number, self.utterance)
+            audio = read_audio(source, duration=self.duration + 2, sample_rate=sample_rate)
+        else:  # the excerpts of a source have 16 kHz
+            source = self.source.whole_audio(self.number, self.utterance)
+            audio = read_audio(source, start=start, duration=self.duration, sample_rate=sample_rate)
+        if len(audio) > (self.duration + 1) * sample_rate:
             problem = f"is longer than the stated {self.duration:.2f} s"
             raise UserError(f"{self.utterance.where}: {self.utterance.audio} {problem}: correct its duration")
         return audio
@@ -209,8 +216,44 @@ def _measured(
     source: Utterances, rows: Sequence[tuple[int, Utterance]], cache_dir: Path, *, may_write: bool
 ) -> list[float | AudioFault]:
     """Seconds of these rows from the headers of their files, kept on disk."""
+
+    def duration(number: int, row: Utterance) -> float:
+        return audio_info(source.audio(number, row)).duration
+
+    return _kept("durations", duration, source, rows, cache_dir, may_write=may_write)
+
+
+def sample_rates(rows: Sequence[SpeechRow], cache_dir: Path, *, may_write: bool) -> list[int | AudioFault]:
+    """The sample rates of the rows' files in Hz, or the faults of their audio; from the headers, kept on disk.
+
+    Args:
+        rows: Source after source.
+        cache_dir: Folder of what was read.
+        may_write: Whether this process may write to it.
+    """
+    rates: list[Any] = []
+    for source, part in groupby(rows, key=lambda row: row.source):
+
+        def rate(number: int, row: Utterance, source: Utterances = source) -> float:
+            return audio_info(source.whole_audio(number, row)).sample_rate
+
+        numbered = [(row.number, row.utterance) for row in part]
+        rates += _kept("rates", rate, source, numbered, cache_dir, may_write=may_write)
+    return rates
+
+
+def _kept(
+    name: str,
+    measure: Callable[[int, Utterance], float],
+    source: Utterances,
+    rows: Sequence[tuple[int, Utterance]],
+    cache_dir: Path,
+    *,
+    may_write: bool,
+) -> list[float | AudioFault]:
+    """A number for each row of a source, or the fault of its audio: measured once, and kept on disk."""
     key = sha256_of(source.audio_version(row) for _, row in rows)
-    path = cache_dir / f"{key[:32]}.durations.json"
+    path = cache_dir / f"{key[:32]}.{name}.json"
     with suppress(OSError, ValueError, RecursionError):  # missing or damaged: they are measured again
         kept = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(kept, list) and len(kept) == len(rows) and all(isinstance(n, float | int | str) for n in kept):
@@ -218,7 +261,7 @@ def _measured(
     measured: list[float | AudioFault] = []
     for number, row in tqdm(rows, desc="measuring utterances", leave=False, disable=None):
         try:
-            measured.append(audio_info(source.audio(number, row)).duration)
+            measured.append(measure(number, row))
         except AudioError as error:
             measured.append(error.fault)
     if may_write:

@@ -10,8 +10,9 @@ from omni.checkpoints.checkpoint import Checkpoint
 from omni.export.parts.codec import random_recordings, streamed
 from omni.export.parts.part import Inputs, OnnxPart, Quality, Spoken
 from omni.export.speech_graphs import vocoder_graph
-from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, LogMel
+from omni.media.audio import SAMPLE_RATE, LogMel
 from omni.media.mel_scale import mel_constants
+from omni.media.resampling import resample
 from omni.models.vocoder import Vocos
 from omni.runtime.engine import Run
 
@@ -44,8 +45,8 @@ class VocoderPart(OnnxPart):
     def constants(self) -> dict[str, Any]:
         return {
             "mel": {**mel_constants(), "num_mels": self.vocoder.num_mels},
-            "sample_rate": SAMPLE_RATE,
-            "hop_length": HOP_LENGTH,
+            "sample_rate": self.vocoder.sample_rate,
+            "hop_length": self.vocoder.hop_length,
             "delay": self.vocoder.delay,
         }
 
@@ -69,13 +70,14 @@ class VocoderPart(OnnxPart):
         errors = []
         for item in items:
             mels = self._mels(item)
-            again = self._log_mel(torch.from_numpy(self.audio(run, mels))).numpy()
+            made = resample(torch.from_numpy(self.audio(run, mels)), self.vocoder.sample_rate, SAMPLE_RATE)
+            again = self._log_mel(made).numpy()
             errors.append(float(np.abs(mels[0] - again).mean()))
         value, spread = float(np.mean(errors)), 1.96 * float(np.std(errors)) / len(errors) ** 0.5
         return Quality("loss", value, value - spread, value + spread, len(errors))
 
     def audio(self, run: Run, mels: np.ndarray) -> np.ndarray:
-        """The waveform (samples,) of mels (1, frames, num_mels)."""
+        """The waveform (samples,) of mels (1, frames, num_mels), at the vocoder's sample rate."""
         samples, _, tail = run({"mels": mels, **self._start()})
         delay = self.vocoder.delay
         return np.concatenate((samples[0], tail[0, :delay]))[delay:]

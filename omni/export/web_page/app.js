@@ -7,7 +7,7 @@ import {Parts} from "./parts.js";
 import {clauses, pause, speak} from "./speech.js";
 import {Characters, Tokenizer} from "./text.js";
 
-const RATE = 16_000;
+const RATE = 16_000;  // of recordings; speech has the rate of the vocoder
 const $ = id => document.getElementById(id);
 const page = {ready: false, picture: null, last: null};
 window.omniPage = page;  // for tests and for the console
@@ -55,13 +55,13 @@ function show(role, heading) {
   return body;
 }
 
-/** Plays samples at 16 kHz one after the other, as they come. */
+/** Plays samples one after the other, as they come. */
 class Player {
-  constructor() { this.context = new AudioContext(); this.end = 0; this.samples = []; }
+  constructor(rate) { this.rate = rate; this.context = new AudioContext(); this.end = 0; this.samples = []; }
   add(samples) {
     if (!samples.length) return;
     this.samples.push(samples);
-    const buffer = this.context.createBuffer(1, samples.length, RATE), source = this.context.createBufferSource();
+    const buffer = this.context.createBuffer(1, samples.length, this.rate), source = this.context.createBufferSource();
     buffer.copyToChannel(samples, 0);
     source.buffer = buffer;
     source.connect(this.context.destination);
@@ -71,20 +71,20 @@ class Player {
   }
 }
 
-function wav(samples) {
+function wav(samples, rate) {
   const bytes = new ArrayBuffer(44 + 2 * samples.length), view = new DataView(bytes);
   const text = (place, value) => [...value].forEach((one, i) => view.setUint8(place + i, one.charCodeAt(0)));
   text(0, "RIFF"); view.setUint32(4, 36 + 2 * samples.length, true); text(8, "WAVEfmt ");
-  [16, 1 | 1 << 16, RATE, 2 * RATE, 2 | 16 << 16].forEach((value, i) => view.setUint32(16 + 4 * i, value, true));
+  [16, 1 | 1 << 16, rate, 2 * rate, 2 | 16 << 16].forEach((value, i) => view.setUint32(16 + 4 * i, value, true));
   text(36, "data"); view.setUint32(40, 2 * samples.length, true);
   samples.forEach((sample, i) => view.setInt16(44 + 2 * i, Math.round(32767 * Math.max(-1, Math.min(1, sample))), true));
   return new Blob([bytes], {type: "audio/wav"});
 }
 
-function sound(samples) {
+function sound(samples, rate) {
   const played = element("audio");
   played.controls = true;
-  played.src = URL.createObjectURL(wav(samples));
+  played.src = URL.createObjectURL(wav(samples, rate));
   return played;
 }
 
@@ -96,7 +96,7 @@ async function ask({text = "", samples = null}) {
     image.src = page.picture.url; image.alt = page.picture.name;
     shown.append(image);
   }
-  if (samples) shown.append(sound(samples));
+  if (samples) shown.append(sound(samples, RATE));
   shown.append(element("div", text));
   const body = show("omni", "omni"), line = element("div");
   body.append(line);
@@ -115,11 +115,11 @@ async function ask({text = "", samples = null}) {
 }
 
 async function sayAloud(written, body, times, began) {
-  const player = new Player();
+  const rate = page.parts.constants("vocoder").sample_rate, player = new Player(rate);
   for (const clause of clauses(written)) {
     const units = page.characters.encode(clause);
     if (!units.length) continue;
-    if (player.samples.length) player.add(pause());
+    if (player.samples.length) player.add(pause(rate));
     for await (const chunk of speak(page.parts, units)) {
       if (chunk.length) times["first sound"] ??= performance.now() - began;
       player.add(chunk);
@@ -127,7 +127,7 @@ async function sayAloud(written, body, times, began) {
   }
   times.speech = performance.now() - began;
   page.spoken = joined(player.samples);
-  if (page.spoken.length) body.append(sound(page.spoken));
+  if (page.spoken.length) body.append(sound(page.spoken, rate));
 }
 
 /** One question at a time; an error is shown in the conversation. */

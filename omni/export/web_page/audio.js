@@ -83,9 +83,9 @@ export class LogMel {
   }
 }
 
-const QUIET = 0.002, BLOCK = 160, MARGIN = 3, FADE = BLOCK / 2;
+const QUIET = 0.002, MARGIN = 3, SECONDS = 0.01;  // of a block
 const clipped = samples => samples.map(sample => Math.max(-1, Math.min(1, sample)));
-const ramp = place => Math.sin(Math.PI / 2 * place / (FADE - 1));
+const ramp = (place, fade) => Math.sin(Math.PI / 2 * place / (fade - 1));
 
 export function joined(parts) {
   const whole = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
@@ -96,32 +96,37 @@ export function joined(parts) {
 
 /** Removes silence from both ends of a stream of samples, but for 30 ms, fades the ends, and clips samples at ±1. */
 export class Trimmer {
-  constructor() { this.started = false; this.kept = new Float32Array(0); }
+  constructor(rate = 16_000) {
+    this.block = Math.round(SECONDS * rate);
+    this.fade = this.block / 2;
+    this.started = false;
+    this.kept = new Float32Array(0);
+  }
 
   /** Adds samples; returns those that are ready. */
   push(samples) {
-    const buffer = joined([this.kept, samples]), blocks = Math.floor(buffer.length / BLOCK);
-    const loud = [...Array(blocks).keys()].filter(block => buffer.subarray(block * BLOCK, (block + 1) * BLOCK).some(one => Math.abs(one) >= QUIET));
+    const {block, fade} = this, buffer = joined([this.kept, samples]), blocks = Math.floor(buffer.length / block);
+    const loud = [...Array(blocks).keys()].filter(number => buffer.subarray(number * block, (number + 1) * block).some(one => Math.abs(one) >= QUIET));
     if (!loud.length) {
-      this.kept = this.started ? buffer : buffer.slice(Math.max(0, blocks - MARGIN) * BLOCK);
+      this.kept = this.started ? buffer : buffer.slice(Math.max(0, blocks - MARGIN) * block);
       return new Float32Array(0);
     }
     let first = 0;
     if (!this.started) {
       this.started = true;
-      first = Math.max(0, loud[0] - MARGIN) * BLOCK;
-      for (let i = 0; i < FADE; i++) buffer[first + i] *= ramp(i);
+      first = Math.max(0, loud[0] - MARGIN) * block;
+      for (let i = 0; i < fade; i++) buffer[first + i] *= ramp(i, fade);
     }
-    this.kept = buffer.slice(loud.at(-1) * BLOCK);
-    return clipped(buffer.slice(first, loud.at(-1) * BLOCK));
+    this.kept = buffer.slice(loud.at(-1) * block);
+    return clipped(buffer.slice(first, loud.at(-1) * block));
   }
 
   /** The rest; empty if nothing was loud. */
   finish() {
-    const ready = this.push(new Float32Array((BLOCK - this.kept.length % BLOCK) % BLOCK));
-    const rest = this.kept.slice(0, (1 + MARGIN) * BLOCK);
+    const {block, fade} = this, ready = this.push(new Float32Array((block - this.kept.length % block) % block));
+    const rest = this.kept.slice(0, (1 + MARGIN) * block);
     if (!this.started) return new Float32Array(0);
-    for (let i = 0; i < FADE; i++) rest[rest.length - 1 - i] *= ramp(i);
+    for (let i = 0; i < fade; i++) rest[rest.length - 1 - i] *= ramp(i, fade);
     return joined([ready, clipped(rest)]);
   }
 }

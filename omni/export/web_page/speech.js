@@ -1,7 +1,7 @@
 // Speech of a text with the Talker, the codec and the vocoder, as omni.decoding.talker and omni.inference have it.
 import {Trimmer} from "./audio.js";
 
-const CHUNK = 16, LEAD = 0.16, PAUSE = 0.25, RATE = 16_000;  // LEAD: seconds that are decoded at once
+const CHUNK = 16, LEAD = 0.16, PAUSE = 0.25;  // LEAD: seconds that are decoded at once
 
 /** Sentences of a text, and clauses of long ones. */
 export function clauses(text) {
@@ -36,10 +36,10 @@ export async function* frames(parts, units, {draw = Math.random, speaker = 0, sa
   }
 }
 
-/** The samples of a text at 16 kHz, in growing chunks that can be played one after the other. */
+/** The samples of a text, at the sample rate of the vocoder, in growing chunks that can be played one after the other. */
 export async function* speak(parts, units, options = {}) {
-  const {num_codebooks: codebooks, frame_rate: rate} = parts.constants("talker"), {delay} = parts.constants("vocoder");
-  const trimmer = new Trimmer(), waiting = [];
+  const {num_codebooks: codebooks, frame_rate: rate} = parts.constants("talker"), {delay, sample_rate: sampleRate} = parts.constants("vocoder");
+  const trimmer = new Trimmer(sampleRate), waiting = [];
   let codec = parts.start("codec_decoder", "past"), past = parts.start("vocoder", "past"), tail = parts.start("vocoder", "tail");
   let size = Math.max(1, Math.min(CHUNK, Math.round(LEAD * rate))), skip = delay;
   const play = samples => {
@@ -68,5 +68,5 @@ export async function* speak(parts, units, options = {}) {
   yield trimmer.finish();
 }
 
-/** Silence between two clauses. */
-export const pause = () => new Float32Array(PAUSE * RATE);
+/** Silence between two clauses, at a sample rate. */
+export const pause = rate => new Float32Array(PAUSE * rate);

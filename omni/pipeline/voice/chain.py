@@ -10,6 +10,7 @@ from omni.checkpoints.checkpoint import Checkpoint
 from omni.checkpoints.weights import weights_fingerprint
 from omni.errors import UserError
 from omni.files import write_text
+from omni.media.mel_scale import SAMPLE_RATE, VOCODER_RATES
 from omni.models.audio_encoder import AudioEncoder
 from omni.models.part import Part
 from omni.models.talker import Talker
@@ -30,20 +31,28 @@ class VoiceParts:
         codec: With a codec; None: a new one is trained. The same for the next two.
         talker: With a Talker.
         vocoder: With a vocoder.
+        sample_rate: Of the voice's vocoder in Hz.
     """
 
     recognizer: Checkpoint
     codec: Checkpoint | None
     talker: Checkpoint | None
     vocoder: Checkpoint | None
+    sample_rate: int
 
 
-def open_parts(*, recognizer: str | None, codec: str | None, talker: str | None, vocoder: str | None) -> VoiceParts:
+def open_parts(
+    *, recognizer: str | None, codec: str | None, talker: str | None, vocoder: str | None, sample_rate: int | None
+) -> VoiceParts:
     """Opens checkpoints; the codec and the recogniser are those of the Talker's, unless given.
+
+    Without `sample_rate`, the rate is that of the vocoder's checkpoint, or 16 kHz.
 
     Raises:
         UserError: If there is no recogniser, or a checkpoint lacks its part, or parts do not fit each other.
     """
+    if sample_rate not in (None, *VOCODER_RATES):
+        raise UserError(f"--sample_rate is {sample_rate}: give {' or '.join(map(str, VOCODER_RATES))}")
     talker_checkpoint = None if talker is None else Checkpoint(talker)
     if recognizer is None and talker_checkpoint is None:
         raise UserError(
@@ -53,14 +62,20 @@ def open_parts(*, recognizer: str | None, codec: str | None, talker: str | None,
         )
     own = talker_checkpoint if recognizer is None else Checkpoint.open(recognizer, opened=talker_checkpoint)
     assert own is not None
+    started = None if vocoder is None else Checkpoint.open(vocoder, opened=talker_checkpoint)
     parts = VoiceParts(
         recognizer=own,
         codec=talker_checkpoint if codec is None else Checkpoint.open(codec, opened=talker_checkpoint),
         talker=talker_checkpoint,
-        vocoder=None if vocoder is None else Checkpoint.open(vocoder, opened=talker_checkpoint),
+        vocoder=started,
+        sample_rate=sample_rate or (SAMPLE_RATE if started is None else _rate(started)),
     )
     _check(parts)
     return parts
+
+
+def _rate(vocoder: Checkpoint) -> int:
+    return _recipe(vocoder, "vocoder")["init_args"].get("sample_rate", SAMPLE_RATE)
 
 
 def _check(parts: VoiceParts) -> None:
@@ -79,6 +94,11 @@ def _check(parts: VoiceParts) -> None:
                 f"the {name} of {checkpoint} reads {filters} mel filters and the recogniser of {parts.recognizer} "
                 f"{encoder.num_mels}: give one that was trained with num_mels {encoder.num_mels}"
             )
+    if parts.vocoder is not None and (rate := _rate(parts.vocoder)) > parts.sample_rate:
+        raise UserError(
+            f"the vocoder of {parts.vocoder} outputs {rate:,} Hz, and --sample_rate is {parts.sample_rate}: give no "
+            "lower rate than that, or leave --vocoder out to train a new one"
+        )
     if parts.talker is not None and parts.codec is not None:
         _check_talker(parts.talker, parts.codec, parts.recognizer)
 
@@ -136,12 +156,23 @@ def _vocoder(name: str, parts: VoiceParts) -> dict[str, Any]:
     values: dict[str, Any] = {"model.init_args.adversarial_start": _ADVERSARIAL_START}
     if parts.vocoder is not None:
         found["vocoder"] = parts.vocoder
-        if "discriminators" in parts.vocoder:
+        if "discriminators" in parts.vocoder and _rate(parts.vocoder) == parts.sample_rate:
             found["discriminators"], values = parts.vocoder, {}
     values |= {**_of_recognizer(parts, "codec", "vocoder"), **_started(found, codec=_run(name, "codec"))}
+    if parts.sample_rate != SAMPLE_RATE:
+        values |= _at_rate(parts)
     if parts.codec is not None:
         values["model.init_args.codec"] = _recipe(parts.codec, "codec")
     return values
+
+
+def _at_rate(parts: VoiceParts) -> dict[str, Any]:
+    """The sample rate of the vocoder, and a frame that lasts as long as that of the one to start from."""
+    found: dict[str, Any] = {"sample_rate": parts.sample_rate}
+    earlier = {} if parts.vocoder is None else _recipe(parts.vocoder, "vocoder")["init_args"]
+    if (n_fft := earlier.get("n_fft")) is not None and parts.vocoder is not None:
+        found["n_fft"] = n_fft * parts.sample_rate // _rate(parts.vocoder)
+    return {f"model.init_args.vocoder.init_args.{key}": value for key, value in found.items()}
 
 
 def _talker(name: str, parts: VoiceParts) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from omni.pipeline.voice.utterances import Candidate, candidates, fitting, of_ot
 RECORD = "voice.json"
 SPLITS = ("train", "val", "test")
 MISFIT = "does not fit its transcript"
+LOW_RATE = f"sampled at {SAMPLE_RATE:,} Hz or less"
 _SENTENCES = {"test": 50, "val": 30}  # of each split; at most `_SHARE` of all
 _SHARE = 0.15
 _FEWEST = 8  # utterances of a voice
@@ -73,10 +74,12 @@ def earlier_splits(out: Path, key: str) -> VoiceSplits | None:
         return None
 
 
-def key_of(checked: CheckedRecordings, recognizer: Recognizer, longest: float) -> str:
+def key_of(checked: CheckedRecordings, recognizer: Recognizer, longest: float, sample_rate: int) -> str:
     """Identifies recordings, transcripts, recogniser and options, in hex."""
     digest = hashlib.sha256(f"{_VERSION} {longest} {weights_fingerprint(recognizer.encoder.state_dict())}".encode())
     digest.update(f"{recognizer.units.fingerprint} {recognizer.beam}".encode())
+    if sample_rate != SAMPLE_RATE:
+        digest.update(f"{sample_rate} Hz".encode())
     for one in checked.usable:
         digest.update(f"{one.source.audio_version(one.row)} {one.row.text}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()
@@ -89,6 +92,7 @@ def write_splits(
     *,
     key: str,
     longest: float,
+    sample_rate: int = SAMPLE_RATE,
     progress: Callable[[Sequence[Recording]], Any] = lambda recordings: recordings,
 ) -> VoiceSplits:
     """Cuts, aligns and splits recordings; writes `wavs/`, a manifest of each split, and `voice.json`, the record.
@@ -101,6 +105,7 @@ def write_splits(
         recognizer: Aligns, transcribes, and decides which transcripts fit.
         key: Of `key_of`.
         longest: Most seconds of an utterance.
+        sample_rate: Highest rate of the WAV files in Hz. Above 16 kHz, recordings of 16 kHz or less are left out.
         progress: Wraps the recordings while they are read.
 
     Raises:
@@ -109,6 +114,9 @@ def write_splits(
     left_out = {reason: list(places) for reason, places in checked.left_out.items()}
     found: list[Candidate] = []
     for recording in progress(checked.usable):
+        if sample_rate > SAMPLE_RATE >= recording.sample_rate:
+            left_out.setdefault(LOW_RATE, []).append(recording.row.where)
+            continue
         for one in candidates(recording, recognizer, longest):
             if isinstance(one, Candidate):
                 found.append(one)
@@ -128,7 +136,7 @@ def write_splits(
         other_pitch=len(strange),
         left_out={reason: len(places) for reason, places in left_out.items()},
     )
-    _write(out, chosen)
+    _write(out, chosen, sample_rate)
     record = {"key": key, "splits": asdict(splits), "left_out": left_out, "other_pitch": [one.where for one in strange]}
     write_text(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return splits
@@ -162,7 +170,7 @@ def _split(kept: Sequence[Candidate]) -> list[_Chosen]:
     return [_Chosen(split, {"train": rest, **parts}[split]) for split in SPLITS]
 
 
-def _write(out: Path, chosen: Sequence[_Chosen]) -> None:
+def _write(out: Path, chosen: Sequence[_Chosen], sample_rate: int) -> None:
     """Writes sounds and manifests."""
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / RECORD, "{}\n")  # not complete, and the folder is ours
@@ -171,7 +179,11 @@ def _write(out: Path, chosen: Sequence[_Chosen]) -> None:
         rows = []
         for number, one in enumerate(found):
             name, seconds = f"{split}-{number:05d}", len(one.audio) / SAMPLE_RATE
-            write_audio(out / "wavs" / f"{name}.wav", one.audio)
+            audio, rate = one.audio, SAMPLE_RATE
+            if sample_rate > SAMPLE_RATE:
+                rate = min(sample_rate, one.recording.sample_rate)
+                audio = one.recording.read(one.span.start, one.span.end, rate)
+            write_audio(out / "wavs" / f"{name}.wav", audio, sample_rate=rate)
             row = {"audio": f"wavs/{name}.wav", "text": one.text, "speaker": "voice", "duration": round(seconds, 4)}
             rows.append(json.dumps({**row, "id": name, "from": one.where}, ensure_ascii=False) + "\n")
         write_text(out / f"{split}.jsonl", "".join(rows))

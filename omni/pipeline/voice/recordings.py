@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from omni.data.checks.findings import Report
 from omni.data.checks.speech import SPEECH_KINDS, SpeechCheck, SpeechRules
 from omni.data.speech.corpora import AudioFolder
@@ -12,6 +14,7 @@ from omni.data.speech.manifests import AUDIO_KEYS, MANIFEST_SUFFIXES, Utterance,
 from omni.data.speech.opening import is_speech_folder, open_utterances
 from omni.errors import UserError
 from omni.inference.recognizer import Recognizer
+from omni.media.audio import audio_info, read_audio
 from omni.media.container import AUDIO_SUFFIXES
 
 _LEFT_OUT = {"duplicate"}  # kinds of warnings whose rows are left out, as those of errors are
@@ -30,6 +33,16 @@ class Recording(NamedTuple):
     source: Utterances
     number: int
     row: Utterance
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its file, in Hz."""
+        return audio_info(self.source.whole_audio(self.number, self.row)).sample_rate
+
+    def read(self, start: float, end: float, sample_rate: int) -> Tensor:
+        """The samples (samples,) from `start` to `end`, in seconds of the recording, at a rate in Hz."""
+        file, first = self.source.whole_audio(self.number, self.row), (self.row.start or 0.0) + start
+        return read_audio(file, start=first, duration=end - start, sample_rate=sample_rate)
 
 
 class CheckedRecordings(NamedTuple):

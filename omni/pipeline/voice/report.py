@@ -19,7 +19,9 @@ from omni.inference.recognizer import load_recognizer
 from omni.inference.synthesizer import load_synthesizer, load_vocoder
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, LogMel, write_audio
 from omni.media.pitch import pitch
+from omni.media.resampling import resample
 from omni.models.codec import Codec
+from omni.models.speech_vocoder import sample_rate_of
 from omni.pipeline.definition import Pipeline
 from omni.pipeline.voice.preparation import VoiceSplits
 from omni.pipeline.voice.similarity import REFERENCES, SpeakerComparison, similarity_lines
@@ -37,16 +39,28 @@ _MEANING = {
 }
 
 
+class _Sound(NamedTuple):
+    """A sound: (samples,), and its rate in Hz."""
+
+    samples: Tensor
+    sample_rate: int = SAMPLE_RATE
+
+    @property
+    def measured(self) -> Tensor:
+        """At 16 kHz, as recognisers and spectrograms need it: (samples,)."""
+        return resample(self.samples, self.sample_rate, SAMPLE_RATE)
+
+
 class _Sentence(NamedTuple):
     """A held-out sentence.
 
     Attributes:
         text: Its text.
-        sounds: Its recording, and what is made of it: (samples,) at 16 kHz, by name.
+        sounds: Its recording, and what is made of it, by name.
     """
 
     text: str
-    sounds: dict[str, Tensor]
+    sounds: dict[str, _Sound]
 
 
 @torch.no_grad()
@@ -115,8 +129,8 @@ def _sentences(pipeline: Pipeline, out: Path, count: int) -> list[_Sentence]:
     runs = {name: pipeline.stages[name].folder / "best.ckpt" for name in ("codec", "talker", "vocoder")}
     codec = Checkpoint(runs["codec"]).part("codec", Codec)
     vocoder, griffin_lim = (load_vocoder(each, codec.num_mels) for each in (runs["vocoder"], GRIFFIN_LIM))
-    log_mel = LogMel(codec.num_mels)
-    held_out = utterances_of([str(out / "test.jsonl")], count)
+    log_mel, rate = LogMel(codec.num_mels), sample_rate_of(vocoder)
+    held_out = utterances_of([str(out / "test.jsonl")], count, sample_rate=rate)
     talkers = {
         "voice": load_synthesizer(runs["talker"], vocoder=runs["vocoder"], device="cpu"),
         "voice_griffin_lim": load_synthesizer(runs["talker"], device="cpu"),
@@ -124,14 +138,15 @@ def _sentences(pipeline: Pipeline, out: Path, count: int) -> list[_Sentence]:
     said = {name: each.speak([text for _, text in held_out]) for name, each in talkers.items()}
     found = []
     for number, (audio, text) in enumerate(held_out):
-        mel = log_mel(audio)
+        recording = _Sound(audio, rate)
+        mel = log_mel(recording.measured)
         rebuilt = decode(codec, encode(codec, mel))
         sounds = {
-            "recording": audio,
-            "vocoder": vocoder(mel[None])[0],
-            "codec": vocoder(rebuilt[None])[0],
-            "codec_griffin_lim": griffin_lim(rebuilt[None])[0],
-            **{name: speeches[number].audio for name, speeches in said.items()},
+            "recording": recording,
+            "vocoder": _Sound(vocoder(mel[None])[0], rate),
+            "codec": _Sound(vocoder(rebuilt[None])[0], rate),
+            "codec_griffin_lim": _Sound(griffin_lim(rebuilt[None])[0]),
+            **{name: _Sound(speeches[number].audio, speeches[number].sample_rate) for name, speeches in said.items()},
         }
         found.append(_Sentence(text, sounds))
     return found
@@ -142,7 +157,7 @@ def _transcripts(spoken: Sequence[_Sentence], recognizer: str) -> dict[str, list
     model = load_recognizer(recognizer, device="cpu")
     found: dict[str, list[str]] = {}
     for name in _MEANING:
-        sounds = [one.sounds[name] for one in spoken]
+        sounds = [one.sounds[name].measured for one in spoken]
         texts = iter(model.transcribe([sound for sound in sounds if len(sound)]))
         found[name] = [next(texts).text if len(sound) else "" for sound in sounds]
     return found
@@ -153,8 +168,9 @@ def _write_sounds(spoken: Sequence[_Sentence], folder: Path) -> None:
     for name in _MEANING:
         rows = []
         for number, one in enumerate(spoken):
-            if len(one.sounds[name]):
-                write_audio(folder / f"{number}-{name}.wav", one.sounds[name])
+            samples, rate = one.sounds[name]
+            if len(samples):
+                write_audio(folder / f"{number}-{name}.wav", samples, sample_rate=rate)
                 rows.append(json.dumps({"audio": f"{number}-{name}.wav", "text": one.text}, ensure_ascii=False) + "\n")
         write_text(folder / f"{name}.jsonl", "".join(rows))
 
@@ -176,7 +192,7 @@ def _similarity_lines(spoken: Sequence[_Sentence], out: Path, comparison: Speake
 def _pitch_lines(spoken: Sequence[_Sentence]) -> list[str]:
     lines = ["| pitch of voiced frames | 5 % below | median | 95 % below |", "|---|---|---|---|"]
     for name in ("recording", "voice"):
-        found = torch.cat([pitch(one.sounds[name]) for one in spoken])
+        found = torch.cat([pitch(one.sounds[name].measured) for one in spoken])
         if len(found):
             cells = torch.quantile(found, torch.tensor([0.05, 0.5, 0.95])).tolist()
             lines.append(f"| {_MEANING[name]} | {' | '.join(f'{hertz:.0f} Hz' for hertz in cells)} |")
@@ -202,7 +218,7 @@ def _shown(one: _Sentence, transcripts: Mapping[str, str], stem: Path) -> list[s
     """The sounds of a sentence, and its spectrograms, which are written."""
     lines = [f"## {one.text}", ""]
     for name, sound in one.sounds.items():
-        if len(sound):
+        if len(sound.samples):
             lines.append(f"- [{_MEANING[name]}](voice/{stem.name}-{name}.wav): {transcripts[name]}")
     picture = stem.with_suffix(".png")
     with atomic_write(picture) as file:
@@ -212,7 +228,8 @@ def _shown(one: _Sentence, transcripts: Mapping[str, str], stem: Path) -> list[s
 
 def _figure(one: _Sentence) -> Figure:
     """The spectrograms of recording and voice, on the same axes."""
-    log_mel, shown = LogMel(80), {name: one.sounds[name] for name in ("recording", "voice") if len(one.sounds[name])}
+    log_mel, sounds = LogMel(80), {name: one.sounds[name].measured for name in ("recording", "voice")}
+    shown = {name: sound for name, sound in sounds.items() if len(sound)}
     mels = {name: log_mel(sound) for name, sound in shown.items()}
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots(len(mels), 1, sharex=True, squeeze=False).flatten().tolist()

@@ -12,6 +12,7 @@ from omni.errors import UserError
 from omni.inference.prompt import Prompt, Turn
 from omni.inference.speech_streamer import SpeechStreamer
 from omni.media.encoding import PCM_RATE, FormatEncoder
+from omni.media.mel_scale import SAMPLE_RATE
 from omni.serving.answers import AnswerAudio, AnswerEnd, AnswerSpeech, AnswerText, Question, choices
 from omni.serving.engine import Job
 from omni.serving.errors import ApiError
@@ -119,7 +120,8 @@ class Response:
             job.cancel()
 
     async def _send_all(self, job: Job) -> None:
-        encoder, reason = FormatEncoder("pcm"), "stop"
+        voice, reason = self._service.models.synthesizer, "stop"
+        encoder = FormatEncoder("pcm", sample_rate=SAMPLE_RATE if voice is None else voice.sample_rate)
         kind = "output_audio_transcript" if self.options.spoken else "output_text"
         async for event in job:
             if isinstance(event, AnswerText):

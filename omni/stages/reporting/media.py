@@ -29,8 +29,8 @@ class MediaWriter(ABC):
         """Writes a figure."""
 
     @abstractmethod
-    def add_audio(self, tag: str, audio: Tensor, step: int) -> None:
-        """Writes a waveform (samples,) at `omni.media.audio.SAMPLE_RATE`."""
+    def add_audio(self, tag: str, audio: Tensor, step: int, *, sample_rate: int = SAMPLE_RATE) -> None:
+        """Writes a waveform (samples,), whose rate is in Hz."""
 
     @abstractmethod
     def add_text(self, tag: str, text: str, step: int) -> None:
@@ -47,8 +47,8 @@ class TensorBoardMedia(MediaWriter):
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
         self.writer.add_figure(tag, figure, step)
 
-    def add_audio(self, tag: str, audio: Tensor, step: int) -> None:
-        self.writer.add_audio(tag, audio[None], step, SAMPLE_RATE)
+    def add_audio(self, tag: str, audio: Tensor, step: int, *, sample_rate: int = SAMPLE_RATE) -> None:
+        self.writer.add_audio(tag, audio[None], step, sample_rate)
 
     def add_text(self, tag: str, text: str, step: int) -> None:
         self.writer.add_text(tag, text, step)
@@ -64,8 +64,8 @@ class WandbMedia(MediaWriter):
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
         self.logger.log_image(tag, [_image(figure)], step=step)
 
-    def add_audio(self, tag: str, audio: Tensor, step: int) -> None:
-        self.logger.log_audio(tag, [audio.cpu().numpy()], step=step, sample_rate=[SAMPLE_RATE])
+    def add_audio(self, tag: str, audio: Tensor, step: int, *, sample_rate: int = SAMPLE_RATE) -> None:
+        self.logger.log_audio(tag, [audio.cpu().numpy()], step=step, sample_rate=[sample_rate])
 
     def add_text(self, tag: str, text: str, step: int) -> None:
         self.logger.log_text(tag, columns=["text"], data=[[text]], step=step)
@@ -81,11 +81,11 @@ class MLFlowMedia(MediaWriter):
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
         self.client.log_figure(self.run_id, figure, _path(tag, step, "png"))
 
-    def add_audio(self, tag: str, audio: Tensor, step: int) -> None:
+    def add_audio(self, tag: str, audio: Tensor, step: int, *, sample_rate: int = SAMPLE_RATE) -> None:
         artifact = Path(_path(tag, step, "wav"))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, artifact.name)
-            write_audio(file, audio.cpu())
+            write_audio(file, audio.cpu(), sample_rate=sample_rate)
             self.client.log_artifact(self.run_id, str(file), artifact.parent.as_posix())
 
     def add_text(self, tag: str, text: str, step: int) -> None:
@@ -107,9 +107,9 @@ class AllMedia(MediaWriter):
         for writer in self.writers:
             writer.add_figure(tag, figure, step)
 
-    def add_audio(self, tag: str, audio: Tensor, step: int) -> None:
+    def add_audio(self, tag: str, audio: Tensor, step: int, *, sample_rate: int = SAMPLE_RATE) -> None:
         for writer in self.writers:
-            writer.add_audio(tag, audio, step)
+            writer.add_audio(tag, audio, step, sample_rate=sample_rate)
 
     def add_text(self, tag: str, text: str, step: int) -> None:
         for writer in self.writers:

@@ -9,6 +9,7 @@ from torch import Tensor
 from omni.batch import SpeechBatch
 from omni.media.audio import HOP_LENGTH, SAMPLE_RATE
 from omni.media.griffin_lim import GriffinLim
+from omni.media.mel_scale import samples_of
 from omni.stages.reporting.media import MediaWriter
 from omni.stages.reporting.reporter import Reporter
 
@@ -21,12 +22,14 @@ class Reconstructed(NamedTuple):
         mels: Spectrograms of the same shape that are played by Griffin–Lim, by tag.
         audio: Waveforms (batch, samples) that are played as they are, by tag.
         texts: Texts of each row that stand above the figure, by name.
+        sample_rate: Of `audio` in Hz.
     """
 
     rebuilt: Tensor
     mels: Mapping[str, Tensor]
     audio: Mapping[str, Tensor]
     texts: Mapping[str, Sequence[str]]
+    sample_rate: int = SAMPLE_RATE
 
 
 class _Example(NamedTuple):
@@ -35,6 +38,7 @@ class _Example(NamedTuple):
     mels: dict[str, Tensor]
     audio: dict[str, Tensor]  # (samples,) each
     title: str
+    sample_rate: int
 
 
 @final
@@ -57,21 +61,25 @@ class ReconstructionReporter(Reporter):
             return None
         frames = int(batch.mel_lengths[0])
         lines = [f"row {int(batch.rows[0])}", *(f"{name}: {texts[0]}" for name, texts in outputs.texts.items())]
+        samples = frames * samples_of(HOP_LENGTH, outputs.sample_rate)
         return _Example(
             batch.mels[0, :frames],
             outputs.rebuilt[0, :frames],
             {name: mels[0, :frames] for name, mels in outputs.mels.items()},
-            {name: audio[0, : frames * HOP_LENGTH].float() for name, audio in outputs.audio.items()},
+            {name: audio[0, :samples].float() for name, audio in outputs.audio.items()},
             "\n".join(lines),
+            outputs.sample_rate,
         )
 
     def write(self, writer: MediaWriter, stage: Any, split: str) -> None:
         for number, example in enumerate(self.examples):
             figure = reconstruction_figure(example.original, example.rebuilt, title=example.title)
             writer.add_figure(f"{split}/{self.tag}/{number}", figure, stage.global_step)
-            played = {name: self.griffin_lim(mel[None])[0] for name, mel in example.mels.items()}
-            for name, audio in {**played, **example.audio}.items():
-                writer.add_audio(f"{split}/{name}/{number}", audio, stage.global_step)
+            for name, mel in example.mels.items():
+                writer.add_audio(f"{split}/{name}/{number}", self.griffin_lim(mel[None])[0], stage.global_step)
+            for name, audio in example.audio.items():
+                tag, rate = f"{split}/{name}/{number}", example.sample_rate
+                writer.add_audio(tag, audio, stage.global_step, sample_rate=rate)
 
 
 def reconstruction_figure(original: Tensor, rebuilt: Tensor, *, title: str) -> Figure:
