@@ -17,7 +17,7 @@ from omni.data.speech.manifests import Utterance, Utterances, sha256_of
 from omni.errors import UserError
 from omni.files import write_text
 from omni.media.audio import SAMPLE_RATE, audio_info, read_audio
-from omni.media.container import AudioError, AudioFault
+from omni.media.container import AudioError, AudioFault, AudioSource
 from omni.text.ctc_vocabulary import CTCVocabulary
 
 _FAULTS: dict[AudioFault, str] = {
@@ -53,11 +53,31 @@ class SpeechRow(NamedTuple):
         Raises:
             UserError: If it cannot be read, or is more than a second longer than the source states.
         """
-        audio = read_audio(self.source.audio(self.number, self.utterance), duration=self.duration + 2)
+        source, where = self.source.audio(self.number, self.utterance), self.utterance.where
+        audio = read_utterance(source, where, self.duration + 2)
         if len(audio) > (self.duration + 1) * SAMPLE_RATE:
             problem = f"is longer than the stated {self.duration:.2f} s"
-            raise UserError(f"{self.utterance.where}: {self.utterance.audio} {problem}: correct its duration")
+            raise UserError(f"{where}: {self.utterance.audio} {problem}: correct its duration")
         return audio
+
+
+def read_utterance(source: AudioSource, where: str, duration: float) -> Tensor:
+    """The audio of a row, (samples,) at 16 kHz.
+
+    Args:
+        source: Its file, or its content, as of an archive or the Hub.
+        where: The row; errors of a content, which has no name, start with it.
+        duration: Most seconds to read.
+
+    Raises:
+        AudioError: If it cannot be read.
+    """
+    try:
+        return read_audio(source, duration=duration)
+    except AudioError as error:
+        if isinstance(source, bytes):
+            raise AudioError(error.fault, f"{where}: {error}") from error
+        raise
 
 
 def read_rows(
