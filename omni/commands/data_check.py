@@ -131,9 +131,10 @@ def check(
 
     Speech: unreadable, truncated, silent or clipped audio; steady music and noise; sample rates, channels, durations;
     characters outside the vocabulary; transcripts too long for CTC; speakers in two splits; but not transcripts of
-    other recordings, which `omni adapt voice` finds. Text: unreadable or empty documents, lost characters. Images: unreadable, truncated, tiny or huge images; rows without caption or label; empty classes.
-    Conversations: invalid rows, missing media or answers, silence. All: duplicates, and the same item in two splits;
-    copies of audio are recognised by their samples, copies of images by their pixels.
+    other recordings, which `omni adapt voice` finds. Text: unreadable or empty documents, lost characters. Images:
+    unreadable, truncated, tiny or huge images; rows without caption or label; empty classes. Conversations: invalid
+    rows, missing media or answers, silence. All: duplicates, and the same item in two splits; copies of audio are
+    recognised by their samples, copies of images by their pixels.
 
     Example:
         omni data check data/an4/train.jsonl --val data/an4/val.jsonl
