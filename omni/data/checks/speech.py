@@ -62,7 +62,7 @@ _FULL = 0.999  # of full scale
 _CLIPPED = 1e-3  # share of samples in runs of three or more at full scale
 _ODD_SPEED = 3.0
 _STEADY = 0.86  # of `steadiness`: 700 utterances of AN4 over 2 s are at most 0.854, LibriSpeech and LJSpeech 0.67
-_SEARCHED = (2.0, 20.0)  # seconds: shorter recordings are not searched for speech, of longer ones their start is
+_SEARCHED = (2.5, 20.0)  # seconds: shorter recordings are not searched for speech, of longer ones their start is
 
 
 class SpeechRules(NamedTuple):
