@@ -182,7 +182,7 @@ def write_replicas(folder: Path, rows: int = 12, parts: int = 2) -> Path:
             for part in range(parts):
                 # Audio as bytes: `Audio` would encode it with torchcodec.
                 cells = [row(part * size + each) for each in range(size)]
-                table = Dataset.from_list(cells, features=_stored(features)).cast(features)
+                table = Dataset.from_list(cells, features=stored(features)).cast(features)
                 table.to_parquet(home / config / f"{split}-{part:05}.parquet")
         listed = [{"split": split, "path": f"{config}/{split}-*"} for split in splits]
         configs.setdefault(repository, []).append({"config_name": config, "data_files": listed})
@@ -191,13 +191,15 @@ def write_replicas(folder: Path, rows: int = 12, parts: int = 2) -> Path:
     return folder
 
 
-def _stored(features: Features) -> Features:
-    def stored(feature: Any) -> Any:
+def stored(features: Features) -> Features:
+    """The types in which cells are written: audio as bytes."""
+
+    def one(feature: Any) -> Any:
         if isinstance(feature, Audio):
             return {"bytes": Value("binary"), "path": STRING}
-        return List(stored(feature.feature)) if isinstance(feature, List) else feature
+        return List(one(feature.feature)) if isinstance(feature, List) else feature
 
-    return Features({name: stored(feature) for name, feature in features.items()})
+    return Features({name: one(feature) for name, feature in features.items()})
 
 
 class FakeHub:

@@ -43,7 +43,8 @@ def adapt_voice(
 
     The recordings are checked as by `omni data check`, cut at pauses, freed of silence at their ends, and aligned with
     their transcripts; those without are transcribed. What cannot be used, such as silence, music or the transcript of
-    another recording, is left out, counted and reported. Two voices are noticed if their pitch differs.
+    another recording, is left out, counted and reported. Two voices are noticed if their pitch differs, and mostly if
+    they speak at once.
 
     Then `chain.yaml` in the data set's folder is run as by `omni train`: the same command resumes it, and
     `omni train OUT/chain.yaml` after changes to that file. The report, lightning_logs/NAME/voice.md, compares the voice
@@ -146,8 +147,11 @@ def _print_splits(out: Path, splits: VoiceSplits) -> None:
         print(f"{out / split}.jsonl: {count} utterances, {splits.seconds[split] / 60:.1f} minutes")
     if splits.transcribed:
         print(f"transcribed by the recogniser: {splits.transcribed} utterances; read some of the texts before training")
-    if splits.other_pitch > _FEW * sum(splits.utterances.values()):
-        what = f"{splits.other_pitch} utterances have another pitch than most: are there two voices?"
-        print(f"warning: {what} They are listed in {out / RECORD}")
+    for count, what in (
+        (splits.other_pitch, "have another pitch than most: are there two voices?"),
+        (splits.two_voices, "sound like two voices at once: is there another one, or music?"),
+    ):
+        if count > _FEW * sum(splits.utterances.values()):
+            print(f"warning: {count} utterances {what} They are listed in {out / RECORD}")
     for reason, count in splits.left_out.items():
         print(f"left out, {reason}: {count}")

@@ -17,7 +17,7 @@ from omni.data.conversations.shapes import holds_conversations
 from omni.data.images.opening import open_images
 from omni.data.images.sources import SUFFIXES, Location
 from omni.data.speech.manifests import AUDIO_KEYS, MANIFEST_SUFFIXES, table_delimiter
-from omni.data.speech.opening import is_speech_folder, open_utterances
+from omni.data.speech.opening import holds_audio, is_speech_folder, open_recordings, open_utterances
 from omni.data.text.corpus import open_corpus
 from omni.errors import UserError
 from omni.text.ctc_vocabulary import ENGLISH, open_ctc_vocabulary
@@ -106,7 +106,12 @@ class SourceOptions:
             return [open_images(entry, _SPLITS[split], location) for entry in entries]
         hub: dict[str, Any] = {"cache_dir": cache_dir, "split": _SPLITS[split]}
         if kind == "speech":
-            return open_utterances(entries, **column, **hub)
+            return [
+                open_recordings(Path(entry), **column)
+                if Path(entry).expanduser().is_dir() and not is_speech_folder(Path(entry).expanduser())
+                else open_utterances([entry], **column, **hub)[0]
+                for entry in entries
+            ]
         if kind == "text":
             return open_corpus(entries, document_separator=self.document_separator, **column, **hub)
         return open_conversations(entries, **hub)
@@ -124,18 +129,19 @@ def check(
 ) -> None:
     """Check data before training: reads all of it and reports problems; exits with 1 if something would hurt training.
 
-    Speech: unreadable, truncated, silent or clipped audio; sample rates, channels, durations; characters outside the
-    vocabulary; transcripts too long for CTC; speakers in two splits. Text: unreadable or empty documents, lost
-    characters. Images: unreadable, truncated, tiny or huge images; rows without caption or label; empty classes.
-    Conversations: invalid rows, missing media or answers, silence. All: duplicates, and the same item in two splits;
-    copies of audio are recognised by their samples, copies of images by their pixels.
+    Speech: unreadable, truncated, silent or clipped audio; steady music and noise; sample rates, channels, durations;
+    characters outside the vocabulary; transcripts too long for CTC; speakers in two splits; but not transcripts of
+    other recordings, which `omni adapt voice` finds. Text: unreadable or empty documents, lost characters. Images:
+    unreadable, truncated, tiny or huge images; rows without caption or label; empty classes. Conversations: invalid
+    rows, missing media or answers, silence. All: duplicates, and the same item in two splits; copies of audio are
+    recognised by their samples, copies of images by their pixels.
 
     Example:
         omni data check data/an4/train.jsonl --val data/an4/val.jsonl
 
     Args:
-        manifests: Speech: manifests (.jsonl, .csv, .tsv), folders (LibriSpeech, LJSpeech, Common Voice, Kaldi, ESPnet),
-            tar files. Text: .txt, .jsonl, .parquet,
+        manifests: Speech: manifests (.jsonl, .csv, .tsv), folders (LibriSpeech, LJSpeech, Common Voice, Kaldi, ESPnet,
+            or audio files, each with a .txt of the same name), tar files. Text: .txt, .jsonl, .parquet,
             patterns, folders. Images: folders of class folders, manifests (.jsonl, .csv, captions.txt, COCO's .json),
             torchvision:NAME. Conversations: .jsonl. All: hub:OWNER/NAME[:CONFIG[:SPLIT]].
         val: The validation data, which is compared with them.
@@ -188,7 +194,7 @@ def _kind_of(entry: str) -> str:
     if path.is_dir():
         if is_speech_folder(path):
             return "speech"
-        return "images" if _holds_images(path) else "text"
+        return "images" if _holds_images(path) else "speech" if holds_audio(path) else "text"
     if path.suffix == ".tar":
         return "speech"
     if path.suffix == ".json":

@@ -23,6 +23,7 @@ RATE = 16_000
 
 
 def voice(seconds=1.0, seed=0, rate=RATE, level=0.1):
+    """Noise: up to 2.5 s, the check does not search for speech."""
     return np.random.default_rng(seed).normal(0, level, round(seconds * rate)).astype(np.float32)
 
 
@@ -99,13 +100,19 @@ FAULTS = {
     "half a FLAC": (lambda: row(half("a.flac", save("b.flac", voice(3)))), {"truncated": "is cut off or damaged"}),
     "half a WAV": (lambda: row(half("a.wav", "good0.wav")), {"truncated": "is cut off: its header declares 16,022"}),
     "half an MP3": (lambda: row(half("a.mp3", save("b.mp3", voice(3)))), {"truncated": "of 48,000 samples are there"}),
-    "half an Ogg": (lambda: row(half("a.ogg", save("b.ogg", voice(9))), LONG), {"perhaps cut": "a.ogg"}),
+    "half an Ogg": (
+        lambda: row(half("a.ogg", save("b.ogg", voice(9))), LONG),
+        {"perhaps cut": "a.ogg", "no speech found": "a.ogg: 3.6 s"},
+    ),
     "NaN": (lambda: row(save("a.wav", NAN, subtype="FLOAT")), {"not finite": "no finite numbers"}),
     "silence": (lambda: row(save("a.wav", np.zeros(RATE))), {"silent": "a.wav: digital silence in 1.00 s"}),
     "next to silence": (lambda: row(save("a.wav", BEEP * 0.0008)), {"silent": "a.wav: at most -62 dBFS"}),
     "clipping": (lambda: row(save("a.wav", np.clip(BEEP * 3, -1, 1))), {"clipped": "a.wav: 78."}),
     "one sample": (lambda: row(save("a.wav", voice(1 / RATE)), "a"), {"too short": "0.000 s", "odd speed": ""}),
-    "too long": (lambda: row(save("a.wav", voice(21)), LONG * 3), {"too long": "a.wav: 21.0 s, over 20 s"}),
+    "too long": (
+        lambda: row(save("a.wav", voice(21)), LONG * 3),
+        {"too long": "a.wav: 21.0 s, over 20 s", "no speech found": ""},
+    ),
     "192 kHz, 6 channels": (
         lambda: row(save("a.wav", np.repeat(voice(1, rate=192_000)[:, None], 6, 1), 192_000)),
         {"odd format": "a.wav: 192000 Hz 6 channels; most: 16000 Hz mono"},
@@ -126,7 +133,10 @@ FAULTS = {
         lambda: row(save("a.wav", voice(1, 50)), "a" * 27),
         {"infeasible": "needs 53 sub-frames, and"},
     ),
-    "too little text": (lambda: row(save("a.wav", voice(9, 50)), "so"), {"odd speed": "0.2 characters a second"}),
+    "too little text": (
+        lambda: row(save("a.wav", voice(9, 50)), "so"),
+        {"odd speed": "0.2 characters a second", "no speech found": ""},
+    ),
     "a duration that is wrong": (
         lambda: row(save("a.wav", voice(1, 50)), duration=2.5),
         {"wrong duration": "a.wav: 1.00 s instead of the stated 2.50 s"},

@@ -147,7 +147,7 @@ INPUTS = {
     "raw": (raw, [], {"unreadable"}),
     "data size 0": (sound(NOISE, patch=sizeless), ["one two"], {"no length"}),
     "cut off": (sound(NOISE, patch=lambda content: content[:20_000]), [], {"truncated"}),
-    "joined": (sound(NOISE, format="FLAC", patch=lambda content: content * 2), ["one two"], {"joined"}),
+    "joined": (sound(NOISE[:SAMPLE_RATE], format="FLAC", patch=lambda content: content * 2), ["one two"], {"joined"}),
     "opposite phase": (sound(np.stack([NOISE, -NOISE], 1)), ["one two"], {"opposite phase"}),
     "integers as floats": (sound(np.round(NOISE * 32767), subtype="FLOAT"), ["one two"], {"integer scale"}),
     "Kaldi": (kaldi(utt2spk="u1 anna\n", utt2dur="u1 2.0\n"), ["one two"], set()),

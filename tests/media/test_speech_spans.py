@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import tones
 
-from omni.media.pitch import pitch
+from omni.media.pitch import pitch, second_voice
 from omni.media.speech_spans import speech_spans, utterance_spans
 
 
@@ -55,8 +55,21 @@ def test_pitch_of_a_harmonic_sound(hertz):
     assert float(found.median()) == pytest.approx(hertz, rel=0.02)
 
 
+def test_two_pitches_at_once_are_found_and_one_after_the_other_are_not():
+    time = torch.arange(16_000) / 16_000
+    low, high, octave = (
+        sum(torch.sin(2 * torch.pi * hertz * number * time) / number for number in range(1, 9))
+        for hertz in (110.0, 146.0, 220.0)
+    )
+    assert second_voice(low + high) > 0.05
+    assert second_voice(high + 0.5 * low) > 0.05
+    for audio in (low, high, low + octave, torch.cat((low, high)), 0 * low, low[:100]):
+        assert second_voice(audio) < 0.025
+
+
 def test_noise_has_no_pitch():
     noise = torch.randn(16_000, generator=torch.Generator().manual_seed(0))
     assert len(pitch(noise)) < 5
+    assert second_voice(noise) < 0.025
     assert not len(pitch(noise[:100]))
     assert not len(pitch(torch.zeros(16_000)))

@@ -23,7 +23,7 @@ from omni.models.discriminators import Discriminators
 from omni.models.vocoder import Vocos
 from omni.pipeline.definition import read_pipeline
 from omni.pipeline.launcher import Launcher
-from omni.pipeline.voice.utterances import Candidate, of_other_pitch
+from omni.pipeline.voice.utterances import Candidate, of_other_pitch, of_two_voices
 from omni.text.ctc_vocabulary import CharacterVocabulary
 
 UNITS = CharacterVocabulary(" abc")
@@ -152,6 +152,76 @@ def test_two_voices_are_noticed_by_their_pitch():
     several = [voice(hertz) for hertz in (100, 110, 90, 120, 190, 200, 105)]
     assert [one.text for one in of_other_pitch(several)] == ["190", "200"]
     assert not of_other_pitch([several[0]._replace(audio=torch.zeros(16_000))])
+
+
+def spoken(text, hertz):
+    """Tones as harmonic sounds of this pitch, a divisor of 500 Hz; the recogniser reads them as before."""
+    audio = tones(text)
+    time = np.arange(len(audio)) / 16_000
+    voiced = audio * (1 + 0.9 * np.cos(2 * np.pi * hertz * time)) / 2
+    return np.concatenate((silence(0.5), voiced, silence(0.8)))
+
+
+@pytest.fixture
+def tonal(place, monkeypatch):
+    """`place`, where tones count as speech, although they are steadier than voices."""
+    monkeypatch.setattr("omni.pipeline.voice.utterances._STEADY", 2.0)
+    return place
+
+
+def listed(kind):
+    """The files with utterances of a kind in `voice.json`."""
+    places = json.loads(Path("data/voice/voice.json").read_text(encoding="utf-8"))[kind]
+    return [Path(place.split(" from ")[0]).stem for place in places]
+
+
+@pytest.mark.parametrize(("pitch", "found"), [(125, []), (250, ["02", "05", "08", "11"])])
+@pytest.mark.parametrize("texts", [True, False])
+def test_two_voices_that_alternate_are_reported_and_listed(tonal, pitch, found, texts, capsys):
+    for number, text in enumerate(TEXTS):
+        record(f"{number:02d}", spoken(text, pitch if number % 3 == 2 else 125), text if texts else None)
+    adapt()
+    warned = "warning: 4 utterances have another pitch than most: are there two voices?"
+    assert (warned in capsys.readouterr().out) == bool(found)
+    assert listed("other_pitch") == found
+    assert not listed("two_voices")
+    assert len(rows()) == len(TEXTS)
+
+
+@pytest.mark.parametrize("mixed", [[0], [0, 4, 8], [*range(12)]])
+def test_two_voices_at_once_are_reported_and_listed(place, mixed, monkeypatch, capsys):
+    """Those in the louder recordings."""
+    monkeypatch.setattr("omni.pipeline.voice.utterances.second_voice", lambda audio: float(audio.abs().max() > 0.33))
+    for number, text in enumerate(TEXTS):
+        audio = np.concatenate((silence(0.5), tones(text), silence(0.8)))
+        record(f"{number:02d}", 1.2 * audio if number in mixed else audio, text)
+    adapt()
+    warned = f"warning: {len(mixed)} utterances sound like two voices at once"
+    assert (warned in capsys.readouterr().out) == (len(mixed) > 1)
+    assert listed("two_voices") == [f"{number:02d}" for number in mixed]
+    assert len(rows()) == len(TEXTS)
+
+
+def test_two_voices_at_once_are_noticed_by_their_pitches():
+    time = torch.arange(16_000) / 16_000
+    low, high = (sum(torch.sin(2 * torch.pi * hertz * k * time) / k for k in range(1, 9)) for hertz in (110, 146))
+    several = {"low": low, "high": high, "both": low + high}
+    found = [
+        Candidate(None, Span(0.0, 1.0), 0.1 * audio, torch.zeros(0, 0), name, transcribed=False)
+        for name, audio in several.items()
+    ]
+    assert [one.text for one in of_two_voices(found)] == ["both"]
+
+
+def test_a_data_set_of_an_earlier_version_is_kept(place, capsys):
+    record_all()
+    adapt()
+    record_of = json.loads(Path("data/voice/voice.json").read_text(encoding="utf-8"))
+    del record_of["splits"]["two_voices"]
+    Path("data/voice/voice.json").write_text(json.dumps(record_of), encoding="utf-8")
+    before = {path: path.stat().st_mtime_ns for path in Path("data/voice/wavs").iterdir()}
+    adapt()
+    assert before == {path: path.stat().st_mtime_ns for path in Path("data/voice/wavs").iterdir()}
 
 
 def test_bad_input_is_one_line(place, capsys):

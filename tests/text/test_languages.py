@@ -6,11 +6,15 @@ from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
+import sentencepiece
 
 from omni.errors import UserError
-from omni.text.ctc_vocabulary import ENGLISH, CharacterVocabulary, CTCVocabulary, characters_of
+from omni.text.ctc_vocabulary import ENGLISH, CharacterVocabulary, CTCVocabulary, SubwordVocabulary, characters_of
 from omni.text.normalization import TextNormalization
+from omni.text.sentencepiece_training import train_sentencepiece
 from omni.text.spelling import spell
+from omni.text.stream_decoder import StreamDecoder
+from omni.text.tokenizer import ByteTokenizer
 
 PLAIN = TextNormalization()
 SCRIPTS = {
@@ -46,6 +50,49 @@ def test_letters_and_marks_of_every_script_are_kept(text, form):
     assert normalization(normal) == normal
     assert unicodedata.is_normalized("NFC", normal)
     assert not any(unicodedata.category(c)[0] in "PS" for c in normal.replace("'", ""))
+
+
+@pytest.mark.parametrize("case", ["lower", "upper", "keep"])
+@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
+def test_the_characters_of_every_script_survive_the_vocabulary(text, case):
+    """Also of scripts that have no case, and of those that are written from right to left."""
+    normalization = TextNormalization(language="xx", case=case)
+    units = CharacterVocabulary(characters_of([text], normalization), normalization)
+    normal = normalization(text)
+    assert not units.outside(text)
+    assert units.decode(units.encode(text)) == normal
+    assert "".join(map(units.surface, units.encode(text))) == normal
+    assert CTCVocabulary.from_state(units.state()).decode(units.encode(normal)) == normal
+    if text.lower() == text.upper():
+        assert normal == TextNormalization(language="xx", case="keep")(text)
+
+
+def test_word_pieces_of_every_script_give_the_text_back(tmp_path):
+    normalization = TextNormalization(language="xx")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([normalization(text) for text in SCRIPTS.values()] * 20),
+        model_prefix=str(tmp_path / "pieces"),
+        vocab_size=400,
+        model_type="bpe",
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    units = SubwordVocabulary((tmp_path / "pieces.model").read_bytes(), normalization)
+    for text in SCRIPTS.values():
+        assert not units.outside(text)
+        assert units.decode(units.encode(text)) == normalization(text)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bpe"])
+def test_tokenizers_give_every_script_back(kind):
+    """With marks of direction too, in the order of reading."""
+    texts = [*SCRIPTS.values(), "\u200fשלום\u200f, \u2067עולם\u2069 abc 123!"]
+    tokenizer = ByteTokenizer() if kind == "bytes" else train_sentencepiece(texts * 20, vocab_size=600)
+    for text in texts:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        stream = StreamDecoder(tokenizer)
+        assert "".join(map(stream.push, tokenizer.encode(text))) + stream.finish() == text
 
 
 def test_marks_that_are_not_on_a_letter_go_with_what_they_are_on():

@@ -73,6 +73,7 @@ class Report:
     rows: int = 0
 
     def add(self, kind: str, where: str, what: str) -> None:
+        what = what.removeprefix(f"{where}: ")  # a recording in a folder is its own row
         self.findings.append(Finding(kind, self.kinds[kind].severity, where, what.translate(_CLEAN)))
 
     def add_error(self, kind: str, error: UserError) -> None:

@@ -63,8 +63,14 @@ class MediaReader:
         """A row with its media.
 
         Raises:
-            UserError: If a medium cannot be read.
+            UserError: If a medium cannot be read; the message names the row.
         """
+        try:
+            return self._read(number, row)
+        except UserError as error:
+            raise UserError(f"{row.where}: {error}") from error
+
+    def _read(self, number: int, row: ConversationRow) -> LoadedConversation:
         images, mels, keys = [], [], []
         for medium in row.media:
             if medium.kind == "audio":
@@ -129,10 +135,7 @@ class ConversationDataset(Dataset[ConversationBatch]):
 
     def _read(self, number: int) -> LoadedConversation:
         row = self._drawn(number)
-        try:
-            return self.reader.read(row, self.rows[row])
-        except UserError as error:
-            raise UserError(f"{self.rows[row].where}: {error}") from error
+        return self.reader.read(row, self.rows[row])
 
     def _drawn(self, number: int) -> int:
         epoch, index = divmod(number, len(self.groups))

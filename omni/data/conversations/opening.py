@@ -7,6 +7,7 @@ from typing import Any
 from omni.data.conversations.sources import ConversationFile, Conversations, HubConversations
 from omni.data.conversations.speech import TranscribedSpeech, TranscriptionPrompt, is_speech
 from omni.data.loading.hub import HUB, Columns
+from omni.data.speech.manifests import AUDIO_KEYS
 from omni.data.speech.opening import open_utterances
 from omni.errors import UserError
 
@@ -42,6 +43,12 @@ def _open(entry: str, prompt: TranscriptionPrompt, hub: dict[str, Any]) -> Conve
         conversations = HubConversations(entry, **hub)
         if conversations.has_messages:
             return conversations
+        names = {*conversations.stored_names, *conversations.columns}
+        if names.isdisjoint(AUDIO_KEYS):
+            raise UserError(
+                f"{conversations.name}: neither conversations (messages, texts, query and response, ...) nor `audio` "
+                f"among its columns, {sorted(names)}: name them in data.columns, {{OWNER/NAME: {{messages: COLUMN}}}}"
+            )
     if entry.startswith(HUB) or is_speech(entry):
         [utterances] = open_utterances([entry], text_column=prompt.text_column, **hub)
         return TranscribedSpeech(utterances, prompt)

@@ -138,11 +138,19 @@ class HubImages(HubSplit, ImageSource):
         features = (self.open(streaming=True) if self.streaming else self.table).features or {}
         image = _first(features, datasets.Image)
         if image is None:
-            raise UserError(f"{self.name}: no column of images, only {', '.join(features)}")
+            raise UserError(
+                f"{self.name}: no column of images, only {', '.join(features)}: name another set, or pin a revision "
+                "with one, hub:OWNER/NAME@REVISION"
+            )
         self._image = image
         self._label = _first(features, datasets.ClassLabel)
         self._captions = self._caption_columns(features)
         self.classes = {ATTRIBUTE: tuple(features[self._label].names)} if self._label else {}
+
+    @property
+    def annotated(self) -> bool:
+        """Whether it has a column of labels or of captions."""
+        return bool(self._label or self._captions)
 
     def rows(self, errors: RowErrors) -> Iterator[ImageRow]:
         for number, columns in enumerate(self.open(streaming=True) if self.streaming else self.table):

@@ -205,7 +205,7 @@ class ImageData(FixedSizeData[_Plan]):
         for split in ("val", "test"):
             check_classes(sources.get(split, []), attributes)
         captions = [text for row in rows.get("train", []) for text in row.captions]
-        self._check_rows(rows, attributes, captions)
+        self._check_rows(rows, attributes, captions, streams)
         return _Plan(rows, attributes, self._tokenizer_of(captions, may_write=may_write), streams)
 
     @property
@@ -280,10 +280,15 @@ class ImageData(FixedSizeData[_Plan]):
             raise UserError(f"{min(twice)} is in data.train and in data.val: leave it out of one")
 
     def _check_rows(
-        self, rows: Mapping[str, list[ImageRow]], attributes: tuple[Attribute, ...], captions: list[str]
+        self,
+        rows: Mapping[str, list[ImageRow]],
+        attributes: tuple[Attribute, ...],
+        captions: list[str],
+        streams: Sequence[HubImages],
     ) -> None:
         for split, some in rows.items():
             if not some:
                 raise UserError(f"no image is left for data.{split}: change data.val_fraction, or give data.val")
-        if not self.streaming and not attributes and not captions:
+        streamed = any(source.annotated for source in streams)
+        if not attributes and not captions and not streamed:
             raise UserError("data.train has neither labels nor captions: there is nothing to learn from")

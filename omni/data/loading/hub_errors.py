@@ -8,6 +8,7 @@ from omni.errors import UserError
 from omni.files import NO_ROOM
 
 _AGAIN = "then run the same command: what has been loaded is kept (a run: with --ckpt_path last)"
+_FULL = re.compile("Not enough disk space")
 
 
 @contextmanager
@@ -37,7 +38,8 @@ def _explained(error: BaseException) -> str:
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
     causes = list(_causes(error))
-    if any(isinstance(one, OSError) and one.errno in NO_ROOM for one in causes):
+    # `datasets` compares the size of a set with the free space, without an errno.
+    if any(isinstance(one, OSError) and (one.errno in NO_ROOM or _FULL.match(str(one))) for one in causes):
         return f"no room is left on the disk (or the quota): make room, {_AGAIN}"
     if any(isinstance(one, GatedRepoError) or re.search(r"\bgated\b", str(one)) for one in causes):
         return (

@@ -302,7 +302,10 @@ class HubUtterances(HubSplit, Utterances):
         features = self.names_of(table)
         self.audio_key = next((key for key in AUDIO_KEYS if key in features), AUDIO_KEYS[0])
         if self.audio_key not in features:
-            raise UserError(f"{self.name}: no column `audio`, only {sorted(features)}")
+            raise UserError(
+                f"{self.name}: no column `audio`, only {sorted(features)}: name it in data.columns, "
+                "{OWNER/NAME: {audio: COLUMN}}"
+            )
         return super().undecoded(table)
 
     audio_key: str = AUDIO_KEYS[0]

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from omni.data.loading.hub import HUB, Columns
 from omni.data.speech.archives import TarUtterances, tar_files
-from omni.data.speech.corpora import LibriSpeech, ljspeech_splits
+from omni.data.speech.corpora import AudioFolder, LibriSpeech, ljspeech_splits
 from omni.data.speech.kaldi import KaldiFolder
-from omni.data.speech.manifests import MANIFEST_SUFFIXES, HubUtterances, SpeechManifest, Utterances
+from omni.data.speech.manifests import AUDIO_KEYS, MANIFEST_SUFFIXES, HubUtterances, SpeechManifest, Utterances
 from omni.errors import UserError
+from omni.media.container import AUDIO_SUFFIXES
 
 _COMMON_VOICE_FILES = {"train": "train.tsv", "val": "dev.tsv", "test": "test.tsv"}
 
@@ -56,6 +57,43 @@ def is_speech_folder(path: Path) -> bool:
     """Whether a folder has one of the layouts of speech that are read without a manifest."""
     some = (next(path.rglob("*.trans.txt"), None), next(path.glob("*.tar"), None))
     return any(some) or any((path / name).exists() for name in ("metadata.csv", "wav.scp", "clips"))
+
+
+def holds_audio(folder: Path) -> bool:
+    """Whether there are files of audio in a folder or in its subfolders."""
+    return any(file.suffix.lower() in AUDIO_SUFFIXES for file in folder.rglob("*"))
+
+
+def open_recordings(path: Path, *, text_column: str = "text") -> Utterances:
+    """The recordings of a folder of any layout; see `open_utterances` for those with one of their own.
+
+    Args:
+        path: A manifest; a corpus; a folder with a manifest; or one of audio files, each with or without a .txt of the
+            same name beside it.
+        text_column: Column of the text in manifests.
+
+    Raises:
+        UserError: If it does not exist, its format is not known, or it has several manifests.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give a folder of recordings, or a manifest")
+    if path.is_file() or is_speech_folder(path):
+        return open_utterances([str(path)], text_column=text_column)[0]
+    manifests = [file for file in sorted(path.iterdir()) if file.suffix in MANIFEST_SUFFIXES and _names_audio(file)]
+    if len(manifests) > 1:
+        names = ", ".join(file.name for file in manifests)
+        raise UserError(f"{path} has {len(manifests)} manifests ({names}): give one of them instead of the folder")
+    if manifests:
+        return SpeechManifest(manifests[0], text_column=text_column)
+    return AudioFolder(path.resolve())
+
+
+def _names_audio(file: Path) -> bool:
+    """Whether the first line of a file has a column of audio."""
+    with file.open("rb") as content:
+        first = content.readline(2**16)
+    return any(f'"{key}"'.encode() in first or key.encode() in first.split(b",") for key in AUDIO_KEYS)
 
 
 def _open_folder(path: Path, split: str, text_column: str) -> Utterances:

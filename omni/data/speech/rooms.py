@@ -16,9 +16,7 @@ _VOLUMES = (20.0, 200.0)  # of simulated rooms, in m³: bathrooms to classrooms
 _LONGEST = 10.0  # seconds of a file that are read
 
 
-def simulated_response(
-    rng: np.random.Generator, *, rt60: float, drr: float, sample_rate: int = SAMPLE_RATE
-) -> Tensor:
+def simulated_response(rng: np.random.Generator, *, rt60: float, drr: float, sample_rate: int = SAMPLE_RATE) -> Tensor:
     """Draws the impulse response of a random room from a statistical model.
 
     Reflections arrive at random, their density grows with the square of time (Kuttruff, Room Acoustics, section 4.1),

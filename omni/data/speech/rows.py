@@ -18,7 +18,7 @@ from omni.data.speech.manifests import Utterance, Utterances, sha256_of
 from omni.errors import UserError
 from omni.files import write_text
 from omni.media.audio import SAMPLE_RATE, audio_info, read_audio
-from omni.media.container import AudioError, AudioFault
+from omni.media.container import AudioError, AudioFault, AudioSource
 from omni.text.ctc_vocabulary import CTCVocabulary
 
 _FAULTS: dict[AudioFault, str] = {
@@ -54,17 +54,40 @@ class SpeechRow(NamedTuple):
         Raises:
             UserError: If it cannot be read, or is more than a second longer than the source states.
         """
-        start = self.utterance.start
+        start, where = self.utterance.start, self.utterance.where
         if start is None or sample_rate == SAMPLE_RATE:
             source = self.source.audio(self.number, self.utterance)
-            audio = read_audio(source, duration=self.duration + 2, sample_rate=sample_rate)
+            audio = read_utterance(source, where, self.duration + 2, sample_rate=sample_rate)
         else:  # the excerpts of a source have 16 kHz
             source = self.source.whole_audio(self.number, self.utterance)
-            audio = read_audio(source, start=start, duration=self.duration, sample_rate=sample_rate)
+            audio = read_utterance(source, where, self.duration, start=start, sample_rate=sample_rate)
         if len(audio) > (self.duration + 1) * sample_rate:
             problem = f"is longer than the stated {self.duration:.2f} s"
-            raise UserError(f"{self.utterance.where}: {self.utterance.audio} {problem}: correct its duration")
+            raise UserError(f"{where}: {self.utterance.audio} {problem}: correct its duration")
         return audio
+
+
+def read_utterance(
+    source: AudioSource, where: str, duration: float, *, start: float = 0.0, sample_rate: int = SAMPLE_RATE
+) -> Tensor:
+    """The audio of a row, (samples,) at `sample_rate` Hz.
+
+    Args:
+        source: Its file, or its content, as of an archive or the Hub.
+        where: The row; errors of a content, which has no name, start with it.
+        duration: Most seconds to read.
+        start: Seconds to skip.
+        sample_rate: Of the result in Hz.
+
+    Raises:
+        AudioError: If it cannot be read.
+    """
+    try:
+        return read_audio(source, start=start, duration=duration, sample_rate=sample_rate)
+    except AudioError as error:
+        if isinstance(source, bytes):
+            raise AudioError(error.fault, f"{where}: {error}") from error
+        raise
 
 
 def read_rows(

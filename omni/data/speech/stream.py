@@ -12,10 +12,10 @@ from omni.data.loading.bad_rows import RowErrors
 from omni.data.loading.streaming import BucketedStream
 from omni.data.speech.dataset import FeatureExtractor, make_batch
 from omni.data.speech.manifests import Utterance, Utterances
-from omni.data.speech.rows import encode_text, is_uncertain
+from omni.data.speech.rows import encode_text, is_uncertain, read_utterance
 from omni.decoding.ctc import least_subframes
 from omni.errors import UserError
-from omni.media.audio import SAMPLE_RATE, LogMel, read_audio
+from omni.media.audio import SAMPLE_RATE, LogMel
 from omni.media.container import AudioSource
 from omni.text.ctc_vocabulary import CTCVocabulary
 
@@ -72,7 +72,7 @@ class SpeechStream(BucketedStream[tuple[Utterance, AudioSource] | UserError, _Lo
             if is_uncertain(row[0], self.min_confidence):
                 reason = f"less certain than data.min_confidence, {self.min_confidence}"
             if reason is None:
-                audio = read_audio(row[1], duration=self.max_duration + 1)
+                audio = read_utterance(row[1], row[0].where, self.max_duration + 1)
                 reason = self._fault(audio, units)
                 if reason is None:
                     return _LoadedUtterance(audio, units, number)

@@ -16,7 +16,7 @@ from omni.files import write_text
 from omni.inference.recognizer import Recognizer
 from omni.media.audio import SAMPLE_RATE, write_audio
 from omni.pipeline.voice.recordings import CheckedRecordings, Recording
-from omni.pipeline.voice.utterances import Candidate, candidates, fitting, of_other_pitch
+from omni.pipeline.voice.utterances import Candidate, candidates, fitting, of_other_pitch, of_two_voices
 
 RECORD = "voice.json"
 SPLITS = ("train", "val", "test")
@@ -38,6 +38,7 @@ class VoiceSplits:
         transcribed: Number of utterances whose text is the recogniser's.
         other_pitch: Number of utterances whose pitch is far from that of most, see `of_other_pitch`.
         left_out: Number of recordings or parts of them that are left out, by reason.
+        two_voices: Number of utterances in which two voices seem to speak at once, see `of_two_voices`.
     """
 
     utterances: dict[str, int]
@@ -45,6 +46,7 @@ class VoiceSplits:
     transcribed: int
     other_pitch: int
     left_out: dict[str, int]
+    two_voices: int = 0  # earlier versions did not count them
 
 
 class _Chosen(NamedTuple):
@@ -128,16 +130,18 @@ def write_splits(
             left_out.setdefault(MISFIT, []).append(one.where)
     kept = [one for one, fit in zip(found, fits, strict=True) if fit]
     _check_enough(kept, left_out)
-    chosen, strange = _split(kept), of_other_pitch(kept)
+    chosen, strange, mixed = _split(kept), of_other_pitch(kept), of_two_voices(kept)
     splits = VoiceSplits(
         utterances={each.split: len(each.found) for each in chosen},
         seconds={each.split: sum(len(one.audio) for one in each.found) / SAMPLE_RATE for each in chosen},
         transcribed=sum(one.transcribed for one in kept),
         other_pitch=len(strange),
         left_out={reason: len(places) for reason, places in left_out.items()},
+        two_voices=len(mixed),
     )
     _write(out, chosen, sample_rate)
-    record = {"key": key, "splits": asdict(splits), "left_out": left_out, "other_pitch": [one.where for one in strange]}
+    record = {"key": key, "splits": asdict(splits), "left_out": left_out}
+    record |= {"other_pitch": [one.where for one in strange], "two_voices": [one.where for one in mixed]}
     write_text(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return splits
 

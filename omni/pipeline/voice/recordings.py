@@ -10,15 +10,15 @@ from torch import Tensor
 from omni.data.checks.findings import Report
 from omni.data.checks.speech import SPEECH_KINDS, SpeechCheck, SpeechRules
 from omni.data.speech.corpora import AudioFolder
-from omni.data.speech.manifests import AUDIO_KEYS, MANIFEST_SUFFIXES, Utterance, Utterances
-from omni.data.speech.opening import is_speech_folder, open_utterances
+from omni.data.speech.manifests import Utterance, Utterances
+from omni.data.speech.opening import open_recordings
 from omni.errors import UserError
 from omni.inference.recognizer import Recognizer
 from omni.media.audio import audio_info, read_audio
 from omni.media.container import AUDIO_SUFFIXES
 
 _LEFT_OUT = {"duplicate"}  # kinds of warnings whose rows are left out, as those of errors are
-_HARMLESS = {"no text", "too long", "too short"}  # transcribed, split, or left out later
+_HARMLESS = {"no text", "too long", "too short", "no speech found"}  # transcribed, cut, or left out part by part
 
 
 class Recording(NamedTuple):
@@ -73,7 +73,7 @@ def read_recordings(path: Path, recognizer: Recognizer, *, speaker: str | None) 
     Raises:
         UserError: If there are no recordings, or recordings of several speakers.
     """
-    source = _open(path)
+    source = open_recordings(path)
     rows, left_out = [], {}
     for number, row in enumerate(source.rows_or_errors()):
         if isinstance(row, UserError):
@@ -103,26 +103,6 @@ def read_recordings(path: Path, recognizer: Recognizer, *, speaker: str | None) 
         if kind not in _HARMLESS | _LEFT_OUT
     ]
     return CheckedRecordings([one for one in rows if one.row.where not in faults], left_out, warnings, others)
-
-
-def _open(path: Path) -> Utterances:
-    path = path.expanduser()
-    if not path.exists():
-        raise UserError(f"{path} does not exist: give a folder of recordings, or a manifest")
-    if path.is_file() or is_speech_folder(path):
-        return open_utterances([str(path)])[0]
-    manifests = [file for file in sorted(path.iterdir()) if file.suffix in MANIFEST_SUFFIXES and _names_audio(file)]
-    if len(manifests) > 1:
-        names = ", ".join(file.name for file in manifests)
-        raise UserError(f"{path} has {len(manifests)} manifests ({names}): give one of them instead of the folder")
-    return open_utterances([str(manifests[0])])[0] if manifests else AudioFolder(path.resolve())
-
-
-def _names_audio(file: Path) -> bool:
-    """Whether the first line of a file has a column of audio."""
-    with file.open("rb") as content:
-        first = content.readline(2**16)
-    return any(f'"{key}"'.encode() in first or key.encode() in first.split(b",") for key in AUDIO_KEYS)
 
 
 def _of_one_speaker(path: Path, rows: list[Recording], speaker: str | None) -> list[Recording]:

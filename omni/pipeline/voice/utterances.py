@@ -12,7 +12,7 @@ from omni.errors import UserError
 from omni.inference.long_form import timed_words
 from omni.inference.recognizer import Recognizer
 from omni.media.audio import SAMPLE_RATE, read_audio
-from omni.media.pitch import pitch
+from omni.media.pitch import pitch, second_voice
 from omni.media.speech_spans import Span, steadiness, utterance_spans
 from omni.pipeline.voice.recordings import Recording
 
@@ -22,6 +22,7 @@ _LEAST_SPEED = 3.0  # characters a second: fewer are no speech
 _LEAST_CERTAINTY = 0.6  # mean probability of the characters of a recogniser's transcript
 _STEADY = 0.78  # of `steadiness`: more is music, or noise
 _OTHER_VOICE = 6.0  # semitones: of 13 readers, all utterances but one are within 5.7 of the usual pitch
+_TWO_VOICES = 0.025  # of `second_voice`, which has the measurements
 _WINDOW, _OVERLAP = 20.0, 4.0  # seconds in which long recordings are read
 
 
@@ -184,6 +185,16 @@ def of_other_pitch(found: Sequence[Candidate]) -> list[Candidate]:
     usual = known[len(known) // 2]
     pairs = zip(found, heights, strict=True)
     return [one for one, height in pairs if height is not None and abs(height - usual) > _OTHER_VOICE]
+
+
+def of_two_voices(found: Sequence[Candidate]) -> list[Candidate]:
+    """Utterances in which two voices of different pitch seem to speak at once."""
+    return [one for one in found if sounds_of_two(one.audio)]
+
+
+def sounds_of_two(audio: Tensor) -> bool:
+    """Whether two voices seem to speak at once in some audio, (samples,) at 16 kHz; see `second_voice`."""
+    return second_voice(audio) > _TWO_VOICES
 
 
 def _scores(log_probs: Tensor, texts: Sequence[list[int]]) -> list[float]:
