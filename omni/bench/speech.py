@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,10 +15,11 @@ from omni.bench import race
 from omni.bench.codecs import BenchmarkCodec, EnCodec, Mimi, OmniCodec
 from omni.bench.race import Comparison, Race, Report
 from omni.checkpoints.recipe import build
+from omni.decoding.acceleration import accelerate
 from omni.decoding.sampling_options import SpeechSampling
 from omni.decoding.speech_options import GRIFFIN_LIM
 from omni.decoding.talker import choose_frame, speak_codes
-from omni.devices import resolve
+from omni.devices import has_compiler, resolve
 from omni.errors import UserError
 from omni.inference.synthesizer import Synthesizer, load_vocoder
 from omni.models.codec import Codec
@@ -73,6 +75,7 @@ class SpeechRace(Race):
         utterance: Seconds of audio for codecs and vocoder, 0.1 to 60.
         trials: Number of measurements of the first sound.
         peers: Whether to compare with EnCodec and Mimi, which need Hugging Face's transformers.
+        fast: Whether speaking is also measured with --compile and --int8, which takes a minute and a C++ compiler.
         device: auto, cpu, cuda, ...
     """
 
@@ -83,6 +86,7 @@ class SpeechRace(Race):
     utterance: float = 3.0
     trials: int = 40
     peers: bool = True
+    fast: bool = True
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -100,9 +104,14 @@ class SpeechRace(Race):
         peers: dict[str, Any] = {"EnCodec": EnCodec(), "Mimi": Mimi()} if self.peers else {}
         for peer in peers.values():
             peer.model.to(voice.talker.start.device)
+        voices: dict[str, Synthesizer] = {}
+        if self.fast and has_compiler(voice.talker.start.device.type):
+            voices["omni fast"] = build_synthesizer(self.size, self.vocoder, self.device)
+            accelerate([voices["omni fast"].talker], compile=True, int8=True)
+        voices["omni"] = voice
         with torch.inference_mode():
-            results = [*self._codecs(voice, peers), *self._speaking(voice)]
-            delays = _first_sound(voice, self.trials)
+            results = [*self._codecs(voice, peers), *self._speaking(voices)]
+            delays = _first_sound(next(iter(voices.values())), self.trials)
         codec = voice.codec
         models: dict[str, Any] = {"talker": voice.talker, "codec": codec, "vocoder": voice.vocoder}
         rate = f"omni {codec.num_codebooks} × {codec.codebook_size} codes at {codec.frame_rate:g} Hz"
@@ -141,28 +150,31 @@ class SpeechRace(Race):
                 work = batch * self.utterance
                 yield self.compare(f"{measure}, batch {batch}", _UNIT, blocks, work=work)
 
-    def _speaking(self, voice: Synthesizer) -> Iterator[Comparison]:
+    def _speaking(self, voices: Mapping[str, Synthesizer]) -> Iterator[Comparison]:
         """Talker, vocoder and all parts together. The Talker makes the same codes in every round."""
-        units, speaker = voice.read(TEXT)[0].units, voice.speaker_id(None)
+        voice = voices["omni"]
         for batch in (1, 8):
             mels = torch.randn(
                 batch, round(100 * self.utterance), voice.codec.num_mels, device=voice.talker.start.device
             )
-
-            def talk(batch: int = batch) -> list[Tensor]:
-                speakers = None if speaker is None else [speaker] * batch
-                return speak_codes(voice.talker, [units] * batch, speakers=speakers, numbers=[0] * batch)
-
-            duration = sum(map(len, talk())) / voice.talker.frame_rate
-            work: dict[str, tuple[Callable[[], Any], float]] = {
-                "Talker": (talk, duration),
-                "vocoder": (lambda mels=mels: voice.vocoder(mels), batch * self.utterance),
-                "text to sound": (lambda batch=batch: voice.speak([TEXT] * batch), duration),
+            duration = sum(map(len, _talk(voice, batch))) / voice.talker.frame_rate
+            work: dict[str, tuple[dict[str, Callable[[], Any]], float]] = {
+                "Talker": ({name: partial(_talk, one, batch) for name, one in voices.items()}, duration),
+                "vocoder": ({"omni": lambda mels=mels: voice.vocoder(mels)}, batch * self.utterance),
+                "text to sound": ({n: partial(one.speak, [TEXT] * batch) for n, one in voices.items()}, duration),
             }
             if batch == 1:
-                work["text to sound, streamed"] = (lambda: list(voice.stream(TEXT)), duration)
-            for measure, (block, amount) in work.items():
-                yield self.compare(f"{measure}, batch {batch}", _UNIT, {"omni": block}, work=amount)
+                streamed = {name: lambda one=one: list(one.stream(TEXT)) for name, one in voices.items()}
+                work["text to sound, streamed"] = (streamed, duration)
+            for measure, (blocks, amount) in work.items():
+                yield self.compare(f"{measure}, batch {batch}", _UNIT, blocks, work=amount)
+
+
+def _talk(voice: Synthesizer, batch: int) -> list[Tensor]:
+    """The codes of `TEXT`, spoken by several rows in the same way."""
+    units, speaker = voice.read(TEXT)[0].units, voice.speaker_id(None)
+    speakers = None if speaker is None else [speaker] * batch
+    return speak_codes(voice.talker, [units] * batch, speakers=speakers, numbers=[0] * batch)
 
 
 def build_synthesizer(size: str, vocoder: str, device: str) -> Synthesizer:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from omni.decoding.sampling import choose_tokens
+from omni.decoding.sampling_graph import filters, options_of
 from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
 from omni.layers.cache import KVCache
@@ -127,6 +128,8 @@ def choose_frame(
     count = talker.num_codebooks + 1
     draws = torch.tensor([[stream.random() for _ in range(count)] for stream in streams])
     draws, unseen = draws.to(state.device), torch.zeros((), dtype=torch.bool)
+    if talker.frame_choice is not None:
+        return talker.frame_choice(talker, state, draws, options_of(sampling).to(state.device), filters(sampling))
 
     def choose(index: int, logits: Tensor) -> Tensor:
         return choose_tokens(sampling.rest if index else sampling.first, logits, unseen, draws[:, index])

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omni.decoding.sampling_graph import choose_in_frame
 from omni.errors import UserError
 from omni.export.graphs import ANY, Graph
 from omni.export.passed_state import PassedCache, PassedFrames, no_entries, no_frames
-from omni.export.sampling_graph import choose
 from omni.models.codec import Codec
-from omni.models.talker import MAX_ADVANCE, Talker
+from omni.models.talker import Talker
 from omni.models.vocoder import Vocos, overlap_add
 
 
@@ -170,11 +170,7 @@ class _TalkerStep(nn.Module):
         self, before: Tensor, characters: Tensor, draws: Tensor, sampling: Tensor, past: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         cache, talker = PassedCache(past), self.talker
-        first, rest, pace = sampling.unbind(0)
         last = torch.where(before[:, :1] < 0, talker.start, talker.depth.embed(before.clamp(min=0)))
         state = talker.encode_frame(last + characters, cache)
-        codes = talker.depth.generate(
-            state, lambda index, logits: choose(logits, draws[:, index], rest if index else first)
-        )
-        advances = choose(talker.advance(state), draws[:, -1], pace).clamp(max=MAX_ADVANCE)
+        codes, advances = choose_in_frame(talker, state, draws, sampling)
         return codes, advances, cache.present

@@ -89,8 +89,7 @@ class KVCache:
             ValueError: If a row would grow over `max_length`.
         """
         time, longest = keys.shape[2], max(self.lengths)
-        if longest + time > self.max_length:
-            raise ValueError(f"the cache holds {self.max_length} entries; {longest} are used, {time} more do not fit")
+        self.check_room(time)
         if self.uniform:
             self.keys[layer, :, :, longest : longest + time] = keys
             self.values[layer, :, :, longest : longest + time] = values
@@ -99,6 +98,46 @@ class KVCache:
             self.keys[layer][self._rows, :, slots] = keys.transpose(1, 2).to(self.keys.dtype)
             self.values[layer][self._rows, :, slots] = values.transpose(1, 2).to(self.values.dtype)
         return self.keys[layer, :, :, : longest + time], self.values[layer, :, :, : longest + time]
+
+    def check_room(self, time: int) -> None:
+        """Checks that `time` more entries of each row fit.
+
+        Raises:
+            ValueError: If a row would grow over `max_length`.
+        """
+        longest = max(self.lengths)
+        if longest + time > self.max_length:
+            raise ValueError(f"the cache holds {self.max_length} entries; {longest} are used, {time} more do not fit")
+
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of all layers so far, (layers, batch, num_kv_heads, entries, head_dim) each.
+
+        Rows that are shorter than the longest hold anything after their end, see `visible`.
+        """
+        longest = max(self.lengths)
+        return self.keys[:, :, :, :longest], self.values[:, :, :, :longest]
+
+    def visible(self) -> Tensor:
+        """Which of `entries`, and of one new entry after all of them, each row attends to.
+
+        Returns:
+            (batch, 1, 1, entries + 1) of bool.
+        """
+        longest = max(self.lengths)
+        entries = torch.arange(longest + 1, device=self._slots.device)
+        return ((entries < self._slots[:, None]) | (entries == longest))[:, None, None]
+
+    def store(self, keys: Tensor, values: Tensor) -> None:
+        """Stores one new entry of each row in all layers, (layers, batch, num_kv_heads, 1, head_dim) each.
+
+        As `append` does for a layer; `advance` counts it.
+        """
+        for all_entries, new in ((self.keys, keys), (self.values, values)):
+            if self.uniform:
+                longest = self.lengths[0]
+                all_entries[:, :, :, longest : longest + 1] = new
+            else:
+                all_entries[:, self._rows, :, self._slots[:, None]] = new.permute(1, 3, 0, 2, 4).to(all_entries.dtype)
 
     def view(self, start: int, stop: int) -> "KVCache":
         """The rows from `start` to before `stop`, as a cache that shares their entries and lengths; valid until `grow`.

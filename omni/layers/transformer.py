@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from omni.layers.attention import Attention
 from omni.layers.cache import KVCache
 from omni.layers.conv import ConvModule
+from omni.layers.decoding_step import DecodingStep
 from omni.layers.feedforward import Activation, FeedForward
 from omni.layers.moe import MixtureOfExperts
 from omni.layers.norm import RMSNorm
@@ -146,6 +147,7 @@ class Transformer(nn.Module):
             for _ in range(num_layers)
         )
         self.norm = RMSNorm(dim)
+        self._decoding_step: DecodingStep | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -177,6 +179,10 @@ class Transformer(nn.Module):
             self.num_layers, batch_size, max_length, self.num_kv_heads, self.head_dim, dtype=dtype, device=device
         )
 
+    def compile_decoding(self) -> None:
+        """From now on compiles what runs on one new position of each row; see `DecodingStep`."""
+        self._decoding_step = DecodingStep()
+
     def forward(
         self,
         x: Tensor,
@@ -204,6 +210,9 @@ class Transformer(nn.Module):
         Returns:
             Hidden states, with `scored` (scored, dim), and balance loss.
         """
+        step = self._decoding_step
+        if step is not None and cache is not None and between is None and num_blocks is None and step.accepts(x, cache):
+            return TransformerOutput(step(self, x, positions, cache), x.new_zeros(()))
         time = x.shape[1]
         if positions is None:
             positions = torch.arange(time, device=x.device) if cache is None else cache.slots(time)

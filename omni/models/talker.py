@@ -1,6 +1,6 @@
 """The Talker: text to codec frames, with an explicit position in the text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,6 +105,7 @@ class Talker(Part):
         self.transformer = Transformer(num_layers=num_layers, ffn_dim=ffn_dim, num_kv_heads=num_kv_heads, **shared)
         self.advance = readout(nn.Linear(dim, MAX_ADVANCE + 1))
         self.depth = DepthModule(dim, num_codebooks=num_codebooks, codebook_size=codebook_size)
+        self.frame_choice: Callable[..., tuple[Tensor, Tensor]] | None = None
         nn.init.normal_(self.advance.weight, std=0.02)
         nn.init.zeros_(self.advance.bias)
         if self.condition is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from omni.checkpoints.checkpoint import Checkpoint, Source
+from omni.decoding.acceleration import accelerate
 from omni.decoding.speech_options import GRIFFIN_LIM
 from omni.errors import UserError
 from omni.inference.assistant import Assistant
@@ -40,6 +41,8 @@ class ModelOptions:
         system: System message of conversations that have none.
         context: Most tokens of a conversation; by default as in training.
         device: cpu, cuda, or auto.
+        compile: Compile the steps of Thinker and Talker at the start: up to a minute for each, the first time.
+        int8: Multiply single tokens and frames by weights of 8 bits on a CPU: faster, and answers may differ a little.
     """
 
     checkpoint: str | None = None
@@ -49,6 +52,8 @@ class ModelOptions:
     system: str | None = None
     context: int | None = None
     device: str = "auto"
+    compile: bool = False
+    int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ class ServedModels:
             raise UserError("--vocoder needs a Talker: give --voice")
         if synthesizer is not None and (speaker := checkpoint if voice is None else voice) is not None:
             uses["speech"] = speaker
+        steps = (assistant and assistant.omni.thinker, synthesizer and synthesizer.talker)
+        accelerate(steps, compile=options.compile, int8=options.int8)
         recognizer = None
         if options.recognizer is not None:
             recognizer = load_recognizer(options.recognizer, device=device)

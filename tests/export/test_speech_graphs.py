@@ -12,7 +12,7 @@ from omni.decoding.sampling_options import Sampling, SpeechSampling
 from omni.decoding.talker import speak_codes
 from omni.errors import UserError
 from omni.export.passed_state import no_entries
-from omni.export.sampling_graph import choose
+from omni.decoding.sampling_graph import choose
 from omni.export.speech_graphs import (
     codec_decoder_graph,
     codec_encoder_graph,
