@@ -37,7 +37,9 @@ def accelerate(models: Iterable[nn.Module | None], *, compile: bool = False, int
             continue
         kind = next(model.parameters()).device.type
         if int8 and kind != "cpu":
-            raise UserError(f"--int8 is for models on a CPU, and these are on {kind}: leave it out, or give --device cpu")
+            raise UserError(
+                f"--int8 is for models on a CPU, and these are on {kind}: leave it out, or give --device cpu"
+            )
         if compile and not has_compiler(kind):
             raise UserError("--compile needs a C++ compiler, and none was found: install g++, or name one in CXX")
         if int8:

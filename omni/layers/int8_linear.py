@@ -49,7 +49,7 @@ class Int8Linear(nn.Module):
         if rows > self.MOST_ROWS or torch.is_grad_enabled():
             return F.linear(x, self.weight, self.bias)
         flat = x.reshape(rows, self.in_features).bfloat16()
-        product = torch._weight_int8pack_mm(flat, self.rounded, self.scales)  # pyright: ignore[reportPrivateUsage]
+        product = torch.ops.aten._weight_int8pack_mm(flat, self.rounded, self.scales)
         product = product.to(x.dtype).view(*x.shape[:-1], self.out_features)
         return product if self.bias is None else product + self.bias
 
@@ -58,6 +58,7 @@ def quantize_linears(module: nn.Module) -> None:
     """Replaces the linear layers of a module on a CPU, in place, where `Int8Linear` can."""
     for parent in [*module.modules()]:
         for name, child in [*parent.named_children()]:
-            fits = type(child) is nn.Linear and child.in_features % Int8Linear.BLOCK == 0
-            if fits and child.weight.device.type == "cpu":
+            if not (isinstance(child, nn.Linear) and child.weight.device.type == "cpu"):
+                continue
+            if type(child) is nn.Linear and child.in_features % Int8Linear.BLOCK == 0:
                 setattr(parent, name, Int8Linear(child))

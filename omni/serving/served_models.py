@@ -121,7 +121,7 @@ class ServedModels:
             raise UserError("--vocoder needs a Talker: give --voice")
         if synthesizer is not None and (speaker := checkpoint if voice is None else voice) is not None:
             uses["speech"] = speaker
-        steps = (assistant and assistant.omni.thinker, synthesizer and synthesizer.talker)
+        steps = (assistant and assistant.responder.omni.thinker, synthesizer and synthesizer.talker)
         accelerate(steps, compile=options.compile, int8=options.int8)
         recognizer = None
         if options.recognizer is not None:

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from toy_talker import learned, make
 from torch import nn
+from toy_talker import learned, make
 
 from omni.decoding import acceleration
 from omni.decoding.acceleration import accelerate
@@ -77,11 +77,12 @@ def test_the_cache_holds_what_the_layers_store(traced):
         filled[-1] += tuple(entries[:, 1, :, :4] for entries in (cache.keys, cache.values))
     for layers, graph in zip(*filled, strict=True):
         torch.testing.assert_close(layers, graph)
-    full = model.new_cache(1, 2)
-    with torch.inference_mode(), pytest.raises(ValueError, match="the cache holds 2 entries"):
+    full, token = model.new_cache(1, 2), torch.tensor([[3]])
+    with torch.inference_mode():
         model.encode(torch.tensor([[1, 2]]), cache=full)
         full.advance(2)
-        model.encode(torch.tensor([[3]]), cache=full)
+        with pytest.raises(ValueError, match="the cache holds 2 entries"):
+            model.encode(token, cache=full)
 
 
 @COMPILES
@@ -130,7 +131,8 @@ def test_weights_of_8_bits_are_within_their_rounding(bias, rows):
     quantized = Int8Linear(linear)
     with torch.no_grad():
         found, exact = quantized(x), linear(x)
-    assert found.shape == exact.shape and found.dtype == exact.dtype
+    assert found.shape == exact.shape
+    assert found.dtype == exact.dtype
     # Half a step of each weight, and bf16 activations and results.
     bound = (quantized.scales.float() / 2 * x.abs().sum(-1, keepdim=True)) + 2**-7 * (x.abs() @ linear.weight.abs().mT)
     bound += 2**-8 * (0 if linear.bias is None else linear.bias.abs()) + 1e-6

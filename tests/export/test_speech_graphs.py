@@ -8,11 +8,11 @@ from toy_graphs import Run
 from toy_voice import codec_of, talker_of
 
 from omni.decoding.sampling import choose_tokens
+from omni.decoding.sampling_graph import choose
 from omni.decoding.sampling_options import Sampling, SpeechSampling
 from omni.decoding.talker import speak_codes
 from omni.errors import UserError
 from omni.export.passed_state import no_entries
-from omni.decoding.sampling_graph import choose
 from omni.export.speech_graphs import (
     codec_decoder_graph,
     codec_encoder_graph,

@@ -185,7 +185,7 @@ def _data_lines(splits: VoiceSplits) -> list[str]:
 
 def _similarity_lines(spoken: Sequence[_Sentence], out: Path, comparison: SpeakerComparison | None) -> list[str]:
     references = [] if comparison is None else utterances_of([str(out / "val.jsonl")], REFERENCES)
-    sounds = {meaning: [one.sounds[name] for one in spoken] for name, meaning in _MEANING.items()}
+    sounds = {meaning: [one.sounds[name].measured for one in spoken] for name, meaning in _MEANING.items()}
     return similarity_lines(comparison, [audio for audio, _ in references], [one.text for one in spoken], sounds)
 
 

@@ -99,7 +99,7 @@ def _before_training(talker: Checkpoint, vocoder: Checkpoint | None, texts: Sequ
     count, sounds = synthesizer.talker.num_speakers, []
     for number in range(min(max(1, count), len(texts))):
         speeches = synthesizer.speak(texts[number :: max(1, count)], speaker=number if count else None)
-        sounds += [speech.audio for speech in speeches]
+        sounds += [speech.resampled() for speech in speeches]
     voices = f", its {count} voices in turn" if count > 1 else ""
     return {f"the Talker before training, {talker}{voices}": sounds}
 
