@@ -92,7 +92,7 @@ VERBS = {
         "omni.commands.serve:serve",
         "Serve models over HTTP, to clients of OpenAI's API.",
         lists=("allow_origins",),
-        flags=("allow_urls",),
+        flags=("allow_urls", "compile", "int8"),
         inlined=("models", "sampling", "limits"),
     ),
     "transcribe": Verb(
@@ -107,7 +107,7 @@ VERBS = {
         "omni.commands.speak:speak_texts",
         "Speak texts with a trained Talker.",
         ("text?",),
-        flags=("stream", "overwrite"),
+        flags=("stream", "overwrite", "compile", "int8"),
     ),
     "codec encode": Verb(
         "omni.commands.codec:encode_files",
@@ -158,6 +158,7 @@ VERBS = {
         "omni.commands.eval_omni:evaluate_accuracy",
         "Measure accuracy on conversations by task, and with images and audio blanked.",
         lists=("data",),
+        flags=("int8",),
         inlined=("talker",),
     ),
     "export": Verb(

@@ -12,6 +12,7 @@ from omni.commands.talker_options import TalkerOptions
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import Conversation
 from omni.data.conversations.speech import TranscriptionPrompt
+from omni.decoding.acceleration import accelerate
 from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
 from omni.evaluation.accuracy import MEDIA, AnsweredQuestion, accuracy_report, answer_questions, take_evenly
@@ -21,6 +22,7 @@ from omni.inference.assistant import Assistant
 from omni.inference.recognizer import Recognizer, load_recognizer
 from omni.inference.speech_streamer import SpeechStreamer
 from omni.inference.synthesizer import Synthesizer
+from omni.layers.int8_linear import Int8Linear
 from omni.text.normalization import TextNormalization
 
 
@@ -37,6 +39,7 @@ def evaluate_accuracy(
     batch_size: int = 32,
     json_file: Path | None = None,
     device: str = "auto",
+    int8: bool = False,
 ) -> None:
     """Measure a model of stage E on the last question of conversations: accuracy by task, and word errors.
 
@@ -62,6 +65,8 @@ def evaluate_accuracy(
         batch_size: Questions per batch.
         json_file: Write all figures, and every answer, to this file.
         device: cpu, cuda, or auto.
+        int8: Multiply single tokens and frames by weights of 8 bits, as `omni serve --int8` does: give batch_size 8 or
+            less, as larger batches use the weights themselves.
     """
     for name, number, least in (
         ("batch_size", batch_size, 1),
@@ -73,6 +78,11 @@ def evaluate_accuracy(
     opened = Checkpoint(checkpoint)
     rows = _conversations(opened, data, limit)
     assistant = Assistant.from_pretrained(opened, voice=talker.voice, vocoder=talker.vocoder, device=device)
+    if int8 and batch_size > Int8Linear.MOST_ROWS:
+        raise UserError(
+            f"--int8 is for batches of at most {Int8Linear.MOST_ROWS} questions, not {batch_size}: give --batch_size 8"
+        )
+    accelerate([assistant.responder.omni.thinker, assistant.voice and assistant.voice.talker], int8=int8)
     listener = recognizer or talker.voice
     asr = load_recognizer(listener, device=device) if assistant.voice and listener and spoken else None
     options = {"modality_ablation": modality_ablation, "max_tokens": max_tokens, "batch_size": batch_size}

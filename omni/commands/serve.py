@@ -38,6 +38,8 @@ def serve(
     seed: int | None = None,
     limits: Limits = Limits(),  # noqa: B008  immutable
     threads: int | None = None,
+    compile: bool = False,
+    int8: bool = False,
 ) -> None:
     """Serve models over HTTP, to all clients of OpenAI's API.
 
@@ -63,6 +65,8 @@ def serve(
         limits: Limits of requests.
         threads: Threads of the models on a CPU; by default PyTorch's own choice, one per core. One fewer bears more
             clients, and takes longer for a single one.
+        compile: Compile the steps of Thinker and Talker at the start: up to a minute for each, the first time.
+        int8: Multiply single tokens and frames by weights of 8 bits on a CPU: faster, and answers may differ a little.
     """
     if threads is not None:
         if threads < 1:
@@ -75,7 +79,7 @@ def serve(
     options |= {"allow_urls": allow_urls, "allow_origins": allow_origins or []}
     sampling = sampling if seed is None else replace(sampling, seed=seed)
     with _bound(host, port) as listener:
-        loaded = ServedModels.load(models)
+        loaded = ServedModels.load(replace(models, compile=compile, int8=int8))
         service = Service(loaded, sampling=sampling, **options)
         _log_to_standard_output()
         _announce(loaded, listener, key)

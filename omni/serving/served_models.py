@@ -41,8 +41,8 @@ class ModelOptions:
         system: System message of conversations that have none.
         context: Most tokens of a conversation; by default as in training.
         device: cpu, cuda, or auto.
-        compile: Compile the steps of Thinker and Talker at the start: up to a minute for each, the first time.
-        int8: Multiply single tokens and frames by weights of 8 bits on a CPU: faster, and answers may differ a little.
+        compile: Compile the steps of Thinker and Talker; see `omni.decoding.acceleration.accelerate`.
+        int8: Multiply single tokens and frames by weights of 8 bits on a CPU.
     """
 
     checkpoint: str | None = None

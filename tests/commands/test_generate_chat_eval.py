@@ -285,6 +285,12 @@ class TestEval:
             assert len(report["answers"]) == 12
         assert report["unspoken"]
 
+    def test_answers_with_weights_of_8_bits(self, questions, monkeypatch):
+        asked = []
+        monkeypatch.setattr("omni.commands.eval_omni.accelerate", lambda models, **options: asked.append(options))
+        examined("--data", "talks/test.jsonl", "--int8", "--batch_size", "8")
+        assert asked == [{"int8": True}]
+
     def test_a_broken_recording_costs_its_question(self, questions, fails):
         rows = [json.loads(line) for line in Path("talks/test.jsonl").read_text(encoding="utf-8").splitlines()]
         rows[2]["messages"][2]["content"][0]["audio"] = "broken.wav"
@@ -302,6 +308,7 @@ class TestEval:
             ([], "there are no conversations: give --data"),
             (["--data", "nowhere.jsonl"], "nowhere.jsonl: does not exist"),
             (["--data", "talks/test.jsonl", "--batch_size", "0"], "batch_size is 0"),
+            (["--data", "talks/test.jsonl", "--int8"], "--int8 is for batches of at most 8 questions, not 32"),
             (["--data", "empty.jsonl"], "no conversations"),
             (["--data", "silent.jsonl"], "silent.jsonl: row 1: the conversation has no message of the assistant"),
             (["--data", "talks/lost.jsonl"], "talks/lost.jsonl: row 1: talks/lost.png: there is no such file"),

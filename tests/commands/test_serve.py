@@ -108,6 +108,18 @@ def test_a_seed_makes_answers_repeatable(checkpoints):
     assert first != second
 
 
+def test_steps_are_accelerated_at_the_start(checkpoints, monkeypatch):
+    asked = []
+
+    def accelerate(models, **options):
+        asked.append(([type(model).__name__ for model in models], options))
+
+    monkeypatch.setattr("omni.serving.served_models.accelerate", accelerate)
+    options = [*checkpoints, "--int8", "--compile"]
+    assert serve(options, lambda http: http.get("/ready").status_code) == 200
+    assert asked == [(["Thinker", "Talker"], {"compile": True, "int8": True})]
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [

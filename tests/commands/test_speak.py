@@ -68,6 +68,14 @@ def test_lines_become_one_file(talker):
     assert torch.equal(audio[-len(parts[1]) :], parts[1])
 
 
+def test_steps_are_accelerated_before_they_are_used(talker, monkeypatch):
+    asked = []
+    monkeypatch.setattr("omni.decoding.acceleration.accelerate", lambda models, **options: asked.append(options))
+    say("Abc.", "--out", "x.wav")
+    say("Abc.", "--out", "y.wav", "--int8", "--compile")
+    assert asked == [{"compile": False, "int8": False}, {"compile": True, "int8": True}]
+
+
 def test_the_speed_changes_the_duration(talker):
     lengths = []
     for speed in ("0.5", "1", "2"):
