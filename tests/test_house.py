@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "optim": "distributed layers",
     "models": "batch layers losses media text",
     "checkpoints": "curves media models renamed text",
-    "decoding": "layers models text",
+    "decoding": "devices layers models text",
     "inference": "batch checkpoints decoding devices layers media models text",
     "data": "batch checkpoints decoding devices distributed media models text",
     "stages": "batch checkpoints decoding devices distributed inference layers losses media metrics models optim text",

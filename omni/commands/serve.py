@@ -79,6 +79,8 @@ def serve(
     options |= {"allow_urls": allow_urls, "allow_origins": allow_origins or []}
     sampling = sampling if seed is None else replace(sampling, seed=seed)
     with _bound(host, port) as listener:
+        if compile:
+            print("omni serve: compiling, which takes up to a minute for each model the first time", file=sys.stderr)
         loaded = ServedModels.load(replace(models, compile=compile, int8=int8))
         service = Service(loaded, sampling=sampling, **options)
         _log_to_standard_output()

@@ -108,6 +108,8 @@ def speak_texts(
         from omni.inference.synthesizer import load_synthesizer
 
         synthesizer = load_synthesizer(checkpoint, vocoder=vocoder, device=device)
+        if compile:
+            print("omni: compiling the Talker's steps, which takes up to a minute the first time", file=sys.stderr)
         accelerate([synthesizer.talker], compile=compile, int8=int8)
         options["speed"] = speed
     synthesizer.speaker_id(speaker)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from omni.decoding.sampling_graph import choose_in_frame
@@ -49,7 +48,6 @@ def accelerate(models: Iterable[nn.Module | None], *, compile: bool = False, int
 
 
 def _compile(model: Thinker | Talker) -> None:
-    rank_zero_info(f"compiling the steps of the {type(model).__name__}, which takes up to a minute the first time")
     model.transformer.compile_decoding()
     if isinstance(model, Talker):
         # A function for each Talker: PyTorch limits how often one function is compiled.

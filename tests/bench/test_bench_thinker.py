@@ -87,6 +87,7 @@ def test_a_race_of_compiled_models(toy: str):
     report = main(["bench", "thinker", *arguments.split(), "--precision", "32-true"])
     assert [*report.results[0].values] == ["omni compiled", "omni", "hf", "hf compiled"]
     assert report.results[0].ratios.keys() == {"omni", "hf", "hf compiled"}
+    assert [*report.results[2].values] == ["omni int8 compiled", "omni", "hf", "omni compiled"]
 
 
 @pytest.mark.usefixtures("_transformers")
