@@ -12,6 +12,7 @@ from omni.bench.codecs import EnCodec, Mimi, OmniCodec
 from omni.bench.speech import build_synthesizer
 from omni.cli import main
 from omni.decoding.speech_options import GRIFFIN_LIM
+from omni.devices import has_compiler
 
 TALKER = {"num_codebooks": 2, "codebook_size": 16, "dim": 32, "num_layers": 1, "num_heads": 2, "ffn_dim": 32}
 CODEC = {"num_mels": 16, "dim": 16, "mel_layers": 1, "num_layers": 1, "num_codebooks": 2, "codebook_size": 16}
@@ -63,12 +64,20 @@ class Peer:
     decode = encode
 
 
-@pytest.mark.parametrize(("vocoder", "streams"), [("vocoder.yaml", True), (GRIFFIN_LIM, False)])
-def test_the_race_prints_and_writes_its_table(sizes, monkeypatch, capsys, vocoder, streams):
+@pytest.mark.parametrize(
+    ("vocoder", "streams", "fast"),
+    [
+        ("vocoder.yaml", True, False),
+        (GRIFFIN_LIM, False, False),
+        pytest.param("vocoder.yaml", True, True, marks=pytest.mark.slow),
+    ],
+)
+def test_the_race_prints_and_writes_its_table(sizes, monkeypatch, capsys, vocoder, streams, fast):
     monkeypatch.setattr(speech, "TEXT", "a red star")
     for name in ("EnCodec", "Mimi"):
         monkeypatch.setattr(speech, name, Peer)
     options = f"--size {sizes} --vocoder {vocoder} --repeats 1 --utterance 0.3 --trials 2 --json report.json"
+    options += f" --fast {str(fast and has_compiler()).lower()}"
     report = main(["bench", "speech", *options.split(), "--peers", str(streams).lower()])
     printed = capsys.readouterr().out
     measures = {result.measure: result for result in report.results}
@@ -88,6 +97,7 @@ def test_the_race_prints_and_writes_its_table(sizes, monkeypatch, capsys, vocode
         assert list(measures[measure].ratios) == (["EnCodec", "Mimi"] if streams else [])
         for (ratio,), value in zip(measures[measure].ratios.values(), peers, strict=True):
             assert ratio == pytest.approx(omni / value)
+    assert ("omni fast" in measures["Talker, batch 1"].values) == (fast and has_compiler())
     steps = ["text encoder", "first frame", "depth module", "codec", "vocoder, one frame"]
     assert [delay.step for delay in report.delays] == [*steps, "from the text to the first samples"]
     assert all(0 < delay.p50 <= delay.p95 for delay in report.delays)
