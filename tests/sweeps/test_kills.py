@@ -64,7 +64,8 @@ def trials(path):
 
 
 def runs_that_started_twice(name):
-    return list(Path(f"lightning_logs/sweeps/{name}").rglob("earlier"))
+    """Checkpoints of runs that started again from nothing; one that is killed before its first checkpoint has to."""
+    return list(Path(f"lightning_logs/sweeps/{name}").rglob("earlier/*/*.ckpt"))
 
 
 def facts(path):
