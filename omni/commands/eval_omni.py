@@ -12,7 +12,7 @@ from omni.commands.talker_options import TalkerOptions
 from omni.data.conversations.opening import open_conversations
 from omni.data.conversations.sources import Conversation
 from omni.data.conversations.speech import TranscriptionPrompt
-from omni.decoding.acceleration import accelerate
+from omni.decoding.acceleration import INT8_ROWS, accelerate
 from omni.decoding.sampling_options import SpeechSampling
 from omni.errors import UserError
 from omni.evaluation.accuracy import MEDIA, AnsweredQuestion, accuracy_report, answer_questions, take_evenly
@@ -22,7 +22,6 @@ from omni.inference.assistant import Assistant
 from omni.inference.recognizer import Recognizer, load_recognizer
 from omni.inference.speech_streamer import SpeechStreamer
 from omni.inference.synthesizer import Synthesizer
-from omni.layers.int8_linear import Int8Linear
 from omni.text.normalization import TextNormalization
 
 
@@ -78,9 +77,9 @@ def evaluate_accuracy(
     opened = Checkpoint(checkpoint)
     rows = _conversations(opened, data, limit)
     assistant = Assistant.from_pretrained(opened, voice=talker.voice, vocoder=talker.vocoder, device=device)
-    if int8 and batch_size > Int8Linear.MOST_ROWS:
+    if int8 and batch_size > INT8_ROWS:
         raise UserError(
-            f"--int8 is for batches of at most {Int8Linear.MOST_ROWS} questions, not {batch_size}: give --batch_size 8"
+            f"--int8 is for batches of at most {INT8_ROWS} questions, not {batch_size}: give --batch_size 8"
         )
     accelerate([assistant.responder.omni.thinker, assistant.voice and assistant.voice.talker], int8=int8)
     listener = recognizer or talker.voice

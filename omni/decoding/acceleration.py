@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from omni.decoding.sampling_graph import choose_in_frame
 from omni.devices import has_compiler
 from omni.errors import UserError
-from omni.layers.int8_linear import quantize_linears
+from omni.layers.int8_linear import Int8Linear, quantize_linears
 from omni.layers.transformer import Transformer
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
 
+INT8_ROWS = Int8Linear.MOST_ROWS  # largest number of rows that are multiplied by weights of 8 bits
 # Positions of a dummy prompt, and numbers of rows: a size that the model has too would be taken for its own, and fixed.
 _START = 17
 _ROWS = (1, 7)
