@@ -75,7 +75,8 @@ class SpeechRace(Race):
         utterance: Seconds of audio for codecs and vocoder, 0.1 to 60.
         trials: Number of measurements of the first sound.
         peers: Whether to compare with EnCodec and Mimi, which need Hugging Face's transformers.
-        fast: Whether speaking is also measured with --compile and --int8, which takes a minute and a C++ compiler.
+        fast: Whether speaking is also measured with --compile and, on a CPU, --int8; it takes a minute and needs a C++
+            compiler.
         device: auto, cpu, cuda, ...
     """
 
@@ -107,7 +108,7 @@ class SpeechRace(Race):
         voices: dict[str, Synthesizer] = {}
         if self.fast and has_compiler(voice.talker.start.device.type):
             voices["omni fast"] = build_synthesizer(self.size, self.vocoder, self.device)
-            accelerate([voices["omni fast"].talker], compile=True, int8=True)
+            accelerate([voices["omni fast"].talker], compile=True, int8=voice.talker.start.device.type == "cpu")
         voices["omni"] = voice
         with torch.inference_mode():
             results = [*self._codecs(voice, peers), *self._speaking(voices)]
@@ -124,7 +125,7 @@ class SpeechRace(Race):
                 codes=rate + ("; EnCodec 2 × 1,024 at 75 Hz; Mimi 8 × 2,048 at 12.5 Hz" if peers else ""),
                 vocoder=f"{self.vocoder}, which {sound}",
                 speech=f"32-true, untrained; {self.utterance:g} s of noise, and {TEXT!r} at 15 characters a second",
-                trials=f"{self.trials} of the first sound",
+                trials=f"{self.trials} of the first sound, by {next(iter(voices))}",
             ),
             results,
             delays,

@@ -30,11 +30,13 @@ def accelerate(models: Iterable[nn.Module | None], *, compile: bool = False, int
             weights.
 
     Raises:
-        UserError: If there is no compiler, or weights of 8 bits are asked for elsewhere than on a CPU.
+        UserError: If there is no compiler, no model or layer that this is for, or weights of 8 bits are asked for
+            elsewhere than on a CPU.
     """
-    for model in models:
-        if not isinstance(model, Thinker | Talker):
-            continue
+    steps = [model for model in models if isinstance(model, Thinker | Talker)]
+    if (compile or int8) and not steps:
+        raise UserError("--compile and --int8 are for omni's own Thinker and Talker, and there is none: leave them out")
+    for model in steps:
         kind = next(model.parameters()).device.type
         if int8 and kind != "cpu":
             raise UserError(
@@ -42,8 +44,11 @@ def accelerate(models: Iterable[nn.Module | None], *, compile: bool = False, int
             )
         if compile and not has_compiler(kind):
             raise UserError("--compile needs a C++ compiler, and none was found: install g++, or name one in CXX")
-        if int8:
-            quantize_linears(model)
+        if int8 and not quantize_linears(model):
+            raise UserError(
+                f"--int8 is for layers whose inputs are a multiple of {Int8Linear.BLOCK}, and the "
+                f"{type(model).__name__} has none: leave it out"
+            )
         if compile:
             _compile(model)
 

@@ -48,7 +48,6 @@ class DecodingStep:
 
     The code is made for one row and for several, at the first use of each: about 15 seconds on a CPU, less when PyTorch
     finds it in its cache on the disk. Its results differ from those of the layers one by one by rounding.
-
     """
 
     FIRST = 2  # entries: PyTorch would compile anew for rows with none or one

@@ -54,11 +54,14 @@ class Int8Linear(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
-def quantize_linears(module: nn.Module) -> None:
-    """Replaces the linear layers of a module on a CPU, in place, where `Int8Linear` can."""
+def quantize_linears(module: nn.Module) -> int:
+    """Replaces the linear layers of a module on a CPU, in place, where `Int8Linear` can; returns their number."""
+    count = 0
     for parent in [*module.modules()]:
         for name, child in [*parent.named_children()]:
             if not (isinstance(child, nn.Linear) and child.weight.device.type == "cpu"):
                 continue
             if type(child) is nn.Linear and child.in_features % Int8Linear.BLOCK == 0:
                 setattr(parent, name, Int8Linear(child))
+                count += 1
+    return count

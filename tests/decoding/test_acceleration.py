@@ -174,6 +174,7 @@ def test_a_talker_with_weights_of_8_bits_speaks_the_toy_language():
     expected = speak_codes(talker, texts, sampling=sampling)
     talker = copy.deepcopy(talker)
     accelerate([talker], int8=True)
+    assert any(isinstance(module, Int8Linear) for module in talker.transformer.modules())
     for before, after in zip(expected, speak_codes(talker, texts, sampling=sampling), strict=True):
         assert torch.equal(before, after)
 
@@ -182,5 +183,8 @@ def test_what_this_machine_cannot_do_is_refused(monkeypatch):
     monkeypatch.setattr(acceleration, "has_compiler", lambda kind: False)
     with pytest.raises(UserError, match="--compile needs a C\\+\\+ compiler"):
         accelerate([make()], compile=True)
+    for models in ([], [None, nn.Linear(32, 32)]):
+        with pytest.raises(UserError, match="--compile and --int8 are for omni's own Thinker and Talker"):
+            accelerate(models, int8=True)
     with torch.device("meta"), pytest.raises(UserError, match="--int8 is for models on a CPU, and these are on meta"):
         accelerate([make()], int8=True)
