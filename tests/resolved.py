@@ -40,9 +40,8 @@ def stage_files() -> list[Path]:
         for path in sorted(CONFIGS.rglob("*.yaml"))
         if not {"models", "launch", "sweeps"} & set(path.relative_to(CONFIGS).parts)
     ]
-    return [
-        path for path in files if path.stem not in ("base", "chain", "language", "local", "smoke", "speedrun", "voice")
-    ]
+    chains = ("chain", "language", "local", "medium", "small", "smoke", "speedrun", "voice")
+    return [path for path in files if path.stem not in ("base", *chains)]
 
 
 @cache

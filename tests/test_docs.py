@@ -277,9 +277,17 @@ def test_the_reference_has_every_verb_and_option():
             assert missing <= {"-h", "--help", "--config", "--print_config"}, verb
 
 
+def test_the_expected_losses_are_those_of_the_shipped_chains():
+    module = script("expected_losses")
+    page = module.on_page_markdown(read(ROOT / "docs/howto/watch.md"))
+    losses = yaml.safe_load(read(ROOT / "configs/world/chain.yaml"))["stages"]["talker"]["expected_loss"]
+    assert f"| `world/chain.yaml` | talker | {' | '.join(f'{loss:g}' for loss in losses.values())} |" in page
+
+
 def test_python_files_of_the_pages_are_not_published():
     assert yaml.safe_load(read(ROOT / "mkdocs.yml"))["exclude_docs"] == "*.py"
-    assert {path.name for path in Path(ROOT / "docs").glob("*.py")} == {"command_line.py", "system_drawing.py"}
+    names = {path.name for path in Path(ROOT / "docs").glob("*.py")}
+    assert names == {"command_line.py", "expected_losses.py", "system_drawing.py"}
 
 
 @cache

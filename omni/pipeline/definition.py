@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from omni.errors import UserError, is_deep, one_line, parser_errors, yaml_faults
+from omni.pipeline.expected_loss import parse_expected
 from omni.training.configuration import Configuration, options_of
 from omni.training.shipped import find_config
 
@@ -55,6 +56,8 @@ class StageEntry:
         after: Stages that it waits for, besides those whose checkpoints its configuration names.
         below: Target of the metric; see `Target`.
         above: Likewise.
+        expected_loss: Training loss of a good run at shares of the steps, such as `{1%: 6.2, 10%: 3.1, 50%: 2.4}`;
+            `omni train` reports a stage that is far off.
     """
 
     config: str | list[str]
@@ -63,6 +66,7 @@ class StageEntry:
     after: list[str] | None = None
     below: int | float | str | None = None
     above: int | float | str | None = None
+    expected_loss: dict[str, float] | None = None
 
 
 @final
@@ -76,6 +80,7 @@ class StageSpec:
         configuration: The same, parsed.
         target: Headline metric and its target.
         needs: Names of the stages that must be done first.
+        expected_loss: Training loss of a good run by share of the steps.
     """
 
     name: str
@@ -83,6 +88,7 @@ class StageSpec:
     configuration: Configuration
     target: Target
     needs: tuple[str, ...] = ()
+    expected_loss: Mapping[float, float] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -129,7 +135,13 @@ def read_pipeline(path: Path) -> Pipeline:
             with parser_errors("fit"):
                 configuration = Configuration(arguments)
             target = Target(entry.metric, entry.below, entry.above)
-            stages[name] = StageSpec(name=name, arguments=tuple(arguments), configuration=configuration, target=target)
+            stages[name] = StageSpec(
+                name=name,
+                arguments=tuple(arguments),
+                configuration=configuration,
+                target=target,
+                expected_loss=parse_expected(entry.expected_loss or {}),
+            )
     _check_folders(path, stages.values())
     for name, stage in stages.items():
         with _errors_of(path, name):

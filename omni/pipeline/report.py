@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,12 +14,16 @@ import torch
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.checkpoints.recipe import build
+from omni.curves.event_files import read_curves
 from omni.errors import UserError
 from omni.pipeline.definition import Pipeline, StageSpec
+from omni.pipeline.expected_loss import LOSS, loss_at
 from omni.pipeline.samples import sample
 from omni.pipeline.status import read_progress
 from omni.pipeline.timings import StageTimings, format_duration
 from omni.training.memory import format_count
+
+_SHARES = (0.01, 0.1, 0.5, 1.0)  # of the steps, whose training losses are reported
 
 
 def write_report(pipeline: Pipeline, timings: StageTimings) -> Path:
@@ -63,6 +67,7 @@ def _stage(stage: StageSpec, timings: StageTimings, samples: Path) -> dict[str, 
         "reached": stage.target.reached(metrics),
         "step": best.lineage["step"],
         "steps": last.lineage["step"],
+        "losses": _losses(stage, last.lineage["step"]),
         "seconds": read_progress(stage.folder).get("seconds") if seconds is None else seconds,
         "attempts": timings.attempts(stage.name),
         "parameters": _parameters(best),
@@ -70,6 +75,16 @@ def _stage(stage: StageSpec, timings: StageTimings, samples: Path) -> dict[str, 
         "lineage": best.lineage,
         "checkpoint": str(best),
         "sample": _sample(stage, best.path, samples),
+    }
+
+
+def _losses(stage: StageSpec, steps: int) -> dict[str, dict[str, float | None]]:
+    """Training loss at shares of the steps, and the loss that was expected there."""
+    curve = read_curves(stage.folder).get(LOSS, {})
+    shares = sorted({*_SHARES, *stage.expected_loss})
+    return {
+        f"{share:.0%}": {"loss": loss_at(curve, share * steps), "expected": stage.expected_loss.get(share)}
+        for share in shares
     }
 
 
@@ -137,6 +152,8 @@ def _markdown(content: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
         *map(_row, stages),
         "",
+        *_loss_table(stages),
+        "",
     ]
     for stage in stages:
         lines += [f"## {stage['name']}", "", *_shown(stage["sample"]), ""]
@@ -158,6 +175,23 @@ def _row(stage: Mapping[str, Any]) -> str:
         format_count(sum(stage["parameters"].values())),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _loss_table(stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Training losses by share of the steps, with the expected ones in parentheses."""
+    shares = sorted({share for stage in stages for share in stage["losses"]}, key=lambda share: float(share[:-1]))
+    lines = [f"| training loss at | {' | '.join(shares)} of the steps |", "|---|" + "---|" * len(shares)]
+    for stage in stages:
+        cells = [_loss_cell(stage["losses"].get(share)) for share in shares]
+        lines.append(f"| {stage['name']} | {' | '.join(cells)} |")
+    return lines
+
+
+def _loss_cell(found: Mapping[str, float | None] | None) -> str:
+    if found is None or found["loss"] is None:
+        return ""
+    expected = found["expected"]
+    return f"{found['loss']:.3g}" + ("" if expected is None else f" ({expected:.3g} expected)")
 
 
 def _shown(found: Mapping[str, Any]) -> list[str]:

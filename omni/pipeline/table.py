@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from typing import Self, final
+from typing import Any, Self, final
 
 from rich.console import Console
 from rich.live import Live
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from omni.pipeline.definition import StageSpec, Target
+from omni.pipeline.expected_loss import LOSS, LossWatch
 from omni.pipeline.scheduler import StageRun
 from omni.pipeline.status import read_progress
 from omni.pipeline.timings import StageTimings, format_duration
@@ -39,6 +40,7 @@ class PipelineTable:
         self._live = Live(console=self.console, auto_refresh=False)
         self._lines: dict[str, tuple[str, float]] = {}  # the state in a stage's latest line, and when it was printed
         self._metrics: dict[str, dict[str, float]] = {}
+        self._losses = LossWatch({name: stage.expected_loss for name, stage in stages.items()})
 
     def __enter__(self) -> Self:
         if self.console.file.isatty():
@@ -50,6 +52,9 @@ class PipelineTable:
 
     def show(self, runs: Mapping[str, StageRun]) -> None:
         """Shows the present state."""
+        for name, run in runs.items():
+            if run.state == "running" and self.stages[name].expected_loss:
+                self._compare_loss(name, run)
         if self._live.is_started:
             table = Table("stage", "", "step", "time", "left", "metric", box=None, pad_edge=False)
             for name in self.stages:
@@ -63,12 +68,26 @@ class PipelineTable:
                 self._lines[name] = (run.state, now)
                 self.console.out("  ".join(filter(None, self._row(name, runs))), highlight=False)
 
+    def _compare_loss(self, name: str, run: StageRun) -> None:
+        """Prints a warning if the stage's loss is far off the expected one."""
+        progress = self._progress(name, run)
+        step, steps, loss = progress.get("step"), progress.get("steps"), progress.get("metrics", {}).get(LOSS)
+        if not step or not steps or loss is None:
+            return
+        warning = self._losses.add(name, step, steps, loss, first_step=progress["first_step"])
+        if warning is not None:
+            self.console.print(warning, style="yellow", highlight=False, soft_wrap=True)
+
+    def _progress(self, name: str, run: StageRun) -> dict[str, Any]:
+        """The progress of a stage; empty if it is that of an earlier attempt."""
+        progress = read_progress(self.stages[name].folder)
+        earlier = run.state == "running" and progress.get("seconds", 0.0) > time.monotonic() - run.started
+        return {} if earlier else progress
+
     def _row(self, name: str, runs: Mapping[str, StageRun]) -> tuple[str, ...]:
         stage, run, seconds = self.stages[name], runs[name], self.timings.seconds(name)
         started = run.state not in ("waiting", "blocked")
-        progress = read_progress(stage.folder) if started else {}
-        if run.state == "running" and progress.get("seconds", 0.0) > time.monotonic() - run.started:
-            progress = {}  # of an earlier attempt
+        progress = self._progress(name, run) if started else {}
         step, steps = progress.get("step"), progress.get("steps")
         metrics = self._metrics[name] = {**self._metrics.get(name, {}), **progress.get("metrics", {})}
         value = metrics.get(stage.target.metric)

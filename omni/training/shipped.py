@@ -4,6 +4,7 @@ Shipped ones lie in `configs/` of the repository, or in its copy in an installed
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ _PACKAGED = Path(__file__).resolve().parents[1] / "configs"  # the wheel puts th
 CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "configs"
 BASE = "base"  # the key
 _OPTIONS = ("--config", "-c")
+_PART = re.compile(r"(configs/)?models/\S+\.yaml$")
 
 
 def find_config(path: str | Path) -> Path:
@@ -28,7 +30,8 @@ def find_configs(argv: Sequence[str]) -> list[str]:
     """Arguments of a command with the path of every `--config` (or `-c`), each after its base files.
 
     `--config world/omni.yaml`, whose key `base` is `../omni.yaml`, becomes `--config omni.yaml --config
-    world/omni.yaml`. A base that was given before is not repeated.
+    world/omni.yaml`. A base that was given before is not repeated. Shipped parts, such as
+    `--model.init_args.thinker models/small/thinker.yaml`, are found likewise.
 
     Raises:
         UserError: If a file is not valid YAML, a base does not exist, or files are based on each other.
@@ -39,7 +42,7 @@ def find_configs(argv: Sequence[str]) -> list[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name not in _OPTIONS or (not equals and (value := next(arguments, "")) == ""):
-            found.append(argument)
+            found.append(f"{name}={_find_part(value)}" if equals else _find_part(argument))
             continue
         *bases, path = _with_bases(find_config(value))
         new = [base for base in bases if base.resolve() not in given]
@@ -72,6 +75,11 @@ def without_base(content: str) -> str:
     if BASE not in loaded:
         return content
     return yaml.safe_dump({key: value for key, value in loaded.items() if key != BASE}, sort_keys=False)
+
+
+def _find_part(value: str) -> str:
+    """The path of a part's file, if a value is the name of a shipped one; any other value as it is."""
+    return str(find_config(value)) if _PART.match(value) else value
 
 
 def _with_bases(path: Path) -> list[Path]:

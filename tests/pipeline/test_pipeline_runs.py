@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def test_killed_and_started_again_ends_with_the_same_report(fast_stages, workpla
     every = {"class_path": "omni.training.callbacks.StageCheckpoint", "init_args": often}
     stages = two(**{"trainer.max_steps": 12, "trainer.callbacks+": [every]})
     stages["again"]["overrides"]["trainer.callbacks+"] = [kill, every]
+    stages["thinker"]["expected_loss"] = {"50%": 0.5}
     path = str(written(stages))
     main(["train", path])
     whole = report()
@@ -84,6 +86,8 @@ def test_killed_and_started_again_ends_with_the_same_report(fast_stages, workpla
     text = Path("lightning_logs/toy/report.md").read_text(encoding="utf-8")
     assert "| thinker (`ThinkerPretraining`) | `val/perplexity` | < 1000 | **" in text
     assert " in 2 attempts | " in text
+    assert "| training loss at | 1% | 10% | 50% | 100% of the steps |" in text
+    assert re.search(r"\| thinker \| [\d.]+ \| [\d.]+ \| [\d.]+ \(0.5 expected\) \| [\d.]+ \|", text), text
 
     main(["train", path])
     assert capfd.readouterr().out.count("done before") == 2

@@ -54,6 +54,19 @@ def run(arguments, values, steps, *resume):
     main(["fit", *arguments, *(f"--{key}={value}" for key, value in values.items()), *resume])
 
 
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_learning_rates_of_the_sizes_follow_the_width(size):
+    """Each is the default one times sqrt(default width / width)."""
+    parts = {"audio": "audio_encoder", "vision": "vision_encoder", "omni": "thinker"}
+    stages, defaults = (read_pipeline(Path(f"real/{name}.yaml")).stages for name in (size, "chain"))
+    assert set(stages) == set(defaults) - {"captions"}
+    for name, stage in stages.items():
+        part = f"model.init_args.{parts.get(name, name)}.init_args.dim"
+        given, default = stage.configuration.get, defaults[name].configuration.get
+        rate = default("model.init_args.lr") * (default(part) / given(part)) ** 0.5
+        assert given("model.init_args.lr") == pytest.approx(rate, rel=0.03), name
+
+
 @pytest.mark.slow
 def test_the_forecast_of_the_chain_and_the_documented_sizes(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
@@ -72,6 +85,9 @@ def test_the_forecast_of_the_chain_and_the_documented_sizes(workplace, monkeypat
         "all",
     ]
     assert " no " not in out
+    for size, memory in (("small", "8GB"), ("medium", "12GB")):
+        planned = main(["plan", "--chain", f"real/{size}.yaml", "--gpu_memory", memory])
+        assert all(stage.plan.fits for stage in planned)
     assert not list(workplace.rglob("*.ckpt"))
 
 
@@ -136,7 +152,6 @@ def a_little_of(pack, folder):
         "text/wikitext-2-raw/train.txt": 2000,
         "text/wikitext-2-raw/valid.txt": 300,
         "text/gsm8k/train.jsonl": 60,
-        "speech/LibriSpeech-5h/train.jsonl": 24,
         "speech/LibriSpeech-5h/dev.jsonl": 6,
         "speech/LJSpeech-40min/all.jsonl": 24,
         "speech/an4/etc/an4_train.fileids": 20,
@@ -151,6 +166,9 @@ def a_little_of(pack, folder):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with (pack / name).open(encoding="utf-8") as file:
             (folder / name).write_text("".join(islice(file, lines)), encoding="utf-8")
+    name = "speech/LibriSpeech-5h/train.jsonl"
+    rows = (pack / name).read_text(encoding="utf-8").splitlines(keepends=True)[::25]  # of all speakers
+    (folder / name).write_text("".join(rows), encoding="utf-8")
     for split in ("train", "test"):
         asked = json.loads((pack / f"vl/easy-vqa/{split}/questions.json").read_text(encoding="utf-8"))[:60]
         (folder / f"vl/easy-vqa/{split}").mkdir(parents=True)

@@ -182,6 +182,7 @@ class TestTable:
         stages = Stages({"thinker": "", "omni": ["thinker"]})  # pyright: ignore
         for name, stage in stages.scheduler.stages.items():
             stage.folder, stage.target = Path(name), Target("val/wer", below=0.2)  # pyright: ignore
+            stage.expected_loss = {0.2: 3.0}  # pyright: ignore
         stages.timings.start("thinker", from_scratch=True)
         stages.timings.update("thinker", 65)
         run = stages.scheduler.runs["thinker"]
@@ -215,6 +216,14 @@ class TestTable:
             ["thinker", "training"],
             ["thinker", "done"],
         ]
+
+    def test_a_loss_far_off_is_reported_once(self, running, capsys):
+        progress = {"step": 30, "steps": 120, "first_step": 10, "seconds": 40, "metrics": {"train/loss": 5.0}}
+        table = PipelineTable(running.scheduler.stages, running.timings)
+        for step in (10, 20, 30, 40):
+            Path("thinker/progress.json").write_text(json.dumps({**progress, "step": step}))
+            table.show(running.scheduler.runs)
+        assert capsys.readouterr().out.count("thinker: train/loss is 5 at 20% of the steps, 3 was expected") == 1
 
     def test_progress_of_an_earlier_attempt_is_not_shown(self, running, capsys):
         running.scheduler.runs["thinker"].started = time.monotonic()

@@ -52,6 +52,16 @@ def test_only_the_option_config_is_resolved(tmp_path, monkeypatch):
     ]
 
 
+def test_a_shipped_part_is_found_and_a_local_one_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = str(CONFIGS / "models" / "small" / "thinker.yaml")
+    argv = ["--model.a=models/small/thinker.yaml", "--model.b", "configs/models/small/thinker.yaml", "--c=small.yaml"]
+    assert find_configs(argv) == [f"--model.a={there}", "--model.b", there, "--c=small.yaml"]
+    overlay("models/small/thinker.yaml", "dim: 8\n")
+    assert find_configs(argv)[0] == argv[0]
+    assert find_configs(["--model.a=models/none.yaml"]) == ["--model.a=models/none.yaml"]
+
+
 def overlay(path, content):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
