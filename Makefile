@@ -8,7 +8,7 @@ JOBS ?= 1
 DEPRECATIONS := -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 SENTENCE := The small red star is above the large blue circle.
 
-.PHONY: quickstart serve smoke gpu test test-slow test-install test-latest test-lowest lint docs check install lock clean
+.PHONY: quickstart serve smoke gpu test test-pages test-slow test-install test-latest test-lowest lint docs check install lock clean
 
 # The seventh of the world's held-out conversations is a spoken question about a picture.
 quickstart: data/world/world.json  ## the world, all stages; a written and spoken answer to a question about a picture; a sentence, synthesised and transcribed
@@ -28,7 +28,7 @@ serve: .venv/installed  ## serves the quickstart's models through OpenAI's API, 
 	    --recognizer $(RUNS)/audio/best.ckpt \
 	    $(if $(wildcard $(RUNS)/vocoder/best.ckpt),--vocoder $(RUNS)/vocoder/best.ckpt)
 
-smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in build/smoke; the notebooks and the Python of the pages on it
+smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in build/smoke
 	rm -rf build/smoke/lightning_logs && mkdir -p build/smoke
 	cd build/smoke && ../../$(BIN)/omni data world --documents 300 --val_documents 20 --utterances 80 \
 	    --val_utterances 12 --narrations 40 --val_narrations 8 --pictures 300 --val_pictures 40 \
@@ -36,12 +36,15 @@ smoke: .venv/installed  ## the same chain at a few steps, on a few rows, in buil
 	cd build/smoke && ../../$(BIN)/omni train ../../configs/world/smoke.yaml --jobs 2
 	cd build/smoke && ../../$(BIN)/omni train ../../configs/world/smoke.yaml | tee again.txt
 	test $$(grep --count "done before" build/smoke/again.txt) = 6
+
+test-pages: .venv/installed  ## the notebooks, and the Python of the documentation's pages, on the chain of `make smoke`
+	test -f build/smoke/lightning_logs/world/report.json || $(MAKE) smoke
 	$(BIN)/python -m pytest -n 0 -m slow tests/test_notebooks.py tests/test_docs_run.py
 
 test: .venv/installed  ## the tests
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed  ## the tests that take minutes, except the notebooks' and pages' (see `make smoke`)
+test-slow: .venv/installed  ## the tests that take minutes, except the notebooks' and pages' (see `make test-pages`)
 	$(BIN)/python -m pytest -m slow --ignore tests/test_notebooks.py --ignore tests/test_docs_run.py
 
 test-latest: pyproject.toml  ## the tests with the newest versions in the ranges; deprecations are reported, not fatal

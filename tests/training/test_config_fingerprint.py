@@ -1,7 +1,14 @@
-"""The fingerprint of a configuration covers what changes the weights, and nothing else."""
+"""The fingerprint of a configuration covers what changes the weights, and nothing else.
+
+`defaults.json` beside this file holds the defaults of all arguments. `python tests/training/test_config_fingerprint.py`
+writes it.
+"""
 
 import inspect
+import json
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +18,7 @@ import omni.training.lightning_cli  # noqa: F401  imports all stages and data mo
 from omni.data.loading.resumable import ResumableData
 from omni.models.part import Part
 from omni.stages.stage import Stage
-from omni.training.fingerprint import config_fingerprint
+from omni.training.fingerprint import _VERSION, _defaults, config_fingerprint
 
 # Arguments that change the weights, or which of them are best: a new argument is listed here or in `no_effect`.
 EFFECTIVE = {
@@ -47,7 +54,19 @@ def shipped(base: type) -> Iterator[type]:
         yield from shipped(kind)
 
 
+KEPT = Path(__file__).with_name("defaults.json")
 KINDS = {kind.__name__: kind for base in (Stage, ResumableData) for kind in shipped(base)}
+
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    """The defaults of a class's arguments, as JSON has them."""
+    return json.loads(json.dumps(_defaults(f"{kind.__module__}.{kind.__qualname__}"), default=str))
+
+
+# By name of the class, each read at its use.
+DEFAULTS = {
+    kind.__name__: partial(defaults_of, kind) for base in (Stage, ResumableData, Part) for kind in shipped(base)
+}
 
 
 def arguments(kind: type) -> set[str]:
@@ -89,6 +108,39 @@ def test_shuffling_arguments_are_included_for_streams(name, argument):
         assert (one != other) == streaming
 
 
+def test_an_argument_with_its_default_is_left_out():
+    kind = KINDS["SpeechData"]
+    same = fingerprint(kind, train="a.jsonl")
+    defaults = DEFAULTS["SpeechData"]()
+    assert fingerprint(kind, **{**defaults, "train": "a.jsonl"}) == same
+    augmentation = defaults["augmentation"]
+    assert fingerprint(kind, train="a.jsonl", augmentation=augmentation) == same
+    assert fingerprint(kind, train="a.jsonl", augmentation={**augmentation, "rooms": 0.5}) != same
+    assert fingerprint(kind, train="a.jsonl", val_fraction=0.2) != same
+
+
+def test_a_dictionary_with_fewer_entries_than_the_default_is_another_value():
+    kind = KINDS["VocoderTraining"]
+    weights = DEFAULTS["VocoderTraining"]()["weights"]
+    fewer = dict(list(weights.items())[:-1])
+    assert fingerprint(kind, weights=weights) == fingerprint(kind)
+    assert fingerprint(kind, weights=fewer) != fingerprint(kind)
+
+
+def test_defaults_change_only_with_the_version_of_the_fingerprint():
+    kept = json.loads(KEPT.read_text(encoding="utf-8"))
+    current = {"version": _VERSION, **{name: find() for name, find in DEFAULTS.items()}}
+    if current != kept and kept["version"] == _VERSION:
+        changed = {
+            f"{name}.{argument}"
+            for name in DEFAULTS.keys() & kept.keys()
+            for argument in current[name].keys() & kept[name].keys()
+            if current[name][argument] != kept[name][argument]
+        }
+        assert not changed, "finished runs would seem up to date: increase _VERSION in omni/training/fingerprint.py"
+    assert current == kept, "run python tests/training/test_config_fingerprint.py"
+
+
 def test_arguments_of_parts_inside_a_stage_are_included():
     def of(**options: Any) -> str:
         return fingerprint(
@@ -100,3 +152,8 @@ def test_arguments_of_parts_inside_a_stage_are_included():
     assert of(dim=16) != of()
     with_it = [kind for kind in shipped(Part) if "gradient_checkpointing" in arguments(kind)]
     assert len(with_it) > 5
+
+
+if __name__ == "__main__":
+    content = {"version": _VERSION, **{name: find() for name, find in sorted(DEFAULTS.items())}}
+    KEPT.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
