@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "cli": "completion training",
     "__main__": "cli",
     "bench": "batch checkpoints data decoding devices export inference layers media models optim runtime text training",
-    "pipeline": "checkpoints cli data decoding evaluation inference media models training",
+    "pipeline": "checkpoints cli curves data decoding evaluation inference media models training",
     "sweeps": "checkpoints pipeline training",
     "serving": "checkpoints decoding inference media text",
     "commands": "batch bench checkpoints curves data decoding devices evaluation export inference media models optim "
