@@ -200,7 +200,7 @@ QUESTION_MAKERS: dict[str, Callable[[Scene, Random], Question | None]] = {
 KINDS = tuple(QUESTION_MAKERS)
 # Places and relations come more often: a model that cannot locate an item cannot relate it to another, which is learned
 # last.
-TRAINING_KINDS = (*KINDS, "place", "place", "relation", "relation", "compare", "yes/no")
+TRAINING_KINDS = (*KINDS, "place", "place", "relation")
 _ALL_MAKERS = {**QUESTION_MAKERS, "place": place_question}
 
 
