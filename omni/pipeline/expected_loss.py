@@ -9,7 +9,7 @@ from omni.errors import UserError
 
 LOSS = "train/loss"
 _WINDOW = 0.1  # values at a share of the steps: those at most this part of the step away
-_FAR = 1.3  # times the expected loss; seeds differ by less than 10 %
+_FAR = 1.3  # times the expected loss; two seeds of stage E differ by 5 % at most
 
 
 def parse_expected(losses: Mapping[str, float]) -> dict[float, float]:
@@ -27,6 +27,11 @@ def parse_expected(losses: Mapping[str, float]) -> dict[float, float]:
             raise UserError(f"expected_loss at {share} is {loss}: give a positive loss")
         parsed[float(number) / 100] = float(loss)
     return dict(sorted(parsed.items()))
+
+
+def format_share(share: float) -> str:
+    """A share of the steps as a percentage: 0.1 as `10%`."""
+    return f"{100 * share:g}%"
 
 
 def loss_at(curve: Mapping[int, float], step: float) -> float | None:
@@ -65,7 +70,7 @@ class LossWatch:
             found = loss_at(curve, share * steps)
             if share * steps > first_step and found is not None and not found <= _FAR * expected:  # also NaN
                 return (
-                    f"{name}: {LOSS} is {found:.3g} at {share:.0%} of the steps, {expected:.3g} was expected: its "
-                    "data, a part that it starts from, or a value of its configuration may be wrong"
+                    f"{name}: {LOSS} is {found:.3g} at {format_share(share)} of the steps, {expected:.3g} was expected: "
+                    "its data, a part that it starts from, or a value of its configuration may be wrong"
                 )
         return None

@@ -17,7 +17,7 @@ from omni.checkpoints.recipe import build
 from omni.curves.event_files import read_curves
 from omni.errors import UserError
 from omni.pipeline.definition import Pipeline, StageSpec
-from omni.pipeline.expected_loss import LOSS, loss_at
+from omni.pipeline.expected_loss import LOSS, format_share, loss_at
 from omni.pipeline.samples import sample
 from omni.pipeline.status import read_progress
 from omni.pipeline.timings import StageTimings, format_duration
@@ -83,7 +83,7 @@ def _losses(stage: StageSpec, steps: int) -> dict[str, dict[str, float | None]]:
     curve = read_curves(stage.folder).get(LOSS, {})
     shares = sorted({*_SHARES, *stage.expected_loss})
     return {
-        f"{share:.0%}": {"loss": loss_at(curve, share * steps), "expected": stage.expected_loss.get(share)}
+        format_share(share): {"loss": loss_at(curve, share * steps), "expected": stage.expected_loss.get(share)}
         for share in shares
     }
 

@@ -9,7 +9,7 @@ from toy_commands import CONFIGS
 
 from omni.cli import main
 from omni.pipeline.definition import read_pipeline
-from omni.pipeline.expected_loss import LossWatch, loss_at, parse_expected
+from omni.pipeline.expected_loss import LossWatch, format_share, loss_at, parse_expected
 
 EXPECTED = {0.01: 10.0, 0.1: 4.0, 0.5: 2.0}
 
@@ -51,6 +51,11 @@ class TestWatch:
         found = warnings({10: 20.0, 20: 20.0, 60: 20.0}, steps=60)
         assert [" at 10% " in found[0], " at 50% " in found[1], len(found)] == [True, True, 2]
         assert LossWatch({}).add("vision", 10, 100, 9.0) is None
+
+
+def test_shares_of_less_than_a_percent_stay_apart():
+    losses = {"0.4%": 9.0, "0.5%": 8.0, "7%": 3.0}
+    assert [format_share(share) for share in parse_expected(losses)] == list(losses)
 
 
 def test_the_loss_at_a_step():
