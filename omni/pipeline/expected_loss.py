@@ -70,7 +70,7 @@ class LossWatch:
             found = loss_at(curve, share * steps)
             if share * steps > first_step and found is not None and not found <= _FAR * expected:  # also NaN
                 return (
-                    f"{name}: {LOSS} is {found:.3g} at {format_share(share)} of the steps, {expected:.3g} was expected: "
-                    "its data, a part that it starts from, or a value of its configuration may be wrong"
+                    f"{name}: {LOSS} is {found:.3g} at {format_share(share)} of the steps, {expected:.3g} was expected"
+                    ": its data, a part that it starts from, or a value of its configuration may be wrong"
                 )
         return None
