@@ -119,6 +119,26 @@ def test_noise_is_added_at_the_configured_ratio_in_half_of_the_cases(folder, mad
     assert 18 < changed < 42
 
 
+def test_a_telephone_has_no_frequencies_above_4_khz_and_keeps_the_others_and_the_length():
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal(16_001)).float()
+    telephone = SpeechAugmentation(telephone=1.0)
+    assert telephone.changes_waveform
+    narrow = telephone.of_waveform(noise, rng())
+    assert len(narrow) == len(noise)
+    before, after = (torch.fft.rfft(audio).abs().square() for audio in (noise, narrow))
+    assert after[4_100:].sum() < 0.01 * before[4_100:].sum()
+    assert after[:3_000].sum() == pytest.approx(float(before[:3_000].sum()), rel=0.01)
+    sometimes = SpeechAugmentation(telephone=0.3)
+    assert 8 < sum(not torch.equal(sometimes.of_waveform(noise, rng(seed)), noise) for seed in range(60)) < 30
+
+
+def test_recorded_noise_passes_the_telephone_too(folder):
+    noisy = SpeechAugmentation(noise=folder, snr=(0, 0), telephone=1.0)
+    for seed in range(10):
+        power = torch.fft.rfft(noisy.of_waveform(AUDIO, rng(seed))).abs().square()
+        assert power[4_200:].sum() < 1e-3 * power.sum()
+
+
 def test_generated_noise_has_many_colours():
     tilts = []
     for seed in range(60):
@@ -144,6 +164,7 @@ def test_results_depend_on_the_seed(folder):
         ({"speed": (0.1,)}, "between 0.5 and 2"),
         ({"snr": (9, 3)}, "the smaller one must come first"),
         ({"noise": "nowhere"}, "nowhere does not exist"),
+        ({"telephone": 1.5}, "telephone is 1.5: a probability"),
     ],
 )
 def test_invalid_arguments_are_refused(options, words):

@@ -243,12 +243,13 @@ def test_the_fingerprint_of_data_has_rooms_only_where_they_are_used(speech):
         return make(speech, augmentation=SpeechAugmentation(**options)).fingerprint
 
     assert fingerprint() == fingerprint(rt60=(0.2, 0.3))
-    assert len({fingerprint(), fingerprint(rooms=0.5), fingerprint(rooms=0.5, drr=(0, 6))}) == 3
+    changes = ({}, {"rooms": 0.5}, {"rooms": 0.5, "drr": (0, 6)}, {"telephone": 0.5}, {"rooms": 0.5, "telephone": 0.5})
+    assert len({fingerprint(**change) for change in changes}) == len(changes)
     assert "rooms" not in repr(SpeechAugmentation())
 
 
 def test_kept_spectrograms_and_rooms_are_refused_together(speech):
-    with pytest.raises(UserError, match=r"changes waveforms \(speed, rooms, noise or gain\): turn one of them off"):
+    with pytest.raises(UserError, match=r"changes waveforms \(speed, rooms, noise, gain or telephone\): turn one of them off"):
         make(speech, cache_features=True, augmentation=SpeechAugmentation(rooms=0.5))
 
 

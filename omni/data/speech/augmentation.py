@@ -17,6 +17,7 @@ from omni.media.audio import HOP_LENGTH, SAMPLE_RATE, STD, LogMel, read_audio
 from omni.media.mel_scale import SILENCE
 
 COLOURED = "coloured"  # generated noise instead of recordings
+_TELEPHONE_RATE = 8_000  # Hz
 _BANDS = 5  # of the equalizer
 _OPTION = "data.init_args.augmentation"
 
@@ -48,6 +49,8 @@ class SpeechAugmentation:
             audio file, with the peak as its direct path. By default responses are simulated.
         rt60: Shortest and longest reverberation time of simulated rooms, in seconds.
         drr: Smallest and largest direct-to-reverberant ratio of simulated rooms, in dB.
+        telephone: Probability that an utterance, with its room and noise, loses the frequencies above 4 kHz, as speech
+            that was sampled at 8 kHz; 0–1.
     """
 
     silence: float = 0.5
@@ -62,11 +65,12 @@ class SpeechAugmentation:
     gain: float = 0.0
     noise: str | None = None
     snr: tuple[float, float] = (5.0, 25.0)
-    # Not in the representation, so that the fingerprint of data without rooms is that of earlier versions.
+    # Not in the representation, so that the fingerprint of data without them is that of earlier versions.
     rooms: float = field(default=0.0, repr=False)
     rooms_folder: str | None = field(default=None, repr=False)
     rt60: tuple[float, float] = field(default=(0.1, 0.8), repr=False)
     drr: tuple[float, float] = field(default=(-3.0, 12.0), repr=False)
+    telephone: float = field(default=0.0, repr=False)
 
     def check(self) -> None:
         """Checks the options.
@@ -83,8 +87,9 @@ class SpeechAugmentation:
             first, last = getattr(self, name)
             if not first <= last:
                 raise UserError(f"{_OPTION}.{name} is {[first, last]}: the smaller one must come first")
-        if not self.rooms <= 1:
-            raise UserError(f"{_OPTION}.rooms is {self.rooms}: a probability, between 0 and 1")
+        for name in ("rooms", "telephone"):
+            if not getattr(self, name) <= 1:
+                raise UserError(f"{_OPTION}.{name} is {getattr(self, name)}: a probability, between 0 and 1")
         if self.rt60[0] < 0.05 or self.rt60[1] > 5:
             raise UserError(f"{_OPTION}.rt60 is {list(self.rt60)}: seconds, between 0.05 and 5")
         if self.noise and self.noise != COLOURED:
@@ -93,14 +98,15 @@ class SpeechAugmentation:
             _responses(self.rooms_folder).check()
 
     @property
-    def room_options(self) -> tuple[object, ...]:
-        """The options of rooms, empty without rooms; they are not in the representation."""
-        return (self.rooms, self.rooms_folder, self.rt60, self.drr) if self.rooms else ()
+    def later_options(self) -> tuple[object, ...]:
+        """The options in use that are not in the representation: of rooms and telephones."""
+        rooms = (self.rooms, self.rooms_folder, self.rt60, self.drr) if self.rooms else ()
+        return (*rooms, "telephone", self.telephone) if self.telephone else rooms
 
     @property
     def changes_waveform(self) -> bool:
         """Whether spectrograms must be computed in each epoch."""
-        return bool(self.speed or self.gain or self.noise or self.rooms)
+        return bool(self.speed or self.gain or self.noise or self.rooms or self.telephone)
 
     @property
     def changes_mel(self) -> bool:
@@ -113,7 +119,7 @@ class SpeechAugmentation:
         return bool(self.time_masks or self.freq_masks)
 
     def of_waveform(self, audio: Tensor, rng: np.random.Generator, sample_rate: int = SAMPLE_RATE) -> Tensor:
-        """Changes speed, room, noise and level: (samples,) to (samples,), both at `sample_rate` Hz."""
+        """Changes speed, room, noise, level and band: (samples,) to (samples,), both at `sample_rate` Hz."""
         if self.speed:
             factor = round(float(rng.choice(self.speed)), 2)
             if factor != 1:
@@ -126,6 +132,9 @@ class SpeechAugmentation:
             audio = self._in_noise(audio, noise, rng)
         if self.gain:
             audio = audio * 10 ** (rng.uniform(-self.gain, self.gain) / 20)
+        if self.telephone and rng.random() < self.telephone:
+            narrow = torchaudio.functional.resample(audio, sample_rate, _TELEPHONE_RATE)
+            audio = torchaudio.functional.resample(narrow, _TELEPHONE_RATE, sample_rate)[: len(audio)]
         return audio
 
     def silences(self, rng: np.random.Generator) -> tuple[int, int]:

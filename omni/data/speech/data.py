@@ -109,7 +109,7 @@ class SpeechData(UtteranceData[FeatureFile]):
         fingerprints = self.plan().fingerprints
         train = " ".join(self.entries["train"]) if self.streaming else fingerprints["train"]
         options = [self.tokenizer.fingerprint, self.batch_seconds, self.max_batch_rows, self.augmentation]
-        options += [rooms] if (rooms := self.augmentation.room_options) else []
+        options += [later] if (later := self.augmentation.later_options) else []
         options += [self.crop] if self.crop else []
         options += ["two views"] if self.two_views else []
         options += [f"{self.sample_rate} Hz"] if self.sample_rate != SAMPLE_RATE else []
