@@ -249,7 +249,7 @@ def test_the_fingerprint_of_data_has_rooms_only_where_they_are_used(speech):
 
 
 def test_kept_spectrograms_and_rooms_are_refused_together(speech):
-    with pytest.raises(UserError, match=r"changes waveforms \(speed, rooms, noise, gain or telephone\): turn one of them off"):
+    with pytest.raises(UserError, match=r"changes waveforms \(speed, .*or telephone\): turn one of them off"):
         make(speech, cache_features=True, augmentation=SpeechAugmentation(rooms=0.5))
 
 

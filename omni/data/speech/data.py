@@ -329,5 +329,5 @@ class SpeechData(UtteranceData[FeatureFile]):
         if self.cache_features and self.augmentation.changes_waveform:
             raise UserError(
                 "data.cache_features keeps spectrograms, and data.augmentation changes waveforms (speed, rooms, "
-                "noise or gain): turn one of them off"
+                "noise, gain or telephone): turn one of them off"
             )
