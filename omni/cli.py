@@ -199,6 +199,9 @@ VERBS = {
         "Race the vision encoder against torchvision's of the same size.",
         inlined=("race",),
     ),
+    "bench retrieval": Verb(
+        "omni.commands.bench:retrieval", "Race retrieval by captions against a small CLIP.", inlined=("race",)
+    ),
     "bench speech": Verb(
         "omni.commands.bench:speech",
         "Time speech, and race the codec against EnCodec and Mimi.",

@@ -137,15 +137,20 @@ class NanoGPTRace(Race):
         file: The text, such as tiny Shakespeare.
         steps: Steps of nanoGPT's whole run.
         thinker_steps: Steps of the Thinker's run.
+        thinker_lr: Its peak learning rate. It, the steps and the warm-up were chosen on the last tenth of the training
+            text.
+        thinker_warmup: Steps until the peak.
         evaluate_every: Steps of the Thinker between two evaluations, whose time does not count.
         repeats: Runs of both, from different seeds.
     """
 
-    positive: ClassVar[tuple[str, ...]] = ("repeats", "steps", "thinker_steps", "evaluate_every")
+    positive: ClassVar[tuple[str, ...]] = ("repeats", "steps", "thinker_steps", "thinker_warmup", "evaluate_every")
 
     file: Path = Path("input.txt")
     steps: int = 2000
-    thinker_steps: int = 300
+    thinker_steps: int = 240
+    thinker_lr: float = 1.6e-2
+    thinker_warmup: int = 20
     evaluate_every: int = 20
     repeats: int = 3
 
@@ -170,7 +175,7 @@ class NanoGPTRace(Race):
             Comparison("time to nanoGPT's last loss", "s", times, {"nanoGPT": ratios}),
             Comparison("last loss", "1/1000 nats per character", {**losses}, {}),
         ]
-        models = {"omni": _thinker(1).model, "nanoGPT": NanoGPT(text.num_characters)}
+        models = {"omni": self._thinker().model, "nanoGPT": NanoGPT(text.num_characters)}
         run = self.conditions(
             text=f"{self.file.name}, last tenth held out",
             steps=f"{self.thinker_steps:,} and {self.steps:,} of {BATCH_SIZE} × {CONTEXT} characters, fp32",
@@ -181,9 +186,24 @@ class NanoGPTRace(Race):
     def _round(self, text: Text, seed: int) -> tuple[list[Point], Point]:
         """The Thinker's losses, and nanoGPT's last."""
         torch.manual_seed(seed)
-        nanogpt, thinker = _nanogpt(text.num_characters, self.steps), _thinker(self.thinker_steps)
+        nanogpt, thinker = _nanogpt(text.num_characters, self.steps), self._thinker()
         goal = _train(f"nanoGPT {seed}", nanogpt, text, seed, evaluate_every=self.steps)[-1]
         return _train(f"omni {seed}", thinker, text, seed, evaluate_every=self.evaluate_every), goal
+
+    def _thinker(self) -> Recipe:
+        """The Thinker of `configs/bench/shakespeare_char.yaml`, with its optimizer, and a schedule for a short run."""
+        shipped = Configuration(["--config", str(CONFIGS / "bench/shakespeare_char.yaml")])
+        schedule = {"lr": self.thinker_lr, "warmup_steps": self.thinker_warmup}
+        stage: Any = shipped.changed({f"model.init_args.{name}": value for name, value in schedule.items()}).make(
+            "model"
+        )
+        optimizer, thinker = stage.make_optimizer(), stage.thinker
+
+        def loss(tokens: Tensor, targets: Tensor) -> Tensor:
+            return thinker.cross_entropy(thinker.encode(tokens).hidden, targets)
+
+        curve = stage.lr_curve(optimizer.param_groups[0], self.thinker_steps)
+        return Recipe(thinker, loss, optimizer, curve, self.thinker_steps)
 
 
 def _train(label: str, recipe: Recipe, text: Text, seed: int, *, evaluate_every: int) -> list[Point]:
@@ -226,14 +246,3 @@ def _nanogpt(num_characters: int, steps: int) -> Recipe:
 
     curve = partial(lr_factor, schedule="cosine", warmup_steps=100, total_steps=steps, final=0.1)
     return Recipe(model, loss, adamw(model, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1), curve, steps)
-
-
-def _thinker(steps: int) -> Recipe:
-    """The Thinker of `configs/bench/shakespeare_char.yaml`, with its optimizer and schedule."""
-    stage: Any = Configuration(["--config", str(CONFIGS / "bench/shakespeare_char.yaml")]).make("model")
-    optimizer, thinker = stage.make_optimizer(), stage.thinker
-
-    def loss(tokens: Tensor, targets: Tensor) -> Tensor:
-        return thinker.cross_entropy(thinker.encode(tokens).hidden, targets)
-
-    return Recipe(thinker, loss, optimizer, stage.lr_curve(optimizer.param_groups[0], steps), steps)

@@ -16,6 +16,7 @@ from omni.bench.gpu import GpuCheck, markdown
 from omni.bench.nanogpt import NanoGPTRace
 from omni.bench.race import Race, Report
 from omni.bench.recognition import LookAheadTest, RecognitionTest, TempoTest, WordErrorReport
+from omni.bench.retrieval import RetrievalRace
 from omni.bench.serve import LoadReport, ServerLoad
 from omni.bench.soak import SoakCounts, SoakReport
 from omni.bench.soak import soak as soak_server
@@ -99,6 +100,22 @@ def vision(*, race: VisionRace = VisionRace()) -> Report:
 
     Example:
         omni bench vision
+
+    Args:
+        race: The race.
+    """
+    return _run(race, race.run)
+
+
+def retrieval(*, race: RetrievalRace = RetrievalRace()) -> Report:
+    """Race retrieval of photographs by captions against a small CLIP, and print a table.
+
+    omni trains as `configs/bench/flickr8k.yaml` does, after `configs/bench/cifar10.yaml`. The peer, a ResNet and a
+    causal text Transformer with CLIP's loss, trains on the same batches: once from scratch, and once with a ResNet that
+    was pretrained on the same labelled images for as many steps.
+
+    Example:
+        omni bench retrieval --train FOLDER/captions.txt@train.txt --val FOLDER/captions.txt@val.txt
 
     Args:
         race: The race.
