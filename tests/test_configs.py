@@ -31,7 +31,7 @@ MODELS = sorted(CONFIGS.glob("models/*/*.yaml"))
 LAUNCH = sorted((CONFIGS / "launch").iterdir())  # tested in test_launch.py
 _WORLD_CHAINS = ("world/chain", "world/language", "world/smoke", "world/speedrun")
 _REAL_CHAINS = ("real/chain", "real/local", "real/medium", "real/small")
-CHAINS = [CONFIGS / f"{name}.yaml" for name in ("chain", *_REAL_CHAINS, *_WORLD_CHAINS, "voice")]
+CHAINS = [CONFIGS / f"{name}.yaml" for name in ("chain", *_REAL_CHAINS, *_WORLD_CHAINS, "voice", "voice/base")]
 SWEEPS = sorted(CONFIGS.glob("sweeps/*.yaml"))
 NO_STAGES = {CONFIGS / "base.yaml", *CHAINS, *LAUNCH, *SWEEPS}
 STAGES = stage_files()
@@ -62,7 +62,7 @@ def elsewhere(tmp_path_factory):
 
 def test_all_files_were_found():
     assert len(MODELS) == 61
-    assert len(STAGES) == 43
+    assert len(STAGES) == 45
     assert {path for path in CONFIGS.rglob("*") if path.is_file()} == {*MODELS, *STAGES, *NO_STAGES}
 
 

@@ -1,11 +1,12 @@
 """Root-mean-square normalisation."""
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class RMSNorm(nn.Module):
@@ -34,12 +35,40 @@ class RMSNorm(nn.Module):
         weight = self.scale().to(x.dtype)
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             # PyTorch's own runs a dozen operations here: a fifth of the time of decoding a token, measured.
-            size = x.shape[-1]
-            square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
-            return (x * square.div_(size).add_(self.eps).rsqrt_().to(x.dtype)).mul_(weight)
+            return (x * _inverse_rms(x, self.eps)).mul_(weight)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return _Normalisation.apply(x, self.eps) * weight  # pyright: ignore[reportOperatorIssue]  without types
         if len(self.shape) == 1:
             return F.rms_norm(x, self.shape, weight, self.eps)
         return F.rms_norm(x, self.shape[-1:], None, self.eps) * weight
+
+
+class _Normalisation(torch.autograd.Function):
+    """Division by the root mean square over the last axis.
+
+    PyTorch has no CPU kernel for its gradient: this one takes half of the time of the dozen operations that it runs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        inverse = _inverse_rms(x, eps)
+        normalised = x * inverse
+        ctx.save_for_backward(normalised, inverse)
+        return normalised
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        normalised, inverse = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, normalised).unsqueeze(-1).div_(normalised.shape[-1])
+        return torch.addcmul(grad, normalised, along, value=-1).mul_(inverse), None
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """1 / root mean square over the last axis, which is kept; squares are summed in fp32 at least."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).square_()
+    return square.div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
 
 
 @final

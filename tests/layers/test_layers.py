@@ -231,6 +231,26 @@ def test_rms_norm_is_its_formula_over_the_last_axis_and_keeps_the_type(shape, dt
     close(actual.float(), expected, 1e-5 if dtype == torch.float32 else 3e-2)
 
 
+@pytest.mark.parametrize("norm", [RMSNorm(6), RMSNorm(3, 6), QKNorm(2, 1, 6, shared=True)])
+def test_gradients_of_norms(norm):
+    norm = unlike(norm).double()
+    assert torch.autograd.gradcheck(norm, noise(2, 4, *norm.shape).double().requires_grad_())
+
+
+def test_norms_learn_as_the_compiler_traces_them():
+    """The compiler sees PyTorch's own operations, and what runs without it a gradient written by hand."""
+    norm, x, grad = unlike(RMSNorm(8)), noise(2, 3, 8), noise(2, 3, 8, seed=3)
+    torch._dynamo.reset()
+    found = []
+    for function in (norm, torch.compile(norm, backend="eager", fullgraph=True)):
+        leaf = x.clone().requires_grad_()
+        norm.zero_grad()
+        function(leaf).backward(grad)
+        found.append((function(leaf).detach(), leaf.grad, norm.weight.grad.clone()))
+    for eager, compiled in zip(*found, strict=True):
+        close(eager, compiled)
+
+
 # ---------------------------------------------------------------- positions
 
 
@@ -249,6 +269,24 @@ def test_rotation_keeps_lengths_and_scores_depend_on_the_distance_only():
         close(score(300 + distance, 300), score(distance, 0), 1e-4)
     assert (score(1, 0) - score(0, 0)).abs() > 1e-3
     assert (score(0, 1) - score(1, 0)).abs() > 1e-3  # the sign of the distance matters
+
+
+@pytest.mark.parametrize("positions", [torch.arange(5), torch.tensor([[0, 3, 5, 5, 9], [2, 4, 4, 7, 8]])])
+def test_rotation_equals_that_of_complex_numbers_and_so_does_its_gradient(positions):
+    x, grad = noise(2, 5, 3, 8).requires_grad_(), noise(2, 5, 3, 8, seed=4)
+    cosines, sines = RotaryEmbedding(8)(positions)
+    turned = rotate(x, cosines, sines)
+    turned.backward(grad)
+
+    def complex_pairs(x):
+        return torch.complex(x[..., :4], x[..., 4:])
+
+    unit = torch.complex(cosines, sines)
+    close(complex_pairs(turned.detach()), complex_pairs(x.detach()) * unit)
+    assert x.grad is not None
+    close(complex_pairs(x.grad), complex_pairs(grad) * unit.conj())
+    traced = torch.compile(rotate, backend="eager", fullgraph=True)(x, cosines, sines)
+    close(traced, turned)
 
 
 @kinds

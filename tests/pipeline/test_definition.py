@@ -26,6 +26,14 @@ class TestDescription:
         assert needs["thinker"] == needs["audio"] == needs["vision"] == set()
         assert list(pipeline.stages)[-1] == "omni"
 
+    @pytest.mark.parametrize("name", ["voice.yaml", "voice/base.yaml"])
+    def test_a_voice_trains_its_codec_first(self, name, workplace):
+        pipeline = read_pipeline(CONFIGS / name)
+        assert {each: set(stage.needs) for each, stage in pipeline.stages.items() if each != "vocoder"} == {
+            "codec": set(),
+            "talker": {"codec"},
+        }
+
     def test_a_stage_may_name_a_shipped_configuration_and_a_local_file_wins(self, workplace):
         name = "world/thinker.yaml"
         chain = written({"a": stage(config=name)})
