@@ -17,9 +17,13 @@ from omni.bench import race
 from omni.bench.race import Comparison, Race, Report
 from omni.data.images.augmentation import ImageAugmentation
 from omni.data.images.data import ImageData
+from omni.devices import has_compiler
+from omni.layers.compilation import compile_blocks, trained_blocks
 from omni.models.classifier import Classifier
 from omni.models.vision_encoder import VisionEncoder
 from omni.optim.optimizers import adamw
+
+_Name = Literal["patch", "conv", "torchvision"]
 
 _CLASSES = 1000
 _PHOTOGRAPHS = 192  # of 320 × 240 pixels, read in a round of the pipelines
@@ -50,6 +54,8 @@ class VisionRace(Race):
         size: tiny, laptop, ... or a YAML file with the arguments of a vision encoder.
         steps: Training steps in a round.
         batch: Images in a training batch.
+        compiled: Whether training is also measured compiled, as `omni fit` trains long runs, which takes a minute and a
+            C++ compiler: omni's blocks, and the peer's whole model.
     """
 
     positive = ("repeats", "steps", "batch")
@@ -57,6 +63,7 @@ class VisionRace(Race):
     size: str = "tiny"
     steps: int = 2
     batch: int = 32
+    compiled: bool = True
 
     def run(self) -> Report:
         """Runs the race.
@@ -67,7 +74,7 @@ class VisionRace(Race):
         options: dict[str, Any] = race.read_size(self.size, "vision_encoder") | {"dropout": 0.0}
         results = [*self._models(options), *self._pipelines(options["image_size"])]
         pixels, patch = options["image_size"], options["patch_size"]
-        names: tuple[Any, ...] = ("patch", "conv", "torchvision")
+        names: tuple[_Name, ...] = ("patch", "conv", "torchvision")
         return Report(
             self.conditions(
                 "torchvision",
@@ -83,11 +90,17 @@ class VisionRace(Race):
         """Training and inference."""
         images = torch.rand(self.batch, 3, options["image_size"], options["image_size"])
         labels = torch.randint(_CLASSES, (self.batch,))
-        for stem in ("patch", "conv"):
-            models = {"omni": build_model(stem, options), "torchvision": build_model("torchvision", options)}
+        stem_names: tuple[_Name, ...] = ("patch", "conv")
+        for stem in stem_names:
+            stems: dict[str, _Name] = {"omni": stem, "torchvision": "torchvision"}
+            models = {name: build_model(which, options) for name, which in stems.items()}
             train = {name: _training(model, images, labels, self.steps) for name, model in models.items()}
             work = self.steps * self.batch
             yield self.compare(f"training, {stem} stem", "images/s", train, work=work)
+            if self.compiled and has_compiler("cpu"):
+                compiled = {name: _compiled(which, options) for name, which in stems.items()}
+                train = {name: _training(model, images, labels, self.steps) for name, model in compiled.items()}
+                yield self.compare(f"training, {stem} stem, both compiled", "images/s", train, work=work)
             for count in (1, self.batch):
                 infer = {name: _inference(model.eval(), images[:count]) for name, model in models.items()}
                 measure = f"inference, {stem} stem, batch {count}"
@@ -124,7 +137,7 @@ class VisionRace(Race):
             yield self.compare("data pipeline, one process", "images/s", blocks, work=work)
 
 
-def build_model(name: Literal["patch", "conv", "torchvision"], options: dict[str, Any]) -> nn.Module:
+def build_model(name: _Name, options: dict[str, Any]) -> nn.Module:
     """A model that maps images to scores of 1,000 classes.
 
     Args:
@@ -142,6 +155,16 @@ def build_model(name: Literal["patch", "conv", "torchvision"], options: dict[str
         mlp_dim=options["ffn_dim"],
         num_classes=_CLASSES,
     )
+
+
+def _compiled(name: _Name, options: dict[str, Any]) -> nn.Module:
+    """A model whose training is compiled: omni's blocks, as stages compile them, or all of the peer."""
+    model = build_model(name, options)
+    if name == "torchvision":
+        model.compile()
+    else:
+        compile_blocks(trained_blocks(model))
+    return model
 
 
 def _training(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> Any:

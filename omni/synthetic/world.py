@@ -20,7 +20,7 @@ from omni.synthetic.scene import row_id, scene_at
 GENERATOR = 5  # increase it when the same seed gives other files than before
 RECORD = "world.json"
 _COUNTS = {"words", "sentences", "seconds"}  # of every record
-_LANGUAGE = ("language", "sentences_file")  # of the record of a world in another language than English
+_LANGUAGE = ("language", "narrator", "sentences_file")  # of the record of a world in another language than English
 
 
 @dataclass(frozen=True, kw_only=True)

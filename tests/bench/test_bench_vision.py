@@ -8,8 +8,9 @@ import torch
 import yaml
 
 from omni.bench.race import count_parameters
-from omni.bench.vision import build_model
+from omni.bench.vision import VisionRace, build_model
 from omni.cli import main
+from omni.devices import has_compiler
 
 TOY = {"image_size": 32, "patch_size": 8, "dim": 32, "num_layers": 1, "num_heads": 2, "ffn_dim": 64, "stem_width": 4}
 
@@ -27,7 +28,7 @@ def test_models_have_equal_size_and_number_of_classes():
 
 def test_the_race_prints_and_writes_its_table(workplace, capsys):
     Path("toy.yaml").write_text(yaml.safe_dump(TOY))
-    options = "--size toy.yaml --repeats 1 --steps 1 --batch 2 --json report.json"
+    options = "--size toy.yaml --repeats 1 --steps 1 --batch 2 --compiled false --json report.json"
     results = main(["bench", "vision", *options.split()]).results
     printed = capsys.readouterr().out
     measures = ["training", "inference", "inference"]
@@ -37,6 +38,15 @@ def test_the_race_prints_and_writes_its_table(workplace, capsys):
         omni, torchvision = result.values.values()
         assert row["ratios"] == result.ratios == {"torchvision": [pytest.approx(omni / torchvision)]}
         assert omni > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler("cpu"), reason="there is no C++ compiler")
+def test_training_is_compared_compiled_too(workplace):
+    Path("toy.yaml").write_text(yaml.safe_dump(TOY))
+    results = VisionRace(size="toy.yaml", repeats=1, steps=1, batch=2).run().results
+    found = [result.measure for result in results if result.measure.endswith("both compiled")]
+    assert found == ["training, patch stem, both compiled", "training, conv stem, both compiled"]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,18 @@ def test_spoken_sentences_and_voices_of_the_splits_are_disjoint(code):
 
 
 @EVERY
+def test_the_engine_has_every_voice_and_the_narrator_does_not_clip(code):
+    language = SpokenLanguage(code)
+    for split in ("train", "val"):
+        for voice in language.speakers(split):
+            assert len(espeak.synthesize("1 2 3", voice)[0]) > 2000, voice
+    for index in range(40):
+        one = language.utterance_at(0, "narrator", index)
+        samples, _ = espeak.synthesize(one.text, one.speaker, one.rate, one.pitch)
+        assert abs(samples.astype(int)).max() < 32_000
+
+
+@EVERY
 def test_no_training_document_has_a_sentence_of_validation(code):
     language = SpokenLanguage(code)
     for split in ("train", "val"):

@@ -341,7 +341,7 @@ _STORIES = (
 
 FRENCH = Language(
     name="French",
-    voices=("fr-fr", "fr-be", "fr-ch"),
+    voices=("fr", "fr-be", "fr-ch"),
     genders="mf",
     words={
         "person": _PEOPLE,

@@ -24,7 +24,7 @@ LANGUAGES = {"de": GERMAN, "es": SPANISH, "fr": FRENCH, "ru": RUSSIAN}
 ENGLISH = "en"
 
 _VAL_VARIANTS = ("f3", "m4", "Annie", "rob", "belinda", "m7")
-_NARRATOR = "edward"  # paul, the narrator of English, clips in other languages
+_NARRATOR = "michel"  # paul, the narrator of English, clips in other languages; edward is hard to recognise
 _LONGEST = 200  # characters of a sentence of a file, about 15 seconds
 _FEWEST = 20  # sentences in a file
 _DOCUMENT = (5, 6, 7, 8)  # sentences of a document from a file
@@ -46,7 +46,8 @@ class SpokenLanguage:
     def origin(self) -> dict[str, Any]:
         """What `world.json` and `origin.json` record of the language."""
         lines = None if self.file is None else hashlib.sha256(self.file.read_bytes()).hexdigest()
-        return {"language": self.code} | ({} if lines is None else {"sentences_file": lines})
+        (narrator,) = self.speakers("narrator")
+        return {"language": self.code, "narrator": narrator} | ({} if lines is None else {"sentences_file": lines})
 
     def speakers(self, split: str) -> tuple[str, ...]:
         """Voices of a split; those of validation have variants that do not occur in training."""
