@@ -33,8 +33,8 @@ MAY_IMPORT = {
     "completion": "",
     "cli": "completion training",
     "__main__": "cli",
-    "bench": "batch checkpoints data decoding devices export inference layers losses media metrics models optim runtime "
-    "text training",
+    "bench": "batch checkpoints data decoding devices export inference layers losses media metrics models optim "
+    "runtime text training",
     "pipeline": "checkpoints cli curves data decoding evaluation inference media models training",
     "sweeps": "checkpoints pipeline training",
     "serving": "checkpoints decoding inference media text",
