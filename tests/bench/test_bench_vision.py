@@ -41,6 +41,9 @@ def test_the_race_prints_and_writes_its_table(workplace, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(  # raised by the compiler itself
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The .grad attribute:UserWarning"
+)
 @pytest.mark.skipif(not has_compiler("cpu"), reason="there is no C++ compiler")
 def test_training_is_compared_compiled_too(workplace):
     Path("toy.yaml").write_text(yaml.safe_dump(TOY))
