@@ -285,7 +285,7 @@ def _compared(rank: int, found: dict[str, list[dict[int, float]]]) -> Comparison
     }
     ratios = {
         name: [
-            ours[rank] / theirs[rank] if theirs[rank] else math.inf
+            ours[rank] / theirs[rank] if theirs[rank] else math.inf if ours[rank] else 1.0
             for ours, theirs in zip(found[OMNI], runs, strict=True)
         ]
         for name, runs in found.items()
