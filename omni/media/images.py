@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
@@ -63,3 +64,17 @@ class Preprocessing:
 def to_pixels(images: Tensor) -> Tensor:
     """Maps grey or RGB images (batch, 1 or 3, height, width) of uint8 to (batch, 3, height, width) from 0 to 1."""
     return (images.float() / 255).expand(-1, 3, -1, -1)
+
+
+def shifted_views(images: Tensor, shift: int) -> list[Tensor]:
+    """Images and their mirror images, each as it is and moved right, left, down and up.
+
+    Args:
+        images: (batch, channels, height, width).
+        shift: Pixels that they are moved by; what is uncovered is black.
+
+    Returns:
+        Ten tensors of that shape, the images themselves first.
+    """
+    moves = ((0, 0), (shift, 0), (-shift, 0), (0, shift), (0, -shift))
+    return [F.pad(side, (right, -right, down, -down)) for side in (images, images.flip(-1)) for right, down in moves]

@@ -12,6 +12,7 @@ from omni.batch import Attribute, ImageBatch
 from omni.distributed import gather_rows, is_distributed
 from omni.errors import UserError
 from omni.losses import Loss, classification_loss, contrastive_loss
+from omni.media.images import shifted_views
 from omni.metrics import Classification, Retrieval
 from omni.models.classifier import Classifier, probabilities
 from omni.models.contrast import ContrastHead
@@ -41,11 +42,14 @@ class VisionPretraining(Stage):
         label_smoothing: Share of each label that is spread over all classes.
         classification_weight: Weight of the classification loss.
         contrast_weight: Weight of the contrast loss.
+        test_shift: In `omni test`, pixels by which images are moved in four directions: logits are averaged over an
+            image, its moved copies and the mirror images of these five (as in AlexNet, Krizhevsky et al. 2012); 0: the
+            image alone. Validation, `test/loss` and prediction use the image alone.
         shown: Images shown at each validation.
         kwargs: See `Stage`.
     """
 
-    no_effect = frozenset({"shown"})
+    no_effect = frozenset({"test_shift", "shown"})
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class VisionPretraining(Stage):
         label_smoothing: float = 0.0,
         classification_weight: float = 1.0,
         contrast_weight: float = 1.0,
+        test_shift: int = 0,
         shown: int = 12,
         **kwargs: Any,
     ) -> None:
@@ -66,7 +71,7 @@ class VisionPretraining(Stage):
         self.text_encoder, self.thinker = text_encoder, thinker
         self.label_smoothing = label_smoothing
         self.classification_weight, self.contrast_weight = classification_weight, contrast_weight
-        self.shown = shown
+        self.test_shift, self.shown = test_shift, shown
         self.retrieval = Retrieval()
         self.classification: Classification | None = None  # made in `setup`, when the classes are known
         self._check_parts()
@@ -76,6 +81,8 @@ class VisionPretraining(Stage):
         tower = self.text_encoder or self.thinker
         if self.classifier is None and self.contrast is None:
             raise UserError("there is no head to train: give model.init_args.classifier or model.init_args.contrast")
+        if self.test_shift < 0:
+            raise UserError(f"model.init_args.test_shift is {self.test_shift}: it must be 0 or more")
         if self.text_encoder is not None and self.thinker is not None:
             raise UserError("model.init_args.text_encoder and thinker both encode captions: give one of them")
         if (self.contrast is None) != (tower is None):
@@ -199,13 +206,21 @@ class VisionPretraining(Stage):
         loss = self._loss(batch, pooled, 0.0)
         self.val_loss.update(loss.total, loss.num_items)
         if self.classifier is not None and self.classification is not None:
-            self.classification.update(self.classifier(pooled), batch.labels)
+            logits = self.classifier(pooled)
+            if split == "test" and self.test_shift:
+                logits = self._mean_logits(shifted_views(batch.images, self.test_shift))
+            self.classification.update(logits, batch.labels)
         if self.contrast is not None and batch.captions is not None and batch.caption_ids is not None:
             present = batch.caption_ids >= 0
             texts = self.contrast.embed_texts(self.read(batch.captions[present]))
             text_rows = batch.rows[:, None].expand_as(present)[present]
             images = self.contrast.embed_images(pooled)
             self.retrieval.update(images, batch.rows, texts, text_rows, batch.caption_ids[present])
+
+    def _mean_logits(self, views: Sequence[Tensor]) -> Tensor:
+        """The mean over views of images (batch, 3, height, width): (batch, classes)."""
+        assert self.classifier is not None
+        return torch.stack([self.classifier(self.vision_encoder(view).pooled) for view in views]).mean(0)
 
     def compute_metrics(self, split: str) -> dict[str, Tensor]:
         metrics = {"loss": self.val_loss.compute()}

@@ -16,7 +16,7 @@ from PIL import Image
 from omni.data.images.data import ImageData
 from omni.errors import UserError
 from omni.media.image_file import MAX_PIXELS, ImageError, image_info
-from omni.media.images import Preprocessing, read_image, to_pixels
+from omni.media.images import Preprocessing, read_image, shifted_views, to_pixels
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (20, 24, 3), np.uint8)
@@ -326,6 +326,20 @@ class TestPreprocessing:
         pixels = to_pixels(torch.tensor([[[[0, 255, 51]]]], dtype=torch.uint8))
         assert pixels.shape == (1, 3, 1, 3)
         torch.testing.assert_close(pixels[0, :, 0], torch.tensor([[0.0, 1.0, 0.2]]).expand(3, -1))
+
+
+class TestShiftedViews:
+    def test_an_image_and_its_mirror_image_stay_and_move_in_four_directions(self):
+        image = torch.arange(1.0, 10).view(1, 1, 3, 3)
+        views = [view[0, 0].tolist() for view in shifted_views(image, 1)]
+        assert views[0] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+        assert views[1] == [[0, 1, 2], [0, 4, 5], [0, 7, 8]]
+        assert views[2] == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
+        assert views[3] == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
+        assert views[4] == [[4, 5, 6], [7, 8, 9], [0, 0, 0]]
+        assert views[5] == [[3, 2, 1], [6, 5, 4], [9, 8, 7]]
+        assert len(views) == 10
+        assert views[6] == [[0, 3, 2], [0, 6, 5], [0, 9, 8]]
 
 
 class TestHeic:

@@ -178,6 +178,7 @@ def test_a_run_with_a_frozen_thinker_resumes_within_an_epoch_without_its_ancesto
     [
         ({"model__init_args__classifier__init_args__num_classes": 10}, "the data has 3 classes and the classifier 10"),
         ({**CAPTIONS, **NO_CLASSES, "trainer__callbacks+": f"[{json.dumps(BY_ACCURACY)}]"}, "val/accuracy"),
+        ({"model__init_args__test_shift": -1}, "model.init_args.test_shift is -1: it must be 0 or more"),
     ],
 )
 def test_mistakes_end_in_one_line(fit_vision, fails, overrides, words):
@@ -291,6 +292,27 @@ def test_validation_images_and_labels_are_not_augmented(pictures):
     trained = torch.cat([batch.labels for batch in data.train_dataloader()])
     assert ((trained > 0) & (trained < 1)).any()  # mixed
     torch.testing.assert_close(trained.sum(1), torch.ones(24))
+
+
+def test_logits_are_averaged_over_ten_views_in_the_test_only():
+    stage = make(data=Data(), contrast=None, text_encoder=None, test_shift=2).eval()
+    given = batch()
+    views = [torch.zeros_like(given.images) for _ in range(10)]
+    moves = ((0, 0), (2, 0), (-2, 0), (0, 2), (0, -2))
+    for number, (right, down) in enumerate(moves):
+        for side, images in enumerate((given.images, given.images.flip(-1))):
+            rolled = images.roll((down, right), (-2, -1))  # what comes in at the other side is black below
+            rows, columns = torch.arange(16) - down, torch.arange(16) - right
+            inside = ((rows >= 0) & (rows < 16))[:, None] & ((columns >= 0) & (columns < 16))
+            views[number + 5 * side] = rolled * inside
+    logits = torch.stack([stage.classifier(stage.vision_encoder(view).pooled) for view in views])
+    seen = []
+    stage.classification.update = lambda found, labels: seen.append(found)
+    for split in ("val", "test"):
+        stage.evaluate(given, split)
+    torch.testing.assert_close(seen[0], logits[0])
+    torch.testing.assert_close(seen[1], logits.mean(0))
+    assert not torch.allclose(*seen)
 
 
 def test_several_attributes_are_measured_and_described():
