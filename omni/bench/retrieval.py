@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from omni.batch import ImageBatch
 from omni.bench.race import Comparison, Race, Report, parameter_counts, training_step
+from omni.checkpoints.checkpoint import Checkpoint
 from omni.data.images.data import ImageData
 from omni.errors import UserError
 from omni.losses import contrastive_loss
@@ -118,8 +119,9 @@ class RetrievalRace(Race):
     Attributes:
         train: Images with captions, as `ImageData` reads them.
         val: Others, which are reported; nothing is chosen on them but the learning rate of the peers.
-        images: Labelled images, which pretrain the image encoders of omni and of the second peer; None: neither is
-            pretrained, and there is no second peer.
+        start: A checkpoint with a vision encoder of `configs/bench/cifar10.yaml`, which omni's starts from.
+        images: Labelled images, which pretrain the image encoder of the second peer, and of omni without `start`; None:
+            none is pretrained, and there is no second peer.
         image_steps: Steps of that.
         steps: Steps on the captions; the model after the last one is measured.
         vocab_size: Tokens of the captions, by BPE.
@@ -131,6 +133,7 @@ class RetrievalRace(Race):
 
     train: str = "data/images/flickr8k/captions.txt@Flickr_8k.trainImages.txt"
     val: str = "data/images/flickr8k/captions.txt@Flickr_8k.devImages.txt"
+    start: str | None = None
     images: str | None = "data/images/cifar10/train"
     image_steps: int = 800
     steps: int = 300
@@ -155,12 +158,10 @@ class RetrievalRace(Race):
         )
         data: ImageData = pairs.make("data")
         data.setup("fit")
-        starts: dict[str, dict[str, Tensor]] = {}
-        if self.images is not None:
-            starts = {name: self._pretrained(name, self.images) for name in (OMNI, STARTED)}
+        starts = self._starts(pairs)
         recalls = {OMNI: [self._omni(pairs, data, seed, starts.get(OMNI)) for seed in range(self.repeats)]}
         rates = {}
-        for name in (PEER, STARTED) if starts else (PEER,):
+        for name in (PEER, STARTED) if STARTED in starts else (PEER,):
             first = {lr: self._peer(name, data, 0, lr, starts.get(name)) for lr in self.learning_rates}
             lr = rates[name] = max(first, key=lambda rate: first[rate][1])
             others = [self._peer(name, data, seed, lr, starts.get(name)) for seed in range(1, self.repeats)]
@@ -173,10 +174,23 @@ class RetrievalRace(Race):
             images=f"{len(data.dataset('train')):,} to train on, {len(data.dataset('val')):,} others to report; "
             f"{data.image_size} × {data.image_size} pixels, five captions each",
             steps=f"{self.steps:,} of {data.batch_size} images"
-            + ("" if self.images is None else f", after {self.image_steps:,} on {self.images}"),
+            + ("" if self.images is None else f", after {self.image_steps:,} on {self.images}")
+            + ("" if self.start is None else f"; omni's after {self.start}"),
             peers="AdamW, " + ", ".join(f"{name} at {rate:g}" for name, rate in rates.items()),
         )
         return Report(conditions, results)
+
+    def _starts(self, pairs: Configuration) -> dict[str, dict[str, Tensor]]:
+        """The weights of the image encoders of omni and of the second peer, as far as they are not new."""
+        found = {}
+        if self.start is not None:
+            checkpoint, part = Checkpoint(self.start), "vision_encoder"
+            stage: Any = pairs.make("model")
+            checkpoint.check_fit(stage.vision_encoder, part)
+            found[OMNI] = checkpoint.weights_of(part)
+        if self.images is not None:
+            found |= {name: self._pretrained(name, self.images) for name in (OMNI, STARTED) if name not in found}
+        return found
 
     def _pretrained(self, name: str, images: str) -> dict[str, Tensor]:
         """The weights of an image encoder that was trained to classify labelled images."""
@@ -205,12 +219,16 @@ class RetrievalRace(Race):
         stage: Any = pairs.make("model")
         if start is not None:
             stage.vision_encoder.load_state_dict(start)
-        _train(f"{OMNI}, captions, seed {seed}", _stage_run(stage, self.steps), data, self.steps)
-        return recalls(
-            stage,
-            data,
-            lambda images: stage.contrast.embed_images(stage.vision_encoder(images).pooled),
-            lambda tokens: stage.contrast.embed_texts(stage.read(tokens)),
+        label = f"{OMNI}, captions, seed {seed}"
+        _train(label, _stage_run(stage, self.steps), data, self.steps)
+        return _told(
+            label,
+            recalls(
+                stage,
+                data,
+                lambda images: stage.contrast.embed_images(stage.vision_encoder(images).pooled),
+                lambda tokens: stage.contrast.embed_texts(stage.read(tokens)),
+            ),
         )
 
     def _peer(
@@ -222,8 +240,9 @@ class RetrievalRace(Race):
         if start is not None:
             model.image_encoder.load_state_dict(start)
         run = _Run(model, model.loss, *_of_peer(model, lr, self.steps))
-        _train(f"{name}, captions, seed {seed}, lr {lr:g}", run, data, self.steps)
-        return recalls(model, data, model.embed_images, model.embed_texts)
+        label = f"{name}, captions, seed {seed}, lr {lr:g}"
+        _train(label, run, data, self.steps)
+        return _told(label, recalls(model, data, model.embed_images, model.embed_texts))
 
     def _new_clip(self, data: ImageData) -> SmallClip:
         return SmallClip(data.tokenizer.vocab_size, data.caption_tokens)
@@ -241,6 +260,12 @@ def recalls(model: nn.Module, data: ImageData, embed_images: Embed, embed_texts:
     model.train()
     shares = found.compute()
     return {rank: float(shares[f"recall@{rank}"]) for rank in found.ranks}
+
+
+def _told(label: str, found: dict[int, float]) -> dict[int, float]:
+    """Writes the recalls of a run to the terminal, for whom the whole race takes too long."""
+    tqdm.write(f"{label}: " + ", ".join(f"recall@{rank} {100 * share:.1f} %" for rank, share in found.items()))
+    return found
 
 
 def _train(label: str, run: _Run, data: ImageData, steps: int) -> None:

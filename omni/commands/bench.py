@@ -112,7 +112,7 @@ def retrieval(*, race: RetrievalRace = RetrievalRace()) -> Report:
 
     omni trains as `configs/bench/flickr8k.yaml` does, after `configs/bench/cifar10.yaml`. The peer, a ResNet and a
     causal text Transformer with CLIP's loss, trains on the same batches: once from scratch, and once with a ResNet that
-    was pretrained on the same labelled images for as many steps.
+    was pretrained on labelled images, for `image_steps` steps. `start` names a trained encoder for omni.
 
     Example:
         omni bench retrieval --train FOLDER/captions.txt@train.txt --val FOLDER/captions.txt@val.txt

@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from toy_speech import save
 
 from omni.batch import ImageBatch
 from omni.bench.retrieval import SmallClip, small_resnet
 from omni.cli import main
+from omni.models.vision_encoder import VisionEncoder
+from omni.text.ctc_vocabulary import CharacterVocabulary
 from omni.text.tokenizer import PAD
+from omni.training.configuration import Configuration
+from omni.training.shipped import CONFIGS
 
 
 def test_the_resnet_maps_images_of_any_size_to_vectors():
@@ -79,8 +84,28 @@ def test_the_race_reports_every_model_over_its_seeds(workplace, capsys, images):
         assert [*row["ratios"]] == peers
         assert all(len(ratios) == 2 for ratios in result.ratios.values())
     printed = capsys.readouterr().out
+    assert "omni, captions, seed 1: recall@1 " in printed
+    assert "CLIP, captions, seed 0, lr 0.002: recall@1 " in printed
     assert "8 to train on, 4 others to report" in printed
     assert "AdamW, CLIP at " in printed
+
+
+def test_omni_starts_from_a_checkpoint(workplace, monkeypatch, capsys):
+    _write_images(workplace)
+    torch.manual_seed(3)
+    encoder = Configuration(["--config", str(CONFIGS / "bench/cifar10.yaml")]).make("model").vision_encoder
+    save(Path("start.ckpt"), "vision_encoder", encoder, CharacterVocabulary(" ab"))
+    taken = []
+    load = VisionEncoder.load_state_dict
+    monkeypatch.setattr(
+        VisionEncoder, "load_state_dict", lambda self, weights: taken.append(weights) or load(self, weights)
+    )
+    report = main(["bench", "retrieval", *OPTIONS.split(), "--images", "null", "--start", "start.ckpt"])
+    assert len(taken) == 2
+    for weights in taken:
+        torch.testing.assert_close(weights, encoder.state_dict())
+    assert [*report.results[0].ratios] == ["CLIP"]
+    assert "omni's after start.ckpt" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -89,6 +114,7 @@ def test_the_race_reports_every_model_over_its_seeds(workplace, capsys, images):
         (["--train", "nowhere.txt"], "nowhere.txt"),
         (["--learning_rates", "[]"], "learning_rates is empty"),
         (["--steps", "0"], "steps is 0"),
+        (["--start", "nowhere.ckpt"], "nowhere.ckpt"),
     ],
 )
 def test_bad_arguments_end_in_one_line(workplace, fails, arguments, words):

@@ -245,7 +245,7 @@ def test_bad_input_is_one_line(place, capsys):
 # ---------------------------------------------------------------------- the chain
 
 
-def save_parts(codec_seed=0):
+def save_parts(codec_seed=0, num_speakers=0):
     """Checkpoints of a Talker with its codec, and of a vocoder with discriminators, at toy size."""
     torch.manual_seed(codec_seed)
     codec = Codec(num_mels=NUM_MELS, dim=16, mel_layers=1, num_layers=1, num_codebooks=3, codebook_size=12)
@@ -254,7 +254,7 @@ def save_parts(codec_seed=0):
     save(Path("vocoder.ckpt"), "vocoder", Vocos(num_mels=NUM_MELS, dim=16, num_layers=1), UNITS)
     small = {"periods": [2], "period_channels": [2, 4], "resolutions": [128], "resolution_channels": 2}
     save(Path("discriminators.ckpt"), "discriminators", Discriminators(**small), UNITS)
-    save(Path("talker.ckpt"), "talker", make(vocab_size=5), UNITS)
+    save(Path("talker.ckpt"), "talker", make(vocab_size=5, num_speakers=num_speakers), UNITS)
     joined(Path("talker.ckpt"), "codec.ckpt", "recognizer.ckpt")
     joined(Path("vocoder.ckpt"), "discriminators.ckpt")
 
@@ -335,9 +335,10 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_read(place, capsys
 
 
 @pytest.mark.slow
-def test_the_whole_voice_at_toy_size(place, monkeypatch, capsys):
+@pytest.mark.parametrize("num_speakers", [0, 3])
+def test_the_whole_voice_at_toy_size(place, monkeypatch, capsys, num_speakers):
     record_all()
-    save_parts()
+    save_parts(num_speakers=num_speakers)
     short = {"trainer.max_steps": 2, "trainer.val_check_interval": 1, "trainer.accelerator": "cpu"}
     content = yaml.safe_load((Path(__file__).parents[2] / "configs/voice.yaml").read_text(encoding="utf-8"))
     for entry in content["stages"].values():
