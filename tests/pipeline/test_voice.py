@@ -361,5 +361,6 @@ def test_the_whole_voice_at_toy_size(place, monkeypatch, capsys, num_speakers):
     before = best.stat().st_mtime_ns
     main([*command, "--speaker_encoder", speaker_encoder(place / "encoder")])
     report = Path("lightning_logs/voice/voice.md").read_text(encoding="utf-8")
-    assert "| the Talker before training, talker.ckpt |" in report
+    voices = f", its {num_speakers} voices in turn" if num_speakers else ""
+    assert f"| the Talker before training, talker.ckpt{voices} |" in report
     assert best.stat().st_mtime_ns == before  # nothing is trained again
