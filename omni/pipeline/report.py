@@ -140,7 +140,8 @@ def _processor() -> str:
 
 def _markdown(content: Mapping[str, Any]) -> str:
     hardware, stages = content["hardware"], content["stages"]
-    devices = ", ".join([*hardware["gpus"], f"{hardware['cores']} cores of {hardware['processor']}"])
+    cores = "1 core" if hardware["cores"] == 1 else f"{hardware['cores']} cores"
+    devices = ", ".join([*hardware["gpus"], f"{cores} of {hardware['processor']}"])
     lines = [
         f"# {content['chain']}",
         "",
