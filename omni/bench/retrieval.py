@@ -263,7 +263,7 @@ def recalls(model: nn.Module, data: ImageData, embed_images: Embed, embed_texts:
 
 
 def _told(label: str, found: dict[int, float]) -> dict[int, float]:
-    """Writes the recalls of a run to the terminal, for whom the whole race takes too long."""
+    """Writes the recalls of a run to the terminal as soon as they are known, and returns them."""
     tqdm.write(f"{label}: " + ", ".join(f"recall@{rank} {100 * share:.1f} %" for rank, share in found.items()))
     return found
 
