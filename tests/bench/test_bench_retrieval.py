@@ -10,7 +10,7 @@ from PIL import Image
 from toy_speech import save
 
 from omni.batch import ImageBatch
-from omni.bench.retrieval import SmallClip, small_resnet
+from omni.bench.small_clip import SmallClip, small_resnet
 from omni.cli import main
 from omni.models.vision_encoder import VisionEncoder
 from omni.text.ctc_vocabulary import CharacterVocabulary
