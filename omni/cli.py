@@ -134,7 +134,9 @@ VERBS = {
     "data list": Verb(
         "omni.commands.data_list:list_sets", "List public data sets that are known, with their licences."
     ),
-    "data fetch": Verb("omni.commands.data_fetch:fetch", "Load public data sets beforehand.", ("names+",)),
+    "data fetch": Verb(
+        "omni.commands.data_fetch:fetch", "Load public data sets beforehand.", ("names+",), flags=("pin",)
+    ),
     "data check": Verb(
         "omni.commands.data_check:check",
         "Check data for faults that would harm training.",

@@ -207,10 +207,11 @@ class FakeHub:
 
     Attributes:
         revisions: Those asked for, by repository.
+        commits: The newest ones, by repository, where the Hub's are imitated.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
-        self.folder, self.revisions, self.error = folder, {}, None
+        self.folder, self.revisions, self.commits, self.error = folder, {}, {}, None
         self._load = datasets.load_dataset_builder
         monkeypatch.setattr(datasets, "load_dataset_builder", self.load)
 
@@ -223,4 +224,6 @@ class FakeHub:
             raise datasets.exceptions.DatasetNotFoundError(
                 f"Dataset '{repository}' doesn't exist on the Hub or cannot be accessed."
             )
-        return self._load(str(self.folder / repository), config, **options)
+        builder = self._load(str(self.folder / repository), config, **options)
+        builder.hash = self.commits.get(repository, builder.hash)
+        return builder

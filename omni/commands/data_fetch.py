@@ -1,14 +1,20 @@
 """`omni data fetch`: public data sets, loaded before a run."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from omni.data.loading.hub import HUB, HubSplit
+from omni.data.loading.hub import HUB, HubName, HubSplit
 from omni.data.loading.known_sets import ALL, KNOWN_SETS
 from omni.errors import UserError
+from omni.files import write_text
 from omni.pipeline.definition import read_pipeline
+from omni.training.shipped import CONFIGS, find_config, find_configs, split_configs
+
+_CACHE = Path("data/cache")
 
 
-def fetch(names: list[str], *, cache_dir: Path = Path("data/cache")) -> None:
+def fetch(names: list[str], *, cache_dir: Path = _CACHE, pin: bool = False) -> None:
     """Load public data sets of the Hugging Face Hub beforehand; HF_HUB_OFFLINE=1 then trains without a network.
 
     Downloads show their progress; interrupted ones are resumed by the same command, and `huggingface_hub` checks whole
@@ -23,15 +29,25 @@ def fetch(names: list[str], *, cache_dir: Path = Path("data/cache")) -> None:
             all that it reads from the Hub, or hub:OWNER/NAME[@REVISION][:CONFIG[:SPLIT[[START:STOP]]]].
         cache_dir: As `data.cache_dir` of the runs: folder of numbered rows, and of all if neither HF_HOME nor
             HF_DATASETS_CACHE is set.
+        pin: Before, write the newest commit of each set into the files of the pipelines, in place of a branch or a tag:
+            later runs read the same rows.
 
     Raises:
-        UserError: If a name is not known, or a set cannot be loaded; those before it stay.
+        UserError: If a name is not known, or a set cannot be loaded; those before it stay. Or if there is nothing to
+            pin, or it is in files that come with omni.
     """
+    cache_dir = cache_dir.expanduser()
+    pipelines = [Path(name) for name in names if name.endswith((".yaml", ".yml"))]
+    if pin and not pipelines:
+        raise UserError("--pin writes commits into the files of a pipeline: name one (.yaml)")
+    if pin:
+        for pipeline in pipelines:
+            _pin(pipeline, cache_dir)
     entries: list[tuple[str, str]] = []
     for name in names:
         entries += _of_pipeline(Path(name)) if name.endswith((".yaml", ".yml")) else _named(name)
     for entry, default in dict.fromkeys(entries):
-        split = HubSplit(entry, default, cache_dir.expanduser())
+        split = HubSplit(entry, default, cache_dir)
         print(f"{split.name}: {split.load():,} rows", flush=True)
     print("all loaded: HF_HUB_OFFLINE=1 omni train ... reads them without a network")
 
@@ -48,6 +64,40 @@ def _of_pipeline(path: Path) -> list[tuple[str, str]]:
     if not found:
         raise UserError(f"{path}: its stages read nothing from the Hub: name another pipeline, or run it")
     return found
+
+
+def _pin(path: Path, cache_dir: Path) -> None:
+    """Writes commits into the files of a pipeline; all are known before the first file is written."""
+    commits: dict[tuple[str, str], str] = {}
+    for entry, default in dict.fromkeys(_of_pipeline(path)):
+        name = HubName.parse(entry)
+        of_name = (name.repository, name.revision)
+        if of_name not in commits and (commit := HubSplit(entry, default, cache_dir).commit) is not None:
+            commits[of_name] = commit
+    contents = {}
+    for file in _files_of(path):
+        before = after = file.read_text(encoding="utf-8")
+        for (repository, revision), commit in commits.items():
+            named = re.escape(f"{HUB}{repository}" + (f"@{revision}" if revision else ""))
+            after = re.sub(rf"{named}(?=[:\s\"',\]}}]|$)", f"{HUB}{repository}@{commit}", after)
+        if after != before:
+            contents[file] = after
+    if shipped := [file for file in contents if file.resolve().is_relative_to(CONFIGS)]:
+        raise UserError(
+            f"--pin would change {shipped[0]}, which comes with omni: make a copy (`omni configs copy`), and name that"
+        )
+    for file, content in contents.items():
+        write_text(file, content)
+    for (repository, revision), commit in commits.items():
+        if commit != revision:
+            print(f"{HUB}{repository}{f'@{revision}' if revision else ''} is now @{commit}")
+
+
+def _files_of(path: Path) -> Sequence[Path]:
+    """The files of a pipeline: its own, and the configurations of its stages with their base files."""
+    stages = read_pipeline(path).stages.values()
+    named = [name for stage in stages for name in split_configs(find_configs(stage.arguments))[1]]
+    return list(dict.fromkeys((find_config(path), *map(Path, named))))
 
 
 def _named(name: str) -> list[tuple[str, str]]:

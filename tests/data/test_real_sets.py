@@ -249,6 +249,37 @@ def test_what_a_pipeline_reads_is_fetched(hub, workplace, capfd, fails):
     assert "chain.yaml: its stages read nothing from the Hub" in fails(main, ["data", "fetch", "chain.yaml"])
 
 
+def test_commits_are_written_into_the_files_of_a_pipeline(hub, workplace, capfd, fails):
+    main(["configs", "copy", "real/audio.yaml", "--out", "mine"])
+    chain, config = Path("mine/chain.yaml"), Path("mine/real/audio.yaml")
+    overrides = "{data.init_args.test: 'hub:openslr/librispeech_asr:clean:test[0:3]'}"
+    chain.write_text(
+        f"name: a\nstages: {{audio: {{config: real/audio.yaml, metric: val/wer, overrides: {overrides}}}}}\n"
+    )
+    before, commit = config.read_text(encoding="utf-8"), "0123456789abcdef" * 2 + "01234567"
+    hub.commits["openslr/librispeech_asr"] = commit
+    capfd.readouterr()
+    main(["data", "fetch", str(chain), "--pin"])
+    lines = capfd.readouterr().out.splitlines()
+    assert f"hub:openslr/librispeech_asr@main is now @{commit}" in lines
+    assert f"hub:openslr/librispeech_asr is now @{commit}" in lines
+    assert hub.revisions["openslr/librispeech_asr"] == commit
+    assert config.read_text(encoding="utf-8") == before.replace("asr@main", f"asr@{commit}") != before
+    assert f"hub:openslr/librispeech_asr@{commit}:clean:test[0:3]" in chain.read_text(encoding="utf-8")
+    main(["data", "fetch", str(chain), "--pin"])
+    assert "is now" not in capfd.readouterr().out
+    assert "--pin writes commits into the files of a pipeline" in fails(main, ["data", "fetch", "alpaca", "--pin"])
+
+
+def test_files_that_come_with_omni_are_not_pinned(hub, workplace, fails):
+    stage = f"{{config: {CONFIGS / 'real/audio.yaml'}, metric: val/wer}}"
+    Path("chain.yaml").write_text(f"name: a\nstages: {{audio: {stage}}}\n", encoding="utf-8")
+    hub.commits["openslr/librispeech_asr"] = 40 * "a"
+    assert "real/audio.yaml, which comes with omni: make a copy" in fails(
+        main, ["data", "fetch", "chain.yaml", "--pin"]
+    )
+
+
 @pytest.mark.parametrize("rows", ["", "[5:]"])
 def test_a_downloaded_set_is_read_offline(replicas, workplace, monkeypatch, rows):
     files = {"full": [str(path) for path in sorted((replicas / "MikhailT/lj-speech").glob("*/full-*"))]}

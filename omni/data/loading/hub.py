@@ -17,6 +17,7 @@ Columns = dict[str, dict[str, str | list[str]]]  # by data set, its names of omn
 _SPLITS: Mapping[str, tuple[str, ...]] = {"val": ("validation", "val", "valid")}  # names in use on the Hub
 _SLICE = re.compile(r"\[(\d*):(\d*)\]$")
 _HOMES = ("HF_HOME", "HF_DATASETS_CACHE")  # environment variables of the Hub's own cache
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class HubName(NamedTuple):
@@ -107,6 +108,12 @@ class HubSplit:
     def version(self) -> str:
         """Changes when the data set does."""
         return self._slice.version if self.in_slices else str(self.builder.hash)
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that the revision stands for; None for a local folder."""
+        found = str(self.builder.hash)
+        return found if _COMMIT.fullmatch(found) else None
 
     def open(self, *, streaming: bool) -> Any:
         """The `datasets.Dataset`, or `IterableDataset` if streaming, with its images and audio not decoded."""
