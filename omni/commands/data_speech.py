@@ -32,6 +32,7 @@ def write(
     utterances: int | None = None,
     val_utterances: int = 200,
     language: str = ENGLISH,
+    voice: str | None = None,
     spelled: float = 0.0,
     numbers: float = 0.0,
     longest: int = 200,
@@ -55,6 +56,8 @@ def write(
         utterances: Number of training utterances, instead of `hours`.
         val_utterances: Number of validation utterances.
         language: Language of eSpeak NG, a BCP 47 tag; `en` has eight accents.
+        voice: One voice of eSpeak NG that reads all, at one rate and pitch, to train a Talker: a language and, if
+            wanted, a variant, such as en-us+f2.
         spelled: Share of utterances that are letters ("c a t"): of words of the texts, or of none.
         numbers: Share of utterances that are numbers: digit by digit, as years, or whole.
         longest: Most characters read at once; 200 take about 15 seconds. Longer sentences are split.
@@ -77,22 +80,23 @@ def write(
             f"{', '.join(texts)}: {len(found)} different sentences that can be read aloud, {len(splits['val'])} of "
             "them for validation: give some hundred"
         )
-    readings = Readings(splits, language, spelled, numbers, spell, seed)
+    readings = Readings(splits, language, spelled, numbers, spell, seed, voice)
     folder = MediaFolder(out, ("train", "val"))
     _check_out(folder)
     size = utterances if utterances is not None else readings.size_of(1.0 if hours is None else hours)
     spoken = {"train": readings.utterances("train", size), "val": readings.utterances("val", val_utterances)}
     origin = {"generator": GENERATOR, "seed": seed, "language": language, "spelled": spelled, "numbers": numbers}
+    origin |= {} if voice is None else {"voice": voice}
     origin |= {"sentences": hashlib.sha256(json.dumps(found).encode()).hexdigest()}
     try:
         seconds = write_readings(folder, {split: some for split, some in spoken.items() if some}, origin)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error}; choose another --out") from error
-    voices = len({one.speaker for one in spoken["train"]})
+    count, ranges = len({one.speaker for one in spoken["train"]}), f"pitches of {PITCHES[0]} to {PITCHES[-1]}"
+    many = f"{count} voices in training, {RATES[0]} to {RATES[-1]} words per minute, {ranges}"
     print(
         f"{out}: {len(found):,} different sentences; {size:,} and {val_utterances:,} utterances, "
-        f"{sum(seconds.values()) / 3600:.2f} hours; {voices} voices in training, "
-        f"{RATES[0]} to {RATES[-1]} words per minute, pitches of {PITCHES[0]} to {PITCHES[-1]}"
+        f"{sum(seconds.values()) / 3600:.2f} hours; {many if voice is None else f'all by {voice}'}"
     )
 
 

@@ -85,6 +85,7 @@ class ResidualQuantizer(nn.Module):
         self.register_buffer("sums", self.codebooks.clone())  # an entry: their number and their sum
         self.register_buffer("revived", torch.zeros((), dtype=torch.long))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+        self.fixed = False  # whether training leaves the codebooks as they are
         self._ready = False  # host copy of `initialised`, without a device synchronisation
         self.register_load_state_dict_post_hook(_recall)
 
@@ -110,26 +111,26 @@ class ResidualQuantizer(nn.Module):
         return self.project_out(torch.stack(chosen).sum(0))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantises, and in training updates the codebooks.
+        """Quantises, and in training updates the codebooks unless they are `fixed`.
 
         Args:
             x: (batch, time, dim).
             mask: (batch, time) of bool, false at padding, which does not update anything.
         """
-        z = self.project_in(x)
+        z, learning = self.project_in(x), self.training and not self.fixed
         with torch.autocast(_autocast_device(z), enabled=False):
             z = z.float()
             mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device) if mask is None else mask
-            if self.training and not self._ready:
+            if learning and not self._ready:
                 self._initialise(z.detach(), mask)
             codes, chosen, residuals = self._search(z.detach())
-            quantized = self._some_of(chosen) if self.training and self.dropout else chosen.sum(0)
+            quantized = self._some_of(chosen) if learning and self.dropout else chosen.sum(0)
             commitment = (z - quantized).square().mean(-1) * mask
             energies = torch.stack([(r.square() * mask[..., None]).sum() for r in residuals])
-            if self.training:
+            if learning:
                 self._learn(codes, residuals, mask)
             # Straight-through estimator.
-            output = z + (quantized - z).detach() if self.training else quantized
+            output = z + (quantized - z).detach() if learning else quantized
         return Quantized(self.project_out(output.to(x.dtype)), codes * mask[..., None], commitment, energies)
 
     @torch.no_grad()

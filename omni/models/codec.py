@@ -79,6 +79,12 @@ class Codec(Part):
         self.mel_decoder = ConvNeXtStack(dim, mel_layers, **blocks)
         self.mel_output = nn.Linear(dim, num_mels)
 
+    def fix_codes(self) -> None:
+        """Freezes what encodes, for good: training then changes how codes are decoded, and no longer the codes."""
+        self.quantizer.fixed = True
+        for part in (self.mel_input, self.mel_encoder, self.down, self.encoder, self.quantizer.project_in):
+            part.requires_grad_(False)
+
     @property
     def num_codebooks(self) -> int:
         """Codes per frame."""

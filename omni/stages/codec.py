@@ -10,6 +10,7 @@ from torchmetrics.text import WordErrorRate
 
 from omni.batch import SpeechBatch
 from omni.distributed import sum_over_ranks
+from omni.errors import UserError
 from omni.layers.mask import length_mask
 from omni.losses import Loss
 from omni.media.audio import HOP_LENGTH
@@ -43,6 +44,8 @@ class CodecTraining(Stage):
         codec: The model.
         audio_encoder: A recogniser, filled by `init_from.audio_encoder` and never trained here.
         commitment: Weight of the commitment loss.
+        decoder_only: Whether encoder and codebooks stay those of `init_from.codec`: a Talker that was trained on their
+            codes is still a start for one of this codec.
         quality_utterances: Number of utterances, the first of the validation data, that STOI is measured on.
         shown: Utterances shown at each validation.
         kwargs: See `Stage`.
@@ -61,6 +64,7 @@ class CodecTraining(Stage):
         audio_encoder: AudioEncoder | None = None,
         *,
         commitment: float = 0.25,
+        decoder_only: bool = False,
         quality_utterances: int = 50,
         shown: int = 4,
         **kwargs: Any,
@@ -70,6 +74,9 @@ class CodecTraining(Stage):
         super().__init__(**kwargs)
         self.codec, self.audio_encoder = codec, audio_encoder
         self.commitment, self.quality_utterances, self.shown = commitment, quality_utterances, shown
+        self.decoder_only = decoder_only
+        if decoder_only:
+            codec.fix_codes()
         # fp32, as not every device has float64: after 100,000 batches the variance is off by less than 1e-5 of itself.
         self.register_buffer("mel_frames", torch.zeros((), dtype=torch.long))
         for name in ("mel_sums", "mel_squares"):
@@ -99,6 +106,8 @@ class CodecTraining(Stage):
     def on_train_start(self) -> None:
         super().on_train_start()
         check_initialized(self, {"audio_encoder": "measures the word error rate of rebuilt speech"})
+        if self.decoder_only and "codec" not in self.ancestors:
+            raise UserError("decoder_only keeps the codes of a trained codec: give its checkpoint as init_from.codec")
 
     # ------------------------------------------------------------------ loss
 

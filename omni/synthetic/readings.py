@@ -7,7 +7,7 @@ from random import Random
 
 from omni.synthetic.languages.spoken import ENGLISH, SpokenLanguage
 from omni.synthetic.scene import pick, row_id
-from omni.synthetic.speech import SAMPLE_RATE, SPEAKERS, Utterance, waveform
+from omni.synthetic.speech import NARRATION, SAMPLE_RATE, SPEAKERS, Utterance, waveform
 
 RATES = range(110, 221)  # words per minute: from slow dictation to fast reading
 PITCHES = range(15, 86)
@@ -29,6 +29,7 @@ class Readings:
         numbers: Share of the utterances that are numbers, digit by digit, as years, or whole.
         spell: Spells the digits of a text.
         seed: Of everything that is drawn.
+        voice: The one voice of both splits, at one rate and pitch; None: many voices.
     """
 
     sentences: Mapping[str, Sequence[str]]
@@ -37,9 +38,12 @@ class Readings:
     numbers: float
     spell: Callable[[str], str]
     seed: int = 0
+    voice: str | None = None
 
     def speakers(self, split: str) -> Sequence[str]:
         """Voices of a split."""
+        if self.voice is not None:
+            return (self.voice,)
         return SPEAKERS[split] if self.language == ENGLISH else SpokenLanguage(self.language).speakers(split)
 
     def utterances(self, split: str, size: int) -> list[Utterance]:
@@ -62,6 +66,8 @@ class Readings:
         elif kind < self.spelled + self.numbers:
             text = self.spell(_number(rng))
         speaker, rate, pitch = pick(rng, self.speakers(split)), pick(rng, RATES), pick(rng, PITCHES)
+        if self.voice is not None:
+            rate, pitch = NARRATION
         return Utterance(row_id(split, index), text, speaker, rate, pitch, spoken_form(text, pauses=rng.random() < 0.5))
 
 

@@ -63,6 +63,14 @@ def test_a_corpus_has_other_voices_and_sentences_in_validation(texts, capfd, mon
     }
 
 
+def test_one_voice_reads_all(texts, capfd):
+    main(["data", "speech", *texts, "--utterances", "6", "--val_utterances", "2", "--voice", "en-us+f2"])
+    assert "all by en-us+f2" in capfd.readouterr().out
+    train, val = rows("data/spoken/train.jsonl"), rows("data/spoken/val.jsonl")
+    assert {row["speaker"] for row in (*train, *val)} == {"en-us+f2"}
+    assert not {row["text"] for row in train} & {row["text"] for row in val}
+
+
 def test_a_length_in_hours_is_about_kept(texts):
     main(["data", "speech", *texts, "--out", "a", "--hours", "0.03", "--val_utterances", "0"])
     assert sum(row["duration"] for row in rows("a/train.jsonl")) == pytest.approx(108, rel=0.2)
@@ -110,6 +118,8 @@ def test_every_sentence_is_read_before_one_is_repeated():
         (["--utterances", "0"], "--utterances is 0"),
         (["--spelled", "0.8", "--numbers", "0.3"], "0 to 1 together"),
         (["--language", "xx"], "has no such language"),
+        (["--voice", "xx"], "eSpeak NG has no voice 'xx'"),
+        (["--voice", "en-us+nobody"], "eSpeak NG has no voice variant 'nobody'"),
         (["--longest", "0"], "--longest is 0"),
         (["--out", "corpus.txt"], "corpus.txt"),
         (["--text_column", "words"], "has no text in `words`"),

@@ -275,6 +275,7 @@ def test_the_chain_starts_from_the_checkpoints_that_are_given(place):
     assert new["codec"]["overrides"]["init_from"] == {"audio_encoder": "recognizer.ckpt"}
     assert new["talker"]["overrides"]["init_from"] == {}
     assert new["talker"]["overrides"]["model.init_args.talker.init_args.vocab_size"] == 5
+    assert "model.init_args.decoder_only" not in new["codec"]["overrides"]
     main(["adapt", "voice", "mine", "--prepare_only", "--talker", "talker.ckpt", "--vocoder", "vocoder.ckpt"])
     chain = read_pipeline(Path("data/voice/chain.yaml"))
     assert list(chain.stages) == ["codec", "talker", "vocoder"]
@@ -289,8 +290,11 @@ def test_the_chain_starts_from_the_checkpoints_that_are_given(place):
             "audio_encoder": "talker.ckpt",
         },
     }
-    for stage in chain.stages.values():
-        parts = stage.configuration.make("model").parts
+    models = {name: stage.configuration.make("model") for name, stage in chain.stages.items()}
+    assert models["codec"].decoder_only  # the Talker knows its codes
+    assert torch.equal(models["talker"].weights, torch.tensor([1.0, 0.5, 0.3]))
+    for name, stage in chain.stages.items():
+        parts = models[name].parts
         assert parts.get("codec", make()).num_parameters < 1e5
         assert stage.configuration.make("data")
 

@@ -172,6 +172,19 @@ def test_the_recognizer_is_used_and_never_trained(fit_codec, recogniser):
     assert cli.trainer.global_step == 8
 
 
+def test_the_decoder_alone_is_trained_and_the_codes_stay(fit_codec, fails, speech):
+    fit_codec()
+    RUN.joinpath("last.ckpt").rename("codec.ckpt")
+    before = Checkpoint("codec.ckpt").part("codec", Codec)
+    fit_codec(init_from__codec="codec.ckpt", model__init_args__decoder_only=True)
+    after = Checkpoint(RUN / "last.ckpt").part("codec", Codec)
+    mels = torch.randn(2, 40, before.num_mels, generator=torch.Generator().manual_seed(0))
+    assert after.fingerprint == before.fingerprint
+    assert torch.equal(codes := before.encode(mels), after.encode(mels))
+    assert not torch.equal(before.decode(codes), after.decode(codes))
+    assert "give its checkpoint as init_from.codec" in fails(fit_codec, model__init_args__decoder_only=True)
+
+
 def test_predictions_are_the_codes_of_each_row(fit_codec, speech):
     fit_codec()
     options = {"data__init_args__test": speech / "val.jsonl"}

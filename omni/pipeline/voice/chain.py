@@ -18,7 +18,7 @@ from omni.training.shipped import CONFIGS
 
 _TEMPLATE = CONFIGS / "voice.yaml"
 _VOCODER_BATCH = 12.0  # seconds, of configs/voice/vocoder.yaml; a batch holds the longest utterance at least
-_WEIGHTED_CODEBOOKS = 6  # of configs/world/talker.yaml
+_CODEBOOK_WEIGHTS = (1.0, 0.5, 0.3, 0.2, 0.15, 0.1)  # of configs/world/talker.yaml; further ones have the last
 _ADVERSARIAL_START = 500  # steps of a new vocoder before its new discriminators start
 
 
@@ -148,7 +148,10 @@ def write_chain(out: Path, name: str, parts: VoiceParts, *, longest: float) -> P
 
 def _codec(name: str, parts: VoiceParts) -> dict[str, Any]:
     found = {"audio_encoder": parts.recognizer, **({} if parts.codec is None else {"codec": parts.codec})}
-    return {**_of_recognizer(parts, "codec"), **_started(found)}
+    values = {**_of_recognizer(parts, "codec"), **_started(found)}
+    if parts.codec is not None and parts.talker is not None:
+        values["model.init_args.decoder_only"] = True  # the Talker's codes
+    return values
 
 
 def _vocoder(name: str, parts: VoiceParts) -> dict[str, Any]:
@@ -181,8 +184,9 @@ def _talker(name: str, parts: VoiceParts) -> dict[str, Any]:
         "data.init_args.recognizer": str(parts.recognizer),
     }
     codec: Any = None if parts.codec is None else parts.codec.part("codec", Part)
-    if codec is not None and codec.num_codebooks != _WEIGHTED_CODEBOOKS:
-        values["model.init_args.codebook_weights"] = []  # all 1
+    if codec is not None and codec.num_codebooks != len(_CODEBOOK_WEIGHTS):
+        further = (_CODEBOOK_WEIGHTS[-1],) * codec.num_codebooks
+        values["model.init_args.codebook_weights"] = [*_CODEBOOK_WEIGHTS, *further][: codec.num_codebooks]
     if parts.talker is not None:
         return {**_started({"talker": parts.talker}), **values}
     values |= {"init_from": {}}
