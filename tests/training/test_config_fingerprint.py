@@ -25,7 +25,7 @@ from omni.training.fingerprint import _VERSION, _defaults, config_fingerprint
 EFFECTIVE = {
     "Stage": "optimizer lr betas weight_decay schedule warmup_steps final_lr frozen",
     "SpeechRecognition": "audio_encoder intermediate_ctc_weight consistency beam",
-    "CodecTraining": "codec audio_encoder commitment quality_utterances",
+    "CodecTraining": "codec audio_encoder commitment decoder_only quality_utterances",
     "OmniTuning": "thinker vision_encoder vision_projector audio_encoder audio_projector rates projector_steps "
     "frame_dropout prompt_weight balance excluded_tasks answer_tokens",
     "TalkerTraining": "talker thinker speech_codec recognizer codebook_weights advance_weight sentences sampling beam",
