@@ -292,6 +292,7 @@ def test_the_chain_starts_from_the_checkpoints_that_are_given(place):
     }
     models = {name: stage.configuration.make("model") for name, stage in chain.stages.items()}
     assert models["codec"].decoder_only  # the Talker knows its codes
+    assert models["talker"].talker.recipe["init_args"]["dropout"] == 0.15
     assert torch.equal(models["talker"].weights, torch.tensor([1.0, 0.5, 0.3]))
     for name, stage in chain.stages.items():
         parts = models[name].parts

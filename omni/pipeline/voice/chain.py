@@ -19,6 +19,7 @@ from omni.training.shipped import CONFIGS
 _TEMPLATE = CONFIGS / "voice.yaml"
 _VOCODER_BATCH = 12.0  # seconds, of configs/voice/vocoder.yaml; a batch holds the longest utterance at least
 _CODEBOOK_WEIGHTS = (1.0, 0.5, 0.3, 0.2, 0.15, 0.1)  # of configs/world/talker.yaml; further ones have the last
+_DROPOUT = 0.15  # of a Talker that is trained further: half an hour of speech is soon known by heart
 _ADVERSARIAL_START = 500  # steps of a new vocoder before its new discriminators start
 
 
@@ -188,6 +189,7 @@ def _talker(name: str, parts: VoiceParts) -> dict[str, Any]:
         further = (_CODEBOOK_WEIGHTS[-1],) * codec.num_codebooks
         values["model.init_args.codebook_weights"] = [*_CODEBOOK_WEIGHTS, *further][: codec.num_codebooks]
     if parts.talker is not None:
+        values["model.init_args.talker.init_args.dropout"] = _DROPOUT
         return {**_started({"talker": parts.talker}), **values}
     values |= {"init_from": {}}
     values["model.init_args.talker.init_args.vocab_size"] = parts.recognizer.ctc_vocabulary.vocab_size
