@@ -11,10 +11,8 @@ from omni.files import write_text
 from omni.pipeline.definition import read_pipeline
 from omni.training.shipped import CONFIGS, find_config, find_configs, split_configs
 
-_CACHE = Path("data/cache")
 
-
-def fetch(names: list[str], *, cache_dir: Path = _CACHE, pin: bool = False) -> None:
+def fetch(names: list[str], *, cache_dir: Path = Path("data/cache"), pin: bool = False) -> None:
     """Load public data sets of the Hugging Face Hub beforehand; HF_HUB_OFFLINE=1 then trains without a network.
 
     Downloads show their progress; interrupted ones are resumed by the same command, and `huggingface_hub` checks whole
@@ -68,18 +66,21 @@ def _of_pipeline(path: Path) -> list[tuple[str, str]]:
 
 def _pin(path: Path, cache_dir: Path) -> None:
     """Writes commits into the files of a pipeline; all are known before the first file is written."""
-    commits: dict[tuple[str, str], str] = {}
+    commits: dict[str, str] = {}  # by the name of a set, with its revision
     for entry, default in dict.fromkeys(_of_pipeline(path)):
         name = HubName.parse(entry)
-        of_name = (name.repository, name.revision)
-        if of_name not in commits and (commit := HubSplit(entry, default, cache_dir).commit) is not None:
-            commits[of_name] = commit
+        named = f"{HUB}{name.repository}" + (f"@{name.revision}" if name.revision else "")
+        if named in commits or Path(name.repository).is_dir():  # a folder has no commit
+            continue
+        commit = HubSplit(entry, default, cache_dir).commit
+        if commit is None:
+            raise UserError(f"{named}: its commit is not known, which the Hub tells: pin it with a network")
+        commits[named] = f"{HUB}{name.repository}@{commit}"
     contents = {}
     for file in _files_of(path):
         before = after = file.read_text(encoding="utf-8")
-        for (repository, revision), commit in commits.items():
-            named = re.escape(f"{HUB}{repository}" + (f"@{revision}" if revision else ""))
-            after = re.sub(rf"{named}(?=[:\s\"',\]}}]|$)", f"{HUB}{repository}@{commit}", after)
+        for named, pinned in commits.items():
+            after = re.sub(rf"{re.escape(named)}(?=[:\s\"',\]}}]|$)", pinned, after)
         if after != before:
             contents[file] = after
     if shipped := [file for file in contents if file.resolve().is_relative_to(CONFIGS)]:
@@ -88,9 +89,9 @@ def _pin(path: Path, cache_dir: Path) -> None:
         )
     for file, content in contents.items():
         write_text(file, content)
-    for (repository, revision), commit in commits.items():
-        if commit != revision:
-            print(f"{HUB}{repository}{f'@{revision}' if revision else ''} is now @{commit}")
+    for named, pinned in commits.items():
+        if named != pinned:
+            print(f"{named} is now {pinned}")
 
 
 def _files_of(path: Path) -> Sequence[Path]:

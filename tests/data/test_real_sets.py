@@ -261,8 +261,9 @@ def test_commits_are_written_into_the_files_of_a_pipeline(hub, workplace, capfd,
     capfd.readouterr()
     main(["data", "fetch", str(chain), "--pin"])
     lines = capfd.readouterr().out.splitlines()
-    assert f"hub:openslr/librispeech_asr@main is now @{commit}" in lines
-    assert f"hub:openslr/librispeech_asr is now @{commit}" in lines
+    pinned = f"hub:openslr/librispeech_asr@{commit}"
+    assert f"hub:openslr/librispeech_asr@main is now {pinned}" in lines
+    assert f"hub:openslr/librispeech_asr is now {pinned}" in lines
     assert hub.revisions["openslr/librispeech_asr"] == commit
     assert config.read_text(encoding="utf-8") == before.replace("asr@main", f"asr@{commit}") != before
     assert f"hub:openslr/librispeech_asr@{commit}:clean:test[0:3]" in chain.read_text(encoding="utf-8")
@@ -274,6 +275,7 @@ def test_commits_are_written_into_the_files_of_a_pipeline(hub, workplace, capfd,
 def test_files_that_come_with_omni_are_not_pinned(hub, workplace, fails):
     stage = f"{{config: {CONFIGS / 'real/audio.yaml'}, metric: val/wer}}"
     Path("chain.yaml").write_text(f"name: a\nstages: {{audio: {stage}}}\n", encoding="utf-8")
+    assert "@main: its commit is not known" in fails(main, ["data", "fetch", "chain.yaml", "--pin"])
     hub.commits["openslr/librispeech_asr"] = 40 * "a"
     assert "real/audio.yaml, which comes with omni: make a copy" in fails(
         main, ["data", "fetch", "chain.yaml", "--pin"]
