@@ -16,6 +16,7 @@ from toy_talker import make
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
+from omni.inference.synthesizer import Synthesizer
 from omni.media.resampling import resample
 from omni.media.speech_spans import Span
 from omni.models.codec import Codec
@@ -351,8 +352,14 @@ def test_the_whole_voice_at_toy_size(place, monkeypatch, capsys, num_speakers):
     Path("template.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     monkeypatch.setattr("omni.pipeline.voice.chain._TEMPLATE", Path("template.yaml"))
     monkeypatch.setattr(Launcher, "__call__", launch)  # in processes that have everything imported
+    speak, sampled = Synthesizer.speak, []
+    monkeypatch.setattr(
+        Synthesizer, "speak", lambda self, *texts, **given: sampled.append(given) or speak(self, *texts, **given)
+    )
     command = ["adapt", "voice", "mine", "--talker", "talker.ckpt", "--vocoder", "vocoder.ckpt", "--sentences", "2"]
     main(command)
+    used = [given["sampling"].first.temperature for given in sampled if "sampling" in given]
+    assert used == [0.3, 0.3]  # as in the validations
     assert "speak with it: omni speak" in capsys.readouterr().out
     report = Path("lightning_logs/voice/voice.md").read_text(encoding="utf-8")
     assert "| recordings |" in report

@@ -135,7 +135,9 @@ def _sentences(pipeline: Pipeline, out: Path, count: int) -> list[_Sentence]:
         "voice": load_synthesizer(runs["talker"], vocoder=runs["vocoder"], device="cpu"),
         "voice_griffin_lim": load_synthesizer(runs["talker"], device="cpu"),
     }
-    said = {name: each.speak([text for _, text in held_out]) for name, each in talkers.items()}
+    stage: Any = pipeline.stages["talker"].configuration.make("model")
+    sampling = stage.round_trip.sampling  # that of the validations, which chose the checkpoint
+    said = {name: each.speak([text for _, text in held_out], sampling=sampling) for name, each in talkers.items()}
     found = []
     for number, (audio, text) in enumerate(held_out):
         recording = _Sound(audio, rate)
