@@ -62,7 +62,7 @@ def test_every_command_bounds_the_caches_of_primitives():
     code = "import os, omni.cli as cli; cli.main(['--version']); print(*(os.environ[n] for n in cli.PRIMITIVE_CACHES))"
     environment = {key: value for key, value in os.environ.items() if key not in PRIMITIVE_CACHES}
     chosen = next(iter(PRIMITIVE_CACHES))
-    for given, expected in (({}, "64 64"), ({chosen: "9"}, "9 64")):
+    for given, expected in (({}, "256 256"), ({chosen: "9"}, "9 256")):
         run = subprocess.run([sys.executable, "-c", code], env={**environment, **given}, capture_output=True, text=True)
         assert run.stdout.splitlines()[-1] == expected, run.stderr
 
