@@ -6,6 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from omni.layers.cache import KVCache
+from omni.layers.linear import Linear
 from omni.layers.norm import QKNorm
 from omni.layers.rotary import rotate
 
@@ -39,9 +40,9 @@ class Attention(nn.Module):
             raise ValueError(f"num_heads ({num_heads}) must be a multiple of num_kv_heads ({num_kv_heads})")
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.causal, self.dropout = causal, dropout
-        self.qkv = nn.Linear(dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
+        self.qkv = Linear(dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=False)
         self.qk_norm = QKNorm(num_heads, num_kv_heads, head_dim, shared=shared_qk_scales)
-        self.out = nn.Linear(num_heads * head_dim, dim, bias=False)
+        self.out = Linear(num_heads * head_dim, dim, bias=False)
 
     def forward(
         self,

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omni.layers.linear import Linear
 from omni.layers.norm import RMSNorm
 
 
@@ -22,10 +23,10 @@ class ConvModule(nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"the convolution's kernel_size must be odd, not {kernel_size}")
         self.padding = (kernel_size - 1, 0) if causal else (kernel_size // 2, kernel_size // 2)
-        self.gate = nn.Linear(dim, 2 * dim, bias=False)
+        self.gate = Linear(dim, 2 * dim, bias=False)
         self.depthwise = nn.Conv1d(dim, dim, kernel_size, groups=dim, bias=False)
         self.norm = RMSNorm(dim)
-        self.out = nn.Linear(dim, dim, bias=False)
+        self.out = Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Maps (batch, time, dim) to the same shape; `mask` (batch, time) is false at padding, which becomes zero."""

@@ -5,6 +5,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omni.layers.linear import Linear
+
 Activation = Literal["swiglu", "gelu"]
 
 
@@ -28,8 +30,8 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, ffn_dim: int, *, activation: Activation = "swiglu") -> None:
         super().__init__()
         self.activation: Activation = activation
-        self.up = nn.Linear(dim, 2 * ffn_dim if activation == "swiglu" else ffn_dim, bias=False)
-        self.down = nn.Linear(ffn_dim, dim, bias=False)
+        self.up = Linear(dim, 2 * ffn_dim if activation == "swiglu" else ffn_dim, bias=False)
+        self.down = Linear(ffn_dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (batch, time, dim) to the same shape."""

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omni.layers.linear import Linear
+
 
 class Int8Linear(nn.Module):
     """A linear layer that multiplies a few rows by weights of 8 bits, and more rows by those it was made of.
@@ -61,7 +63,7 @@ def quantize_linears(module: nn.Module) -> int:
         for name, child in [*parent.named_children()]:
             if not (isinstance(child, nn.Linear) and child.weight.device.type == "cpu"):
                 continue
-            if type(child) is nn.Linear and child.in_features % Int8Linear.BLOCK == 0:
+            if type(child) in (nn.Linear, Linear) and child.in_features % Int8Linear.BLOCK == 0:
                 setattr(parent, name, Int8Linear(child))
                 count += 1
     return count

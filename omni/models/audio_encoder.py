@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from omni.layers.linear import Linear
 from omni.layers.mask import length_mask
 from omni.layers.readout import readout
 from omni.layers.transformer import Transformer
@@ -109,7 +110,7 @@ class AudioEncoder(SpeechEncoder):
         bins = num_mels
         for _ in range(halvings):
             bins = (bins + 1) // 2
-        self.input = nn.Linear(channels[-1] * bins, dim)
+        self.input = Linear(channels[-1] * bins, dim)
         self.dropout = nn.Dropout(dropout)
         self.transformer = Transformer(
             dim=dim,
@@ -121,10 +122,10 @@ class AudioEncoder(SpeechEncoder):
             conv_kernel=conv_kernel,
             gradient_checkpointing=gradient_checkpointing,
         )
-        self.head_input = nn.Linear(dim, subframes * head_dim)
+        self.head_input = Linear(dim, subframes * head_dim)
         self.head_conv = nn.Conv1d(head_dim, head_dim, _HEAD_KERNEL, padding=_HEAD_KERNEL // 2)
-        self.head = readout(nn.Linear(head_dim, vocab_size))
-        self.feedback = nn.Linear(subframes * vocab_size, dim) if intermediate_ctc_block else None
+        self.head = readout(Linear(head_dim, vocab_size))
+        self.feedback = Linear(subframes * vocab_size, dim) if intermediate_ctc_block else None
         if self.feedback is not None:
             nn.init.zeros_(self.feedback.weight)
             nn.init.zeros_(self.feedback.bias)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.layers.feedforward import activate
+from omni.layers.linear import Linear
 from omni.layers.mask import length_mask
 from omni.layers.moe import MixtureOfExperts, RouterUse
 from omni.layers.norm import RMSNorm
@@ -136,7 +137,7 @@ class LinearProjector(Projector):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.down = nn.Linear(self.width, self.out_dim, bias=False)
+        self.down = Linear(self.width, self.out_dim, bias=False)
         self.add_output()
 
     def project(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -156,8 +157,8 @@ class HiddenProjector(Projector, ABC):
     def __init__(self, *, hidden_dim: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         hidden_dim = hidden_dim or 2 * self.out_dim
-        self.up = nn.Linear(self.width, (1 + self.gates) * hidden_dim, bias=False)
-        self.down = nn.Linear(hidden_dim, self.out_dim, bias=False)
+        self.up = Linear(self.width, (1 + self.gates) * hidden_dim, bias=False)
+        self.down = Linear(hidden_dim, self.out_dim, bias=False)
         self.add_output()
 
 
@@ -191,9 +192,9 @@ class MoSAProjector(Projector):
         _check_positive(num_experts=num_experts)
         hidden_dim = hidden_dim or 2 * self.out_dim
         self.num_experts = num_experts
-        self.up = nn.Linear(self.width, num_experts * hidden_dim, bias=False)
-        self.down = nn.Linear(num_experts * hidden_dim, self.out_dim, bias=False)
-        inner, scores = nn.Linear(self.width, hidden_dim), nn.Linear(hidden_dim, num_experts)
+        self.up = Linear(self.width, num_experts * hidden_dim, bias=False)
+        self.down = Linear(num_experts * hidden_dim, self.out_dim, bias=False)
+        inner, scores = Linear(self.width, hidden_dim), Linear(hidden_dim, num_experts)
         self.router = nn.Sequential(readout(inner), nn.ReLU(), readout(scores))
         self.add_output()
 
@@ -218,8 +219,8 @@ class MoEProjector(Projector):
     ) -> None:
         super().__init__(**kwargs)
         hidden_dim = hidden_dim or 2 * self.out_dim
-        self.up = nn.Linear(self.width, hidden_dim, bias=False)
-        self.down = nn.Linear(hidden_dim, self.out_dim, bias=False)
+        self.up = Linear(self.width, hidden_dim, bias=False)
+        self.down = Linear(hidden_dim, self.out_dim, bias=False)
         self.experts = MixtureOfExperts(
             self.width,
             hidden_dim,
@@ -269,7 +270,7 @@ class QFormerProjector(Projector):
             num_layers=num_layers,
             num_heads=num_heads,
         )
-        self.down = nn.Linear(hidden_dim or self.out_dim, self.out_dim, bias=False)
+        self.down = Linear(hidden_dim or self.out_dim, self.out_dim, bias=False)
         self.add_output()
 
     def project(self, x: Tensor, lengths: Tensor) -> Tensor:

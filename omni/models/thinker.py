@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from omni import losses
 from omni.layers.cache import KVCache
+from omni.layers.linear import Linear
 from omni.layers.norm import QKNorm
 from omni.layers.readout import readout
 from omni.layers.transformer import Transformer, TransformerOutput
@@ -69,7 +70,7 @@ class Thinker(LanguageModel):
             conv_kernel=0,
             **options,
         )
-        self.head = readout(nn.Linear(dim, vocab_size, bias=False))
+        self.head = readout(Linear(dim, vocab_size, bias=False))
         nn.init.normal_(self.embedding.weight, std=dim**-0.5)
         nn.init.normal_(self.head.weight, std=0.02)  # untied: logits near 0, and a first loss of ln(vocab_size)
         if tied:
