@@ -8,7 +8,7 @@ from omni.training.memory_plan import Plan
 # Resident bytes of a training process for each byte that the plan counts: blocks that the C library's allocator keeps
 # between others, scratch memory and copies of kernels. Measured on the world's stages: 0.5 (codec) to 1.65 (Thinker).
 ALLOCATOR = 1.3
-LOADED_LATER = 100 << 20  # kernels, compiled primitives, TensorBoard and what else is first used in training
+LOADED_LATER = 200 << 20  # kernels, compiled primitives, TensorBoard and what else is first used in training
 
 
 def process_bytes(plan: Plan, data: int = 0, *, resident: int | None = None) -> int:
