@@ -148,7 +148,7 @@ class NanoGPTRace(Race):
 
     file: Path = Path("input.txt")
     steps: int = 2000
-    thinker_steps: int = 280
+    thinker_steps: int = 320
     thinker_lr: float = 1.6e-2
     thinker_warmup: int = 20
     evaluate_every: int = 20
