@@ -74,6 +74,12 @@ def test_nothing_is_padded(pair, products, reason):
     assert products[0] == 300
 
 
+def test_other_devices_pad_nothing(products):
+    layer = Linear(32, 48, device="meta", dtype=torch.bfloat16)
+    assert layer(torch.empty(3, 100, 32, device="meta", dtype=torch.bfloat16)).shape == (3, 100, 48)
+    assert products == [300]
+
+
 def test_all_numbers_of_rows_share_a_compiled_graph(pair):
     layer, plain = pair
     graphs = []
