@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omni.cli import main
-from omni.pipeline.child import end_with_parent
+from omni.pipeline.child import follow_parent
 from omni.pipeline.definition import StageSpec
 from omni.pipeline.launcher import Launcher
 from omni.pipeline.status import StageStatus
@@ -39,7 +39,7 @@ class ForkedFit:
         sys.stdout = sys.stderr = log.open("a")
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, signal.SIG_DFL)
-        end_with_parent()
+        follow_parent()
         code = 1
         try:
             main(command)
@@ -62,6 +62,9 @@ class ForkedFit:
     def send_signal(self, sig: int) -> None:
         if self.poll() is None:
             os.kill(self.pid, sig)
+
+    def use_all_cores(self) -> None:
+        pass
 
 
 def launch(launcher: Launcher, stage: StageSpec, status: StageStatus) -> Any:

@@ -26,6 +26,9 @@ class StageProcess:
         if self.poll() is None:
             os.kill(self.process.pid, sig)
 
+    def use_all_cores(self) -> None:
+        pass
+
 
 def launch(launcher: Launcher, stage: StageSpec, status: StageStatus) -> StageProcess:
     """Replaces `Launcher.__call__`."""

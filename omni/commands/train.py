@@ -29,7 +29,8 @@ def train(
 
     Args:
         pipeline: The pipeline's YAML file, such as configs/world/chain.yaml.
-        jobs: Most stages that run at the same time. They share the CPU's cores and the GPU.
+        jobs: Most stages that run at the same time. They share the GPU and the CPU's cores, of which a stage that
+            runs alone gets all.
         report: Whether to write the report.
         dry_run: Train nothing: read every configuration and print parameters, memory, and hours on some GPUs.
         gpu_memory: Of the GPU that a dry run is for, such as 12GB or 24GiB.

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from omni.pipeline.definition import Pipeline, StageSpec
 from omni.pipeline.scheduler import StageRun
@@ -38,19 +38,40 @@ def exclusive(pipeline: Pipeline, *, waiting: Callable[[], None]) -> Iterator[in
 
 
 @final
+class StageProcess(subprocess.Popen[bytes]):
+    """A stage as a process.
+
+    Args:
+        shares_cores: Whether it was started with fewer threads than there are cores, because of others.
+        arguments: As of `Popen`.
+    """
+
+    def __init__(self, *arguments: Any, shares_cores: bool, **others: Any) -> None:
+        super().__init__(*arguments, **others)
+        self._shares_cores = shares_cores
+
+    def use_all_cores(self) -> None:
+        """Lets it run a thread on each core, if it shares them."""
+        if self._shares_cores and self.stdin is not None:
+            with suppress(BrokenPipeError):  # it has just ended
+                os.write(self.stdin.fileno(), str(os.cpu_count() or 1).encode())
+
+
+@final
 class Launcher:
     """Starts stages as processes, each with a log file.
 
     Args:
         folder: Folder of the log files.
         lock: File descriptor that each process inherits, see `exclusive`.
-        threads: Threads of each process; PyTorch's choice by default.
+        threads: Threads of each process; PyTorch's choice by default. OMP_NUM_THREADS, if set, is used instead.
         gpu: The one GPU that each process sees, as CUDA_VISIBLE_DEVICES names it; all by default.
     """
 
     def __init__(self, folder: Path, lock: int, *, threads: int | None = None, gpu: str | None = None) -> None:
         self.folder, self.lock = folder, lock
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self.shares_cores = threads is not None and "OMP_NUM_THREADS" not in os.environ
         if threads is not None:
             self.environment.setdefault("OMP_NUM_THREADS", str(threads))
         if gpu is not None:
@@ -60,7 +81,7 @@ class Launcher:
         """The log file of a stage."""
         return self.folder / f"{name}.log"
 
-    def __call__(self, stage: StageSpec, status: StageStatus) -> subprocess.Popen[bytes]:
+    def __call__(self, stage: StageSpec, status: StageStatus) -> StageProcess:
         """Starts a stage."""
         resume = ["--ckpt_path", status.resume] if status.resume else []
         command = ["fit", *stage.arguments, *resume]
@@ -71,7 +92,7 @@ class Launcher:
             file.write(f"$ omni {shlex.join(command)}{reason}\n".encode())
             file.flush()
             # A session of its own: Ctrl-C reaches it once, from the scheduler, and not also from the terminal.
-            return subprocess.Popen(
+            return StageProcess(
                 [sys.executable, "-m", "omni.pipeline.child", *command],
                 stdin=subprocess.PIPE,
                 stdout=file,
@@ -79,6 +100,7 @@ class Launcher:
                 env=self.environment,
                 start_new_session=True,
                 pass_fds=[self.lock],
+                shares_cores=self.shares_cores,
             )
 
     def failure(self, name: str, run: StageRun) -> str:

@@ -24,6 +24,9 @@ class Process(Protocol):
     def send_signal(self, sig: int) -> None:
         """Sends it a signal."""
 
+    def use_all_cores(self) -> None:
+        """Lets it run a thread on each core: no other stage will run beside it."""
+
 
 @dataclass
 class StageRun:
@@ -35,6 +38,7 @@ class StageRun:
         code: Exit code, if it has failed or was stopped.
         problem: Why it could not be started.
         started: When it was started, on the monotonic clock.
+        alone: Whether it was told that it runs alone.
     """
 
     state: State = "waiting"
@@ -42,6 +46,7 @@ class StageRun:
     code: int | None = None
     problem: str = ""
     started: float = 0.0
+    alone: bool = False
 
     @property
     def done_before(self) -> bool:
@@ -90,6 +95,7 @@ class Scheduler:
             while True:
                 self._collect_ended()
                 self._start_ready()
+                self._widen_if_alone()
                 self.show()
                 if not self._processes:
                     return
@@ -130,6 +136,14 @@ class Scheduler:
                 self.runs[name].state = "blocked"
             elif needed <= {"done"} and len(self._processes) < self.jobs:
                 self._start(stage)
+
+    def _widen_if_alone(self) -> None:
+        """A stage that runs alone does so until its end: any other that could start would have been started."""
+        if self.jobs > 1 and len(self._processes) == 1:
+            ((name, process),) = self._processes.items()
+            if not self.runs[name].alone:
+                self.runs[name].alone = True
+                process.use_all_cores()
 
     def _start(self, stage: StageSpec) -> None:
         run = self.runs[stage.name]

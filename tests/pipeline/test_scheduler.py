@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from omni.errors import UserError
 from omni.pipeline.definition import StageSpec, Target
+from omni.pipeline.launcher import Launcher, StageProcess
 from omni.pipeline.scheduler import Scheduler
 from omni.pipeline.status import StageStatus
 from omni.pipeline.table import PipelineTable
@@ -28,6 +30,7 @@ class Fake:
     def __init__(self, code: int = 0, looks: int = 2) -> None:
         self.code, self.looks = code, looks
         self.signals: list[int] = []
+        self.widened = 0
 
     def poll(self) -> int | None:
         self.looks -= 1
@@ -35,6 +38,9 @@ class Fake:
 
     def send_signal(self, sig: int) -> None:
         self.signals.append(sig)
+
+    def use_all_cores(self) -> None:
+        self.widened += 1
 
 
 class Stages:
@@ -91,6 +97,14 @@ class TestScheduler:
         assert set(stages.run().values()) == {"done"}
         assert stages.most == 3
         assert stages.events[-1] == "e new"
+
+    def test_a_stage_that_runs_alone_gets_all_cores_once(self, workplace):
+        stages = Stages(CHAIN, jobs=3)
+        stages.run()
+        assert [stages.processes[name].widened for name in "abcde"] == [0, 0, 0, 1, 1]
+        stages = Stages(CHAIN)
+        stages.run()
+        assert not any(process.widened for process in stages.processes.values())  # it has them
 
     def test_a_failure_blocks_the_stages_that_need_it_and_no_others(self, workplace):
         stages = Stages(CHAIN, codes={"b": 2})
@@ -153,11 +167,51 @@ class TestScheduler:
 
 
 def test_a_child_ends_with_its_parent():
-    program = "import time; from omni.pipeline.child import end_with_parent; end_with_parent(); time.sleep(60)"
+    program = "import time; from omni.pipeline.child import follow_parent; follow_parent(); time.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
     assert child.stdin is not None
     child.stdin.close()
     assert child.wait(30) == -signal.SIGTERM
+
+
+class TestThreads:
+    program = """
+import time, torch
+from omni.pipeline.child import follow_parent
+follow_parent()
+torch.set_num_threads(1)
+while torch.get_num_threads() == 1:
+    time.sleep(0.01)
+"""
+
+    def start(self, *, shares_cores: bool) -> StageProcess:
+        return StageProcess(
+            [sys.executable, "-c", self.program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            shares_cores=shares_cores,
+        )
+
+    def test_a_stage_takes_all_cores_while_it_runs(self, monkeypatch):
+        monkeypatch.setattr(os, "cpu_count", lambda: 3)
+        with self.start(shares_cores=True) as process:
+            process.use_all_cores()
+            assert process.stdout is not None
+            assert process.stdout.read() == b"threads: 3, as no other stage runs\n"
+            assert process.wait(30) == 0
+            process.use_all_cores()  # it has ended: nothing happens
+
+    def test_one_that_has_them_or_was_given_a_number_of_threads_is_not_told(self, monkeypatch, workplace):
+        with self.start(shares_cores=False) as process:
+            process.use_all_cores()
+            assert process.stdin is not None
+            process.stdin.close()  # it waits for a number of threads until then
+        assert process.returncode == -signal.SIGTERM
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        assert Launcher(Path(), 0, threads=1).shares_cores
+        assert not Launcher(Path(), 0).shares_cores
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert not Launcher(Path(), 0, threads=1).shares_cores
 
 
 # ---------------------------------------------------------------------- the display
