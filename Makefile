@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := lightning_logs/world
 TALKS := data/world/conversations
-JOBS ?= 1
+JOBS ?= 2
 # Deprecations in other packages are errors only with the locked versions.
 DEPRECATIONS := -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 SENTENCE := The small red star is above the large blue circle.
