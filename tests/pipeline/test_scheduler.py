@@ -178,10 +178,12 @@ class TestThreads:
     program = """
 import time, torch
 from omni.pipeline.child import follow_parent
-follow_parent()
 torch.set_num_threads(1)
-while torch.get_num_threads() == 1:
+follow_parent()
+ends = time.monotonic() + 20
+while torch.get_num_threads() == 1 and time.monotonic() < ends:
     time.sleep(0.01)
+raise SystemExit(torch.get_num_threads() != 3)
 """
 
     def start(self, *, shares_cores: bool) -> StageProcess:
