@@ -1,10 +1,10 @@
 """`omni train`: trains all stages of a pipeline."""
 
-import os
 import sys
 import time
 from pathlib import Path
 
+from omni.cores import usable_cores
 from omni.errors import UserError
 from omni.pipeline.definition import Pipeline, read_pipeline
 from omni.pipeline.launcher import Launcher, exclusive
@@ -65,7 +65,7 @@ def run_pipeline(pipeline: Pipeline, *, jobs: int) -> StageTimings:
     waiting = f"waiting: another command, or a stage that it has started, is running in {pipeline.folder}"
     with exclusive(pipeline, waiting=lambda: print(waiting, flush=True)) as lock:
         timings = StageTimings(pipeline.folder / "chain.json")
-        threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+        threads = max(1, usable_cores() // jobs) if jobs > 1 else None
         launcher = Launcher(pipeline.folder, lock, threads=threads)
         with PipelineTable(pipeline.stages, timings) as table:
             scheduler = Scheduler(

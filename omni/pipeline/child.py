@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from importlib import import_module
 
 from omni.cli import main
 
@@ -19,13 +20,14 @@ def follow_parent() -> None:
     def set_threads(signum: int, frame: object) -> None:
         import torch
 
+        if torch.distributed.is_initialized():  # the other ranks have cores too, and no number
+            return
         torch.set_num_threads(numbers[-1])
         os.write(1, f"threads: {numbers[-1]}, as no other stage runs\n".encode())
 
     def watch() -> None:
         while message := os.read(0, 16):
-            import torch  # noqa: F401  waits until the main thread, if it has begun to import it, is done
-
+            import_module("torch")  # waits until the main thread, if it has begun to import it, is done
             numbers.append(int(message))
             signal.pthread_kill(main_thread, signal.SIGUSR2)  # OpenMP keeps the number for each thread by itself
         os.kill(os.getpid(), signal.SIGTERM)

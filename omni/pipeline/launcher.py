@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, final
 
+from omni.cores import usable_cores
 from omni.pipeline.definition import Pipeline, StageSpec
 from omni.pipeline.scheduler import StageRun
 from omni.pipeline.status import StageStatus
@@ -54,7 +55,7 @@ class StageProcess(subprocess.Popen[bytes]):
         """Lets it run a thread on each core, if it shares them."""
         if self._shares_cores and self.stdin is not None:
             with suppress(BrokenPipeError):  # it has just ended
-                os.write(self.stdin.fileno(), str(os.cpu_count() or 1).encode())
+                os.write(self.stdin.fileno(), str(usable_cores()).encode())
 
 
 @final

@@ -14,6 +14,7 @@ import torch
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.checkpoints.recipe import build
+from omni.cores import usable_cores
 from omni.curves.event_files import read_curves
 from omni.errors import UserError
 from omni.pipeline.definition import Pipeline, StageSpec
@@ -122,7 +123,7 @@ def _hardware() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gib": round(memory / 2**30, 1),
         "gpus": gpus,
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from omni.cores import usable_cores
 from omni.files import write_text
 from omni.pipeline.definition import StageSpec
 from omni.pipeline.timings import format_duration
@@ -174,8 +175,7 @@ def _best_table(sweep: Sweep, best: Sequence[Trial]) -> list[str]:
 
 def _threads(sweep: Sweep) -> str:
     """The variable that sets the number of threads of each trial; sums of floats depend on it."""
-    cores = os.cpu_count() or 1
-    return f"OMP_NUM_THREADS={max(1, cores // sweep.file.jobs)} " if sweep.file.jobs > 1 else ""
+    return f"OMP_NUM_THREADS={max(1, usable_cores() // sweep.file.jobs)} " if sweep.file.jobs > 1 else ""
 
 
 def _curse(sweep: Sweep, compared: int, confirmed: Sequence[Confirmed]) -> list[str]:

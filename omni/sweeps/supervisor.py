@@ -10,6 +10,7 @@ from typing import final
 
 import torch
 
+from omni.cores import usable_cores
 from omni.errors import UserError
 from omni.sweeps.definition import Sweep
 from omni.sweeps.stages import TrialStages
@@ -180,8 +181,7 @@ def make_slots(sweep: Sweep, jobs: int) -> list[Slot]:
         if jobs > len(gpus):
             raise UserError(f"jobs is {jobs}, but each trial takes one of {len(gpus)} GPUs: give --jobs {len(gpus)}")
         return [Slot(gpu=gpu) for gpu in gpus[:jobs]]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [Slot(threads=max(1, cores // jobs) if jobs > 1 else None)] * jobs
+    return [Slot(threads=max(1, usable_cores() // jobs) if jobs > 1 else None)] * jobs
 
 
 def _lives_elsewhere(trial: Trial) -> bool:

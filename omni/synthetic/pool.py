@@ -10,15 +10,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
+from omni.cores import usable_cores
 from omni.errors import UserError
 
 J = TypeVar("J")
 R = TypeVar("R")
-
-
-def cpus() -> int:
-    """Number of CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processes_for(jobs: int, worthwhile: int) -> int:
@@ -28,7 +24,7 @@ def processes_for(jobs: int, worthwhile: int) -> int:
         jobs: Number of jobs.
         worthwhile: Number of jobs that make one more process worth its start.
     """
-    return max(1, min(cpus(), jobs // worthwhile))
+    return max(1, min(usable_cores(), jobs // worthwhile))
 
 
 def in_order(function: Callable[[J], R], jobs: Sequence[J], processes: int, chunk: int) -> Iterator[R]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -176,9 +175,12 @@ def test_a_child_ends_with_its_parent():
 
 class TestThreads:
     program = """
-import time, torch
+import sys, time, torch
 from omni.pipeline.child import follow_parent
 torch.set_num_threads(1)
+if "ranks" in sys.argv:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
 follow_parent()
 ends = time.monotonic() + 20
 while torch.get_num_threads() == 1 and time.monotonic() < ends:
@@ -186,29 +188,31 @@ while torch.get_num_threads() == 1 and time.monotonic() < ends:
 raise SystemExit(torch.get_num_threads() != 3)
 """
 
-    def start(self, *, shares_cores: bool) -> StageProcess:
-        return StageProcess(
-            [sys.executable, "-c", self.program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            shares_cores=shares_cores,
-        )
+    def start(self, *command: str, shares_cores: bool = True) -> StageProcess:
+        return StageProcess(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, shares_cores=shares_cores)
 
     def test_a_stage_takes_all_cores_while_it_runs(self, monkeypatch):
-        monkeypatch.setattr(os, "cpu_count", lambda: 3)
-        with self.start(shares_cores=True) as process:
+        monkeypatch.setattr("omni.pipeline.launcher.usable_cores", lambda: 3)
+        with self.start(sys.executable, "-c", self.program) as process:
             process.use_all_cores()
             assert process.stdout is not None
             assert process.stdout.read() == b"threads: 3, as no other stage runs\n"
             assert process.wait(30) == 0
             process.use_all_cores()  # it has ended: nothing happens
 
-    def test_one_that_has_them_or_was_given_a_number_of_threads_is_not_told(self, monkeypatch, workplace):
-        with self.start(shares_cores=False) as process:
+    def test_one_of_several_ranks_keeps_its_threads(self, monkeypatch):
+        monkeypatch.setattr("omni.pipeline.launcher.usable_cores", lambda: 3)
+        program = self.program.replace("+ 20", "+ 2")
+        with self.start(sys.executable, "-c", program, "ranks") as process:
             process.use_all_cores()
-            assert process.stdin is not None
-            process.stdin.close()  # it waits for a number of threads until then
-        assert process.returncode == -signal.SIGTERM
+            assert process.stdout is not None
+            assert process.stdout.read() == b""
+            assert process.wait(30) == 1
+
+    def test_one_that_has_them_or_was_given_a_number_of_threads_is_not_told(self, monkeypatch, workplace):
+        with self.start("cat", shares_cores=False) as process:
+            process.use_all_cores()
+            assert process.communicate() == (b"", None)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         assert Launcher(Path(), 0, threads=1).shares_cores
         assert not Launcher(Path(), 0).shares_cores
