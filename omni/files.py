@@ -19,7 +19,7 @@ except ImportError:  # Windows
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 # Errors of flock on file systems without locks: NFS without its lock service, Lustre mounted without `flock`.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
 def private(path: Path) -> Path:
@@ -117,7 +117,7 @@ def _acquire(file: int, path: Path) -> bool:
             print(f"waiting for {path.with_suffix('')}: another process is filling it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         return False
     return True

@@ -43,6 +43,7 @@ async def live_level(load: ServerLoad, model: str, recording: bytes, clients: in
             except (OSError, TimeoutError, WebSocketException, _FailedError) as error:
                 name = str(error) if isinstance(error, _FailedError) else type(error).__name__
                 level.errors[name] = level.errors.get(name, 0) + 1
+                await asyncio.sleep(0.05)
             if time.perf_counter() - started >= load.seconds:
                 return
 
@@ -64,7 +65,7 @@ class _Conversation:
 
     async def run(self, load: ServerLoad, model: str, speech: Tensor) -> None:
         headers = {} if load.api_key is None else {"Authorization": f"Bearer {load.api_key}"}
-        url = f"{load.url.replace('http', 'ws', 1)}/v1/realtime?model={model}"
+        url = f"{load.url.rstrip('/').replace('http', 'ws', 1)}/v1/realtime?model={model}"
         async with connect(url, additional_headers=headers, max_size=None, compression=None, proxy=None) as socket:
             detection = {"type": "server_vad", "silence_duration_ms": _SILENCE}
             update = {"type": "realtime", "audio": {"input": {"turn_detection": detection}}}

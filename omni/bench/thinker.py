@@ -90,7 +90,7 @@ class ThinkerRace(Race):
         others = {
             "training": f"{precision}, {rows}; forward, loss, backward, clip, fused AdamW, zero",
             "as shipped": f"omni {best}, {_shipped_optimizer()}; hf 32-true, its Trainer's default optimizer",
-            "decoding": f"greedy, {self.decode_tokens} tokens after {_PROMPT_TOKENS}, {weights} weights",
+            "decoding": f"greedy, {self.decode_tokens} tokens after {_PROMPT_TOKENS}, {weights} weights (int8: 8 bits)",
         }
         run = self.conditions("transformers", device=gpu_or_cpu(), **others, **counts)
         return Report(run, results)
@@ -141,7 +141,18 @@ class ThinkerRace(Race):
             measure = f"{setting}: decoding {rows} row{'s' * (rows > 1)}"
             fastest = [name for name in blocks if name.startswith("omni")][-1]
             best_first = sorted(blocks.items(), key=lambda block: block[0] != fastest)
-            yield self.compare(measure, "tokens/s", dict(best_first), work=work)
+            comparison = self.compare(measure, "tokens/s", dict(best_first), work=work)
+            yield comparison
+            if fastest != "omni":
+                yield _with_same_weights(comparison)
+
+
+def _with_same_weights(comparison: Comparison) -> Comparison:
+    """The uncompiled models of a comparison, with equal weights: their ratio in the same rounds."""
+    rounds = zip(comparison.ratios["hf"], comparison.ratios["omni"], strict=True)
+    values = {name: comparison.values[name] for name in MODELS}
+    ratios = {"hf": [to_hf / to_omni for to_hf, to_omni in rounds]}
+    return Comparison(f"{comparison.measure}, uncompiled", comparison.unit, values, ratios)
 
 
 def _read_setting(setting: str) -> dict[str, Any]:

@@ -142,12 +142,13 @@ class TurnComparison:
 
     def _made(self, manifest: Path) -> tuple[list[Scene], set[str]]:
         """Scenes of a manifest, and its speakers."""
-        rows = list(SpeechManifest(manifest).rows())
+        source = SpeechManifest(manifest)
+        rows = list(source.rows())
         if not rows:
             raise UserError(f"{manifest} has no recordings")
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(rows), generator=generator).tolist()
-        speech = [read_audio(rows[place].audio) for place in order[: self.scenes * _PER_SCENE]]
+        speech = [read_audio(source.audio(place, rows[place])) for place in order[: self.scenes * _PER_SCENE]]
         parts = [speech[start : start + _PER_SCENE] for start in range(0, len(speech), _PER_SCENE)]
         scenes = []
         for part in parts:

@@ -11,7 +11,7 @@ from omni.inference.recognizer import load_recognizer
 from omni.models.pretrained.speaker_encoder import PretrainedSpeakerEncoder
 from omni.pipeline.definition import read_pipeline
 from omni.pipeline.report import write_report
-from omni.pipeline.voice.chain import VoiceParts, open_parts, write_chain
+from omni.pipeline.voice.chain import VoiceParts, edited_chain, open_parts, write_chain
 from omni.pipeline.voice.preparation import RECORD, VoiceSplits, earlier_splits, key_of, write_splits
 from omni.pipeline.voice.recordings import Recording, read_recordings
 from omni.pipeline.voice.report import write_voice_report
@@ -91,7 +91,10 @@ def adapt_voice(
     encoder = _speaker_encoder(speaker_encoder, speaker_encoder_revision)
     splits, others = _prepared(folder, out, parts, speaker=speaker, longest=longest, device=device)
     _print_splits(out, splits)
-    chain = write_chain(out, name, parts, longest=longest)
+    if chain := edited_chain(out):
+        print(f"{chain} has been edited: it is kept; delete it to have it written again")
+    else:
+        chain = write_chain(out, name, parts, longest=longest)
     if prepare_only:
         print(f"train it with: omni train {chain}")
         return

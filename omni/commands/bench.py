@@ -35,6 +35,8 @@ def _run(race: Race | RecognitionTest, run: Callable[[], Found]) -> Found:
     if race.json is not None and not race.json.parent.is_dir():
         raise UserError(f"json: there is no folder {race.json.parent}")
     if race.threads is not None:
+        if race.threads < 1:
+            raise UserError(f"threads is {race.threads}: give 1 or more")
         torch.set_num_threads(race.threads)
     report = run()
     print(report.table())

@@ -80,6 +80,8 @@ def write(
             f"{', '.join(texts)}: {len(found)} different sentences that can be read aloud, {len(splits['val'])} of "
             "them for validation: give some hundred"
         )
+    if voice is not None:
+        espeak.synthesize("a", voice)  # an unknown one is refused before anything is replaced
     readings = Readings(splits, language, spelled, numbers, spell, seed, voice)
     folder = MediaFolder(out, ("train", "val"))
     _check_out(folder)

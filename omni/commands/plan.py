@@ -167,7 +167,8 @@ def _suggest_chain(pipeline: Pipeline, options: dict[str, Any]) -> list[Suggesti
         suggestions.append(suggestion)
         if folder is not None and suggestion.changes:
             file, keys[stage.name] = folder / f"{stage.name}.yaml", suggestion.values.keys()
-            _write(stage.configuration, list(stage.arguments[:2]), suggestion, file, options["dry_run"])
+            configs = stage.arguments[: 2 * stage.arguments.count("--config")]
+            _write(stage.configuration, list(configs), suggestion, file, options["dry_run"])
             files[stage.name] = file
     if folder is not None:
         chain = folder / "chain.yaml"

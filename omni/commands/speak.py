@@ -44,6 +44,7 @@ def speak_texts(
     stream: bool = False,
     speaker: int | str | None = None,
     vocoder: str = GRIFFIN_LIM,
+    refine: int = 0,
     speed: float = 1.0,
     temperature: float = 0.7,
     seed: int = 0,
@@ -76,6 +77,8 @@ def speak_texts(
             sentence.
         speaker: The number or name of a voice, for a Talker with several; by default the first.
         vocoder: griffin-lim, or a checkpoint that holds a vocoder, such as lightning_logs/vocoder/best.ckpt.
+        refine: Iterations that bring the audio closer to the spectrogram, such as 32; they take about as long as
+            Griffin-Lim, and sentences are then output whole.
         speed: Tempo, 0.25 to 4: 2 takes half the time. The pitch stays.
         temperature: Divides the logits of all choices; 0 takes the likeliest.
         seed: The same seed gives the same speech.
@@ -97,7 +100,7 @@ def speak_texts(
     files = {} if out is None else _files(lines, out, to_file)
     check_free(files.values(), overwrite=overwrite, is_ours=written_by_omni)
     if uses_onnx(checkpoint, runtime):
-        _check_exported(vocoder, speed, timestamps, device)
+        _check_exported(vocoder, refine, speed, timestamps, device)
         if compile or int8:
             raise UserError("an exported folder runs as it was exported: leave --compile and --int8 out")
         from omni.runtime.synthesizer import Synthesizer
@@ -107,7 +110,7 @@ def speak_texts(
         from omni.decoding.acceleration import accelerate
         from omni.inference.synthesizer import load_synthesizer
 
-        synthesizer = load_synthesizer(checkpoint, vocoder=vocoder, device=device)
+        synthesizer = load_synthesizer(checkpoint, vocoder=vocoder, refine=refine, device=device)
         if compile:
             print("omni: compiling the Talker's steps, which takes up to a minute the first time", file=sys.stderr)
         accelerate([synthesizer.talker], compile=compile, int8=int8)
@@ -129,11 +132,13 @@ def speak_texts(
         raise SystemExit(2)
 
 
-def _check_exported(vocoder: str, speed: float, timestamps: str | None, device: str) -> None:
+def _check_exported(vocoder: str, refine: int, speed: float, timestamps: str | None, device: str) -> None:
     """Refuses what exported graphs cannot do."""
     check_cpu(device)
     if vocoder != GRIFFIN_LIM:
         raise UserError("an exported folder has its own vocoder: leave --vocoder out, or export with it")
+    if refine:
+        raise UserError("an exported folder makes its audio in one go: --refine needs the checkpoint")
     if speed != 1:
         raise UserError("an exported Talker speaks at its own tempo: --speed needs the checkpoint")
     if timestamps is not None:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from omni.cores import usable_cores
@@ -63,7 +64,9 @@ def run_pipeline(pipeline: Pipeline, *, jobs: int) -> StageTimings:
         The times of the stages.
     """
     waiting = f"waiting: another command, or a stage that it has started, is running in {pipeline.folder}"
-    with exclusive(pipeline, waiting=lambda: print(waiting, flush=True)) as lock:
+    unlocked = f"{pipeline.folder} is on a file system without locks: do not run the same command twice"
+    say = partial(print, flush=True)
+    with exclusive(pipeline, waiting=partial(say, waiting), unlocked=partial(say, unlocked)) as lock:
         timings = StageTimings(pipeline.folder / "chain.json")
         threads = max(1, usable_cores() // jobs) if jobs > 1 else None
         launcher = Launcher(pipeline.folder, lock, threads=threads)

@@ -43,6 +43,8 @@ def accelerate(models: Iterable[nn.Module | None], *, compile: bool = False, int
                 f"--int8 is for models on a CPU, and these are on {kind}: leave it out, or give --device cpu"
             )
         if compile and not has_compiler(kind):
+            if kind == "cuda":
+                raise UserError("--compile needs Triton, for this GPU, and a C compiler: install both, or leave it out")
             raise UserError("--compile needs a C++ compiler, and none was found: install g++, or name one in CXX")
         if int8 and not quantize_linears(model):
             raise UserError(

@@ -25,6 +25,7 @@ from omni.models.speech_codec import CausalCodec, SpeechCodec
 from omni.models.speech_vocoder import SpeechVocoder, sample_rate_of, streams
 from omni.models.talker import Talker
 from omni.models.thinker import Thinker
+from omni.models.waveform_refiner import RefinedVocoder
 from omni.text.ctc_vocabulary import CTCVocabulary
 from omni.text.spelling import SpeechSegment, speech_segments
 
@@ -272,12 +273,15 @@ def _codes(frames: Iterator[Frame], timer: WordTimer) -> Iterator[Tensor]:
         yield frame.codes[:, None]
 
 
-def load_synthesizer(path: Source, *, vocoder: Source = GRIFFIN_LIM, device: str = "auto") -> Synthesizer:
+def load_synthesizer(
+    path: Source, *, vocoder: Source = GRIFFIN_LIM, refine: int = 0, device: str = "auto"
+) -> Synthesizer:
     """Loads a Talker with the codec and vocabulary of its checkpoint.
 
     Args:
         path: A checkpoint with a Talker.
         vocoder: `griffin-lim`, or a checkpoint with a vocoder.
+        refine: Iterations of `RefinedVocoder`; 0: none.
         device: `auto`, or a name that PyTorch knows; see `omni.devices.resolve`.
 
     Raises:
@@ -293,6 +297,7 @@ def load_synthesizer(path: Source, *, vocoder: Source = GRIFFIN_LIM, device: str
         raise UserError(f"codec of {path} is a {type(codec).__name__}, which is not a SpeechCodec")
     talker.transpose_weights_for_decoding()
     loaded = load_vocoder(vocoder, codec.num_mels, opened=checkpoint)
+    loaded = RefinedVocoder(loaded, refine) if refine else loaded
     speakers = checkpoint.content.get("speakers", ())
     return Synthesizer(talker, codec, loaded, units, speakers=speakers, conditioner=conditioner, device=resolve(device))
 

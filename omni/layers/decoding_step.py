@@ -84,8 +84,8 @@ class DecodingStep:
             ValueError: If a row would grow over the capacity of the cache.
         """
         cache.check_room(1)
-        if positions is None:
-            positions = cache.slots(1)
+        # Of one type: a graph is compiled for each, and positions of media are fractions.
+        positions = (cache.slots(1) if positions is None else positions).float()
         # Rows of equal length need no mask, but one graph for several rows takes half the time to compile.
         visible = cache.visible() if len(x) > 1 else None
         hidden, *new = self._step(transformer, x, positions, visible, *cache.entries())

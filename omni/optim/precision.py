@@ -65,11 +65,15 @@ def measure_peak_tflops(device: torch.device, precision: Any, *, size: int = 102
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(precision), torch.float32)
     size = size * 8 if device.type == "cuda" else size
     a = torch.randn(size, size, device=device).to(dtype)
-    torch.mm(a, a)
+
+    def product() -> None:
+        torch.mm(a, a)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    product()
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        torch.mm(a, a)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        product()
         done += 1
     return 2 * size**3 * done / (time.perf_counter() - start) / 1e12

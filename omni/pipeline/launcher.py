@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any, final
 
 from omni.cores import usable_cores
+from omni.files import NO_LOCKS
 from omni.pipeline.definition import Pipeline, StageSpec
 from omni.pipeline.scheduler import StageRun
 from omni.pipeline.status import StageStatus
 
 
 @contextmanager
-def exclusive(pipeline: Pipeline, *, waiting: Callable[[], None]) -> Iterator[int]:
+def exclusive(pipeline: Pipeline, *, waiting: Callable[[], None], unlocked: Callable[[], None]) -> Iterator[int]:
     """Holds the lock of a pipeline, which its stages inherit: a killed command may leave one that still saves.
 
     Args:
         pipeline: The pipeline.
         waiting: Called once if the lock is held by others.
+        unlocked: Called if the file system has no locks: nothing then keeps a second command out.
 
     Yields:
         The file descriptor of the lock.
@@ -31,10 +33,15 @@ def exclusive(pipeline: Pipeline, *, waiting: Callable[[], None]) -> Iterator[in
     pipeline.folder.mkdir(parents=True, exist_ok=True)
     with (pipeline.folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            unlocked()
         yield file.fileno()
 
 
@@ -114,7 +121,9 @@ class Launcher:
 
 
 def last_error(log: Path) -> str:
-    """The error line of a log file, or its last line if there is none."""
+    """The error line of the last attempt in a log file, or its last line if there is none."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    first = next((number for number, line in reversed([*enumerate(lines)]) if line.startswith("$ omni ")), -1)
+    lines = lines[first + 1 :]
     error = next((line for line in reversed(lines) if line.startswith("omni: ")), ["no output", *lines][-1])
     return error.removeprefix("omni: ")

@@ -105,8 +105,9 @@ def _sample(stage: StageSpec, checkpoint: Path, folder: Path) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with a `+` where files differ from it; None outside a repository."""
+    """The commit of the code, with a `+` where files differ from it; None outside of omni's own repository."""
     try:
+        _git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))  # not installed in another one's folder
         commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -21,9 +21,11 @@ def with_configs(path: Path, files: Mapping[str, Path], keys: Mapping[str, Colle
     path = find_config(path)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     for name, entry in content["stages"].items():
-        beside = path.parent / entry["config"]
-        file = files.get(name, beside if beside.is_file() else find_config(entry["config"]))
-        entry["config"] = os.path.relpath(file.resolve(), target.parent.resolve())
+        named = [entry["config"]] if isinstance(entry["config"], str) else entry["config"]
+        kept = [path.parent / each if (path.parent / each).is_file() else find_config(each) for each in named]
+        chosen = [files[name]] if name in files else kept
+        relative = [os.path.relpath(file.resolve(), target.parent.resolve()) for file in chosen]
+        entry["config"] = relative[0] if len(relative) == 1 else relative
         set_here = set(keys.get(name, ()))
         entry["overrides"] = {
             key: value for key, value in (entry.get("overrides") or {}).items() if key not in set_here

@@ -22,6 +22,7 @@ from omni.models.audio_encoder import AudioEncoder
 from omni.models.codec import Codec
 from omni.models.discriminators import Discriminators
 from omni.models.vocoder import Vocos
+from omni.models.waveform_refiner import WaveformRefiner
 from omni.stages.example_batches import speech_batch
 from omni.stages.reporting.reconstructions import Reconstructed, ReconstructionReporter
 from omni.stages.speech_quality import (
@@ -66,8 +67,8 @@ class VocoderTraining(Stage):
     Logs `train/loss` (per frame, with the discriminators' own loss) and its terms, and `val/loss` (without
     discriminators). For some utterances it logs `val/mel_distance` and `val/stoi` against the recording, with a
     recogniser `val/wer`, and the same for Griffin–Lim on the same spectrograms (`val/mel_distance_griffin_lim`, ...).
-    With a codec, all of these also for the spectrograms that it rebuilds (`val/stoi_rebuilt`,
-    `val/stoi_rebuilt_griffin_lim`, ...).
+    With `refine`, also for the refined waveforms (`val/stoi_refined`, ...). With a codec, all of these also for the
+    spectrograms that it rebuilds (`val/stoi_rebuilt`, `val/stoi_rebuilt_griffin_lim`, ...).
 
     A vocoder of 24 kHz reads the spectrograms of the recordings at 16 kHz and is trained on the recordings at 24 kHz.
     Its metrics are those of its output at 16 kHz, as Griffin–Lim's; its losses are those of all of its band.
@@ -81,12 +82,13 @@ class VocoderTraining(Stage):
         adversarial_start: Steps before discriminators take part.
         weights: Of the losses.
         quality_utterances: Number of utterances, the first of the validation data, that are compared with Griffin–Lim.
+        refine: Iterations of a `WaveformRefiner` for these utterances, as in `omni speak --refine`; 0: none.
         shown: Utterances shown at each validation.
         kwargs: See `Stage`.
     """
 
     monitor = ("val/mel_distance", "min")
-    no_effect = frozenset({"shown"})
+    no_effect = frozenset({"refine", "shown"})
 
     def __init__(
         self,
@@ -99,6 +101,7 @@ class VocoderTraining(Stage):
         adversarial_start: int = 0,
         weights: VocoderWeights = VocoderWeights(),
         quality_utterances: int = 100,
+        refine: int = 0,
         shown: int = 4,
         **kwargs: Any,
     ) -> None:
@@ -120,7 +123,11 @@ class VocoderTraining(Stage):
             with_wer = audio_encoder is not None
             return nn.ModuleDict({name: SoundQuality(vocoder.num_mels, with_wer=with_wer) for name in inputs})
 
-        self.quality, self.griffin_lim_quality = qualities(), qualities()  # by the spectrograms that are read
+        # By the spectrograms that are read.
+        self.quality, self.griffin_lim_quality, self.refined_quality = qualities(), qualities(), qualities()
+        self.refiner = None
+        if refine:
+            self.refiner = WaveformRefiner(vocoder.num_mels, refine, sample_rate=vocoder.sample_rate)
         self._griffin_lim_values: dict[str, dict[str, Tensor]] = {}  # by split; they never change
 
     @property
@@ -248,6 +255,9 @@ class VocoderTraining(Stage):
             audio["vocoder" + _SUFFIXES[name]] = generated = self.vocoder(mels, batch.mel_lengths)
             heard = self._at_16_khz(generated)
             transcripts[name] = _quality(self.quality, name).update(heard, batch, self.audio_encoder, units)
+            if self.refiner is not None:
+                refined = self._at_16_khz(self.refiner(generated, mels))
+                _quality(self.refined_quality, name).update(refined, batch, self.audio_encoder, units)
             if split not in self._griffin_lim_values:
                 baseline = _quality(self.griffin_lim_quality, name)
                 baseline.update(self.griffin_lim(mels), batch, self.audio_encoder, units)
@@ -269,7 +279,8 @@ class VocoderTraining(Stage):
             return values
         if split not in self._griffin_lim_values:
             self._griffin_lim_values[split] = _computed(self.griffin_lim_quality, "_griffin_lim")
-        return values | _computed(self.quality, "") | self._griffin_lim_values[split]
+        refined = {} if self.refiner is None else _computed(self.refined_quality, "_refined")
+        return values | _computed(self.quality, "") | refined | self._griffin_lim_values[split]
 
     def predict_step(self, batch: SpeechBatch, batch_idx: int) -> list[Tensor]:
         """The sound of each row: (samples,)."""

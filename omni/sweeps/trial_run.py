@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.errors import UserError
+from omni.files import NO_LOCKS
 from omni.pipeline.definition import StageSpec
 from omni.pipeline.launcher import Launcher, last_error
 from omni.pipeline.scheduler import Process
@@ -63,6 +64,11 @@ class Lock:
         except BlockingIOError:
             file.close()
             return False
+        except OSError as error:
+            file.close()
+            if error.errno not in NO_LOCKS:
+                raise
+            raise SweepError(f"{self._path.parent} is on a file system without locks, which trials need") from error
         self._file = file
         return True
 

@@ -2,9 +2,10 @@
 
 import re
 import unicodedata
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, Literal
 
 from omni.errors import UserError, install_hint
@@ -17,7 +18,7 @@ _SIGNS = {
     "fr": ("et", "pour cent", "plus", "égale"),
     "ru": ("и", "процентов", "плюс", "равно"),
 }
-_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:st|nd|rd|th)?\b|\d+", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:,\d{3}(?!\d))*(?:\.\d+)?(?:(?:st|nd|rd|th)\b)?", re.IGNORECASE)
 _NUMBERS = {  # by the language's decimal sign; spaces and apostrophes inside may separate thousands
     ".": re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?"),
     ",": re.compile(r"\d{1,3}(?:[.' \u00a0\u202f]\d{3})+(?!\d)(?:,\d+)?|\d+(?:,\d+)?"),
@@ -26,6 +27,7 @@ _DECIMAL_POINT = frozenset(("am", "bn", "en", "fa", "he", "hi", "ja", "kn", "ko"
 _APOSTROPHES = re.compile("[’ʼ`´]")
 _DIGITS = re.compile(r"\d|\.")
 _LARGEST = 36  # digits of the largest number that inflect spells out
+_LARGEST_IN = {"am": 3}  # above it num2words 0.5.14 does not return
 _SELECTOR = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 _MARK = re.compile(r"(?<!\w)'|'(?!\w)|(?:[^\w\s']|_)+")  # punctuation, except for an apostrophe inside a word
 
@@ -67,7 +69,8 @@ class TextNormalization:
             UserError: If a number is to be spelled in another language than English, and `num2words` is not installed
                 or lacks the language.
         """
-        text = _APOSTROPHES.sub("'", unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)))
+        # Apostrophes first: NFKC makes a space and an accent of the acute accent.
+        text = unicodedata.normalize("NFKC", _APOSTROPHES.sub("'", _INVISIBLE.sub("", text)))
         language = self.language.lower().partition("-")[0]
         if self.digits == "spell":
             if language == "en":
@@ -182,7 +185,7 @@ def _spelled(number: str) -> str:
 
 @lru_cache(10_000)
 def _spelled_in(number: str, language: str) -> str:
-    """A number in another language than English; above 36 digits, digit by digit."""
+    """A number in another language than English; one that is too large for the package, digit by digit."""
     try:
         from num2words import num2words  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -193,15 +196,15 @@ def _spelled_in(number: str, language: str) -> str:
     decimal = "." if language.lower().partition("-")[0] in _DECIMAL_POINT else ","
     whole, _, fraction = number.partition(decimal)
     whole = "".join(filter(str.isdigit, whole))
+    spell = partial(num2words, lang=_package_language(language))
     try:
-        if len(whole) + len(fraction) > _LARGEST:
-            words = " ".join(num2words(int(digit), lang=_package_language(language)) for digit in whole + fraction)
-        else:
-            value = Decimal(f"{int(whole)}.{fraction}") if fraction else int(whole)
-            words = num2words(value, lang=_package_language(language))
+        if len(whole) + len(fraction) <= _LARGEST_IN.get(language.lower().partition("-")[0], _LARGEST):
+            # Each language of the package has its own largest number, and its own error above it.
+            with suppress(OverflowError, LookupError, TypeError):
+                return spell(Decimal(f"{int(whole)}.{fraction}") if fraction else int(whole)).replace("-", " ")
+        return " ".join(spell(int(digit)) for digit in whole + fraction).replace("-", " ")
     except NotImplementedError as error:
         raise UserError(f"num2words has no language {language!r}: set normalization.digits to keep") from error
-    return words.replace("-", " ")
 
 
 def _package_language(language: str) -> str:

@@ -87,7 +87,11 @@ def test_a_race_of_compiled_models(toy: str):
     report = main(["bench", "thinker", *arguments.split(), "--precision", "32-true"])
     assert [*report.results[0].values] == ["omni compiled", "omni", "hf", "hf compiled"]
     assert report.results[0].ratios.keys() == {"omni", "hf", "hf compiled"}
-    assert [*report.results[2].values] == ["omni int8 compiled", "omni", "hf", "omni compiled"]
+    fast, same = report.results[2:4]
+    assert [*fast.values] == ["omni int8 compiled", "omni", "hf", "omni compiled"]
+    assert same.measure == f"{fast.measure}, uncompiled"
+    assert same.values == {name: fast.values[name] for name in ("omni", "hf")}
+    assert same.ratios["hf"] == pytest.approx([same.values["omni"] / same.values["hf"]])  # of one round
 
 
 @pytest.mark.usefixtures("_transformers")

@@ -11,6 +11,8 @@ from check_findings import findings
 from conftest import tones
 
 from omni.cli import main
+from omni.data.speech.corpora import AudioFolder
+from omni.data.speech.opening import open_recordings
 
 RATE = 16_000
 SIGNS = {"hebrew": "שלום עולם", "arabic": "مرحبا يا صديقي", "georgian": "გამარჯობა კარგო"}
@@ -86,6 +88,29 @@ def test_folders_without_recordings_or_with_several_manifests_end_in_one_line(wo
     for name in ("a", "b"):
         Path(f"two/{name}.jsonl").write_text('{"audio": "0.wav", "text": "a"}\n', encoding="utf-8")
     assert "two has 2 manifests (a.jsonl, b.jsonl): give one of them" in fails(main, ["data", "check", "two"])
+
+
+@pytest.mark.parametrize(
+    "table",
+    [b"text,audio\r\nA,0.wav\r\n", b"audio\ttext\n0.wav\tA\n", b"\xef\xbb\xbfaudio,text\n0.wav,A\n"],
+    ids=["last column", "tsv", "byte order mark"],
+)
+def test_tables_in_a_folder_are_manifests(tmp_path, table):
+    (tmp_path / "0.wav").touch()
+    (tmp_path / ("list.tsv" if b"\t" in table else "list.csv")).write_bytes(table)
+    [row] = open_recordings(tmp_path).rows()
+    assert row.text == "A"
+
+
+def test_ordinary_folders_are_not_mistaken_for_a_corpus(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name in ("clips/1.wav", "2.WAV", "backup.tar", "wav.scp"):
+        (tmp_path / name).touch()
+    (tmp_path / "metadata.csv").write_text("name,date\n1,today\n", encoding="utf-8")
+    (tmp_path / "2.TXT").write_text("two", encoding="utf-8")
+    found = open_recordings(tmp_path)
+    assert isinstance(found, AudioFolder)
+    assert sorted(row.text for row in found.rows()) == ["", "two"]
 
 
 @pytest.mark.parametrize("text", SIGNS.values(), ids=SIGNS)

@@ -11,6 +11,7 @@ from omni.cli import main
 from omni.commands import data_prepare
 from omni.commands.data_prepare import prepare
 from omni.data.conversations.opening import open_conversations
+from omni.data.speech.corpora import librispeech_splits
 from omni.data.speech.opening import open_utterances
 from omni.errors import UserError
 
@@ -196,6 +197,18 @@ def test_one_split_of_librispeech_keeps_its_name(workplace):
     make("librispeech")
     prepare("librispeech", Path("corpus/train-clean-5"), Path("out"))
     assert list(manifests("out")) == ["train-clean-5"]
+
+
+def test_the_folder_of_a_speaker_of_librispeech_is_read(workplace):
+    make("librispeech")
+    splits = librispeech_splits(Path("corpus/train-clean-5/19").resolve())
+    assert list(splits) == ["19"]
+    assert {row.speaker for row in splits["19"].rows()} == {"19"}
+    elsewhere = Path("linked/dev-clean/84/1")
+    elsewhere.mkdir(parents=True)
+    for file in Path("corpus/dev-clean/84/1").iterdir():
+        (elsewhere / file.name).symlink_to(file.resolve())
+    assert list(librispeech_splits(Path("linked").resolve())) == ["dev-clean"]
 
 
 def test_other_splits_are_by_speaker_or_chapter(workplace, capsys):

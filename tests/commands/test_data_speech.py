@@ -69,6 +69,10 @@ def test_one_voice_reads_all(texts, capfd):
     train, val = rows("data/spoken/train.jsonl"), rows("data/spoken/val.jsonl")
     assert {row["speaker"] for row in (*train, *val)} == {"en-us+f2"}
     assert not {row["text"] for row in train} & {row["text"] for row in val}
+    with pytest.raises(SystemExit):
+        main(["data", "speech", *texts, "--utterances", "6", "--val_utterances", "2", "--voice", "en-us+nobody"])
+    assert rows("data/spoken/train.jsonl") == train  # nothing is replaced by a voice that does not exist
+    assert all(Path("data/spoken", row["audio"]).is_file() for row in train)
 
 
 def test_a_length_in_hours_is_about_kept(texts):

@@ -151,6 +151,16 @@ def test_a_stream_is_raw_samples(talker, monkeypatch, vocoder):
     assert np.abs(samples - whole.numpy() * 32767).max() < 4
 
 
+def test_refined_audio_is_streamed_by_sentence(talker, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Abc da. Bad! Dada"))
+    monkeypatch.setattr(sys, "stdout", Out())
+    say("-", "--stream", "--vocoder", "vocoder.ckpt", "--refine", "2")
+    assert len(set(sys.stdout.buffer.flushed) - {0}) == 5  # three sentences and the pauses between them
+    samples = np.frombuffer(sys.stdout.buffer.getvalue(), "<i2")
+    refined = load_synthesizer(TALKER, vocoder="vocoder.ckpt", refine=2).speak("Abc da. Bad! Dada")[0].audio
+    assert np.abs(samples - refined.numpy() * 32767).max() < 4
+
+
 def test_lines_of_standard_input_are_streamed(talker, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Abc da.\n\nBad!\n"))
     monkeypatch.setattr(sys, "stdout", Out())
@@ -199,6 +209,7 @@ def test_an_interrupted_file_is_removed(talker, monkeypatch):
         (["abc", "--out", "x.wav", "--temperature", "-1"], "temperature must be 0 or more"),
         (["abc", "--out", "x.wav", "--temperature", "hot"], "temperature"),
         (["abc", "--out", "x.wav", "--vocoder", "nowhere.ckpt"], "vocoder nowhere.ckpt does not exist"),
+        (["abc", "--out", "x.wav", "--refine", "-1"], "refine is -1: it must be 0, for none, or more"),
         (["abc", "--out", "x.wav", "--device", "abacus"], "device 'abacus' cannot be used"),
         (["abc", "--out", "x.wav", "--batch_size", "0"], "batch_size is 0"),
         (["abc", "--out", "x.wav", "--speed", "5"], "speed is 5: it must be between 0.25 and 4"),

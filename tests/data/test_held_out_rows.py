@@ -37,6 +37,13 @@ def test_speech_with_validation_data_is_its_start(speech: Path):
     assert source == "speech/val.jsonl"
     pairs = zip(found, utterances_of(["speech/val.jsonl"], 3), strict=True)
     assert all(one[1] == other[1] and torch.equal(one[0], other[0]) for one, other in pairs)
+    manifest = Path("speech/val.jsonl")
+    good = manifest.read_text(encoding="utf-8")
+    manifest.write_text('{"audio": "missing.wav", "text": "a"}\nno JSON\n' + good, encoding="utf-8")
+    again, _ = held_out_utterances(config("SpeechData", train="speech/train.jsonl", val="speech/val.jsonl"), 3)
+    assert [text for _, text in again] == [text for _, text in found]  # as training, which leaves them out
+    with pytest.raises(UserError):
+        utterances_of(["speech/val.jsonl"], 3)
 
 
 def test_images_without_validation_data_are_those_of_the_run(pictures: Path):

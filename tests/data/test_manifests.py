@@ -94,6 +94,14 @@ class TestManifests:
         found = list(manifest.rows_or_errors())
         assert [isinstance(one, UserError) for one in found] == [False, True, False]
 
+    def test_csv_that_ends_early_is_no_single_bad_row(self, tmp_path):
+        """Training leaves bad rows out: it must not leave out the rest of a file."""
+        good = "a.wav,a\n" * 5
+        for bad, words in ((b'a.wav,"b" c\n', "row 6: not CSV"), (b"a.wav,\xe9\n", "is not UTF-8")):
+            (tmp_path / "m.csv").write_bytes(f"audio,text\n{good}".encode() + bad + good.encode())
+            with pytest.raises(UserError, match=rf"m\.csv: {words}"):
+                list(SpeechManifest(tmp_path / "m.csv").rows_or_errors())
+
     def test_csv_that_is_not_utf8(self, tmp_path):
         (tmp_path / "m.csv").write_bytes(b"audio,text\na.wav,\xe9\n")
         with pytest.raises(UserError, match=r"m\.csv: is not UTF-8"):

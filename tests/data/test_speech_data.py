@@ -249,6 +249,8 @@ def test_speakers_are_held_out_without_validation_data(speech):
     assert {row.utterance.speaker for row in named.datasets["val"].rows} == {"train1"}
     with pytest.raises(UserError, match="no speaker is called 'bob'"):
         make(speech, val=None, val_speakers=["bob"])
+    with pytest.raises(UserError, match="val_speakers names all speakers: leave some to train on"):
+        make(speech, val=None, val_speakers=sorted(speakers[0] | speakers[1]))
     rows = [{key: row[key] for key in ("audio", "text")} for row in rows_of(speech / "train.jsonl")]
     write_rows(speech / "train.jsonl", rows)
     with pytest.raises(UserError, match=r"no speaker to hold out: give data\.val"):

@@ -62,6 +62,19 @@ def test_one_graph_for_a_row_and_one_for_several(traced):
 
 
 @COMPILES
+def test_positions_of_media_need_no_other_graph(traced):
+    model = thinker(rope_axes=3)
+    positions = torch.arange(3.0).expand(3, 1, 3) + 0.5
+    media = partial(generate, model, [[1, 2, 3]], max_tokens=9, stop=-1, sampling=Sampling(temperature=0))
+    expected = [*media(positions=positions)]
+    torch._dynamo.utils.counters.clear()
+    accelerate([model], compile=True)
+    assert [*media(positions=positions)] == expected
+    assert [*media()] == continued(model, [[1, 2, 3]])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # for a row and for several, at the start
+
+
+@COMPILES
 def test_the_cache_holds_what_the_layers_store(traced):
     model, filled = thinker(), []
     for compiled in (False, True):

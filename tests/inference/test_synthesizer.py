@@ -252,6 +252,11 @@ def test_a_vocoder_is_loaded_from_its_checkpoint(workplace):
     voice = omni.load_synthesizer(path, vocoder=vocoder)
     assert voice.causal
     assert torch.equal(voice.vocoder.basis, ToyVocoder(level=0.1).basis)
+    refined = omni.load_synthesizer(path, vocoder=vocoder, refine=2)
+    assert not refined.causal  # iterations read a whole sentence
+    plain, better = (each.speak(TEXT)[0] for each in (voice, refined))
+    assert torch.equal(plain.codes, better.codes)
+    assert not torch.equal(plain.audio, better.audio)
     save(workplace / "codec.ckpt", "vocoder", codec_of(), UNITS)
     for name, words in {
         "nowhere.ckpt": "vocoder nowhere.ckpt does not exist",

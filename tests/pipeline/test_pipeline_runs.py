@@ -1,5 +1,6 @@
 """Pipelines of real stages: killed and started again, failed, stopped."""
 
+import errno
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from toy_chain import NAME, stage, two, written
 from omni.checkpoints.checkpoint import Checkpoint
 from omni.cli import main
 from omni.pipeline.definition import read_pipeline
-from omni.pipeline.launcher import Launcher, exclusive
+from omni.pipeline.launcher import Launcher, exclusive, last_error
 from omni.pipeline.timings import StageTimings
 
 
@@ -49,6 +50,27 @@ def report(folder: str = "lightning_logs") -> dict[str, Any]:
         assert each.pop("seconds") > 0
         del each["attempts"]
     return content
+
+
+def test_the_error_of_a_resumed_stage_is_its_own(tmp_path):
+    log = tmp_path / "stage.log"
+    log.write_text("$ omni fit\nomni: stopped at step 4 by SIGINT\n$ omni fit --ckpt_path last.ckpt\nKilled\n")
+    assert last_error(log) == "Killed"
+    log.write_text("$ omni fit\nomni: no rows\nsome more\n")
+    assert last_error(log) == "no rows"
+    log.write_text("$ omni fit\nomni: old\n$ omni fit --ckpt_path last.ckpt\n")
+    assert last_error(log) == "no output"
+
+
+def test_a_file_system_without_locks_is_told_once(workplace, monkeypatch):
+    def no_locks(file: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    pipeline, told = read_pipeline(Path(written(two()))), []
+    monkeypatch.setattr("omni.pipeline.launcher.fcntl.flock", no_locks)
+    with exclusive(pipeline, waiting=lambda: told.append("wait"), unlocked=lambda: told.append("no locks")):
+        pass
+    assert told == ["no locks"]
 
 
 def test_killed_and_started_again_ends_with_the_same_report(fast_stages, workplace, capfd):
@@ -119,5 +141,5 @@ def test_processes_save_at_ctrl_c_and_when_their_chain_is_killed(workplace):
         assert chain.returncode == code
         if signum == signal.SIGINT:
             assert "stopped and saved; run the same command to resume" in output
-        with exclusive(read_pipeline(Path(path)), waiting=lambda: None):  # the stage has ended too
+        with exclusive(read_pipeline(Path(path)), waiting=lambda: None, unlocked=lambda: None):
             assert before + 20 < Checkpoint(last).lineage["step"] < 4000

@@ -301,6 +301,27 @@ def test_the_chain_starts_from_the_checkpoints_that_are_given(place):
         assert stage.configuration.make("data")
 
 
+def test_an_edited_chain_is_kept(place, capsys):
+    record_all()
+    save_parts()
+    adapt()
+    path = Path("data/voice/chain.yaml")
+    written = path.read_text(encoding="utf-8")
+    adapt("--longest", "5")
+    changed = path.read_text(encoding="utf-8")
+    assert changed != written  # nobody has edited it
+    assert "edited" not in capsys.readouterr().out
+    edited = changed.replace("max_duration: 5.0", "max_duration: 4.0")
+    assert edited != changed
+    path.write_text(edited, encoding="utf-8")
+    adapt()
+    assert path.read_text(encoding="utf-8") == edited
+    assert "data/voice/chain.yaml has been edited: it is kept" in capsys.readouterr().out
+    path.unlink()
+    adapt()
+    assert path.read_text(encoding="utf-8") == written
+
+
 def test_a_voice_of_24_khz(place, capsys):
     record_all(rate=48_000)
     record("low", tones("abcabc"), "abcabc")

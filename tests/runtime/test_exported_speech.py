@@ -169,6 +169,7 @@ def test_each_frame_moves_on_in_time():
         (["generate", "--checkpoint", "out", "--text", "a", "--device", "cuda"], "runs on the CPU"),
         (["speak", "abc", "--out", "x.wav", "--checkpoint", "mute"], "mute cannot speak: it has no talker_text"),
         (["speak", "abc", "--out", "x.wav", "--checkpoint", "out", "--speed", "2"], "--speed needs the checkpoint"),
+        (["speak", "abc", "--out", "x.wav", "--checkpoint", "out", "--refine", "8"], "--refine needs the checkpoint"),
         (["speak", "abc", "--out", "x.wav", "--checkpoint", "out", "--timestamps", "word"], "no times of words"),
         (["speak", "abc", "--out", "x.wav", "--checkpoint", "out", "--vocoder", "v.ckpt"], "its own vocoder"),
         (["speak", "abc", "--out", "x.wav", "--checkpoint", "out", "--speaker", "w"], "there is no speaker 'w'"),

@@ -242,6 +242,17 @@ def test_codec_and_recognizer_are_used_and_never_trained(fit_vocoder, ancestors)
         assert not any(weight.requires_grad for weight in cli.model.part(part).parameters())
 
 
+def test_refined_waveforms_are_measured_beside_the_vocoders(fit_vocoder, ancestors):
+    start, parts = ancestors
+    cli = fit_vocoder("fit", *start, model__init_args__refine=4, **parts)
+    refined, plain = (scalars(RUN, f"val/{name}").values() for name in ("mel_distance_refined", "mel_distance"))
+    assert len(refined) == 2
+    assert all(one < other for one, other in zip(refined, plain, strict=True))
+    names = {"val/stoi_refined", "val/wer_refined", "val/mel_distance_rebuilt_refined"}
+    assert names <= set(events().Tags()["scalars"])
+    assert not any("refine" in name for name in cli.model.state_dict())
+
+
 def test_a_vocoder_is_rebuilt_from_its_checkpoint_alone(fit_vocoder, monkeypatch):
     cli = fit_vocoder()
     monkeypatch.delattr("omni.models.discriminators.Discriminators")
@@ -310,6 +321,7 @@ def test_the_vocoder_decodes_codes(ancestors, speech, fails):
             "must be 16000 or 24000 Hz, not 22050",
         ),
         ({"model__init_args__codec_share": 1.5}, "codec_share is 1.5"),
+        ({"model__init_args__refine": -1}, "refine is -1"),
         ({"model__init_args__frozen": '["vocoder", "discriminators"]'}, "leaves nothing to train"),
     ],
 )

@@ -172,6 +172,20 @@ class TestNumbers:
         TextNormalization(language="nl")("1" * 40)
         assert asked == [(1, "nl")] * 40
 
+    @pytest.mark.parametrize("error", [OverflowError, KeyError, TypeError])
+    def test_a_number_that_the_package_cannot_spell_is_spelled_digit_by_digit(self, monkeypatch, error):
+        def num2words(number, lang):
+            if number > 9:
+                raise error
+            return f"z{number}"
+
+        monkeypatch.setitem(sys.modules, "num2words", SimpleNamespace(num2words=num2words))
+        assert TextNormalization(language="te")("call 919 now") == "call z9 z1 z9 now"
+
+    def test_numbers_for_which_the_package_does_not_return_are_not_asked_of_it(self, asked):
+        TextNormalization(language="am")("1999 and 12")
+        assert asked == [(1, "am"), (9, "am"), (9, "am"), (9, "am"), (12, "am")]
+
     def test_a_language_without_numbers_is_one_line(self, asked):
         with pytest.raises(UserError, match=r"num2words has no language 'xx': set normalization.digits to keep"):
             TextNormalization(language="xx")("5")

@@ -305,6 +305,13 @@ class TestChain:
             main(["fit", *each.arguments, "--trainer.max_steps=2", "--trainer.val_check_interval=1"])
         assert main(["plan", "--suggest", "--chain=fitted/chain.yaml"])[1].statistics is not None
 
+    def test_a_stage_of_several_configurations_is_refused(self, workplace, fails):
+        stages = two()
+        stages["thinker"]["config"] = [stages["thinker"]["config"], str(Path("more.yaml").absolute())]
+        Path("more.yaml").write_text("trainer: {max_epochs: 5}", encoding="utf-8")
+        chain = written(stages)
+        assert "give one --config" in fails(main, ["plan", "--suggest", f"--chain={chain}", "--write=fitted"])
+
     def test_a_dry_run_writes_nothing(self, workplace, capsys):
         before = sorted(path for path in Path().rglob("*") if "cache" not in path.parts)
         main(["plan", "--suggest", f"--chain={written({'a': stage()})}", "--write=fitted", "--dry_run"])

@@ -1,5 +1,6 @@
 """Sources of speech in the layouts of well-known corpora."""
 
+import os
 import re
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -178,8 +179,8 @@ class CSS10(_Corpus):
         for number, line in numbered_lines(transcript):
             columns = line.strip("\r").split("|")
             where = f"{transcript}: row {number}"
-            path = self.folder / columns[0].strip()
-            if len(columns) < 3 or not path.resolve().is_relative_to(self.folder):
+            path = Path(os.path.normpath(self.folder / columns[0].strip()))  # links may lead elsewhere
+            if len(columns) < 3 or not path.is_relative_to(self.folder):
                 yield UserError(f"{where}: not `BOOK/FILE.wav|text|normalised text|seconds`: correct or remove the row")
                 continue
             yield Utterance(str(path), columns[2] if columns[2].strip() else columns[1], "CSS10", None, where)
@@ -195,7 +196,7 @@ class AudioFolder(_Corpus):
 
     def rows_or_errors(self) -> Iterator[Utterance | UserError]:
         for file in _audio_files(self.folder):
-            transcript = file.with_suffix(".txt")
+            transcript = next(filter(Path.is_file, map(file.with_suffix, (".txt", ".TXT"))), file.with_suffix(".txt"))
             try:
                 text = " ".join(line for _, line in numbered_lines(transcript)) if transcript.is_file() else ""
             except UserError as error:
@@ -211,7 +212,9 @@ def librispeech_splits(folder: Path) -> Mapping[str, Utterances]:
     Raises:
         UserError: If two splits have the same name.
     """
-    found = sorted({transcript.resolve().parents[2] for transcript in folder.rglob("*.trans.txt")})
+    parents = {transcript.parents[2] for transcript in folder.rglob("*.trans.txt")}
+    # The folder may also be the one of a speaker or of a chapter.
+    found = sorted({split if split.is_relative_to(folder) else folder for split in parents})
     splits: dict[str, Utterances] = {}
     for split in found:
         if split.name in splits:

@@ -1,7 +1,8 @@
 """Utterances that a run holds out: what an export is compared on."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from omni.data.loading.run_data import local_entries, run_data
 from omni.data.speech.manifests import Utterance, Utterances
 from omni.data.speech.opening import open_utterances
 from omni.data.speech.rows import chosen_by_hash, encode_text
-from omni.media.audio import SAMPLE_RATE, read_audio
+from omni.errors import UserError
+from omni.media.audio import SAMPLE_RATE, AudioError, read_audio
 from omni.text.ctc_vocabulary import CTCVocabulary
 
 
@@ -41,11 +43,11 @@ def held_out_utterances(
         return [], f"the run's data is {data.kind}"
     column = data.options.get("text_column", "text")
     if val := local_entries(data.options.get("val")):
-        return utterances_of(val, limit, text_column=column), ", ".join(val)
+        return _read(_without_errors(_rows(val, column, split="val")), limit), ", ".join(val)
     train = local_entries(data.options.get("train"))
     if data.options.get("val") or not train:
         return [], data.absent
-    rows = _rows(train, column)
+    rows = _without_errors(_rows(train, column))
     if data.kind == "CodesData":
         if units is None:
             return [], "the run's data is CodesData"
@@ -69,16 +71,32 @@ def utterances_of(
     Raises:
         UserError: If a source or a recording cannot be read.
     """
-    return _read(_rows(entries, text_column), limit, sample_rate)
+    rows = _rows(entries, text_column)
+    if wrong := next((row for row in rows if isinstance(row, UserError)), None):
+        raise wrong
+    return [_heard(row, sample_rate) for row in islice(_without_errors(rows), limit)]
 
 
-def _rows(entries: Sequence[str], text_column: str) -> list[_Row]:
-    sources = open_utterances(entries, text_column=text_column)
-    return [_Row(source, number, row) for source in sources for number, row in enumerate(source.rows())]
+def _rows(entries: Sequence[str], text_column: str, *, split: str = "train") -> list[_Row | UserError]:
+    sources = open_utterances(entries, split=split, text_column=text_column)
+    found = ((source, number, row) for source in sources for number, row in enumerate(source.rows_or_errors()))
+    return [row if isinstance(row, UserError) else _Row(source, number, row) for source, number, row in found]
 
 
-def _read(rows: Iterable[_Row], limit: int, sample_rate: int = SAMPLE_RATE) -> list[tuple[Tensor, str]]:
-    return [
-        (read_audio(source.audio(number, row), sample_rate=sample_rate), row.text)
-        for source, number, row in islice(rows, limit)
-    ]
+def _without_errors(rows: Iterable[_Row | UserError]) -> list[_Row]:
+    return [row for row in rows if not isinstance(row, UserError)]
+
+
+def _read(rows: Iterable[_Row], limit: int) -> list[tuple[Tensor, str]]:
+    """The first rows that can be read: those that cannot are left out of training, too."""
+
+    def readable() -> Iterator[tuple[Tensor, str]]:
+        for row in rows:
+            with suppress(AudioError):
+                yield _heard(row, SAMPLE_RATE)
+
+    return list(islice(readable(), limit))
+
+
+def _heard(row: _Row, sample_rate: int) -> tuple[Tensor, str]:
+    return read_audio(row.source.audio(row.number, row.row), sample_rate=sample_rate), row.row.text

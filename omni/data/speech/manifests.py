@@ -191,7 +191,13 @@ class SpeechManifest(Utterances):
         return "clips" if (self.path.parent / "clips").is_dir() else ""
 
     def _table_rows(self) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
+        """Rows, or their errors.
+
+        Raises:
+            UserError: If the file is not UTF-8 or not CSV: where the next row begins is then not known.
+        """
         csv.field_size_limit(sys.maxsize)
+        number = 0
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
                 delimiter = table_delimiter(header := file.readline())
@@ -203,9 +209,9 @@ class SpeechManifest(Utterances):
                     where = f"{self.name}: row {number}"
                     yield where, _faulty_cells(row, where, delimiter) or row
         except UnicodeDecodeError as error:
-            yield self.name, UserError(f"{self.name}: is not UTF-8 ({error.reason}): convert the file to UTF-8")
+            raise UserError(f"{self.name}: is not UTF-8 ({error.reason}): convert the file to UTF-8") from error
         except csv.Error as error:
-            yield self.name, UserError(f"{self.name}: not CSV ({error}): correct the file")
+            raise UserError(f"{self.name}: row {number + 1}: not CSV ({error}): correct the file") from error
 
 
 def _confidence(value: Any, where: str) -> float | None:

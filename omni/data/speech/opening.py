@@ -7,7 +7,14 @@ from omni.data.loading.hub import HUB, Columns
 from omni.data.speech.archives import TarUtterances, tar_files
 from omni.data.speech.corpora import AudioFolder, LibriSpeech, ljspeech_splits
 from omni.data.speech.kaldi import KaldiFolder
-from omni.data.speech.manifests import AUDIO_KEYS, MANIFEST_SUFFIXES, HubUtterances, SpeechManifest, Utterances
+from omni.data.speech.manifests import (
+    AUDIO_KEYS,
+    MANIFEST_SUFFIXES,
+    HubUtterances,
+    SpeechManifest,
+    Utterances,
+    table_delimiter,
+)
 from omni.errors import UserError
 from omni.media.container import AUDIO_SUFFIXES
 
@@ -55,8 +62,12 @@ def _open(entry: str, split: str, text_column: str, cache_dir: Path, columns: Co
 
 def is_speech_folder(path: Path) -> bool:
     """Whether a folder has one of the layouts of speech that are read without a manifest."""
-    some = (next(path.rglob("*.trans.txt"), None), next(path.glob("*.tar"), None))
-    return any(some) or any((path / name).exists() for name in ("metadata.csv", "wav.scp", "clips"))
+    if (path / "clips").is_dir() and any((path / name).is_file() for name in _COMMON_VOICE_FILES.values()):
+        return True
+    kaldi = (path / "wav.scp").is_file() and (path / "text").is_file()
+    beside = any(file.suffix.lower() in AUDIO_SUFFIXES for file in path.iterdir())
+    tar = next(path.glob("*.tar"), None) if not beside else None  # an archive of recordings is not one of utterances
+    return any((kaldi, tar, ljspeech_splits(path), next(path.rglob("*.trans.txt"), None)))
 
 
 def holds_audio(folder: Path) -> bool:
@@ -93,7 +104,9 @@ def _names_audio(file: Path) -> bool:
     """Whether the first line of a file has a column of audio."""
     with file.open("rb") as content:
         first = content.readline(2**16)
-    return any(f'"{key}"'.encode() in first or key.encode() in first.split(b",") for key in AUDIO_KEYS)
+    header = first.decode("utf-8-sig", "replace").strip()
+    columns = {name.strip('"') for name in header.split(table_delimiter(header))}
+    return any(key in columns or f'"{key}"' in header for key in AUDIO_KEYS)
 
 
 def _open_folder(path: Path, split: str, text_column: str) -> Utterances:

@@ -196,6 +196,8 @@ def split_by_speaker(
         raise UserError(f"data.val_speakers: no speaker is called {min(unknown)!r}; there are: {known}")
     held_out = set(speakers)
     kept = [row for row in rows if row.utterance.speaker not in held_out]
+    if not kept:
+        raise UserError("data.val_speakers names all speakers: leave some to train on")
     return kept, [row for row in rows if row.utterance.speaker in held_out]
 
 

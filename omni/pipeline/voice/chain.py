@@ -1,5 +1,6 @@
 """The chain of a voice: `configs/voice.yaml` with its paths and the sizes of the checkpoints that it starts from."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from omni.models.talker import Talker
 from omni.training.shipped import CONFIGS
 
 _TEMPLATE = CONFIGS / "voice.yaml"
+_CHECKSUM = "# Checksum, by which an edited file is known and kept: "
 _VOCODER_BATCH = 12.0  # seconds, of configs/voice/vocoder.yaml; a batch holds the longest utterance at least
 _CODEBOOK_WEIGHTS = (1.0, 0.5, 0.3, 0.2, 0.15, 0.1)  # of configs/world/talker.yaml; further ones have the last
 _DROPOUT = 0.15  # of a Talker that is trained further: half an hour of speech is soon known by heart
@@ -142,9 +144,23 @@ def write_chain(out: Path, name: str, parts: VoiceParts, *, longest: float) -> P
         overrides = {"trainer.logger.init_args.name": f"{name}/{stage}", **own(name, parts), **shared}
         content["stages"][stage]["overrides"] = {**content["stages"][stage].get("overrides", {}), **overrides}
     path = out / "chain.yaml"
-    header = f"# Written by `omni adapt voice`: omni train {path.as_posix()}\n"
-    write_text(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    header = f"# Written by `omni adapt voice`: omni train {path.as_posix()}\n{_CHECKSUM}{_checksum(text)}\n"
+    write_text(path, header + text)
     return path
+
+
+def edited_chain(out: Path) -> Path | None:
+    """The `chain.yaml` in the folder of a voice, if there is one and it is not as `write_chain` has written it."""
+    path = out / "chain.yaml"
+    if not path.is_file():
+        return None
+    _, checksum, content = [*path.read_text(encoding="utf-8").split("\n", 2), "", ""][:3]
+    return path if checksum != _CHECKSUM + _checksum(content) else None
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _codec(name: str, parts: VoiceParts) -> dict[str, Any]:
