@@ -27,12 +27,13 @@ def read_image(source: str | Path | bytes, *, name: str | None = None) -> Tensor
         name: Name for errors; the file name by default.
 
     Returns:
-        (3, height, width), uint8: red, green, blue.
+        (3, height, width), uint8: red, green, blue; not contiguous.
 
     Raises:
         ImageError: If it is missing, not an image, damaged or truncated, or has too many pixels.
     """
-    return torch.from_numpy(np.array(read_rgb(source, name=name))).permute(2, 0, 1).contiguous()
+    # A view of (height, width, 3): resizing is twice as fast in this order.
+    return torch.from_numpy(np.array(read_rgb(source, name=name))).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Preprocessing:
 
 def to_pixels(images: Tensor) -> Tensor:
     """Maps grey or RGB images (batch, 1 or 3, height, width) of uint8 to (batch, 3, height, width) from 0 to 1."""
-    return (images.float() / 255).expand(-1, 3, -1, -1)
+    return images.to(torch.float32, copy=True).div_(255).expand(-1, 3, -1, -1)
 
 
 def shifted_views(images: Tensor, shift: int) -> list[Tensor]:

@@ -37,7 +37,7 @@ def shown(content):
     """The pixels that are read, (height, width, 3)."""
     pixels = read_image(content)
     assert pixels.dtype == torch.uint8
-    assert pixels.is_contiguous()
+    assert pixels.permute(1, 2, 0).is_contiguous()  # colours side by side, which are resized fastest
     return pixels.permute(1, 2, 0).numpy()
 
 

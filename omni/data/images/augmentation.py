@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import resized_crop
+from torchvision.transforms.v2.functional import resize
 
 from omni.errors import UserError
 from omni.media.images import to_pixels
@@ -72,8 +72,9 @@ class ImageAugmentation:
             Pixels (batch, 3, size, size) from 0 to 1, and labels.
         """
         images = self._place(images, size)
-        mirrored = torch.rand(len(images)) < self.flip
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        mirrored = (torch.rand(len(images)) < self.flip).tolist()
+        if any(mirrored):  # `torch.where` takes ten times as long
+            images = torch.stack([image.flip(-1) if flip else image for image, flip in zip(images, mirrored, strict=True)])
         if self.randaugment:
             colour = images.expand(-1, 3, -1, -1).split(_GROUP)
             images = torch.cat([self._randaugment(group) for group in colour])
@@ -89,13 +90,13 @@ class ImageAugmentation:
             sides = sides.round().clamp(min=1)
             corners = (torch.rand(count, 2) * (side - sides + 1)).floor()
             boxes = torch.cat((corners, sides), 1).int().tolist()
-            # One by one: 4 × as fast as `grid_sample` on the batch at 224 pixels, and without its aliasing.
-            return torch.stack(
-                [
-                    resized_crop(image, top, left, height, width, [size, size])
-                    for image, (top, left, height, width) in zip(images, boxes, strict=True)
-                ]
+            # One by one: 4 × as fast as `grid_sample` on the batch at 224 pixels, and without its aliasing. With the
+            # colours of a pixel side by side half as fast again.
+            crops = (
+                image[:, top : top + height, left : left + width].permute(1, 2, 0).contiguous().permute(2, 0, 1)
+                for image, (top, left, height, width) in zip(images, boxes, strict=True)
             )
+            return torch.stack([resize(crop, [size, size], antialias=True) for crop in crops])
         images = F.pad(images, (self.shift,) * 4) if self.shift else images
         room = images.shape[-1] - size
         if not room:
