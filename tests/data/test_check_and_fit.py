@@ -141,7 +141,6 @@ INPUTS = {
     "BOM": (lambda: ("m.csv", "\ufeffaudio,text\na.wav,one two\n"), ["one two"], set()),
     "semicolons": (lambda: ("m.csv", "audio;text\na.wav;one, two\n"), ["one two"], set()),
     "tabs": (lambda: ("m.tsv", "audio\ttext\na.wav\tone, two\n"), ["one two"], set()),
-    "unbalanced quote": (lambda: ("m.csv", 'audio,text\na.wav,"one two\nb.wav,three\n'), [], {"bad row"}),
     "quote closed rows later": (lambda: ("m.csv", 'audio,text\na.wav,"one\nb.wav,two"\n'), [], {"bad row"}),
     "too few cells": (lambda: ("m.csv", "audio,text\na.wav\n"), [], {"bad row"}),
     "raw": (raw, [], {"unreadable"}),
@@ -228,6 +227,14 @@ def test_an_empty_manifest_ends_in_one_line(name, content, folder, fails):
 def test_a_table_without_rows_ends_in_one_line(folder, fails):
     (folder / "m.csv").write_text("audio,text\n", encoding="utf-8")
     assert "m.csv: no rows, nothing to check" in fails(main, ["data", "check", "m.csv"])
+
+
+def test_a_table_with_an_unbalanced_quote_is_refused_as_a_whole(folder, fails):
+    (folder / "m.csv").write_text('audio,text\na.wav,"one two\nb.wav,three\n', encoding="utf-8")
+    wrong = "m.csv: row 1: not CSV (unexpected end of data): correct the file"
+    assert wrong in fails(main, ["data", "check", "m.csv"])
+    with pytest.raises(UserError, match="row 1: not CSV"):
+        list(open_utterances(["m.csv"])[0].rows_or_errors())
 
 
 def test_a_manifest_of_nemo_is_checked_as_speech(folder, capsys):
