@@ -74,7 +74,8 @@ class ImageAugmentation:
         images = self._place(images, size)
         mirrored = (torch.rand(len(images)) < self.flip).tolist()
         if any(mirrored):  # `torch.where` takes ten times as long
-            images = torch.stack([image.flip(-1) if flip else image for image, flip in zip(images, mirrored, strict=True)])
+            sides = zip(images, mirrored, strict=True)
+            images = torch.stack([image.flip(-1) if mirror else image for image, mirror in sides])
         if self.randaugment:
             colour = images.expand(-1, 3, -1, -1).split(_GROUP)
             images = torch.cat([self._randaugment(group) for group in colour])
