@@ -644,3 +644,35 @@ class TestFaults:
         Path("list.txt").write_text("0.png\n9.png\n")
         with pytest.raises(UserError, match=words):
             make(**{"train": "train", "val": "val", **options})
+
+
+def test_images_are_mirrored_one_by_one():
+    images = torch.randint(256, (16, 3, 8, 8), dtype=torch.uint8)
+    pixels, _ = ImageAugmentation(flip=1.0)(images, torch.zeros(16, 1), 8)
+    assert torch.equal(pixels, images.flip(-1) / 255)
+    torch.manual_seed(0)
+    pixels, _ = ImageAugmentation(flip=0.5)(images, torch.zeros(16, 1), 8)
+    kept = [torch.equal(one, image / 255) for one, image in zip(pixels, images, strict=True)]
+    mirrored = [torch.equal(one, image.flip(-1) / 255) for one, image in zip(pixels, images, strict=True)]
+    assert all(a != b for a, b in zip(kept, mirrored, strict=True))
+    assert 0 < sum(mirrored) < 16
+
+
+def test_crops_lie_anywhere_with_the_wanted_areas():
+    torch.manual_seed(0)
+    place = torch.arange(256, dtype=torch.uint8)
+    image = torch.stack((place.expand(256, 256), place[:, None].expand(256, 256), torch.zeros(256, 256).byte()))
+    pixels, _ = ImageAugmentation(min_crop_area=0.3)(image.expand(64, -1, -1, -1), torch.zeros(64, 1), 64)
+    columns, rows = (255 * pixels[:, :2]).round().unbind(1)
+    assert (columns - columns[:, :1]).abs().max() <= 1  # not turned
+    assert (rows - rows[:, :, :1]).abs().max() <= 1
+    width, height = columns[:, 0, -1] - columns[:, 0, 0], rows[:, -1, 0] - rows[:, 0, 0]
+    share = width * height / 256**2
+    assert 0.25 < share.min() < 0.4
+    assert 0.85 < share.max() <= 1
+    assert ((width / height) > 0.7).all()
+    assert ((width / height) < 1.43).all()
+    assert (width / height).std() > 0.1
+    for first in (columns[:, 0, 0], rows[:, 0, 0]):
+        assert first.min() < 10
+        assert first.max() > 40
